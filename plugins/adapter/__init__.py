@@ -1,0 +1,1 @@
+"""Prompts, targets and the way back from an answer."""

@@ -1,0 +1,1 @@
+"""Published corpora that `runner build` imports."""

@@ -1,0 +1,188 @@
+"""A trial's folder: what lies where, the record of what made it, and what is finished of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from runner import __version__
+from runner.errors import StepError
+from runner.plan import Plan, plan_json
+
+STEPS = ("train", "generate", "score")
+"""What a trial does, in order."""
+
+LOCK = ".lock"
+
+RECORDED_PACKAGES = (
+    "torch", "transformers", "accelerate", "tokenizers", "ray", "mlflow", "pydantic", "numpy", "pillow",
+    "rouge-score", "nltk",
+)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file in one go: it is there whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write JSON lines in one go."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one go."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    # mkstemp makes the file private; a run directory is read by others.
+    Path(name).chmod(0o644)
+    Path(name).replace(path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines; a last line that a kill tore is left out. No file is no lines."""
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    return [json.loads(line) for line in whole.split("\n") if line]
+
+
+class RunDirectory:
+    """The folder of one trial, as contract.md lays it out."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the folder; it need not exist yet."""
+        self.path = path
+        self.plan = path / "plan.json"
+        self.spec = path / "spec.yaml"
+        self.record = path / "record.json"
+        self.events = path / "events.jsonl"
+        self.predictions = path / "predictions.jsonl"
+        self.scores = path / "scores.jsonl"
+        self.metrics = path / "metrics.json"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        self.stop_request = path / ".stop"
+
+    def begin(self, plan: Plan, spec_text: str, overrides: Sequence[str]) -> None:
+        """Make the folder, or take it up again, with its plan and record."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.stop_request.unlink(missing_ok=True)
+        write_text(self.spec, spec_text)
+        write_text(self.plan, plan_json(plan))
+        if not self.record.exists():
+            write_json(self.record, _first_record(plan, overrides))
+
+    def clear(self) -> None:
+        """Remove all that an earlier launch left, but for the lock that is held."""
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name != LOCK:
+                entry.unlink()
+
+    def read_record(self) -> dict[str, Any]:
+        """The record; empty before the first launch."""
+        return json.loads(self.record.read_text(encoding="utf-8")) if self.record.exists() else {}
+
+    def update_record(self, **changed: Any) -> None:
+        """Change top-level entries of the record."""
+        write_json(self.record, {**self.read_record(), **changed})
+
+    def finished(self, step: str) -> bool:
+        """Whether a step has left its artifact and its record."""
+        return self.read_record().get("steps", {}).get(step, {}).get("status") == "finished"
+
+    def record_step(self, step: str, status: str, started: datetime, **told: Any) -> None:
+        """Note how a step ended and how long it took, in seconds."""
+        ended = datetime.now(UTC)
+        entry = {
+            "status": status,
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round((ended - started).total_seconds(), 3),
+            "host": host(),
+            **told,
+        }
+        self.update_record(steps={**self.read_record().get("steps", {}), step: entry})
+
+    def read_metrics(self) -> dict[str, float | None]:
+        """The trial's results; empty before they are there."""
+        return json.loads(self.metrics.read_text(encoding="utf-8")) if self.metrics.exists() else {}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder, so that two launches never write to one trial.
+
+        Raises:
+            StepError: Another launch is at it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / LOCK)
+        try:
+            with lock.acquire(timeout=0):
+                yield
+        except Timeout as error:
+            raise StepError(f"{self.path}: another launch is running this trial; wait for it or stop it") from error
+
+
+def _first_record(plan: Plan, overrides: Sequence[str]) -> dict[str, Any]:
+    return {
+        "fingerprint": plan.fingerprint,
+        "experiment": plan.spec.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "status": "running",
+        "overrides": list(overrides),
+        "seeds": {"seed": plan.spec.seed},
+        "inputs": {"data": plan.pins.data, "model": plan.pins.model},
+        "plugins": plan.pins.plugins,
+        "code": {"version": __version__, **git_state(Path(__file__).parent)},
+        "packages": packages(),
+        "host": host(),
+        "steps": {},
+    }
+
+
+def packages() -> dict[str, str]:
+    """The versions of what computes a number, as installed, with Python's."""
+    found = {"python": platform.python_version()}
+    for name in RECORDED_PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def host() -> dict[str, Any]:
+    """The machine that this process runs on."""
+    return {"name": platform.node(), "platform": platform.platform(), "cpus": os.cpu_count(), "python": sys.executable}
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """The commit of the code and whether it was edited since; empty outside a checkout."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return {"commit": commit, "edited": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()

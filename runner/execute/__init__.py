@@ -1,0 +1,1 @@
+"""Places trials and runs them: in this process, or on Ray."""

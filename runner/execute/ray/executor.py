@@ -1,0 +1,125 @@
+"""Runs a trial in an actor; one of several workers trains in a Ray Train worker group first."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.artifacts import STEPS, write_json
+from runner.errors import StepError
+from runner.execute.ray.cluster import (
+    connect,
+    disconnect,
+    nodes,
+    refuse_unplaceable,
+    remote_options,
+    worker_resources,
+)
+from runner.spec.models import ComputeOptions
+from runner.steps.outcome import Outcome, outcome_of_trial
+
+import ray  # isort: skip - after cluster.py, which sets what Ray reads when it is imported
+from ray.exceptions import RayError
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+POLL_SECONDS = 0.5
+
+
+@ray.remote
+class TrialActor:
+    """A worker process that runs the steps of a trial."""
+
+    def run(self, plan: str, folder: str, steps: Sequence[str]) -> dict[str, Any]:
+        """Run steps; see `outcome_of_trial`. Plain data goes in and comes out."""
+        return outcome_of_trial(plan, Path(folder), steps).as_json()
+
+
+class RayExecutor:
+    """Runs trials on this machine's own Ray, or on a cluster."""
+
+    def __init__(self, address: str | None = None) -> None:
+        """Connect; see `connect`."""
+        connect(address)
+
+    def run(self, plan: str, folder: Path, compute: ComputeOptions) -> Outcome:
+        """Run a trial; see `Executor.run`.
+
+        Raises:
+            UnmetError: The cluster can never hold the trial.
+            StepError: A worker died.
+        """
+        asked = worker_resources(compute, nodes())
+        refuse_unplaceable(compute, asked)
+        steps: Sequence[str] = STEPS
+        if compute.workers > 1:
+            trained = _train_on_group(plan, folder, compute, asked)
+            if trained.status != "finished":
+                return trained
+            steps = STEPS[1:]
+        return _run_in_actor(plan, folder, asked, steps)
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        disconnect()
+
+
+def _run_in_actor(plan: str, folder: Path, asked: dict[str, float], steps: Sequence[str]) -> Outcome:
+    actor = TrialActor.options(**remote_options(asked)).remote()  # type: ignore[attr-defined]
+    running = actor.run.remote(plan, str(folder), list(steps))
+    try:
+        # A plain `ray.get` would keep Ctrl-C waiting.
+        while not ray.wait([running], timeout=POLL_SECONDS)[0]:
+            pass
+        return Outcome.from_json(ray.get(running))
+    except RayError as error:
+        raise StepError(f"the trial's worker died: {str(error).strip().splitlines()[0]}") from error
+    finally:
+        ray.kill(actor)
+
+
+def _train_on_group(plan: str, folder: Path, compute: ComputeOptions, asked: dict[str, float]) -> Outcome:
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    trainer = TorchTrainer(
+        _train_as_worker,
+        train_loop_config={"plan": plan, "folder": str(folder)},
+        scaling_config=ScalingConfig(
+            num_workers=compute.workers, use_gpu=bool(compute.gpus_per_worker), resources_per_worker=asked
+        ),
+        run_config=RunConfig(name="workers", storage_path=str(folder / ".ray_train")),
+    )
+    try:
+        trainer.fit()
+    except RayError as error:
+        told = _outcomes(folder)
+        return told[0] if told else Outcome("failed", StepError(f"the worker group died: {error}"))
+    told = _outcomes(folder)
+    return told[0] if told else Outcome("finished")
+
+
+def _train_as_worker(config: dict[str, str]) -> None:
+    folder = Path(config["folder"])
+    outcome = outcome_of_trial(config["plan"], folder, STEPS[:1])
+    if outcome.status == "finished":
+        return
+    write_json(_outcome_file(folder, os.environ["RANK"]), outcome.as_json())
+    if outcome.status == "failed":
+        # Raising ends the whole group: the others may be waiting for this worker.
+        raise StepError(str(outcome.error))
+
+
+def _outcome_file(folder: Path, rank: str) -> Path:
+    return folder / f".outcome-{rank}.json"
+
+
+def _outcomes(folder: Path) -> list[Outcome]:
+    """Read and remove what workers said that did not finish, those that failed of themselves first."""
+    told = []
+    for file in sorted(folder.glob(".outcome-*.json")):
+        told.append(Outcome.from_json(json.loads(file.read_text(encoding="utf-8"))))
+        file.unlink()
+    return sorted(told, key=lambda outcome: outcome.status != "failed")

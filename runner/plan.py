@@ -1,0 +1,170 @@
+"""A plan is a spec with every default written out, pinned to the content of its data, model and plugins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.errors import SpecError
+from runner.fingerprint import fingerprint, identity
+from runner.registry import find
+from runner.spec.load import check, section
+from runner.spec.models import ExperimentSpec, Pins, Section
+from runner.spec.tree import Tree
+from runner.stages import DatasetInfo, Reporter
+
+SEPARATE = {"name", "tracker", "compute", "pinned"}
+"""Fields of a spec that cannot change a number: what a run is called, where it is shown and where it runs."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will run.
+
+    Attributes:
+        spec: With every default written out and `pinned` filled in.
+        dataset: The data set as it was found.
+    """
+
+    spec: ExperimentSpec
+    dataset: DatasetInfo
+
+    @property
+    def pins(self) -> Pins:
+        """What the plan was made of."""
+        assert self.spec.pinned is not None
+        return self.spec.pinned
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that can change a number."""
+        return self.pins.fingerprint
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training with its evaluation.
+
+    Attributes:
+        name: Its folder: unique in the experiment, and another one when the plan changes.
+        plan: All that it is told.
+        parameters: What sets it apart from the other trials of its experiment, by dotted path.
+    """
+
+    name: str
+    plan: Plan
+    parameters: Mapping[str, Any]
+
+
+def resolve(spec: ExperimentSpec, reporter: Reporter) -> Plan:
+    """Look at the data and the model, and pin the spec to what was found.
+
+    Args:
+        spec: As loaded; one that is pinned already must still fit what is found.
+        reporter: Told of the progress of a data set that is made on the way.
+
+    Raises:
+        DataError: The data set is missing or broken.
+        UnmetError: The model's checkpoint cannot be had.
+        SpecError: The spec is pinned, and something has changed since.
+    """
+    dataset = implement(spec.data).prepare(reporter)
+    revision = implement(spec.model).revision()
+    plugins = {f"{each.stage}.{each.type}": find(each.stage, each.type).distribution for each in spec.sections()}
+    # The model's place in a folder or on a hub is not its content: `revision` stands for that.
+    told = {
+        name: _identities(getattr(spec, name))
+        for name in type(spec).model_fields
+        if name not in SEPARATE
+    }
+    content = {"spec": told, "data": dataset.fingerprint, "model": revision, "plugins": _numeric(plugins)}
+    pins = Pins(fingerprint=fingerprint(content), data=dataset.fingerprint, model=revision, plugins=plugins)
+    if spec.pinned is not None:
+        _refuse_drift(spec.pinned, pins)
+    return Plan(spec.model_copy(update={"pinned": pins}), dataset)
+
+
+def _numeric(plugins: Mapping[str, str]) -> dict[str, str]:
+    return {name: version for name, version in plugins.items() if not name.startswith("tracker.")}
+
+
+def _identities(value: Any) -> Any:
+    if isinstance(value, Section):
+        return {"type": value.type, "options": identity(value.options)}
+    return [_identities(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _refuse_drift(before: Pins, now: Pins) -> None:
+    if before == now:
+        return
+    changed = [
+        f"{name} was {was!r} and is {is_now!r}"
+        for name, was, is_now in (
+            ("the data set's fingerprint", before.data, now.data),
+            ("the model's revision", before.model, now.model),
+            *((f"plugin {key}", was, now.plugins.get(key)) for key, was in before.plugins.items()),
+        )
+        if was != is_now
+    ]
+    told = "; ".join(changed) or "its options were edited"
+    raise SpecError(
+        f"this plan can no longer be repeated as it was: {told}. Restore that, or remove `pinned` to run it as new",
+        path=("pinned",),
+    )
+
+
+def expand(plan: Plan) -> list[Trial]:
+    """List the trials of a plan: one, as long as nothing is swept."""
+    return [Trial(f"trial-{plan.fingerprint[:8]}", plan, {})]
+
+
+def implement(part: Section, *args: Any) -> Any:
+    """Make the plugin of a section, importing it.
+
+    Raises:
+        PluginError: It cannot be imported.
+    """
+    return find(part.stage, part.type).implementation()(part.options, *args)
+
+
+def plan_json(plan: Plan) -> str:
+    """Write a plan as a spec file."""
+    return json.dumps(plan.spec.as_json(), indent=2, ensure_ascii=False) + "\n"
+
+
+def read_plan(text: str) -> ExperimentSpec:
+    """Read a plan that crossed to another process; see `plan_json`."""
+    return check(Tree(json.loads(text)), ExperimentSpec)
+
+
+def smoke(spec: ExperimentSpec) -> ExperimentSpec:
+    """Make the spec of a smoke run: the same code path with each section's small stand-in.
+
+    Every plugin says itself what stands in for it (`Options.smoke`): a model its tiny twin, a data set a
+    handful of samples, a trainer two steps.
+    """
+    small = {name: _small(getattr(spec, name)) for name in spec.stages()}
+    compute = spec.compute.model_copy(update=dict(spec.compute.smoke()))
+    return spec.model_copy(update={**small, "compute": compute, "name": f"{spec.name}_smoke", "pinned": None})
+
+
+def _small(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_small(each) for each in value)
+    stand_in = dict(value.options.smoke())
+    whole = stand_in if "type" in stand_in else {**value.as_json(), **stand_in}
+    return section(value.stage, whole)
+
+
+def flatten(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of a spec's JSON as dotted paths: `trainer.epochs`, `metrics.0.type`."""
+    for key, each in value.items():
+        inner = dict(enumerate(each)) if isinstance(each, list) and any(isinstance(i, dict) for i in each) else each
+        path = f"{above}{key}"
+        if isinstance(inner, dict) and inner:
+            yield from flatten({str(name): item for name, item in inner.items()}, f"{path}.")
+        else:
+            yield path, each

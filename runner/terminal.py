@@ -1,0 +1,192 @@
+"""What a person sees of a launch: bars and colours on a terminal, plain lines where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from runner.events import Event
+from runner.execute.launch import TrialResult
+from runner.plan import Trial
+
+TITLES = {
+    "data": "data", "model": "model", "train": "training", "generate": "generation", "score": "scoring",
+    "import": "import", "crop": "cropping",
+}
+"""What the bars are called."""
+
+PLAIN_LINES = 4
+"""How often a step tells how far it is where there is no terminal, besides its end."""
+
+HEADLINE = (
+    "ner_precision", "ner_recall", "ner_f1", "image_entity_accuracy", "rouge1", "rouge2", "rougeL", "bleu",
+)
+"""Metrics in the order that a reader of the paper looks for them; others follow."""
+
+
+class Terminal:
+    """Shows progress and messages on standard error; see `runner.execute.launch.LaunchListener`."""
+
+    def __init__(self, stream: IO[str], *, live: bool = True) -> None:
+        """Show on a stream; bars only where it is a terminal and `live` is not refused."""
+        self.console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._live = live and self.console.is_terminal
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._told: dict[str, int] = {}
+
+    def say(self, message: str) -> None:
+        """Tell something, a line."""
+        self.console.print(message, markup=False)
+
+    def warn(self, message: str) -> None:
+        """Tell what went wrong and stops nothing."""
+        self.console.print(f"warning: {message}", style="yellow", markup=False)
+
+    def problem(self, message: str) -> None:
+        """Tell what is wrong."""
+        self.console.print(message, style="red", markup=False)
+
+    def trial_started(self, trial: Trial, folder: Path, *, resumed: bool) -> None:
+        """A trial begins, or goes on."""
+        self.say(f"{'resuming' if resumed else 'running'} {trial.plan.spec.name}/{trial.name} in {folder}")
+
+    def trial_ended(self, result: TrialResult) -> None:
+        """A trial is at its end: bars stay as they are, and what follows is printed below."""
+        self.close()
+        if result.reused:
+            self.say(f"{result.trial.plan.spec.name}/{result.trial.name} is finished already; nothing was run again")
+
+    def stopping(self) -> None:
+        """The user asked to stop."""
+        self.say("stopping: the state is being saved; press Ctrl-C again to stop at once")
+
+    def event(self, event: Event) -> None:
+        """Show an event of the running trial."""
+        kind = event["kind"]
+        if kind == "progress":
+            self.progress(event["stage"], event["done"], event["total"], event["shown"])
+        elif kind == "warning":
+            self.warn(event["message"])
+        elif kind == "state" and event["state"] == "started" and not self._live:
+            self.say(f"{TITLES.get(event['step'], event['step'])} …")
+
+    def progress(self, stage: str, done: int, total: int, shown: Mapping[str, float]) -> None:
+        """Show how far a step is, with figures beside the bar."""
+        figures = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in shown.items())
+        title = TITLES.get(stage, stage)
+        if not self._live:
+            self._plain(title, done, total, figures)
+            return
+        bars = self._bars()
+        if title not in self._tasks:
+            self._tasks[title] = bars.add_task(title, total=total, figures=figures)
+        bars.update(self._tasks[title], completed=done, total=total, figures=figures)
+
+    def close(self) -> None:
+        """Leave the bars as they are."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+            self._tasks = {}
+
+    def _bars(self) -> Progress:
+        if self._progress is None:
+            self._progress = Progress(
+                SpinnerColumn(finished_text="✓"),
+                TextColumn("{task.description:<10}"),
+                BarColumn(bar_width=28),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}"),
+                console=self.console,
+                refresh_per_second=5,
+            )
+            self._progress.start()
+        return self._progress
+
+    def _plain(self, title: str, done: int, total: int, figures: str) -> None:
+        part = done * PLAIN_LINES // total if total else PLAIN_LINES
+        if part > self._told.get(title, 0):
+            self._told[title] = part
+            self.say(f"{title} {done}/{total}  {figures}".rstrip())
+
+
+class StageReporter:
+    """A reporter for work in the driver itself, shown at once."""
+
+    def __init__(self, terminal: Terminal, stage: str) -> None:
+        """Show what a stage of this name reports."""
+        self._terminal, self._stage = terminal, stage
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Figures of the driver's own work are not kept."""
+
+    def progress(self, done: int, total: int, **shown: float) -> None:
+        """Show how far it is."""
+        self._terminal.progress(self._stage, done, total, shown)
+
+    def warn(self, message: str) -> None:
+        """Show a warning."""
+        self._terminal.warn(message)
+
+    def stop_requested(self) -> bool:
+        """Ctrl-C ends the driver's own work by itself."""
+        return False
+
+
+def results_table(results: Sequence[TrialResult]) -> Table:
+    """The summary at the end of a launch: a column a trial."""
+    table = Table(title="results on the test split", title_justify="left")
+    table.add_column("metric")
+    for result in results:
+        table.add_column(result.trial.name, justify="right")
+    names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    ordered = [*(name for name in HEADLINE if name in names), *(name for name in names if name not in HEADLINE)]
+    for name in ordered:
+        if any(result.metrics.get(name) is not None for result in results):
+            table.add_row(name, *(_figure(result.metrics.get(name)) for result in results))
+    absent = [name for name in ordered if all(result.metrics.get(name) is None for result in results)]
+    if absent:
+        table.caption = f"not asked for: {', '.join(absent)}"
+        table.caption_justify = "left"
+    return table
+
+
+def _figure(value: Any) -> str:
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def plan_tables(told: Mapping[str, Any]) -> list[Table]:
+    """What `runner plan` prints: the run in figures, and the optimizer's groups."""
+    run = Table(title="what would run", title_justify="left", show_header=False)
+    run.add_row("fingerprint", str(told["fingerprint"])[:16])
+    run.add_row("trials", str(len(told["trials"])))
+    run.add_row("samples", ", ".join(f"{split} {number:,}" for split, number in told["num_samples"].items()))
+    run.add_row("steps a trial", f"{told['steps_per_trial']:,}")
+    for name, value in told["tokens"].items():
+        run.add_row(f"tokens: {name.replace('_', ' ')}", f"{value:,.0f}" if isinstance(value, int) else f"{value:,.1f}")
+    run.add_row("where", told["where"])
+    groups = Table(title="parameters", title_justify="left")
+    for column in ("group", "parameters", "lr", "weight decay"):
+        groups.add_column(column, justify="left" if column == "group" else "right")
+    for row in told["parameters"]:
+        groups.add_row(row["group"], f"{row['num_parameters']:,}", f"{row['lr']:g}", f"{row['weight_decay']:g}")
+    return [run, groups]

@@ -1,0 +1,30 @@
+"""What a machine lacks is said in a line; what fits is not complained of."""
+
+import pytest
+
+from runner.execute.resources import Gpu, unmet_by
+from runner.spec.models import ComputeOptions
+
+A100 = Gpu("NVIDIA A100-SXM4-80GB", 85.9)
+SMALL = Gpu("NVIDIA A100-PCIE-40GB", 42.9)
+OTHER = Gpu("NVIDIA H100 80GB HBM3", 85.5)
+PAPER = ComputeOptions(workers=4, gpus_per_worker=1, accelerator="A100", gpu_memory="80GB")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "fits"),
+    [([A100] * 4, True), ([A100] * 3, False), ([SMALL] * 8, False), ([OTHER] * 4, False), ([], False)],
+)
+def test_the_papers_run_fits_four_large_a100_and_nothing_else(gpus, fits):
+    assert (unmet_by(PAPER, gpus) == []) == fits
+
+
+def test_what_is_lacking_is_said_in_one_line():
+    [line] = unmet_by(PAPER, [SMALL])
+    assert "4 GPU(s) of type A100 with 80GB" in line
+    assert "A100-PCIE-40GB (43 GB)" in line
+    assert "\n" not in line
+
+
+def test_no_gpu_is_needed_for_a_cpu_run():
+    assert unmet_by(ComputeOptions(), []) == []

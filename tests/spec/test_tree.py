@@ -1,0 +1,107 @@
+"""YAML with marks: what is read, what is refused, and where it says the trouble is."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.errors import SpecError
+from runner.spec.tree import parse_tree
+
+HERE = Path(".")
+
+
+def parse(text):
+    return parse_tree(text, "spec.yaml", HERE)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-5", 1e-5),
+        ("1.0e-5", 1e-5),
+        ("2E6", 2e6),
+        (".5", 0.5),
+        ("-3", -3),
+        ("no", "no"),
+        ("on", "on"),
+        ("1:30", "1:30"),
+        ("0x10", "0x10"),
+        ("true", True),
+        ("null", None),
+        ("~", None),
+        ("'1e-5'", "1e-5"),
+        ("2026-11-23", "2026-11-23"),
+    ],
+)
+def test_scalars_are_what_a_researcher_means(text, value):
+    read = parse(f"a: {text}").value["a"]
+    assert read == value
+    assert isinstance(read, bool) == isinstance(value, bool)
+    assert isinstance(read, str) == isinstance(value, str)
+
+
+def test_every_value_has_the_mark_of_its_key():
+    tree = parse("a: 1\nb:\n  - c: 2\n    d: 3\n")
+    assert (tree.marks[("b", 0, "d")].line, tree.marks[("b", 0, "d")].column) == (4, 5)
+    assert tree.mark(("b", 0, "nowhere")) == tree.marks[("b", 0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "told"),
+    [
+        ("a: 1\nb: 2\na: 3", 3, "twice (line 1)"),
+        ("a: !!python/object:os.system 1", 1, "tag"),
+        ("a:\n  ? [1]\n  : 2", 2, "plain word"),
+    ],
+)
+def test_what_is_ambiguous_is_a_problem_with_its_line(text, line, told):
+    [problem] = parse(text).problems
+    assert problem.line == line
+    assert told in problem.message
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "a: &x [*x]", "\tb: 1", "a: *missing"])
+def test_what_is_not_yaml_is_an_error(text):
+    with pytest.raises(SpecError, match=r"spec\.yaml"):
+        parse(text)
+
+
+def test_aliases_that_explode_are_refused():
+    layers = "".join(f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefg", "bcdefgh"))
+    with pytest.raises(SpecError, match="aliases expand"):
+        parse("a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + layers)
+
+
+# YAML 1.1, which PyYAML writes and libyaml scans, folds some control characters as line breaks.
+words = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]))
+keys = words.filter(bool)
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(keys, plain, max_size=5))
+def test_what_pyyaml_writes_is_read_back(value):
+    """Strings that look like numbers are quoted by the writer, so types survive too."""
+    text = yaml.safe_dump(value, allow_unicode=True, sort_keys=False)
+    assert _same(parse(text).value, value)
+
+
+def _same(read, written):
+    if isinstance(written, dict):
+        return list(read) == list(written) and all(_same(read[key], written[key]) for key in written)
+    if isinstance(written, list):
+        return len(read) == len(written) and all(map(_same, read, written))
+    return read == written and isinstance(read, str) == isinstance(written, str)
+
+
+@given(st.text())
+def test_any_text_is_read_or_refused(text):
+    with contextlib.suppress(SpecError):
+        parse(text)
