@@ -121,7 +121,7 @@ class Data(Protocol):
         """
 
     def load(self, split: str) -> Sequence[Sample]:
-        """Read the samples of a split, in a fixed order, images as absolute paths."""
+        """The samples of a split, in a fixed order, images as absolute paths; `prepare` comes first."""
 
 
 class Adapter(Protocol):

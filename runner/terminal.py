@@ -151,21 +151,38 @@ class StageReporter:
 
 
 def results_table(results: Sequence[TrialResult]) -> Table:
-    """The summary at the end of a launch: a column a trial."""
+    """The summary at the end of a launch: a row a metric, a column a trial and way of reading its answers.
+
+    `published/ner_f1` is the figure `ner_f1` of answers read in the other way, so it stands beside it.
+    """
     table = Table(title="results on the test split", title_justify="left")
     table.add_column("metric")
-    for result in results:
-        table.add_column(result.trial.name, justify="right")
-    names = list(dict.fromkeys(name for result in results for name in result.metrics))
-    ordered = [*(name for name in HEADLINE if name in names), *(name for name in names if name not in HEADLINE)]
-    for name in ordered:
-        if any(result.metrics.get(name) is not None for result in results):
-            table.add_row(name, *(_figure(result.metrics.get(name)) for result in results))
-    absent = [name for name in ordered if all(result.metrics.get(name) is None for result in results)]
+    columns = [(result, mode) for result in results for mode in _modes(result.metrics)]
+    for result, mode in columns:
+        heading = result.trial.name if mode == "" else f"parsed as {mode.rstrip('/')}"
+        table.add_column(heading, justify="right")
+    names = list(dict.fromkeys(_split(name)[1] for result in results for name in result.metrics))
+    absent = []
+    for name in [*(name for name in HEADLINE if name in names), *(name for name in names if name not in HEADLINE)]:
+        figures = [result.metrics.get(f"{mode}{name}") for result, mode in columns]
+        if any(figure is not None for figure in figures):
+            table.add_row(name.replace("parse/", "answers "), *(_figure(figure) for figure in figures))
+        else:
+            absent.append(name)
     if absent:
         table.caption = f"not asked for: {', '.join(absent)}"
         table.caption_justify = "left"
     return table
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Part the way of reading from a metric's name: `published/ner_f1` to `published/` and `ner_f1`."""
+    first, slash, rest = name.partition("/")
+    return ("", name) if not slash or first == "parse" else (f"{first}/", rest)
+
+
+def _modes(metrics: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(_split(name)[0] for name in metrics))
 
 
 def _figure(value: Any) -> str:

@@ -1,93 +1,118 @@
-"""The Prompt Format Adapter of M-MRE: a sample to one prompt and one answer, and the answer back."""
+"""The Prompt Format Adapter: a sample to the published prompt and target, and an answer to its content."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from plugins.adapter import pfa_wording
+from plugins.adapter.pfa_findings import collapse
 from plugins.adapter.pfa_options import PfaOptions
-from plugins.adapter.pfa_parse import parse
+from plugins.adapter.pfa_parse import parse_lossless, parse_published
+from plugins.adapter.pfa_wording import prompt_text, target_text
 from runner.errors import DataError, SpecError
 from runner.records import Answer, ImagePart, Prediction, Rendered, Sample, TextPart
+from runner.registry import nearest
 
-MODES = ("lossless", "published")
+_READERS = {"lossless": parse_lossless, "published": parse_published}
 
 
 class PromptFormatAdapter:
-    """Renders and parses the tasks that its options name.
+    """Renders and reads the format of M-MRE (arXiv 2504.17353), for any vision-language model.
 
-    A pair that a tweet names twice stands once in the target: the prompt asks for a set, and sets are scored.
-    An entity that itself holds `:<label>;` cannot be told from two pairs by any parser of this format.
+    The main image is shown wherever there is one, the segments only where `match` is asked. A pair that the
+    text names twice stands twice in the target; reading makes a set of the pairs.
     """
 
     def __init__(self, options: PfaOptions, labels: Sequence[str]) -> None:
         """Take the options and the data set's labels.
 
         Raises:
-            SpecError: The options' labels miss one of the data set's.
+            SpecError: The option `labels` misses one of the data set's.
         """
         self._options = options
-        self._labels = options.labels or tuple(labels)
-        unnamed = [label for label in labels if label not in self._labels]
-        if unnamed:
-            raise SpecError(
-                f"the data set has labels that are not named here: {', '.join(unnamed)}; "
-                f"leave `labels` out, or name all of: {', '.join(labels)}",
-                path=("adapter", "labels"),
-            )
-        self.parse_modes: Sequence[str] = (options.parse, *(mode for mode in MODES if mode != options.parse))
+        self._tasks = options.tasks
+        self._labels = tuple(labels) if options.labels is None else options.labels
+        others = (mode for mode in _READERS if mode != options.parse)
+        self.parse_modes: Sequence[str] = (options.parse, *others)
+        for label in labels:
+            if label not in self._labels:
+                raise SpecError(
+                    f"the data set's label {label!r} is missing{nearest(label, self._labels)}; name all of "
+                    f"[{', '.join(labels)}], or leave `labels` out",
+                    path=("adapter", "labels"),
+                )
 
     def render_prompt(self, sample: Sample) -> Rendered:
-        """Render what the model is shown."""
-        text = pfa_wording.prompt(self._options.tasks, sample.text, self._labels)
-        return Rendered(sample.id, (*self._images(sample), TextPart(text)))
+        """Render what the model is shown.
+
+        Raises:
+            DataError: The sample lacks an image, a text or segments that a task asks about.
+        """
+        self._check_input(sample)
+        parts: list[ImagePart | TextPart] = []
+        if sample.image is not None:
+            parts.append(ImagePart(sample.image))
+        for letter, image in self._segment_images(sample):
+            if self._options.images == "lettered":
+                parts.append(TextPart(f"{letter}:"))
+            parts.append(ImagePart(image))
+        parts.append(TextPart(prompt_text(self._tasks, self._labels, sample.text)))
+        return Rendered(sample.id, tuple(parts))
 
     def render_training(self, sample: Sample) -> Rendered:
-        """Render what the model is shown and the answer it is to learn.
+        """Render what the model is shown and the answer to learn, white space in entities made one space.
 
         Raises:
-            DataError: The summary is asked for and the sample has none.
+            DataError: The sample lacks what a task asks about, or its summary.
         """
-        answer = self.reference(sample)
-        pairs = dict.fromkeys((entity.label, _one_line(entity.text)) for entity in sample.entities)
-        target = pfa_wording.target(self._options.tasks, answer.summary, list(pairs), answer.mapping or {})
         prompt = self.render_prompt(sample)
-        return Rendered(prompt.id, prompt.content, target)
+        right = self.reference(sample)
+        if "summary" in self._tasks and not right.summary:
+            raise DataError(
+                f"sample {sample.id!r} has no summary to learn from; leave `summary` out of adapter.tasks, "
+                "or annotate the data set with summaries"
+            )
+        pairs = [(entity.label, collapse(entity.text)) for entity in sample.entities]
+        target = target_text(
+            self._tasks, right.summary or "", [pair for pair in pairs if pair[1]], right.mapping or {}
+        )
+        return Rendered(sample.id, prompt.content, target)
 
     def parse(self, output: str, mode: str) -> Prediction:
-        """Read an answer; never raises."""
-        return parse(output, self._options.tasks, self._labels, mode)
+        """Read an answer in one of `parse_modes`; never raises, whatever the text."""
+        return _READERS[mode](output, self._tasks, self._labels)
 
     def reference(self, sample: Sample) -> Answer:
-        """The right answer, from the sample's own fields.
+        """The right answer from the sample's own fields, white space treated as in an answer that is read.
 
-        Raises:
-            DataError: The summary is asked for and the sample has none.
+        A part is None where it was not asked for; so is the summary that nobody wrote.
         """
-        tasks = self._options.tasks
-        if "summary" in tasks and sample.summary is None:
-            raise DataError(
-                f"sample {sample.id!r} has no summary, and the task `summary` is asked for; "
-                "annotate the data set, or set adapter.tasks to [ner, match]"
-            )
+        pairs = ((entity.label, collapse(entity.text)) for entity in sample.entities)
+        mapping = {segment.letter: collapse(segment.entity) for segment in sample.segments}
+        written = "summary" in self._tasks and sample.summary is not None
         return Answer(
-            sample.summary if "summary" in tasks else None,
-            frozenset((each.label, _one_line(each.text)) for each in sample.entities) if "ner" in tasks else None,
-            {each.letter: _one_line(each.entity) for each in sample.segments} if "match" in tasks else None,
+            summary=sample.summary.strip() if written and sample.summary is not None else None,
+            pairs=frozenset(pair for pair in pairs if pair[1]) if "ner" in self._tasks else None,
+            mapping=mapping if "match" in self._tasks else None,
         )
 
-    def _images(self, sample: Sample) -> list[ImagePart | TextPart]:
-        parts: list[ImagePart | TextPart] = [ImagePart(sample.image)] if sample.image else []
-        if "match" not in self._options.tasks:
-            return parts
-        for segment in sample.segments:
-            if segment.image is None:
-                raise DataError(f"sample {sample.id!r}: segment {segment.letter} has no image, and `match` needs one")
-            if self._options.images == "lettered":
-                parts.append(TextPart(f"{segment.letter}:"))
-            parts.append(ImagePart(segment.image))
-        return parts
+    def _segment_images(self, sample: Sample) -> Iterator[tuple[str, Path]]:
+        if "match" in self._tasks:
+            yield from ((each.letter, each.image) for each in sample.segments if each.image is not None)
 
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    def _check_input(self, sample: Sample) -> None:
+        """Refuse a sample that cannot be asked about."""
+        lacking = None
+        if sample.image is None and self._tasks != ("ner",):
+            lacking = "main image", "only `ner` can be asked about text alone"
+        elif not sample.text.strip() and self._tasks != ("summary",):
+            lacking = "text", "only `summary` can be asked about an image alone"
+        elif "match" in self._tasks and not sample.segments:
+            lacking = "segment", "leave `match` out of adapter.tasks, or such samples out of the data set"
+        elif "match" in self._tasks and any(segment.image is None for segment in sample.segments):
+            lacking = "image of a segment", "leave `match` out of adapter.tasks, or cut the segments out"
+        if lacking is not None:
+            raise DataError(
+                f"sample {sample.id!r} has no {lacking[0]}, which adapter.tasks [{', '.join(self._tasks)}] "
+                f"needs; {lacking[1]}"
+            )

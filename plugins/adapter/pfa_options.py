@@ -1,42 +1,51 @@
-"""Options of the Prompt Format Adapter."""
+"""The options of the Prompt Format Adapter."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, StringConstraints, field_validator
 
 from runner.stages import Options
 
 Task = Literal["summary", "ner", "match"]
-TASKS: tuple[Task, ...] = ("summary", "ner", "match")
+"""What can be asked: a summary of the image, the entities of the text, which segment shows which entity."""
+
+TASKS: tuple[Task, ...] = get_args(Task)
+"""All tasks, in the order in which a prompt asks for them."""
+
+Label = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\s:;](?:[^:;\n]*[^\s:;])?$")]
+"""An entity label: no colon or semicolon, which delimit it in an answer, and no space around it."""
 
 
 class PfaOptions(Options):
-    """What a prompt asks for, how it is laid out, and how an answer is read."""
+    """How a sample is put to the model, and how its answer is read."""
 
-    tasks: Annotated[tuple[Task, ...], Field(min_length=1)] = TASKS
-    """Which of the paper's tasks are asked for: `summary` (its Task 1), `ner` and `match` (its Task 2)."""
-    labels: tuple[str, ...] | None = None
-    """The entity labels named in the prompt; none: the data set's."""
-    images: Literal["first", "lettered"] = "first"
-    """`first`: all images, then the text, as published; `lettered`: the same order, each segment after its letter."""
+    tasks: tuple[Task, ...] = Field(default=TASKS, min_length=1)
+    """What is asked, any subset of summary, ner and match, in this order. Default: all, as published."""
+
+    labels: tuple[Label, ...] | None = Field(default=None, min_length=1)
+    """The entity labels named in the prompt, in their order. Default: those of the data set."""
+
     parse: Literal["lossless", "published"] = "lossless"
-    """How answers are read: `published` is the paper's Algorithm 1 to the letter; `lossless` also brings back
-    entities that hold `:`, `;` or quotes. The scores of the other one are reported beside."""
+    """How an answer is read: `published` cuts at every colon, as the paper says; `lossless` only where a
+    known label stands, so that an entity may hold a colon. The other one is reported beside it."""
+
+    images: Literal["first", "lettered"] = "first"
+    """`first`: main image, then segments, then the text, as published. `lettered`: the same with its letter
+    before each segment, for models too small to count images."""
 
     @field_validator("tasks")
     @classmethod
-    def _in_published_order(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+    def _in_order(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
         ordered = tuple(task for task in TASKS if task in tasks)
-        if ordered != tasks:
-            raise ValueError(f"each task once and in the order of the paper: [{', '.join(ordered)}]")
+        if tasks != ordered:
+            raise ValueError(f"tasks stand once each, in the order of the answer: [{', '.join(ordered)}]")
         return tasks
 
     @field_validator("labels")
     @classmethod
-    def _labels_can_be_delimited(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for label in labels or ():
-            if not label.strip() or any(sign in label for sign in ":;{}"):
-                raise ValueError(f"the label {label!r} cannot stand between `:` and `;`; use letters and spaces")
+    def _distinct(cls, labels: tuple[Label, ...] | None) -> tuple[Label, ...] | None:
+        if labels is not None and len(set(labels)) < len(labels):
+            raise ValueError("a label stands twice; name each once")
         return labels

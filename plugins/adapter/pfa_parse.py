@@ -1,206 +1,148 @@
-"""Reads an answer, in the two ways that contract.md defines; never raises, in time linear in the text."""
+"""Reads an answer in the published format: pure functions that take any text, in time linear in its length.
+
+An answer is clean when its parts stand as the target has them (white space and the kind of quotes aside),
+repaired when all that was asked for could be read although it stands otherwise, and malformed when a part is
+missing or unreadable; that part is then empty, not None. What no reader of this format gets back is an entity
+that holds `:<known label>;` or `image entities pair`, and a summary that holds `Task 2 Answer:`.
+"""
 
 from __future__ import annotations
 
-import ast
 import re
-import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-from plugins.adapter.pfa_wording import FINE_MARKER, MAPPING_MARKER, NER_MARKER, SUMMARY_MARKER
-from runner.records import Answer, Ending, Prediction
+from plugins.adapter.pfa_findings import Findings, collapse
+from plugins.adapter.pfa_mapping import read_lossless, read_published
+from plugins.adapter.pfa_options import Task
+from plugins.adapter.pfa_wording import FINE_MARK, MATCH_MARK, NER_MARK, SUMMARY_MARK
+from runner.records import Answer, Prediction
 
-_QUOTES = "\"'“”‘’`"
-_OPENING = re.compile(rf"(?:^|(?<=[{{,\s]))[{_QUOTES}]?([a-z]{{1,3}})[{_QUOTES}]?\s?:\s?[{_QUOTES}]")
-"""Where an item of a mapping begins, whatever its quotes: `'a': '`."""
-_CLOSING = re.compile(rf"[{_QUOTES}]\s?(?:,|\}}|$)")
-"""Where its entity ends."""
+Pairs = frozenset[tuple[str, str]]
 
 
-class _Notes:
-    """Collects what was repaired and what is lost."""
-
-    def __init__(self) -> None:
-        self.repaired: list[str] = []
-        self.lost: list[str] = []
-
-    @property
-    def ending(self) -> Ending:
-        if self.lost:
-            return "malformed"
-        return "repaired" if self.repaired else "clean"
-
-
-def parse(output: str, tasks: Collection[str], labels: Sequence[str], mode: str) -> Prediction:
-    """Read an answer.
-
-    An ending is `clean` where the answer is as asked for, `repaired` where every part could be read although
-    something is not as it should be, `malformed` where a part that was asked for is missing or unreadable.
+def parse_lossless(output: str, tasks: Sequence[Task], labels: Sequence[str]) -> Prediction:
+    """Read an answer so that entities and summaries may hold the format's own delimiters.
 
     Args:
-        output: The text, whatever it is.
-        tasks: The parts that were asked for; the others are None in the answer.
-        labels: Known labels, for `lossless`.
-        mode: `published` (Algorithm 1 of the paper, taken literally) or `lossless`.
+        output: What the model wrote.
+        tasks: What was asked.
+        labels: The known labels; only these open a pair.
     """
-    notes = _Notes()
-    lossless = mode == "lossless"
-    summary = _summary(output, notes) if "summary" in tasks else None
-    fine = _fine_answer(output, notes, required="summary" in tasks) if lossless else output
-    pairs = mapping = None
-    if "ner" in tasks:
-        found = _after(fine, NER_MARKER, notes)
-        text = _collapsed(found.partition(MAPPING_MARKER)[0])
-        pairs = _anchored_pairs(text, labels, notes) if lossless else _split_pairs(text, notes)
+    findings = _check_frame(output, tasks)
+    fine = _after(output, FINE_MARK)
+    fine = output if fine is None else fine
+    summary = _summary(output, findings) if "summary" in tasks else None
+    pairs = _lossless_pairs(_ner_text(fine), labels, findings) if "ner" in tasks else None
+    mapping = None
     if "match" in tasks:
-        text = _collapsed(_after(fine, MAPPING_MARKER, notes))
-        mapping = _tolerant_mapping(text, notes) if lossless else _literal_mapping(text, notes)
-    answer = Answer(summary, frozenset(pairs) if pairs is not None else None, mapping)
-    return Prediction(answer, notes.ending, tuple(notes.lost + notes.repaired))
+        text = _after(fine, MATCH_MARK)
+        mapping = _no_mapping(findings) if text is None else read_lossless(text, findings)
+    return Prediction(Answer(summary, pairs, mapping), findings.ending, findings.notes)
 
 
-def _collapsed(text: str) -> str:
-    return " ".join(text.split())
+def parse_published(output: str, tasks: Sequence[Task], labels: Sequence[str]) -> Prediction:
+    """Read an answer by the paper's Algorithm 1, to the letter.
 
-
-def _after(text: str, marker: str, notes: _Notes) -> str:
-    before, found, after = text.partition(marker)
-    if not found:
-        notes.lost.append(f"no {marker!r}")
-    return after
-
-
-def _summary(output: str, notes: _Notes) -> str:
-    before, found, after = output.partition(SUMMARY_MARKER)
-    if not found:
-        notes.lost.append(f"no {SUMMARY_MARKER!r}")
-        return ""
-    if before.strip():
-        notes.repaired.append(f"text before {SUMMARY_MARKER!r}")
-    return after.partition(FINE_MARKER)[0].strip()
-
-
-def _fine_answer(output: str, notes: _Notes, *, required: bool) -> str:
-    """A summary may hold `WINNER:`, so the fine answer is looked for behind its own marker, where there is one."""
-    before, found, after = output.partition(FINE_MARKER)
-    if found:
-        if before.strip() and not required:
-            notes.repaired.append(f"text before {FINE_MARKER!r}")
-        return after
-    if NER_MARKER in output or MAPPING_MARKER in output:
-        notes.repaired.append(f"no {FINE_MARKER!r}")
-    return output
-
-
-def _split_pairs(text: str, notes: _Notes) -> list[tuple[str, str]]:
-    pairs = []
-    for piece in text.split(":"):
-        label, _, entity = (part.strip() for part in piece.partition(";"))
-        if label and entity:
-            pairs.append((label, entity))
-        elif piece.strip():
-            notes.repaired.append(f"dropped {_short(piece)}, which is no label;entity")
-    return pairs
-
-
-def _anchored_pairs(text: str, labels: Sequence[str], notes: _Notes) -> list[tuple[str, str]]:
-    # The longest label first, so that of two with the same beginning the whole one is found.
-    names = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
-    parts = re.split(f":({names});", text) if names else [text]
-    if parts[0].strip():
-        notes.repaired.append(f"dropped {_short(parts[0])}, which stands before any known label")
-    pairs = []
-    for label, entity in zip(parts[1::2], parts[2::2], strict=True):
-        if entity.strip():
-            pairs.append((label, entity.strip()))
-        else:
-            notes.repaired.append(f"dropped an empty {label}")
-    return pairs
-
-
-def _literal_mapping(text: str, notes: _Notes) -> dict[str, str]:
-    start, end = text.find("{"), text.rfind("}")
-    mapping = _literal(text[start : end + 1]) if 0 <= start < end else None
-    if mapping is None:
-        notes.lost.append("the mapping is no Python dictionary of strings")
-        return {}
-    if text[:start].strip() or text[end + 1 :].strip():
-        notes.repaired.append("text around the mapping")
-    return mapping
-
-
-def _tolerant_mapping(text: str, notes: _Notes) -> dict[str, str]:
-    start = text.find("{")
-    end = _closing_brace(text, start) if start >= 0 else -1
-    mapping = _literal(text[start : end + 1]) if end > 0 else None
-    if mapping is not None:
-        if text[:start].strip() or text[end + 1 :].strip():
-            notes.repaired.append("text around the mapping")
-        return mapping
-    items = _scanned_items(text[max(start, 0) :])
-    if items:
-        notes.repaired.append("the mapping is no Python dictionary; its items were read one by one")
-    elif text.strip():
-        notes.lost.append("the mapping cannot be read")
-    return items
-
-
-def _scanned_items(text: str) -> dict[str, str]:
-    """Read items one by one: each runs to its closing quote, or to where the next one begins."""
-    openings = list(_OPENING.finditer(text))
-    ends = [opening.start() for opening in openings[1:]] + [len(text)] * bool(openings)
-    items = {}
-    for opening, end in zip(openings, ends, strict=True):
-        value = text[opening.end() : end]
-        closing = _CLOSING.search(value)
-        items[opening[1]] = _collapsed(value[: closing.start()] if closing else value.rstrip(" ,}"))
-    return items
-
-
-def _closing_brace(text: str, start: int) -> int:
-    """Find the first `}` outside a string literal; -1 where there is none.
-
-    A dictionary of strings holds no other brace outside its strings, so this is the only place where the shortest
-    such literal can end: one pass is enough, where trying each `}` in turn would be quadratic.
+    Args:
+        output: What the model wrote.
+        tasks: What was asked.
+        labels: The known labels; others are taken too, with a note.
     """
-    position = start + 1
-    while position < len(text):
-        sign = text[position]
-        if sign == "}":
-            return position
-        if sign in "{#":
-            return -1
-        position = _after_string(text, position) if sign in "'\"" else position + 1
-    return -1
+    findings = _check_frame(output, tasks)
+    summary = _summary(output, findings) if "summary" in tasks else None
+    pairs = _published_pairs(_ner_text(output), labels, findings) if "ner" in tasks else None
+    mapping = None
+    if "match" in tasks:
+        text = _after(output, MATCH_MARK)
+        mapping = _no_mapping(findings) if text is None else read_published(text, findings)
+    return Prediction(Answer(summary, pairs, mapping), findings.ending, findings.notes)
 
 
-def _after_string(text: str, start: int) -> int:
-    """The position behind the string literal that begins here; the end of the text where it never closes."""
-    quote = text[start] * 3 if text.startswith(text[start] * 3, start) else text[start]
-    position = start + len(quote)
-    while position < len(text):
-        if text[position] == "\\":
-            position += 2
-        elif text.startswith(quote, position):
-            return position + len(quote)
+def _after(text: str, mark: str) -> str | None:
+    _, found, rest = text.partition(mark)
+    return rest if found else None
+
+
+def _summary(output: str, findings: Findings) -> str:
+    text = _after(output, SUMMARY_MARK)
+    if text is None:
+        findings.lose(f"no {SUMMARY_MARK!r}")
+        return ""
+    summary = text.partition(FINE_MARK)[0].strip()
+    if not summary:
+        findings.lose("the summary is empty")
+    return summary
+
+
+def _ner_text(text: str) -> str | None:
+    ner = _after(text, NER_MARK)
+    return None if ner is None else ner.partition(MATCH_MARK)[0]
+
+
+def _no_mapping(findings: Findings) -> dict[str, str]:
+    findings.lose(f"no {MATCH_MARK!r}")
+    return {}
+
+
+def _lossless_pairs(text: str | None, labels: Sequence[str], findings: Findings) -> Pairs:
+    if text is None:
+        findings.lose(f"no {NER_MARK!r}")
+        return frozenset()
+    names = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
+    before, *cut = re.split(f":({names});", text)
+    entities = [collapse(entity) for entity in cut[1::2]]
+    if before.strip():
+        if cut:
+            findings.repair("text before the first label-entity pair passed over")
         else:
-            position += 1
-    return len(text)
+            findings.lose("no label-entity pair can be read")
+    if not all(entities):
+        findings.repair(f"{entities.count('')} label(s) without entity dropped")
+    return frozenset((label, entity) for label, entity in zip(cut[::2], entities, strict=True) if entity)
 
 
-def _literal(text: str) -> dict[str, str] | None:
-    """Evaluate a Python literal; None where it is no dictionary of strings to strings."""
-    try:
-        with warnings.catch_warnings():
-            # A backslash that begins no escape is a model's, not ours, to be warned of.
-            warnings.simplefilter("ignore")
-            value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
-    if not isinstance(value, dict) or not all(isinstance(each, str) for pair in value.items() for each in pair):
-        return None
-    return {_collapsed(letter): _collapsed(entity) for letter, entity in value.items()}
+def _published_pairs(text: str | None, labels: Sequence[str], findings: Findings) -> Pairs:
+    if text is None:
+        findings.lose(f"no {NER_MARK!r}")
+        return frozenset()
+    pieces = [piece.partition(";") for piece in text.split(":")]
+    pairs = [(collapse(label), collapse(entity)) for label, _, entity in pieces]
+    whole = frozenset(pair for pair in pairs if all(pair))
+    # Nothing is expected before the first colon, so only something there is worth a note.
+    num_dropped = sum(not all(pair) for pair in pairs[0 if any(pairs[0]) else 1 :])
+    if text.strip() and not whole:
+        findings.lose("no label-entity pair can be read")
+    elif num_dropped:
+        findings.repair(f"{num_dropped} piece(s) without label or entity dropped")
+    if any(label not in labels for label, _ in whole):
+        findings.repair("labels taken that were not asked for")
+    return whole
 
 
-def _short(text: str) -> str:
-    return repr(text.strip() if len(text) <= 40 else text.strip()[:37] + "…")
+def _check_frame(output: str, tasks: Sequence[Task]) -> Findings:
+    """Note what is odd about the markers and the text between them; their absence is the readers' affair."""
+    findings = Findings()
+    end, holds_answer = 0, False
+    for mark in _expected_marks(tasks):
+        start = output.find(mark, end)
+        if start < 0:
+            if mark in output:
+                findings.repair(f"{mark!r} stands out of order")
+            elif mark == FINE_MARK:
+                findings.repair(f"no {FINE_MARK!r}")
+            continue
+        if not holds_answer and output[end:start].strip():
+            findings.repair(f"text before {mark!r} passed over")
+        end, holds_answer = start + len(mark), mark != FINE_MARK
+    last = {"summary": FINE_MARK, "ner": MATCH_MARK}.get(tasks[-1])
+    if last is not None and last in output:
+        findings.repair(f"{last!r} was not asked for; what follows it passed over")
+    return findings
+
+
+def _expected_marks(tasks: Sequence[Task]) -> list[str]:
+    marks = [SUMMARY_MARK] if "summary" in tasks else []
+    if "ner" in tasks or "match" in tasks:
+        marks.append(FINE_MARK)
+    marks += [NER_MARK] if "ner" in tasks else []
+    return marks + ([MATCH_MARK] if "match" in tasks else [])

@@ -1,4 +1,4 @@
-"""BLEU of the summaries, by NLTK."""
+"""BLEU between summaries, as NLTK counts it."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from runner.records import Answer
 
 
 class Bleu:
-    """Mean sentence BLEU over white-space tokens, with smoothing method 1 of Chen and Cherry (2014)."""
+    """The mean sentence BLEU-4 over white-space tokens (Papineni et al. 2002).
 
-    names = ("bleu",)
+    Smoothed by method 1 of Chen and Cherry (2014): an n-gram order without a match counts 0.1 matches.
+    """
+
+    names: Sequence[str] = ("bleu",)
 
     def __init__(self, options: BleuOptions) -> None:
-        """Take the options."""
-        self._weights = (1 / options.order,) * options.order
+        """Prepare the smoothing."""
         self._smoothing = SmoothingFunction().method1
 
     def score(self, prediction: Answer, reference: Answer) -> Mapping[str, float] | None:
-        """The BLEU of one summary, between 0 and 1; 0 where nothing was predicted."""
+        """Give the BLEU of one summary, 0 to 1; an empty one has 0."""
         if reference.summary is None:
             return None
-        words = (prediction.summary or "").split()
-        if not words:
+        tokens = (prediction.summary or "").split()
+        if not tokens:
             return {"bleu": 0.0}
-        value = sentence_bleu(
-            [reference.summary.split()], words, weights=self._weights, smoothing_function=self._smoothing
-        )
-        return {"bleu": float(value)}
+        right = [reference.summary.split()]
+        return {"bleu": float(sentence_bleu(right, tokens, smoothing_function=self._smoothing))}
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
-        """The mean over the samples."""
+        """Average over the samples."""
         return {"bleu": fmean(each["bleu"] for each in counts) if counts else None}

@@ -1,4 +1,4 @@
-"""How many segments were given the right entity."""
+"""How many segments were given the entity that they show."""
 
 from __future__ import annotations
 
@@ -9,32 +9,30 @@ from runner.stages import Options
 
 
 class ImageEntityAccuracyOptions(Options):
-    """Reference segments whose letter has the same entity, to the letter, over all of the corpus."""
+    """Accuracy of the image-entity mapping; nothing to choose, so that results compare."""
 
 
 class ImageEntityAccuracy:
-    """Accuracy over the reference segments of the corpus (contract.md, "Scores")."""
+    """Reference segments whose letter has the same entity in the answer, over all reference segments.
 
-    names = ("image_entity_accuracy",)
+    A letter that the answer invents costs nothing. Without any reference segment the figure is None.
+    """
+
+    names: Sequence[str] = ("image_entity_accuracy",)
 
     def __init__(self, options: ImageEntityAccuracyOptions) -> None:
-        """Nothing is to be set."""
+        """Nothing to prepare."""
 
     def score(self, prediction: Answer, reference: Answer) -> Mapping[str, float] | None:
-        """Count segments: those that are right, those in the reference, those predicted."""
+        """Count the reference segments, and those that the answer has right."""
         if reference.mapping is None:
             return None
         predicted = prediction.mapping or {}
-        right = sum(predicted.get(letter) == entity for letter, entity in reference.mapping.items())
-        return {"right": right, "reference": len(reference.mapping), "predicted": len(predicted)}
+        matched = sum(predicted.get(letter) == entity for letter, entity in reference.mapping.items())
+        return {"reference": len(reference.mapping), "matched": matched}
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
-        """Right over reference; with no reference segment at all, 1 if none was predicted either, else 0."""
-        if not counts:
-            return {"image_entity_accuracy": None}
-        right, reference, predicted = (
-            sum(each[name] for each in counts) for name in ("right", "reference", "predicted")
-        )
-        if not reference:
-            return {"image_entity_accuracy": 0.0 if predicted else 1.0}
-        return {"image_entity_accuracy": right / reference}
+        """Add up the counts of all samples, then divide."""
+        segments = sum(each["reference"] for each in counts)
+        matched = sum(each["matched"] for each in counts)
+        return {"image_entity_accuracy": matched / segments if segments else None}

@@ -1,4 +1,4 @@
-"""ROUGE of the summaries, by rouge-score."""
+"""ROUGE between summaries, as Google's rouge-score counts it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from runner.records import Answer
 
 
 class Rouge:
-    """Mean F-measure of ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004) over the samples."""
+    """The mean F-measure of ROUGE-1, ROUGE-2 and ROUGE-L with Porter's stemmer (Lin 2004)."""
 
-    names = ("rouge1", "rouge2", "rougeL")
+    names: Sequence[str] = ("rouge1", "rouge2", "rougeL")
 
     def __init__(self, options: RougeOptions) -> None:
-        """Take the options."""
-        self._scorer = RougeScorer(list(self.names), use_stemmer=options.stemmer)
+        """Prepare the scorer."""
+        self._scorer = RougeScorer(list(self.names), use_stemmer=True)
 
     def score(self, prediction: Answer, reference: Answer) -> Mapping[str, float] | None:
-        """The F-measures of one summary, between 0 and 1."""
+        """Give the F-measures of one summary, 0 to 1; an empty one has 0."""
         if reference.summary is None:
             return None
-        scores = self._scorer.score(reference.summary, prediction.summary or "")
-        return {name: float(scores[name].fmeasure) for name in self.names}
+        measured = self._scorer.score(reference.summary, prediction.summary or "")
+        return {name: float(measured[name].fmeasure) for name in self.names}
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
-        """The means over the samples."""
+        """Average over the samples."""
         return {name: fmean(each[name] for each in counts) if counts else None for name in self.names}

@@ -1,4 +1,4 @@
-"""Options of ROUGE."""
+"""The options of ROUGE."""
 
 from __future__ import annotations
 
@@ -6,7 +6,4 @@ from runner.stages import Options
 
 
 class RougeOptions(Options):
-    """ROUGE-1, -2 and -L of the summaries."""
-
-    stemmer: bool = True
-    """Whether words are reduced to their stems by Porter's stemmer before they are compared."""
+    """ROUGE-1, ROUGE-2 and ROUGE-L between summaries; nothing to choose, so that results compare."""

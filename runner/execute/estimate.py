@@ -37,7 +37,7 @@ def describe_plan(spec: ExperimentSpec, reporter: Reporter) -> dict[str, Any]:
     except (DataError, UnmetError) as error:
         unmet.append(str(error))
         return told
-    return told | _pinned(plan) | _measured(plan)
+    return told | _pinned(plan) | _measured(plan, reporter)
 
 
 def _pinned(plan: Plan) -> dict[str, Any]:
@@ -48,10 +48,11 @@ def _pinned(plan: Plan) -> dict[str, Any]:
     return {"fingerprint": plan.fingerprint, "trials": trials, "num_samples": dict(plan.dataset.num_samples)}
 
 
-def _measured(plan: Plan) -> dict[str, Any]:
+def _measured(plan: Plan, reporter: Reporter) -> dict[str, Any]:
     """Count what only the model and its tokenizer know."""
     spec = plan.spec
     data = implement(spec.data)
+    data.prepare(reporter)
     adapter = implement(spec.adapter, plan.dataset.labels)
     rendered = [adapter.render_training(sample) for sample in data.load("train")]
     model = implement(spec.model).outline(training_texts(rendered))

@@ -67,7 +67,7 @@ def _counts(
 def score(context: TrialContext) -> None:
     """Score the predictions in the adapter's own parse mode and, beside it, in the others.
 
-    Leaves `scores.jsonl`, a line a sample, and `metrics.json`; figures of the other modes are named
+    Leaves `scores.jsonl`, a line a sample with its reference, and `metrics.json`; figures of the other modes are named
     `<mode>/<metric>`, parse counts `parse/clean` and so on.
     """
     samples = context.samples("test")
@@ -76,7 +76,10 @@ def score(context: TrialContext) -> None:
         score_corpus(context.adapter, context.metrics, samples, outputs, mode, context.reporter("score"))
         for mode in context.adapter.parse_modes
     ]
-    rows = [asdict(each) for each in modes[0].scores]
+    rows = [
+        {**asdict(each), "reference": context.adapter.render_training(sample).target}
+        for sample, each in zip(samples, modes[0].scores, strict=True)
+    ]
     for other in modes[1:]:
         for row, each in zip(rows, other.scores, strict=True):
             row[other.mode] = {"ending": each.ending, "notes": each.notes, "counts": each.counts}

@@ -1,0 +1,122 @@
+"""Generated M-MRE data in which the answer can be learnt, written as a data-set folder."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+from plugins.data.emblems import Picture
+from plugins.data.synthetic_options import SyntheticOptions
+from plugins.data.world import LABELS, Thing, World
+from runner.dataset.folder import DatasetFolder
+from runner.dataset.publish import UnfinishedDataset, publishing
+from runner.errors import DataError
+from runner.fingerprint import fingerprint, identity
+from runner.records import Entity, Sample, Segment, segment_letters
+from runner.stages import DatasetInfo, Reporter
+
+VERSION = 1
+"""Counted up whenever the same options would give other samples."""
+MAX_TRIES = 1000
+"""So many texts in a row that were there already: the combinations are used up."""
+SHOWN = (2, 3)
+"""Least and most segments of a sample."""
+EXTRA_SHARE = 0.5
+"""Share of the texts that name one thing which the picture does not show."""
+
+
+class SyntheticData:
+    """Makes the data set when it is first asked for, and reads it from its folder afterwards."""
+
+    def __init__(self, options: SyntheticOptions) -> None:
+        """Take the options; nothing is made yet."""
+        self._options = options
+        key = fingerprint({"version": VERSION, **identity(options)})
+        self._folder = DatasetFolder(options.path / key[:12])
+
+    def prepare(self, reporter: Reporter) -> DatasetInfo:
+        """Make the data set if it is not there whole, and describe it.
+
+        Raises:
+            DataError: More samples are asked for than there are different texts.
+        """
+        try:
+            return self._checked()
+        except DataError:
+            self._make(reporter)
+            return self._checked()
+
+    def _checked(self) -> DatasetInfo:
+        info = self._folder.info(self._folder.splits())
+        if info.fingerprint != self._folder.description.get("fingerprint"):
+            raise DataError(f"{self._folder.path}: was changed since it was generated")
+        return info
+
+    def load(self, split: str) -> Sequence[Sample]:
+        """Read a split; `prepare` comes first."""
+        return self._folder.load(split)
+
+    def _make(self, reporter: Reporter) -> None:
+        sizes = {"train": self._options.train, "test": self._options.test}
+        total = sum(sizes.values())
+        with publishing(self._folder.path) as unfinished:
+            made = _samples(self._options, unfinished)
+            splits: dict[str, list[Sample]] = {split: [] for split in sizes}
+            for done, (split, sample) in enumerate(made, start=1):
+                splits[split].append(sample)
+                reporter.progress(done, total)
+            provenance = {"generator": "synthetic", "version": VERSION, "options": identity(self._options)}
+            unfinished.describe("synthetic M-MRE", LABELS, splits, provenance)
+
+
+def _samples(options: SyntheticOptions, unfinished: UnfinishedDataset) -> Iterator[tuple[str, Sample]]:
+    world = World(options.seed)
+    rng = random.Random(f"samples {options.seed}")
+    texts: set[str] = set()
+    for split, size in (("train", options.train), ("test", options.test)):
+        new_share = options.new_names if split == "test" else 0.0
+        for number in range(1, size + 1):
+            yield split, _new_sample(world, rng, new_share, texts, f"{split}-{number}", unfinished)
+
+
+def _new_sample(
+    world: World, rng: random.Random, new_share: float, texts: set[str], name: str, unfinished: UnfinishedDataset
+) -> Sample:
+    """Draw a sample whose text is not there yet."""
+    for _ in range(MAX_TRIES):
+        shown = world.draw(rng, rng.randint(*SHOWN), new_share)
+        extra = world.draw(rng, 1, new_share, but=shown) if rng.random() < EXTRA_SHARE else []
+        named = rng.sample([*shown, *extra], len(shown) + len(extra))
+        text = world.tweet(rng, named)
+        key = " ".join(text.casefold().split())
+        if key not in texts:
+            texts.add(key)
+            return _sample(rng, name, text, named, shown, unfinished)
+    raise DataError("the synthetic data has no more different texts; ask for fewer samples")
+
+
+def _sample(
+    rng: random.Random, name: str, text: str, named: Sequence[Thing], shown: Sequence[Thing], unfinished: UnfinishedDataset
+) -> Sample:
+    picture = Picture(rng)
+    picture.place(rng, [thing.emblem for thing in shown])
+    image = unfinished.images / f"{name}.png"
+    picture.save(image)
+    # Cells are numbered in reading order, which has nothing to do with the order of the text.
+    by_cell = sorted(zip(picture.cells, shown, strict=True), key=lambda pair: pair[0])
+    segments = []
+    for letter, (cell, thing) in zip(segment_letters(), by_cell, strict=False):
+        path = unfinished.segments / f"{name}-{letter}.png"
+        box = picture.box(cell)
+        picture.crop(box, path)
+        segments.append(Segment(letter, path, thing.name, box))
+    summary = _summary([thing for _, thing in by_cell])
+    entities = tuple(Entity(thing.label, thing.name) for thing in named)
+    return Sample(name, text, image, summary, entities, tuple(segments))
+
+
+def _summary(things: Sequence[Thing]) -> str:
+    """Describe what a picture shows, in reading order."""
+    seen = [f"a {thing.emblem.colour} {thing.emblem.shape}" for thing in things]
+    return f"This image shows {', '.join(seen[:-1])} and {seen[-1]} on a grey wall."
+

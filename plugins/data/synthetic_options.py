@@ -1,0 +1,34 @@
+"""Options of the data stage `synthetic`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from runner.stages import FilePath, Options, OutsideFingerprint
+
+
+class SyntheticOptions(Options):
+    """Generated M-MRE data: tweets about named things whose emblems stand in the picture.
+
+    Which segment shows which entity can only be seen in the segments. The names come from a closed list, so that
+    with `new_names` at 0 a model can find the entities by heart; what it finds of names new to it is then untested.
+    """
+
+    path: Annotated[FilePath, OutsideFingerprint()] = Path("data/synthetic")
+    """Folder for generated data sets; each set of options has one of its own below it."""
+    train: Annotated[int, Field(ge=1)] = 3000
+    """Training samples."""
+    test: Annotated[int, Field(ge=1)] = 600
+    """Test samples; no text of theirs stands in the training split."""
+    seed: int = 0
+    """Another seed gives other names, emblems, texts and pictures."""
+    new_names: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the names in the test split that never stand in the training split."""
+
+    def smoke(self) -> Mapping[str, Any]:
+        """A handful of samples."""
+        return {"train": 12, "test": 4}

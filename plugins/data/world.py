@@ -1,0 +1,88 @@
+"""The small world of the synthetic data: named things, each with a label and an emblem of its own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from plugins.data.emblems import COLOURS, SHAPES, Emblem
+
+LABELS = ("person", "location", "organization", "other")
+THINGS_PER_LABEL = 4
+
+_ONSETS = ("b", "d", "f", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "kr", "st", "tr")
+_VOWELS = ("a", "e", "i", "o", "u", "ai", "ei", "ou")
+_CODAS = ("", "n", "r", "l", "s", "m")
+_SECOND_WORDS = {
+    "person": (),
+    "location": ("Bay", "Hills", "Harbour", "Fields"),
+    "organization": ("Labs", "United", "Press", "Works"),
+    "other": ("Cup", "Fest", "Awards", "Marathon"),
+}
+_CLAUSES = {
+    "person": ("{} smiles", "we met {}", "a big hand for {}", "{} is back"),
+    "location": ("here in {}", "on the way to {}", "sunset over {}", "greetings from {}"),
+    "organization": ("the team of {}", "{} hires", "brought to you by {}", "thanks to {}"),
+    "other": ("tonight at the {}", "ready for the {}", "tickets for the {}", "live from the {}"),
+}
+_OPENERS = ("RT :", "wow ,", "just now :", "good morning !", "breaking :", "so happy ,", "look ,", "finally :")
+_CLOSERS = ("", " #win", " #love", " !", " :)", " #today", " <3", " . . .")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A named thing.
+
+    Attributes:
+        label: What kind of thing.
+        name: How texts call it.
+        emblem: How pictures show it; no other thing has the same.
+    """
+
+    label: str
+    name: str
+    emblem: Emblem
+
+
+class World:
+    """The things there are: those that training tells of, and as many that are kept for new names."""
+
+    def __init__(self, seed: int) -> None:
+        """Invent names and hand out emblems."""
+        rng = random.Random(f"world {seed}")
+        labels = [label for label in LABELS for _ in range(THINGS_PER_LABEL)]
+        emblems = [Emblem(colour, shape) for colour, shape in product(COLOURS, SHAPES)]
+        rng.shuffle(emblems)
+        names: set[str] = set()
+        things = [
+            Thing(label, _new_name(rng, label, names), emblem)
+            for label, emblem in zip([*labels, *labels], emblems, strict=True)
+        ]
+        self.known, self.new = things[: len(labels)], things[len(labels) :]
+
+    def draw(self, rng: random.Random, number: int, new_share: float, but: Collection[Thing] = ()) -> list[Thing]:
+        """Draw different things, each of them a new one with probability `new_share`."""
+        drawn: list[Thing] = []
+        for _ in range(number):
+            pool = self.new if rng.random() < new_share else self.known
+            drawn.append(rng.choice([thing for thing in pool if thing not in drawn and thing not in but]))
+        return drawn
+
+    @staticmethod
+    def tweet(rng: random.Random, things: Sequence[Thing]) -> str:
+        """Write a text that names things, in their order."""
+        clauses = [rng.choice(_CLAUSES[thing.label]).format(thing.name) for thing in things]
+        return f"{rng.choice(_OPENERS)} {' , '.join(clauses)}{rng.choice(_CLOSERS)}"
+
+
+def _new_name(rng: random.Random, label: str, taken: set[str]) -> str:
+    """Invent a name of which no word stands in another one's first word."""
+    while True:
+        word = "".join(rng.choice(part) for part in (_ONSETS, _VOWELS, _ONSETS, _VOWELS, _CODAS)).capitalize()
+        if word not in taken:
+            break
+    taken.add(word)
+    seconds = _SECOND_WORDS[label]
+    return f"{word} {rng.choice(seconds)}" if seconds else word

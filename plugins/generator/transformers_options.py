@@ -1,0 +1,25 @@
+"""Options of the generator `transformers`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from runner.stages import Options
+
+
+class TransformersOptions(Options):
+    """Greedy decoding with transformers' own `generate`."""
+
+    max_new_tokens: Annotated[int, Field(gt=0)] = 512
+    """Tokens after which an answer is cut off. The paper gives no limit; its summaries have at most 97 words,
+    and the pairs and the mapping of a tweet with many segments need as much again."""
+
+    batch_size: Annotated[int, Field(gt=0)] = 8
+    """Answers written at once. Part of a run's identity, as padding changes the last bits of the logits."""
+
+    def smoke(self) -> Mapping[str, Any]:
+        """A few tokens of each answer."""
+        return {"max_new_tokens": 8}

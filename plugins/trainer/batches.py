@@ -1,0 +1,109 @@
+"""Which samples train when: the validation cut, the order of an epoch, and the micro-batches of a step."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MICRO_BATCH_POSITIONS = 8192
+"""Positions, padding included, that a micro-batch of unspecified size may have: four samples of the paper's
+prompt with images of a megapixel stay together on a GPU of 80 GB."""
+
+
+@dataclass(frozen=True)
+class Division:
+    """Places of the samples that are trained on and of those kept aside."""
+
+    training: tuple[int, ...]
+    validation: tuple[int, ...]
+
+
+def num_validation(num_samples: int, share: float) -> int:
+    """Count the samples to keep aside; one is always left to train on."""
+    return min(round(num_samples * share), num_samples - 1)
+
+
+def divide(groups: Sequence[str], share: float, seed: int) -> Division:
+    """Cut off a validation part without dividing a group.
+
+    Groups are drawn in a random order, each that still fits into `num_validation` samples; where large groups
+    alone are left, the part stays smaller than asked for.
+
+    Args:
+        groups: The key of each sample's group.
+        share: Of all samples.
+        seed: For the draw.
+    """
+    members: dict[str, list[int]] = {}
+    for place, group in enumerate(groups):
+        members.setdefault(group, []).append(place)
+    drawn = list(members)
+    random.Random(f"validation {seed}").shuffle(drawn)
+    room = num_validation(len(groups), share)
+    validation: list[int] = []
+    for group in drawn:
+        if len(validation) + len(members[group]) <= room:
+            validation += members[group]
+    kept = set(validation)
+    return Division(
+        tuple(place for place in range(len(groups)) if place not in kept), tuple(sorted(validation))
+    )
+
+
+@dataclass(frozen=True)
+class Order:
+    """The samples of each optimizer step, from the seed and the step's number alone.
+
+    Attributes:
+        training: Places of the samples.
+        epoch_size: How many of them an epoch takes: all, or, where the validation part could not be filled, a
+            random choice of as many as would have been left.
+        batch_size: Samples of a step; the last of an epoch has what is left.
+        seed: For the order.
+    """
+
+    training: tuple[int, ...]
+    epoch_size: int
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch."""
+        return steps_per_epoch(self.epoch_size, self.batch_size)
+
+    def batch(self, step: int) -> list[int]:
+        """The samples of a step, counted from 0 over all epochs."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = list(self.training)
+        random.Random(f"epoch {epoch} {self.seed}").shuffle(order)
+        start = position * self.batch_size
+        return order[: self.epoch_size][start : start + self.batch_size]
+
+
+def steps_per_epoch(epoch_size: int, batch_size: int) -> int:
+    """Count the optimizer steps of an epoch, the last of which may be smaller."""
+    return math.ceil(epoch_size / batch_size)
+
+
+def micro_batches(lengths: Sequence[int], size: int | None) -> list[list[int]]:
+    """Cut samples into batches of like length.
+
+    Args:
+        lengths: Of the samples, in positions.
+        size: Samples of a batch; None for as many as stay within `MICRO_BATCH_POSITIONS`, at least one.
+
+    Returns:
+        Places in `lengths`, each in one batch, shortest first.
+    """
+    batches: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda each: (lengths[each], each)):
+        count = len(batches[-1]) + 1 if batches else 0
+        fits = count <= size if size else count * lengths[place] <= MICRO_BATCH_POSITIONS
+        if batches and fits:
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+    return batches

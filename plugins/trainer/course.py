@@ -1,0 +1,127 @@
+"""The course of one training: steps, reports, validation, checkpoints, and the stop in between."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from plugins.trainer.batches import Order
+from plugins.trainer.checkpoint import Checkpoints
+from plugins.trainer.encoded import EncodedSamples
+from plugins.trainer.learner import Gradient, Learner
+from plugins.trainer.loss import IGNORED
+from plugins.trainer.sft_options import SftOptions
+from runner.errors import StepError
+from runner.stages import Features, StopRequestedError, TrainingRun
+
+
+@dataclass(frozen=True)
+class Course:
+    """All that a training works with on this worker.
+
+    Attributes:
+        options: The trainer's.
+        accelerator: With everything prepared.
+        learner: Takes the steps.
+        encoded: The whole split.
+        order: Which samples train at a step.
+        validation: Places of the samples kept aside; may be none.
+        num_steps: Optimizer steps of the whole training.
+        run: Where to keep checkpoints, and whom to tell.
+    """
+
+    options: SftOptions
+    accelerator: Accelerator
+    learner: Learner
+    encoded: EncodedSamples
+    order: Order
+    validation: Sequence[int]
+    num_steps: int
+    run: TrainingRun
+
+    def complete(self) -> None:
+        """Take all steps that are left, from the newest checkpoint on.
+
+        Raises:
+            StopRequestedError: The user asked to stop, and a checkpoint was written.
+            StepError: The loss or its gradient is no longer a number.
+        """
+        checkpoints = Checkpoints(self.run.checkpoints, self.options.keep_checkpoints, self.accelerator)
+        first = checkpoints.restore()
+        began, num_samples = time.perf_counter(), 0
+        for step in range(first, self.num_steps):
+            batch = self.order.batch(step)
+            loss = self._step(step, batch)
+            num_samples += len(batch)
+            self._progress(step + 1, loss, num_samples / (time.perf_counter() - began))
+            if self._evaluation_due(step + 1):
+                self._evaluate(step + 1)
+            stop = self.learner.any_worker(self.run.reporter.stop_requested())
+            unfinished = step + 1 < self.num_steps
+            if unfinished and (stop or (step + 1) % self.options.checkpoint_every == 0):
+                checkpoints.save(step + 1)
+            if unfinished and stop:
+                raise StopRequestedError
+
+    def _step(self, step: int, batch: Sequence[int]) -> float:
+        began = time.perf_counter()
+        rates = self.learner.rates()
+        gradient = self.learner.accumulate(self._share(batch))
+        self._check(step, batch, gradient)
+        self.learner.apply()
+        self._report(
+            step + 1,
+            {
+                "train/loss": gradient.loss,
+                "train/grad_norm": gradient.norm,
+                "train/tokens_per_second": gradient.num_tokens / (time.perf_counter() - began),
+                **{f"train/lr/{group}": rate for group, rate in rates.items()},
+            },
+        )
+        return gradient.loss
+
+    def _share(self, batch: Sequence[int]) -> list[Features]:
+        """This worker's samples; one without labels where there are fewer samples than workers."""
+        share = [self.encoded[place] for place in self._own(batch)]
+        if share:
+            return share
+        company = self.encoded[batch[0]]
+        return [{**company, "labels": torch.full_like(company["labels"], IGNORED)}]
+
+    def _own(self, places: Sequence[int]) -> Sequence[int]:
+        return places[self.accelerator.process_index :: self.accelerator.num_processes]
+
+    def _check(self, step: int, batch: Sequence[int], gradient: Gradient) -> None:
+        if math.isfinite(gradient.loss) and math.isfinite(gradient.norm):
+            return
+        ids = ", ".join(self.encoded.id(place) for place in batch)
+        raise StepError(
+            f"step {step + 1}: the loss is {gradient.loss} and the norm of its gradient {gradient.norm}, "
+            f"after which nothing can be learnt; the samples of the step are {ids}. Lower learning rates, a "
+            "longer warm-up or fp32 may help"
+        )
+
+    def _evaluation_due(self, done: int) -> bool:
+        every = self.options.evaluate_every or self.order.steps_per_epoch
+        return bool(self.validation) and (done % every == 0 or done == self.num_steps)
+
+    def _evaluate(self, done: int) -> None:
+        self._report(done, {"validation/loss": self.learner.evaluate(self._validation_batches())})
+
+    def _validation_batches(self) -> Iterator[list[Features]]:
+        own, size = self._own(self.validation), self.options.batch_size
+        for start in range(0, len(own), size):
+            yield [self.encoded[place] for place in own[start : start + size]]
+
+    def _report(self, done: int, values: dict[str, float]) -> None:
+        if self.accelerator.is_main_process:
+            self.run.reporter.metrics(done, values)
+
+    def _progress(self, done: int, loss: float, samples_per_second: float) -> None:
+        if self.accelerator.is_main_process:
+            self.run.reporter.progress(done, self.num_steps, loss=loss, samples_per_second=samples_per_second)

@@ -1,0 +1,94 @@
+"""Supervised fine-tuning on accelerate, with the loss on the answers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from accelerate.utils import set_seed
+
+from plugins.trainer.batches import Division, Order, divide, num_validation, steps_per_epoch
+from plugins.trainer.course import Course
+from plugins.trainer.encoded import EncodedSamples
+from plugins.trainer.learner import Learner, make_accelerator
+from plugins.trainer.sft_options import SftOptions
+from runner.errors import SpecError
+from runner.records import Rendered
+from runner.stages import Optimizer, TrainingRun, VisionLanguageModel
+
+
+class SftTrainer:
+    """The plugin `sft` of the stage `trainer`."""
+
+    def __init__(self, options: SftOptions) -> None:
+        """Take the section's options."""
+        self._options = options
+
+    def precision(self) -> str:
+        """The precision the trained weights are saved in: `fp32` or `bf16`."""
+        return self._options.precision
+
+    def num_steps(self, num_samples: int) -> int:
+        """Count the optimizer steps for a training split of this size, the validation part still in it."""
+        steps = self._options.epochs * steps_per_epoch(
+            self._epoch_size(num_samples), self._options.batch_size
+        )
+        return min(steps, self._options.max_steps or steps)
+
+    def _epoch_size(self, num_samples: int) -> int:
+        return num_samples - num_validation(num_samples, self._options.validation)
+
+    def train(
+        self,
+        model: VisionLanguageModel,
+        optimizer: Optimizer,
+        samples: Sequence[Rendered],
+        groups: Sequence[str],
+        run: TrainingRun,
+    ) -> VisionLanguageModel | None:
+        """Train, continuing the last checkpoint if there is one; see `Trainer.train`.
+
+        Raises:
+            StopRequestedError: The user asked to stop, and the state was saved.
+            SpecError: The workers do not divide the batch, or the optimizer's groups do not fit the model.
+            StepError: The loss or its gradient is no longer a number.
+        """
+        accelerator = make_accelerator(self._options.precision)
+        self._check_workers(accelerator.num_processes)
+        set_seed(run.seed, device_specific=True)
+        division = divide(groups, self._options.validation, run.seed)
+        num_steps = self.num_steps(len(samples))
+        learner = Learner(accelerator, model, optimizer.build(model.module, num_steps), self._options)
+        if accelerator.is_main_process:
+            self._warn_of_large_groups(division, run)
+        Course(
+            options=self._options,
+            accelerator=accelerator,
+            learner=learner,
+            encoded=EncodedSamples(model, samples, self._options.trailing),
+            order=Order(
+                division.training, self._epoch_size(len(samples)), self._options.batch_size, run.seed
+            ),
+            validation=division.validation,
+            num_steps=num_steps,
+            run=run,
+        ).complete()
+        accelerator.free_memory()
+        return model if accelerator.is_main_process else None
+
+    def _check_workers(self, num_workers: int) -> None:
+        if self._options.batch_size % num_workers:
+            raise SpecError(
+                f"a batch of {self._options.batch_size} samples cannot be divided among {num_workers} "
+                "workers; batch_size counts the samples of an optimizer step over all workers",
+                path=("trainer", "batch_size"),
+            )
+
+    def _warn_of_large_groups(self, division: Division, run: TrainingRun) -> None:
+        num_samples = len(division.training) + len(division.validation)
+        wanted = num_samples - self._epoch_size(num_samples)
+        if len(division.validation) < wanted:
+            run.reporter.warn(
+                f"validation: {len(division.validation)} samples instead of {wanted}, because samples that "
+                f"share an image stay together; each epoch trains on {num_samples - wanted} of the "
+                f"{len(division.training)} others, another choice each time"
+            )

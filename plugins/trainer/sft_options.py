@@ -1,0 +1,69 @@
+"""Options of the trainer `sft`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from runner.stages import Options, OutsideFingerprint
+
+Count = Annotated[int, Field(gt=0)]
+
+
+class SftOptions(Options):
+    """Supervised fine-tuning: cross-entropy on the answers, every trainable part of the model."""
+
+    epochs: Count = 3
+    """Passes over the training samples (the paper's 3)."""
+
+    max_steps: Count | None = None
+    """Optimizer steps after which training ends even if epochs are left. The learning rates fall to their end
+    by then."""
+
+    batch_size: Count = 4
+    """Samples an optimizer step, over all workers and micro-batches (the paper's 4); the number of workers
+    must divide it. The last step of an epoch takes what is left."""
+
+    micro_batch_size: Annotated[Count | None, OutsideFingerprint()] = None
+    """Samples that a worker computes at once; gradients of a step add up to those of the whole batch. By
+    default as many, of like length, as stay within 8,192 positions with their padding."""
+
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """`bf16` (the paper's) computes in bfloat16 over float32 master weights and saves bfloat16."""
+
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Norm over all gradients above which they are scaled down (the default of Hugging Face's trainer, which
+    2U1 keeps)."""
+
+    trailing: str = ""
+    """Text trained after the answer's end token; 2U1 trains a line break there."""
+
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training samples kept aside for a validation loss; those of one image stay together."""
+
+    evaluate_every: Annotated[Count | None, OutsideFingerprint()] = None
+    """Optimizer steps from one validation loss to the next, by default an epoch; the last has one too."""
+
+    checkpoint_every: Annotated[Count, OutsideFingerprint()] = 100
+    """Optimizer steps between checkpoints that an interrupted training continues from."""
+
+    keep_checkpoints: Annotated[Count, OutsideFingerprint()] = 1
+    """How many of the newest checkpoints stay on the disk; each is three times the float32 weights."""
+
+    gradient_checkpointing: Annotated[bool, OutsideFingerprint()] = False
+    """Whether activations are computed again in the backward pass instead of being kept: less memory, about a
+    third more time."""
+
+    def smoke(self) -> Mapping[str, Any]:
+        """Two steps with a checkpoint after each."""
+        return {
+            "epochs": 1,
+            "max_steps": 2,
+            "batch_size": min(self.batch_size, 4),
+            "micro_batch_size": None,
+            "precision": "fp32",
+            "checkpoint_every": 1,
+            "gradient_checkpointing": False,
+        }

@@ -1,0 +1,1 @@
+"""Data sets as folders: read, written, split and checked for leaks, and built from published corpora."""

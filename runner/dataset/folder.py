@@ -1,0 +1,175 @@
+"""Reads and checks the data-set folder of contract.md."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from runner.errors import DataError, read_error
+from runner.fingerprint import fingerprint
+from runner.records import Entity, Sample, Segment, segment_letters
+from runner.stages import DatasetInfo
+
+DESCRIPTION = "dataset.json"
+
+
+class DatasetFolder:
+    """A data set on disk: `dataset.json`, a `<split>.jsonl` a split, `images/`, `segments/`."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the folder; nothing is read yet."""
+        self.path = path
+
+    @cached_property
+    def description(self) -> Mapping[str, Any]:
+        """What `dataset.json` says.
+
+        Raises:
+            DataError: There is no such folder, or the file lacks `name`, `labels` or `num_samples`.
+        """
+        file = self.path / DESCRIPTION
+        if not file.is_file():
+            raise DataError(
+                f"{self.path}: no data set here (it would hold {DESCRIPTION}); make it with "
+                "`runner build DATASET_SPEC`, such as specs/gmner_dataset.yaml, or correct data.path"
+            )
+        try:
+            told = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{file}: is not JSON: {error}") from error
+        missing = [key for key in ("name", "labels", "num_samples") if key not in told]
+        if missing:
+            raise DataError(f"{file}: lacks {', '.join(missing)}")
+        return told  # type: ignore[no-any-return]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The entity labels, in their order."""
+        return tuple(self.description["labels"])
+
+    def splits(self) -> dict[str, list[Sample]]:
+        """Read every split.
+
+        Raises:
+            DataError: A line is broken, or a split does not hold as many samples as `dataset.json` says.
+        """
+        return {split: self.load(split) for split in self.description["num_samples"]}
+
+    def load(self, split: str) -> list[Sample]:
+        """Read one split, images as absolute paths; see `splits`."""
+        expected = self.description["num_samples"]
+        if split not in expected:
+            raise DataError(f"{self.path}: no split {split!r}; there are: {', '.join(expected)}")
+        file = self.path / f"{split}.jsonl"
+        if not file.is_file():
+            raise DataError(f"{file}: missing, although {DESCRIPTION} names this split")
+        lines = file.read_text(encoding="utf-8").split("\n")
+        samples = [self._sample(file, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+        _refuse_doubles(file, samples)
+        if len(samples) != expected[split]:
+            raise DataError(f"{file}: holds {len(samples)} samples, and {DESCRIPTION} says {expected[split]}")
+        return samples
+
+    def _sample(self, file: Path, number: int, line: str) -> Sample:
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise read_error(file, number, f"is not JSON: {error}") from error
+        try:
+            return Sample(
+                id=_text(row["id"]),
+                text=_text(row["text"]),
+                image=self._file(row.get("image")),
+                summary=None if row.get("summary") is None else _text(row["summary"]),
+                entities=tuple(self._entity(each) for each in row["entities"]),
+                segments=self._segments(row["segments"]),
+            )
+        except KeyError as error:
+            raise read_error(file, number, f"lacks {error}") from error
+        except (TypeError, ValueError) as error:
+            raise read_error(file, number, str(error)) from error
+
+    def _entity(self, row: Mapping[str, Any]) -> Entity:
+        if row["label"] not in self.labels:
+            raise ValueError(f"the label {row['label']!r} is none of {', '.join(self.labels)}")
+        return Entity(row["label"], _text(row["text"]))
+
+    def _segments(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Segment, ...]:
+        segments = []
+        for row, letter in zip(rows, segment_letters(), strict=False):
+            if row["letter"] != letter:
+                raise ValueError(f"segment {row['letter']!r} stands where {letter!r} should (a … z, aa, ab …)")
+            segments.append(Segment(letter, self._file(row["image"]), _text(row["entity"]), _box(row["box"])))
+        return tuple(segments)
+
+    def _file(self, name: str | None) -> Path | None:
+        if name is None:
+            return None
+        path = (self.path / name).resolve()
+        if not path.is_relative_to(self.path.resolve()):
+            raise ValueError(f"the path {name!r} leads out of the data set")
+        if not path.is_file():
+            raise ValueError(f"the image {name!r} is missing")
+        return path
+
+    def info(self, splits: Mapping[str, Sequence[Sample]]) -> DatasetInfo:
+        """Describe the data set with a fingerprint over what `splits` hold now."""
+        num_samples = {split: len(samples) for split, samples in splits.items()}
+        content = content_fingerprint(self.labels, splits)
+        return DatasetInfo(self.description["name"], str(self.path), content, self.labels, num_samples)
+
+
+def content_fingerprint(labels: Iterable[str], splits: Mapping[str, Sequence[Sample]]) -> str:
+    """Hash all that is read of a data set: samples, their order, and the bytes of their images; no name, no path."""
+    rows = {split: [_content(sample) for sample in samples] for split, samples in sorted(splits.items())}
+    return fingerprint({"labels": list(labels), "splits": rows})
+
+
+def _content(sample: Sample) -> list[Any]:
+    return [
+        sample.id,
+        sample.text,
+        image_digest(sample.image),
+        sample.summary,
+        [[each.label, each.text] for each in sample.entities],
+        [[each.letter, image_digest(each.image), each.entity, list(each.box)] for each in sample.segments],
+    ]
+
+
+def image_digest(path: Path | None) -> str | None:
+    """Hash the bytes of an image: SHA-256 in hexadecimal."""
+    if path is None:
+        return None
+    stat = path.stat()
+    return _digest(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=200_000)
+def _digest(path: Path, modified: int, size: int) -> str:
+    """Hash a file once for as long as it is not touched: splits are hashed for their leaks and for their content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _refuse_doubles(file: Path, samples: Sequence[Sample]) -> None:
+    seen: dict[str, int] = {}
+    for number, sample in enumerate(samples, start=1):
+        if sample.id in seen:
+            raise read_error(file, number, f"the id {sample.id!r} stands in line {seen[sample.id]} too")
+        seen[sample.id] = number
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} should be text")
+    return value
+
+
+def _box(value: Any) -> tuple[int, int, int, int]:
+    left, top, right, bottom = (int(each) for each in value)
+    if not (0 <= left < right and 0 <= top < bottom):
+        raise ValueError(f"the box {value} is not left, top, right, bottom in pixels")
+    return left, top, right, bottom

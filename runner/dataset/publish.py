@@ -1,0 +1,130 @@
+"""Writes a data-set folder, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from runner.dataset.folder import DESCRIPTION, content_fingerprint
+from runner.errors import DataError
+from runner.records import Sample
+
+
+class UnfinishedDataset:
+    """A data set that is being made beside its final place.
+
+    Attributes:
+        path: Where its files go: pictures below `images` and `segments`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Begin in an empty folder."""
+        self.path = path
+        self.images, self.segments = path / "images", path / "segments"
+        for folder in (self.images, self.segments):
+            folder.mkdir(parents=True)
+
+    def describe(
+        self,
+        name: str,
+        labels: Sequence[str],
+        splits: Mapping[str, Sequence[Sample]],
+        provenance: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Write the splits and `dataset.json`, and return what that says.
+
+        Args:
+            name: The data set's name.
+            labels: In their order.
+            splits: Samples whose images lie in this folder.
+            provenance: How it was made, as plain data.
+        """
+        for split, samples in splits.items():
+            write_rows(self.path / f"{split}.jsonl", (self._row(sample) for sample in samples))
+        description = {
+            "name": name,
+            "labels": list(labels),
+            "num_samples": {split: len(samples) for split, samples in splits.items()},
+            "fingerprint": content_fingerprint(labels, splits),
+            "provenance": dict(provenance),
+            "statistics": statistics([sample for samples in splits.values() for sample in samples]),
+        }
+        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+        (self.path / DESCRIPTION).write_text(text, encoding="utf-8")
+        return description
+
+    def _row(self, sample: Sample) -> dict[str, Any]:
+        return {
+            "id": sample.id,
+            "text": sample.text,
+            "image": self._relative(sample.image),
+            "summary": sample.summary,
+            "entities": [{"label": each.label, "text": each.text} for each in sample.entities],
+            "segments": [
+                {
+                    "letter": each.letter,
+                    "image": self._relative(each.image),
+                    "entity": each.entity,
+                    "box": list(each.box),
+                }
+                for each in sample.segments
+            ],
+        }
+
+    def _relative(self, path: Path | None) -> str | None:
+        return None if path is None else path.relative_to(self.path).as_posix()
+
+
+@contextmanager
+def publishing(path: Path) -> Iterator[UnfinishedDataset]:
+    """Make a data set beside its place and move it there at the end, in place of an earlier one.
+
+    Raises:
+        DataError: Something else stands at that place.
+    """
+    if path.exists() and not (path / DESCRIPTION).is_file():
+        raise DataError(f"{path}: is there already and is no data set; name another place, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished, before = (path.with_name(f".{path.name}.{what}") for what in ("unfinished", "before"))
+    for leftover in (unfinished, before):
+        shutil.rmtree(leftover, ignore_errors=True)
+    yield UnfinishedDataset(unfinished)
+    if path.exists():
+        path.rename(before)
+    unfinished.rename(path)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON lines."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def statistics(samples: Sequence[Sample]) -> dict[str, Any]:
+    """The figures of the paper's Table 1, and what there is of entities and segments."""
+    summaries = [sample.summary for sample in samples if sample.summary is not None]
+    return {
+        "summary": {
+            "characters": _spread([len(summary) for summary in summaries]),
+            "words": _spread([len(summary.split()) for summary in summaries]),
+        }
+        if summaries
+        else None,
+        "entities": dict(sorted(Counter(each.label for sample in samples for each in sample.entities).items())),
+        "segments": sum(len(sample.segments) for sample in samples),
+        "segments_per_sample": _spread([len(sample.segments) for sample in samples]),
+    }
+
+
+def _spread(values: Sequence[int]) -> dict[str, float] | None:
+    if not values:
+        return None
+    return {"max": max(values), "min": min(values), "median": median(values), "mean": round(fmean(values), 2)}

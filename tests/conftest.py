@@ -1,0 +1,83 @@
+"""What many tests share: the command as a user runs it, and somebody else's plugin distribution."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RUNNER = Path(sys.executable).parent / "runner"
+
+EMOJI_SPEC = """\
+name: emoji
+seed: 1
+data: {type: emoji, path: names.txt}
+adapter: {type: pfa}
+model: {type: qwen2_5_vl, size: smoke}
+optimizer: {type: adamw, groups: {vision: {match: "*visual*", lr: 1e-3}, rest: {match: "*", lr: 1e-3}}}
+trainer: {type: sft, epochs: 4, batch_size: 2, precision: fp32, checkpoint_every: 2}
+generator: {type: transformers, max_new_tokens: 16}
+metrics: [{type: ner_f1}, {type: answer_length}, {type: rouge}]
+tracker: {type: mlflow}
+"""
+NAMES = "Ada Lovelace\nAlan\nGrace Hopper\nKurt\nEmmy Noether\nDavid\nSofia\nHenri\n"
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A folder with an experiment in it, and the environment its commands run in."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def command(self, *arguments):
+        return [str(RUNNER), *map(str, arguments)]
+
+    def run(self, *arguments, timeout=240):
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def start(self, *arguments):
+        """Start a command in a process group of its own, as a shell does, so that Ctrl-C can be sent to all of it."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+
+@pytest.fixture(scope="session")
+def extension(tmp_path_factory):
+    """The folder that somebody else's distribution is installed into, by pip, apart from the project."""
+    target = tmp_path_factory.mktemp("site")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*install, "--target", target, ROOT / "tests" / "extension"], check=True)
+    return target
+
+
+@pytest.fixture
+def workplace(tmp_path):
+    """An empty folder."""
+    return Workplace(tmp_path, {**os.environ, "COLUMNS": "200"})
+
+
+@pytest.fixture
+def emoji(tmp_path, extension):
+    """A folder with a small experiment on the extension's data."""
+    (tmp_path / "names.txt").write_text(NAMES)
+    (tmp_path / "emoji.yaml").write_text(EMOJI_SPEC)
+    return Workplace(tmp_path, {**os.environ, "PYTHONPATH": str(extension), "COLUMNS": "200"})

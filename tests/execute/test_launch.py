@@ -1,0 +1,118 @@
+"""Launching as a user does: on Ray, again, edited, interrupted, from the plan."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+
+def launch(workplace, *arguments):
+    done = workplace.run("launch", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    [trial] = told["trials"]
+    return told, trial, done
+
+
+def run_dir(workplace):
+    [folder] = (workplace.folder / "runs" / "emoji").iterdir()
+    return folder
+
+
+def test_a_launch_on_ray_leaves_all_that_the_contract_names(emoji):
+    told, trial, done = launch(emoji, "emoji.yaml")
+    folder = run_dir(emoji)
+    assert trial["run_dir"] == str(folder)
+    assert trial["name"].endswith(told["fingerprint"][:8])
+    for name in ("plan.json", "record.json", "predictions.jsonl", "scores.jsonl", "metrics.json", "events.jsonl"):
+        assert (folder / name).stat().st_size > 0, name
+    assert trial["metrics"] == json.loads((folder / "metrics.json").read_text())
+    record = json.loads((folder / "record.json").read_text())
+    assert record["status"] == "finished"
+    assert set(record["steps"]) == {"train", "generate", "score"}
+    assert "Traceback" not in done.stderr
+
+    again, same, done = launch(emoji, "emoji.yaml")
+    assert "finished already" in done.stderr
+    assert (again["fingerprint"], same) == (told["fingerprint"], trial)
+
+    # The plan repeats the run: same fingerprint, so the same finished trial; in another folder, the same numbers.
+    from_plan, _, done = launch(emoji, folder / "plan.json")
+    assert "finished already" in done.stderr
+    assert from_plan["fingerprint"] == told["fingerprint"]
+    _, elsewhere, _ = launch(emoji, folder / "plan.json", "--set", "compute.storage=other", "--local")
+    assert elsewhere["metrics"] == trial["metrics"]
+
+
+def test_a_plan_whose_data_changed_is_refused(emoji):
+    launch(emoji, "emoji.yaml", "--local")
+    plan = run_dir(emoji) / "plan.json"
+    with (emoji.folder / "names.txt").open("a") as file:
+        file.write("Carl\n")
+    done = emoji.run("launch", plan, "--local")
+    assert done.returncode == 2
+    assert "plan.json" in done.stderr
+    assert "data set's fingerprint" in done.stderr
+
+
+def test_an_edited_spec_is_another_trial(emoji):
+    first, *_ = launch(emoji, "emoji.yaml", "--local")
+    second, *_ = launch(emoji, "emoji.yaml", "--local", "--set", "trainer.epochs=1")
+    renamed, *_ = launch(emoji, "emoji.yaml", "--local", "--set", "name=other")
+    assert first["fingerprint"] != second["fingerprint"]
+    assert first["fingerprint"] == renamed["fingerprint"]
+
+
+def test_a_group_that_wins_nothing_is_told_with_its_line(emoji):
+    spec = emoji.folder / "emoji.yaml"
+    spec.write_text(spec.read_text().replace('"*visual*"', '"*vision*"'))
+    done = emoji.run("launch", "emoji.yaml", "--local")
+    assert done.returncode == 2
+    assert "emoji.yaml:6:" in done.stderr
+    assert "optimizer.groups.vision.match" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_tracker_that_cannot_be_opened_stops_the_launch(emoji):
+    done = emoji.run("launch", "emoji.yaml", "--local", "--set", "tracker.uri=sqlite:////proc/nowhere/mlflow.db")
+    assert done.returncode == 2
+    assert "cannot be opened" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_what_this_machine_lacks_is_said_at_once_in_one_line(emoji):
+    done = emoji.run("launch", "emoji.yaml", "--set", "compute.gpus_per_worker=64")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "--smoke" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [(), ("--local",)], ids=["ray", "local"])
+@pytest.mark.parametrize("moment", ["train", "generate", "score", 0.3, 2.0, 4.0])
+def test_ctrl_c_at_any_time_leaves_a_run_that_the_next_launch_resumes(emoji, moment, mode):
+    undisturbed, expected, _ = launch(emoji, "emoji.yaml", "--local", "--set", "compute.storage=undisturbed")
+    started = emoji.start("launch", "emoji.yaml", *mode)
+    _wait(emoji, moment, started)
+    os.killpg(started.pid, signal.SIGINT)
+    output, errors = started.communicate(timeout=60)
+    # One that was done before the signal came has nothing to resume.
+    assert started.returncode in ({130} if moment != "score" else {0, 130}), errors
+    assert "Traceback" not in errors
+    _, trial, _ = launch(emoji, "emoji.yaml", *mode)
+    assert trial["metrics"] == expected["metrics"]
+
+
+def _wait(workplace, moment, process):
+    """Wait some seconds, or until a step is seen to begin."""
+    if isinstance(moment, float):
+        time.sleep(moment)
+        return
+    wanted = f'"step": "{moment}", "state": "started"'
+    while process.poll() is None:
+        logs = list((workplace.folder / "runs" / "emoji").glob("*/events.jsonl"))
+        if any(wanted in log.read_text() for log in logs):
+            return
+        time.sleep(0.005)

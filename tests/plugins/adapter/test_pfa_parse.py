@@ -1,0 +1,238 @@
+import ast
+import time
+import warnings
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from plugins.adapter.pfa import PromptFormatAdapter
+from plugins.adapter.pfa_findings import Findings, collapse
+from plugins.adapter.pfa_mapping import read_lossless, read_published
+from plugins.adapter.pfa_options import TASKS, PfaOptions
+from runner.records import Entity, Sample, Segment, segment_letters
+
+LABELS = ("person", "location", "organization", "other")
+SUBSETS = [tasks for size in (1, 2, 3) for tasks in combinations(TASKS, size)]
+
+ANSWER = """\
+Task 1 Answer: Two people pose.
+Task 2 Answer:
+NER:
+:other;VOGUE:person;Jan Taminiau
+image entities pair{'a': 'Jan Taminiau', 'b': 'VOGUE'}"""
+
+
+def read(output, mode="lossless", tasks=TASKS):
+    return PromptFormatAdapter(PfaOptions(tasks=tasks), LABELS).parse(output, mode)
+
+
+@pytest.mark.parametrize("mode", ["lossless", "published"])
+def test_well_formed_answer_is_clean_in_both_modes(mode):
+    prediction = read(ANSWER, mode)
+    assert prediction.ending == "clean" and prediction.notes == ()
+    assert prediction.answer.summary == "Two people pose."
+    assert prediction.answer.pairs == {("other", "VOGUE"), ("person", "Jan Taminiau")}
+    assert prediction.answer.mapping == {"a": "Jan Taminiau", "b": "VOGUE"}
+
+
+delimiters = st.text(alphabet=":;,'\"{}\\#\n\t _aé🎈()", max_size=12)
+pieces = st.sampled_from(["person", "other", ":", ";", "NER:", "Task 1 Answer:", "WINNER:", "'", "a"])
+words = st.one_of(st.text(max_size=12), delimiters, st.lists(pieces, max_size=5).map("".join))
+entity_texts = words.filter(
+    lambda text: collapse(text)
+    and "image entities pair" not in collapse(text)
+    and not any(f":{label};" in collapse(text) for label in LABELS)
+)
+summaries = words.filter(lambda text: text.strip() and "Task 2 Answer:" not in text)
+
+
+@st.composite
+def samples(draw):
+    entities = draw(st.lists(st.builds(Entity, st.sampled_from(LABELS), entity_texts), max_size=4))
+    shown = draw(st.lists(entity_texts, min_size=1, max_size=30))
+    return Sample(
+        id="1",
+        text="some text",
+        image=Path("/main.jpg"),
+        summary=draw(summaries),
+        entities=tuple(entities),
+        segments=tuple(
+            Segment(letter, Path(f"/{letter}.jpg"), entity, (0, 0, 1, 1))
+            for letter, entity in zip(segment_letters(), shown, strict=False)
+        ),
+    )
+
+
+@pytest.mark.parametrize("tasks", SUBSETS, ids="-".join)
+@given(sample=samples())
+def test_rendered_target_reads_back_as_the_reference(tasks, sample):
+    adapter = PromptFormatAdapter(PfaOptions(tasks=tasks), LABELS)
+    prediction = adapter.parse(adapter.render_training(sample).target, "lossless")
+    assert prediction.answer == adapter.reference(sample)
+    assert prediction.ending == "clean", prediction.notes
+
+
+def test_real_delimiters_survive_lossless_and_break_published():
+    answer = (
+        "Task 1 Answer: THE WINNER: Ann\nTask 2 Answer:\nNER:\n"
+        ":other;Star Wars : Rogue One:other;A &amp ; B\nimage entities pair{'a': 'A &amp ; B'}"
+    )
+    lossless = read(answer)
+    assert lossless.ending == "clean"
+    assert lossless.answer.pairs == {("other", "Star Wars : Rogue One"), ("other", "A &amp ; B")}
+    published = read(answer, "published")
+    assert published.answer.pairs == {("other", "Star Wars"), ("other", "A &amp ; B")}
+    assert published.ending == "repaired"
+
+
+def test_published_rule_to_the_letter():
+    output = "x NER:lead;in:person ; Ann  Lee:;half:nothing:new;B;C\nimage entities pair none {'a': 'B'} end}"
+    prediction = read(output, "published", ("ner", "match"))
+    assert prediction.answer.pairs == {("lead", "in"), ("person", "Ann Lee"), ("new", "B;C")}
+    assert prediction.answer.mapping == {}  # from the first { to the last } is no literal
+    assert prediction.ending == "malformed"
+
+
+def test_lossless_takes_the_shortest_literal_where_published_takes_the_longest_span():
+    output = ANSWER + " and {'c': 'x'}"
+    assert read(output).answer.mapping == {"a": "Jan Taminiau", "b": "VOGUE"}
+    assert read(output).ending == "repaired"
+    assert read(output, "published").answer.mapping == {}
+
+
+def test_lossless_opens_pairs_only_at_known_labels_without_spaces():
+    output = "Task 2 Answer:\nNER:\n:person;Ann : other ; B:Person;C:other;:location;Rome"
+    prediction = read(output, tasks=("ner",))
+    assert prediction.answer.pairs == {("person", "Ann : other ; B:Person;C"), ("location", "Rome")}
+    assert prediction.notes == ("1 label(s) without entity dropped",)
+
+
+def test_longer_label_wins_over_the_label_it_begins_with():
+    adapter = PromptFormatAdapter(PfaOptions(tasks=("ner",)), ("a", "a.b", "a b"))
+    answer = adapter.parse("Task 2 Answer:\nNER:\n:a;1:a.b;2:a b;3:axb;4", "lossless").answer
+    assert answer.pairs == {("a", "1"), ("a.b", "2"), ("a b", "3:axb;4")}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "read_as", "ending"),
+    [
+        ("{'a': 'Ann', 'b': 'Bo'}", {"a": "Ann", "b": "Bo"}, "clean"),
+        ('{"a": "Ann\'s"}', {"a": "Ann's"}, "clean"),
+        ("{'a': ' Ann\\n Lee ',}", {"a": "Ann Lee"}, "clean"),
+        ("{}", {}, "clean"),
+        ("{'a': 'Ann', 'a': 'Bo'}", {"a": "Bo"}, "repaired"),
+        ("s: {'a': 'Ann'}", {"a": "Ann"}, "repaired"),
+        ("{'a': 'Victoria's Secret', 'b': 'Bo'}", {"a": "Victoria's Secret", "b": "Bo"}, "repaired"),
+        ("{'a': 'O\\'Neil', 'b': 'B", {"a": "O'Neil"}, "repaired"),
+        ("'a': 'Ann', 'b': 'Bo'", {"a": "Ann", "b": "Bo"}, "repaired"),
+        ("{{'a': 'Ann'}}", {"a": "Ann"}, "repaired"),
+        ("{'a': 1, 'b': 'Bo'}", {"b": "Bo"}, "repaired"),
+        ("{'a': 1}", {}, "malformed"),
+        ("{'a'}", {}, "malformed"),
+        ("{a: Ann}", {}, "malformed"),
+        ("", {}, "malformed"),
+    ],
+)
+def test_mapping_in_lossless_mode(mapping, read_as, ending):
+    prediction = read(f"Task 2 Answer:\nimage entities pair{mapping}", tasks=("match",))
+    assert (prediction.answer.mapping, prediction.ending) == (read_as, ending)
+
+
+@pytest.mark.parametrize(
+    ("output", "ending", "says"),
+    [
+        (ANSWER.replace("Task 2 Answer:\n", ""), "repaired", "no 'Task 2 Answer:'"),
+        ("Sure! " + ANSWER, "repaired", "text before 'Task 1 Answer:'"),
+        (ANSWER.replace("NER:", "here NER:"), "repaired", "text before 'NER:'"),
+        (ANSWER.replace("NER:\n", "NER: so "), "repaired", "text before the first label-entity pair"),
+        (ANSWER + " done", "repaired", "text after the image-entity mapping"),
+        (ANSWER.replace("Task 1 Answer:", ""), "malformed", "no 'Task 1 Answer:'"),
+        (ANSWER.replace("Two people pose.", ""), "malformed", "the summary is empty"),
+        (ANSWER.replace("NER:", ""), "malformed", "no 'NER:'"),
+        (ANSWER.replace(":other;VOGUE:person;Jan Taminiau", "nobody"), "malformed", "no label-entity pair"),
+        (ANSWER[: ANSWER.index("image")], "malformed", "no 'image entities pair'"),
+        ("", "malformed", "no 'Task 1 Answer:'"),
+    ],
+)
+def test_endings_and_their_notes(output, ending, says):
+    prediction = read(output)
+    assert prediction.ending == ending
+    assert any(says in note for note in prediction.notes)
+
+
+def test_parts_in_another_order_are_read_and_noted():
+    task_1, task_2 = ANSWER.split("Task 2 Answer:")
+    prediction = read("Task 2 Answer:" + task_2 + "\n" + task_1)
+    assert prediction.answer == read(ANSWER).answer
+    assert prediction.ending == "repaired"
+
+
+def test_what_was_not_asked_for_is_none_and_noted():
+    for tasks in (("summary",), ("ner",), ("match",)):
+        prediction = read(ANSWER, tasks=tasks)
+        assert prediction.ending == "repaired"
+        given_parts = (prediction.answer.summary, prediction.answer.pairs, prediction.answer.mapping)
+        assert [part is None for part in given_parts] == [task not in tasks for task in TASKS]
+
+
+def test_an_entity_that_holds_an_anchor_cannot_come_back():
+    prediction = read("Task 2 Answer:\nNER:\n:other;a:person;b", tasks=("ner",))
+    assert prediction.answer.pairs == {("other", "a"), ("person", "b")}
+
+
+def literal_by_brute_force(text, ends):
+    """The first candidate that Python itself takes for a dictionary of strings to strings."""
+    for end in ends:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                value = ast.literal_eval(text[text.index("{") : end])
+        except (ValueError, TypeError, SyntaxError):
+            continue
+        if isinstance(value, dict) and all(isinstance(each, str) for item in value.items() for each in item):
+            return {collapse(key): collapse(entity) for key, entity in value.items()}
+    return None
+
+
+tokens = ["{", "}", "'", '"', "'''", ":", ",", "#", "\\", "\n", " ", "(", ")", "r", "b", "1", "a"]
+snippets = st.sampled_from([*tokens, "'a'", "'b': 'c'", "'b': 'c', "])
+
+
+@given(st.lists(snippets, max_size=14).map(lambda drawn: "{" + "".join(drawn) + "}"))
+@example("{'a': 'b', # it's }\n 'c': 'd'}")
+@example("{'a': 'b' \"c\", 'd': r'\\'}'}")
+@example("{(('a')): ('b')}")
+@example("{'b': 'c'} # }")
+@example("{'''x}''': 'y'}")
+def test_literals_are_those_of_python(text):
+    closes = [index + 1 for index, letter in enumerate(text) if letter == "}"]
+    shortest, whole = literal_by_brute_force(text, closes), literal_by_brute_force(text, closes[-1:])
+    if shortest is not None:
+        assert read_lossless(text, Findings()) == shortest
+    assert read_published(text, Findings()) == (whole or {})
+
+
+@given(st.one_of(st.text(), st.lists(snippets | pieces | st.just("image entities pair")).map("".join)))
+@pytest.mark.parametrize("mode", ["lossless", "published"])
+def test_any_text_is_read_without_raising_and_every_asked_part_is_there(mode, output):
+    prediction = read(output, mode)
+    assert None not in (prediction.answer.summary, prediction.answer.pairs, prediction.answer.mapping)
+    assert (prediction.ending == "clean") == (not prediction.notes)
+
+
+@pytest.mark.parametrize("mode", ["lossless", "published"])
+@pytest.mark.parametrize(
+    "piece",
+    ["{", "}", ":", ";", "(", "'", '"', "'a': '", "'a':", "'a'" + " " * 50, "-", "\\", "\ud800", "\0", "#",
+     "NER:", "image entities pair{", "Task 1 Answer:", ":person;", "'a': 'b', ", "'" + " " * 50, "r'",
+     "'''", "f''"],
+)
+def test_hostile_answers_take_linear_time(mode, piece):
+    body = piece * (200_000 // len(piece))
+    started = time.process_time()
+    for text in (body, f"{{{body}", f"{{'a': {body}}}", f"{{'a': 'x', {body}}}"):
+        read(f"Task 1 Answer: {body}\nTask 2 Answer:\nNER:\n{body}\nimage entities pair{text}", mode)
+    assert time.process_time() - started < 8

@@ -1,0 +1,238 @@
+import json
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+from plugins.model.qwen2_5_vl import Qwen25VLModel
+from plugins.model.qwen2_5_vl.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from plugins.model.qwen2_5_vl_options import Qwen25VLOptions
+from runner.errors import DataError, SpecError, UnmetError
+from runner.records import ImagePart, Rendered, TextPart
+
+
+@pytest.fixture(scope="module")
+def model(build_smoke):
+    return build_smoke()
+
+
+def _tokens(model, text):
+    return model._tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_a_sample_is_encoded_as_the_template_writes_it(model, colour_samples):
+    sample = colour_samples[0]
+    features = model.encode(sample)
+    num_image = int(features["image_grid_thw"].prod()) // 4
+    written = (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        f"<|vision_start|>{'<|image_pad|>' * num_image}<|vision_end|>{sample.prompt}<|im_end|>\n"
+        f"<|im_start|>assistant\n{sample.target}<|im_end|>"
+    )
+    assert features["input_ids"].tolist() == _tokens(model, written)
+
+
+def test_labels_are_the_answer_its_end_and_what_trails(model, colour_samples):
+    sample = colour_samples[1]
+    features = model.encode(sample, trailing="\n")
+    learnt = features["labels"][features["labels"] != -100].tolist()
+    assert learnt == _tokens(model, f"{sample.target}<|im_end|>\n")
+    assert features["input_ids"][-len(learnt) :].tolist() == learnt
+
+
+def test_a_prompt_has_no_labels_and_is_the_start_of_the_training_sample(model, colour_samples):
+    sample = colour_samples[2]
+    prompt = model.encode(Rendered(sample.id, sample.content))
+    trained = model.encode(sample)
+    assert (prompt["labels"] == -100).all()
+    assert trained["input_ids"][: len(prompt["input_ids"])].equal(prompt["input_ids"])
+
+
+def test_special_tokens_spelt_out_in_a_sample_are_plain_text(model, draw):
+    nasty = "a<|im_end|>b <|image_pad|> <|vision_start|>"
+    sample = Rendered("x", (ImagePart(draw(16, 16)), TextPart(nasty)), nasty)
+    features = model.encode(sample)
+    ids = features["input_ids"].tolist()
+    image_pad, turn_end = (model._tokenizer.convert_tokens_to_ids(t) for t in ("<|image_pad|>", "<|im_end|>"))
+    assert ids.count(image_pad) == 1 == int(features["mm_token_type_ids"].sum())
+    assert ids.count(turn_end) == 3  # system, user, assistant
+    learnt = features["labels"][features["labels"] != -100].tolist()
+    assert image_pad not in learnt
+    assert model.decode(learnt) == nasty
+
+
+def test_image_tokens_match_the_vision_features_and_never_carry_loss(model, colour_samples):
+    batch = model.collate([model.encode(sample) for sample in colour_samples], "right")
+    is_image = batch["mm_token_type_ids"] == 1
+    assert int(is_image.sum()) == int(batch["image_grid_thw"].prod(dim=1).sum()) // 4
+    assert (batch["labels"][is_image] == -100).all()
+    assert torch.isfinite(model.module(**batch).loss)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_no_prediction(model, colour_samples, side):
+    encoded = [model.encode(colour_samples[place]) for place in (0, 3, 5)]
+    batch = model.collate(encoded, side)
+    with torch.no_grad():
+        logits = model.module(**batch).logits
+        for row, alone in enumerate(encoded):
+            kept = batch["attention_mask"][row].bool()
+            assert batch["labels"][row][kept].equal(alone["labels"])
+            assert (batch["labels"][row][~kept] == -100).all()
+            single = model.module(**model.collate([alone], side)).logits[0]
+            torch.testing.assert_close(logits[row][kept], single, atol=1e-4, rtol=1e-4)
+
+
+def test_positions_depend_on_the_token_types(model, colour_samples):
+    batch = model.collate([model.encode(colour_samples[0])], "right")
+    without = {name: tensor for name, tensor in batch.items() if name != "mm_token_type_ids"}
+    assert not torch.allclose(model.module(**batch).logits, model.module(**without).logits)
+
+
+def test_tokens_are_counted_without_reading_pixels(model, colour_samples, draw):
+    for sample in [*colour_samples, Rendered("x", (ImagePart(draw(300, 100)), TextPart("wide")), "yes")]:
+        features, count = model.encode(sample), model.count(sample)
+        assert count.image == int(features["mm_token_type_ids"].sum())
+        assert count.target == int((features["labels"] != -100).sum())
+        assert count.text + count.image + count.target == len(features["input_ids"])
+
+
+def test_a_turned_photograph_is_shown_upright(model, tmp_path):
+    upright = Image.new("RGB", (48, 16), (0, 0, 0))
+    upright.paste((255, 255, 255), (0, 0, 16, 16))
+    tag = Image.Exif()
+    tag[0x0112] = 6  # the camera was turned: show it a quarter further clockwise
+    upright.rotate(90, expand=True).save(tmp_path / "turned.png", exif=tag)
+    upright.save(tmp_path / "upright.png")
+    turned, straight = (
+        model.encode(Rendered("x", (ImagePart(tmp_path / f"{n}.png"),))) for n in ("turned", "upright")
+    )
+    assert turned["image_grid_thw"].equal(straight["image_grid_thw"])
+    torch.testing.assert_close(turned["pixel_values"], straight["pixel_values"])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "LA", "1"])
+def test_every_kind_of_picture_becomes_three_channels(model, draw, mode):
+    name = "picture.tif" if mode == "CMYK" else "picture.png"
+    features = model.encode(Rendered("x", (ImagePart(draw(16, 16, name, mode)),)))
+    assert features["pixel_values"].shape == (4, 3 * 2 * 8 * 8)
+
+
+def test_images_that_cannot_be_used_are_named(model, tmp_path, draw):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    for path in (tmp_path / "missing.png", tmp_path / "broken.png", draw(450, 2)):
+        sample = Rendered("s7", (ImagePart(path),))
+        for use in (model.encode, model.count):
+            with pytest.raises(DataError, match=rf"sample s7: image .*{path.name}"):
+                use(sample)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_saved_model_loads_here_and_with_transformers(model, colour_samples, tmp_path, precision, dtype):
+    model.save(tmp_path, precision)
+    plain = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path)
+    loaded = Qwen25VLModel(Qwen25VLOptions(size="smoke")).load(tmp_path)
+    assert plain.dtype == loaded.module.dtype == dtype
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    for (name, weight), again in zip(
+        model.module.state_dict().items(), loaded.module.state_dict().values(), strict=True
+    ):
+        assert weight.to(dtype).equal(again), name
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template
+    before, after = model.encode(colour_samples[0], "\n"), loaded.encode(colour_samples[0], "\n")
+    assert all(before[name].equal(after[name]) for name in before)
+    assert list(loaded.stop_token_ids) == list(model.stop_token_ids)
+
+
+def test_a_local_checkpoint_is_trained_in_float32_and_known_by_its_content(model, colour_samples, tmp_path):
+    model.save(tmp_path, "bf16")
+    plugin = Qwen25VLModel(Qwen25VLOptions(checkpoint=str(tmp_path)))
+    revision = plugin.revision()
+    assert plugin.build([], 0).module.dtype == torch.float32
+    outline = plugin.outline([])
+    assert next(outline.module.parameters()).is_meta
+    assert outline.count(colour_samples[0]) == model.count(colour_samples[0])
+    assert plugin.revision() == revision
+    template = tmp_path / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    assert plugin.revision() != revision
+
+
+def test_the_processors_own_template_comes_first(model, colour_samples, tmp_path):
+    model.save(tmp_path, "fp32")
+    template = (tmp_path / "chat_template.jinja").read_text().replace("helpful", "terse")
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    loaded = Qwen25VLModel(Qwen25VLOptions(checkpoint=str(tmp_path))).build([], 0)
+    assert "a terse assistant" in loaded._tokenizer.decode(loaded.encode(colour_samples[0])["input_ids"])
+
+
+def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path):
+    for folder, said in ((tmp_path, "holds no config.json"), (tmp_path / "none", "is no folder")):
+        with pytest.raises(UnmetError, match=said) as caught:
+            Qwen25VLModel(Qwen25VLOptions(checkpoint=str(folder))).revision()
+        assert "\n" not in str(caught.value)
+
+
+def test_another_architecture_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(SpecError, match=r"'llama'.*'qwen2_5_vl'"):
+        Qwen25VLModel(Qwen25VLOptions(checkpoint=str(tmp_path))).outline([])
+
+
+def test_a_hub_name_out_of_reach_is_unmet_and_a_cached_commit_is_found(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    plugin = Qwen25VLModel(Qwen25VLOptions(checkpoint="nobody/nothing"))
+    with pytest.raises(
+        UnmetError, match=r"'nobody/nothing' at revision 'main' cannot be had.*local folder"
+    ) as caught:
+        plugin.revision()
+    assert "\n" not in str(caught.value)
+    commit = "c" * 40
+    repository = tmp_path / "models--nobody--nothing"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    (repository / "snapshots" / commit / "config.json").write_text("{}")
+    assert plugin.revision() == commit
+
+
+def test_random_weights_follow_the_seed_alone(build_smoke):
+    torch.manual_seed(1)
+    first = build_smoke(3)
+    drawn = torch.rand(1)
+    torch.manual_seed(2)
+    again, other = build_smoke(3), build_smoke(4)
+
+    def weights(model):
+        return torch.cat([p.flatten() for p in model.module.parameters()])
+
+    assert weights(first).equal(weights(again))
+    assert not weights(first).equal(weights(other))
+    torch.manual_seed(1)
+    assert drawn.equal(torch.rand(1))  # the seed of the process was left alone
+
+
+def test_random_sizes_are_named_with_a_digest():
+    tiny, smoke = (Qwen25VLModel(Qwen25VLOptions(size=size)).revision() for size in ("tiny", "smoke"))
+    assert tiny.startswith("random:tiny:")
+    assert smoke.startswith("random:smoke:")
+
+
+def test_pixel_limits_are_areas(build_smoke, draw):
+    sample = Rendered("x", (ImagePart(draw(200, 200)),))
+    assert build_smoke(max_pixels=32 * 32).count(sample).image == 4
+    assert build_smoke(min_pixels=64 * 64, max_pixels=64 * 64).count(sample).image == 16
+    with pytest.raises(SpecError, match="set both"):
+        build_smoke(min_pixels=10**6)
+
+
+def test_a_trained_tokenizer_depends_on_what_it_read_and_not_on_the_order():
+    texts = [f"word{place % 7} Jan Suneet {'x' * (place % 5)}" for place in range(50)]
+    one, two = train_tokenizer(texts, 400), train_tokenizer(texts[::-1], 400)
+    assert one.get_vocab() == two.get_vocab()
+    assert len(one) <= 400
+    assert set(SPECIAL_TOKENS) <= set(one.all_special_tokens)
+    text = "emoji 🙂 and 東京\tare read byte by byte\n"
+    assert one.decode(one(text)["input_ids"]) == text

@@ -1,0 +1,151 @@
+import pytest
+import torch
+from pydantic import ValidationError
+
+from plugins.optimizer.adamw import AdamWOptimizer
+from plugins.optimizer.adamw_options import AdamWOptions
+from plugins.optimizer.muon import MuonOptimizer
+from plugins.optimizer.muon_options import MuonOptions
+from runner.errors import SpecError
+
+PUBLISHED = {
+    "merger": {"match": "*merger*", "lr": 2e-6},
+    "vision": {"match": "*visual*", "lr": 2e-6},
+    "language": {"match": "*", "lr": 1e-5},
+}
+
+
+@pytest.fixture(scope="module")
+def module(build_smoke):
+    return build_smoke().module
+
+
+def _adamw(groups, **options):
+    return AdamWOptimizer(AdamWOptions(groups=groups, **options))
+
+
+def _problems(optimizer, module):
+    with pytest.raises(SpecError) as caught:
+        optimizer.groups(module)
+    return {problem.path: problem.message for problem in caught.value.problems}
+
+
+def test_the_published_rates_cover_every_parameter_once(module):
+    groups = {group.group: group for group in _adamw(PUBLISHED).groups(module)}
+    sizes = {name: p.numel() for name, p in module.named_parameters()}
+    assert groups["merger"].num_parameters == sum(n for name, n in sizes.items() if "visual.merger" in name)
+    assert groups["vision"].num_parameters == sum(
+        n for name, n in sizes.items() if "visual" in name and "merger" not in name
+    )
+    assert sum(group.num_parameters for group in groups.values()) == sum(sizes.values())
+    assert {name: group.lr for name, group in groups.items()} == {
+        "merger": 2e-6,
+        "vision": 2e-6,
+        "language": 1e-5,
+    }
+    assert {group.weight_decay for group in groups.values()} == {0.1}
+
+
+def test_the_built_optimizer_has_the_rates_and_spares_vectors_from_decay(module):
+    (built,) = _adamw(PUBLISHED | {"vision": {"match": "*visual*", "lr": 2e-6, "weight_decay": 0.5}}).build(
+        module, 100
+    )
+    names = {id(p): name for name, p in module.named_parameters()}
+    seen = []
+    for group in built.optimizer.param_groups:
+        assert group["initial_lr"] == PUBLISHED[group["name"]]["lr"]
+        for parameter in group["params"]:
+            decay = 0.5 if group["name"] == "vision" else 0.1
+            assert group["weight_decay"] == (decay if parameter.ndim > 1 else 0.0)
+            seen.append(names[id(parameter)])
+    assert sorted(seen) == sorted(names.values())
+    spared = {
+        names[id(p)] for g in built.optimizer.param_groups if not g["weight_decay"] for p in g["params"]
+    }
+    assert "model.visual.merger.ln_q.weight" in spared
+    assert "model.language_model.norm.weight" in spared
+
+
+def test_vectors_decay_where_asked(module):
+    (built,) = _adamw(PUBLISHED, decay_vectors=True).build(module, 10)
+    assert all(group["weight_decay"] == 0.1 for group in built.optimizer.param_groups)
+
+
+def test_all_that_is_wrong_with_the_groups_comes_at_once(module):
+    groups = {
+        "typo": {"match": "*visoin*", "lr": 1e-6},
+        "vision": {"match": "*visual*", "lr": 1e-6},
+        "merger": {"match": "*merger*", "lr": 1e-6},
+    }
+    problems = _problems(_adamw(groups), module)
+    assert "'*visoin*' matches no trainable parameter" in problems["optimizer", "groups", "typo", "match"]
+    assert "an earlier group wins" in problems["optimizer", "groups", "merger", "match"]
+    assert "model.language_model.embed_tokens.weight" in problems["optimizer", "groups"]
+    assert " more" in problems["optimizer", "groups"]
+
+
+def test_frozen_parameters_belong_to_no_group():
+    module = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
+    module["b"].requires_grad_(False)
+    (group,) = _adamw({"a": {"match": "a.*", "lr": 1.0}}).groups(module)
+    assert group.num_parameters == 6
+    assert (
+        "matches no trainable"
+        in _problems(_adamw({"a": {"match": "a.*", "lr": 1.0}, "b": {"match": "b.*", "lr": 1.0}}), module)[
+            "optimizer", "groups", "b", "match"
+        ]
+    )
+
+
+def test_muon_takes_matrices_and_names_what_is_none(module):
+    greedy = MuonOptimizer(MuonOptions(groups={"all": {"match": "*", "lr": 0.02}}))
+    message = _problems(greedy, module)["optimizer", "groups", "all", "match"]
+    assert "model.visual.patch_embed.proj.weight (32, 3, 2, 8, 8)" in message
+    assert "algorithm: adamw" in message
+
+
+def test_muon_and_adamw_share_a_module():
+    module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
+    groups = {
+        "norms": {"match": "1.*", "lr": 1e-3, "algorithm": "adamw"},
+        "biases": {"match": "*.bias", "lr": 1e-3, "algorithm": "adamw"},
+        "matrices": {"match": "*", "lr": 0.02},
+    }
+    muon, adamw = MuonOptimizer(MuonOptions(groups=groups)).build(module, 10)
+    assert isinstance(muon.optimizer, torch.optim.Muon)
+    assert isinstance(adamw.optimizer, torch.optim.AdamW)
+    assert [group["name"] for group in muon.optimizer.param_groups] == ["matrices"]
+    assert [group["name"] for group in adamw.optimizer.param_groups] == ["norms", "biases"]
+    assert (
+        MuonOptimizer(MuonOptions(groups={"m": {"match": "weight", "lr": 1.0}}))
+        .build(torch.nn.Linear(2, 2, bias=False), 4)[0]
+        .optimizer.param_groups[0]["momentum"]
+        == 0.95
+    )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "at_half", "at_end"), [("cosine", 0.5, 0.0), ("linear", 0.5, 0.0), ("constant", 1.0, 1.0)]
+)
+def test_rates_rise_over_the_warm_up_and_fall_to_their_end(schedule, at_half, at_end):
+    module = torch.nn.Linear(2, 2)
+    (built,) = _adamw({"all": {"match": "*", "lr": 1.0}}, schedule=schedule, warmup=0.2).build(module, 100)
+    rates = []
+    for _ in range(100):
+        rates.append(built.optimizer.param_groups[0]["lr"])
+        built.optimizer.step()
+        built.schedule.step()
+    assert rates[:21] == pytest.approx([step / 20 for step in range(21)])
+    assert rates[60] == pytest.approx(at_half)
+    assert rates[-1] == pytest.approx(at_end, abs=0.02)
+
+
+def test_groups_need_a_pattern_and_a_rate():
+    for groups in (
+        {},
+        {"a": {"match": "*"}},
+        {"a": {"match": "", "lr": 1.0}},
+        {"a": {"match": "*", "lr": -1.0}},
+    ):
+        with pytest.raises(ValidationError):
+            AdamWOptions(groups=groups)

@@ -1,0 +1,82 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plugins.trainer.batches import (
+    MICRO_BATCH_POSITIONS,
+    Order,
+    divide,
+    micro_batches,
+    num_validation,
+)
+from plugins.trainer.sft import SftTrainer
+from plugins.trainer.sft_options import SftOptions
+
+groups_of_samples = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=40)
+shares = st.floats(0, 0.9)
+
+
+@given(groups_of_samples, shares, st.integers(0, 3))
+def test_a_validation_part_divides_no_group_and_is_no_larger_than_asked(groups, share, seed):
+    division = divide(groups, share, seed)
+    assert sorted(division.training + division.validation) == list(range(len(groups)))
+    assert not {groups[place] for place in division.training} & {
+        groups[place] for place in division.validation
+    }
+    assert len(division.validation) <= num_validation(len(groups), share) < len(groups)
+
+
+@given(st.integers(1, 60), shares)
+def test_a_validation_part_of_single_samples_has_just_the_size(num_samples, share):
+    division = divide([str(place) for place in range(num_samples)], share, 0)
+    assert len(division.validation) == num_validation(num_samples, share)
+
+
+def test_the_validation_part_follows_the_seed():
+    groups = [str(place) for place in range(100)]
+    assert divide(groups, 0.2, 1) == divide(groups, 0.2, 1) != divide(groups, 0.2, 2)
+    assert divide(groups, 0.2, 1).validation != tuple(range(20))
+
+
+@given(st.integers(1, 50), st.integers(1, 9), st.integers(0, 3))
+def test_an_epoch_takes_every_sample_once_in_an_order_of_its_own(num_samples, batch_size, epoch):
+    order = Order(tuple(range(100, 100 + num_samples)), num_samples, batch_size, seed=7)
+    first = epoch * order.steps_per_epoch
+    batches = [order.batch(step) for step in range(first, first + order.steps_per_epoch)]
+    assert sorted(place for batch in batches for place in batch) == list(order.training)
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    assert 0 < len(batches[-1]) <= batch_size
+
+
+def test_epochs_and_seeds_have_different_orders():
+    order, other = (Order(tuple(range(50)), 50, 50, seed) for seed in (1, 2))
+    assert order.batch(0) == Order(tuple(range(50)), 50, 50, 1).batch(0)
+    assert order.batch(0) != order.batch(1)
+    assert order.batch(0) != other.batch(0)
+
+
+@given(st.lists(st.integers(1, 20_000), max_size=40), st.one_of(st.none(), st.integers(1, 8)))
+def test_micro_batches_hold_every_sample_once_and_neighbours_in_length(lengths, size):
+    batches = micro_batches(lengths, size)
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    flat = [lengths[place] for batch in batches for place in batch]
+    assert flat == sorted(flat)
+    for batch in batches:
+        if size:
+            assert len(batch) <= size
+        else:
+            padded = len(batch) * max(lengths[place] for place in batch)
+            assert len(batch) == 1 or padded <= MICRO_BATCH_POSITIONS
+
+
+@given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 4), shares)
+def test_the_number_of_steps_is_that_of_the_batches(num_samples, batch_size, epochs, share):
+    trainer = SftTrainer(SftOptions(epochs=epochs, batch_size=batch_size, validation=share))
+    division = divide([str(place) for place in range(num_samples)], share, 0)
+    order = Order(division.training, len(division.training), batch_size, 0)
+    assert trainer.num_steps(num_samples) == epochs * order.steps_per_epoch
+
+
+@pytest.mark.parametrize(("max_steps", "steps"), [(None, 9), (5, 5), (50, 9)])
+def test_max_steps_is_a_limit(max_steps, steps):
+    assert SftTrainer(SftOptions(epochs=3, batch_size=4, max_steps=max_steps)).num_steps(12) == steps

@@ -1,0 +1,195 @@
+import math
+
+import pytest
+import torch
+
+from plugins.optimizer.adamw import AdamWOptimizer
+from plugins.optimizer.adamw_options import AdamWOptions
+from plugins.optimizer.muon import MuonOptimizer
+from plugins.optimizer.muon_options import MuonOptions
+from plugins.trainer.learner import Learner, make_accelerator
+from plugins.trainer.loss import AnswerLoss
+from plugins.trainer.sft import SftTrainer
+from plugins.trainer.sft_options import SftOptions
+from runner.errors import StepError
+from runner.stages import StopRequestedError, TrainingRun
+
+GROUPS = {"vision": {"match": "*visual*", "lr": 2e-3}, "language": {"match": "*", "lr": 4e-3}}
+MUON_GROUPS = {
+    "patches": {"match": "*patch_embed*", "lr": 3e-3, "algorithm": "adamw"},
+    "words": {"match": "*embed_tokens*", "lr": 3e-3, "algorithm": "adamw"},
+    "norms": {"match": "*norm*", "lr": 3e-3, "algorithm": "adamw"},
+    "merger_norm": {"match": "*ln_q*", "lr": 3e-3, "algorithm": "adamw"},
+    "biases": {"match": "*.bias", "lr": 3e-3, "algorithm": "adamw"},
+    "matrices": {"match": "*", "lr": 2e-2},
+}
+
+
+def _adamw():
+    return AdamWOptimizer(AdamWOptions(groups=GROUPS))
+
+
+def _muon():
+    return MuonOptimizer(MuonOptions(groups=MUON_GROUPS))
+
+
+@pytest.fixture
+def train(build_smoke, colour_samples, tmp_path):
+    """A function that trains the smoke-sized model; calls with the same folder continue one another."""
+
+    def start(reporter, folder="run", optimizer=None, groups=None, model=None, **options):
+        options = {"epochs": 2, "batch_size": 5, "precision": "fp32", **options}
+        run = TrainingRun(tmp_path / folder, 11, reporter)
+        keys = groups or [sample.id for sample in colour_samples]
+        model = model or build_smoke()
+        return SftTrainer(SftOptions(**options)).train(
+            model, optimizer or _adamw(), colour_samples, keys, run
+        )
+
+    return start
+
+
+def _weights(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.module.parameters()])
+
+
+def test_the_loss_is_that_of_transformers_at_the_labels(build_smoke, colour_samples):
+    model = build_smoke()
+    batch = model.collate([model.encode(sample) for sample in colour_samples[:6]], "right")
+    num_labels = int((batch["labels"] != -100).sum())
+    ours = AnswerLoss(model.module)(**batch)
+    torch.testing.assert_close(ours, model.module(**batch).loss * num_labels, rtol=1e-5, atol=1e-5)
+
+
+def test_micro_batches_leave_the_gradient_as_it_is(build_smoke, colour_samples):
+    gradients = []
+    for size in (None, 1, 2):
+        model = build_smoke()
+        options = SftOptions(precision="fp32", micro_batch_size=size, max_grad_norm=1e9)
+        learner = Learner(make_accelerator("fp32"), model, _adamw().build(model.module, 1), options)
+        told = learner.accumulate([model.encode(sample) for sample in colour_samples])
+        gradients.append(
+            (told, torch.cat([p.grad.flatten() for p in model.module.parameters() if p.grad is not None]))
+        )
+    (whole, reference), *others = gradients
+    assert whole.norm == pytest.approx(float(reference.norm()), rel=1e-5)
+    for told, gradient in others:
+        assert told.loss == pytest.approx(whole.loss, rel=1e-6)
+        assert told.num_tokens == whole.num_tokens
+        torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_are_clipped_by_their_norm_over_all_parameters(build_smoke, colour_samples):
+    model = build_smoke()
+    options = SftOptions(precision="fp32", max_grad_norm=0.01)
+    learner = Learner(make_accelerator("fp32"), model, _adamw().build(model.module, 1), options)
+    told = learner.accumulate([model.encode(sample) for sample in colour_samples])
+    norm = torch.cat([p.grad.flatten() for p in model.module.parameters() if p.grad is not None]).norm()
+    assert told.norm > 0.1
+    assert float(norm) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_training_learns_and_reports_what_it_does(train, recorder):
+    reporter = recorder()
+    train(reporter, epochs=12)
+    losses = reporter.series("train/loss")
+    assert [step for step, _ in reporter.recorded] == list(range(1, 37))  # 12 samples in 3 steps an epoch
+    assert losses[-1] < losses[0] / 2
+    assert max(reporter.series("train/lr/vision")) == pytest.approx(2e-3)
+    assert max(reporter.series("train/lr/language")) == pytest.approx(4e-3)
+    assert reporter.series("train/lr/language")[0] == 0.0
+    assert min(reporter.series("train/grad_norm")) > 0
+    assert min(reporter.series("train/tokens_per_second")) > 0
+    done, total, shown = reporter.shown[-1]
+    assert (done, total) == (36, 36)
+    assert shown["loss"] == losses[-1]
+    assert shown["samples_per_second"] > 0
+
+
+def test_the_same_seed_gives_the_same_weights(train, recorder):
+    first = _weights(train(recorder(), "one", _muon()))
+    torch.rand(3)
+    assert first.equal(_weights(train(recorder(), "two", _muon())))
+
+
+@pytest.mark.parametrize("stops", [[1], [3, 5]])
+def test_an_interrupted_training_ends_as_if_it_had_not_been(train, recorder, stops, tmp_path):
+    whole, parts = recorder(), recorder()
+    expected = _weights(train(whole, "whole", _muon(), epochs=3, validation=0.2))
+    for stop in stops:
+        reporter = recorder(stop_after=stop)
+        with pytest.raises(StopRequestedError):
+            train(reporter, "parts", _muon(), epochs=3, validation=0.2)
+        assert [folder.name for folder in (tmp_path / "parts").iterdir()] == [f"step-{stop:08d}"]
+    resumed = train(parts, "parts", _muon(), epochs=3, validation=0.2)
+    assert _weights(resumed).equal(expected)
+    assert parts.recorded[0][0] == stops[-1] + 1
+    assert parts.series("train/loss") == whole.series("train/loss")[stops[-1] :]
+    assert parts.series("validation/loss")[-1] == whole.series("validation/loss")[-1]
+
+
+def test_a_stop_after_the_last_step_is_no_interruption(train, recorder):
+    assert train(recorder(stop_after=6)) is not None
+
+
+def test_checkpoints_are_whole_and_only_the_newest_stay(train, recorder, tmp_path):
+    abandoned = tmp_path / "run" / ".step-00000001"
+    abandoned.mkdir(parents=True)
+    (abandoned / "model.safetensors").write_text("half")
+    train(recorder(), checkpoint_every=1, keep_checkpoints=2)
+    assert sorted(folder.name for folder in (tmp_path / "run").iterdir()) == [
+        "step-00000004",
+        "step-00000005",
+    ]
+
+
+def test_a_training_that_is_no_longer_a_number_names_step_and_samples(train, recorder, build_smoke):
+    model = build_smoke()
+    with torch.no_grad():
+        model.module.lm_head.weight[0, 0] = math.nan
+    with pytest.raises(
+        StepError, match=r"step 1: the loss is nan .* samples of the step are s\d+, s\d+, s\d+, s\d+, s"
+    ):
+        train(recorder(), model=model)
+
+
+def test_bf16_computes_in_bfloat16_over_float32_weights(train, recorder):
+    plain, mixed = recorder(), recorder()
+    train(plain, "plain")
+    model = train(mixed, "mixed", precision="bf16")
+    assert model.module.dtype == torch.float32
+    assert mixed.series("train/loss") == pytest.approx(plain.series("train/loss"), rel=0.02)
+    assert mixed.series("train/loss") != plain.series("train/loss")
+    assert SftTrainer(SftOptions(precision="bf16")).precision() == "bf16"
+
+
+def test_gradient_checkpointing_changes_no_number(train, recorder):
+    plain, saving = recorder(), recorder()
+    kept = _weights(train(plain, "plain"))
+    assert _weights(train(saving, "saving", gradient_checkpointing=True)).equal(kept)
+    assert saving.series("train/loss") == plain.series("train/loss")
+
+
+def test_validation_samples_are_evaluated_and_not_trained_on(train, recorder, build_smoke, colour_samples):
+    each_epoch, each_second, none = recorder(), recorder(), recorder()
+    train(each_epoch, "a", validation=0.25)  # 3 of 12 samples aside, 9 in 2 steps an epoch
+    train(each_second, "b", validation=0.25, evaluate_every=3)
+    train(none, "c")
+    assert [step for step, values in each_epoch.recorded if "validation/loss" in values] == [2, 4]
+    assert [step for step, values in each_second.recorded if "validation/loss" in values] == [3, 4]
+    assert none.series("validation/loss") == []
+    assert each_epoch.series("validation/loss")[-1] == each_second.series("validation/loss")[-1]
+    assert not each_epoch.warnings
+
+
+def test_a_validation_part_that_cannot_be_filled_is_told(train, recorder):
+    reporter = recorder()
+    train(reporter, validation=0.25, groups=["same"] * 12)
+    assert len(reporter.recorded) == 4  # as planned from the number of samples alone
+    assert "0 samples instead of 3" in reporter.warnings[0]
+
+
+def test_smoke_takes_two_steps():
+    options = SftOptions(batch_size=64, epochs=9)
+    small = SftOptions(**{**options.model_dump(), **options.smoke()})
+    assert SftTrainer(small).num_steps(12) == 2
