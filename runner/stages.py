@@ -409,10 +409,12 @@ class SourceTweet:
     Attributes:
         sample: Its text, entities, image file (which may not exist) and boxes; segment images are None.
         split: The corpus's own split.
+        size: Width and height in pixels of the image that the boxes were drawn on, where the corpus says so.
     """
 
     sample: Sample
     split: str
+    size: tuple[int, int] | None
 
 
 @dataclass(frozen=True)

@@ -5,27 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
+from runner.spec.dataset_spec import Ratios
 from runner.stages import FilePath, Options, OutsideFingerprint
-
-
-class Ratios(Options):
-    """A division of all samples at random, whatever splits the data set was built with."""
-
-    ratios: dict[str, Annotated[float, Field(gt=0)]] = Field(default={"train": 0.7, "test": 0.3})
-    """Share of each split (the paper's 7/3); `train` and `test` are needed."""
-    seed: int = 42
-    """Another seed is another division."""
-    group_by: Literal["content", "none"] = "content"
-    """`content` keeps samples that share an image or a text in one split."""
-
-    @field_validator("ratios")
-    @classmethod
-    def _train_and_test(cls, ratios: dict[str, float]) -> dict[str, float]:
-        if not {"train", "test"} <= set(ratios):
-            raise ValueError("name at least train and test, such as {train: 0.7, test: 0.3}")
-        return ratios
 
 
 class MmreOptions(Options):

@@ -92,13 +92,17 @@ def publishing(path: Path) -> Iterator[UnfinishedDataset]:
         raise DataError(f"{path}: is there already and is no data set; name another place, or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished, before = (path.with_name(f".{path.name}.{what}") for what in ("unfinished", "before"))
+    # What a kill left.
     for leftover in (unfinished, before):
         shutil.rmtree(leftover, ignore_errors=True)
-    yield UnfinishedDataset(unfinished)
-    if path.exists():
-        path.rename(before)
-    unfinished.rename(path)
-    shutil.rmtree(before, ignore_errors=True)
+    try:
+        yield UnfinishedDataset(unfinished)
+        if path.exists():
+            path.rename(before)
+        unfinished.rename(path)
+    finally:
+        for leftover in (unfinished, before):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

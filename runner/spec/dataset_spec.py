@@ -1,0 +1,55 @@
+"""What a data-set spec holds: a published corpus, and how it becomes a data set."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from runner.spec.models import Name, OfStage, Section, Specification
+from runner.stages import FilePath, Options
+
+
+class Ratios(Options):
+    """A division of all samples at random, whatever splits they come with."""
+
+    ratios: dict[str, Annotated[float, Field(gt=0)]] = Field(default={"train": 0.7, "test": 0.3})
+    """Share of each split (the paper's 7/3); `train` and `test` are needed."""
+    seed: int = 42
+    """Another seed is another division."""
+    group_by: Literal["content", "none"] = "content"
+    """`content` keeps samples that share an image or a text in one split."""
+
+    @field_validator("ratios")
+    @classmethod
+    def _train_and_test(cls, ratios: dict[str, float]) -> dict[str, float]:
+        if not {"train", "test"} <= set(ratios):
+            raise ValueError("name at least train and test, such as {train: 0.7, test: 0.3}")
+        return ratios
+
+
+class CropOptions(Options):
+    """How segments are cut from the main images."""
+
+    unusable_images: Literal["refuse", "skip"] = "refuse"
+    """What to do where an image is missing, empty, broken, of another shape than its boxes were drawn on, or too
+    large to be safe: refuse to build, or leave its samples out. Either way all of them are listed."""
+    min_side: Annotated[int, Field(ge=1)] = 4
+    """Pixels; a box that is smaller inside its image, in width or height, is left out and listed."""
+
+
+class DatasetSpec(Specification):
+    """A data set to be built: import, crop, split, publish."""
+
+    name: Name
+    """The data set's name."""
+    source: Annotated[Section, OfStage("source")]
+    """The published corpus."""
+    crop: CropOptions = CropOptions()
+    """How segments are cut."""
+    split: Literal["official"] | Ratios = Ratios()
+    """The corpus's own splits, or a division by ratios."""
+    leaks: Literal["refuse", "allow"] = "refuse"
+    """What to do where splits share an id, a text or an image; a division that groups by content has none."""
+    output: FilePath
+    """The folder to make."""
