@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any, get_args
 
 from runner.errors import PluginError
@@ -74,9 +74,15 @@ def installed(stage: Stage) -> dict[str, Plugin]:
     return {name: Plugin(stage, name, options[name], entries[name]) for name in sorted(entries)}
 
 
+@cache
+def _entry_points() -> EntryPoints:
+    """All entry points; reading them means opening a file of each installed distribution, so once is enough."""
+    return entry_points()
+
+
 def _unique(stage: str, group: str) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=group):
+    for entry in _entry_points().select(group=group):
         other = found.setdefault(entry.name, entry)
         if other.value != entry.value:
             raise PluginError(
