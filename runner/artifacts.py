@@ -28,8 +28,17 @@ STEPS = ("train", "generate", "score")
 LOCK = ".lock"
 
 RECORDED_PACKAGES = (
-    "torch", "transformers", "accelerate", "tokenizers", "ray", "mlflow", "pydantic", "numpy", "pillow",
-    "rouge-score", "nltk",
+    "torch",
+    "transformers",
+    "accelerate",
+    "tokenizers",
+    "ray",
+    "mlflow",
+    "pydantic",
+    "numpy",
+    "pillow",
+    "rouge-score",
+    "nltk",
 )
 
 
@@ -105,7 +114,8 @@ class RunDirectory:
 
     def finished(self, step: str) -> bool:
         """Whether a step has left its artifact and its record."""
-        return self.read_record().get("steps", {}).get(step, {}).get("status") == "finished"
+        steps = self.read_record().get("steps", {})
+        return bool(steps.get(step, {}).get("status") == "finished")
 
     def record_step(self, step: str, status: str, started: datetime, **told: Any) -> None:
         """Note how a step ended and how long it took, in seconds."""
@@ -169,14 +179,22 @@ def packages() -> dict[str, str]:
 
 def host() -> dict[str, Any]:
     """The machine that this process runs on."""
-    return {"name": platform.node(), "platform": platform.platform(), "cpus": os.cpu_count(), "python": sys.executable}
+    return {
+        "name": platform.node(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "python": sys.executable,
+    }
 
 
 def git_state(folder: Path) -> dict[str, Any]:
     """The commit of the code and whether it was edited since; empty outside a checkout."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
-        return {"commit": commit, "edited": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+        return {
+            "commit": commit,
+            "edited": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")),
+        }
     except (OSError, subprocess.SubprocessError):
         return {}
 

@@ -62,10 +62,10 @@ def validate(
     debug: Debug = False,
 ) -> None:
     """Check all of a spec that needs no model or data, in a fraction of a second."""
-    from runner.errors import SpecError
+    from runner.errors import Problem, SpecError
     from runner.spec.kinds import load_any
 
-    problems = []
+    problems: list[Problem] = []
     for path in specs:
         try:
             load_any(path, overrides or ())
@@ -115,7 +115,8 @@ def launch(
     spec: SpecFile,
     overrides: Overrides = None,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="The same code path with a tiny twin of the model and a handful of samples.")
+        bool,
+        typer.Option("--smoke", help="The same code path with a tiny twin of the model and a handful of samples."),
     ] = False,
     local: Annotated[bool, typer.Option("--local", help="In this process, without Ray, for debuggers.")] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster to run on; none: this machine.")] = None,
@@ -139,6 +140,8 @@ def launch(
         print(json.dumps(_launch_json(results), ensure_ascii=False))
     else:
         _print_results(results, spec)
+        if smoke and worst(results) == 0:
+            print("the smoke run passed: this spec's code path works; its figures mean nothing")
     raise typer.Exit(worst(results))
 
 
@@ -285,7 +288,7 @@ def ui(
     _settle_environment()
     command = serve_command(spec, host, port)
     print(f"serving http://{host}:{port} (Ctrl-C ends it)", file=sys.stderr)
-    os.execv(command[0], command)
+    os.execv(command[0], list(command))
 
 
 def _settle_environment() -> None:

@@ -62,9 +62,7 @@ class SpecError(RunnerError):
 
     def __init__(self, problems: Sequence[Problem] | str, *, path: SpecPath = ()) -> None:
         """Take a list of problems, or one message and its place in the spec."""
-        self.problems = (
-            (Problem(problems, path=path),) if isinstance(problems, str) else tuple(problems)
-        )
+        self.problems = (Problem(problems, path=path),) if isinstance(problems, str) else tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from runner.errors import SpecError
@@ -75,11 +74,7 @@ def resolve(spec: ExperimentSpec, reporter: Reporter) -> Plan:
     revision = implement(spec.model).revision()
     plugins = {f"{each.stage}.{each.type}": find(each.stage, each.type).distribution for each in spec.sections()}
     # The model's place in a folder or on a hub is not its content: `revision` stands for that.
-    told = {
-        name: _identities(getattr(spec, name))
-        for name in type(spec).model_fields
-        if name not in SEPARATE
-    }
+    told = {name: _identities(getattr(spec, name)) for name in type(spec).model_fields if name not in SEPARATE}
     content = {"spec": told, "data": dataset.fingerprint, "model": revision, "plugins": _numeric(plugins)}
     pins = Pins(fingerprint=fingerprint(content), data=dataset.fingerprint, model=revision, plugins=plugins)
     if spec.pinned is not None:

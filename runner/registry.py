@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from runner.errors import PluginError
 from runner.stages import Options, Stage
@@ -77,7 +77,7 @@ def installed(stage: Stage) -> dict[str, Plugin]:
 @cache
 def _entry_points() -> EntryPoints:
     """All entry points; reading them means opening a file of each installed distribution, so once is enough."""
-    return entry_points()
+    return cast("EntryPoints", entry_points())
 
 
 def _unique(stage: str, group: str) -> dict[str, EntryPoint]:

@@ -14,9 +14,7 @@ from runner.records import Answer, Completion, Prediction, Rendered, Sample
 if TYPE_CHECKING:
     import torch
 
-Stage = Literal[
-    "data", "adapter", "model", "optimizer", "trainer", "generator", "metric", "tracker", "source"
-]
+Stage = Literal["data", "adapter", "model", "optimizer", "trainer", "generator", "metric", "tracker", "source"]
 
 
 class LocatedStr(str):
@@ -332,7 +330,11 @@ class Generator(Protocol):
         """Take the section's options."""
 
     def generate(
-        self, model: VisionLanguageModel, prompts: Sequence[Rendered], done: frozenset[str], reporter: Reporter
+        self,
+        model: VisionLanguageModel,
+        prompts: Sequence[Rendered],
+        done: frozenset[str],
+        reporter: Reporter,
     ) -> Iterator[Completion]:
         """Yield an answer to each prompt whose id is not in `done`, as they are finished, in any order."""
 

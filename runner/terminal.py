@@ -24,8 +24,13 @@ from runner.execute.launch import TrialResult
 from runner.plan import Trial
 
 TITLES = {
-    "data": "data", "model": "model", "train": "training", "generate": "generation", "score": "scoring",
-    "import": "import", "crop": "cropping",
+    "data": "data",
+    "model": "model",
+    "train": "training",
+    "generate": "generation",
+    "score": "scoring",
+    "import": "import",
+    "crop": "cropping",
 }
 """What the bars are called."""
 
@@ -33,7 +38,14 @@ PLAIN_LINES = 4
 """How often a step tells how far it is where there is no terminal, besides its end."""
 
 HEADLINE = (
-    "ner_precision", "ner_recall", "ner_f1", "image_entity_accuracy", "rouge1", "rouge2", "rougeL", "bleu",
+    "ner_precision",
+    "ner_recall",
+    "ner_f1",
+    "image_entity_accuracy",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "bleu",
 )
 """Metrics in the order that a reader of the paper looks for them; others follow."""
 
@@ -163,7 +175,10 @@ def results_table(results: Sequence[TrialResult]) -> Table:
         table.add_column(heading, justify="right")
     names = list(dict.fromkeys(_split(name)[1] for result in results for name in result.metrics))
     absent = []
-    for name in [*(name for name in HEADLINE if name in names), *(name for name in names if name not in HEADLINE)]:
+    for name in [
+        *(name for name in HEADLINE if name in names),
+        *(name for name in names if name not in HEADLINE),
+    ]:
         figures = [result.metrics.get(f"{mode}{name}") for result, mode in columns]
         if any(figure is not None for figure in figures):
             table.add_row(name.replace("parse/", "answers "), *(_figure(figure) for figure in figures))
@@ -194,16 +209,23 @@ def _figure(value: Any) -> str:
 def plan_tables(told: Mapping[str, Any]) -> list[Table]:
     """What `runner plan` prints: the run in figures, and the optimizer's groups."""
     run = Table(title="what would run", title_justify="left", show_header=False)
-    run.add_row("fingerprint", str(told["fingerprint"])[:16])
-    run.add_row("trials", str(len(told["trials"])))
-    run.add_row("samples", ", ".join(f"{split} {number:,}" for split, number in told["num_samples"].items()))
-    run.add_row("steps a trial", f"{told['steps_per_trial']:,}")
-    for name, value in told["tokens"].items():
-        run.add_row(f"tokens: {name.replace('_', ' ')}", f"{value:,.0f}" if isinstance(value, int) else f"{value:,.1f}")
-    run.add_row("where", told["where"])
+    rows = {
+        "fingerprint": (told["fingerprint"] or "unknown yet")[:16],
+        "trials": _count(len(told["trials"])),
+        "samples": ", ".join(f"{split} {number:,}" for split, number in told["num_samples"].items()),
+        "steps a trial": _count(told["steps_per_trial"]),
+        **{f"tokens: {name.replace('_', ' ')}": _count(value) for name, value in told["tokens"].items()},
+        "where": told["where"],
+    }
+    for name, value in rows.items():
+        run.add_row(name, value or "unknown yet")
     groups = Table(title="parameters", title_justify="left")
     for column in ("group", "parameters", "lr", "weight decay"):
         groups.add_column(column, justify="left" if column == "group" else "right")
     for row in told["parameters"]:
-        groups.add_row(row["group"], f"{row['num_parameters']:,}", f"{row['lr']:g}", f"{row['weight_decay']:g}")
-    return [run, groups]
+        groups.add_row(row["group"], _count(row["num_parameters"]), f"{row['lr']:g}", f"{row['weight_decay']:g}")
+    return [run, groups] if told["parameters"] else [run]
+
+
+def _count(value: float | None) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"

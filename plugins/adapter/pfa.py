@@ -73,9 +73,7 @@ class PromptFormatAdapter:
                 "or annotate the data set with summaries"
             )
         pairs = [(entity.label, collapse(entity.text)) for entity in sample.entities]
-        target = target_text(
-            self._tasks, right.summary or "", [pair for pair in pairs if pair[1]], right.mapping or {}
-        )
+        target = target_text(self._tasks, right.summary or "", [pair for pair in pairs if pair[1]], right.mapping or {})
         return Rendered(sample.id, prompt.content, target)
 
     def parse(self, output: str, mode: str) -> Prediction:

@@ -16,8 +16,7 @@ NER_MARK = "NER:"
 MATCH_MARK = "image entities pair"
 
 _BOTH = (
-    "Please answer the following two image understanding tasks.\n"
-    "Output the answers to these two questions in order.\n"
+    "Please answer the following two image understanding tasks.\nOutput the answers to these two questions in order.\n"
 )
 _ONE = "Please answer the following image understanding task.\n"
 _SUMMARY = "Task 1: What is in this image?"
@@ -31,12 +30,8 @@ _MATCH = (
     "Based on the provided text, extract their corresponding entities, and then output the extracted entity "
     "matching the number of the corresponding small pictures."
 )
-_NER_FORMAT = (
-    "Please output all label-entities pairs in set format. e.g. (:label1;entities1:label2;entities2)."
-)
-_MATCH_FORMAT_AFTER_NER = (
-    "And output image number with entities pairs. e.g. {'a': 'entities1', 'b': 'entities2'}."
-)
+_NER_FORMAT = "Please output all label-entities pairs in set format. e.g. (:label1;entities1:label2;entities2)."
+_MATCH_FORMAT_AFTER_NER = "And output image number with entities pairs. e.g. {'a': 'entities1', 'b': 'entities2'}."
 _MATCH_FORMAT = "Please output image number with entities pairs. e.g. {'a': 'entities1', 'b': 'entities2'}."
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plugins.data.mmre_options import MmreOptions, Ratios
+from plugins.data.mmre_options import MmreOptions
 from runner.dataset.folder import DatasetFolder
 from runner.dataset.split import divide, find_leaks, leak_message
 from runner.errors import DataError
 from runner.records import Sample
+from runner.spec.dataset_spec import Ratios
 from runner.stages import DatasetInfo, Reporter
 
 

@@ -9,7 +9,7 @@ from plugins.data.emblems import Picture
 from plugins.data.synthetic_options import SyntheticOptions
 from plugins.data.world import LABELS, Thing, World
 from runner.dataset.folder import DatasetFolder
-from runner.dataset.publish import UnfinishedDataset, publishing
+from runner.dataset.publish import UnfinishedDataset, alone, publishing
 from runner.errors import DataError
 from runner.fingerprint import fingerprint, identity
 from runner.records import Entity, Sample, Segment, segment_letters
@@ -40,11 +40,12 @@ class SyntheticData:
         Raises:
             DataError: More samples are asked for than there are different texts.
         """
-        try:
-            return self._checked()
-        except DataError:
-            self._make(reporter)
-            return self._checked()
+        with alone(self._folder.path):
+            try:
+                return self._checked()
+            except DataError:
+                self._make(reporter)
+                return self._checked()
 
     def _checked(self) -> DatasetInfo:
         info = self._folder.info(self._folder.splits())
@@ -80,7 +81,12 @@ def _samples(options: SyntheticOptions, unfinished: UnfinishedDataset) -> Iterat
 
 
 def _new_sample(
-    world: World, rng: random.Random, new_share: float, texts: set[str], name: str, unfinished: UnfinishedDataset
+    world: World,
+    rng: random.Random,
+    new_share: float,
+    texts: set[str],
+    name: str,
+    unfinished: UnfinishedDataset,
 ) -> Sample:
     """Draw a sample whose text is not there yet."""
     for _ in range(MAX_TRIES):
@@ -96,7 +102,12 @@ def _new_sample(
 
 
 def _sample(
-    rng: random.Random, name: str, text: str, named: Sequence[Thing], shown: Sequence[Thing], unfinished: UnfinishedDataset
+    rng: random.Random,
+    name: str,
+    text: str,
+    named: Sequence[Thing],
+    shown: Sequence[Thing],
+    unfinished: UnfinishedDataset,
 ) -> Sample:
     picture = Picture(rng)
     picture.place(rng, [thing.emblem for thing in shown])
@@ -119,4 +130,3 @@ def _summary(things: Sequence[Thing]) -> str:
     """Describe what a picture shows, in reading order."""
     seen = [f"a {thing.emblem.colour} {thing.emblem.shape}" for thing in things]
     return f"This image shows {', '.join(seen[:-1])} and {seen[-1]} on a grey wall."
-

@@ -27,7 +27,16 @@ _CLAUSES = {
     "organization": ("the team of {}", "{} hires", "brought to you by {}", "thanks to {}"),
     "other": ("tonight at the {}", "ready for the {}", "tickets for the {}", "live from the {}"),
 }
-_OPENERS = ("RT :", "wow ,", "just now :", "good morning !", "breaking :", "so happy ,", "look ,", "finally :")
+_OPENERS = (
+    "RT :",
+    "wow ,",
+    "just now :",
+    "good morning !",
+    "breaking :",
+    "so happy ,",
+    "look ,",
+    "finally :",
+)
 _CLOSERS = ("", " #win", " #love", " !", " :)", " #today", " <3", " . . .")
 
 

@@ -50,19 +50,13 @@ class TransformersGenerator:
             answers = self._answer(model, batch, device)
             yield from (answers[prompt.id] for prompt in missing)
             num_done, asked = num_done + len(missing), asked + len(batch)
-            reporter.progress(
-                num_done, len(prompts), samples_per_second=asked / (time.perf_counter() - began)
-            )
+            reporter.progress(num_done, len(prompts), samples_per_second=asked / (time.perf_counter() - began))
 
     def _batches(self, model: VisionLanguageModel, prompts: Sequence[Rendered]) -> list[list[Rendered]]:
         counts = [model.count(prompt) for prompt in prompts]
-        order = sorted(
-            range(len(prompts)), key=lambda place: (-counts[place].text - counts[place].image, place)
-        )
+        order = sorted(range(len(prompts)), key=lambda place: (-counts[place].text - counts[place].image, place))
         size = self._options.batch_size
-        return [
-            [prompts[place] for place in order[start : start + size]] for start in range(0, len(order), size)
-        ]
+        return [[prompts[place] for place in order[start : start + size]] for start in range(0, len(order), size)]
 
     def _answer(
         self, model: VisionLanguageModel, batch: Sequence[Rendered], device: torch.device
@@ -74,8 +68,7 @@ class TransformersGenerator:
             written = module.generate(**inputs, generation_config=self._greedy(model))
         answers = written[:, inputs["input_ids"].shape[1] :].tolist()
         return {
-            prompt.id: self._completion(model, prompt.id, answer)
-            for prompt, answer in zip(batch, answers, strict=True)
+            prompt.id: self._completion(model, prompt.id, answer) for prompt, answer in zip(batch, answers, strict=True)
         }
 
     def _greedy(self, model: VisionLanguageModel) -> GenerationConfig:

@@ -21,9 +21,7 @@ def _folder_beside_the_spec(value: object) -> object:
     beside = value.folder if isinstance(value, LocatedStr) else Path.cwd()
     folder = (beside / Path(value).expanduser()).resolve()
     written_as_path = value.startswith((".", "/", "~"))
-    return (
-        str(folder) if written_as_path or (isinstance(value, LocatedStr) and folder.is_dir()) else str(value)
-    )
+    return str(folder) if written_as_path or (isinstance(value, LocatedStr) and folder.is_dir()) else str(value)
 
 
 class Qwen25VLOptions(Options):
@@ -62,8 +60,7 @@ class Qwen25VLOptions(Options):
     def _pixels_in_order(self) -> Qwen25VLOptions:
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise ValueError(
-                f"min_pixels ({self.min_pixels}) must not be above max_pixels ({self.max_pixels}); "
-                "both are areas"
+                f"min_pixels ({self.min_pixels}) must not be above max_pixels ({self.max_pixels}); both are areas"
             )
         return self
 

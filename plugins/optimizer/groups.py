@@ -55,9 +55,7 @@ class Group:
         ]
 
 
-def deal(
-    module: torch.nn.Module, groups: Mapping[str, GroupOptions], section: ScheduleOptions
-) -> list[Group]:
+def deal(module: torch.nn.Module, groups: Mapping[str, GroupOptions], section: ScheduleOptions) -> list[Group]:
     """Give each trainable parameter to the first group whose pattern it matches.
 
     Raises:
@@ -73,9 +71,7 @@ def deal(
         else:
             won[winner][name] = parameter
     problems = [
-        _wins_nothing(name, groups[name].match, trainable)
-        for name, parameters in won.items()
-        if not parameters
+        _wins_nothing(name, groups[name].match, trainable) for name, parameters in won.items() if not parameters
     ]
     if left:
         problems.append(_left_over(left))
@@ -104,9 +100,7 @@ def _wins_nothing(group: str, pattern: str, trainable: Mapping[str, object]) -> 
 
 
 def _left_over(names: Sequence[str]) -> Problem:
-    message = (
-        f'no group matches {listed(names)}; add a group for them, such as one with match: "*" at the end'
-    )
+    message = f'no group matches {listed(names)}; add a group for them, such as one with match: "*" at the end'
     return Problem(message, GROUPS)
 
 

@@ -11,9 +11,7 @@ from plugins.optimizer.group_options import ScheduleOptions
 from runner.stages import ScheduledOptimizer
 
 
-def scheduled(
-    optimizer: torch.optim.Optimizer, options: ScheduleOptions, num_steps: int
-) -> ScheduledOptimizer:
+def scheduled(optimizer: torch.optim.Optimizer, options: ScheduleOptions, num_steps: int) -> ScheduledOptimizer:
     """Attach the schedule that the options name.
 
     Args:

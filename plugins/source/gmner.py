@@ -8,7 +8,6 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import ElementTree
-from defusedxml.common import DefusedXmlException
 
 from plugins.source.gmner_options import GmnerOptions
 from runner.errors import DataError, read_error
@@ -17,6 +16,7 @@ from runner.stages import LeftOut, SourceTweet
 
 SPLITS = ("train", "dev", "test")
 LABELS = {"PER": "person", "LOC": "location", "ORG": "organization", "OTHER": "other", "MISC": "other"}
+TAGS = {"O", *(f"{kind}-{label}" for kind in "BI" for label in LABELS)}
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -25,7 +25,6 @@ class _Tweet:
     """A tweet as its lines are read."""
 
     image_id: str
-    line: int
     tokens: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
 
@@ -71,10 +70,10 @@ class GmnerSource:
             if not file.is_file():
                 raise DataError(f"{file}: missing")
             for number, tweet in enumerate(_tweets(file), start=1):
-                yield from self._entries(file, f"{split}-{number}-{tweet.image_id}", split, tweet)
+                yield from self._entries(f"{split}-{number}-{tweet.image_id}", split, tweet)
 
-    def _entries(self, file: Path, name: str, split: str, tweet: _Tweet) -> Iterator[SourceTweet | LeftOut]:
-        entities = _entities(file, tweet)
+    def _entries(self, name: str, split: str, tweet: _Tweet) -> Iterator[SourceTweet | LeftOut]:
+        entities = _entities(tweet)
         xml = self._xml / f"{tweet.image_id}.xml"
         if not xml.is_file():
             yield LeftOut(name, "tweet whose picture has no boxes")
@@ -100,32 +99,39 @@ class GmnerSource:
 
 def _tweets(file: Path) -> Iterator[_Tweet]:
     tweet: _Tweet | None = None
-    for number, raw in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
-        line = raw.strip("\r")
+    for number, line in enumerate(_text(file).split("\n"), start=1):
         if line.startswith("IMGID:"):
             if tweet is not None:
                 yield tweet
-            tweet = _Tweet(line.removeprefix("IMGID:").strip(), number)
+            tweet = _Tweet(line.removeprefix("IMGID:").strip())
             if not tweet.image_id or "/" in tweet.image_id or tweet.image_id in {".", ".."}:
                 raise read_error(file, number, f"{line!r} names no picture; write IMGID:<id>")
         elif line.strip():
             token, tab, tag = line.rpartition("\t")
             if tweet is None or not tab or not token:
                 raise read_error(file, number, f"{line!r} is neither IMGID:<id> nor token<TAB>tag")
-            tweet.tokens.append(token.strip())
-            tweet.tags.append(tag.strip())
+            tag = tag.strip()
+            if tag not in TAGS:
+                raise read_error(file, number, f"the tag {tag!r} is not O, B- or I- with {', '.join(LABELS)}")
+            tweet.tokens.append(" ".join(token.split()))
+            tweet.tags.append(tag)
     if tweet is not None:
         yield tweet
 
 
-def _entities(file: Path, tweet: _Tweet) -> tuple[Entity, ...]:
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: is no UTF-8 text: {error}") from error
+
+
+def _entities(tweet: _Tweet) -> tuple[Entity, ...]:
     """Gather BIO tags; an I- that continues nothing of its label begins an entity, as CoNLL's own scorer reads it."""
     found: list[tuple[str, list[str]]] = []
     before = "O"
-    for offset, (token, tag) in enumerate(zip(tweet.tokens, tweet.tags, strict=True), start=1):
+    for token, tag in zip(tweet.tokens, tweet.tags, strict=True):
         kind, _, label = tag.partition("-")
-        if tag != "O" and (kind not in {"B", "I"} or label not in LABELS):
-            raise read_error(file, tweet.line + offset, f"the tag {tag!r} is not O, B- or I- with {', '.join(LABELS)}")
         if kind == "B" or (kind == "I" and before.partition("-")[2] != label):
             found.append((LABELS[label], [token]))
         elif kind == "I":
@@ -137,11 +143,13 @@ def _entities(file: Path, tweet: _Tweet) -> tuple[Entity, ...]:
 def _annotation(path: Path) -> _Annotation:
     try:
         root = ElementTree.parse(path).getroot()
-    except (ParseError, DefusedXmlException) as error:
+    except (ParseError, ValueError, LookupError) as error:  # An entity bomb, or an encoding nobody knows, too.
         raise DataError(f"{path}: is no usable XML: {error}") from error
-    size = (_number(path, root, "size/width"), _number(path, root, "size/height")) if root.find("size") is not None else None
+    assert root is not None
+    sides = ("size/width", "size/height")
+    width, height = (_number(path, root, side) for side in sides) if root.find("size") is not None else (0, 0)
     objects = tuple((_name(path, each), _box(path, each)) for each in root.iter("object"))
-    return _Annotation(size if size and all(size) else None, objects)
+    return _Annotation((width, height) if width and height else None, objects)
 
 
 def _name(path: Path, element: Element) -> str:
@@ -152,9 +160,7 @@ def _name(path: Path, element: Element) -> str:
 
 
 def _box(path: Path, element: Element) -> tuple[int, int, int, int]:
-    left, top, right, bottom = (
-        _number(path, element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")
-    )
+    left, top, right, bottom = (_number(path, element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
     return left, top, right, bottom
 
 
@@ -162,5 +168,5 @@ def _number(path: Path, element: Element, name: str) -> int:
     text = element.findtext(name) or ""
     try:
         return round(float(text))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise DataError(f"{path}: {name} is {text!r}, not a number of pixels") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 MICRO_BATCH_POSITIONS = 8192
@@ -47,9 +47,7 @@ def divide(groups: Sequence[str], share: float, seed: int) -> Division:
         if len(validation) + len(members[group]) <= room:
             validation += members[group]
     kept = set(validation)
-    return Division(
-        tuple(place for place in range(len(groups)) if place not in kept), tuple(sorted(validation))
-    )
+    return Division(tuple(place for place in range(len(groups)) if place not in kept), tuple(sorted(validation)))
 
 
 @dataclass(frozen=True)
@@ -74,13 +72,23 @@ class Order:
         """Optimizer steps of one epoch."""
         return steps_per_epoch(self.epoch_size, self.batch_size)
 
-    def batch(self, step: int) -> list[int]:
-        """The samples of a step, counted from 0 over all epochs."""
-        epoch, position = divmod(step, self.steps_per_epoch)
+    def batches(self, first: int, end: int) -> Iterator[tuple[int, list[int]]]:
+        """Yield the steps from `first` up to but not including `end`, and the samples of each.
+
+        Steps are counted from 0 over all epochs.
+        """
+        order: list[int] = []
+        for step in range(first, end):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if position == 0 or not order:
+                order = self._epoch(epoch)
+            start = position * self.batch_size
+            yield step, order[start : start + self.batch_size]
+
+    def _epoch(self, epoch: int) -> list[int]:
         order = list(self.training)
         random.Random(f"epoch {epoch} {self.seed}").shuffle(order)
-        start = position * self.batch_size
-        return order[: self.epoch_size][start : start + self.batch_size]
+        return order[: self.epoch_size]
 
 
 def steps_per_epoch(epoch_size: int, batch_size: int) -> int:

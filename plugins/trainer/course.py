@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -54,9 +55,8 @@ class Course:
         checkpoints = Checkpoints(self.run.checkpoints, self.options.keep_checkpoints, self.accelerator)
         first = checkpoints.restore()
         began, num_samples = time.perf_counter(), 0
-        for step in range(first, self.num_steps):
-            batch = self.order.batch(step)
-            loss = self._step(step, batch)
+        for step, batch, share in self._encoded_ahead(first):
+            loss = self._step(step, batch, share)
             num_samples += len(batch)
             self._progress(step + 1, loss, num_samples / (time.perf_counter() - began))
             if self._evaluation_due(step + 1):
@@ -68,10 +68,22 @@ class Course:
             if unfinished and stop:
                 raise StopRequestedError
 
-    def _step(self, step: int, batch: Sequence[int]) -> float:
+    def _encoded_ahead(self, first: int) -> Iterator[tuple[int, list[int], list[Features]]]:
+        """Yield each step with this worker's samples, the next of which a thread encodes in the meantime."""
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            waiting = None
+            for step, batch in self.order.batches(first, self.num_steps):
+                coming = step, batch, thread.submit(self._share, batch)
+                if waiting:
+                    yield waiting[0], waiting[1], waiting[2].result()
+                waiting = coming
+            if waiting:
+                yield waiting[0], waiting[1], waiting[2].result()
+
+    def _step(self, step: int, batch: Sequence[int], share: Sequence[Features]) -> float:
         began = time.perf_counter()
         rates = self.learner.rates()
-        gradient = self.learner.accumulate(self._share(batch))
+        gradient = self.learner.accumulate(share)
         self._check(step, batch, gradient)
         self.learner.apply()
         self._report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
 
 from runner.records import Rendered
 from runner.stages import Features, VisionLanguageModel
@@ -22,6 +23,8 @@ class EncodedSamples:
         self._trailing = trailing
         self._kept: dict[int, Features] = {}
         self._num_bytes = 0
+        # Tokenizers do not bear two threads at once.
+        self._lock = Lock()
 
     def id(self, place: int) -> str:
         """The id of the sample at this place."""
@@ -33,11 +36,12 @@ class EncodedSamples:
         Raises:
             DataError: An image cannot be used.
         """
-        if place in self._kept:
-            return self._kept[place]
-        features = self._model.encode(self._samples[place], self._trailing)
-        size = sum(tensor.nbytes for tensor in features.values())
-        if self._num_bytes + size <= MEMORY_LIMIT:
-            self._kept[place] = features
-            self._num_bytes += size
-        return features
+        with self._lock:
+            if place in self._kept:
+                return self._kept[place]
+            features = self._model.encode(self._samples[place], self._trailing)
+            size = sum(tensor.nbytes for tensor in features.values())
+            if self._num_bytes + size <= MEMORY_LIMIT:
+                self._kept[place] = features
+                self._num_bytes += size
+            return features

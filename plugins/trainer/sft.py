@@ -29,9 +29,7 @@ class SftTrainer:
 
     def num_steps(self, num_samples: int) -> int:
         """Count the optimizer steps for a training split of this size, the validation part still in it."""
-        steps = self._options.epochs * steps_per_epoch(
-            self._epoch_size(num_samples), self._options.batch_size
-        )
+        steps = self._options.epochs * steps_per_epoch(self._epoch_size(num_samples), self._options.batch_size)
         return min(steps, self._options.max_steps or steps)
 
     def _epoch_size(self, num_samples: int) -> int:
@@ -65,9 +63,7 @@ class SftTrainer:
             accelerator=accelerator,
             learner=learner,
             encoded=EncodedSamples(model, samples, self._options.trailing),
-            order=Order(
-                division.training, self._epoch_size(len(samples)), self._options.batch_size, run.seed
-            ),
+            order=Order(division.training, self._epoch_size(len(samples)), self._options.batch_size, run.seed),
             validation=division.validation,
             num_steps=num_steps,
             run=run,

@@ -14,9 +14,10 @@ from typing import Any
 from PIL import Image
 
 from runner.dataset.crop import Cropped, crop_tweet, store_images
-from runner.dataset.publish import UnfinishedDataset, publishing, write_rows
+from runner.dataset.publish import UnfinishedDataset, alone, publishing, write_rows
 from runner.dataset.split import divide, find_leaks, leak_message
 from runner.errors import DataError
+from runner.fingerprint import identity
 from runner.plan import implement
 from runner.records import Sample
 from runner.spec.dataset_spec import DatasetSpec, Ratios
@@ -64,7 +65,7 @@ def build_dataset(spec: DatasetSpec, reporter: Reporter) -> Built:
     entries = list(source.read())
     tweets = [entry for entry in entries if isinstance(entry, SourceTweet)]
     left_out = [entry for entry in entries if isinstance(entry, LeftOut)]
-    with publishing(spec.output) as unfinished:
+    with alone(spec.output), publishing(spec.output) as unfinished:
         cropped = _crop(tweets, unfinished, spec.crop.min_side, reporter)
         left_out += [entry for each in cropped for entry in each.left_out]
         if spec.crop.unusable_images == "refuse":
@@ -109,8 +110,8 @@ def _refuse_unusable(cropped: Sequence[Cropped]) -> None:
         shown = "; ".join(f"{each.id}: {each.reason}" for each in unusable[:SHOWN_IMAGES])
         more = f"; and {len(unusable) - SHOWN_IMAGES} more" if len(unusable) > SHOWN_IMAGES else ""
         raise DataError(
-            f"{len(unusable)} image(s) cannot be used: {shown}{more}. Mend them, or leave their samples out with "
-            "crop.unusable_images: skip"
+            f"the images of {len(unusable)} tweet(s) cannot be used: {shown}{more}. Mend them, or leave their tweets "
+            "out, all listed in left_out.jsonl, with crop.unusable_images: skip"
         )
 
 
@@ -140,10 +141,8 @@ def _refuse_leaks(spec: DatasetSpec, splits: Mapping[str, Sequence[Sample]]) -> 
 
 def _provenance(spec: DatasetSpec) -> dict[str, Any]:
     """The spec as written out, less the places on this machine."""
-    told = spec.as_json()
-    told.pop("output")
-    told["source"] = {key: value for key, value in told["source"].items() if not str(value).startswith("/")}
-    return told
+    told = {key: value for key, value in spec.as_json().items() if key != "output"}
+    return {**told, "source": {"type": spec.source.type, **identity(spec.source.options)}}
 
 
 def _kind(reason: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -17,7 +18,7 @@ ORIENTATION = 0x0112
 """The EXIF tag that says how a camera was held."""
 SHAPE_TOLERANCE = 0.02
 """A picture whose ratio of sides is off by more than this from what its boxes were drawn on is another picture."""
-JPEG = {"quality": 95, "subsampling": 0}
+JPEG: dict[str, Any] = {"quality": 95, "subsampling": 0}
 COPIED = {"JPEG": ".jpg", "PNG": ".png"}
 """Formats that are kept as they are where nothing is to be mended."""
 
@@ -101,13 +102,17 @@ def _read(path: Path, boxes: Sequence[Box], size: tuple[int, int] | None) -> tup
         raise UnusableImageError("is too large to be opened safely") from error
     except UnidentifiedImageError as error:
         raise UnusableImageError("is in no known format") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise UnusableImageError("is broken or cut off") from error
+    except Exception as error:  # Pillow's decoders raise whatever damage leads them to, struct.error among it.
+        raise UnusableImageError(f"is broken or cut off: {error}") from error
     return upright, _in_upright(boxes, size, raw_size, upright.size, orientation)
 
 
 def _in_upright(
-    boxes: Sequence[Box], size: tuple[int, int] | None, raw: tuple[int, int], upright: tuple[int, int], orientation: int
+    boxes: Sequence[Box],
+    size: tuple[int, int] | None,
+    raw: tuple[int, int],
+    upright: tuple[int, int],
+    orientation: int,
 ) -> list[Box]:
     """Bring boxes to the upright image, whichever of the two they were drawn on, and to its resolution.
 
@@ -137,7 +142,8 @@ def _scaled(box: Box, size: tuple[int, int], target: tuple[int, int]) -> Box:
 def _turned(box: Box, size: tuple[int, int], orientation: int) -> Box:
     """Turn a box as `ImageOps.exif_transpose` turns the image; orientations are those of EXIF 2.3."""
     width, height = size
-    turns = {
+    turns: dict[int, Callable[[int, int], tuple[int, int]]] = {
+        1: lambda x, y: (x, y),
         2: lambda x, y: (width - x, y),
         3: lambda x, y: (width - x, height - y),
         4: lambda x, y: (x, height - y),
@@ -146,7 +152,7 @@ def _turned(box: Box, size: tuple[int, int], orientation: int) -> Box:
         7: lambda x, y: (height - y, width - x),
         8: lambda x, y: (y, width - x),
     }
-    turn = turns.get(orientation, lambda x, y: (x, y))
+    turn = turns.get(orientation, turns[1])
     (x1, y1), (x2, y2) = turn(box[0], box[1]), turn(box[2], box[3])
     return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
 
@@ -171,6 +177,9 @@ def _rgb(image: Image.Image) -> Image.Image:
         seen = image.convert("RGBA")
         white = Image.new("RGBA", seen.size, "white")
         return Image.alpha_composite(white, seen).convert("RGB")
+    if image.mode == "I;16":
+        # Pillow would clip sixteen bits to eight, which is white.
+        return image.point(lambda value: value * (1 / 257)).convert("L").convert("RGB")
     return image.convert("RGB")
 
 

@@ -15,6 +15,12 @@ from runner.records import Entity, Sample, Segment, segment_letters
 from runner.stages import DatasetInfo
 
 DESCRIPTION = "dataset.json"
+_DESCRIBED: Mapping[str, tuple[type, str]] = {
+    "name": (str, '"gmner"'),
+    "labels": (list, '["person", "location"]'),
+    "num_samples": (dict, '{"train": 70, "test": 30}'),
+}
+"""What must stand in it: its type, and how it may look."""
 
 
 class DatasetFolder:
@@ -29,7 +35,7 @@ class DatasetFolder:
         """What `dataset.json` says.
 
         Raises:
-            DataError: There is no such folder, or the file lacks `name`, `labels` or `num_samples`.
+            DataError: There is no such folder, or the file is broken or lacks something.
         """
         file = self.path / DESCRIPTION
         if not file.is_file():
@@ -41,9 +47,9 @@ class DatasetFolder:
             told = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise DataError(f"{file}: is not JSON: {error}") from error
-        missing = [key for key in ("name", "labels", "num_samples") if key not in told]
-        if missing:
-            raise DataError(f"{file}: lacks {', '.join(missing)}")
+        for key, (kind, example) in _DESCRIBED.items():
+            if not isinstance(told, dict) or not isinstance(told.get(key), kind):
+                raise DataError(f"{file}: needs {key!r}, such as {example}")
         return told  # type: ignore[no-any-return]
 
     @property
@@ -67,18 +73,25 @@ class DatasetFolder:
         file = self.path / f"{split}.jsonl"
         if not file.is_file():
             raise DataError(f"{file}: missing, although {DESCRIPTION} names this split")
-        lines = file.read_text(encoding="utf-8").split("\n")
-        samples = [self._sample(file, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-        _refuse_doubles(file, samples)
+        samples: dict[str, Sample] = {}
+        for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+            if not line.strip():
+                continue
+            sample = self._sample(file, number, line)
+            if sample.id in samples:
+                raise read_error(file, number, f"the id {sample.id!r} stands in an earlier line too")
+            samples[sample.id] = sample
         if len(samples) != expected[split]:
             raise DataError(f"{file}: holds {len(samples)} samples, and {DESCRIPTION} says {expected[split]}")
-        return samples
+        return list(samples.values())
 
-    def _sample(self, file: Path, number: int, line: str) -> Sample:
+    def _sample(self, file: Path, number: int, line: bytes) -> Sample:
         try:
             row = json.loads(line)
         except ValueError as error:
             raise read_error(file, number, f"is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise read_error(file, number, 'is no JSON object: {"id": …, "text": …}')
         try:
             return Sample(
                 id=_text(row["id"]),
@@ -109,7 +122,7 @@ class DatasetFolder:
     def _file(self, name: str | None) -> Path | None:
         if name is None:
             return None
-        path = (self.path / name).resolve()
+        path = (self.path / _text(name)).resolve()
         if not path.is_relative_to(self.path.resolve()):
             raise ValueError(f"the path {name!r} leads out of the data set")
         if not path.is_file():
@@ -154,22 +167,15 @@ def _digest(path: Path, modified: int, size: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _refuse_doubles(file: Path, samples: Sequence[Sample]) -> None:
-    seen: dict[str, int] = {}
-    for number, sample in enumerate(samples, start=1):
-        if sample.id in seen:
-            raise read_error(file, number, f"the id {sample.id!r} stands in line {seen[sample.id]} too")
-        seen[sample.id] = number
-
-
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} should be text")
+    value.encode()  # Half of a surrogate pair is JSON, but no text: a UnicodeEncodeError is a ValueError.
     return value
 
 
 def _box(value: Any) -> tuple[int, int, int, int]:
-    left, top, right, bottom = (int(each) for each in value)
-    if not (0 <= left < right and 0 <= top < bottom):
-        raise ValueError(f"the box {value} is not left, top, right, bottom in pixels")
-    return left, top, right, bottom
+    match value:
+        case [int(left), int(top), int(right), int(bottom)] if 0 <= left < right and 0 <= top < bottom:
+            return left, top, right, bottom
+    raise ValueError(f"the box {value!r} is not left, top, right, bottom in pixels")

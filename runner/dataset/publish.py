@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from filelock import FileLock
+
 from runner.dataset.folder import DESCRIPTION, content_fingerprint
 from runner.errors import DataError
 from runner.records import Sample
@@ -82,27 +84,40 @@ class UnfinishedDataset:
 
 
 @contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Let one process at a time look whether a data set is there, and make it; others wait their turn."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        yield
+
+
+@contextmanager
 def publishing(path: Path) -> Iterator[UnfinishedDataset]:
-    """Make a data set beside its place and move it there at the end, in place of an earlier one.
+    """Make a data set beside its place and move it there at the end, in place of an earlier one; `alone` goes around.
 
     Raises:
         DataError: Something else stands at that place.
     """
     if path.exists() and not (path / DESCRIPTION).is_file():
         raise DataError(f"{path}: is there already and is no data set; name another place, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished, before = (path.with_name(f".{path.name}.{what}") for what in ("unfinished", "before"))
-    # What a kill left.
-    for leftover in (unfinished, before):
-        shutil.rmtree(leftover, ignore_errors=True)
+    _put_back(before, path)
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
         yield UnfinishedDataset(unfinished)
         if path.exists():
             path.rename(before)
         unfinished.rename(path)
     finally:
-        for leftover in (unfinished, before):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _put_back(before, path)
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _put_back(before: Path, path: Path) -> None:
+    """Remove the earlier data set, or put it back where a kill came before the new one was in its place."""
+    if before.exists() and not path.exists():
+        before.rename(path)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

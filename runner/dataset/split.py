@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,14 +64,17 @@ def divide(
     their content. A group goes to the split in which its middle falls, so that sizes are off by at most half a group.
 
     Args:
-        samples: With distinct ids.
+        samples: Each with an id of its own.
         ratios: Split to share; they are scaled to sum to one.
         seed: Another seed is another division.
         keep_together: Whether samples that share an image or a text go to the same split.
 
     Raises:
-        DataError: A split gets nothing.
+        DataError: Two samples have the same id, or a split gets nothing.
     """
+    doubles = [each for each, times in Counter(sample.id for sample in samples).items() if times > 1]
+    if doubles:
+        raise DataError(f"{len(doubles)} id(s) stand twice, such as {doubles[0]!r}; give each sample its own")
     groups = _groups(samples) if keep_together else [[sample] for sample in samples]
     groups.sort(key=lambda group: _rank(seed, min(sample.id for sample in group)))
     total = sum(ratios.values())

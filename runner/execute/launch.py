@@ -132,7 +132,13 @@ class Launch:
     def _tracked(self, trial: Trial, run: RunDirectory) -> TrackedRun:
         parameters = dict(flatten(self.plan.spec.as_json()))
         return TrackedRun(
-            self.plan.spec.name, trial.name, self.plan.fingerprint, run.path, parameters, self.plan.dataset, run.spec
+            self.plan.spec.name,
+            trial.name,
+            self.plan.fingerprint,
+            run.path,
+            parameters,
+            self.plan.dataset,
+            run.spec,
         )
 
     def _report(self, trial: Trial, run: RunDirectory) -> TrialResult:
@@ -143,9 +149,7 @@ class Launch:
             feed = TrackerFeed(tracker, run.path, self.listener)
             feed.started(tracker.start(self._tracked(trial, run)))
             replay(run.events, feed, "finished")
-        result = TrialResult(
-            trial, "finished", run.read_metrics(), run.path, feed.run_id, self._link(run), reused=True
-        )
+        result = TrialResult(trial, "finished", run.read_metrics(), run.path, feed.run_id, self._link(run), reused=True)
         self.listener.trial_ended(result)
         return result
 

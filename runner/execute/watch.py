@@ -130,5 +130,3 @@ def replay(log: Path, feed: TrackerFeed, status: Status) -> None:
     for event in tail.read():
         feed.add(event)
     feed.finish(status, tail.offset)
-
-

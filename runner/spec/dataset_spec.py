@@ -13,7 +13,7 @@ from runner.stages import FilePath, Options
 class Ratios(Options):
     """A division of all samples at random, whatever splits they come with."""
 
-    ratios: dict[str, Annotated[float, Field(gt=0)]] = Field(default={"train": 0.7, "test": 0.3})
+    ratios: dict[Name, Annotated[float, Field(gt=0)]] = Field(default={"train": 0.7, "test": 0.3})
     """Share of each split (the paper's 7/3); `train` and `test` are needed."""
     seed: int = 42
     """Another seed is another division."""
@@ -25,6 +25,8 @@ class Ratios(Options):
     def _train_and_test(cls, ratios: dict[str, float]) -> dict[str, float]:
         if not {"train", "test"} <= set(ratios):
             raise ValueError("name at least train and test, such as {train: 0.7, test: 0.3}")
+        if "left_out" in ratios:
+            raise ValueError("left_out.jsonl lists what is in no split; name this split otherwise")
         return ratios
 
 
@@ -33,7 +35,7 @@ class CropOptions(Options):
 
     unusable_images: Literal["refuse", "skip"] = "refuse"
     """What to do where an image is missing, empty, broken, of another shape than its boxes were drawn on, or too
-    large to be safe: refuse to build, or leave its samples out. Either way all of them are listed."""
+    large to be safe: refuse to build, saying how many and why, or leave its tweets out and list them."""
     min_side: Annotated[int, Field(ge=1)] = 4
     """Pixels; a box that is smaller inside its image, in width or height, is left out and listed."""
 

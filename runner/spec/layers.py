@@ -54,13 +54,12 @@ def lay_over(base: Tree, top: Tree) -> Tree:
     return Tree(value, marks | top.marks, [*base.problems, *top.problems])
 
 
-def _merge(
-    base: Any, top: Any, path: SpecPath, marks: dict[SpecPath, Mark], top_marks: dict[SpecPath, Mark]
-) -> Any:
+def _merge(base: Any, top: Any, path: SpecPath, marks: dict[SpecPath, Mark], top_marks: dict[SpecPath, Mark]) -> Any:
     both = isinstance(base, dict) and isinstance(top, dict)
     if both and top.get("type", base.get("type")) == base.get("type"):
         merged = {
-            key: _merge(base[key], top[key], (*path, key), marks, top_marks) if key in base and key in top
+            key: _merge(base[key], top[key], (*path, key), marks, top_marks)
+            if key in base and key in top
             else top.get(key, base.get(key))
             for key in (*base, *(key for key in top if key not in base))
         }
@@ -115,7 +114,11 @@ def _with_value(value: Any, path: SpecPath, leaf: Any, mark: Mark, above: SpecPa
     if isinstance(value, list):
         if not isinstance(key, int) or key >= len(value):
             raise SpecError([mark.problem(f"has {len(value)} items; name one by its number, from 0", above)])
-        return [*value[:key], _with_value(value[key], tuple(rest), leaf, mark, (*above, key)), *value[key + 1 :]]
+        return [
+            *value[:key],
+            _with_value(value[key], tuple(rest), leaf, mark, (*above, key)),
+            *value[key + 1 :],
+        ]
     if value is not None and not isinstance(value, dict):
         raise SpecError([mark.problem(f"is {value!r}, which has nothing named {key!r} inside", above)])
     known = value or {}
@@ -140,15 +143,22 @@ def _fill(value: Any, path: SpecPath, tree: Tree, environment: Mapping[str, str]
     def look_up(found: re.Match[str]) -> str:
         body = _ENV_BODY.fullmatch(found["body"])
         if body is None:
-            tree.problems.append(tree.marks[path].problem(
-                f"{found[0]!r} is not understood; write ${{env:NAME}} or ${{env:NAME:default}}", path))
+            tree.problems.append(
+                tree.marks[path].problem(
+                    f"{found[0]!r} is not understood; write ${{env:NAME}} or ${{env:NAME:default}}", path
+                )
+            )
             return found[0]
         if body["name"] in environment:
             return environment[body["name"]]
         if body["default"] is None:
-            tree.problems.append(tree.marks[path].problem(
-                f"the environment has no {body['name']}; set it, or give a default: "
-                f"${{env:{body['name']}:default}}", path))
+            tree.problems.append(
+                tree.marks[path].problem(
+                    f"the environment has no {body['name']}; set it, or give a default: "
+                    f"${{env:{body['name']}:default}}",
+                    path,
+                )
+            )
             return found[0]
         return body["default"][1:]
 

@@ -86,9 +86,7 @@ def check(tree: Tree, kind: type[S]) -> S:
 
 def _check_field(tree: Tree, path: SpecPath, value: Any, stage: Stage, problems: list[Problem]) -> Any:
     if isinstance(value, list):
-        return tuple(
-            _check_section(tree, (*path, index), each, stage, problems) for index, each in enumerate(value)
-        )
+        return tuple(_check_section(tree, (*path, index), each, stage, problems) for index, each in enumerate(value))
     return _check_section(tree, path, value, stage, problems)
 
 
@@ -125,5 +123,3 @@ def section(stage: Stage, value: Mapping[str, Any]) -> Section:
     if made is None:
         raise PluginError("; ".join(str(problem) for problem in problems))
     return made
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ for _tag, _pattern, _first in (
     ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+
+
+_SCALARS: dict[str, Callable[[str], Any]] = {
+    "null": lambda _: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": int,
+    "float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
+}
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,7 @@ class _Builder:
         if isinstance(node, yaml.SequenceNode):
             self.refuse_tag(node, path, "seq")
             return [self.build(each, (*path, index)) for index, each in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode)
         return self.scalar(node, path)
 
     def refuse_tag(self, node: yaml.Node, path: SpecPath, expected: str) -> None:
@@ -166,12 +176,8 @@ class _Builder:
 
     def scalar(self, node: yaml.ScalarNode, path: SpecPath) -> Any:
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
-        constructors = {"null": lambda _: None, "bool": lambda text: text.lower() == "true", "int": int}
-        if kind == "float":
-            return float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
-        if kind in constructors:
-            return constructors[kind](node.value)
+        if kind in _SCALARS:
+            return _SCALARS[kind](node.value)
         if kind != "str":
             self.refuse(node, path, f"the tag {node.tag!r} is refused; write plain values")
         return LocatedStr(node.value, self.folder)
-

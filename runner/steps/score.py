@@ -57,9 +57,7 @@ def score_corpus(
     return Scored(mode, scores, figures)
 
 
-def _counts(
-    metrics: Mapping[str, Metric], prediction: Answer, reference: Answer
-) -> dict[str, Mapping[str, float]]:
+def _counts(metrics: Mapping[str, Metric], prediction: Answer, reference: Answer) -> dict[str, Mapping[str, float]]:
     counted = {name: metric.score(prediction, reference) for name, metric in metrics.items()}
     return {name: counts for name, counts in counted.items() if counts is not None}
 

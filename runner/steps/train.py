@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from runner.errors import DataError
 from runner.plan import implement
-from runner.stages import Rendered, TrainingRun
+from runner.records import Rendered
+from runner.stages import TrainingRun
 
 if TYPE_CHECKING:
     from runner.steps.trial import TrialContext

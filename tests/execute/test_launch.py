@@ -26,7 +26,14 @@ def test_a_launch_on_ray_leaves_all_that_the_contract_names(emoji):
     folder = run_dir(emoji)
     assert trial["run_dir"] == str(folder)
     assert trial["name"].endswith(told["fingerprint"][:8])
-    for name in ("plan.json", "record.json", "predictions.jsonl", "scores.jsonl", "metrics.json", "events.jsonl"):
+    for name in (
+        "plan.json",
+        "record.json",
+        "predictions.jsonl",
+        "scores.jsonl",
+        "metrics.json",
+        "events.jsonl",
+    ):
         assert (folder / name).stat().st_size > 0, name
     assert trial["metrics"] == json.loads((folder / "metrics.json").read_text())
     record = json.loads((folder / "record.json").read_text())
@@ -93,11 +100,11 @@ def test_what_this_machine_lacks_is_said_at_once_in_one_line(emoji):
 @pytest.mark.parametrize("mode", [(), ("--local",)], ids=["ray", "local"])
 @pytest.mark.parametrize("moment", ["train", "generate", "score", 0.3, 2.0, 4.0])
 def test_ctrl_c_at_any_time_leaves_a_run_that_the_next_launch_resumes(emoji, moment, mode):
-    undisturbed, expected, _ = launch(emoji, "emoji.yaml", "--local", "--set", "compute.storage=undisturbed")
+    _, expected, _ = launch(emoji, "emoji.yaml", "--local", "--set", "compute.storage=undisturbed")
     started = emoji.start("launch", "emoji.yaml", *mode)
     _wait(emoji, moment, started)
     os.killpg(started.pid, signal.SIGINT)
-    output, errors = started.communicate(timeout=60)
+    _, errors = started.communicate(timeout=60)
     # One that was done before the signal came has nothing to resume.
     assert started.returncode in ({130} if moment != "score" else {0, 130}), errors
     assert "Traceback" not in errors

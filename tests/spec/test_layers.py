@@ -64,7 +64,11 @@ def test_environment_values_have_the_types_of_yaml(write):
 
 def test_environment_values_that_are_not_there_are_all_told(write):
     tree = read(write("s.yaml", "a: ${env:ONE}\nb: ${env:TWO}\nc: ${home}\n"))
-    assert [(problem.line, problem.path) for problem in tree.problems] == [(1, ("a",)), (2, ("b",)), (3, ("c",))]
+    assert [(problem.line, problem.path) for problem in tree.problems] == [
+        (1, ("a",)),
+        (2, ("b",)),
+        (3, ("c",)),
+    ]
 
 
 def test_overrides_reach_into_mappings_and_lists(write):

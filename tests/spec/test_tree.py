@@ -1,6 +1,7 @@
 """YAML with marks: what is read, what is refused, and where it says the trouble is."""
 
 import contextlib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_what_is_not_yaml_is_an_error(text):
 
 
 def test_aliases_that_explode_are_refused():
-    layers = "".join(f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n" for before, name in zip("abcdefg", "bcdefgh"))
+    layers = "".join(f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n" for before, name in pairwise("abcdefgh"))
     with pytest.raises(SpecError, match="aliases expand"):
         parse("a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + layers)
 

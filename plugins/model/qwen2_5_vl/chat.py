@@ -47,9 +47,7 @@ class ChatTokenizer:
 
     def _special(self, token: str) -> int:
         if token not in self._added:
-            raise UnmetError(
-                f"model.checkpoint: its tokenizer lacks {token}, so it is no Qwen2.5-VL checkpoint"
-            )
+            raise UnmetError(f"model.checkpoint: its tokenizer lacks {token}, so it is no Qwen2.5-VL checkpoint")
         return self._added[token]
 
     def prompt(self, rendered: Rendered) -> list[int]:
@@ -91,7 +89,5 @@ class ChatTokenizer:
 
     def text(self, text: str) -> list[int]:
         """Tokenise plain text; what looks like a special token is spelt out."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids

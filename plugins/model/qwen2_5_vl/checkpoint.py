@@ -28,9 +28,7 @@ def local_folder(path: str) -> Path:
     folder = Path(path)
     if not (folder / "config.json").is_file():
         what = "holds no config.json" if folder.is_dir() else "is no folder"
-        raise UnmetError(
-            f"model.checkpoint: {folder} {what}; name a folder written by save_pretrained, or a hub name"
-        )
+        raise UnmetError(f"model.checkpoint: {folder} {what}; name a folder written by save_pretrained, or a hub name")
     return folder
 
 

@@ -117,9 +117,7 @@ class LoadedQwen25VL:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turn generated tokens into text, without special tokens, nothing else cleaned up."""
-        text = self._tokenizer.decode(
-            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        text = self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
 

@@ -18,6 +18,7 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 from transformers.utils.import_utils import is_flash_attn_2_available
+from transformers.utils.logging import disable_progress_bar
 
 from plugins.model.qwen2_5_vl.checkpoint import hub_folder, hub_revision, local_folder, local_revision
 from plugins.model.qwen2_5_vl.loaded import LoadedQwen25VL
@@ -33,6 +34,7 @@ class Qwen25VLModel:
     def __init__(self, options: Qwen25VLOptions) -> None:
         """Take the section's options; nothing is loaded yet."""
         self._options = options
+        disable_progress_bar()  # type: ignore[no-untyped-call]  # The bars of loading and writing weights would break into the runner's own.
 
     def revision(self) -> str:
         """Name the exact weights: a hub commit, a content hash, or `random:` with the size and its digest.
@@ -89,8 +91,7 @@ class Qwen25VLModel:
     def _check_attention(self) -> None:
         if self._options.attention == "flash_attention_2" and not is_flash_attn_2_available():
             raise UnmetError(
-                "model.attention: flash_attention_2 needs the package flash-attn and a CUDA GPU; "
-                "sdpa runs everywhere"
+                "model.attention: flash_attention_2 needs the package flash-attn and a CUDA GPU; sdpa runs everywhere"
             )
 
     def _folder(self, *, weights: bool) -> Path:

@@ -34,7 +34,7 @@ def connect(address: str | None) -> None:
     Raises:
         UnmetError: There is no cluster at that address.
     """
-    own = {} if address else {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    own: dict[str, Any] = {} if address else {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
         ray.init(
             address=address or "local",
@@ -49,7 +49,8 @@ def connect(address: str | None) -> None:
 
 def nodes() -> list[dict[str, float]]:
     """The resources of each living node, by Ray's names."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in listed if node["Alive"]]
 
 
 def worker_resources(compute: ComputeOptions, available: Sequence[Mapping[str, float]]) -> dict[str, float]:

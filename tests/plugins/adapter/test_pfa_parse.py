@@ -42,9 +42,11 @@ delimiters = st.text(alphabet=":;,'\"{}\\#\n\t _aé🎈()", max_size=12)
 pieces = st.sampled_from(["person", "other", ":", ";", "NER:", "Task 1 Answer:", "WINNER:", "'", "a"])
 words = st.one_of(st.text(max_size=12), delimiters, st.lists(pieces, max_size=5).map("".join))
 entity_texts = words.filter(
-    lambda text: collapse(text)
-    and "image entities pair" not in collapse(text)
-    and not any(f":{label};" in collapse(text) for label in LABELS)
+    lambda text: (
+        collapse(text)
+        and "image entities pair" not in collapse(text)
+        and not any(f":{label};" in collapse(text) for label in LABELS)
+    )
 )
 summaries = words.filter(lambda text: text.strip() and "Task 2 Answer:" not in text)
 
@@ -226,9 +228,32 @@ def test_any_text_is_read_without_raising_and_every_asked_part_is_there(mode, ou
 @pytest.mark.parametrize("mode", ["lossless", "published"])
 @pytest.mark.parametrize(
     "piece",
-    ["{", "}", ":", ";", "(", "'", '"', "'a': '", "'a':", "'a'" + " " * 50, "-", "\\", "\ud800", "\0", "#",
-     "NER:", "image entities pair{", "Task 1 Answer:", ":person;", "'a': 'b', ", "'" + " " * 50, "r'",
-     "'''", "f''"],
+    [
+        "{",
+        "}",
+        ":",
+        ";",
+        "(",
+        "'",
+        '"',
+        "'a': '",
+        "'a':",
+        "'a'" + " " * 50,
+        "-",
+        "\\",
+        "\ud800",
+        "\0",
+        "#",
+        "NER:",
+        "image entities pair{",
+        "Task 1 Answer:",
+        ":person;",
+        "'a': 'b', ",
+        "'" + " " * 50,
+        "r'",
+        "'''",
+        "f''",
+    ],
 )
 def test_hostile_answers_take_linear_time(mode, piece):
     body = piece * (200_000 // len(piece))

@@ -76,7 +76,10 @@ def test_lettered_images_keep_their_order_behind_their_letters():
     main, *between, text = rendered.content
     assert main == ImagePart(Path("/data/main.jpg"))
     assert between == [
-        TextPart("a:"), ImagePart(Path("/data/a.jpg")), TextPart("b:"), ImagePart(Path("/data/b.jpg"))
+        TextPart("a:"),
+        ImagePart(Path("/data/a.jpg")),
+        TextPart("b:"),
+        ImagePart(Path("/data/b.jpg")),
     ]
     assert text == TextPart(PUBLISHED_PROMPT)
 
@@ -104,12 +107,12 @@ def test_fine_task_alone_is_the_published_second_part():
 def test_targets_of_single_tasks():
     targets = {
         tasks[0]: make_adapter(tasks=tasks).render_training(make_sample()).target
-        for tasks in SUBSETS if len(tasks) == 1
+        for tasks in SUBSETS
+        if len(tasks) == 1
     }
     assert targets == {
         "summary": "Task 1 Answer: This image shows two individuals posing for a photo.",
-        "ner": "Task 2 Answer:\nNER:\n"
-        ":other;VOGUE FASHION NIGHT OUT:person;Jan Taminiau:person;Suneet Varma",
+        "ner": "Task 2 Answer:\nNER:\n:other;VOGUE FASHION NIGHT OUT:person;Jan Taminiau:person;Suneet Varma",
         "match": "Task 2 Answer:\nimage entities pair{'a': 'Jan Taminiau', 'b': 'Suneet Varma'}",
     }
 
@@ -141,7 +144,7 @@ def test_white_space_in_entities_is_one_space_in_target_and_reference():
 
 
 def test_mapping_is_written_as_python_writes_a_dictionary():
-    sample = make_sample(segments=(Segment("a", Path("/a"), "Victoria's \"S\"", (0, 0, 1, 1)),))
+    sample = make_sample(segments=(Segment("a", Path("/a"), 'Victoria\'s "S"', (0, 0, 1, 1)),))
     assert make_adapter().render_training(sample).target.endswith("""pair{'a': 'Victoria\\'s "S"'}""")
 
 

@@ -17,9 +17,7 @@ def prompts(colour_samples):
 
 
 def _generate(model, prompts, reporter, done=frozenset(), **options):
-    generator = TransformersGenerator(
-        TransformersOptions(**{"max_new_tokens": 6, "batch_size": 5, **options})
-    )
+    generator = TransformersGenerator(TransformersOptions(**{"max_new_tokens": 6, "batch_size": 5, **options}))
     return list(generator.generate(model, prompts, frozenset(done), reporter))
 
 

@@ -95,8 +95,7 @@ def test_summary_metrics_equal_direct_calls_of_the_libraries(corpus):
         assert value == pytest.approx(sum(direct) / len(direct), **NINE)
     method = SmoothingFunction().method1
     direct = [
-        sentence_bleu([right.split()], got.split(), smoothing_function=method) if got else 0.0
-        for got, right in corpus
+        sentence_bleu([right.split()], got.split(), smoothing_function=method) if got else 0.0 for got, right in corpus
     ]
     assert figures("bleu", *answers)["bleu"] == pytest.approx(sum(direct) / len(direct), **NINE)
 

@@ -105,9 +105,7 @@ def test_a_turned_photograph_is_shown_upright(model, tmp_path):
     tag[0x0112] = 6  # the camera was turned: show it a quarter further clockwise
     upright.rotate(90, expand=True).save(tmp_path / "turned.png", exif=tag)
     upright.save(tmp_path / "upright.png")
-    turned, straight = (
-        model.encode(Rendered("x", (ImagePart(tmp_path / f"{n}.png"),))) for n in ("turned", "upright")
-    )
+    turned, straight = (model.encode(Rendered("x", (ImagePart(tmp_path / f"{n}.png"),))) for n in ("turned", "upright"))
     assert turned["image_grid_thw"].equal(straight["image_grid_thw"])
     torch.testing.assert_close(turned["pixel_values"], straight["pixel_values"])
 
@@ -184,9 +182,7 @@ def test_a_hub_name_out_of_reach_is_unmet_and_a_cached_commit_is_found(monkeypat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     plugin = Qwen25VLModel(Qwen25VLOptions(checkpoint="nobody/nothing"))
-    with pytest.raises(
-        UnmetError, match=r"'nobody/nothing' at revision 'main' cannot be had.*local folder"
-    ) as caught:
+    with pytest.raises(UnmetError, match=r"'nobody/nothing' at revision 'main' cannot be had.*local folder") as caught:
         plugin.revision()
     assert "\n" not in str(caught.value)
     commit = "c" * 40

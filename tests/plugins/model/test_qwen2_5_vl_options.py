@@ -19,9 +19,7 @@ def test_a_path_is_relative_to_the_spec_and_a_hub_name_is_left_alone(tmp_path):
 
     assert resolved("../models/none") == str(tmp_path / "models" / "none")
     assert resolved("Qwen/Qwen2.5-VL-7B-Instruct") == "Qwen/Qwen2.5-VL-7B-Instruct"
-    assert Qwen25VLOptions(checkpoint=LocatedStr("models/seven", tmp_path)).checkpoint == str(
-        tmp_path / "models/seven"
-    )
+    assert Qwen25VLOptions(checkpoint=LocatedStr("models/seven", tmp_path)).checkpoint == str(tmp_path / "models/seven")
     assert resolved(str(tmp_path)) == str(tmp_path)
 
 

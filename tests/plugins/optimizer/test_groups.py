@@ -47,9 +47,7 @@ def test_the_published_rates_cover_every_parameter_once(module):
 
 
 def test_the_built_optimizer_has_the_rates_and_spares_vectors_from_decay(module):
-    (built,) = _adamw(PUBLISHED | {"vision": {"match": "*visual*", "lr": 2e-6, "weight_decay": 0.5}}).build(
-        module, 100
-    )
+    (built,) = _adamw(PUBLISHED | {"vision": {"match": "*visual*", "lr": 2e-6, "weight_decay": 0.5}}).build(module, 100)
     names = {id(p): name for name, p in module.named_parameters()}
     seen = []
     for group in built.optimizer.param_groups:
@@ -59,9 +57,7 @@ def test_the_built_optimizer_has_the_rates_and_spares_vectors_from_decay(module)
             assert group["weight_decay"] == (decay if parameter.ndim > 1 else 0.0)
             seen.append(names[id(parameter)])
     assert sorted(seen) == sorted(names.values())
-    spared = {
-        names[id(p)] for g in built.optimizer.param_groups if not g["weight_decay"] for p in g["params"]
-    }
+    spared = {names[id(p)] for g in built.optimizer.param_groups if not g["weight_decay"] for p in g["params"]}
     assert "model.visual.merger.ln_q.weight" in spared
     assert "model.language_model.norm.weight" in spared
 

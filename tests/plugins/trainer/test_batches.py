@@ -20,9 +20,7 @@ shares = st.floats(0, 0.9)
 def test_a_validation_part_divides_no_group_and_is_no_larger_than_asked(groups, share, seed):
     division = divide(groups, share, seed)
     assert sorted(division.training + division.validation) == list(range(len(groups)))
-    assert not {groups[place] for place in division.training} & {
-        groups[place] for place in division.validation
-    }
+    assert not {groups[place] for place in division.training} & {groups[place] for place in division.validation}
     assert len(division.validation) <= num_validation(len(groups), share) < len(groups)
 
 
@@ -42,7 +40,7 @@ def test_the_validation_part_follows_the_seed():
 def test_an_epoch_takes_every_sample_once_in_an_order_of_its_own(num_samples, batch_size, epoch):
     order = Order(tuple(range(100, 100 + num_samples)), num_samples, batch_size, seed=7)
     first = epoch * order.steps_per_epoch
-    batches = [order.batch(step) for step in range(first, first + order.steps_per_epoch)]
+    batches = [batch for _, batch in order.batches(first, first + order.steps_per_epoch)]
     assert sorted(place for batch in batches for place in batch) == list(order.training)
     assert all(len(batch) == batch_size for batch in batches[:-1])
     assert 0 < len(batches[-1]) <= batch_size
@@ -50,9 +48,17 @@ def test_an_epoch_takes_every_sample_once_in_an_order_of_its_own(num_samples, ba
 
 def test_epochs_and_seeds_have_different_orders():
     order, other = (Order(tuple(range(50)), 50, 50, seed) for seed in (1, 2))
-    assert order.batch(0) == Order(tuple(range(50)), 50, 50, 1).batch(0)
-    assert order.batch(0) != order.batch(1)
-    assert order.batch(0) != other.batch(0)
+    (_, one), (_, two) = order.batches(0, 2)
+    assert one != two
+    assert one not in [batch for _, batch in other.batches(0, 2)]
+
+
+@given(st.integers(1, 30), st.integers(1, 9), st.integers(0, 20), st.integers(0, 20))
+def test_the_samples_of_a_step_do_not_depend_on_where_one_begins(num_samples, batch_size, first, length):
+    order = Order(tuple(range(num_samples)), num_samples, batch_size, seed=7)
+    whole = list(order.batches(0, first + length))
+    assert list(order.batches(first, first + length)) == whole[first:]
+    assert [step for step, _ in whole] == list(range(first + length))
 
 
 @given(st.lists(st.integers(1, 20_000), max_size=40), st.one_of(st.none(), st.integers(1, 8)))

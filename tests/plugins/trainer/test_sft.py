@@ -42,9 +42,7 @@ def train(build_smoke, colour_samples, tmp_path):
         run = TrainingRun(tmp_path / folder, 11, reporter)
         keys = groups or [sample.id for sample in colour_samples]
         model = model or build_smoke()
-        return SftTrainer(SftOptions(**options)).train(
-            model, optimizer or _adamw(), colour_samples, keys, run
-        )
+        return SftTrainer(SftOptions(**options)).train(model, optimizer or _adamw(), colour_samples, keys, run)
 
     return start
 
@@ -68,9 +66,7 @@ def test_micro_batches_leave_the_gradient_as_it_is(build_smoke, colour_samples):
         options = SftOptions(precision="fp32", micro_batch_size=size, max_grad_norm=1e9)
         learner = Learner(make_accelerator("fp32"), model, _adamw().build(model.module, 1), options)
         told = learner.accumulate([model.encode(sample) for sample in colour_samples])
-        gradients.append(
-            (told, torch.cat([p.grad.flatten() for p in model.module.parameters() if p.grad is not None]))
-        )
+        gradients.append((told, torch.cat([p.grad.flatten() for p in model.module.parameters() if p.grad is not None])))
     (whole, reference), *others = gradients
     assert whole.norm == pytest.approx(float(reference.norm()), rel=1e-5)
     for told, gradient in others:

@@ -47,9 +47,7 @@ def _train(samples, folder: Path, reporter, batch_size=4):
     model = Qwen25VLModel(Qwen25VLOptions(size="smoke")).build(texts, 0)
     # Adam's first steps divide by gradients near zero; a large epsilon keeps rounding from being blown up.
     optimizer = AdamWOptimizer(AdamWOptions(groups=GROUPS, eps=1e-2, warmup=0))
-    options = SftOptions(
-        epochs=2, batch_size=batch_size, precision="fp32", validation=0.08, micro_batch_size=1
-    )
+    options = SftOptions(epochs=2, batch_size=batch_size, precision="fp32", validation=0.08, micro_batch_size=1)
     keys = [sample.id for sample in samples]
     return SftTrainer(options).train(model, optimizer, samples, keys, TrainingRun(folder, 3, reporter))
 
@@ -59,9 +57,7 @@ def _weights(model):
 
 
 def _work(rank: int, samples, folder: Path) -> None:
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="0"
-    )
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="0")
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     with pytest.raises(SpecError, match="3 samples cannot be divided among 2 workers"):
         _train(samples, folder / "odd", Recorder(), batch_size=3)

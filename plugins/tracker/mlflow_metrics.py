@@ -1,0 +1,63 @@
+"""Turns events into MLflow's metrics, each of them once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from mlflow.entities import Metric
+
+from plugins.tracker.mlflow_content import fitted_key
+
+
+class Ledger:
+    """Knows which metrics a run has, so that a resumed training and a repeated delivery add none twice."""
+
+    def __init__(self, logged: Iterable[Metric] = ()) -> None:
+        """Take the metrics that the store holds of the run."""
+        self._last_steps: dict[str, int] = {}
+        self._results: dict[str, float] = {}
+        self.note(sorted(logged, key=lambda metric: int(metric.timestamp)))
+
+    def note(self, metrics: Iterable[Metric]) -> None:
+        """Remember metrics that the store has taken."""
+        for metric in metrics:
+            self._last_steps[metric.key] = max(metric.step, self._last_steps.get(metric.key, metric.step))
+            if metric.step == 0:
+                self._results[metric.key] = metric.value
+
+    def new(self, events: Sequence[Mapping[str, Any]]) -> list[Metric]:
+        """Get the metrics of events that the store lacks, in order.
+
+        A step that is not past the last one of its key repeats what a training did before it was resumed. Of
+        the trial's results, which have no step and stand at step 0, one whose value has changed is new.
+        """
+        ahead = Ledger()
+        ahead._last_steps, ahead._results = dict(self._last_steps), dict(self._results)
+        found: list[Metric] = []
+        for event in events:
+            if event["kind"] == "metrics":
+                fresh = [metric for metric in _metrics(event) if not ahead._has(metric, event["step"] is None)]
+                ahead.note(fresh)
+                found += fresh
+        return found
+
+    def _has(self, metric: Metric, is_result: bool) -> bool:
+        if is_result:
+            return self._results.get(metric.key) == metric.value
+        return metric.key in self._last_steps and metric.step <= self._last_steps[metric.key]
+
+
+def _metrics(event: Mapping[str, Any]) -> list[Metric]:
+    stamp = milliseconds(event)
+    return [
+        Metric(fitted_key(name), float(value), stamp, event["step"] or 0)
+        for name, value in event["values"].items()
+        if value is not None
+    ]
+
+
+def milliseconds(event: Mapping[str, Any]) -> int:
+    """The time of an event, as MLflow counts it: milliseconds since 1970."""
+    return round(datetime.fromisoformat(event["time"]).timestamp() * 1000)

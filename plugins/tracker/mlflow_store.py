@@ -1,0 +1,136 @@
+"""Opens an MLflow store, says in one line why it cannot be opened, and serves its pages."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sqlite3
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from runner.errors import UnmetError
+
+ARTIFACTS = "mlartifacts"
+"""The folder of artifacts, in the folder of all runs, where no server keeps them."""
+
+
+class Store:
+    """An open MLflow store."""
+
+    def __init__(self, uri: str | None, storage: Path) -> None:
+        """Open it, making database and tables where there are none.
+
+        Args:
+            uri: A tracking server or database; None for a SQLite database in `storage`.
+            storage: The folder of all runs.
+
+        Raises:
+            UnmetError: It cannot be opened.
+        """
+        self.uri = uri or f"sqlite:///{storage / 'mlflow.db'}"
+        self.is_server = self.uri.startswith(("http://", "https://", "databricks"))
+        self._storage = storage
+        self._shown = _without_password(self.uri)
+        _quieten(self.uri)
+        with self.explained(), self.locked():
+            if self.uri.startswith("sqlite"):
+                _check_sqlite(self.uri)
+            self.client = MlflowClient(tracking_uri=self.uri)
+            self.client.search_experiments(max_results=1)
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn what MLflow's client, its database and its connections raise into one line.
+
+        Raises:
+            UnmetError: In place of theirs.
+        """
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise UnmetError(
+                f"the tracker's store {self._shown} cannot be used: {_without_password(lines[0])[:300]}; "
+                "start it, or name another one under tracker.uri"
+            ) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let one process at a time make tables, experiments and runs: of two at once, one would crash."""
+        self._storage.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._storage / ".mlflow.lock"):
+            yield
+
+    def experiment(self, name: str) -> str:
+        """Get the id of an experiment, making it, or bringing it back from MLflow's bin, where needed."""
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            location = None if self.is_server else (self._storage / ARTIFACTS / name).as_uri()
+            return str(self.client.create_experiment(name, artifact_location=location))
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def link(self, experiment_id: str, run_id: str) -> str:
+        """Where a person looks at a run: its page, and for a database the command that serves it."""
+        page = f"#/experiments/{experiment_id}/runs/{run_id}"
+        if self.is_server:
+            return f"{self.uri.rstrip('/')}/{page}"
+        command = "runner ui" if self._storage == Path("runs").resolve() else "runner ui SPEC"
+        return f"http://127.0.0.1:5000/{page} while `{command}` serves {self._shown}"
+
+    def serve_command(self, host: str, port: int) -> Sequence[str]:
+        """The command that serves MLflow's pages on this store.
+
+        Raises:
+            UnmetError: The store is a server, which has its own pages.
+        """
+        if self.is_server:
+            raise UnmetError(f"the tracker's store is a server with pages of its own: open {self.uri} in a browser")
+        return (
+            *(sys.executable, "-m", "mlflow", "server"),
+            *("--backend-store-uri", self.uri),
+            *("--artifacts-destination", (self._storage / ARTIFACTS).as_uri()),
+            *("--host", host, "--port", str(port), "--workers", "1"),
+        )
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"(://[^\s:/@]*):[^\s@/]*@", r"\1:***@", text)
+
+
+def _quieten(uri: str) -> None:
+    """Leave out the announcements of migrations, unless the user asked MLflow to be talkative."""
+    if "MLFLOW_LOGGING_LEVEL" in os.environ:
+        return
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if uri.startswith("sqlite"):
+        # It prints the traceback of what it raises; we tell it in one line.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+def _check_sqlite(uri: str) -> None:
+    """Find out at once that a database cannot be written; MLflow would try for 100 seconds.
+
+    Raises:
+        sqlite3.Error: It cannot be opened, read or written.
+        OSError: Its folder cannot be made.
+    """
+    file = make_url(uri).database
+    if not file or file == ":memory:":
+        return
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(file, timeout=20)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("SELECT count(*) FROM sqlite_master")
+        connection.rollback()

@@ -1,0 +1,350 @@
+import json
+import logging
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from pydantic import ValidationError
+
+from plugins.tracker.mlflow import MlflowTracker
+from plugins.tracker.mlflow_content import fitted_key, parameters
+from plugins.tracker.mlflow_options import MlflowOptions
+from runner.errors import UnmetError
+from runner.stages import DatasetInfo, LocatedStr, TrackedRun
+
+FINGERPRINT = "0123456789abcdef" * 4
+
+
+@pytest.fixture(scope="session")
+def storage(tmp_path_factory):
+    """The folder of all runs, with one store for all tests: making its tables takes seconds."""
+    folder = tmp_path_factory.mktemp("runs")
+    MlflowTracker(MlflowOptions(), folder)
+    return folder
+
+
+@pytest.fixture
+def tracked(storage, request):
+    """A trial of an experiment of its own, with the files that a finished one leaves."""
+    run_dir = storage / request.node.name / "trial-01234567"
+    (run_dir / "model").mkdir(parents=True)
+    (run_dir / "model" / "model.safetensors").write_bytes(b"weights")
+    (run_dir / "spec.yaml").write_text("name: demo\n")
+    for name in ("plan.json", "record.json", "metrics.json"):
+        (run_dir / name).write_text("{}")
+    write_predictions(run_dir, {"1": "an answer\u2028in two lines", "2": ""})
+    return TrackedRun(
+        experiment=request.node.name,
+        trial="trial-01234567",
+        fingerprint=FINGERPRINT,
+        run_dir=run_dir,
+        parameters={"seed": 42, "trainer.precision": "fp32", "adapter.tasks": ["ner", "match"], "name": "é"},
+        dataset=DatasetInfo("mmre", "/data/mmre", "f" * 64, ("person", "other"), {"train": 7, "test": 3}),
+        spec_file=run_dir / "spec.yaml",
+    )
+
+
+def write_predictions(run_dir, outputs):
+    predictions = [{"id": each, "output": output, "finished": True} for each, output in outputs.items()]
+    counts = {"ner_f1": {"matched": 1}}
+    scores = [
+        {"id": each, "ending": "clean", "notes": ["a", "b"], "counts": counts, "reference": "r"} for each in outputs
+    ]
+    for name, rows in (("predictions", predictions), ("scores", scores)):
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        (run_dir / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def open_tracker(storage, **options):
+    return MlflowTracker(MlflowOptions(**options), storage)
+
+
+def client_of(storage):
+    return MlflowClient(tracking_uri=f"sqlite:///{storage / 'mlflow.db'}")
+
+
+def metrics(step, second=0, **values):
+    return {"time": f"2026-11-23T10:00:{second:02}.500+00:00", "kind": "metrics", "step": step, "values": values}
+
+
+def history(storage, run_id, key):
+    return [(each.step, each.value) for each in client_of(storage).get_metric_history(run_id, key)]
+
+
+def read_table(storage, run_id):
+    return json.loads(Path(client_of(storage).download_artifacts(run_id, "predictions.json")).read_text())
+
+
+def test_run_shows_parameters_data_set_tags_and_files(storage, tracked):
+    tracker = open_tracker(storage)
+    run_id = tracker.start(tracked)
+    client = client_of(storage)
+    assert client.get_run(run_id).info.status == "RUNNING"
+    tracker.finish("finished")
+    run = client.get_run(run_id)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "trial-01234567")
+    assert run.data.tags["mmre.fingerprint"] == FINGERPRINT
+    assert run.data.params == {
+        "seed": "42",
+        "trainer.precision": "fp32",
+        "adapter.tasks": '["ner", "match"]',
+        "name": "é",
+    }
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("mmre", "f" * 36)
+    assert json.loads(data.dataset.source) == {"uri": "/data/mmre"}
+    assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "train/test")]
+    files = {entry.path for entry in client.list_artifacts(run_id)}
+    assert files == {
+        "spec.yaml",
+        "plan.json",
+        "record.json",
+        "metrics.json",
+        "scores.jsonl",
+        "predictions.jsonl",
+        "predictions.json",
+        "model",
+    }
+    assert [entry.path for entry in client.list_artifacts(run_id, "model")] == ["model/model.safetensors"]
+    assert Path(run.info.artifact_uri.removeprefix("file://")).is_relative_to(storage)
+
+
+def test_predictions_are_a_table_that_a_later_launch_replaces(storage, tracked):
+    tracker = open_tracker(storage)
+    run_id = tracker.start(tracked)
+    tracker.finish("finished")
+    assert read_table(storage, run_id) == {
+        "columns": ["id", "output", "reference", "parse", "notes", "ner_f1.matched"],
+        "data": [["1", "an answer\u2028in two lines", "r", "clean", "a; b", 1], ["2", "", "r", "clean", "a; b", 1]],
+    }
+    listed = json.loads(client_of(storage).get_run(run_id).data.tags["mlflow.loggedArtifacts"])
+    assert listed == [{"path": "predictions.json", "type": "table"}]
+    write_predictions(tracked.run_dir, {"3": "other"})
+    tracker.finish("finished")
+    assert [row[0] for row in read_table(storage, run_id)["data"]] == ["3"]
+
+
+def test_metrics_are_logged_at_their_step_and_time_and_null_ones_are_not(storage, tracked):
+    tracker = open_tracker(storage)
+    run_id = tracker.start(tracked)
+    tracker.deliver(
+        [
+            {"time": "2026-11-23T10:00:00.000+00:00", "kind": "state", "step": "train", "state": "started"},
+            metrics(1, 1, loss=2.0, lr=1e-5),
+            {"time": "2026-11-23T10:00:01.000+00:00", "kind": "progress", "done": 1, "total": 2},
+            metrics(2, 2, loss=float("nan"), lr=5e-6),
+            metrics(None, 9, **{"ner_f1": 0.5, "bleu": None, "published/ner_f1": 0.25, "parse/clean": 3}),
+        ]
+    )
+    tracker.finish("failed")
+    run = client_of(storage).get_run(run_id)
+    assert run.info.status == "FAILED" and run.info.end_time == 1795428009500
+    assert run.data.metrics.keys() == {"loss", "lr", "ner_f1", "published/ner_f1", "parse/clean"}
+    assert history(storage, run_id, "lr") == [(1, 1e-5), (2, 5e-6)]
+    assert history(storage, run_id, "ner_f1") == [(0, 0.5)]
+    (first, _) = client_of(storage).get_metric_history(run_id, "lr")
+    assert first.timestamp == 1795428001500
+
+
+def test_resumed_run_is_the_same_and_gets_each_step_once(storage, tracked):
+    tracker = open_tracker(storage)
+    run_id = tracker.start(tracked)
+    events = [metrics(1, 1, loss=3.0), metrics(2, 2, loss=2.0), metrics(2, 2, loss=2.0), metrics(0, 0, extra=1)]
+    tracker.deliver(events)
+    tracker.deliver(events)
+    tracker.finish("interrupted")
+    assert client_of(storage).get_run(run_id).info.status == "KILLED"
+
+    resumed = open_tracker(storage)
+    assert resumed.start(tracked) == run_id
+    assert client_of(storage).get_run(run_id).info.status == "RUNNING"
+    resumed.deliver([metrics(2, 12, loss=2.1), metrics(3, 13, loss=1.0), metrics(None, 14, ner_f1=0.9)])
+    resumed.deliver([metrics(3, 13, loss=1.0), metrics(None, 15, ner_f1=0.9), metrics(0, 16, extra=2)])
+    resumed.finish("finished")
+    assert history(storage, run_id, "loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert history(storage, run_id, "ner_f1") == [(0, 0.9)]
+    assert history(storage, run_id, "extra") == [(0, 1.0)]
+    assert client_of(storage).get_run(run_id).info.status == "FINISHED"
+
+
+def test_result_that_changed_is_shown_and_its_repetition_is_not(storage, tracked):
+    tracker = open_tracker(storage)
+    run_id = tracker.start(tracked)
+    events = [metrics(None, 1, ner_f1=0.5), metrics(None, 2, ner_f1=0.6)]
+    tracker.deliver(events)
+    again = open_tracker(storage)
+    again.start(tracked)
+    again.deliver(events)
+    assert history(storage, run_id, "ner_f1") == [(0, 0.5), (0, 0.6)]
+    assert client_of(storage).get_run(run_id).data.metrics == {"ner_f1": 0.6}
+
+
+def test_many_metrics_and_long_or_odd_parameters_are_no_obstacle(storage, tracked):
+    plan = {f"group.{index}": index for index in range(250)} | {"long": "x" * 10_000, "a//*../b?": None}
+    tracked = replace(tracked, parameters=plan)
+    tracker = open_tracker(storage)
+    run_id = tracker.start(tracked)
+    tracker.deliver([metrics(step, loss=step / 7, lr=1.0) for step in range(1, 1301)])
+    run = client_of(storage).get_run(run_id)
+    assert len(run.data.params) == 252
+    assert run.data.params["long"] == "x" * 5999 + "…"
+    assert run.data.params["a/_../b_"] == "null"
+    assert len(history(storage, run_id, "loss")) == 1300
+    open_tracker(storage).start(tracked)
+
+
+def test_names_fit_what_mlflow_allows():
+    assert fitted_key("a.b-c_d:e f/g") == "a.b-c_d:e f/g"
+    assert fitted_key("/a/../b//") == "a/b"
+    assert fitted_key("..") == "_"
+    assert len(fitted_key("k" * 400)) == 250
+    assert [(each.key, each.value) for each in parameters({"flag": True, "text": ""})] == [
+        ("flag", "true"),
+        ("text", ""),
+    ]
+
+
+def test_large_model_is_noted_and_not_copied(storage, tracked):
+    tracker = open_tracker(storage, max_artifact_mb=1e-6)
+    run_id = tracker.start(tracked)
+    tracker.finish("finished")
+    client = client_of(storage)
+    assert "model" not in {entry.path for entry in client.list_artifacts(run_id)}
+    assert client.get_run(run_id).data.tags["mmre.model_uri"] == (tracked.run_dir / "model").as_uri()
+
+
+def test_failure_of_an_artifact_still_sets_the_status(storage, tracked):
+    tracker = open_tracker(storage)
+    run_id = tracker.start(tracked)
+    (tracked.run_dir / "scores.jsonl").write_text("no JSON\n")
+    with pytest.raises(ValueError):
+        tracker.finish("finished")
+    assert client_of(storage).get_run(run_id).info.status == "FINISHED"
+
+
+def test_deleted_experiment_comes_back_with_its_run(storage, tracked):
+    run_id = open_tracker(storage).start(tracked)
+    client = client_of(storage)
+    client.delete_experiment(client.get_experiment_by_name(tracked.experiment).experiment_id)
+    assert open_tracker(storage).start(tracked) == run_id
+
+
+def test_link_names_the_run_and_the_command(storage, tracked, monkeypatch):
+    tracker = open_tracker(storage)
+    run_id = tracker.start(tracked)
+    assert tracker.link().startswith("http://127.0.0.1:5000/#/experiments/")
+    assert tracker.link().endswith(f"/runs/{run_id} while `runner ui SPEC` serves sqlite:///{storage}/mlflow.db")
+    (storage.parent / "runs").symlink_to(storage)
+    monkeypatch.chdir(storage.parent)
+    assert "`runner ui`" in tracker.link()
+
+
+@pytest.mark.parametrize("trouble", ["no database", "folder"])
+def test_database_that_cannot_be_used_is_refused_at_once_in_one_line(tmp_path, trouble, capfd):
+    file = tmp_path / "other.db"
+    if trouble == "folder":
+        file.mkdir()
+    else:
+        file.write_bytes(b"something else entirely" * 100)
+    started = time.monotonic()
+    with pytest.raises(UnmetError) as caught:
+        open_tracker(tmp_path, uri=f"sqlite:///{file}")
+    assert time.monotonic() - started < 5
+    assert str(file) in str(caught.value) and "tracker.uri" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_server_that_is_away_is_refused_without_its_password(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UnmetError) as caught:
+        open_tracker(tmp_path, uri="http://ann:secret@127.0.0.1:9")
+    assert "127.0.0.1" in str(caught.value) and "\n" not in str(caught.value)
+    assert "ann:secret" not in str(caught.value)
+
+
+def test_opening_a_new_store_says_nothing(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from plugins.tracker.mlflow import MlflowTracker;"
+        "from plugins.tracker.mlflow_options import MlflowOptions;"
+        "MlflowTracker(MlflowOptions(), Path(sys.argv[1]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "runs")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout + done.stderr == ""
+    assert {entry.name for entry in tmp_path.iterdir()} == {"runs"}
+
+
+def test_other_loggers_keep_their_levels(storage):
+    assert logging.getLogger().level == logging.WARNING
+    assert logging.getLogger("sqlalchemy.pool").level == logging.NOTSET
+
+
+@pytest.mark.parametrize("uri", ["file:///tmp/x", "./mlruns", "mlflow.db", "ftp://host/x", ""])
+def test_uri_that_mlflow_does_not_take_is_refused(uri):
+    with pytest.raises(ValidationError, match=r"sqlite:///runs/mlflow\.db"):
+        MlflowOptions(uri=uri)
+
+
+def test_relative_database_is_beside_the_spec(tmp_path):
+    assert MlflowOptions(uri=LocatedStr("sqlite:///a/m.db", tmp_path)).uri == f"sqlite:///{tmp_path}/a/m.db"
+    assert MlflowOptions(uri="sqlite:///m.db").uri == f"sqlite:///{Path.cwd()}/m.db"
+    assert MlflowOptions(uri="http://host:5000").uri == "http://host:5000"
+
+
+def test_serve_command_names_store_and_port(storage):
+    tracker = open_tracker(storage)
+    command = tracker.serve_command("127.0.0.1", 5123)
+    assert command[:4] == (sys.executable, "-m", "mlflow", "server")
+    assert f"sqlite:///{storage}/mlflow.db" in command and "5123" in command
+
+
+@pytest.mark.slow
+def test_served_store_shows_the_run_and_takes_another_over_http(storage, tracked, tmp_path, unused_port):
+    tracker = open_tracker(storage)
+    run_id = tracker.start(tracked)
+    tracker.finish("finished")
+    command = tracker.serve_command("127.0.0.1", unused_port)
+    address = f"http://127.0.0.1:{unused_port}"
+    server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(f"{address}/health")
+        query = f"{address}/get-artifact?path=spec.yaml&run_uuid={run_id}"
+        assert urllib.request.urlopen(query).read() == b"name: demo\n"
+        remote = open_tracker(tmp_path, uri=address)
+        assert remote.start(tracked) == run_id
+        remote.deliver([metrics(1, loss=1.0)])
+        remote.finish("finished")
+        remote.finish("finished")
+        assert remote.link() == f"{address}/#/experiments/{remote._run.info.experiment_id}/runs/{run_id}"
+        assert history(storage, run_id, "loss") == [(1, 1.0)]
+        with pytest.raises(UnmetError, match="open http"):
+            remote.serve_command("127.0.0.1", 1)
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture
+def unused_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(address, seconds=60):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(address)
+            return
+        except OSError:
+            time.sleep(0.3)
+    pytest.fail(f"{address} did not answer in {seconds} s")
