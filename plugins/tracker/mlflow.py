@@ -155,7 +155,7 @@ class MlflowTracker:
         """Note where the model lies, and copy it if it is small enough."""
         if not model.is_dir():
             return
-        self._client.log_batch(self._run_id, tags=[RunTag("mmre.model_uri", model.as_uri())])
+        self._client.log_batch(self._run_id, tags=[RunTag("mmre.model_uri", model.resolve().as_uri())])
         size = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
         if size <= self._options.max_artifact_mb * 1e6:
             self._client.log_artifacts(self._run_id, str(model), "model")

@@ -36,9 +36,9 @@ class Store:
         Raises:
             UnmetError: It cannot be opened.
         """
-        self.uri = uri or f"sqlite:///{storage / 'mlflow.db'}"
+        self._storage = storage.resolve()
+        self.uri = uri or f"sqlite:///{self._storage / 'mlflow.db'}"
         self.is_server = self.uri.startswith(("http://", "https://", "databricks"))
-        self._storage = storage
         self._shown = _without_password(self.uri)
         _quieten(self.uri)
         with self.explained(), self.locked():

@@ -53,25 +53,6 @@ def test_a_launch_on_ray_leaves_all_that_the_contract_names(emoji):
     assert elsewhere["metrics"] == trial["metrics"]
 
 
-def test_a_plan_whose_data_changed_is_refused(emoji):
-    launch(emoji, "emoji.yaml", "--local")
-    plan = run_dir(emoji) / "plan.json"
-    with (emoji.folder / "names.txt").open("a") as file:
-        file.write("Carl\n")
-    done = emoji.run("launch", plan, "--local")
-    assert done.returncode == 2
-    assert "plan.json" in done.stderr
-    assert "data set's fingerprint" in done.stderr
-
-
-def test_an_edited_spec_is_another_trial(emoji):
-    first, *_ = launch(emoji, "emoji.yaml", "--local")
-    second, *_ = launch(emoji, "emoji.yaml", "--local", "--set", "trainer.epochs=1")
-    renamed, *_ = launch(emoji, "emoji.yaml", "--local", "--set", "name=other")
-    assert first["fingerprint"] != second["fingerprint"]
-    assert first["fingerprint"] == renamed["fingerprint"]
-
-
 def test_a_group_that_wins_nothing_is_told_with_its_line(emoji):
     spec = emoji.folder / "emoji.yaml"
     spec.write_text(spec.read_text().replace('"*visual*"', '"*vision*"'))
@@ -85,7 +66,7 @@ def test_a_group_that_wins_nothing_is_told_with_its_line(emoji):
 def test_a_tracker_that_cannot_be_opened_stops_the_launch(emoji):
     done = emoji.run("launch", "emoji.yaml", "--local", "--set", "tracker.uri=sqlite:////proc/nowhere/mlflow.db")
     assert done.returncode == 2
-    assert "cannot be opened" in done.stderr
+    assert "tracker.uri" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 

@@ -1,0 +1,48 @@
+"""Every shipped spec is valid, checked by its schema, small enough to be tried, and says where its schema is."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from runner.spec.dataset_spec import DatasetSpec
+from runner.spec.kinds import load_any
+from runner.spec.models import ExperimentSpec
+from runner.spec.schema import spec_schema
+
+SPECS = Path(__file__).parent.parent.parent / "specs"
+SCHEMAS = {"schema.json": ExperimentSpec, "dataset_schema.json": DatasetSpec}
+
+
+@pytest.fixture(params=sorted(SPECS.glob("*.yaml")), ids=lambda path: path.stem)
+def shipped(request):
+    return request.param
+
+
+def schema_of(path):
+    first = path.read_text().splitlines()[0]
+    prefix = "# yaml-language-server: $schema="
+    assert first.startswith(prefix)
+    return first.removeprefix(prefix)
+
+
+def test_it_is_valid(shipped):
+    assert isinstance(load_any(shipped), SCHEMAS[schema_of(shipped)])
+
+
+def test_its_schema_accepts_it_and_refuses_a_misspelling(shipped):
+    schema = json.loads((SPECS / schema_of(shipped)).read_text())
+    written = json.loads(json.dumps(yaml.safe_load(shipped.read_text().replace("e-", ".0e-"))))
+    jsonschema.validate(written, schema)
+    for section in (each for each in written.values() if isinstance(each, dict) and "type" in each):
+        section["misspelt"] = 1
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(written, schema)
+        del section["misspelt"]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_the_schemas_are_those_of_the_plugins(name):
+    assert json.loads((SPECS / name).read_text()) == spec_schema(SCHEMAS[name]), "run `make schema`"
