@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from runner.errors import InterruptedRunError, RunnerError
+from runner.errors import RunnerError
 
 if TYPE_CHECKING:
     from runner.execute.launch import TrialResult
@@ -319,9 +319,11 @@ def main() -> NoReturn:
     except RunnerError as error:
         _tell(str(error), debug)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        _tell("interrupted", debug)
-        sys.exit(InterruptedRunError.exit_status)
+    except SystemExit as end:
+        # Typer turns Ctrl-C into an exit without a word.
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
+            _tell("interrupted; the same command goes on from where it stopped", debug)
+        raise
     except Exception as error:
         told = f"{type(error).__name__}: {error}"
         _tell(f"an error in the program, not in your spec: {told} (--debug shows where)", debug)

@@ -88,12 +88,6 @@ class StepError(RunnerError):
     """A step of a trial failed while it ran."""
 
 
-class InterruptedRunError(RunnerError):
-    """The run was asked to stop; what it had reached is on disk, and the same command goes on from there."""
-
-    exit_status = 130
-
-
 def read_error(path: Path, line: int, message: str) -> DataError:
     """Make the error for a line of a data file that cannot be used."""
     return DataError(f"{path}:{line}: {message}")

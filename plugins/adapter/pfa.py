@@ -105,8 +105,6 @@ class PromptFormatAdapter:
             lacking = "main image", "only `ner` can be asked about text alone"
         elif not sample.text.strip() and self._tasks != ("summary",):
             lacking = "text", "only `summary` can be asked about an image alone"
-        elif "match" in self._tasks and not sample.segments:
-            lacking = "segment", "leave `match` out of adapter.tasks, or such samples out of the data set"
         elif "match" in self._tasks and any(segment.image is None for segment in sample.segments):
             lacking = "image of a segment", "leave `match` out of adapter.tasks, or cut the segments out"
         if lacking is not None:

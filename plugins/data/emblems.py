@@ -16,7 +16,7 @@ GRID = 3
 """Cells of the picture's side."""
 WALL = 150
 """Grey of the background, 0 to 255."""
-GRAIN = 16
+GRAIN = 8
 """Grey levels by which the wall's pixels differ, so that no two pictures are the same."""
 FINE = 8
 """Emblems are drawn so many times larger and scaled down, for smooth edges."""
@@ -40,6 +40,10 @@ class Emblem:
 
     colour: str
     shape: str
+
+    def __str__(self) -> str:
+        """Such as `red circle`."""
+        return f"{self.colour} {self.shape}"
 
 
 class Picture:

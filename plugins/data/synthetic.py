@@ -15,14 +15,14 @@ from runner.fingerprint import fingerprint, identity
 from runner.records import Entity, Sample, Segment, segment_letters
 from runner.stages import DatasetInfo, Reporter
 
-VERSION = 1
+VERSION = 3
 """Counted up whenever the same options would give other samples."""
 MAX_TRIES = 1000
 """So many texts in a row that were there already: the combinations are used up."""
 SHOWN = (2, 3)
 """Least and most segments of a sample."""
 EXTRA_SHARE = 0.5
-"""Share of the texts that name one thing which the picture does not show."""
+"""Share of the texts of two segments that name one thing more, which the picture does not show."""
 
 
 class SyntheticData:
@@ -43,8 +43,11 @@ class SyntheticData:
         with alone(self._folder.path):
             try:
                 return self._checked()
-            except DataError:
+            except DataError as error:
+                if self._folder.path.exists():
+                    reporter.warn(f"{error}; it is made again")
                 self._make(reporter)
+                self._folder = DatasetFolder(self._folder.path)
                 return self._checked()
 
     def _checked(self) -> DatasetInfo:
@@ -91,7 +94,8 @@ def _new_sample(
     """Draw a sample whose text is not there yet."""
     for _ in range(MAX_TRIES):
         shown = world.draw(rng, rng.randint(*SHOWN), new_share)
-        extra = world.draw(rng, 1, new_share, but=shown) if rng.random() < EXTRA_SHARE else []
+        more = len(shown) < SHOWN[1] and rng.random() < EXTRA_SHARE
+        extra = world.draw(rng, 1, new_share, but=shown) if more else []
         named = rng.sample([*shown, *extra], len(shown) + len(extra))
         text = world.tweet(rng, named)
         key = " ".join(text.casefold().split())
@@ -128,5 +132,5 @@ def _sample(
 
 def _summary(things: Sequence[Thing]) -> str:
     """Describe what a picture shows, in reading order."""
-    seen = [f"a {thing.emblem.colour} {thing.emblem.shape}" for thing in things]
-    return f"This image shows {', '.join(seen[:-1])} and {seen[-1]} on a grey wall."
+    seen = [f"{'an' if thing.emblem.colour[0] in 'aeiou' else 'a'} {thing.emblem}" for thing in things]
+    return f"This image shows {', '.join(seen[:-1])} and {seen[-1]}."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 from plugins.data.emblems import COLOURS, SHAPES, Emblem
 
@@ -15,12 +14,6 @@ THINGS_PER_LABEL = 4
 _ONSETS = ("b", "d", "f", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "kr", "st", "tr")
 _VOWELS = ("a", "e", "i", "o", "u", "ai", "ei", "ou")
 _CODAS = ("", "n", "r", "l", "s", "m")
-_SECOND_WORDS = {
-    "person": (),
-    "location": ("Bay", "Hills", "Harbour", "Fields"),
-    "organization": ("Labs", "United", "Press", "Works"),
-    "other": ("Cup", "Fest", "Awards", "Marathon"),
-}
 _CLAUSES = {
     "person": ("{} smiles", "we met {}", "a big hand for {}", "{} is back"),
     "location": ("here in {}", "on the way to {}", "sunset over {}", "greetings from {}"),
@@ -56,20 +49,22 @@ class Thing:
 
 
 class World:
-    """The things there are: those that training tells of, and as many that are kept for new names."""
+    """The things there are: those that training tells of, and as many that are kept for new names.
+
+    A label has a shape, and each of its things a colour: of a thing that is new, its shape tells the label.
+    """
 
     def __init__(self, seed: int) -> None:
         """Invent names and hand out emblems."""
         rng = random.Random(f"world {seed}")
-        labels = [label for label in LABELS for _ in range(THINGS_PER_LABEL)]
-        emblems = [Emblem(colour, shape) for colour, shape in product(COLOURS, SHAPES)]
-        rng.shuffle(emblems)
         names: set[str] = set()
-        things = [
-            Thing(label, _new_name(rng, label, names), emblem)
-            for label, emblem in zip([*labels, *labels], emblems, strict=True)
-        ]
-        self.known, self.new = things[: len(labels)], things[len(labels) :]
+        self.known: list[Thing] = []
+        self.new: list[Thing] = []
+        for label, shape in zip(LABELS, SHAPES, strict=True):
+            colours = rng.sample(list(COLOURS), len(COLOURS))
+            things = [Thing(label, _new_name(rng, names), Emblem(colour, shape)) for colour in colours]
+            self.known += things[:THINGS_PER_LABEL]
+            self.new += things[THINGS_PER_LABEL:]
 
     def draw(self, rng: random.Random, number: int, new_share: float, but: Collection[Thing] = ()) -> list[Thing]:
         """Draw different things, each of them a new one with probability `new_share`."""
@@ -86,12 +81,10 @@ class World:
         return f"{rng.choice(_OPENERS)} {' , '.join(clauses)}{rng.choice(_CLOSERS)}"
 
 
-def _new_name(rng: random.Random, label: str, taken: set[str]) -> str:
-    """Invent a name of which no word stands in another one's first word."""
+def _new_name(rng: random.Random, taken: set[str]) -> str:
+    """Invent a name that nothing has yet."""
     while True:
-        word = "".join(rng.choice(part) for part in (_ONSETS, _VOWELS, _ONSETS, _VOWELS, _CODAS)).capitalize()
-        if word not in taken:
-            break
-    taken.add(word)
-    seconds = _SECOND_WORDS[label]
-    return f"{word} {rng.choice(seconds)}" if seconds else word
+        name = "".join(rng.choice(part) for part in (_ONSETS, _VOWELS, _ONSETS, _VOWELS, _CODAS)).capitalize()
+        if name not in taken:
+            taken.add(name)
+            return name

@@ -67,7 +67,7 @@ def _table_row(prediction: Mapping[str, Any], score: Mapping[str, Any]) -> dict[
     return {
         "id": prediction["id"],
         "output": prediction["output"],
-        "reference": score.get("reference"),
+        "reference": json.dumps(score.get("reference"), ensure_ascii=False),
         "parse": score["ending"],
         "notes": "; ".join(score["notes"]),
         **counts,

@@ -58,9 +58,10 @@ class Store:
             yield
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
+            advice = "start it, or name" if self.is_server else "name"
             raise UnmetError(
-                f"the tracker's store {self._shown} cannot be used: {_without_password(lines[0])[:300]}; "
-                "start it, or name another one under tracker.uri"
+                f"the tracker's store {self._shown} cannot be opened: {_without_password(lines[0])[:300]}; "
+                f"{advice} another one under tracker.uri"
             ) from error
 
     @contextmanager
@@ -84,7 +85,7 @@ class Store:
         """Where a person looks at a run: its page, and for a database the command that serves it."""
         page = f"#/experiments/{experiment_id}/runs/{run_id}"
         if self.is_server:
-            return f"{self.uri.rstrip('/')}/{page}"
+            return f"{self._shown.rstrip('/')}/{page}"
         command = "runner ui" if self._storage == Path("runs").resolve() else "runner ui SPEC"
         return f"http://127.0.0.1:5000/{page} while `{command}` serves {self._shown}"
 
@@ -95,7 +96,7 @@ class Store:
             UnmetError: The store is a server, which has its own pages.
         """
         if self.is_server:
-            raise UnmetError(f"the tracker's store is a server with pages of its own: open {self.uri} in a browser")
+            raise UnmetError(f"the tracker's store is a server with pages of its own: open {self._shown} in a browser")
         return (
             *(sys.executable, "-m", "mlflow", "server"),
             *("--backend-store-uri", self.uri),

@@ -91,6 +91,7 @@ def _crop(
     """Cut all segments, on all cores: Pillow lets go of Python's lock while it decodes and encodes."""
     cropped = []
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")  # Of damaged metadata, say: what matters is whether there is a picture.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for done, each in enumerate(pool.map(lambda tweet: crop_tweet(tweet, unfinished, min_side), tweets), start=1):
             cropped.append(each)

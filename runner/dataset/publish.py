@@ -85,8 +85,15 @@ class UnfinishedDataset:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Let one process at a time look whether a data set is there, and make it; others wait their turn."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Let one process at a time look whether a data set is there, and make it; others wait their turn.
+
+    Raises:
+        DataError: The folder around it cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path.parent}: cannot be made a folder for data sets: {error.strerror}") from error
     with FileLock(path.with_name(f".{path.name}.lock")):
         yield
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from runner.artifacts import read_lines, write_json, write_lines
 from runner.records import Answer, Ending, Sample, Score
@@ -75,7 +75,7 @@ def score(context: TrialContext) -> None:
         for mode in context.adapter.parse_modes
     ]
     rows = [
-        {**asdict(each), "reference": context.adapter.render_training(sample).target}
+        {**asdict(each), "reference": _as_json(context.adapter.reference(sample))}
         for sample, each in zip(samples, modes[0].scores, strict=True)
     ]
     for other in modes[1:]:
@@ -86,6 +86,14 @@ def score(context: TrialContext) -> None:
     write_json(context.run.metrics, figures)
     context.log.metrics(None, figures)
     context.log.artifact("scores", context.run.scores)
+
+
+def _as_json(answer: Answer) -> dict[str, Any]:
+    return {
+        "summary": answer.summary,
+        "pairs": None if answer.pairs is None else sorted(answer.pairs),
+        "mapping": None if answer.mapping is None else dict(answer.mapping),
+    }
 
 
 def _named(modes: Sequence[Scored]) -> Mapping[str, float | None]:

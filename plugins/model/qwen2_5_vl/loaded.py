@@ -95,8 +95,9 @@ class LoadedQwen25VL:
         """Pad and stack encoded samples; see `VisionLanguageModel.collate`.
 
         Returns:
-            `input_ids`, `labels`, `mm_token_type_ids` and `attention_mask` (samples, length); the images of
-            all samples one after the other.
+            `input_ids`, `labels` and `mm_token_type_ids` (samples, length), the images of all samples one after the
+            other, and `attention_mask` (samples, length) for padding on the left. On the right there is no need of
+            one: causal attention never looks there, and without a mask its kernels skip half of the work.
         """
         fills = {"input_ids": self._tokenizer.pad_token_id, "labels": IGNORED, "mm_token_type_ids": 0}
         stacked = {
@@ -108,8 +109,9 @@ class LoadedQwen25VL:
             )
             for name, fill in fills.items()
         }
-        ones = [torch.ones_like(each["input_ids"]) for each in batch]
-        stacked["attention_mask"] = pad_sequence(ones, batch_first=True, padding_side=padding_side)
+        if padding_side == "left":
+            ones = [torch.ones_like(each["input_ids"]) for each in batch]
+            stacked["attention_mask"] = pad_sequence(ones, batch_first=True, padding_side="left")
         for name in ("pixel_values", "image_grid_thw"):
             if parts := [each[name] for each in batch if name in each]:
                 stacked[name] = torch.cat(parts)

@@ -34,7 +34,8 @@ class Qwen25VLModel:
     def __init__(self, options: Qwen25VLOptions) -> None:
         """Take the section's options; nothing is loaded yet."""
         self._options = options
-        disable_progress_bar()  # type: ignore[no-untyped-call]  # The bars of loading and writing weights would break into the runner's own.
+        # The bars of loading and writing weights would break into the runner's own.
+        disable_progress_bar()  # type: ignore[no-untyped-call]
 
     def revision(self) -> str:
         """Name the exact weights: a hub commit, a content hash, or `random:` with the size and its digest.

@@ -167,7 +167,6 @@ def test_text_alone_can_be_asked_for_entities_and_an_image_alone_for_a_summary()
         (TASKS, {"summary": None}, "no summary"),
         (TASKS, {"summary": "  "}, "no summary"),
         (TASKS, {"image": None}, "no main image"),
-        (("match",), {"segments": ()}, "no segment"),
         (("match",), {"segments": (Segment("a", None, "Jan", (0, 0, 1, 1)),)}, "no image of a segment"),
         (("ner",), {"text": " \n"}, "no text"),
     ],

@@ -77,7 +77,8 @@ def test_padding_changes_no_prediction(model, colour_samples, side):
     with torch.no_grad():
         logits = model.module(**batch).logits
         for row, alone in enumerate(encoded):
-            kept = batch["attention_mask"][row].bool()
+            length, place = len(alone["input_ids"]), torch.arange(batch["input_ids"].shape[1])
+            kept = place < length if side == "right" else place >= len(place) - length
             assert batch["labels"][row][kept].equal(alone["labels"])
             assert (batch["labels"][row][~kept] == -100).all()
             single = model.module(**model.collate([alone], side)).logits[0]

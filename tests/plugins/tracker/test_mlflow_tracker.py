@@ -19,6 +19,7 @@ from runner.errors import UnmetError
 from runner.stages import DatasetInfo, LocatedStr, TrackedRun
 
 FINGERPRINT = "0123456789abcdef" * 4
+REFERENCE = '{"summary": "r"}'
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +55,8 @@ def write_predictions(run_dir, outputs):
     predictions = [{"id": each, "output": output, "finished": True} for each, output in outputs.items()]
     counts = {"ner_f1": {"matched": 1}}
     scores = [
-        {"id": each, "ending": "clean", "notes": ["a", "b"], "counts": counts, "reference": "r"} for each in outputs
+        {"id": each, "ending": "clean", "notes": ["a", "b"], "counts": counts, "reference": {"summary": "r"}}
+        for each in outputs
     ]
     for name, rows in (("predictions", predictions), ("scores", scores)):
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
@@ -121,7 +123,10 @@ def test_predictions_are_a_table_that_a_later_launch_replaces(storage, tracked):
     tracker.finish("finished")
     assert read_table(storage, run_id) == {
         "columns": ["id", "output", "reference", "parse", "notes", "ner_f1.matched"],
-        "data": [["1", "an answer\u2028in two lines", "r", "clean", "a; b", 1], ["2", "", "r", "clean", "a; b", 1]],
+        "data": [
+            ["1", "an answer\u2028in two lines", REFERENCE, "clean", "a; b", 1],
+            ["2", "", REFERENCE, "clean", "a; b", 1],
+        ],
     }
     listed = json.loads(client_of(storage).get_run(run_id).data.tags["mlflow.loggedArtifacts"])
     assert listed == [{"path": "predictions.json", "type": "table"}]

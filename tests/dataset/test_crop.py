@@ -1,0 +1,251 @@
+"""Cutting segments: whatever the picture is stored as, a segment shows what its box was drawn around."""
+
+import io
+
+import pytest
+from PIL import Image, ImageOps
+
+from runner.dataset.folder import DatasetFolder
+
+SIZE = (80, 60)
+QUADRANTS = ("red", "green", "blue", "yellow")
+
+
+def around(quadrant, size, rim=2):
+    """A box inside a quadrant of an upright picture."""
+    half = (size[0] // 2, size[1] // 2)
+    left, top = (quadrant % 2) * half[0], (quadrant // 2) * half[1]
+    return left + rim, top + rim, left + half[0] - rim, top + half[1] - rim
+
+
+def stored_as(upright, orientation):
+    """The pixels a camera stores, so that turning them by `orientation` gives the upright picture.
+
+    The way back is found by trying the eight ways to turn a picture: no table of ours can be wrong with the code's.
+    """
+    turns = [None, *Image.Transpose]
+    for turn in turns:
+        raw = upright if turn is None else upright.transpose(turn)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        held = io.BytesIO()
+        raw.save(held, "PNG", exif=exif)
+        with Image.open(held) as opened:
+            if ImageOps.exif_transpose(opened).tobytes() == upright.tobytes():
+                return raw, exif, turn
+    raise AssertionError(f"no way to store orientation {orientation}")
+
+
+def on_raw(box, size, turn):
+    """The box as somebody draws it on the stored pixels: found by turning a mask."""
+    mask = Image.new("L", size)
+    mask.paste(255, box)
+    return (mask if turn is None else mask.transpose(turn)).getbbox()
+
+
+def segments_of(path):
+    (sample,) = DatasetFolder(path).load("train")
+    return sample, sample.segments
+
+
+# Where the sides are not swapped, the size does not tell which of the two the boxes were drawn on: the upright one.
+TURNED = [("upright", number) for number in range(1, 9)] + [("raw", number) for number in (1, 5, 6, 7, 8)]
+
+
+@pytest.mark.parametrize(("drawn_on", "orientation"), TURNED)
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_turned_picture(corpus, build, painted, colour_at, drawn_on, orientation, scale):
+    upright = painted(SIZE)
+    raw, exif, turn = stored_as(upright, orientation)
+    boxes = [around(quadrant, SIZE) for quadrant in range(4)]
+    size = SIZE
+    if drawn_on == "raw":
+        boxes, size = [on_raw(box, SIZE, turn) for box in boxes], raw.size
+    raw.resize((raw.width * scale, raw.height * scale), Image.Resampling.NEAREST).save(
+        corpus.images / "1.jpg", quality=95, exif=exif
+    )
+    corpus.boxes("1", [("Ada", box) for box in boxes], size)
+    corpus.tweet("1")
+    sample, segments = segments_of(build().path)
+    assert [colour_at(segment.image) for segment in segments] == list(QUADRANTS)
+    with Image.open(sample.image) as opened:
+        assert opened.size == (SIZE[0] * scale, SIZE[1] * scale)
+        assert opened.getexif().get(0x0112, 1) == 1
+        for segment in segments:
+            assert segment.box[2] <= opened.width
+            assert segment.box[3] <= opened.height
+    for segment in segments:
+        with Image.open(segment.image) as cut:
+            assert cut.size == (segment.box[2] - segment.box[0], segment.box[3] - segment.box[1])
+
+
+def test_a_square_turned_picture_was_drawn_on_upright(corpus, build, painted, colour_at):
+    upright = painted((60, 60))
+    raw, exif, _ = stored_as(upright, 6)
+    raw.save(corpus.images / "1.jpg", quality=95, exif=exif)
+    corpus.boxes("1", [("Ada", around(quadrant, (60, 60))) for quadrant in range(4)], (60, 60))
+    corpus.tweet("1")
+    assert [colour_at(each.image) for each in segments_of(build().path)[1]] == list(QUADRANTS)
+
+
+def cmyk(picture, path):
+    picture.convert("CMYK").save(path.with_suffix(".jpg"), quality=95)
+
+
+def palette(picture, path):
+    picture.convert("P", palette=Image.Palette.ADAPTIVE).save(path.with_suffix(".png"))
+
+
+def png(picture, path):
+    picture.save(path.with_suffix(".png"))
+
+
+def rgba(picture, path):
+    picture.convert("RGBA").save(path.with_suffix(".png"))
+
+
+def jpeg(picture, path):
+    picture.save(path.with_suffix(".jpeg"), quality=95)
+
+
+def png_called_jpg(picture, path):
+    picture.save(path.with_suffix(".jpg"), "PNG")
+
+
+def webp_called_jpg(picture, path):
+    picture.save(path.with_suffix(".jpg"), "WEBP", quality=95)
+
+
+@pytest.mark.parametrize(
+    ("store", "kept_as"),
+    [
+        (cmyk, ".jpg"),
+        (palette, ".jpg"),
+        (png, ".png"),
+        (rgba, ".jpg"),
+        (jpeg, ".jpg"),
+        (png_called_jpg, ".png"),
+        (webp_called_jpg, ".jpg"),
+    ],
+)
+def test_a_picture_in_another_form(corpus, build, painted, colour_at, store, kept_as):
+    store(painted(SIZE), corpus.images / "1.any")
+    corpus.boxes("1", [("Ada", around(quadrant, SIZE)) for quadrant in range(4)], SIZE)
+    corpus.tweet("1")
+    sample, segments = segments_of(build().path)
+    assert [colour_at(segment.image) for segment in segments] == list(QUADRANTS)
+    assert sample.image.name == f"1{kept_as}"
+    for path in (sample.image, *(segment.image for segment in segments)):
+        with Image.open(path) as opened:
+            assert opened.mode == "RGB"
+            assert opened.format == {".jpg": "JPEG", ".png": "PNG"}[path.suffix]
+
+
+@pytest.mark.parametrize("name", ["1.jpg", "1.png"])
+def test_a_plain_picture_is_kept_byte_by_byte(corpus, build, painted, name):
+    painted(SIZE).save(corpus.images / name)
+    corpus.boxes("1", [("Ada", (0, 0, 20, 20))], SIZE)
+    corpus.tweet("1")
+    sample, _ = segments_of(build().path)
+    assert sample.image.read_bytes() == (corpus.images / name).read_bytes()
+
+
+def middle(path):
+    with Image.open(path) as opened:
+        return opened.getpixel((opened.width // 2, opened.height // 2))
+
+
+def test_what_is_transparent_is_white(corpus, build):
+    picture = Image.new("P", (40, 40), 0)
+    picture.putpalette([0, 0, 0, 200, 0, 0])
+    picture.paste(1, (20, 0, 40, 40))
+    picture.save(corpus.images / "1.png", transparency=0)
+    corpus.boxes("1", [("Ada", (2, 2, 18, 38)), ("Ada", (22, 2, 38, 38))], (40, 40))
+    corpus.tweet("1")
+    _, (left, right) = segments_of(build().path)
+    assert min(middle(left.image)) > 250
+    assert middle(right.image)[0] > 190
+    assert max(middle(right.image)[1:]) < 10
+
+
+@pytest.mark.parametrize(("mode", "value"), [("L", 100), ("LA", (100, 255)), ("I;16", 100 * 257), ("1", 255)])
+def test_grey_is_grey(corpus, build, mode, value):
+    Image.new(mode, (40, 40), value).save(corpus.images / "1.png")
+    corpus.boxes("1", [("Ada", (0, 0, 20, 20))], (40, 40))
+    corpus.tweet("1")
+    sample, (segment,) = segments_of(build().path)
+    expected = 255 if mode == "1" else 100
+    for path in (sample.image, segment.image):
+        assert all(abs(channel - expected) <= 2 for channel in middle(path))
+
+
+def test_a_resized_picture_moves_its_boxes(corpus, build, painted, colour_at):
+    painted((200, 150)).save(corpus.images / "1.jpg", quality=95)
+    corpus.boxes("1", [("Ada", around(quadrant, SIZE)) for quadrant in range(4)], SIZE)
+    corpus.tweet("1")
+    _, segments = segments_of(build().path)
+    assert [colour_at(segment.image) for segment in segments] == list(QUADRANTS)
+    assert segments[0].box == (5, 5, 95, 70)
+
+
+def test_without_a_size_boxes_are_taken_as_they_are(corpus, build, painted):
+    painted((200, 150)).save(corpus.images / "1.jpg")
+    corpus.boxes("1", [("Ada", (5, 6, 70, 80))], None)
+    corpus.tweet("1")
+    assert segments_of(build().path)[1][0].box == (5, 6, 70, 80)
+
+
+def test_boxes_are_clipped_and_those_of_which_nothing_is_left_are_listed(corpus, build, painted, read_rows):
+    painted(SIZE).save(corpus.images / "1.jpg")
+    boxes = {
+        "outside": (90, 10, 120, 30),
+        "beyond the edges": (60, 40, 200, 200),
+        "too small": (10, 10, 13, 40),
+        "barely": (10, 10, 14, 14),
+        "inside out": (40, 40, 10, 10),
+        "before the edges": (-20, -20, 30, 20),
+    }
+    corpus.boxes("1", [("Ada", box) for box in boxes.values()], SIZE)
+    name = corpus.tweet("1")
+    built = build()
+    _, segments = segments_of(built.path)
+    assert [(segment.letter, segment.box) for segment in segments] == [
+        ("a", (60, 40, 80, 60)),
+        ("b", (10, 10, 14, 14)),
+        ("c", (0, 0, 30, 20)),
+    ]
+    reason = "box smaller than 4 pixels inside its image"
+    assert read_rows(built.path / "left_out.jsonl") == [{"id": name, "reason": reason}] * 3
+    assert built.left_out == {reason: 3}
+
+
+def test_a_tweet_of_which_no_box_is_left_is_left_out(corpus, build, painted):
+    corpus.good("1")
+    painted(SIZE).save(corpus.images / "2.jpg")
+    corpus.boxes("2", [("Ada", (90, 10, 120, 30))], SIZE)
+    corpus.tweet("2")
+    built = build()
+    assert built.num_samples == {"train": 1}
+    assert built.left_out["tweet without any usable box"] == 1
+    assert not (built.path / "images" / "2.jpg").exists()
+
+
+def test_two_tweets_share_one_picture(corpus, build, painted, colour_at):
+    painted(SIZE).save(corpus.images / "1.jpg", quality=95)
+    corpus.boxes("1", [("Ada", around(0, SIZE)), ("Bob", around(3, SIZE))], SIZE)
+    corpus.tweet("1", "Ada/B-PER")
+    corpus.tweet("1", "Bob/B-PER")
+    built = build()
+    first, second = DatasetFolder(built.path).load("train")
+    assert first.image == second.image
+    assert [colour_at(each.segments[0].image) for each in (first, second)] == ["red", "yellow"]
+    assert len(list((built.path / "images").iterdir())) == 1
+
+
+def test_more_than_26_boxes(corpus, build, painted):
+    painted(SIZE).save(corpus.images / "1.jpg")
+    corpus.boxes("1", [("Ada", (number, 0, number + 10, 10)) for number in range(28)], SIZE)
+    corpus.tweet("1")
+    segments = segments_of(build().path)[1]
+    assert [segment.letter for segment in segments][-3:] == ["z", "aa", "ab"]
+    assert segments[-1].box[0] == 27

@@ -1,0 +1,61 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plugins.metric.bleu import Bleu
+from plugins.metric.bleu_options import BleuOptions
+from plugins.metric.image_entity_accuracy import ImageEntityAccuracy, ImageEntityAccuracyOptions
+from plugins.metric.ner_f1 import NerF1, NerF1Options
+from plugins.metric.rouge import Rouge
+from plugins.metric.rouge_options import RougeOptions
+from runner.records import Answer
+
+METRICS = [
+    Rouge(RougeOptions()),
+    Bleu(BleuOptions()),
+    NerF1(NerF1Options()),
+    ImageEntityAccuracy(ImageEntityAccuracyOptions()),
+]
+names = st.sampled_from(["Ann", "Ann Lee", "Rome", "ann", "é"])
+words = st.text(max_size=20) | st.lists(st.sampled_from(["the", "cat", "Cat's", "ran", "running", "é"])).map(" ".join)
+
+
+def answers(summaries):
+    pairs = st.frozensets(st.tuples(st.sampled_from(["person", "other"]), names), max_size=4)
+    return st.builds(Answer, summaries, pairs, st.dictionaries(st.sampled_from("abc"), names))
+
+
+predictions = answers(words)
+# BLEU-4 of fewer than four tokens is below 1 even of a copy, and ROUGE knows only a-z and 0-9.
+copied = answers(words.map(lambda text: f"{text} a cat sat there"))
+
+
+def figures(metric, corpus):
+    return metric.reduce([metric.score(predicted, right) for predicted, right in corpus])
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.names[-1])
+@given(st.lists(st.tuples(predictions, predictions), min_size=1, max_size=4))
+def test_figures_are_those_named_and_lie_between_0_and_1(metric, corpus):
+    got = figures(metric, corpus)
+    assert list(got) == list(metric.names)
+    no_segments = not any(right.mapping for _, right in corpus)
+    for name, value in got.items():
+        if name == "image_entity_accuracy" and no_segments:
+            assert value is None
+        else:
+            assert 0 <= value <= 1
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.names[-1])
+@given(st.lists(copied.filter(lambda answer: answer.mapping), min_size=1, max_size=4))
+def test_a_copy_of_the_reference_is_worth_1(metric, corpus):
+    got = figures(metric, [(right, right) for right in corpus])
+    assert got == pytest.approx(dict.fromkeys(metric.names, 1.0), rel=0, abs=1e-9)
+
+
+@given(predictions, copied)
+def test_letters_and_pairs_that_the_answer_adds_lower_precision_alone(predicted, right):
+    more = Answer("", predicted.pairs | right.pairs, {**predicted.mapping, **right.mapping})
+    assert figures(METRICS[2], [(more, right)])["ner_recall"] == (1.0 if right.pairs or not predicted.pairs else 0.0)
+    assert figures(METRICS[3], [(more, right)])["image_entity_accuracy"] == (1.0 if right.mapping else None)

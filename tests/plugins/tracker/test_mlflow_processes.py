@@ -1,0 +1,59 @@
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from mlflow import MlflowClient
+
+LIFE = """
+import sys
+from pathlib import Path
+from plugins.tracker.mlflow import MlflowTracker
+from plugins.tracker.mlflow_options import MlflowOptions
+from runner.stages import DatasetInfo, TrackedRun
+
+storage, fingerprint = Path(sys.argv[1]), sys.argv[2]
+run_dir = storage / "demo" / fingerprint[:8]
+dataset = DatasetInfo("mmre", "/data/mmre", "f" * 64, ("person", "other"), {"train": 7, "test": 3})
+trial = TrackedRun("demo", run_dir.name, fingerprint, run_dir, {"seed": 1}, dataset, run_dir / "spec.yaml")
+tracker = MlflowTracker(MlflowOptions(), storage)
+print(tracker.start(trial))
+event = {"time": "2026-11-23T10:00:00.000+00:00", "kind": "metrics", "step": 1, "values": {"loss": 1.0}}
+tracker.deliver([event])
+tracker.finish("finished")
+"""
+
+
+def live(storage, fingerprint):
+    """Follow a finished trial with a tracker in a process of its own; return the run's id."""
+    run_dir = storage / "demo" / fingerprint[:8]
+    (run_dir / "model").mkdir(parents=True, exist_ok=True)
+    (run_dir / "model" / "model.safetensors").write_bytes(b"weights")
+    score = {
+        "id": "1",
+        "ending": "clean",
+        "notes": [],
+        "counts": {"ner_f1": {"matched": 1}},
+        "reference": {"summary": "r"},
+    }
+    (run_dir / "scores.jsonl").write_text(json.dumps(score) + "\n")
+    (run_dir / "predictions.jsonl").write_text('{"id": "1", "output": "an answer"}\n')
+    command = [sys.executable, "-c", LIFE, str(storage), fingerprint]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.strip()
+
+
+def test_two_processes_make_one_store_at_once_and_a_third_finds_its_run_again(tmp_path):
+    storage = tmp_path / "all runs ü"
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(lambda fingerprint: live(storage, fingerprint), ["1" * 64, "2" * 64])
+    assert first != second
+    assert live(storage, "1" * 64) == first
+    client = MlflowClient(tracking_uri=f"sqlite:///{storage / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("demo")
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.run_id: run.info.status for run in runs} == {first: "FINISHED", second: "FINISHED"}
+    (data,) = client.get_run(first).inputs.dataset_inputs
+    assert data.dataset.digest == "f" * 36
+    assert [each.step for each in client.get_metric_history(first, "loss")] == [1]
