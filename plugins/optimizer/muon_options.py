@@ -12,7 +12,7 @@ from plugins.optimizer.group_options import AdamWConstants, GroupOptions, Schedu
 class MuonGroupOptions(GroupOptions):
     """A group with its algorithm."""
 
-    algorithm: Literal["muon", "adamw"] = "muon"
+    algorithm: Literal["adamw", "muon"] = "adamw"
     """`muon` takes matrices alone; vectors, embeddings, convolutions and the head belong to `adamw`."""
 
 

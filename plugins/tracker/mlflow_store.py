@@ -76,7 +76,9 @@ class Store:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             location = None if self.is_server else (self._storage / ARTIFACTS / name).as_uri()
-            return str(self.client.create_experiment(name, artifact_location=location))
+            # MLflow would take a run with a table of answers for a chat assistant's, and hide its curves.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return str(self.client.create_experiment(name, artifact_location=location, tags=kind))
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)

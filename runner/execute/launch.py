@@ -134,7 +134,7 @@ class Launch:
         return TrackedRun(
             self.plan.spec.name,
             trial.name,
-            self.plan.fingerprint,
+            trial.plan.fingerprint,
             run.path,
             parameters,
             self.plan.dataset,

@@ -126,7 +126,11 @@ def _with_value(value: Any, path: SpecPath, leaf: Any, mark: Mark, above: SpecPa
 
 
 def _with_environment(tree: Tree, environment: Mapping[str, str]) -> Tree:
-    """Fill in `${env:NAME}` and `${env:NAME:default}`; a whole value is then read as YAML would read it."""
+    """Fill in `${env:NAME}` and `${env:NAME:default}`; a whole value is then read as YAML would read it.
+
+    A path that the environment gave is relative to the current folder, as whoever typed it meant; a default is
+    part of the file, and relative to it.
+    """
     filled = Tree(None, tree.marks, list(tree.problems))
     filled.value = _fill(tree.value, (), filled, environment)
     return filled
@@ -150,6 +154,7 @@ def _fill(value: Any, path: SpecPath, tree: Tree, environment: Mapping[str, str]
             )
             return found[0]
         if body["name"] in environment:
+            given.append(body["name"])
             return environment[body["name"]]
         if body["default"] is None:
             tree.problems.append(
@@ -162,8 +167,10 @@ def _fill(value: Any, path: SpecPath, tree: Tree, environment: Mapping[str, str]
             return found[0]
         return body["default"][1:]
 
+    given: list[str] = []
     text = _ENV.sub(look_up, value)
+    located = LocatedStr(text, Path.cwd() if given else value.folder)
     if _ENV.fullmatch(value):
         whole = parse_tree(text, "", value.folder).value
-        return whole if isinstance(whole, int | float) or whole is None else LocatedStr(text, value.folder)
-    return LocatedStr(text, value.folder)
+        return whole if isinstance(whole, int | float) or whole is None else located
+    return located

@@ -62,6 +62,16 @@ def test_environment_values_have_the_types_of_yaml(write):
     assert tree.value == {"lr": 1e-5, "text": "/data/x", "other": 3, "empty": None}
 
 
+def test_a_path_from_the_environment_is_relative_to_where_it_was_typed(write, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    path = write("s.yaml", "given: ${env:DATA:x}\ndefault: ${env:NONE:x}\n")
+    tree = read(path, DATA="raw")
+    assert tree.value["given"].folder == elsewhere
+    assert tree.value["default"].folder == tmp_path
+
+
 def test_environment_values_that_are_not_there_are_all_told(write):
     tree = read(write("s.yaml", "a: ${env:ONE}\nb: ${env:TWO}\nc: ${home}\n"))
     assert [(problem.line, problem.path) for problem in tree.problems] == [

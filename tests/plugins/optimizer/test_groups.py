@@ -94,7 +94,7 @@ def test_frozen_parameters_belong_to_no_group():
 
 
 def test_muon_takes_matrices_and_names_what_is_none(module):
-    greedy = MuonOptimizer(MuonOptions(groups={"all": {"match": "*", "lr": 0.02}}))
+    greedy = MuonOptimizer(MuonOptions(groups={"all": {"match": "*", "lr": 0.02, "algorithm": "muon"}}))
     message = _problems(greedy, module)["optimizer", "groups", "all", "match"]
     assert "model.visual.patch_embed.proj.weight (32, 3, 2, 8, 8)" in message
     assert "algorithm: adamw" in message
@@ -103,9 +103,9 @@ def test_muon_takes_matrices_and_names_what_is_none(module):
 def test_muon_and_adamw_share_a_module():
     module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
     groups = {
-        "norms": {"match": "1.*", "lr": 1e-3, "algorithm": "adamw"},
-        "biases": {"match": "*.bias", "lr": 1e-3, "algorithm": "adamw"},
-        "matrices": {"match": "*", "lr": 0.02},
+        "norms": {"match": "1.*", "lr": 1e-3},
+        "biases": {"match": "*.bias", "lr": 1e-3},
+        "matrices": {"match": "*", "lr": 0.02, "algorithm": "muon"},
     }
     muon, adamw = MuonOptimizer(MuonOptions(groups=groups)).build(module, 10)
     assert isinstance(muon.optimizer, torch.optim.Muon)
@@ -113,7 +113,7 @@ def test_muon_and_adamw_share_a_module():
     assert [group["name"] for group in muon.optimizer.param_groups] == ["matrices"]
     assert [group["name"] for group in adamw.optimizer.param_groups] == ["norms", "biases"]
     assert (
-        MuonOptimizer(MuonOptions(groups={"m": {"match": "weight", "lr": 1.0}}))
+        MuonOptimizer(MuonOptions(groups={"m": {"match": "weight", "lr": 1.0, "algorithm": "muon"}}))
         .build(torch.nn.Linear(2, 2, bias=False), 4)[0]
         .optimizer.param_groups[0]["momentum"]
         == 0.95

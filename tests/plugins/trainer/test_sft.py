@@ -16,12 +16,12 @@ from runner.stages import StopRequestedError, TrainingRun
 
 GROUPS = {"vision": {"match": "*visual*", "lr": 2e-3}, "language": {"match": "*", "lr": 4e-3}}
 MUON_GROUPS = {
-    "patches": {"match": "*patch_embed*", "lr": 3e-3, "algorithm": "adamw"},
-    "words": {"match": "*embed_tokens*", "lr": 3e-3, "algorithm": "adamw"},
-    "norms": {"match": "*norm*", "lr": 3e-3, "algorithm": "adamw"},
-    "merger_norm": {"match": "*ln_q*", "lr": 3e-3, "algorithm": "adamw"},
-    "biases": {"match": "*.bias", "lr": 3e-3, "algorithm": "adamw"},
-    "matrices": {"match": "*", "lr": 2e-2},
+    "patches": {"match": "*patch_embed*", "lr": 3e-3},
+    "words": {"match": "*embed_tokens*", "lr": 3e-3},
+    "norms": {"match": "*norm*", "lr": 3e-3},
+    "merger_norm": {"match": "*ln_q*", "lr": 3e-3},
+    "biases": {"match": "*.bias", "lr": 3e-3},
+    "matrices": {"match": "*", "lr": 2e-2, "algorithm": "muon"},
 }
 
 
