@@ -71,7 +71,7 @@ def build_dataset(spec: DatasetSpec, reporter: Reporter) -> Built:
         if spec.crop.unusable_images == "refuse":
             _refuse_unusable(cropped)
         splits = _split(spec, tweets, cropped)
-        _refuse_leaks(spec, splits)
+        _check_leaks(spec, splits, reporter)
         provenance = {"source": source.name, "spec": _provenance(spec)}
         description = unfinished.describe(spec.name, source.labels, splits, provenance)
         write_rows(unfinished.path / "left_out.jsonl", ({"id": each.id, "reason": each.reason} for each in left_out))
@@ -131,12 +131,14 @@ def _split(
     return splits
 
 
-def _refuse_leaks(spec: DatasetSpec, splits: Mapping[str, Sequence[Sample]]) -> None:
-    leaks = find_leaks(splits) if spec.leaks == "refuse" else []
-    if leaks:
+def _check_leaks(spec: DatasetSpec, splits: Mapping[str, Sequence[Sample]], reporter: Reporter) -> None:
+    leaks = find_leaks(splits)
+    if leaks and spec.leaks == "warn":
+        reporter.warn(leak_message(leaks))
+    elif leaks:
         raise DataError(
             f"{leak_message(leaks)}. Divide by ratios, which keeps what is shared together, or accept them with "
-            "leaks: allow"
+            "leaks: warn"
         )
 
 

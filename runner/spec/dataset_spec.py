@@ -51,7 +51,7 @@ class DatasetSpec(Specification):
     """How segments are cut."""
     split: Literal["official"] | Ratios = Ratios()
     """The corpus's own splits, or a division by ratios."""
-    leaks: Literal["refuse", "allow"] = "refuse"
+    leaks: Literal["refuse", "warn"] = "refuse"
     """What to do where splits share an id, a text or an image; a division that groups by content has none."""
     output: FilePath
     """The folder to make."""

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from runner.artifacts import read_lines, write_lines
 from runner.errors import DataError, StepError
 from runner.plan import implement
-
-if TYPE_CHECKING:
-    from runner.steps.trial import TrialContext
+from runner.steps.context import TrialContext
 
 
 def generate(context: TrialContext) -> None:

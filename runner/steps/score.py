@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from runner.artifacts import read_lines, write_json, write_lines
 from runner.records import Answer, Ending, Sample, Score
 from runner.stages import Adapter, Metric, Reporter
-
-if TYPE_CHECKING:
-    from runner.steps.trial import TrialContext
+from runner.steps.context import TrialContext
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
 
 from runner.errors import DataError
 from runner.plan import implement
 from runner.records import Rendered
 from runner.stages import TrainingRun
-
-if TYPE_CHECKING:
-    from runner.steps.trial import TrialContext
+from runner.steps.context import TrialContext
 
 
 def training_texts(rendered: list[Rendered]) -> list[str]:

@@ -2,81 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from runner.artifacts import STEPS, RunDirectory
-from runner.errors import DataError, RunnerError, StepError
-from runner.events import EventLog, StepReporter
-from runner.plan import implement, read_plan
-from runner.records import Sample
-from runner.spec.models import ExperimentSpec
-from runner.stages import Adapter, DatasetInfo, Metric, Model, Reporter, StopRequestedError
+from runner.errors import RunnerError, StepError
+from runner.events import EventLog
+from runner.plan import read_plan
+from runner.stages import StopRequestedError
+from runner.steps.context import TrialContext, main_process
 from runner.steps.generate import generate
 from runner.steps.score import score
 from runner.steps.train import train
-
-
-def main_process() -> bool:
-    """Whether this process is the one of its worker group that writes; torch's launchers and Ray set `RANK`."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-@dataclass
-class TrialContext:
-    """What the steps of a trial work with, each piece made when it is first asked for.
-
-    Attributes:
-        spec: The trial's plan.
-        run: Its folder.
-        log: Where it tells what happens.
-    """
-
-    spec: ExperimentSpec
-    run: RunDirectory
-    log: EventLog
-
-    @cached_property
-    def _data(self) -> tuple[Any, DatasetInfo]:
-        data = implement(self.spec.data)
-        info = data.prepare(self.reporter("data"))
-        assert self.spec.pinned is not None
-        if info.fingerprint != self.spec.pinned.data:
-            raise DataError(
-                f"{info.location}: the data set is not the one that the plan was made with (fingerprint "
-                f"{info.fingerprint[:8]}, planned {self.spec.pinned.data[:8]}); was it changed meanwhile, or is "
-                "this machine's copy another one?"
-            )
-        return data, info
-
-    def samples(self, split: str) -> Sequence[Sample]:
-        """The samples of a split."""
-        return self._data[0].load(split)  # type: ignore[no-any-return]
-
-    @cached_property
-    def adapter(self) -> Adapter:
-        """The spec's adapter, told the data set's labels."""
-        return implement(self.spec.adapter, self._data[1].labels)  # type: ignore[no-any-return]
-
-    @cached_property
-    def model(self) -> Model:
-        """The spec's model, not yet loaded."""
-        return implement(self.spec.model)  # type: ignore[no-any-return]
-
-    @cached_property
-    def metrics(self) -> dict[str, Metric]:
-        """The spec's metrics by plugin name, in its order."""
-        return {each.type: implement(each) for each in self.spec.metrics}
-
-    def reporter(self, stage: str) -> Reporter:
-        """A reporter for a step of this name."""
-        return StepReporter(self.log, stage, self.run.stop_request)
-
 
 ACTIONS: dict[str, Callable[[TrialContext], None]] = {"train": train, "generate": generate, "score": score}
 

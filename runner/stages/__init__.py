@@ -1,0 +1,39 @@
+"""What the engine asks of a plugin: the options base and one protocol a stage."""
+
+from runner.stages.adapter import Adapter
+from runner.stages.data import Data, DatasetInfo, LeftOut, Source, SourceTweet
+from runner.stages.evaluation import Generator, Metric
+from runner.stages.model import Features, Model, TokenCount, VisionLanguageModel
+from runner.stages.options import FilePath, LocatedStr, Options, OutsideFingerprint, Stage
+from runner.stages.reporter import Reporter, StopRequestedError
+from runner.stages.tracker import TrackedRun, Tracker
+from runner.stages.training import Optimizer, ParameterGroup, ScheduledOptimizer, Trainer, TrainingRun
+
+__all__ = [
+    "Adapter",
+    "Data",
+    "DatasetInfo",
+    "Features",
+    "FilePath",
+    "Generator",
+    "LeftOut",
+    "LocatedStr",
+    "Metric",
+    "Model",
+    "Optimizer",
+    "Options",
+    "OutsideFingerprint",
+    "ParameterGroup",
+    "Reporter",
+    "ScheduledOptimizer",
+    "Source",
+    "SourceTweet",
+    "Stage",
+    "StopRequestedError",
+    "TokenCount",
+    "TrackedRun",
+    "Tracker",
+    "Trainer",
+    "TrainingRun",
+    "VisionLanguageModel",
+]

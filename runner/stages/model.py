@@ -1,0 +1,90 @@
+"""Stage `model`: a vision-language model with all that is particular to its family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from runner.records import Rendered
+
+if TYPE_CHECKING:
+    import torch
+
+
+Features = dict[str, "torch.Tensor"]
+"""One encoded sample: `input_ids` and `labels` (length,), and whatever else the model's forward takes."""
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """The lengths of one encoded sample, in tokens.
+
+    Attributes:
+        text: Prompt and chat template, without images.
+        image: Places that the vision tower's features take.
+        target: The answer with its end token: the tokens that carry loss.
+    """
+
+    text: int
+    image: int
+    target: int
+
+
+class VisionLanguageModel(Protocol):
+    """A model in memory with all that is particular to its family: template, special tokens, processor."""
+
+    module: torch.nn.Module
+    """A transformers model: its `base_model` gives hidden states, its output embeddings give logits."""
+
+    stop_token_ids: Sequence[int]
+    """Tokens that end an answer."""
+
+    def encode(self, rendered: Rendered, trailing: str = "") -> Features:
+        """Tokenise a sample inside the chat template, images processed.
+
+        Args:
+            rendered: With a target for training, without for generation (then `labels` are all -100).
+            trailing: Text trained after the end token.
+        """
+
+    def collate(self, batch: Sequence[Features], padding_side: Literal["left", "right"]) -> Features:
+        """Pad and stack encoded samples; labels are padded with -100."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Turn generated tokens into text, without special tokens, nothing else cleaned up."""
+
+    def count(self, rendered: Rendered) -> TokenCount:
+        """Count a sample's tokens from its text and the size of its images, without reading pixels."""
+
+    def save(self, folder: Path, precision: str) -> None:
+        """Write weights, tokenizer, template and processor so that `from_pretrained` loads them."""
+
+
+class Model(Protocol):
+    """Stage `model`: makes a `VisionLanguageModel`."""
+
+    def __init__(self, options: Any) -> None:
+        """Take the section's options; nothing is loaded yet."""
+
+    def revision(self) -> str:
+        """Name the exact weights and processor: a hub commit, a content hash, or the random weights' size.
+
+        Raises:
+            UnmetError: The checkpoint cannot be had on this machine.
+        """
+
+    def build(self, texts: Iterable[str], seed: int) -> VisionLanguageModel:
+        """Make the model to train, float32 weights on the CPU.
+
+        Args:
+            texts: Prompts and targets of the training split, for a tokenizer made from them where there is none.
+            seed: For random weights.
+        """
+
+    def outline(self, texts: Iterable[str]) -> VisionLanguageModel:
+        """Make the same model without memory for its weights (the meta device), for planning."""
+
+    def load(self, folder: Path) -> VisionLanguageModel:
+        """Load what `VisionLanguageModel.save` wrote, in the precision it was saved in."""

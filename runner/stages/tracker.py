@@ -1,0 +1,59 @@
+"""Stage `tracker`: where runs are shown to people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from runner.stages.data import DatasetInfo
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """What a tracker is told of a trial when it begins.
+
+    Attributes:
+        experiment: The spec's name.
+        trial: The trial's folder name.
+        fingerprint: By which the same run is found again.
+        run_dir: The trial's folder, with plan and record.
+        parameters: The plan, flattened to dotted paths.
+        dataset: What is trained and tested on.
+        spec_file: The spec as the user wrote it.
+    """
+
+    experiment: str
+    trial: str
+    fingerprint: str
+    run_dir: Path
+    parameters: Mapping[str, Any]
+    dataset: DatasetInfo
+    spec_file: Path
+
+
+class Tracker(Protocol):
+    """Stage `tracker`: shows runs to people. Lives on the driver's side and is fed from `events.jsonl`."""
+
+    def __init__(self, options: Any, storage: Path) -> None:
+        """Take the section's options and the folder of all runs, for a store beside them.
+
+        Raises:
+            UnmetError: The store cannot be opened.
+        """
+
+    def start(self, run: TrackedRun) -> str:
+        """Open the run, or the one begun earlier for the same fingerprint, and return the tracker's id of it."""
+
+    def deliver(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Pass on events in order; each metric and step at most once, whatever is delivered again."""
+
+    def finish(self, status: Literal["finished", "failed", "interrupted"]) -> None:
+        """Send artifacts and set the final status."""
+
+    def link(self) -> str:
+        """Where a person looks at the run: an address, or the command that opens it."""
+
+    def serve_command(self, host: str, port: int) -> Sequence[str]:
+        """The command that serves the tracker's pages, for `runner ui`."""

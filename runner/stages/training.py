@@ -1,0 +1,109 @@
+"""Stages `optimizer` and `trainer`: how a model is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from runner.records import Rendered
+from runner.stages.model import VisionLanguageModel
+from runner.stages.reporter import Reporter
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """What `runner plan` tells of one optimizer group.
+
+    Attributes:
+        group: Its name in the spec.
+        num_parameters: Trainable weights in it.
+        lr: Peak learning rate.
+        weight_decay: Decoupled weight decay.
+    """
+
+    group: str
+    num_parameters: int
+    lr: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class ScheduledOptimizer:
+    """An optimizer and the schedule of its rates, stepped once an optimizer step."""
+
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+
+
+class Optimizer(Protocol):
+    """Stage `optimizer`: which parameter learns how fast."""
+
+    def __init__(self, options: Any) -> None:
+        """Take the section's options."""
+
+    def groups(self, module: torch.nn.Module) -> Sequence[ParameterGroup]:
+        """Assign each trainable parameter to its group.
+
+        Raises:
+            SpecError: A group wins no parameter, or a parameter is in no group; each is named.
+        """
+
+    def build(self, module: torch.nn.Module, num_steps: int) -> Sequence[ScheduledOptimizer]:
+        """Make the optimizers (several where groups need different algorithms) and their schedules."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Where and how one training happens.
+
+    Attributes:
+        checkpoints: Folder for resumable checkpoints; one that is there is continued.
+        seed: For data order and dropout.
+        reporter: Told of losses and progress.
+    """
+
+    checkpoints: Path
+    seed: int
+    reporter: Reporter = field(repr=False)
+
+
+class Trainer(Protocol):
+    """Stage `trainer`: fits a model to rendered samples."""
+
+    def __init__(self, options: Any) -> None:
+        """Take the section's options."""
+
+    def num_steps(self, num_samples: int) -> int:
+        """Count the optimizer steps for a training split of this size."""
+
+    def train(
+        self,
+        model: VisionLanguageModel,
+        optimizer: Optimizer,
+        samples: Sequence[Rendered],
+        groups: Sequence[str],
+        run: TrainingRun,
+    ) -> VisionLanguageModel | None:
+        """Train, continuing the last checkpoint if there is one.
+
+        Args:
+            model: Changed in place.
+            optimizer: Gives parameter groups and schedule.
+            samples: The training split, with targets.
+            groups: For each sample the key of what must not be divided by a validation split (its image).
+            run: Where to keep checkpoints, and whom to tell.
+
+        Returns:
+            The trained model, on the worker that is to save it; None on the other workers.
+
+        Raises:
+            StopRequestedError: The user asked to stop, and the state was saved.
+        """
+
+    def precision(self) -> str:
+        """The precision the trained weights are saved in: `fp32` or `bf16`."""
