@@ -34,7 +34,7 @@ TITLES = {
 }
 """What the bars are called."""
 
-PLAIN_LINES = 4
+PLAIN_LINES = 10
 """How often a step tells how far it is where there is no terminal, besides its end."""
 
 HEADLINE = (

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -78,9 +79,30 @@ def test_what_this_machine_lacks_is_said_at_once_in_one_line(emoji):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", [(), ("--local",)], ids=["ray", "local"])
-@pytest.mark.parametrize("moment", ["train", "generate", "score", 0.3, 2.0, 4.0])
-def test_ctrl_c_at_any_time_leaves_a_run_that_the_next_launch_resumes(emoji, moment, mode):
+def test_two_workers_train_what_one_does(emoji):
+    _, alone, _ = launch(emoji, "emoji.yaml", "--local", "--set", "compute.storage=alone")
+    _, both, done = launch(emoji, "emoji.yaml", "--set", "compute.workers=2")
+    assert "Traceback" not in done.stderr
+    assert both["fingerprint"] == alone["fingerprint"]
+    losses = [_last_loss(trial["run_dir"]) for trial in (alone, both)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def _last_loss(run_dir):
+    events = [json.loads(line) for line in (Path(run_dir) / "events.jsonl").read_text().splitlines()]
+    return [event["values"]["train/loss"] for event in events if event["kind"] == "metrics" and event["step"]][-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "moment"),
+    [
+        *(((), moment) for moment in ("train", "generate", "score", 0.1, 1.0, 3.0, 6.0)),
+        *((("--local",), moment) for moment in ("train", "score", 2.0)),
+    ],
+    ids=str,
+)
+def test_ctrl_c_at_any_time_leaves_a_run_that_the_next_launch_resumes(emoji, mode, moment):
     _, expected, _ = launch(emoji, "emoji.yaml", "--local", "--set", "compute.storage=undisturbed")
     started = emoji.start("launch", "emoji.yaml", *mode)
     _wait(emoji, moment, started)
