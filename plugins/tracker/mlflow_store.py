@@ -85,7 +85,8 @@ class Store:
 
     def link(self, experiment_id: str, run_id: str) -> str:
         """Where a person looks at a run: its page, and for a database the command that serves it."""
-        page = f"#/experiments/{experiment_id}/runs/{run_id}"
+        # Without the workflow, MLflow shows what it has for chat assistants.
+        page = f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
         if self.is_server:
             return f"{self._shown.rstrip('/')}/{page}"
         command = "runner ui" if self._storage == Path("runs").resolve() else "runner ui SPEC"

@@ -328,7 +328,9 @@ def test_served_store_shows_the_run_and_takes_another_over_http(storage, tracked
         remote.deliver([metrics(1, loss=1.0)])
         remote.finish("finished")
         remote.finish("finished")
-        assert remote.link() == f"{address}/#/experiments/{remote._run.info.experiment_id}/runs/{run_id}"
+        assert remote.link() == (
+            f"{address}/#/experiments/{remote._run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+        )
         assert history(storage, run_id, "loss") == [(1, 1.0)]
         with pytest.raises(UnmetError, match="open http"):
             remote.serve_command("127.0.0.1", 1)
