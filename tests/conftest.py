@@ -1,6 +1,10 @@
 """What many tests share: the command as a user runs it, and somebody else's plugin distribution."""
 
 import os
+
+# Read by torch when it is imported: threads that spin while they wait slow each other down on a few cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -73,6 +77,12 @@ def extension(tmp_path_factory):
 def workplace(tmp_path):
     """An empty folder."""
     return Workplace(tmp_path, {**os.environ, "COLUMNS": "200"})
+
+
+@pytest.fixture(scope="session")
+def project():
+    """The project's own folder, where the README's commands are run."""
+    return Workplace(ROOT, dict(os.environ))
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """The demo's promises: what it reaches, that it looks at the pictures, and that it can be repeated."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Workplace
 
+ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 from blank_images import metrics_with_blank_images
 
@@ -17,9 +16,9 @@ DEMO = ROOT / "specs" / "tiny_mmre.yaml"
 
 
 @pytest.fixture(scope="module")
-def demo():
+def demo(project):
     """The demo's trial: that of `make demo` where it has been run, else run now."""
-    done = Workplace(ROOT, dict(os.environ)).run("launch", DEMO, "--json", timeout=1200)
+    done = project.run("launch", DEMO, "--json", timeout=1200)
     assert done.returncode == 0, done.stderr
     [trial] = json.loads(done.stdout)["trials"]
     return trial
@@ -35,10 +34,8 @@ def test_it_looks_at_the_pictures(demo):
     assert demo["metrics"]["image_entity_accuracy"] - blind["image_entity_accuracy"] >= 0.25
 
 
-def test_the_same_seed_gives_the_same_metrics(demo, tmp_path):
-    again = Workplace(ROOT, dict(os.environ)).run(
-        "launch", DEMO, "--json", "--set", f"compute.storage={tmp_path}", timeout=1200
-    )
+def test_the_same_seed_gives_the_same_metrics(demo, project, tmp_path):
+    again = project.run("launch", DEMO, "--json", "--set", f"compute.storage={tmp_path}", timeout=1200)
     [trial] = json.loads(again.stdout)["trials"]
     assert trial["run_dir"] != demo["run_dir"]
     assert trial["metrics"] == demo["metrics"]

@@ -244,7 +244,9 @@ def test_link_names_the_run_and_the_command(storage, tracked, monkeypatch):
     tracker = open_tracker(storage)
     run_id = tracker.start(tracked)
     assert tracker.link().startswith("http://127.0.0.1:5000/#/experiments/")
-    assert tracker.link().endswith(f"/runs/{run_id} while `runner ui SPEC` serves sqlite:///{storage}/mlflow.db")
+    assert tracker.link().endswith(
+        f"/runs/{run_id}?workflowType=machine_learning while `runner ui SPEC` serves sqlite:///{storage}/mlflow.db"
+    )
     (storage.parent / "runs").symlink_to(storage)
     monkeypatch.chdir(storage.parent)
     assert "`runner ui`" in tracker.link()
