@@ -85,9 +85,19 @@ def project():
     return Workplace(ROOT, dict(os.environ))
 
 
+@pytest.fixture(scope="session")
+def emoji_at(extension):
+    """Makes a small experiment on the extension's data in a folder."""
+
+    def emoji_at(folder):
+        (folder / "names.txt").write_text(NAMES)
+        (folder / "emoji.yaml").write_text(EMOJI_SPEC)
+        return Workplace(folder, {**os.environ, "PYTHONPATH": str(extension), "COLUMNS": "200"})
+
+    return emoji_at
+
+
 @pytest.fixture
-def emoji(tmp_path, extension):
+def emoji(tmp_path, emoji_at):
     """A folder with a small experiment on the extension's data."""
-    (tmp_path / "names.txt").write_text(NAMES)
-    (tmp_path / "emoji.yaml").write_text(EMOJI_SPEC)
-    return Workplace(tmp_path, {**os.environ, "PYTHONPATH": str(extension), "COLUMNS": "200"})
+    return emoji_at(tmp_path)

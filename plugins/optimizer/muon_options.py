@@ -13,7 +13,8 @@ class MuonGroupOptions(GroupOptions):
     """A group with its algorithm."""
 
     algorithm: Literal["adamw", "muon"] = "adamw"
-    """`muon` takes matrices alone; vectors, embeddings, convolutions and the head belong to `adamw`."""
+    """`muon` takes matrices alone; embeddings and the head, though matrices, are better left to `adamw` (Jordan et
+    al. 2024), and vectors and convolutions must be."""
 
 
 class MuonOptions(AdamWConstants, ScheduleOptions):

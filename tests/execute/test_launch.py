@@ -93,26 +93,32 @@ def _last_loss(run_dir):
     return [event["values"]["train/loss"] for event in events if event["kind"] == "metrics" and event["step"]][-1]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, emoji_at):
+    """The metrics of the experiment when nobody interrupts it."""
+    _, trial, _ = launch(emoji_at(tmp_path_factory.mktemp("undisturbed")), "emoji.yaml", "--local")
+    return trial["metrics"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "moment"),
     [
-        *(((), moment) for moment in ("train", "generate", "score", 0.1, 1.0, 3.0, 6.0)),
-        *((("--local",), moment) for moment in ("train", "score", 2.0)),
+        *(((), moment) for moment in ("train", "generate", 0.2, 2.0, 5.0)),
+        *((("--local",), moment) for moment in ("train", 2.0)),
     ],
     ids=str,
 )
-def test_ctrl_c_at_any_time_leaves_a_run_that_the_next_launch_resumes(emoji, mode, moment):
-    _, expected, _ = launch(emoji, "emoji.yaml", "--local", "--set", "compute.storage=undisturbed")
+def test_ctrl_c_at_any_time_leaves_a_run_that_the_next_launch_resumes(emoji, undisturbed, mode, moment):
     started = emoji.start("launch", "emoji.yaml", *mode)
     _wait(emoji, moment, started)
     os.killpg(started.pid, signal.SIGINT)
-    _, errors = started.communicate(timeout=60)
-    # One that was done before the signal came has nothing to resume.
-    assert started.returncode in ({130} if moment != "score" else {0, 130}), errors
+    output, errors = started.communicate(timeout=60)
+    # What was nearly done when the signal came may be done before it is heard.
+    assert started.returncode == 130 or (moment not in {"train", 0.2} and "(finished)" in output), errors
     assert "Traceback" not in errors
     _, trial, _ = launch(emoji, "emoji.yaml", *mode)
-    assert trial["metrics"] == expected["metrics"]
+    assert trial["metrics"] == undisturbed
 
 
 def _wait(workplace, moment, process):

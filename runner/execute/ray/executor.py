@@ -27,7 +27,8 @@ from ray.exceptions import RayError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.1
+"""How long Ctrl-C waits at the most: Python hears of it only between two calls of Ray."""
 
 
 @ray.remote
@@ -72,7 +73,6 @@ def _run_in_actor(plan: str, folder: Path, asked: dict[str, float], steps: Seque
     actor = TrialActor.options(**remote_options(asked)).remote()  # type: ignore[attr-defined]
     running = actor.run.remote(plan, str(folder), list(steps))
     try:
-        # A plain `ray.get` would keep Ctrl-C waiting.
         while not ray.wait([running], timeout=POLL_SECONDS)[0]:
             pass
         return Outcome.from_json(ray.get(running))

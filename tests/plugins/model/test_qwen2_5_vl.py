@@ -233,3 +233,16 @@ def test_a_trained_tokenizer_depends_on_what_it_read_and_not_on_the_order():
     assert set(SPECIAL_TOKENS) <= set(one.all_special_tokens)
     text = "emoji 🙂 and 東京\tare read byte by byte\n"
     assert one.decode(one(text)["input_ids"]) == text
+
+
+def test_a_line_that_many_texts_share_becomes_one_token(tmp_path):
+    instruction = "Please answer the following questions: who, where, and why?"
+    texts = [f"{instruction}\nText: {name} <|im_end|> smiles\nTask 2:" for name in ("Jan", "Suneet", "Mina", "Omar")]
+    trained = train_tokenizer(texts, 400)
+    trained.save_pretrained(tmp_path)
+    for tokenizer in (trained, AutoTokenizer.from_pretrained(tmp_path)):
+        ids = tokenizer(texts[0], split_special_tokens=True)["input_ids"]
+        assert ids[0] == tokenizer.get_vocab()[instruction]
+        assert tokenizer.decode(ids, skip_special_tokens=True) == texts[0]
+        assert "Task 2:" not in tokenizer.get_vocab()
+    assert len(trained) <= 400
