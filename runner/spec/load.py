@@ -54,7 +54,18 @@ def load_spec(file: Path, overrides: Sequence[str] = ()) -> LoadedSpec[Experimen
 def load(file: Path, kind: type[S], overrides: Sequence[str] = ()) -> LoadedSpec[S]:
     """Load a spec of any kind; see `load_spec`."""
     tree = apply_overrides(read_layers(file, str(file)), overrides, Path.cwd())
+    _refuse_other_kind(tree, kind)
     return LoadedSpec(check(tree, kind), tree, file)
+
+
+def _refuse_other_kind(tree: Tree, kind: type[Specification]) -> None:
+    """Say so where a data set's spec stands for an experiment's: each of its lines would be wrong."""
+    if "source" in kind.stages() and "trainer" in tree.value:
+        raise SpecError(
+            [tree.marks[("trainer",)].problem("this spec describes an experiment: `runner launch` runs it")]
+        )
+    if "trainer" in kind.stages() and "source" in tree.value:
+        raise SpecError([tree.marks[("source",)].problem("this spec describes a data set: `runner build` makes it")])
 
 
 def check(tree: Tree, kind: type[S]) -> S:

@@ -62,7 +62,7 @@ def colour_samples(tmp_path_factory: pytest.TempPathFactory) -> list[Rendered]:
         )
         for place, name in enumerate(names)
     ]
-    samples[5] = Rendered("s5", (TextPart("Say nothing"),), "Nothing.")
+    samples[5] = Rendered("s5", (TextPart("Say nothing " * 12),), "Nothing.")
     return samples
 
 

@@ -49,6 +49,16 @@ def test_batches_that_are_done_are_not_computed_again(model, prompts, recorder):
     assert [done for done, _, _ in reporter.shown] == [10, 12]
 
 
+def test_batches_are_the_same_after_an_interruption(model, prompts, recorder, monkeypatch):
+    sizes, collate = [], model.collate
+    monkeypatch.setattr(
+        model, "collate", lambda batch, padding_side: sizes.append(len(batch)) or collate(batch, padding_side)
+    )
+    first = [answer.id for answer in _generate(model, prompts, recorder())][:3]
+    assert len(_generate(model, prompts, recorder(), done=first)) == 9
+    assert sizes == [5, 5, 2] * 2
+
+
 def test_an_answer_ends_before_its_stop_token(model, prompts, recorder, monkeypatch):
     cut = {answer.id: answer for answer in _generate(model, prompts, recorder())}
     assert not any(answer.finished for answer in cut.values())

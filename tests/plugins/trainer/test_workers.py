@@ -18,6 +18,9 @@ from plugins.trainer.sft_options import SftOptions
 from runner.errors import SpecError
 from runner.stages import StopRequestedError, TrainingRun
 
+SEED = 11
+"""With which the sample of text alone stands once in a batch of its own and once among others."""
+
 GROUPS = {"vision": {"match": "*visual*", "lr": 1e-3}, "language": {"match": "*", "lr": 1e-3}}
 
 
@@ -25,7 +28,7 @@ class Recorder:
     """As in conftest.py, which another process cannot import."""
 
     def __init__(self, stop_after=None):
-        self.recorded, self.stop_after, self.done = [], stop_after, 0
+        self.recorded, self.encoded, self.stop_after, self.done = [], [], stop_after, 0
 
     def metrics(self, step, values):
         self.recorded.append((step, dict(values)))
@@ -41,15 +44,17 @@ class Recorder:
 
 
 def _train(samples, folder: Path, reporter, batch_size=4):
-    """Twelve samples, one aside, in batches of 4, 4 and 3; one of them is text alone."""
+    """Twelve samples, three aside, in batches of 4, 4 and 1; the longest one is text alone."""
     torch.set_num_threads(1)
     texts = [text for sample in samples for text in (sample.prompt, sample.target)]
     model = Qwen25VLModel(Qwen25VLOptions(size="smoke")).build(texts, 0)
+    encode = model.encode
+    model.encode = lambda rendered, trailing: reporter.encoded.append(rendered.id) or encode(rendered, trailing)
     # Adam's first steps divide by gradients near zero; a large epsilon keeps rounding from being blown up.
     optimizer = AdamWOptimizer(AdamWOptions(groups=GROUPS, eps=1e-2, warmup=0))
-    options = SftOptions(epochs=2, batch_size=batch_size, precision="fp32", validation=0.08, micro_batch_size=1)
+    options = SftOptions(epochs=2, batch_size=batch_size, precision="fp32", validation=0.25, micro_batch_size=1)
     keys = [sample.id for sample in samples]
-    return SftTrainer(options).train(model, optimizer, samples, keys, TrainingRun(folder, 3, reporter))
+    return SftTrainer(options).train(model, optimizer, samples, keys, TrainingRun(folder, SEED, reporter))
 
 
 def _weights(model):
@@ -62,8 +67,11 @@ def _work(rank: int, samples, folder: Path) -> None:
     with pytest.raises(SpecError, match="3 samples cannot be divided among 2 workers"):
         _train(samples, folder / "odd", Recorder(), batch_size=3)
     # Only the first worker hears of the stop; both must heed it.
+    reporter = Recorder(stop_after=2)
     with pytest.raises(StopRequestedError):
-        _train(samples, folder / "workers", Recorder(stop_after=2))
+        _train(samples, folder / "workers", reporter)
+    # Half of two batches, and of the third, whose only sample both need, as it may be encoded ahead.
+    assert 4 <= len(reporter.encoded) <= 5
     reporter = Recorder()
     model = _train(samples, folder / "workers", reporter)
     assert (model is None) == (rank == 1)
