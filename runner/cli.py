@@ -16,7 +16,6 @@ from runner.errors import RunnerError
 
 if TYPE_CHECKING:
     from runner.execute.launch import TrialResult
-    from runner.plan import Plan
     from runner.spec.load import LoadedSpec
     from runner.spec.models import ExperimentSpec
     from runner.terminal import Terminal
@@ -91,7 +90,7 @@ def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, d
     from runner.errors import SpecError
     from runner.execute.estimate import describe_plan
     from runner.spec.load import load_spec
-    from runner.terminal import StageReporter, plan_tables
+    from runner.terminal import StageReporter, plan_tables, print_tables
 
     _settle_environment()
     loaded = load_spec(spec, overrides or ())
@@ -105,7 +104,7 @@ def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, d
     if as_json:
         print(json.dumps(told, ensure_ascii=False))
         return
-    _print_tables(plan_tables(told))
+    print_tables(plan_tables(told))
     for line in told["unmet"]:
         print(f"unmet: {line}")
 
@@ -124,8 +123,9 @@ def launch(
     debug: Debug = False,
 ) -> None:
     """Train, generate and score every trial of a spec; what is finished is not run again."""
-    from runner.execute.launch import worst
+    from runner.execute.launch import as_json_document, worst
     from runner.spec.load import load_spec
+    from runner.terminal import print_results
 
     _settle_environment()
     loaded = load_spec(spec, overrides or ())
@@ -137,9 +137,9 @@ def launch(
             if debug and result.trace:
                 terminal.problem(result.trace)
     if as_json:
-        print(json.dumps(_launch_json(results), ensure_ascii=False))
+        print(json.dumps(as_json_document(results), ensure_ascii=False))
     else:
-        _print_results(results, spec)
+        print_results(results, spec)
         if smoke and worst(results) == 0:
             print("the smoke run passed: this spec's code path works; its figures mean nothing")
     raise typer.Exit(worst(results))
@@ -155,13 +155,14 @@ def _launch(
     address: str | None,
 ) -> list[TrialResult]:
     from runner.errors import SpecError
-    from runner.execute.launch import Launch
+    from runner.execute.launch import Launch, resolve_here
     from runner.plan import smoke as smoke_of
+    from runner.terminal import StageReporter
 
     spec = smoke_of(loaded.spec) if smoke else loaded.spec
     address = address or os.environ.get("RAY_ADDRESS")
     try:
-        made = _resolve(spec, terminal, elsewhere=bool(address) and not local)
+        made = resolve_here(spec, StageReporter(terminal, "data"), elsewhere=bool(address) and not local)
         storage = spec.compute.storage or Path("runs").resolve()
         launch = Launch(loaded, made, storage, overrides, terminal, afresh=smoke)
         return launch.run(lambda: _executor(local, address))
@@ -169,19 +170,6 @@ def _launch(
         raise loaded.located(error) from error
     finally:
         terminal.close()
-
-
-def _resolve(spec: ExperimentSpec, terminal: Terminal, *, elsewhere: bool) -> Plan:
-    """Refuse at once what this machine cannot run, then look at data and model."""
-    from runner.errors import UnmetError
-    from runner.execute.resources import local_gpus, unmet_by
-    from runner.plan import resolve
-    from runner.terminal import StageReporter
-
-    unmet = [] if elsewhere else unmet_by(spec.compute, local_gpus())
-    if unmet:
-        raise UnmetError(f"{'; '.join(unmet)}. Try the same spec here with --smoke, or name a cluster with --address")
-    return resolve(spec, StageReporter(terminal, "data"))
 
 
 def _executor(local: bool, address: str | None) -> Any:
@@ -192,29 +180,6 @@ def _executor(local: bool, address: str | None) -> Any:
     from runner.execute.ray.executor import RayExecutor
 
     return RayExecutor(address)
-
-
-def _launch_json(results: Sequence[TrialResult]) -> dict[str, Any]:
-    plan = results[0].trial.plan
-    return {
-        "experiment": plan.spec.name,
-        "fingerprint": plan.fingerprint,
-        "trials": [result.as_json() for result in results],
-    }
-
-
-def _print_results(results: Sequence[TrialResult], spec: Path) -> None:
-    from runner.terminal import results_table
-
-    finished = [result for result in results if result.status == "finished"]
-    if finished:
-        _print_tables([results_table(finished)])
-    for result in results:
-        print(f"run: {result.run_dir} ({result.status})")
-        if result.link:
-            print(f"tracker: {result.link}")
-        if result.status == "interrupted":
-            print(f"the same command goes on from where it stopped: runner launch {spec}")
 
 
 @app.command(rich_help_panel=RUN)
@@ -301,14 +266,6 @@ def _terminal(*, live: bool = True) -> Terminal:
     from runner.terminal import Terminal
 
     return Terminal(sys.stderr, live=live)
-
-
-def _print_tables(tables: Sequence[Any]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    for table in tables:
-        console.print(table)
 
 
 def main() -> NoReturn:

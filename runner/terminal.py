@@ -206,6 +206,26 @@ def _figure(value: Any) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
+def print_results(results: Sequence[TrialResult], spec: Path) -> None:
+    """Print the end of a launch on standard output: the table, and where everything lies."""
+    finished = [result for result in results if result.status == "finished"]
+    if finished:
+        print_tables([results_table(finished)])
+    for result in results:
+        print(f"run: {result.run_dir} ({result.status})")
+        if result.link:
+            print(f"tracker: {result.link}")
+        if result.status == "interrupted":
+            print(f"the same command goes on from where it stopped: runner launch {spec}")
+
+
+def print_tables(tables: Sequence[Table]) -> None:
+    """Print tables on standard output."""
+    console = Console(highlight=False)
+    for table in tables:
+        console.print(table)
+
+
 def plan_tables(told: Mapping[str, Any]) -> list[Table]:
     """What `runner plan` prints: the run in figures, and the optimizer's groups."""
     run = Table(title="what would run", title_justify="left", show_header=False)

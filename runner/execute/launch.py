@@ -11,13 +11,14 @@ from types import FrameType
 from typing import Any, Protocol
 
 from runner.artifacts import RunDirectory
-from runner.errors import RunnerError, SpecError, StepError
+from runner.errors import RunnerError, SpecError, StepError, UnmetError
 from runner.execute.executor import Executor
+from runner.execute.resources import local_gpus, unmet_by
 from runner.execute.watch import Listener, TrackerFeed, Watch, replay
-from runner.plan import Plan, Trial, expand, flatten, implement, plan_json
+from runner.plan import Plan, Trial, expand, flatten, implement, plan_json, resolve
 from runner.spec.load import LoadedSpec
 from runner.spec.models import ExperimentSpec
-from runner.stages import TrackedRun, Tracker
+from runner.stages import Reporter, TrackedRun, Tracker
 from runner.steps.outcome import Outcome, Status
 
 
@@ -130,7 +131,9 @@ class Launch:
         return implement(self.plan.spec.tracker, self.storage)  # type: ignore[no-any-return]
 
     def _tracked(self, trial: Trial, run: RunDirectory) -> TrackedRun:
-        parameters = dict(flatten(self.plan.spec.as_json()))
+        # The tracker's own section says nothing of the run, and its URI may hold a password.
+        told = {name: value for name, value in self.plan.spec.as_json().items() if name != "tracker"}
+        parameters = dict(flatten(told))
         return TrackedRun(
             self.plan.spec.name,
             trial.name,
@@ -208,6 +211,33 @@ class Launch:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def resolve_here(spec: ExperimentSpec, reporter: Reporter, *, elsewhere: bool) -> Plan:
+    """Refuse at once what this machine cannot run, then look at data and model; see `resolve`.
+
+    Args:
+        spec: As loaded.
+        reporter: Told of the progress of data that are made on the way.
+        elsewhere: Trials run on a cluster, so that this machine's GPUs do not matter.
+
+    Raises:
+        UnmetError: This machine lacks GPUs that the spec asks for.
+    """
+    unmet = [] if elsewhere else unmet_by(spec.compute, local_gpus())
+    if unmet:
+        raise UnmetError(f"{'; '.join(unmet)}. Try the same spec here with --smoke, or name a cluster with --address")
+    return resolve(spec, reporter)
+
+
+def as_json_document(results: Sequence[TrialResult]) -> dict[str, Any]:
+    """The launch as contract.md's `launch --json` holds it."""
+    plan = results[0].trial.plan
+    return {
+        "experiment": plan.spec.name,
+        "fingerprint": plan.fingerprint,
+        "trials": [result.as_json() for result in results],
+    }
 
 
 def worst(results: Sequence[TrialResult]) -> int:
