@@ -139,7 +139,7 @@ def launch(
     if as_json:
         print(json.dumps(as_json_document(results), ensure_ascii=False))
     else:
-        print_results(results, spec)
+        print_results(results)
         if smoke and worst(results) == 0:
             print("the smoke run passed: this spec's code path works; its figures mean nothing")
     raise typer.Exit(worst(results))

@@ -206,7 +206,7 @@ def _figure(value: Any) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
-def print_results(results: Sequence[TrialResult], spec: Path) -> None:
+def print_results(results: Sequence[TrialResult]) -> None:
     """Print the end of a launch on standard output: the table, and where everything lies."""
     finished = [result for result in results if result.status == "finished"]
     if finished:
@@ -216,7 +216,7 @@ def print_results(results: Sequence[TrialResult], spec: Path) -> None:
         if result.link:
             print(f"tracker: {result.link}")
         if result.status == "interrupted":
-            print(f"the same command goes on from where it stopped: runner launch {spec}")
+            print("the same command goes on from where it stopped")
 
 
 def print_tables(tables: Sequence[Table]) -> None:
