@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -13,8 +14,11 @@ from typing import Any
 Event = dict[str, Any]
 """`time` (ISO 8601, UTC), `kind` (state, metrics, progress, artifact, warning) and what that kind tells."""
 
-PROGRESS_INTERVAL = 0.2
-"""Seconds between two progress events of a step; the last one of a step is always written."""
+PROGRESS_INTERVALS = (0.2, 5.0)
+"""Least and most seconds between two progress events of a step, the last of which is always written. They grow with
+the time that it takes, so that a training of days leaves megabytes of them and not hundreds."""
+PROGRESS_SHARE = 500
+"""A step's progress is told about so many times, within those bounds."""
 
 
 class EventLog:
@@ -24,9 +28,12 @@ class EventLog:
         """Open a log, ending a line that an earlier kill tore."""
         self._path = path
         self._last_progress = -math.inf
-        if path.exists() and not path.read_bytes().endswith(b"\n"):
-            with path.open("ab") as file:
-                file.write(b"\n")
+        self._began: dict[str, float] = {}
+        if path.exists() and path.stat().st_size:
+            with path.open("rb+") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":
+                    file.write(b"\n")
 
     def append(self, kind: str, **told: Any) -> None:
         """Append one event, stamped now."""
@@ -45,7 +52,10 @@ class EventLog:
     def progress(self, stage: str, done: int, total: int, shown: Mapping[str, float]) -> None:
         """Tell how far a step is; most calls between two intervals are left out."""
         now = time.monotonic()
-        if done >= total or now - self._last_progress >= PROGRESS_INTERVAL:
+        began = self._began.setdefault(stage, now)
+        shortest, longest = PROGRESS_INTERVALS
+        interval = min(longest, max(shortest, (now - began) / PROGRESS_SHARE))
+        if done >= total or now - self._last_progress >= interval:
             self._last_progress = now
             self.append("progress", stage=stage, done=done, total=total, shown=dict(shown))
 

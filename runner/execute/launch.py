@@ -152,6 +152,8 @@ class Launch:
             feed = TrackerFeed(tracker, run.path, self.listener)
             feed.started(tracker.start(self._tracked(trial, run)))
             replay(run.events, feed, "finished")
+        if run.read_record().get("status") != "finished":
+            run.update_record(status="finished")  # A kill came between the last step and its note.
         result = TrialResult(trial, "finished", run.read_metrics(), run.path, feed.run_id, self._link(run), reused=True)
         self.listener.trial_ended(result)
         return result
