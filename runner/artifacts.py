@@ -71,7 +71,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class RunDirectory:
-    """The folder of one trial, as contract.md lays it out."""
+    """The folder of one trial, as docs/interface.md lays it out."""
 
     def __init__(self, path: Path) -> None:
         """Name the folder; it need not exist yet."""

@@ -39,7 +39,7 @@ class Problem:
         return ": ".join(part for part in (place, dotted(self.path), self.message) if part)
 
     def as_json(self) -> dict[str, str | int | None]:
-        """The problem as contract.md's `validate --json` lists it."""
+        """The problem as docs/interface.md's `validate --json` lists it."""
         return {
             "file": self.file,
             "line": self.line,

@@ -45,7 +45,7 @@ class Built:
     left_out: Mapping[str, int]
 
     def as_json(self) -> dict[str, Any]:
-        """The result as contract.md's `build --json` holds it."""
+        """The result as docs/interface.md's `build --json` holds it."""
         return {
             "path": str(self.path),
             "fingerprint": self.fingerprint,

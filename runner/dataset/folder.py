@@ -1,4 +1,4 @@
-"""Reads and checks the data-set folder of contract.md."""
+"""Reads and checks the data-set folder of docs/interface.md."""
 
 from __future__ import annotations
 

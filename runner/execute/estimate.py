@@ -13,7 +13,7 @@ from runner.steps.train import training_texts
 
 
 def describe_plan(spec: ExperimentSpec, reporter: Reporter) -> dict[str, Any]:
-    """Describe what would run, as contract.md's `plan --json` holds it.
+    """Describe what would run, as docs/interface.md's `plan --json` holds it.
 
     What stands in the way of a launch here is listed under `unmet`; figures that need it are then null or empty.
 

@@ -62,7 +62,7 @@ class TrialResult:
     trace: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """The trial as contract.md's `launch --json` lists it."""
+        """The trial as docs/interface.md's `launch --json` lists it."""
         return {
             "name": self.trial.name,
             "fingerprint": self.trial.plan.fingerprint,
@@ -233,7 +233,7 @@ def resolve_here(spec: ExperimentSpec, reporter: Reporter, *, elsewhere: bool) -
 
 
 def as_json_document(results: Sequence[TrialResult]) -> dict[str, Any]:
-    """The launch as contract.md's `launch --json` holds it."""
+    """The launch as docs/interface.md's `launch --json` holds it."""
     plan = results[0].trial.plan
     return {
         "experiment": plan.spec.name,

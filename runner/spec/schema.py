@@ -88,7 +88,7 @@ def _model(model: type[BaseModel], prefix: str, definitions: dict[str, Any]) -> 
 
 
 def list_plugins() -> list[dict[str, Any]]:
-    """What is installed, as contract.md's `plugins --json` lists it."""
+    """What is installed, as docs/interface.md's `plugins --json` lists it."""
     return [
         {
             "stage": stage,

@@ -78,7 +78,7 @@ def test_nothing_heavy_is_imported(five):
 
 
 def test_it_takes_less_cpu_than_a_breath(five):
-    """Contract.md promises 0.3 CPU seconds; what is measured is CPU time of the child alone, the median of runs."""
+    """At most 0.3 CPU seconds are promised; what is measured is CPU time of the child alone, the median of runs."""
 
     def seconds():
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
