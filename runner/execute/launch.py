@@ -170,7 +170,7 @@ class Launch:
         self.listener.trial_started(trial, run.path, resumed=resumed)
         watch = Watch(run.events, feed, self.listener)
         watch.start()
-        outcome = Outcome("interrupted")
+        outcome = Outcome("failed")
         try:
             with self._stop_on_interrupt(run):
                 outcome = executor.run(plan_json(trial.plan), run.path, self.plan.spec.compute)
