@@ -14,7 +14,7 @@ from runner.artifacts import RunDirectory
 from runner.errors import RunnerError, SpecError, StepError, UnmetError
 from runner.execute.executor import Executor
 from runner.execute.resources import local_gpus, unmet_by
-from runner.execute.watch import Listener, TrackerFeed, Watch, replay
+from runner.execute.watch import Listener, TrackerFeed, Watch, replay, tracker_state
 from runner.plan import Plan, Trial, expand, flatten, implement, plan_json, resolve
 from runner.spec.load import LoadedSpec
 from runner.spec.models import ExperimentSpec
@@ -146,15 +146,15 @@ class Launch:
 
     def _report(self, trial: Trial, run: RunDirectory) -> TrialResult:
         """Report a finished trial, delivering to the tracker what an earlier launch could not."""
-        feed = TrackerFeed(None, run.path, self.listener)  # type: ignore[arg-type]
-        if not feed.complete:
+        if not tracker_state(run.path).get("complete"):
             tracker = self._tracker()
             feed = TrackerFeed(tracker, run.path, self.listener)
             feed.started(tracker.start(self._tracked(trial, run)))
             replay(run.events, feed, "finished")
+        run_id = tracker_state(run.path)["run_id"]
         if run.read_record().get("status") != "finished":
             run.update_record(status="finished")  # A kill came between the last step and its note.
-        result = TrialResult(trial, "finished", run.read_metrics(), run.path, feed.run_id, self._link(run), reused=True)
+        result = TrialResult(trial, "finished", run.read_metrics(), run.path, run_id, self._link(run), reused=True)
         self.listener.trial_ended(result)
         return result
 

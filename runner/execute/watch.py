@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from runner.artifacts import write_json
 from runner.events import Event, EventTail
@@ -16,6 +16,7 @@ from runner.steps.outcome import Status
 POLL_SECONDS = 0.2
 DELIVERY_SECONDS = 2.0
 """A tracker is fed in batches of this length, since each delivery is a transaction."""
+STATE_FILE = "tracker.json"
 
 
 class Listener(Protocol):
@@ -28,6 +29,12 @@ class Listener(Protocol):
         """Something went wrong that stops nothing."""
 
 
+def tracker_state(folder: Path) -> dict[str, Any]:
+    """How far the tracker is served with a trial: `run_id`, `delivered` (bytes of the log), `complete`; or nothing."""
+    file = folder / STATE_FILE
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+
 class TrackerFeed:
     """The one writer to the tracker for a trial; remembers how far it came, across launches.
 
@@ -38,8 +45,8 @@ class TrackerFeed:
     def __init__(self, tracker: Tracker, folder: Path, listener: Listener) -> None:
         """Take up the trial in this folder where an earlier launch left it."""
         self._tracker, self._listener = tracker, listener
-        self._state_file = folder / "tracker.json"
-        state = json.loads(self._state_file.read_text(encoding="utf-8")) if self._state_file.exists() else {}
+        self._folder = folder
+        state = tracker_state(folder)
         self.delivered = int(state.get("delivered", 0))
         self.complete = bool(state.get("complete", False))
         self.run_id: str | None = state.get("run_id")
@@ -86,7 +93,7 @@ class TrackerFeed:
 
     def _save(self) -> None:
         state = {"run_id": self.run_id, "delivered": self.delivered, "complete": self.complete}
-        write_json(self._state_file, state)
+        write_json(self._folder / STATE_FILE, state)
 
 
 class Watch(threading.Thread):
