@@ -44,7 +44,8 @@ def connect(address: str | None) -> None:
             **own,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UnmetError(f"no Ray cluster answers at {address or 'this machine'}: {error}") from error
+        hint = "; one that asks for tokens wants RAY_AUTH_MODE=token in the environment" if address else ""
+        raise UnmetError(f"no Ray cluster answers at {address or 'this machine'}: {error}{hint}") from error
 
 
 def nodes() -> list[dict[str, float]]:
