@@ -8,7 +8,8 @@ from rich.console import Console
 
 from runner.execute.launch import TrialResult
 from runner.plan import Trial
-from runner.terminal import PLAIN_LINES, Terminal, plan_tables, results_table
+from runner.terminal.progress import PLAIN_LINES, Terminal
+from runner.terminal.tables import plan_tables, results_table
 
 
 def shown(renderable):

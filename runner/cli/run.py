@@ -1,0 +1,119 @@
+"""Commands that run something: launch, build."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from runner.cli.app import RUN, AsJson, Debug, Overrides, SpecFile, app, open_terminal, settle_environment
+
+if TYPE_CHECKING:
+    from runner.execute.launch import TrialResult
+    from runner.spec.load import LoadedSpec
+    from runner.spec.models import ExperimentSpec
+    from runner.terminal.progress import Terminal
+
+
+@app.command(rich_help_panel=RUN)
+def launch(
+    spec: SpecFile,
+    overrides: Overrides = None,
+    smoke: Annotated[
+        bool,
+        typer.Option("--smoke", help="The same code path with a tiny twin of the model and a handful of samples."),
+    ] = False,
+    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray, for debuggers.")] = False,
+    address: Annotated[str | None, typer.Option(help="A Ray cluster to run on; none: this machine.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train, generate and score every trial of a spec; what is finished is not run again."""
+    from runner.execute.launch import as_json_document, worst
+    from runner.spec.load import load_spec
+    from runner.terminal.tables import print_results
+
+    settle_environment()
+    loaded = load_spec(spec, overrides or ())
+    terminal = open_terminal(live=not local)
+    results = _launch(loaded, terminal, overrides or (), smoke=smoke, local=local, address=address)
+    for result in results:
+        if result.error is not None:
+            terminal.problem(str(result.error))
+            if debug and result.trace:
+                terminal.problem(result.trace)
+    if as_json:
+        print(json.dumps(as_json_document(results), ensure_ascii=False))
+    else:
+        print_results(results)
+        if smoke and worst(results) == 0:
+            print("the smoke run passed: this spec's code path works; its figures mean nothing")
+    raise typer.Exit(worst(results))
+
+
+def _launch(
+    loaded: LoadedSpec[ExperimentSpec],
+    terminal: Terminal,
+    overrides: Sequence[str],
+    *,
+    smoke: bool,
+    local: bool,
+    address: str | None,
+) -> list[TrialResult]:
+    from runner.errors import SpecError
+    from runner.execute.launch import Launch, resolve_here
+    from runner.plan import smoke as smoke_of
+    from runner.terminal.progress import StageReporter
+
+    spec = smoke_of(loaded.spec) if smoke else loaded.spec
+    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        made = resolve_here(spec, StageReporter(terminal, "data"), elsewhere=bool(address) and not local)
+        storage = spec.compute.storage or Path("runs").resolve()
+        launch = Launch(loaded, made, storage, overrides, terminal, afresh=smoke)
+        return launch.run(lambda: _executor(local, address))
+    except SpecError as error:
+        raise loaded.located(error) from error
+    finally:
+        terminal.close()
+
+
+def _executor(local: bool, address: str | None) -> Any:
+    if local:
+        from runner.execute.local import LocalExecutor
+
+        return LocalExecutor()
+    from runner.execute.ray.executor import RayExecutor
+
+    return RayExecutor(address)
+
+
+@app.command(rich_help_panel=RUN)
+def build(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Make a data set from a published corpus: import, crop, split, publish."""
+    from runner.dataset.build import build_dataset
+    from runner.errors import SpecError
+    from runner.spec.dataset_spec import DatasetSpec
+    from runner.spec.load import load
+    from runner.terminal.progress import StageReporter
+
+    loaded = load(spec, DatasetSpec, overrides or ())
+    terminal = open_terminal()
+    try:
+        built = build_dataset(loaded.spec, StageReporter(terminal, "crop"))
+    except SpecError as error:
+        raise loaded.located(error) from error
+    finally:
+        terminal.close()
+    for reason, number in built.left_out.items():
+        terminal.say(f"left out: {number:,} × {reason} (listed in {built.path / 'left_out.jsonl'})")
+    if as_json:
+        print(json.dumps(built.as_json(), ensure_ascii=False))
+        return
+    print(f"data set: {built.path}")
+    print(f"samples: {', '.join(f'{split} {number:,}' for split, number in built.num_samples.items())}")
+    print(f"fingerprint: {built.fingerprint}")
