@@ -81,16 +81,19 @@ class Rendered:
         id: The sample's id.
         content: Images and text of the user's turn, in order.
         target: The answer to be learnt, without end token; None when only a prompt was asked for.
+        examples: Solved samples shown as earlier turns, each with its target and without examples of its own.
     """
 
     id: str
     content: tuple[ImagePart | TextPart, ...]
     target: str | None = None
+    examples: tuple[Rendered, ...] = ()
 
     @property
     def images(self) -> tuple[Path, ...]:
-        """The images in the order the model sees them."""
-        return tuple(part.path for part in self.content if isinstance(part, ImagePart))
+        """The images in the order the model sees them, those of the examples first."""
+        own = tuple(part.path for part in self.content if isinstance(part, ImagePart))
+        return tuple(path for example in self.examples for path in example.images) + own
 
     @property
     def prompt(self) -> str:

@@ -22,6 +22,7 @@ class SftTrainer:
     def __init__(self, options: SftOptions) -> None:
         """Take the section's options."""
         self._options = options
+        self.trailing = options.trailing
 
     def precision(self) -> str:
         """The precision the trained weights are saved in: `fp32` or `bf16`."""
@@ -62,7 +63,7 @@ class SftTrainer:
             options=self._options,
             accelerator=accelerator,
             learner=learner,
-            encoded=EncodedSamples(model, samples, self._options.trailing),
+            encoded=EncodedSamples(model, samples, self.trailing),
             order=Order(division.training, self._epoch_size(len(samples)), self._options.batch_size, run.seed),
             validation=division.validation,
             num_steps=num_steps,

@@ -41,6 +41,15 @@ class VisionLanguageModel(Protocol):
     stop_token_ids: Sequence[int]
     """Tokens that end an answer."""
 
+    turn_end: str
+    """The text of the token that ends an answer, as `spell` writes it."""
+
+    image_token_ids: frozenset[int]
+    """Tokens at whose places the features of the vision tower stand."""
+
+    context_length: int | None
+    """The most tokens of prompt and answer together; None where the model sets no limit."""
+
     def encode(self, rendered: Rendered, trailing: str = "") -> Features:
         """Tokenise a sample inside the chat template, images processed.
 
@@ -54,6 +63,12 @@ class VisionLanguageModel(Protocol):
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turn generated tokens into text, without special tokens, nothing else cleaned up."""
+
+    def spell(self, token_ids: Sequence[int]) -> str:
+        """Turn any tokens into text, special tokens spelt out."""
+
+    def num_image_features(self, features: Features) -> int:
+        """Count the features that the vision tower makes of the pixels of one encoded sample."""
 
     def count(self, rendered: Rendered) -> TokenCount:
         """Count a sample's tokens from its text and the size of its images, without reading pixels."""

@@ -75,6 +75,9 @@ class TrainingRun:
 class Trainer(Protocol):
     """Stage `trainer`: fits a model to rendered samples."""
 
+    trailing: str
+    """Text that is trained after the end token of an answer."""
+
     def __init__(self, options: Any) -> None:
         """Take the section's options."""
 

@@ -33,6 +33,9 @@ class LoadedQwen25VL:
     Attributes:
         module: Transformers' own class.
         stop_token_ids: The end of a turn, and what the checkpoint's generation configuration adds.
+        turn_end: The text of the token that ends a turn.
+        image_token_ids: The token that stands for one place of the vision tower's features.
+        context_length: Positions that the language model was configured for.
     """
 
     def __init__(
@@ -47,6 +50,9 @@ class LoadedQwen25VL:
         self._tokenizer = tokenizer
         self._image_processor = image_processor
         self.stop_token_ids: Sequence[int] = self._stop_token_ids()
+        self.turn_end = self.spell([self._chat.turn_end])
+        self.image_token_ids = frozenset({self._chat.image_token})
+        self.context_length: int | None = module.config.get_text_config().max_position_embeddings
 
     def _stop_token_ids(self) -> list[int]:
         configured = self.module.generation_config.eos_token_id
@@ -122,6 +128,17 @@ class LoadedQwen25VL:
         text = self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
+
+    def spell(self, token_ids: Sequence[int]) -> str:
+        """Turn any tokens into text, special tokens spelt out."""
+        text = self._tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
+
+    def num_image_features(self, features: Features) -> int:
+        """Count the features of a sample: a merged block of patches each, by the grid of its pixels."""
+        grid = features.get("image_grid_thw")
+        return 0 if grid is None else int(grid.prod(dim=1).sum()) // self._image_processor.merge_size**2
 
     def count(self, rendered: Rendered) -> TokenCount:
         """Count a sample's tokens without reading pixels; see `VisionLanguageModel.count`.

@@ -246,3 +246,14 @@ def test_a_line_that_many_texts_share_becomes_one_token(tmp_path):
         assert tokenizer.decode(ids, skip_special_tokens=True) == texts[0]
         assert "Task 2:" not in tokenizer.get_vocab()
     assert len(trained) <= 400
+
+
+def test_what_a_proof_asks_of_a_model(model, colour_samples):
+    features = model.encode(colour_samples[0], trailing="\n")
+    learnt = features["labels"][features["labels"] != -100].tolist()
+    assert model.spell(learnt) == f"{colour_samples[0].target}{model.turn_end}\n"
+    places = sum(token in model.image_token_ids for token in features["input_ids"].tolist())
+    assert model.num_image_features(features) == places > 0
+    seen = model.module.get_image_features(features["pixel_values"], features["image_grid_thw"]).pooler_output
+    assert sum(len(each) for each in seen) == places
+    assert model.context_length == model.module.config.text_config.max_position_embeddings
