@@ -42,8 +42,8 @@ class Store:
         self._shown = _without_password(self.uri)
         _quieten(self.uri)
         with self.explained(), self.locked():
-            if self.uri.startswith("sqlite"):
-                _check_sqlite(self.uri)
+            if self.uri.startswith("sqlite") and (file := _sqlite_file(self.uri)):
+                _make_sqlite(file)
             self.client = MlflowClient(tracking_uri=self.uri)
             self.client.search_experiments(max_results=1)
 
@@ -123,18 +123,36 @@ def _quieten(uri: str) -> None:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
-def _check_sqlite(uri: str) -> None:
-    """Find out at once that a database cannot be written; MLflow would try for 100 seconds.
+def _sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite database; None for one in memory."""
+    file = make_url(uri).database
+    return Path(file) if file and file != ":memory:" else None
+
+
+def _make_sqlite(file: Path) -> None:
+    """Make the database where there is none, whole or not at all, and find out at once whether it can be written.
+
+    MLflow's first migrations are many transactions, so that a kill among them would leave tables that none of its
+    next starts can use: they are made beside the place and moved there. And where it cannot write, it would try
+    for 100 seconds.
 
     Raises:
         sqlite3.Error: It cannot be opened, read or written.
         OSError: Its folder cannot be made.
     """
-    file = make_url(uri).database
-    if not file or file == ":memory:":
-        return
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if _is_empty(file):
+        unfinished = file.with_name(f".{file.name}.unfinished")
+        # The journal goes too: SQLite would roll a new file of this name back by it.
+        for left in (unfinished, unfinished.with_name(f"{unfinished.name}-journal")):
+            left.unlink(missing_ok=True)
+        MlflowClient(tracking_uri=f"sqlite:///{unfinished}").search_experiments(max_results=1)
+        unfinished.replace(file)
+
+
+def _is_empty(file: Path) -> bool:
     with closing(sqlite3.connect(file, timeout=20)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute("SELECT count(*) FROM sqlite_master")
+        (num_tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         connection.rollback()
+    return bool(num_tables == 0)

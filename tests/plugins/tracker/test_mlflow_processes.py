@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,15 @@ print(tracker.start(trial))
 event = {"time": "2026-11-23T10:00:00.000+00:00", "kind": "metrics", "step": 1, "values": {"loss": 1.0}}
 tracker.deliver([event])
 tracker.finish("finished")
+"""
+
+KILLED_WHILE_TABLES_ARE_MADE = """
+import os, signal
+from sqlalchemy import Engine, event
+@event.listens_for(Engine, "after_cursor_execute")
+def cut_short(connection, cursor, statement, *others):
+    if "CREATE TABLE _alembic_tmp_datasets" in statement:
+        os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -57,3 +67,12 @@ def test_two_processes_make_one_store_at_once_and_a_third_finds_its_run_again(tm
     (data,) = client.get_run(first).inputs.dataset_inputs
     assert data.dataset.digest == "f" * 36
     assert [each.step for each in client.get_metric_history(first, "loss")] == [1]
+
+
+def test_a_kill_while_the_tables_are_made_leaves_nothing_in_the_way(tmp_path):
+    command = [sys.executable, "-c", KILLED_WHILE_TABLES_ARE_MADE + LIFE, str(tmp_path), "1" * 64]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
+    run_id = live(tmp_path, "1" * 64)
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert not list(tmp_path.glob(".mlflow.db*"))
