@@ -7,16 +7,13 @@ sizes are Idefics3's, whose processor marks the rows and columns of tiles.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import (
-    AutoConfig,
     Idefics3Config,
     Idefics3ImageProcessorPil,
     Idefics3Processor,
@@ -25,11 +22,10 @@ from transformers import (
     ProcessorMixin,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from plugins.model.chat.loaded import TEXT_FEATURES, LoadedChatModel
-from plugins.model.chat.plugin import ChatModel
-from plugins.model.chat.processor import Processor, load_processor
+from plugins.model.chat.plugin import ChatModel, read_config
+from plugins.model.chat.processor import Processor, load_processor, named_processor_class
 from plugins.model.chat.sizes import SmallSize, text_config
 from plugins.model.chat.tokenizer import END_OF_TEXT, TURN_END, TURN_START
 from plugins.model.image_text_to_text_options import ImageTextToTextOptions
@@ -43,9 +39,6 @@ SPLIT = 2
 
 SHRINK = 2
 """Side by which a small size's vision features are shrunk."""
-
-NAMING_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
-"""Files of a checkpoint that may name its processor, in the order in which transformers looks."""
 
 
 class LoadedImageTextToText(LoadedChatModel):
@@ -107,11 +100,11 @@ class ImageTextToTextModel(ChatModel[ImageTextToTextOptions]):
             UnmetError: Also where the trainer's loss would not be the model's own.
         """
         loaded = super().build(texts, seed)
-        _check_head(loaded.module)
+        _check_head(loaded.module, loaded.stop_token_ids[0])
         return loaded
 
     def _config(self, folder: Path) -> PreTrainedConfig:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder)
+        config = read_config(folder)
         if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
             raise SpecError(
                 f"{folder} holds a model of type {config.model_type!r}, which is none of transformers' "
@@ -121,7 +114,7 @@ class ImageTextToTextModel(ChatModel[ImageTextToTextOptions]):
         return config
 
     def _processor(self, folder: Path) -> Processor:
-        named = _processor_class(folder, self._config(folder))
+        named = named_processor_class(folder, self._config(folder))
         if named.replace_image_token is ProcessorMixin.replace_image_token:
             raise UnmetError(
                 f"model.checkpoint: {named.__name__} of {folder} does not say what stands for an image in a prompt, "
@@ -158,35 +151,16 @@ class ImageTextToTextModel(ChatModel[ImageTextToTextOptions]):
     config_class = Idefics3Config
 
 
-def _processor_class(folder: Path, config: PreTrainedConfig) -> type[ProcessorMixin]:
-    """Find the processor that a checkpoint names, or that of its architecture.
-
-    Raises:
-        UnmetError: There is none.
-    """
-    for file in NAMING_FILES:
-        written = json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).is_file() else {}
-        named = getattr(transformers, written.get("processor_class") or "", None)
-        if named is not None:
-            return named  # type: ignore[no-any-return]  # transformers' names are read at run time
-    by_architecture: Any = PROCESSOR_MAPPING
-    if type(config) in by_architecture:
-        return by_architecture[type(config)]  # type: ignore[no-any-return]  # a mapping that loads lazily
-    raise UnmetError(
-        f"model.checkpoint: transformers knows no processor for {folder}, a model of type {config.model_type!r}"
-    )
-
-
-def _check_head(module: Any) -> None:
+def _check_head(module: Any, token: int) -> None:
     """Make sure that the logits are what the output embeddings make of the hidden states, as the trainer has them.
 
     Some families scale or cap their logits afterwards; trained without that, they would learn something else.
     """
-    ids = torch.arange(4).unsqueeze(0)
+    ids = torch.full((1, 4), token)
     with torch.no_grad():
         logits = module(input_ids=ids).logits
         plain = module.get_output_embeddings()(module.base_model(input_ids=ids).last_hidden_state)
-    if not torch.allclose(logits, plain, rtol=1e-3, atol=1e-3):
+    if (logits - plain).abs().max() > 1e-3 * plain.abs().max():
         raise UnmetError(
             f"model.checkpoint: {type(module).__name__} changes its logits after the output embeddings, which "
             "training does not reproduce; take another family"

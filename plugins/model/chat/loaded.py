@@ -12,14 +12,13 @@ from typing import Literal
 
 import torch
 from PIL import Image
-from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from plugins.model.chat.collate import collate
 from plugins.model.chat.lock import write_lock
 from plugins.model.chat.pictures import Dimensions, read_dimensions, read_picture, unusable
 from plugins.model.chat.processor import Processor
-from plugins.model.chat.template import ChatTemplate
+from plugins.model.chat.template import ChatTemplate, make_special
 from runner.errors import UnmetError
 from runner.records import Rendered
 from runner.stages import Features, TokenCount
@@ -68,6 +67,7 @@ class LoadedChatModel(ABC):
                 f"model.checkpoint: its tokenizer has no token {image_token} to stand for images, which its "
                 "configuration names; tokenizer and model are of different checkpoints"
             )
+        make_special(self._tokenizer, self._image_token)
         self._template = ChatTemplate(self._tokenizer, processor.image_token)
         self._token_types = [name for name in TOKEN_TYPES if name in inspect.signature(module.forward).parameters]
         self.stop_token_ids: Sequence[int] = self._stop_token_ids()
@@ -167,19 +167,10 @@ class LoadedChatModel(ABC):
             other, brought to one shape with zeros; and `attention_mask` (samples, length) for padding on the left,
             on the right only where the family needs it.
         """
-        fills = {"input_ids": self._tokenizer.pad_token_id, "labels": IGNORED, **dict.fromkeys(self._token_types, 0)}
-        stacked = {
-            name: pad_sequence(
-                [each[name] for each in batch], batch_first=True, padding_value=fill, padding_side=padding_side
-            )
-            for name, fill in fills.items()
-        }
-        if padding_side == "left" or self.mask_on_the_right:
-            ones = [torch.ones_like(each["input_ids"]) for each in batch]
-            stacked["attention_mask"] = pad_sequence(ones, batch_first=True, padding_side=padding_side)
-        for name in dict.fromkeys(name for each in batch for name in each if name not in fills):
-            stacked[name] = _one_after_another([each[name] for each in batch if name in each])
-        return stacked
+        # Whatever pads is never looked at; a tokenizer that has nothing for it may take any token.
+        padding = self._tokenizer.pad_token_id if self._tokenizer.pad_token is not None else self._template.turn_end
+        fills = {"input_ids": padding, "labels": IGNORED, **dict.fromkeys(self._token_types, 0)}
+        return collate(batch, fills, padding_side, masked=padding_side == "left" or self.mask_on_the_right)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turn generated tokens into text, without special tokens, nothing else cleaned up."""
@@ -237,15 +228,3 @@ class LoadedChatModel(ABC):
         # Readers before transformers 5, and those of videos, look for this file.
         self.processor.image_processor.save_pretrained(folder)
         write_lock(folder, self.processor)
-
-
-def _one_after_another(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Join along the first dimension, the others filled up with zeros to the largest."""
-    shape = [max(lengths) for lengths in zip(*(part.shape[1:] for part in parts), strict=True)]
-    return torch.cat([part if list(part.shape[1:]) == shape else _filled_up(part, shape) for part in parts])
-
-
-def _filled_up(part: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    lacking = [want - have for want, have in zip(shape, part.shape[1:], strict=True)]
-    # `pad` takes what to add before and behind, the last dimension first.
-    return functional.pad(part, [each for behind in reversed(lacking) for each in (0, behind)])

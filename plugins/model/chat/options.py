@@ -32,8 +32,9 @@ class ChatModelOptions(Options):
     the spec. Relative to the spec. The content stands in the fingerprint, not this name."""
 
     size: Size | None = None
-    """Random weights instead of a checkpoint: `tiny` learns the synthetic data in a minute or two on two CPU
-    cores, `smoke` only shows that everything runs. Their tokenizer is made from the training texts."""
+    """Random weights instead of a checkpoint: `tiny` is the demo's size, with which Qwen2.5-VL learns the synthetic
+    data in a minute or two on two CPU cores, `smoke` only shows that everything runs. Their tokenizer is made from
+    the training texts."""
 
     revision: Annotated[str, OutsideFingerprint()] = "main"
     """Branch, tag or commit of a checkpoint on the hub; the commit it stands for is in the fingerprint."""

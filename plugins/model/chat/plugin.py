@@ -141,7 +141,7 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         return hub_folder(checkpoint, self.revision(), weights=weights)
 
     def _config(self, folder: Path) -> PreTrainedConfig:
-        config = AutoConfig.from_pretrained(folder)
+        config = read_config(folder)
         if not isinstance(config, self.config_class):
             raise SpecError(
                 f"{folder} holds a model of type {config.model_type!r}; the plugin {self.name} takes "
@@ -185,3 +185,21 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         return AutoModelForImageTextToText.from_pretrained(
             folder, dtype=dtype, attn_implementation=self._options.attention
         )
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """Read a checkpoint's configuration.
+
+    Raises:
+        SpecError: Transformers does not know its architecture; code that a checkpoint brings along is not run.
+    """
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise SpecError(
+            f"{folder} is no checkpoint of transformers' own architectures ({reason}); many have a twin that is, "
+            "often called …-hf",
+            path=("model", "checkpoint"),
+        ) from error
+    return config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, count
 
 from transformers import PreTrainedTokenizerBase
@@ -27,13 +27,12 @@ class ChatTemplate:
 
     Attributes:
         tokenizer: With `chat_template` set.
-        turn_end: The token that ends an answer: what the template writes behind one, where that is a control token,
+        turn_end: The token that ends an answer: what the template writes behind one, where that is an added token,
             else the tokenizer's end of a sequence.
-        image_mark: What the template writes where an image stands.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, image_mark: str) -> None:
-        """Take a tokenizer and its family's mark of an image.
+        """Take a tokenizer and what its template writes where an image stands.
 
         Raises:
             UnmetError: There is no chat template, or no token that ends an answer.
@@ -44,10 +43,12 @@ class ChatTemplate:
                 "or an entry in tokenizer_config.json); take an instruction-tuned one"
             )
         self.tokenizer = tokenizer
-        self.image_mark = image_mark
-        self._control = _control_tokens(tokenizer, image_mark)
+        self._image_mark = image_mark
         self._written: dict[Shape, str] = {}
-        self.turn_end = self._turn_end()
+        end = self._turn_end()
+        make_special(tokenizer, image_mark, end)
+        self.turn_end = tokenizer.get_added_vocab()[end]
+        self._control = _any_of(tokenizer.all_special_tokens)
         self._begin = self._begin_tokens()
 
     def prompt(self, rendered: Rendered, image_texts: Sequence[str]) -> list[int]:
@@ -68,23 +69,23 @@ class ChatTemplate:
         texts = [part.text for turn in _turns(rendered) for part in turn if isinstance(part, TextPart)]
         marked = [mark_control_tokens(text, self._control) for text in texts]
         # What stands for an image is put in before the sample's texts, which may spell out an image's mark.
-        pieces = chain.from_iterable(zip(written.split(self.image_mark), [*image_texts, ""], strict=True))
+        pieces = chain.from_iterable(zip(written.split(self._image_mark), [*image_texts, ""], strict=True))
         return [*self._begin, *encode_marked_chat(self.tokenizer, _SLOT.sub(_filling(marked), "".join(pieces)))]
 
     def _check_order(self, rendered: Rendered, written: str) -> None:
         """Make sure that the template shows every image and text once, where the adapter put it."""
         texts = count()
         wanted = [
-            self.image_mark if isinstance(part, ImagePart) else f"\ue000{next(texts)}\ue001"
+            self._image_mark if isinstance(part, ImagePart) else f"\ue000{next(texts)}\ue001"
             for turn in _turns(rendered)
             for part in turn
         ]
-        shown = [found[0] for found in re.finditer(f"{re.escape(self.image_mark)}|{_SLOT.pattern}", written)]
+        shown = [found[0] for found in re.finditer(f"{re.escape(self._image_mark)}|{_SLOT.pattern}", written)]
         if shown == wanted:
             return
-        if shown.count(self.image_mark) != len(rendered.images):
+        if shown.count(self._image_mark) != len(rendered.images):
             raise PluginError(
-                f"sample {rendered.id}: the chat template shows {shown.count(self.image_mark)} images of "
+                f"sample {rendered.id}: the chat template shows {shown.count(self._image_mark)} images of "
                 f"{len(rendered.images)}; the checkpoint needs the template of a vision-language model"
             )
         raise PluginError(
@@ -126,18 +127,17 @@ class ChatTemplate:
         assert isinstance(written, str)
         return written
 
-    def _turn_end(self) -> int:
+    def _turn_end(self) -> str:
         solved = self._render((("user", (False,)), ("assistant", (False,))), answer_follows=False)
         behind = _SLOT.split(solved)[-1].lstrip()
-        found = self._control.match(behind)
-        token = found[0] if found else self.tokenizer.eos_token
-        if token is None:
+        found = _any_of(self.tokenizer.get_added_vocab()).match(behind)
+        end = found[0] if found else self.tokenizer.eos_token
+        if end is None:
             raise UnmetError(
                 "model.checkpoint: neither its chat template nor its tokenizer says which token ends an answer"
             )
-        ends = self.tokenizer.convert_tokens_to_ids(token)
-        assert isinstance(ends, int)
-        return ends
+        assert isinstance(end, str)
+        return end
 
     def _begin_tokens(self) -> list[int]:
         """What a tokenizer puts at the beginning of every text, where the template does not write it already."""
@@ -160,8 +160,13 @@ def _filling(texts: Sequence[str]) -> Callable[[re.Match[str]], str]:
     return lambda slot: texts[int(slot[1])]
 
 
-def _control_tokens(tokenizer: PreTrainedTokenizerBase, image_mark: str) -> re.Pattern[str]:
-    """Match the tokens that no text of a sample may become; the longest first, as one may begin another."""
-    added = tokenizer.added_tokens_decoder.values()
-    control = {image_mark, *tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
-    return re.compile("|".join(re.escape(token) for token in sorted(control, key=len, reverse=True)))
+def make_special(tokenizer: PreTrainedTokenizerBase, *tokens: str) -> None:
+    """Mark added tokens as special, which some checkpoints omit, so that no text of a sample becomes one."""
+    plain = [token for token in tokens if token not in tokenizer.all_special_tokens]
+    if plain:
+        tokenizer.add_special_tokens({"extra_special_tokens": plain}, replace_extra_special_tokens=False)
+
+
+def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Match any of some tokens; the longest first, as one may begin another."""
+    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)) or "(?!)")
