@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from plugins.generator.transformers import TransformersGenerator
 from plugins.generator.transformers_options import TransformersOptions
@@ -222,14 +222,50 @@ def test_a_saved_model_is_a_checkpoint_to_go_on_from(family, model, saved, pictu
 
 
 def test_the_general_class_reads_every_familys_checkpoint_as_the_family_does(model, saved, pictured):
-    general = ImageTextToTextModel(ImageTextToTextOptions(checkpoint=str(saved))).build([], 0)
+    plugin = ImageTextToTextModel(ImageTextToTextOptions(checkpoint=str(saved)))
+    general, outline = plugin.build([], 0), plugin.outline([])
     for sample in pictured:
         features = model.encode(sample)
         assert _same(general.encode(sample), features)
         assert general.count(sample) == model.count(sample)
-        assert general.num_image_features(features) == model.num_image_features(features)
+        for each in (general, outline):
+            assert each.num_image_features(features) == model.num_image_features(features)
     assert general.turn_end == model.turn_end
     assert list(general.stop_token_ids) == list(model.stop_token_ids)
+
+
+@pytest.mark.parametrize("family", ["image_text_to_text"], indirect=True)
+def test_transformers_auto_classes_load_what_was_saved(family, model, saved, pictured):
+    processor = AutoProcessor.from_pretrained(saved)  # of the other families it would need torchvision
+    for sample in pictured[1:5]:
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": _content(sample.content)}], add_generation_prompt=True
+        )
+        pictures = [Image.open(path) for path in sample.images]
+        theirs = processor(text=text, images=[pictures], return_tensors="pt")
+        ours = model.encode(Rendered(sample.id, sample.content))
+        assert ours["input_ids"].tolist() == theirs["input_ids"][0].tolist()
+        assert ours["pixel_values"].equal(theirs["pixel_values"])
+
+
+def test_a_checkpoint_whose_settings_stand_in_the_older_file_is_read(family, model, saved, pictured, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "older")
+    written = json.loads((folder / "processor_config.json").read_text())
+    images = written.pop("image_processor")
+    kind = images["image_processor_type"].removesuffix("Pil")
+    (folder / "preprocessor_config.json").write_text(json.dumps({**images, "image_processor_type": kind}))
+    (folder / "processor_config.json").write_text(json.dumps(written))
+    again = family.plugin(checkpoint=str(folder)).outline([])
+    assert all(_same(again.encode(sample), model.encode(sample)) for sample in pictured)
+
+
+def test_code_that_a_checkpoint_brings_along_is_not_run(family, saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "foreign")
+    brought = {"model_type": "internvl_chat", "auto_map": {"AutoConfig": "brought.Config"}}
+    (folder / "config.json").write_text(json.dumps(brought))
+    (folder / "brought.py").write_text("raise SystemExit('it ran')")
+    with pytest.raises(SpecError, match="no checkpoint of transformers' own architectures"):
+        family.plugin(checkpoint=str(folder)).outline([])
 
 
 def test_another_architecture_is_refused(family, saved, tmp_path):

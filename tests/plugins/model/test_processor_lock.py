@@ -46,9 +46,8 @@ def test_another_template_is_refused(family, folder):
     assert "message.role | upper" in now
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision"], indirect=True)
 def test_another_system_prompt_is_told_as_such(family, folder):
-    if "helpful" not in (folder / "chat_template.jinja").read_text():
-        pytest.skip("this family's small template has no system prompt")
     template = folder / "chat_template.jinja"
     template.write_text(template.read_text().replace("helpful", "terse"))
     before, now = _refused(family, folder)["system_prompt"].split(", now ")
