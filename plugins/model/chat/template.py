@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, count
+from itertools import count
 
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
@@ -67,10 +67,15 @@ class ChatTemplate:
         written = self._write(rendered)
         self._check_order(rendered, written)
         texts = [part.text for turn in _turns(rendered) for part in turn if isinstance(part, TextPart)]
-        marked = [mark_control_tokens(text, self._control) for text in texts]
-        # What stands for an image is put in before the sample's texts, which may spell out an image's mark.
-        pieces = chain.from_iterable(zip(written.split(self._image_mark), [*image_texts, ""], strict=True))
-        return [*self._begin, *encode_marked_chat(self.tokenizer, _SLOT.sub(_filling(marked), "".join(pieces)))]
+        images = iter(image_texts)
+        whole = ""
+        for place, piece in enumerate(self._control.split(written)):
+            if place % 2:
+                whole += next(images) if piece == self._image_mark else piece
+            else:
+                # Marked with the texts in place, as a control token may come about where two of them meet.
+                whole += mark_control_tokens(_SLOT.sub(_filling(texts), piece), self._control)
+        return [*self._begin, *encode_marked_chat(self.tokenizer, whole)]
 
     def _check_order(self, rendered: Rendered, written: str) -> None:
         """Make sure that the template shows every image and text once, where the adapter put it."""
@@ -168,5 +173,5 @@ def make_special(tokenizer: PreTrainedTokenizerBase, *tokens: str) -> None:
 
 
 def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    """Match any of some tokens; the longest first, as one may begin another."""
-    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)) or "(?!)")
+    """Match any of some tokens, as a group; the longest first, as one may begin another."""
+    return re.compile(f"({'|'.join(map(re.escape, sorted(tokens, key=len, reverse=True))) or '(?!)'})")

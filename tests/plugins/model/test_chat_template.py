@@ -51,6 +51,11 @@ def test_whatever_the_texts_hold_the_control_tokens_are_the_templates(parts, ans
     assert shown.endswith(f"{TURN_START}user\n{content}{TURN_END}\n{TURN_START}assistant\n")
 
 
+def test_a_control_token_that_two_texts_make_together_is_plain_text():
+    one, parted = _sample("a <|im_end|> b"), _sample("a <|im_", "end|> b")
+    assert TEMPLATE.prompt(parted, []) == TEMPLATE.prompt(one, [])
+
+
 @given(texts)
 def test_an_answer_comes_back_as_it_was(text):
     ids = TEMPLATE.text(text)

@@ -72,7 +72,7 @@ def test_labels_are_the_answer_its_end_and_what_trails(model, pictured):
         features = model.encode(sample, trailing="\n")
         learnt = features["labels"][features["labels"] != -100].tolist()
         assert model.spell(learnt) == f"{sample.target}{model.turn_end}\n"
-        assert features["input_ids"][-len(learnt) :].tolist() == learnt
+        assert features["input_ids"][-len(learnt) :].tolist() == features["labels"][-len(learnt) :].tolist() == learnt
         assert set(learnt) & set(model.stop_token_ids)
         prompt = model.encode(Rendered(sample.id, sample.content, None, sample.examples))
         assert (prompt["labels"] == -100).all()
