@@ -97,9 +97,9 @@ class ChatModel(ABC, Generic[FamilyOptions]):
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 return self._without_weights(config, processor)
-        folder = self._folder(weights=True)
-        self._config(folder)
-        return self._from_folder(folder, torch.float32)
+        folder = self.checkpoint()
+        assert folder is not None
+        return self.loaded(self._weights(folder, torch.float32), self._processor(folder))
 
     def outline(self, texts: Iterable[str]) -> LoadedChatModel:
         """Make the same model without memory for its weights; see `Model.outline`.
@@ -116,8 +116,21 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         with torch.device("meta"):
             return self._without_weights(config, processor)
 
+    def checkpoint(self) -> Path | None:
+        """Find the folder of the checkpoint, weights and all; see `Model.checkpoint`.
+
+        Raises:
+            UnmetError: The checkpoint cannot be had here.
+            SpecError: It is of another architecture.
+        """
+        if self._options.checkpoint is None:
+            return None
+        folder = self._folder(weights=True)
+        self._config(folder)
+        return folder
+
     def load(self, folder: Path) -> LoadedChatModel:
-        """Load what `LoadedChatModel.save` wrote, in the precision it was saved in.
+        """Load what `LoadedChatModel.save` wrote, or a checkpoint, in the precision it was saved in.
 
         Raises:
             UnmetError: Pixels, template or tokenizer are not those that the model was trained with.
@@ -177,9 +190,6 @@ class ChatModel(ABC, Generic[FamilyOptions]):
             do_sample=False,
         )
         return self.loaded(module, processor)
-
-    def _from_folder(self, folder: Path, dtype: torch.dtype) -> LoadedChatModel:
-        return self.loaded(self._weights(folder, dtype), self._processor(folder))
 
     def _weights(self, folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
         return AutoModelForImageTextToText.from_pretrained(

@@ -57,6 +57,17 @@ def test_tokens_are_counted_without_reading_pixels(model, pictured):
         assert count.text + count.image + count.target == len(features["input_ids"])
 
 
+def test_a_turned_photograph_is_counted_as_it_is_shown(model, tmp_path):
+    tag = Image.Exif()
+    tag[0x0112] = 6  # the camera was turned: show it a quarter further clockwise
+    Image.new("RGB", (100, 40), "red").rotate(90, expand=True).save(tmp_path / "turned.png", exif=tag)
+    Image.new("RGB", (100, 40), "red").save(tmp_path / "upright.png")
+    turned, upright = (Rendered("x", (ImagePart(tmp_path / f"{each}.png"),)) for each in ("turned", "upright"))
+    assert _same(model.encode(turned), model.encode(upright))
+    assert model.count(turned) == model.count(upright)
+    assert model.count(turned).image == model.num_image_features(model.encode(turned))
+
+
 def test_an_outline_encodes_and_counts_as_the_model_does(family, model, pictured):
     outline = family.plugin().outline(family.texts)
     assert next(outline.module.parameters()).is_meta

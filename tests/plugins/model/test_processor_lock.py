@@ -91,6 +91,14 @@ def test_other_tiles_in_the_spec_are_refused(family, folder):
     assert _refused(family, folder, max_tiles=4) == {"pixels.max_patches": "2, now 4"}
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_vl"], indirect=True)
+def test_a_trained_model_is_refused_as_a_checkpoint_to_generate_with_too(family, folder):
+    plugin = family.plugin(checkpoint=str(folder), max_pixels=1024)
+    with pytest.raises(UnmetError, match="longest_edge: trained with 2304, now 1024"):
+        plugin.load(plugin.checkpoint())
+    assert family.plugin().checkpoint() is None
+
+
 def test_a_model_that_is_trained_on_is_locked_anew(family, folder, tmp_path):
     template = folder / "chat_template.jinja"
     template.write_text(template.read_text().replace("message.role", "message.role | upper"))
