@@ -1,75 +1,9 @@
-"""Options of the model `qwen2_5_vl`: which weights, how many pixels an image keeps, which attention."""
+"""Options of the model `qwen2_5_vl`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator, Field, model_validator
-
-from runner.stages import LocatedStr, Options, OutsideFingerprint
-
-Size = Literal["tiny", "smoke"]
-"""The named sizes of random weights; `plugins.model.qwen2_5_vl.sizes` says what they are."""
+from plugins.model.chat.options import PixelOptions
 
 
-def _folder_beside_the_spec(value: object) -> object:
-    """Make the name of a local folder absolute; leave a hub name as it is."""
-    if not isinstance(value, str):
-        return value
-    beside = value.folder if isinstance(value, LocatedStr) else Path.cwd()
-    folder = (beside / Path(value).expanduser()).resolve()
-    written_as_path = value.startswith((".", "/", "~"))
-    return str(folder) if written_as_path or (isinstance(value, LocatedStr) and folder.is_dir()) else str(value)
-
-
-class Qwen25VLOptions(Options):
+class Qwen25VLOptions(PixelOptions):
     """Qwen2.5-VL from a checkpoint, or of a small named size with random weights."""
-
-    checkpoint: Annotated[str | None, BeforeValidator(_folder_beside_the_spec), OutsideFingerprint()] = None
-    """A name on the Hugging Face hub, or a local folder: what starts with `.`, `/` or `~`, or is found beside
-    the spec. Relative to the spec. The content stands in the fingerprint, not this name."""
-
-    size: Size | None = None
-    """Random weights instead of a checkpoint: `tiny` learns the synthetic data in a minute or two on two CPU
-    cores, `smoke` only shows that everything runs. Their tokenizer is made from the training texts."""
-
-    revision: Annotated[str, OutsideFingerprint()] = "main"
-    """Branch, tag or commit of a checkpoint on the hub; the commit it stands for is in the fingerprint."""
-
-    min_pixels: Annotated[int, Field(gt=0)] | None = None
-    """Area in pixels to which smaller images are enlarged; by default that of the checkpoint or the size."""
-
-    max_pixels: Annotated[int, Field(gt=0)] | None = None
-    """Area in pixels to which larger images are reduced; by default that of the checkpoint or the size."""
-
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Implementation in transformers; `flash_attention_2` needs the package flash-attn and a CUDA GPU."""
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> Qwen25VLOptions:
-        if (self.checkpoint is None) == (self.size is None):
-            both = "both are given" if self.size else "neither is given"
-            raise ValueError(
-                f"give either `checkpoint` (a hub name or a local folder) or `size` (random weights); {both}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _pixels_in_order(self) -> Qwen25VLOptions:
-        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
-            raise ValueError(
-                f"min_pixels ({self.min_pixels}) must not be above max_pixels ({self.max_pixels}); both are areas"
-            )
-        return self
-
-    def smoke(self) -> Mapping[str, Any]:
-        """The same architecture in its smallest size, on small images and without special kernels."""
-        return {
-            "checkpoint": None,
-            "size": "smoke",
-            "min_pixels": None,
-            "max_pixels": None,
-            "attention": "sdpa",
-        }

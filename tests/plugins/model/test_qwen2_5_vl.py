@@ -6,7 +6,6 @@ from PIL import Image
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from plugins.model.qwen2_5_vl import Qwen25VLModel
-from plugins.model.qwen2_5_vl.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from plugins.model.qwen2_5_vl_options import Qwen25VLOptions
 from runner.errors import DataError, SpecError, UnmetError
 from runner.records import ImagePart, Rendered, TextPart
@@ -223,29 +222,6 @@ def test_pixel_limits_are_areas(build_smoke, draw):
     assert build_smoke(min_pixels=64 * 64, max_pixels=64 * 64).count(sample).image == 16
     with pytest.raises(SpecError, match="set both"):
         build_smoke(min_pixels=10**6)
-
-
-def test_a_trained_tokenizer_depends_on_what_it_read_and_not_on_the_order():
-    texts = [f"word{place % 7} Jan Suneet {'x' * (place % 5)}" for place in range(50)]
-    one, two = train_tokenizer(texts, 400), train_tokenizer(texts[::-1], 400)
-    assert one.get_vocab() == two.get_vocab()
-    assert len(one) <= 400
-    assert set(SPECIAL_TOKENS) <= set(one.all_special_tokens)
-    text = "emoji 🙂 and 東京\tare read byte by byte\n"
-    assert one.decode(one(text)["input_ids"]) == text
-
-
-def test_a_line_that_many_texts_share_becomes_one_token(tmp_path):
-    instruction = "Please answer the following questions: who, where, and why?"
-    texts = [f"{instruction}\nText: {name} <|im_end|> smiles\nTask 2:" for name in ("Jan", "Suneet", "Mina", "Omar")]
-    trained = train_tokenizer(texts, 400)
-    trained.save_pretrained(tmp_path)
-    for tokenizer in (trained, AutoTokenizer.from_pretrained(tmp_path)):
-        ids = tokenizer(texts[0], split_special_tokens=True)["input_ids"]
-        assert ids[0] == tokenizer.get_vocab()[instruction]
-        assert tokenizer.decode(ids, skip_special_tokens=True) == texts[0]
-        assert "Task 2:" not in tokenizer.get_vocab()
-    assert len(trained) <= 400
 
 
 def test_what_a_proof_asks_of_a_model(model, colour_samples):

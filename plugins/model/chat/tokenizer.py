@@ -1,4 +1,4 @@
-"""A Qwen2 tokenizer trained on the texts at hand, for models with random weights."""
+"""A tokenizer trained on the texts at hand, for models with random weights, and their minimal chat template."""
 
 from __future__ import annotations
 
@@ -9,28 +9,11 @@ from tokenizers import AddedToken
 from transformers import Qwen2Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
+TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
-IMAGE_PAD = "<|image_pad|>"
-VIDEO_PAD = "<|video_pad|>"
-VISION_START = "<|vision_start|>"
-VISION_END = "<|vision_end|>"
-SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", TURN_END, VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD)
-"""The special tokens of Qwen2.5-VL that a chat with images needs."""
-
-CHAT_TEMPLATE = (
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{% for part in message.content %}"
-    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% else %}{{ part.text }}{% endif %}"
-    "{% endfor %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-"""Turns in the shape of Qwen2.5-VL's: images between vision marks, a turn between `im_start` and `im_end`."""
 
 TEMPLATE_WORDS = "system\nYou are a helpful assistant.\nuser\nassistant\n"
-"""The template's own words, so that they are in every vocabulary."""
-
+"""The templates' own words, so that they are in every vocabulary."""
 
 COMMON_SHARE = 0.25
 """Share of the texts in which a line must stand to become a token of its own."""
@@ -39,7 +22,26 @@ COMMON_WORDS = 4
 """Words that such a line must have; shorter ones are cheap as they are."""
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
+def chat_template(image: str) -> str:
+    """Write turns in ChatML, the shape that most families' own templates have.
+
+    Args:
+        image: What the template writes where an image stands.
+    """
+    return (
+        f"{TURN_START}system\nYou are a helpful assistant.{TURN_END}\n"
+        f"{{% for message in messages %}}{TURN_START}{{{{ message.role }}}}\n"
+        "{% for part in message.content %}"
+        f"{{% if part.type == 'image' %}}{image}"
+        "{% else %}{{ part.text }}{% endif %}"
+        f"{{% endfor %}}{TURN_END}\n{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}{TURN_START}assistant\n{{% endif %}}"
+    )
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str], template: str
+) -> Qwen2Tokenizer:
     """Train a byte-level BPE that cuts text into words as Qwen2's does.
 
     Merges are chosen by count and ties by token id, so the same texts give the same tokenizer. Lines that many
@@ -49,9 +51,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     Args:
         texts: What the model is to read and write.
         vocab_size: Upper limit of its tokens, the 256 bytes and the special tokens included.
+        special_tokens: Of the family; among them `END_OF_TEXT` and `TURN_END`.
+        template: Its chat template.
 
     Returns:
-        A tokenizer with Qwen2.5-VL's special tokens and a minimal chat template.
+        A tokenizer with those special tokens, and that template.
     """
     texts = list(texts)
     lines = _common_lines(texts)
@@ -59,11 +63,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Qwen2Tokenizer:
     trained: Qwen2Tokenizer = untrained.train_new_from_iterator(  # type: ignore[no-untyped-call]
         _in_batches([TEMPLATE_WORDS, *texts]),
         vocab_size=vocab_size - len(lines),
-        new_special_tokens=list(SPECIAL_TOKENS),
+        new_special_tokens=list(special_tokens),
         show_progress=False,
     )
     trained.add_tokens([AddedToken(line, normalized=False) for line in lines])
-    trained.chat_template = CHAT_TEMPLATE
+    trained.chat_template = template
     return trained
 
 

@@ -1,0 +1,104 @@
+"""The model plugin `llava_onevision`: LLaVA-OneVision.
+
+An image that is alone in a sample is cut into tiles; of several, each is one square. So a tweet with one segment is
+shown coarser than a tweet without: that is how the family was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import (
+    LlavaOnevisionConfig,
+    LlavaOnevisionImageProcessorPil,
+    LlavaOnevisionProcessor,
+    PreTrainedTokenizerBase,
+)
+
+from plugins.model.chat.loaded import LoadedChatModel
+from plugins.model.chat.pictures import Dimensions
+from plugins.model.chat.plugin import ChatModel
+from plugins.model.chat.processor import Processor
+from plugins.model.chat.sizes import SmallSize, text_config
+from plugins.model.chat.tokenizer import END_OF_TEXT, TURN_END, TURN_START, chat_template
+from plugins.model.llava_onevision_options import LlavaOnevisionOptions
+from runner.stages import Features
+
+IMAGE, VIDEO = "<image>", "<video>"
+
+SHAPES = ((1, 1), (1, 2), (2, 1), (2, 2))
+"""Rows and columns of tiles that a small size cuts an image into."""
+
+
+class LoadedLlavaOnevision(LoadedChatModel):
+    """A LLaVA-OneVision in memory: the features of an image's tiles without their padding, a row ended by one more."""
+
+    def num_image_features(self, features: Features) -> int:
+        """Count what the model's own packing makes of features that have no width."""
+        if "pixel_values" not in features:
+            return 0
+        sizes, config = features["image_sizes"], self.module.config
+        alone = int(features["batch_num_images"].sum()) == 1
+        num_tiles = features["pixel_values"].shape[1] if alone else 1
+        places = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        blank = [torch.zeros(num_tiles, places, 1) for _ in sizes]
+        packing: Any = self.module.base_model
+        _, lengths = packing.pack_image_features(
+            blank, sizes, image_newline=torch.zeros(1), vision_aspect_ratio=config.vision_aspect_ratio
+        )
+        return int(lengths.sum())
+
+    def _image_texts(self, sizes: Sequence[Dimensions]) -> list[str]:
+        side = self.processor.image_processor.size["height"]
+        # Of the pixels, only the size of a tile is asked.
+        inputs = {
+            "batch_num_images": [len(sizes)],
+            "image_sizes": [list(size) for size in sizes],
+            "pixel_values": torch.empty(1, 1, side, side),
+        }
+        return [self.processor.replace_image_token(inputs, place) for place in range(len(sizes))]
+
+
+class LlavaOnevisionModel(ChatModel[LlavaOnevisionOptions]):
+    """The plugin `llava_onevision` of the stage `model`."""
+
+    name = "llava_onevision"
+    loaded = LoadedLlavaOnevision
+    config_class = LlavaOnevisionConfig
+    processor_class = LlavaOnevisionProcessor
+    special_tokens = (END_OF_TEXT, TURN_START, TURN_END, IMAGE, VIDEO)
+    template = chat_template(f"{IMAGE}\n")
+
+    def _small_config(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> LlavaOnevisionConfig:
+        vision = {
+            "model_type": "siglip_vision_model",
+            "hidden_size": small.vision_width,
+            "num_hidden_layers": small.vision_depth,
+            "num_attention_heads": small.vision_heads,
+            "intermediate_size": small.vision_ffn,
+            "image_size": small.tile,
+            "patch_size": small.patch,
+            "vision_use_head": False,
+        }
+        special = tokenizer.get_added_vocab()
+        return LlavaOnevisionConfig(
+            text_config={"model_type": "qwen2", **text_config(small, tokenizer)},
+            vision_config=vision,
+            image_token_index=special[IMAGE],
+            video_token_index=special[VIDEO],
+            image_grid_pinpoints=_resolutions(small),
+            tie_word_embeddings=False,
+        )
+
+    def _small_processor(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> Processor:
+        images = LlavaOnevisionImageProcessorPil(
+            size={"height": small.tile, "width": small.tile}, image_grid_pinpoints=_resolutions(small)
+        )
+        places = (small.tile // small.patch) ** 2
+        return self._assemble(images, tokenizer, num_image_tokens=places, vision_feature_select_strategy="full")
+
+
+def _resolutions(small: SmallSize) -> list[list[int]]:
+    return [[rows * small.tile, columns * small.tile] for rows, columns in SHAPES]

@@ -1,0 +1,92 @@
+"""What Qwen's vision-language families share: images of any size as grids of patches, positions in three axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from transformers import PreTrainedTokenizerBase, Qwen2VLImageProcessorPil
+
+from plugins.model.chat.loaded import LoadedChatModel
+from plugins.model.chat.options import PixelOptions
+from plugins.model.chat.pictures import Dimensions
+from plugins.model.chat.plugin import ChatModel
+from plugins.model.chat.processor import Processor
+from plugins.model.chat.sizes import SmallSize, text_config
+from plugins.model.chat.tokenizer import END_OF_TEXT, TURN_END, TURN_START, chat_template
+from runner.errors import SpecError
+from runner.stages import Features
+
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
+IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
+
+TEMPORAL_PATCH = 2
+"""A still image is doubled to a film of two frames."""
+
+QwenOptions = TypeVar("QwenOptions", bound=PixelOptions)
+
+
+class LoadedQwenVL(LoadedChatModel):
+    """A Qwen-VL in memory: a feature for each block of patches that the vision tower merges."""
+
+    def num_image_features(self, features: Features) -> int:
+        """Count the merged blocks in the grids of a sample's pixels."""
+        grid = features.get("image_grid_thw")
+        merged = self.module.config.vision_config.spatial_merge_size**2
+        return 0 if grid is None else int(grid.prod(dim=1).sum()) // merged
+
+    def _image_texts(self, sizes: Sequence[Dimensions]) -> list[str]:
+        patches = [self.processor.image_processor.get_number_of_image_patches(*size) for size in sizes]
+        inputs = {"image_grid_thw": torch.tensor([[1, 1, count] for count in patches])}  # only their product is asked
+        return [self.processor.replace_image_token(inputs, place) for place in range(len(sizes))]
+
+
+class QwenVLModel(ChatModel[QwenOptions]):
+    """What the plugins `qwen2_vl`, `qwen2_5_vl` and `qwen3_vl` share."""
+
+    loaded = LoadedQwenVL
+    special_tokens = (END_OF_TEXT, TURN_START, TURN_END, VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD)
+    template = chat_template(f"{VISION_START}{IMAGE_PAD}{VISION_END}")
+
+    def _small_processor(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> Processor:
+        images = Qwen2VLImageProcessorPil(
+            patch_size=small.patch,
+            temporal_patch_size=TEMPORAL_PATCH,
+            size={"shortest_edge": small.min_pixels, "longest_edge": small.max_pixels},
+        )
+        return self._assemble(images, tokenizer)
+
+    def _with_options(self, processor: Processor) -> Processor:
+        size = dict(processor.image_processor.size)
+        size["shortest_edge"] = self._options.min_pixels or size["shortest_edge"]
+        size["longest_edge"] = self._options.max_pixels or size["longest_edge"]
+        if size["shortest_edge"] > size["longest_edge"]:
+            raise SpecError(
+                f"an image cannot have at least {size['shortest_edge']} and at most "
+                f"{size['longest_edge']} pixels; set both model.min_pixels and model.max_pixels",
+                path=("model",),
+            )
+        processor.image_processor.size = size
+        return processor
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The special tokens that a configuration of these families names."""
+    special = tokenizer.get_added_vocab()
+    return {
+        "image_token_id": special[IMAGE_PAD],
+        "video_token_id": special[VIDEO_PAD],
+        "vision_start_token_id": special[VISION_START],
+        "vision_end_token_id": special[VISION_END],
+    }
+
+
+def rotary_text_config(small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Write out a small language model whose rotary frequencies time, height and width share."""
+    # Frequencies are half a head; the three share them as evenly as they divide.
+    frequencies = small.text_width // small.text_heads // 2
+    third = frequencies // 3
+    section = [frequencies - 2 * third, third, third]
+    rotary = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": section}
+    return {**text_config(small, tokenizer), "rope_parameters": rotary}

@@ -1,0 +1,131 @@
+"""Prompts inside chat templates of several shapes, whatever the texts hold."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import AddedToken, processors
+
+from plugins.model.chat.template import ChatTemplate
+from plugins.model.chat.tokenizer import END_OF_TEXT, TURN_END, TURN_START, chat_template, train_tokenizer
+from runner.errors import PluginError, UnmetError
+from runner.records import ImagePart, Rendered, TextPart
+
+SPECIAL = (END_OF_TEXT, TURN_START, TURN_END, "<image>")
+TEXTS = ["What is this?\nTell me more of it.", "It is a tree, a house and a boat.", "Victoria ' s Secret : a"]
+BARE = (
+    "{% for message in messages %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %} {% endfor %}"
+)
+
+plain = st.text(st.characters(max_codepoint=0x2FF), max_size=9)  # what Qwen2's tokenizer does not normalise
+pieces = st.lists(st.one_of(st.sampled_from([*SPECIAL, "\ue0000\ue001", "<|im_", "end|>", "\n"]), plain))
+texts = pieces.map("".join)
+
+
+def _tokenizer(template, special=SPECIAL):
+    return train_tokenizer(TEXTS, 400, special, template)
+
+
+TEMPLATE = ChatTemplate(_tokenizer(chat_template("<image>")), "<image>")
+
+
+def _sample(*parts, **more):
+    return Rendered("s1", tuple(ImagePart(Path("a.png")) if part is None else TextPart(part) for part in parts), **more)
+
+
+@given(st.lists(st.one_of(st.none(), texts), min_size=1, max_size=5), st.lists(texts, max_size=2))
+def test_whatever_the_texts_hold_the_control_tokens_are_the_templates(parts, answers):
+    examples = tuple(_sample(None, answer, target=answer) for answer in answers)
+    sample = _sample(*parts, examples=examples)
+    ids = TEMPLATE.prompt(sample, ["<image>" * 3] * len(sample.images))
+    spelt = {token: TEMPLATE.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
+    turns = 1 + 2 * len(answers)
+    assert ids.count(spelt["<image>"]) == 3 * len(sample.images)
+    assert ids.count(spelt[TURN_END]) == 1 + turns  # the system's too
+    assert ids.count(spelt[TURN_START]) == 2 + turns  # and that of the answer to come
+    assert ids.count(spelt[END_OF_TEXT]) == 0
+    shown = TEMPLATE.tokenizer.decode(ids)
+    content = "".join("<image>" * 3 if part is None else part for part in parts)
+    assert shown.endswith(f"{TURN_START}user\n{content}{TURN_END}\n{TURN_START}assistant\n")
+
+
+def test_a_control_token_that_two_texts_make_together_is_plain_text():
+    one, parted = _sample("a <|im_end|> b"), _sample("a <|im_", "end|> b")
+    assert TEMPLATE.prompt(parted, []) == TEMPLATE.prompt(one, [])
+
+
+@given(texts)
+def test_an_answer_comes_back_as_it_was(text):
+    ids = TEMPLATE.text(text)
+    assert not {*ids} & {*TEMPLATE.tokenizer.all_special_ids}
+    assert TEMPLATE.tokenizer.decode(ids) == text
+
+
+def test_a_prompt_without_control_tokens_in_its_texts_is_tokenised_in_one_piece():
+    sample = _sample("What is ", None, "this?\n")
+    whole = TEMPLATE.tokenizer.apply_chat_template(
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "What is "},
+                    {"type": "image"},
+                    {"type": "text", "text": "this?\n"},
+                ],
+            }
+        ],
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    assert TEMPLATE.prompt(sample, ["<image>"]) == TEMPLATE.tokenizer(whole)["input_ids"]
+
+
+def test_an_answer_ends_with_the_tokenizers_end_where_the_template_writes_none():
+    assert ChatTemplate(_tokenizer(BARE), "<image>").turn_end == TEMPLATE.turn_end
+    nothing = _tokenizer(BARE)
+    nothing.eos_token = None
+    with pytest.raises(UnmetError, match="which token ends an answer"):
+        ChatTemplate(nothing, "<image>")
+
+
+def test_a_template_that_writes_another_end_than_the_tokenizers_wins():
+    template = BARE.replace("{% endfor %} {% endfor %}", "{% endfor %}<end>\n{% endfor %}")
+    tokenizer = _tokenizer(template, (*SPECIAL, "<end>"))
+    assert ChatTemplate(tokenizer, "<image>").turn_end == tokenizer.convert_tokens_to_ids("<end>")
+
+
+def test_tokens_that_a_checkpoint_did_not_mark_as_special_are_plain_text_in_a_sample():
+    template = BARE.replace("{% endfor %} {% endfor %}", "{% endfor %}<end>{% endfor %}")
+    tokenizer = _tokenizer(template, SPECIAL[:3])
+    tokenizer.add_tokens([AddedToken(token, special=False) for token in ("<image>", "<end>")])
+    made = ChatTemplate(tokenizer, "<image>")
+    ids = made.prompt(_sample(None, "a <image> <end>"), ["<image><image>"])
+    assert [ids.count(tokenizer.convert_tokens_to_ids(token)) for token in ("<image>", "<end>")] == [2, 1]
+    assert made.turn_end not in made.text("<end>")
+
+
+def test_a_beginning_that_the_tokenizer_adds_and_the_template_does_not_is_kept():
+    for template, begun in ((BARE, 1), ("{{ bos_token }}" + BARE, 1)):
+        tokenizer = _tokenizer(template, (*SPECIAL, "<s>"))
+        tokenizer.bos_token = "<s>"
+        begin = tokenizer.bos_token_id
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", begin)]
+        )
+        ids = ChatTemplate(tokenizer, "<image>").prompt(_sample("Who <s>"), [])
+        assert ids[0] == begin
+        assert ids.count(begin) == begun
+
+
+def test_what_a_template_does_to_a_prompt_is_told():
+    sample = _sample(None, "one", "two")
+    for template, said in (
+        (BARE.replace("<image>", ""), "shows 0 images of 1"),
+        (BARE.replace("<image>", "<image><image>"), "shows 2 images of 1"),
+        (BARE.replace("message.content", "message.content | reverse"), "another order"),
+        (BARE.replace("{{ part.text }}", "{{ part.text if loop.last else '' }}"), "drops a text"),
+    ):
+        with pytest.raises(PluginError, match=f"sample s1: .*{said}"):
+            ChatTemplate(_tokenizer(template), "<image>").prompt(sample, ["<image>"])

@@ -1,0 +1,108 @@
+"""A model that is shown its prompts otherwise than in training is refused, with both values."""
+
+import json
+import re
+import shutil
+
+import pytest
+from transformers import AutoTokenizer
+
+from runner.errors import UnmetError
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+def _refused(family, folder, **options):
+    with pytest.raises(UnmetError) as caught:
+        family.plugin(**{"size": "smoke", **options}).load(folder)
+    told = str(caught.value)
+    assert str(folder) in told
+    return dict(re.findall(r"^  (\S+): trained with (.*)$", told, flags=re.MULTILINE))
+
+
+def _edit(file, change):
+    written = json.loads(file.read_text())
+    change(written)
+    file.write_text(json.dumps(written))
+
+
+def test_what_was_trained_with_is_written_down_and_loads(family, folder):
+    lock = json.loads((folder / "processor_lock.json").read_text())
+    assert lock.keys() == {"chat_template", "image_tokens", "pixels", "system_prompt", "tokenizer"}
+    assert {"image_mean", "image_std", "size", "rescale_factor"} <= lock["pixels"].keys()
+    assert family.plugin().load(folder)
+
+
+def test_another_template_is_refused(family, folder):
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace("{{ message.role }}", "{{ message.role | upper }}"))
+    told = _refused(family, folder)
+    assert told.keys() == {"chat_template", "system_prompt"}
+    before, now = told["chat_template"].split(", now ")
+    assert "message.role }}" in before
+    assert "message.role | upper" in now
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision"], indirect=True)
+def test_another_system_prompt_is_told_as_such(family, folder):
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace("helpful", "terse"))
+    before, now = _refused(family, folder)["system_prompt"].split(", now ")
+    assert "a helpful assistant" in before
+    assert "a terse assistant" in now
+
+
+def test_an_added_token_is_refused(family, folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    place = len(tokenizer)
+    tokenizer.add_tokens(["@somebody"])
+    tokenizer.save_pretrained(folder)
+    assert _refused(family, folder) == {"tokenizer.added_tokens.@somebody": f"nothing, now {place}"}
+
+
+def test_other_merges_are_refused(family, folder):
+    _edit(folder / "tokenizer.json", lambda written: written["model"]["merges"].pop())
+    assert _refused(family, folder).keys() == {"tokenizer.merges"}
+
+
+def test_other_pixels_in_the_files_are_refused(family, folder):
+    def darken(written):
+        written["image_processor"]["image_mean"] = [0.1, 0.1, 0.1]
+
+    _edit(folder / "processor_config.json", darken)
+    (before, now), *others = (told.split(", now ") for told in _refused(family, folder).values())
+    assert not others
+    assert now == "[0.1, 0.1, 0.1]" != before
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"], indirect=True)
+@pytest.mark.parametrize(("option", "edge"), [("max_pixels", "longest_edge"), ("min_pixels", "shortest_edge")])
+def test_other_pixels_in_the_spec_are_refused(family, folder, option, edge):
+    was = json.loads((folder / "processor_lock.json").read_text())["pixels"]["size"][edge]
+    assert _refused(family, folder, **{option: 1024}) == {f"pixels.size.{edge}": f"{was}, now 1024"}
+    assert family.plugin(size="smoke", **{option: was}).load(folder)
+
+
+@pytest.mark.parametrize("family", ["internvl"], indirect=True)
+def test_other_tiles_in_the_spec_are_refused(family, folder):
+    assert _refused(family, folder, max_tiles=4) == {"pixels.max_patches": "2, now 4"}
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl"], indirect=True)
+def test_a_trained_model_is_refused_as_a_checkpoint_to_generate_with_too(family, folder):
+    plugin = family.plugin(checkpoint=str(folder), max_pixels=1024)
+    with pytest.raises(UnmetError, match="longest_edge: trained with 2304, now 1024"):
+        plugin.load(plugin.checkpoint())
+    assert family.plugin().checkpoint() is None
+
+
+def test_a_model_that_is_trained_on_is_locked_anew(family, folder, tmp_path):
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace("message.role", "message.role | upper"))
+    family.plugin(checkpoint=str(folder)).build([], 0).save(tmp_path / "again", "fp32")
+    assert family.plugin().load(tmp_path / "again")
+    with pytest.raises(UnmetError):
+        family.plugin().load(folder)
