@@ -225,39 +225,74 @@ def test_any_text_is_read_without_raising_and_every_asked_part_is_there(mode, ou
     assert (prediction.ending == "clean") == (not prediction.notes)
 
 
-@pytest.mark.parametrize("mode", ["lossless", "published"])
-@pytest.mark.parametrize(
-    "piece",
-    [
-        "{",
-        "}",
-        ":",
-        ";",
-        "(",
-        "'",
-        '"',
-        "'a': '",
-        "'a':",
-        "'a'" + " " * 50,
-        "-",
-        "\\",
-        "\ud800",
-        "\0",
-        "#",
-        "NER:",
-        "image entities pair{",
-        "Task 1 Answer:",
-        ":person;",
-        "'a': 'b', ",
-        "'" + " " * 50,
-        "r'",
-        "'''",
-        "f''",
-    ],
-)
-def test_hostile_answers_take_linear_time(mode, piece):
-    body = piece * (200_000 // len(piece))
+def seconds(output, mode):
     started = time.process_time()
-    for text in (body, f"{{{body}", f"{{'a': {body}}}", f"{{'a': 'x', {body}}}"):
-        read(f"Task 1 Answer: {body}\nTask 2 Answer:\nNER:\n{body}\nimage entities pair{text}", mode)
-    assert time.process_time() - started < 8
+    read(output, mode)
+    return time.process_time() - started
+
+
+HOSTILE = [
+    "{",
+    "}",
+    ":",
+    ";",
+    "(",
+    ")",
+    "'",
+    '"',
+    "\\",
+    "#",
+    "\n",
+    "\0",
+    "\ud800",
+    "-",
+    "r'",
+    "'''",
+    "f''",
+    "''",
+    "('a'",
+]
+HOSTILE += [
+    "'a': '",
+    "'a':",
+    "'a'" + " " * 50,
+    "'" + " " * 50,
+    "'a': 'b', ",
+    "'a': 'b'\n",
+    "'a': 'O'x ",
+    "'a' ",
+    "'\\d'",
+]
+HOSTILE += [
+    "NER:",
+    ":person;",
+    ":person",
+    ":x;",
+    "image entities pair{",
+    "Task 1 Answer:",
+    "{'a':",
+    "{'a': 'b'}",
+    "\u2018a\u2019:",
+]
+
+
+@pytest.mark.parametrize("mode", ["lossless", "published"])
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_four_times_the_text_takes_about_four_times_as_long(mode, piece):
+    """Quadratic time would make it sixteen. One measurement of many suffices: a busy machine only adds to some."""
+
+    def hostile(length):
+        body = piece * (length // len(piece))
+        mapping = f"image entities pair{{'a': 'x', {body}}}"
+        return f"Task 1 Answer: {body}\nTask 2 Answer:\nNER:\n{body}\n{mapping}", f"image entities pair{body}"
+
+    short, long = hostile(50_000), hostile(200_000)
+    for one, four in zip(short, long, strict=True):
+        assert any(seconds(four, mode) < 8 * seconds(one, mode) + 0.001 for _ in range(20))
+
+
+def test_many_labels_cost_no_more_than_few():
+    output = "NER:\n" + ":person;Ann :x" * 20_000
+    many = PromptFormatAdapter(PfaOptions(), (*LABELS, *(f"label{number}" for number in range(20_000))))
+    for mode in many.parse_modes:
+        assert many.parse(output, mode).answer.pairs == read(output, mode).answer.pairs
