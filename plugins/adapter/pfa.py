@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from plugins.adapter.pfa_findings import collapse
 from plugins.adapter.pfa_options import LABEL_FORM, PfaOptions
 from plugins.adapter.pfa_parse import parse_lossless, parse_published
+from plugins.adapter.pfa_tasks import tasks_of
 from plugins.adapter.pfa_wording import FINE_MARK, MATCH_MARK, prompt_text, target_text
 from runner.errors import DataError, SpecError
 from runner.records import Answer, ImagePart, Prediction, Rendered, Sample, TextPart
@@ -39,7 +40,7 @@ class PromptFormatAdapter:
         for label in labels:
             if not re.fullmatch(LABEL_FORM, label):
                 raise SpecError(
-                    f"the data set's label {label!r} cannot be read back from an answer; a label is words with one "
+                    f"the label {label!r} cannot be read back from an answer; a label is words with one "
                     "space between them, without colon and semicolon",
                     path=("adapter", "labels"),
                 )
@@ -49,6 +50,11 @@ class PromptFormatAdapter:
                     f"[{', '.join(labels)}], or leave `labels` out",
                     path=("adapter", "labels"),
                 )
+
+    @classmethod
+    def tasks_of(cls, references: Iterable[Sample | str]) -> Sequence[str]:
+        """List the tasks that samples' own fields, or written targets, answer; see `pfa_tasks`."""
+        return tasks_of(references)
 
     def render_prompt(self, sample: Sample) -> Rendered:
         """Render what the model is shown.
