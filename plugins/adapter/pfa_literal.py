@@ -40,11 +40,18 @@ class Literal(NamedTuple):
     end: int
 
 
-def read_literal(text: str, start: int) -> Literal | None:
-    """Read the dictionary of strings to strings that begins at `start`; it can end in one place only."""
-    end = _end(text, start)
-    if end is None:
+def read_literal(text: str, start: int, end: int | None = None) -> Literal | None:
+    """Read the dictionary of strings to strings that begins at `start`; it can end in one place only.
+
+    Args:
+        text: Any text.
+        start: Where its brace opens.
+        end: Where the whole of it must end, with what Python passes over; None: anything may follow.
+    """
+    close = _close(text, start)
+    if close is None or (end is not None and not _only_space(text, close, end)):
         return None
+    end = close if end is None else end
     try:
         with warnings.catch_warnings():
             # Python warns of an unknown escape such as "\d", and reads it as it stands.
@@ -57,7 +64,7 @@ def read_literal(text: str, start: int) -> Literal | None:
     return Literal(mapping, len(node.keys), end)
 
 
-def only_space(text: str, start: int, end: int) -> bool:
+def _only_space(text: str, start: int, end: int) -> bool:
     """Whether Python passes over what stands between two places."""
     while start < end:
         token = _TOKEN.match(text, start, end)
@@ -67,7 +74,7 @@ def only_space(text: str, start: int, end: int) -> bool:
     return True
 
 
-def _end(text: str, start: int) -> int | None:
+def _close(text: str, start: int) -> int | None:
     """Find the first brace that closes, where all up to it has the form of a dictionary of strings."""
     form = []
     while (token := _TOKEN.match(text, start)) is not None:

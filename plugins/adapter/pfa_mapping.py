@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from plugins.adapter.pfa_findings import Findings, collapse
-from plugins.adapter.pfa_literal import Literal, only_space, read_literal
+from plugins.adapter.pfa_literal import Literal, read_literal
 
 # Quotes as word processors and chat models write them, too. An entity ends at the first quote of the kind it began with
 # that a comma, a closing brace or the end follows.
@@ -40,8 +40,8 @@ def read_lossless(text: str, findings: Findings) -> dict[str, str]:
 def read_published(text: str, findings: Findings) -> dict[str, str]:
     """Read the literal that reaches from the first `{` to the last `}`, else nothing."""
     start, end = text.find("{"), text.rfind("}") + 1
-    literal = read_literal(text, start) if 0 <= start < end else None
-    if literal is None or not only_space(text, literal.end, end):
+    literal = read_literal(text, start, end) if 0 <= start < end else None
+    if literal is None:
         findings.lose("no image-entity mapping can be read")
         return {}
     _note_surroundings(text[:start], text[literal.end :], findings)

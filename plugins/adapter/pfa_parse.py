@@ -140,7 +140,7 @@ def _check_frame(output: str, tasks: Sequence[Task]) -> Findings:
             findings.repair(f"text before {mark!r} passed over")
         end, holds_answer = start + len(mark), mark != FINE_MARK
     last = {"summary": FINE_MARK, "ner": MATCH_MARK}.get(tasks[-1])
-    if last is not None and last in output:
+    if last is not None and last in output[end:]:
         findings.repair(f"{last!r} was not asked for; what follows it passed over")
     return findings
 

@@ -113,6 +113,9 @@ def test_marker_in_the_summary_misleads_the_published_rule_alone():
         ("{'a': '{x}', 'b': '}'}", {"a": "{x}", "b": "}"}, "the same"),
         ("{'a': 'Ann'} and so on", {"a": "Ann"}, "the same"),
         ("{}", {}, "the same"),
+        ("{'a': 'Ann'} # }", {"a": "Ann"}, "the same"),
+        ("{'a': 'Ann'} # \0}", {"a": "Ann"}, {}),  # Python takes no zero, not even in a comment.
+        ("{'a': 'Ann'} # \ud800}", {"a": "Ann"}, {}),
         ("{'a': 'Ann'} {'b': 'Rome'}", {"a": "Ann"}, {}),
         ("{'a': 'Ann'}}", {"a": "Ann"}, {}),
         ("{'a': 'Victoria's Secret', 'b': 'Rome'}", {"a": "Victoria's Secret", "b": "Rome"}, {}),

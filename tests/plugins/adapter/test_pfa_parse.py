@@ -1,7 +1,7 @@
 import ast
 import time
 import warnings
-from itertools import combinations
+from itertools import combinations, cycle
 from pathlib import Path
 
 import pytest
@@ -75,6 +75,39 @@ def test_rendered_target_reads_back_as_the_reference(tasks, sample):
     prediction = adapter.parse(adapter.render_training(sample).target, "lossless")
     assert prediction.answer == adapter.reference(sample)
     assert prediction.ending == "clean", prediction.notes
+
+
+# What tweets do to the format: tokens stand apart, and some are delimiters.
+REAL = [
+    "Victoria ' s Secret",
+    "Star Wars : Rogue One",
+    "A &amp ; B",
+    '" The Wire "',
+    "Paris , Texas",
+    "10 : 30",
+    "O'Neil",
+]
+
+
+@pytest.mark.parametrize("tasks", SUBSETS, ids="-".join)
+@pytest.mark.parametrize("shown", [(), REAL, ["A &amp ; B"] * 27], ids=["nothing", "all", "one in 27 boxes"])
+@pytest.mark.parametrize("named", [(), [*REAL, *REAL]], ids=["nobody", "each twice"])
+def test_what_real_tweets_name_reads_back(tasks, shown, named):
+    sample = Sample(
+        id="1",
+        text="RT @ x : WINNER : at 10 : 30 ; NER : :person;Ann",
+        image=Path("/main.jpg"),
+        summary="A sign reads 'THE WINNER: 1;2' {image entities pair}.",
+        entities=tuple(Entity(label, text) for label, text in zip(cycle(LABELS), named, strict=False)),
+        segments=tuple(
+            Segment(letter, Path("/a.jpg"), text, (0, 0, 1, 1))
+            for letter, text in zip(segment_letters(), shown, strict=False)
+        ),
+    )
+    adapter = PromptFormatAdapter(PfaOptions(tasks=tasks), LABELS)
+    prediction = adapter.parse(adapter.render_training(sample).target, "lossless")
+    assert prediction.answer == adapter.reference(sample)
+    assert prediction.ending == "clean"
 
 
 def test_real_delimiters_survive_lossless_and_break_published():
