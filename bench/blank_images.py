@@ -73,7 +73,8 @@ def metrics_with_blank_images(folder: Path) -> dict[str, float | None]:
         answers = list(generator.generate(model, prompts, frozenset(), Silent()))
     outputs = {answer.id: answer.output for answer in answers}
     metrics = {each.type: implement(each) for each in spec.metrics}
-    scored = score_corpus(adapter, metrics, samples, outputs, adapter.parse_modes[0], Silent())
+    references = {sample.id: adapter.reference(sample) for sample in samples}
+    scored = score_corpus(adapter, metrics, references, outputs, adapter.parse_modes[0], Silent())
     return dict(scored.figures)
 
 

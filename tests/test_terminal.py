@@ -51,15 +51,22 @@ def test_on_a_terminal_a_step_is_a_bar_with_its_figures(monkeypatch):
 
 
 def test_results_stand_beside_those_of_the_other_reading():
-    printed = shown(
-        results_table([result(**{"ner_f1": 0.5, "bleu": None, "parse/clean": 7, "published/ner_f1": 0.25})])
-    )
+    metrics = {"ner_f1": 0.5, "bleu": None, "parse/clean": 7, "published/ner_f1": 0.25, "published/parse/clean": 3}
+    printed = shown(results_table([result(**metrics)]))
     row = next(line for line in printed.splitlines() if "ner_f1" in line)
     assert "0.5000" in row
     assert "0.2500" in row
     assert "parsed as published" in printed
     assert "answers clean" in printed
     assert "not asked for: bleu" in printed
+
+
+def test_a_metric_with_a_slash_in_its_name_is_no_way_of_reading():
+    metrics = {"ner_f1/person": 0.5, "parse/clean": 7, "published/ner_f1/person": 0.25, "published/parse/clean": 3}
+    lines = shown(results_table([result(**metrics)])).splitlines()
+    row = next(line for line in lines if "ner_f1/person" in line)
+    assert "0.5000" in row and "0.2500" in row
+    assert "parsed as ner_f1" not in "\n".join(lines)
 
 
 def test_a_plan_that_is_not_known_yet_is_shown_as_such():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from plugins.adapter.pfa_findings import collapse
-from plugins.adapter.pfa_options import PfaOptions
+from plugins.adapter.pfa_options import LABEL_FORM, PfaOptions
 from plugins.adapter.pfa_parse import parse_lossless, parse_published
-from plugins.adapter.pfa_wording import prompt_text, target_text
+from plugins.adapter.pfa_tasks import tasks_of
+from plugins.adapter.pfa_wording import FINE_MARK, MATCH_MARK, prompt_text, target_text
 from runner.errors import DataError, SpecError
 from runner.records import Answer, ImagePart, Prediction, Rendered, Sample, TextPart
 from runner.registry import nearest
@@ -27,20 +29,32 @@ class PromptFormatAdapter:
         """Take the options and the data set's labels.
 
         Raises:
-            SpecError: The option `labels` misses one of the data set's.
+            SpecError: The option `labels` misses one of the data set's, or one of these does not fit the format.
         """
         self._options = options
         self._tasks = options.tasks
         self._labels = tuple(labels) if options.labels is None else options.labels
+        self._known = frozenset(self._labels)
         others = (mode for mode in _READERS if mode != options.parse)
         self.parse_modes: Sequence[str] = (options.parse, *others)
         for label in labels:
-            if label not in self._labels:
+            if not re.fullmatch(LABEL_FORM, label):
+                raise SpecError(
+                    f"the label {label!r} cannot be read back from an answer; a label is words with one "
+                    "space between them, without colon and semicolon",
+                    path=("adapter", "labels"),
+                )
+            if label not in self._known:
                 raise SpecError(
                     f"the data set's label {label!r} is missing{nearest(label, self._labels)}; name all of "
                     f"[{', '.join(labels)}], or leave `labels` out",
                     path=("adapter", "labels"),
                 )
+
+    @classmethod
+    def tasks_of(cls, references: Iterable[Sample | str]) -> Sequence[str]:
+        """List the tasks that samples' own fields, or written targets, answer; see `pfa_tasks`."""
+        return tasks_of(references)
 
     def render_prompt(self, sample: Sample) -> Rendered:
         """Render what the model is shown.
@@ -63,7 +77,7 @@ class PromptFormatAdapter:
         """Render what the model is shown and the answer to learn, white space in entities made one space.
 
         Raises:
-            DataError: The sample lacks what a task asks about, or its summary.
+            DataError: The sample lacks what a task asks about, or its summary; or the target cannot be read back.
         """
         prompt = self.render_prompt(sample)
         right = self.reference(sample)
@@ -74,11 +88,12 @@ class PromptFormatAdapter:
             )
         pairs = [(entity.label, collapse(entity.text)) for entity in sample.entities]
         target = target_text(self._tasks, right.summary or "", [pair for pair in pairs if pair[1]], right.mapping or {})
+        self._check_way_back(sample, target, right)
         return Rendered(sample.id, prompt.content, target)
 
     def parse(self, output: str, mode: str) -> Prediction:
         """Read an answer in one of `parse_modes`; never raises, whatever the text."""
-        return _READERS[mode](output, self._tasks, self._labels)
+        return _READERS[mode](output, self._tasks, self._known)
 
     def reference(self, sample: Sample) -> Answer:
         """The right answer from the sample's own fields, white space treated as in an answer that is read.
@@ -112,3 +127,21 @@ class PromptFormatAdapter:
                 f"sample {sample.id!r} has no {lacking[0]}, which adapter.tasks [{', '.join(self._tasks)}] "
                 f"needs; {lacking[1]}"
             )
+
+    def _check_way_back(self, sample: Sample, target: str, right: Answer) -> None:
+        """Refuse a target that `lossless` reads otherwise: what is learnt from it would count as wrong.
+
+        The published rule loses an entity with any colon, and the paper trained on those; with it, none is refused.
+        """
+        if self._options.parse != "lossless":
+            return
+        read = self.parse(target, "lossless").answer
+        if read == right:
+            return
+        entities = sorted(entity for _, entity in (right.pairs or frozenset()) - (read.pairs or frozenset()))
+        found = f"its entities {entities}" if entities else f"its summary {right.summary!r}"
+        raise DataError(
+            f"sample {sample.id!r}: {found} cannot be read back from an answer. An entity cannot hold "
+            f"`:<label>;` or {MATCH_MARK!r}, nor a summary {FINE_MARK!r}; change or leave out the sample, or "
+            "train on it as it is with adapter.parse: published"
+        )

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import ast
 import re
-import warnings
-from typing import NamedTuple
 
 from plugins.adapter.pfa_findings import Findings, collapse
+from plugins.adapter.pfa_literal import Literal, read_literal
 
-# What Python's grammar allows in a dictionary of plain strings. All repetition is possessive (`*+`): nothing
-# is tried twice, so a hostile answer costs no more than a long one. Python's own parser, which is not safe on
-# any text, sees only what passed here; it counts the parentheses.
-_SPACE = r"(?:[ \t\f\r\n]|\\\r?\n|\#[^\r\n]*+(?=[\r\n]))*+"
-_STRING = (
-    r"[rRuU]?(?:"
-    r"'''(?:[^'\\]|\\[\s\S]|'(?!''))*+'''"
-    r'|"""(?:[^"\\]|\\[\s\S]|"(?!""))*+"""'
-    r"|'(?!'')(?:[^'\\\r\n]|\\(?:\r\n|[\s\S]))*+'"
-    r'|"(?!"")(?:[^"\\\r\n]|\\(?:\r\n|[\s\S]))*+"'
-    r")"
-)
-_VALUE = rf"(?:\({_SPACE})*+(?:{_STRING}{_SPACE})++(?:\){_SPACE})*+"
-_ITEM = rf"{_VALUE}:{_SPACE}{_VALUE}"
-_DICTIONARY = re.compile(rf"\{{{_SPACE}(?:{_ITEM}(?:,{_SPACE}{_ITEM})*+(?:,{_SPACE})?+)?+\}}")
-_TRAILER = re.compile(rf"{_SPACE}(?:\#[^\r\n]*+)?+")
-
-_LOOSE_KEY = re.compile(r"""(['"])([a-z]++)\1\s*+:\s*+(['"])""")
-_LOOSE_END = {quote: re.compile(rf"(?<!\\){quote}\s*+(?:[,}}]|\Z)") for quote in "'\""}
-
-
-class _Literal(NamedTuple):
-    mapping: dict[str, str]
-    num_items: int
-    end: int
+# Quotes as word processors and chat models write them, too. An entity ends at the first quote of the kind it began with
+# that a comma, a closing brace or the end follows.
+_QUOTES = ("'", '"', "\u2018\u2019\u201a", "\u201c\u201d\u201e", "`\u00b4")
+_ANY_QUOTE = f"[{''.join(_QUOTES)}]"
+_ITEM_END = r"(?=\s*+(?:[,}]|\Z))"
+_LOOSE_KEY = re.compile(rf"{_ANY_QUOTE}([a-z]++){_ANY_QUOTE}\s*+:\s*+({_ANY_QUOTE})")
+_LOOSE_VALUE = {
+    quote: re.compile(rf"([^\\{kind}]*+(?:(?:\\[\s\S]|[{kind}](?!{_ITEM_END}))[^\\{kind}]*+)*)[{kind}]{_ITEM_END}")
+    for kind in _QUOTES
+    for quote in kind
+}
 
 
 def read_lossless(text: str, findings: Findings) -> dict[str, str]:
     """Read the shortest literal from the first `{`, else what looks like `'letter': 'entity'`."""
     start = text.find("{")
-    literal = _literal(text, start) if start >= 0 else None
+    literal = read_literal(text, start) if start >= 0 else None
     if literal is not None:
         _note_surroundings(text[:start], text[literal.end :], findings)
         return _cleaned(literal, findings)
@@ -56,31 +40,15 @@ def read_lossless(text: str, findings: Findings) -> dict[str, str]:
 def read_published(text: str, findings: Findings) -> dict[str, str]:
     """Read the literal that reaches from the first `{` to the last `}`, else nothing."""
     start, end = text.find("{"), text.rfind("}") + 1
-    literal = _literal(text, start) if 0 <= start < end else None
-    if literal is None or not _TRAILER.fullmatch(text, literal.end, end):
+    literal = read_literal(text, start, end) if 0 <= start < end else None
+    if literal is None:
         findings.lose("no image-entity mapping can be read")
         return {}
     _note_surroundings(text[:start], text[literal.end :], findings)
     return _cleaned(literal, findings)
 
 
-def _literal(text: str, start: int) -> _Literal | None:
-    """Read the dictionary that begins at `start`; it can end in one place only."""
-    found = _DICTIONARY.match(text, start)
-    if found is None:
-        return None
-    try:
-        with warnings.catch_warnings():
-            # Python warns of an unknown escape such as "\d", and reads it as it stands.
-            warnings.simplefilter("ignore")
-            node = ast.parse(found[0], mode="eval").body
-            mapping = ast.literal_eval(node)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    return _Literal(mapping, len(node.keys) if isinstance(node, ast.Dict) else 0, found.end())
-
-
-def _cleaned(literal: _Literal, findings: Findings) -> dict[str, str]:
+def _cleaned(literal: Literal, findings: Findings) -> dict[str, str]:
     mapping = {collapse(letter): collapse(entity) for letter, entity in literal.mapping.items()}
     if len(mapping) < literal.num_items:
         findings.repair("a letter stands twice in the image-entity mapping; its last entity counts")
@@ -101,12 +69,11 @@ def _loose_items(text: str) -> tuple[dict[str, str], int]:
     mapping: dict[str, str] = {}
     unfinished = 0
     for key, end in zip(keys, ends, strict=True):
-        piece = text[key.end() : end]
-        close = _LOOSE_END[key[3]].search(piece)
-        if close is None:
+        value = _LOOSE_VALUE[key[2]].match(text[key.end() : end])
+        if value is None:
             unfinished += 1
         else:
-            mapping.setdefault(key[2], collapse(_unescaped(piece[: close.start()])))
+            mapping.setdefault(key[1], collapse(_unescaped(value[1])))
     return mapping, unfinished
 
 

@@ -14,8 +14,10 @@ Task = Literal["summary", "ner", "match"]
 TASKS: tuple[Task, ...] = get_args(Task)
 """All tasks, in the order in which a prompt asks for them."""
 
-Label = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\s:;](?:[^:;\n]*[^\s:;])?$")]
-"""An entity label: no colon or semicolon, which delimit it in an answer, and no space around it."""
+LABEL_FORM = r"^[^\s:;]+(?: [^\s:;]+)*$"
+"""An entity label: words with one space between them, no colon and no semicolon, which delimit it in an answer."""
+
+Label = Annotated[str, StringConstraints(pattern=LABEL_FORM)]
 
 
 class PfaOptions(Options):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from plugins.adapter.pfa_findings import Findings, collapse
 from plugins.adapter.pfa_mapping import read_lossless, read_published
@@ -19,8 +20,12 @@ from runner.records import Answer, Prediction
 
 Pairs = frozenset[tuple[str, str]]
 
+# No label holds a colon or a semicolon (pfa_options.Label), so what may be one ends at either: each character is looked
+# at once, however many labels are known.
+_ANCHOR = re.compile(r":([^:;]++);")
 
-def parse_lossless(output: str, tasks: Sequence[Task], labels: Sequence[str]) -> Prediction:
+
+def parse_lossless(output: str, tasks: Sequence[Task], labels: AbstractSet[str]) -> Prediction:
     """Read an answer so that entities and summaries may hold the format's own delimiters.
 
     Args:
@@ -40,7 +45,7 @@ def parse_lossless(output: str, tasks: Sequence[Task], labels: Sequence[str]) ->
     return Prediction(Answer(summary, pairs, mapping), findings.ending, findings.notes)
 
 
-def parse_published(output: str, tasks: Sequence[Task], labels: Sequence[str]) -> Prediction:
+def parse_published(output: str, tasks: Sequence[Task], labels: AbstractSet[str]) -> Prediction:
     """Read an answer by the paper's Algorithm 1, to the letter.
 
     Args:
@@ -84,24 +89,24 @@ def _no_mapping(findings: Findings) -> dict[str, str]:
     return {}
 
 
-def _lossless_pairs(text: str | None, labels: Sequence[str], findings: Findings) -> Pairs:
+def _lossless_pairs(text: str | None, labels: AbstractSet[str], findings: Findings) -> Pairs:
     if text is None:
         findings.lose(f"no {NER_MARK!r}")
         return frozenset()
-    names = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
-    before, *cut = re.split(f":({names});", text)
-    entities = [collapse(entity) for entity in cut[1::2]]
-    if before.strip():
-        if cut:
+    anchors = [anchor for anchor in _ANCHOR.finditer(text) if anchor[1] in labels]
+    starts = [*(anchor.start() for anchor in anchors), len(text)]
+    entities = [collapse(text[anchor.end() : end]) for anchor, end in zip(anchors, starts[1:], strict=True)]
+    if text[: starts[0]].strip():
+        if anchors:
             findings.repair("text before the first label-entity pair passed over")
         else:
             findings.lose("no label-entity pair can be read")
     if not all(entities):
         findings.repair(f"{entities.count('')} label(s) without entity dropped")
-    return frozenset((label, entity) for label, entity in zip(cut[::2], entities, strict=True) if entity)
+    return frozenset((anchor[1], entity) for anchor, entity in zip(anchors, entities, strict=True) if entity)
 
 
-def _published_pairs(text: str | None, labels: Sequence[str], findings: Findings) -> Pairs:
+def _published_pairs(text: str | None, labels: AbstractSet[str], findings: Findings) -> Pairs:
     if text is None:
         findings.lose(f"no {NER_MARK!r}")
         return frozenset()
@@ -135,7 +140,7 @@ def _check_frame(output: str, tasks: Sequence[Task]) -> Findings:
             findings.repair(f"text before {mark!r} passed over")
         end, holds_answer = start + len(mark), mark != FINE_MARK
     last = {"summary": FINE_MARK, "ner": MATCH_MARK}.get(tasks[-1])
-    if last is not None and last in output:
+    if last is not None and last in output[end:]:
         findings.repair(f"{last!r} was not asked for; what follows it passed over")
     return findings
 

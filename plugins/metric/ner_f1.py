@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from plugins.metric.micro import micro_scores, set_counts
 from runner.records import Answer
 from runner.stages import Options
 
@@ -13,10 +14,7 @@ class NerF1Options(Options):
 
 
 class NerF1:
-    """Precision, recall and F1 = 2PR/(P+R), micro over the corpus; a pair is right when label and text agree.
-
-    With no pair on either side all three are 1, with none on one side 0.
-    """
+    """Precision, recall and F1, micro over the corpus; a pair is right when label and text agree."""
 
     names: Sequence[str] = ("ner_precision", "ner_recall", "ner_f1")
 
@@ -27,23 +25,8 @@ class NerF1:
         """Count the pairs that were predicted, that are right, and that are both."""
         if reference.pairs is None:
             return None
-        predicted = prediction.pairs or frozenset()
-        return {
-            "predicted": len(predicted),
-            "reference": len(reference.pairs),
-            "matched": len(predicted & reference.pairs),
-        }
+        return set_counts(prediction.pairs or frozenset(), reference.pairs)
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
         """Add up the counts of all samples, then divide."""
-        if not counts:
-            return dict.fromkeys(self.names)
-        predicted, reference, matched = (
-            sum(each[kind] for each in counts) for kind in ("predicted", "reference", "matched")
-        )
-        if not predicted and not reference:
-            return dict.fromkeys(self.names, 1.0)
-        precision = matched / predicted if predicted else 0.0
-        recall = matched / reference if reference else 0.0
-        f1 = 2 * precision * recall / (precision + recall) if matched else 0.0
-        return {"ner_precision": precision, "ner_recall": recall, "ner_f1": f1}
+        return dict(zip(self.names, micro_scores(counts), strict=True)) if counts else dict.fromkeys(self.names)

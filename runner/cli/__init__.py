@@ -6,11 +6,11 @@ import sys
 import traceback
 from typing import NoReturn
 
-from runner.cli import begin, run, look  # isort: skip - the help shows panels in this order
+from runner.cli import begin, run, measure, look  # isort: skip - the help shows panels in this order
 from runner.cli.app import app
 from runner.errors import RunnerError
 
-__all__ = ["app", "begin", "look", "main", "run"]
+__all__ = ["app", "begin", "look", "main", "measure", "run"]
 
 
 def main() -> NoReturn:

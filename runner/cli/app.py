@@ -30,7 +30,7 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
-BEGIN, RUN, LOOK = "Begin", "Run", "Look"
+BEGIN, RUN, MEASURE, LOOK = "Begin", "Run", "Measure", "Look"
 
 
 def settle_environment() -> None:

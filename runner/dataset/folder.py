@@ -26,9 +26,10 @@ _DESCRIBED: Mapping[str, tuple[type, str]] = {
 class DatasetFolder:
     """A data set on disk: `dataset.json`, a `<split>.jsonl` a split, `images/`, `segments/`."""
 
-    def __init__(self, path: Path) -> None:
-        """Name the folder; nothing is read yet."""
+    def __init__(self, path: Path, *, with_images: bool = True) -> None:
+        """Name the folder; nothing is read yet. Without images, none need be there: texts alone are read."""
         self.path = path
+        self._with_images = with_images
 
     @cached_property
     def description(self) -> Mapping[str, Any]:
@@ -125,7 +126,7 @@ class DatasetFolder:
         path = (self.path / _text(name)).resolve()
         if not path.is_relative_to(self.path.resolve()):
             raise ValueError(f"the path {name!r} leads out of the data set")
-        if not path.is_file():
+        if self._with_images and not path.is_file():
             raise ValueError(f"the image {name!r} is missing")
         return path
 

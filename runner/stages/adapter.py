@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from runner.records import Answer, Prediction, Rendered, Sample
@@ -20,6 +20,10 @@ class Adapter(Protocol):
         Raises:
             SpecError: The options name other labels than the data set has.
         """
+
+    @classmethod
+    def tasks_of(cls, references: Iterable[Sample | str]) -> Sequence[str]:
+        """List the tasks that samples' own fields, or written targets, answer: a value of the option `tasks`."""
 
     def render_prompt(self, sample: Sample) -> Rendered:
         """Render what the model is shown; `target` is None."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from runner.artifacts import read_lines, write_json, write_lines
-from runner.records import Answer, Ending, Sample, Score
+from runner.records import Answer, Ending, Score
 from runner.stages import Adapter, Metric, Reporter
 from runner.steps.context import TrialContext
 
@@ -34,21 +34,35 @@ class Scored:
         return {ending: counts[ending] for ending in get_args(Ending)}
 
 
+References = Callable[[str], Mapping[str, Answer]]
+"""The right answers by sample id, in order, for a way of parsing: a written target is read in the same way."""
+
+
+def score_modes(
+    adapter: Adapter,
+    metrics: Mapping[str, Metric],
+    references: References,
+    outputs: Mapping[str, str],
+    reporter: Reporter,
+) -> list[Scored]:
+    """Score the outputs in the adapter's own way of parsing, then in each of the others."""
+    return [score_corpus(adapter, metrics, references(mode), outputs, mode, reporter) for mode in adapter.parse_modes]
+
+
 def score_corpus(
     adapter: Adapter,
     metrics: Mapping[str, Metric],
-    samples: Sequence[Sample],
+    references: Mapping[str, Answer],
     outputs: Mapping[str, str],
     mode: str,
     reporter: Reporter,
 ) -> Scored:
-    """Parse each output in one mode and measure it against its sample's own fields."""
+    """Parse each output in one mode and measure it against the right answer."""
     scores = []
-    for done, sample in enumerate(samples, start=1):
-        prediction = adapter.parse(outputs[sample.id], mode)
-        counts = _counts(metrics, prediction.answer, adapter.reference(sample))
-        scores.append(Score(sample.id, prediction.ending, prediction.notes, counts))
-        reporter.progress(done, len(samples))
+    for done, (name, right) in enumerate(references.items(), start=1):
+        prediction = adapter.parse(outputs[name], mode)
+        scores.append(Score(name, prediction.ending, prediction.notes, _counts(metrics, prediction.answer, right)))
+        reporter.progress(done, len(references))
     figures: dict[str, float | None] = {}
     for name, metric in metrics.items():
         figures |= metric.reduce([score.counts[name] for score in scores if name in score.counts])
@@ -63,27 +77,45 @@ def _counts(metrics: Mapping[str, Metric], prediction: Answer, reference: Answer
 def score(context: TrialContext) -> None:
     """Score the predictions in the adapter's own parse mode and, beside it, in the others.
 
-    Leaves `scores.jsonl`, a line a sample with its reference, and `metrics.json`; figures of the other modes are named
-    `<mode>/<metric>`, parse counts `parse/clean` and so on.
+    Leaves `scores.jsonl`, a line a sample with its reference, and `metrics.json`; see `score_rows` and `all_figures`.
     """
-    samples = context.samples("test")
+    references = {sample.id: context.adapter.reference(sample) for sample in context.samples("test")}
     outputs = {row["id"]: row["output"] for row in read_lines(context.run.predictions)}
-    modes = [
-        score_corpus(context.adapter, context.metrics, samples, outputs, mode, context.reporter("score"))
-        for mode in context.adapter.parse_modes
-    ]
-    rows = [
-        {**asdict(each), "reference": _as_json(context.adapter.reference(sample))}
-        for sample, each in zip(samples, modes[0].scores, strict=True)
-    ]
-    for other in modes[1:]:
-        for row, each in zip(rows, other.scores, strict=True):
-            row[other.mode] = {"ending": each.ending, "notes": each.notes, "counts": each.counts}
-    write_lines(context.run.scores, rows)
-    figures = dict(_named(modes))
+    modes = score_modes(context.adapter, context.metrics, lambda mode: references, outputs, context.reporter("score"))
+    write_lines(context.run.scores, score_rows(modes, references))
+    figures = all_figures(modes)
     write_json(context.run.metrics, figures)
     context.log.metrics(None, figures)
     context.log.artifact("scores", context.run.scores)
+
+
+def score_rows(modes: Sequence[Scored], references: Mapping[str, Answer]) -> list[dict[str, Any]]:
+    """List each sample's score with its reference, as plain data; those of the other modes stand under their names."""
+    rows = [{**asdict(each), "reference": _as_json(references[each.id])} for each in modes[0].scores]
+    for other in modes[1:]:
+        for row, each in zip(rows, other.scores, strict=True):
+            row[other.mode] = {"ending": each.ending, "notes": each.notes, "counts": each.counts}
+    return rows
+
+
+def metric_figures(modes: Sequence[Scored]) -> dict[str, float | None]:
+    """Name every figure of the metrics: `ner_f1`, in the other modes `<mode>/ner_f1`."""
+    return _named(modes, lambda scored: scored.figures)
+
+
+def all_figures(modes: Sequence[Scored]) -> dict[str, float | None]:
+    """Name every figure of the metrics and, beside them, how many answers were clean: `parse/clean` and so on."""
+    counts = _named(modes, lambda scored: {f"parse/{ending}": number for ending, number in scored.endings.items()})
+    return {**metric_figures(modes), **counts}
+
+
+def _named(modes: Sequence[Scored], figures: Callable[[Scored], Mapping[str, float | None]]) -> dict[str, float | None]:
+    prefixes = ["", *(f"{scored.mode}/" for scored in modes[1:])]
+    return {
+        f"{prefix}{name}": value
+        for prefix, scored in zip(prefixes, modes, strict=True)
+        for name, value in figures(scored).items()
+    }
 
 
 def _as_json(answer: Answer) -> dict[str, Any]:
@@ -92,12 +124,3 @@ def _as_json(answer: Answer) -> dict[str, Any]:
         "pairs": None if answer.pairs is None else sorted(answer.pairs),
         "mapping": None if answer.mapping is None else dict(answer.mapping),
     }
-
-
-def _named(modes: Sequence[Scored]) -> Mapping[str, float | None]:
-    named: dict[str, float | None] = {}
-    for index, scored in enumerate(modes):
-        prefix = f"{scored.mode}/" if index else ""
-        named |= {f"{prefix}{name}": value for name, value in scored.figures.items()}
-        named |= {f"{prefix}parse/{ending}": count for ending, count in scored.endings.items()}
-    return named

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from runner.execute.launch import TrialResult
 
+Metrics = Mapping[str, float | None]
+
 HEADLINE = (
     "ner_precision",
     "ner_recall",
@@ -24,25 +26,28 @@ HEADLINE = (
 
 
 def results_table(results: Sequence[TrialResult]) -> Table:
-    """The summary at the end of a launch: a row a metric, a column a trial and way of reading its answers.
+    """The summary at the end of a launch; see `metrics_table`."""
+    return metrics_table("results on the test split", [(result.trial.name, result.metrics) for result in results])
+
+
+def metrics_table(title: str, named: Sequence[tuple[str, Metrics]]) -> Table:
+    """A row a metric, a column a trial and way of reading its answers.
 
     `published/ner_f1` is the figure `ner_f1` of answers read in the other way, so it stands beside it.
     """
-    table = Table(title="results on the test split", title_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("metric")
-    columns = [(result, mode) for result in results for mode in _modes(result.metrics)]
-    for result, mode in columns:
-        heading = result.trial.name if mode == "" else f"parsed as {mode.rstrip('/')}"
-        table.add_column(heading, justify="right")
-    names = list(dict.fromkeys(_split(name)[1] for result in results for name in result.metrics))
+    columns: list[Metrics] = []
+    for heading, metrics in named:
+        for mode, figures in _by_mode(metrics).items():
+            table.add_column(f"parsed as {mode}" if mode else heading, justify="right")
+            columns.append(figures)
+    names = list(dict.fromkeys(name for figures in columns for name in figures))
     absent = []
-    for name in [
-        *(name for name in HEADLINE if name in names),
-        *(name for name in names if name not in HEADLINE),
-    ]:
-        figures = [result.metrics.get(f"{mode}{name}") for result, mode in columns]
-        if any(figure is not None for figure in figures):
-            table.add_row(name.replace("parse/", "answers "), *(_figure(figure) for figure in figures))
+    for name in [*(name for name in HEADLINE if name in names), *(name for name in names if name not in HEADLINE)]:
+        values = [figures.get(name) for figures in columns]
+        if any(value is not None for value in values):
+            table.add_row(_title(name), *(_figure(value) for value in values))
         else:
             absent.append(name)
     if absent:
@@ -51,14 +56,24 @@ def results_table(results: Sequence[TrialResult]) -> Table:
     return table
 
 
-def _split(name: str) -> tuple[str, str]:
-    """Part the way of reading from a metric's name: `published/ner_f1` to `published/` and `ner_f1`."""
-    first, slash, rest = name.partition("/")
-    return ("", name) if not slash or first == "parse" else (f"{first}/", rest)
+def _by_mode(metrics: Metrics) -> dict[str, Metrics]:
+    """Part the figures of the other ways of reading from the main one's, which has no name here.
+
+    A way of reading is known by its count of clean answers; any other name with a slash is a metric's own.
+    """
+    modes = [name.removesuffix("/parse/clean") for name in metrics if name.endswith("/parse/clean")]
+    parted: dict[str, dict[str, float | None]] = {"": {}, **{mode: {} for mode in modes}}
+    for name, value in metrics.items():
+        mode, _, rest = name.partition("/")
+        if mode in modes:
+            parted[mode][rest] = value
+        else:
+            parted[""][name] = value
+    return dict(parted)
 
 
-def _modes(metrics: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(_split(name)[0] for name in metrics))
+def _title(name: str) -> str:
+    return f"answers {name.removeprefix('parse/')}" if name.startswith("parse/") else name
 
 
 def _figure(value: Any) -> str:

@@ -79,6 +79,18 @@ def test_pairs(text, lossless, published):
     assert pairs(text, "published") == (lossless if published == "the same" else published)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_label_sets_of_any_kind(mode):
+    output = "NER:\n:neutral;unique .:positive;boring .:positive;sad:sehr schlecht;ein Kuß"
+    adapter = PromptFormatAdapter(PfaOptions(tasks=("ner",)), ("positive", "neutral", "negative", "sehr schlecht"))
+    assert adapter.parse(output, mode).answer.pairs == {
+        ("neutral", "unique ."),
+        ("positive", "boring ."),
+        ("positive", "sad"),
+        ("sehr schlecht", "ein Kuß"),
+    }
+
+
 def test_marker_in_the_summary_misleads_the_published_rule_alone():
     output = ANSWER.replace("Two people pose.", "The WINNER: 1:2;3 and an image entities pair {'a': 'x'}.")
     lossless = read(output, "lossless")
@@ -101,6 +113,9 @@ def test_marker_in_the_summary_misleads_the_published_rule_alone():
         ("{'a': '{x}', 'b': '}'}", {"a": "{x}", "b": "}"}, "the same"),
         ("{'a': 'Ann'} and so on", {"a": "Ann"}, "the same"),
         ("{}", {}, "the same"),
+        ("{'a': 'Ann'} # }", {"a": "Ann"}, "the same"),
+        ("{'a': 'Ann'} # \0}", {"a": "Ann"}, {}),  # Python takes no zero, not even in a comment.
+        ("{'a': 'Ann'} # \ud800}", {"a": "Ann"}, {}),
         ("{'a': 'Ann'} {'b': 'Rome'}", {"a": "Ann"}, {}),
         ("{'a': 'Ann'}}", {"a": "Ann"}, {}),
         ("{'a': 'Victoria's Secret', 'b': 'Rome'}", {"a": "Victoria's Secret", "b": "Rome"}, {}),
@@ -110,7 +125,11 @@ def test_marker_in_the_summary_misleads_the_published_rule_alone():
         ("{'a': 'Ann', 'b': None}", {"a": "Ann"}, {}),
         ("{'a': ['Ann']}", {}, {}),
         ("{'a', 'b'}", {}, {}),
-        ("{\u2018a\u2019: \u2018Ann\u2019}", {}, {}),
+        ("{\u2018a\u2019: \u2018Ann’s Bar\u2019, \u201cb\u201d: \u201cBo\u201d}", {"a": "Ann’s Bar", "b": "Bo"}, {}),
+        ("{`a`: `Ann\u00b4, 'b\": 'Bo'}", {"a": "Ann", "b": "Bo"}, {}),
+        ("{'a': \"Ann', 'b': 'Bo'}", {"b": "Bo"}, {}),
+        ("{'a': 'Ann\\\\', 'b': 'Bo'", {"a": "Ann\\", "b": "Bo"}, {}),
+        ("{'a': 'Ann\\'s', 'b': 'Bo'", {"a": "Ann's", "b": "Bo"}, {}),
         ("{'a': 'Ann’s'}", {"a": "Ann’s"}, "the same"),
         ("", {}, "the same"),
     ],

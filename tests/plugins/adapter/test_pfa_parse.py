@@ -1,7 +1,7 @@
 import ast
 import time
 import warnings
-from itertools import combinations
+from itertools import combinations, cycle
 from pathlib import Path
 
 import pytest
@@ -75,6 +75,39 @@ def test_rendered_target_reads_back_as_the_reference(tasks, sample):
     prediction = adapter.parse(adapter.render_training(sample).target, "lossless")
     assert prediction.answer == adapter.reference(sample)
     assert prediction.ending == "clean", prediction.notes
+
+
+# What tweets do to the format: tokens stand apart, and some are delimiters.
+REAL = [
+    "Victoria ' s Secret",
+    "Star Wars : Rogue One",
+    "A &amp ; B",
+    '" The Wire "',
+    "Paris , Texas",
+    "10 : 30",
+    "O'Neil",
+]
+
+
+@pytest.mark.parametrize("tasks", SUBSETS, ids="-".join)
+@pytest.mark.parametrize("shown", [(), REAL, ["A &amp ; B"] * 27], ids=["nothing", "all", "one in 27 boxes"])
+@pytest.mark.parametrize("named", [(), [*REAL, *REAL]], ids=["nobody", "each twice"])
+def test_what_real_tweets_name_reads_back(tasks, shown, named):
+    sample = Sample(
+        id="1",
+        text="RT @ x : WINNER : at 10 : 30 ; NER : :person;Ann",
+        image=Path("/main.jpg"),
+        summary="A sign reads 'THE WINNER: 1;2' {image entities pair}.",
+        entities=tuple(Entity(label, text) for label, text in zip(cycle(LABELS), named, strict=False)),
+        segments=tuple(
+            Segment(letter, Path("/a.jpg"), text, (0, 0, 1, 1))
+            for letter, text in zip(segment_letters(), shown, strict=False)
+        ),
+    )
+    adapter = PromptFormatAdapter(PfaOptions(tasks=tasks), LABELS)
+    prediction = adapter.parse(adapter.render_training(sample).target, "lossless")
+    assert prediction.answer == adapter.reference(sample)
+    assert prediction.ending == "clean"
 
 
 def test_real_delimiters_survive_lossless_and_break_published():
@@ -225,39 +258,74 @@ def test_any_text_is_read_without_raising_and_every_asked_part_is_there(mode, ou
     assert (prediction.ending == "clean") == (not prediction.notes)
 
 
-@pytest.mark.parametrize("mode", ["lossless", "published"])
-@pytest.mark.parametrize(
-    "piece",
-    [
-        "{",
-        "}",
-        ":",
-        ";",
-        "(",
-        "'",
-        '"',
-        "'a': '",
-        "'a':",
-        "'a'" + " " * 50,
-        "-",
-        "\\",
-        "\ud800",
-        "\0",
-        "#",
-        "NER:",
-        "image entities pair{",
-        "Task 1 Answer:",
-        ":person;",
-        "'a': 'b', ",
-        "'" + " " * 50,
-        "r'",
-        "'''",
-        "f''",
-    ],
-)
-def test_hostile_answers_take_linear_time(mode, piece):
-    body = piece * (200_000 // len(piece))
+def seconds(output, mode):
     started = time.process_time()
-    for text in (body, f"{{{body}", f"{{'a': {body}}}", f"{{'a': 'x', {body}}}"):
-        read(f"Task 1 Answer: {body}\nTask 2 Answer:\nNER:\n{body}\nimage entities pair{text}", mode)
-    assert time.process_time() - started < 8
+    read(output, mode)
+    return time.process_time() - started
+
+
+HOSTILE = [
+    "{",
+    "}",
+    ":",
+    ";",
+    "(",
+    ")",
+    "'",
+    '"',
+    "\\",
+    "#",
+    "\n",
+    "\0",
+    "\ud800",
+    "-",
+    "r'",
+    "'''",
+    "f''",
+    "''",
+    "('a'",
+]
+HOSTILE += [
+    "'a': '",
+    "'a':",
+    "'a'" + " " * 50,
+    "'" + " " * 50,
+    "'a': 'b', ",
+    "'a': 'b'\n",
+    "'a': 'O'x ",
+    "'a' ",
+    "'\\d'",
+]
+HOSTILE += [
+    "NER:",
+    ":person;",
+    ":person",
+    ":x;",
+    "image entities pair{",
+    "Task 1 Answer:",
+    "{'a':",
+    "{'a': 'b'}",
+    "\u2018a\u2019:",
+]
+
+
+@pytest.mark.parametrize("mode", ["lossless", "published"])
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_four_times_the_text_takes_about_four_times_as_long(mode, piece):
+    """Quadratic time would make it sixteen. One measurement of many suffices: a busy machine only adds to some."""
+
+    def hostile(length):
+        body = piece * (length // len(piece))
+        mapping = f"image entities pair{{'a': 'x', {body}}}"
+        return f"Task 1 Answer: {body}\nTask 2 Answer:\nNER:\n{body}\n{mapping}", f"image entities pair{body}"
+
+    short, long = hostile(50_000), hostile(200_000)
+    for one, four in zip(short, long, strict=True):
+        assert any(seconds(four, mode) < 8 * seconds(one, mode) + 0.001 for _ in range(20))
+
+
+def test_many_labels_cost_no_more_than_few():
+    output = "NER:\n" + ":person;Ann :x" * 20_000
+    many = PromptFormatAdapter(PfaOptions(), (*LABELS, *(f"label{number}" for number in range(20_000))))
+    for mode in many.parse_modes:
+        assert many.parse(output, mode).answer.pairs == read(output, mode).answer.pairs

@@ -190,6 +190,44 @@ def test_labels_of_the_options_must_cover_the_data_set():
 
 
 @pytest.mark.parametrize(
+    ("tasks", "changes", "says"),
+    [
+        (("ner",), {"entities": (Entity("other", "Ann:person;Bo"),)}, r"entities \['Ann:person;Bo'\]"),
+        (("ner", "match"), {"entities": (Entity("other", "an image entities pair"),)}, "entities"),
+        (TASKS, {"summary": "It reads Task 2 Answer: no."}, "summary 'It reads Task 2 Answer: no.'"),
+        (("summary",), {"summary": "It reads Task 2 Answer: no."}, "summary"),
+    ],
+)
+def test_target_that_cannot_be_read_back_is_refused_unless_the_published_rule_is_chosen(tasks, changes, says):
+    sample = make_sample(**changes)
+    with pytest.raises(DataError, match=f"sample '7': its {says}.*cannot be read back.*adapter.parse: published"):
+        make_adapter(tasks=tasks).render_training(sample)
+    assert make_adapter(tasks=tasks, parse="published").render_training(sample).target
+
+
+def test_what_only_looks_like_a_delimiter_is_trained_on():
+    entities = ("a:Person;b", "a: person;b", "at 10:30;late", ":person", "person;", "NER:", "a:", ";", "Task 2 Answer:")
+    sample = make_sample(
+        summary="NER: :person;Ann image entities pair{'a': 'x'} Task 1 Answer:",
+        entities=tuple(Entity("person", text) for text in entities),
+        segments=tuple(
+            Segment(letter, Path(f"/{letter}"), text, (0, 0, 1, 1))
+            for letter, text in zip(
+                "abcdefghi", ("image entities pair", "}", "'", "a:person;b", *entities), strict=False
+            )
+        ),
+    )
+    adapter = make_adapter()
+    assert adapter.parse(adapter.render_training(sample).target, "lossless").answer == adapter.reference(sample)
+
+
+@pytest.mark.parametrize("label", ["per:son", "a;b", " person", "a  b", ""])
+def test_labels_of_the_data_set_must_fit_the_format(label):
+    with pytest.raises(SpecError, match="cannot be read back"):
+        make_adapter(labels=("person", label))
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"tasks": []},
@@ -200,6 +238,7 @@ def test_labels_of_the_options_must_cover_the_data_set():
         {"labels": ["person", "person"]},
         {"labels": ["per:son"]},
         {"labels": [" person"]},
+        {"labels": ["very  good"]},
         {"parse": "strict"},
     ],
 )

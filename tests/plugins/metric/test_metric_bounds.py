@@ -1,13 +1,21 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.metric.bleu import Bleu
 from plugins.metric.bleu_options import BleuOptions
+from plugins.metric.corpus_bleu import CorpusBleu
+from plugins.metric.corpus_bleu_options import CorpusBleuOptions
+from plugins.metric.entity_f1 import EntityF1, EntityF1Options
+from plugins.metric.exact_match import ExactMatch, ExactMatchOptions
 from plugins.metric.image_entity_accuracy import ImageEntityAccuracy, ImageEntityAccuracyOptions
 from plugins.metric.ner_f1 import NerF1, NerF1Options
+from plugins.metric.ner_f1_by_label import NerF1ByLabel, NerF1ByLabelOptions
 from plugins.metric.rouge import Rouge
 from plugins.metric.rouge_options import RougeOptions
+from plugins.metric.triple_f1 import TripleF1, TripleF1Options
 from runner.records import Answer
 
 METRICS = [
@@ -15,6 +23,11 @@ METRICS = [
     Bleu(BleuOptions()),
     NerF1(NerF1Options()),
     ImageEntityAccuracy(ImageEntityAccuracyOptions()),
+    NerF1ByLabel(NerF1ByLabelOptions()),
+    EntityF1(EntityF1Options()),
+    TripleF1(TripleF1Options()),
+    ExactMatch(ExactMatchOptions()),
+    CorpusBleu(CorpusBleuOptions()),
 ]
 names = st.sampled_from(["Ann", "Ann Lee", "Rome", "ann", "é"])
 words = st.text(max_size=20) | st.lists(st.sampled_from(["the", "cat", "Cat's", "ran", "running", "é"])).map(" ".join)
@@ -38,20 +51,34 @@ def figures(metric, corpus):
 @given(st.lists(st.tuples(predictions, predictions), min_size=1, max_size=4))
 def test_figures_are_those_named_and_lie_between_0_and_1(metric, corpus):
     got = figures(metric, corpus)
-    assert list(got) == list(metric.names)
-    no_segments = not any(right.mapping for _, right in corpus)
+    labels = sorted({label for _, right in corpus for label, _ in right.pairs})
+    by_label = [f"ner_f1/{label}" for label in labels] if metric.names == ("ner_f1_macro",) else []
+    assert list(got) == [*metric.names, *by_label]
+    without_reference = {
+        "image_entity_accuracy": not any(right.mapping for _, right in corpus),
+        "ner_f1_macro": not labels,
+    }
     for name, value in got.items():
-        if name == "image_entity_accuracy" and no_segments:
+        if without_reference.get(name):
             assert value is None
         else:
             assert 0 <= value <= 1
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.names[-1])
-@given(st.lists(copied.filter(lambda answer: answer.mapping), min_size=1, max_size=4))
+@given(st.lists(copied.filter(lambda answer: answer.mapping and answer.pairs), min_size=1, max_size=4))
 def test_a_copy_of_the_reference_is_worth_1(metric, corpus):
     got = figures(metric, [(right, right) for right in corpus])
-    assert got == pytest.approx(dict.fromkeys(metric.names, 1.0), rel=0, abs=1e-9)
+    assert got == pytest.approx(dict.fromkeys(got, 1.0), rel=0, abs=1e-9)
+    assert set(metric.names) <= got.keys()
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.names[-1])
+@given(predictions, predictions)
+def test_what_is_kept_of_a_sample_is_json(metric, predicted, right):
+    counts = metric.score(predicted, right)
+    assert json.loads(json.dumps(counts)) == counts
+    assert metric.reduce([json.loads(json.dumps(counts))]) == metric.reduce([counts])
 
 
 @given(predictions, copied)

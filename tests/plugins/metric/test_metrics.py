@@ -5,15 +5,21 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, sentence_bleu
 from rouge_score import rouge_scorer
 
 from plugins.metric.bleu import Bleu
 from plugins.metric.bleu_options import BleuOptions
+from plugins.metric.corpus_bleu import CorpusBleu
+from plugins.metric.corpus_bleu_options import CorpusBleuOptions
+from plugins.metric.entity_f1 import EntityF1, EntityF1Options
+from plugins.metric.exact_match import ExactMatch, ExactMatchOptions
 from plugins.metric.image_entity_accuracy import ImageEntityAccuracy, ImageEntityAccuracyOptions
 from plugins.metric.ner_f1 import NerF1, NerF1Options
+from plugins.metric.ner_f1_by_label import NerF1ByLabel, NerF1ByLabelOptions
 from plugins.metric.rouge import Rouge
 from plugins.metric.rouge_options import RougeOptions
+from plugins.metric.triple_f1 import TripleF1, TripleF1Options
 from runner.records import Answer
 
 METRICS = {
@@ -21,6 +27,11 @@ METRICS = {
     "bleu": Bleu(BleuOptions()),
     "ner_f1": NerF1(NerF1Options()),
     "image_entity_accuracy": ImageEntityAccuracy(ImageEntityAccuracyOptions()),
+    "ner_f1_by_label": NerF1ByLabel(NerF1ByLabelOptions()),
+    "entity_f1": EntityF1(EntityF1Options()),
+    "triple_f1": TripleF1(TripleF1Options()),
+    "exact_match": ExactMatch(ExactMatchOptions()),
+    "corpus_bleu": CorpusBleu(CorpusBleuOptions()),
 }
 NOTHING = Answer(None, None, None)
 NINE = {"rel": 0, "abs": 1e-9}
@@ -98,6 +109,19 @@ def test_summary_metrics_equal_direct_calls_of_the_libraries(corpus):
         sentence_bleu([right.split()], got.split(), smoothing_function=method) if got else 0.0 for got, right in corpus
     ]
     assert figures("bleu", *answers)["bleu"] == pytest.approx(sum(direct) / len(direct), **NINE)
+    right, got = [[each[1].split()] for each in corpus], [each[0].split() for each in corpus]
+    direct = corpus_bleu(right, got, smoothing_function=method)
+    assert figures("corpus_bleu", *answers)["corpus_bleu"] == pytest.approx(direct, **NINE)
+
+
+def test_corpus_bleu_by_hand():
+    corpus = [("the cat sat on a mat", "the cat is on a mat"), ("a dog runs here", "a dog runs here today")]
+    # 5 + 4 of 6 + 4 words, 3 + 3 of 5 + 3 bigrams, 1 + 2 of 4 + 2, 0 + 1 of 3 + 1; 10 words for 11.
+    expected = math.exp(1 - 11 / 10) * (9 / 10 * 6 / 8 * 3 / 6 * 1 / 4) ** 0.25
+    got = figures("corpus_bleu", *((summary(predicted), summary(right)) for predicted, right in corpus))
+    assert got["corpus_bleu"] == pytest.approx(expected, **NINE)
+    right, predicted = [[each[1].split()] for each in corpus], [each[0].split() for each in corpus]
+    assert got["corpus_bleu"] == pytest.approx(corpus_bleu(right, predicted), **NINE)
 
 
 def test_ner_is_micro_over_the_corpus():
@@ -120,6 +144,67 @@ def test_ner_where_nothing_is_named():
     assert set(figures("ner_f1", (pairs(ann), pairs())).values()) == {0.0}
     assert set(figures("ner_f1", (pairs(), pairs(ann))).values()) == {0.0}
     assert set(figures("ner_f1", (pairs(ann), pairs(("person", "ann")))).values()) == {0.0}
+
+
+def test_f1_by_label_and_its_mean():
+    ann, bo, rome, acme = ("person", "Ann"), ("person", "Bo"), ("location", "Rome"), ("organization", "Acme")
+    got = figures(
+        "ner_f1_by_label",
+        (pairs(ann, rome), pairs(ann, bo)),
+        (pairs(("event", "Acme")), pairs(acme)),
+        (pairs(("location", "Oslo")), pairs(rome)),
+    )
+    # person: 1 predicted, 2 right, 1 both. No reference holds an event, so it has no figure.
+    expected = {"person": 2 / 3, "organization": 0, "location": 0}
+    named = {f"ner_f1/{label}": value for label, value in expected.items()}
+    assert got == pytest.approx({**named, "ner_f1_macro": 2 / 9}, **NINE)
+
+
+def test_labels_may_hold_a_slash():
+    got = figures("ner_f1_by_label", (pairs(("a/b", "x")), pairs(("a/b", "x"), ("a", "y"))))
+    assert got == pytest.approx({"ner_f1/a/b": 1, "ner_f1/a": 0, "ner_f1_macro": 0.5}, **NINE)
+
+
+def test_f1_by_label_has_no_figure_without_a_reference():
+    assert figures("ner_f1_by_label", (pairs(("person", "Ann")), pairs())) == {"ner_f1_macro": None}
+
+
+def test_entities_count_once_whatever_their_label():
+    got = figures("entity_f1", (pairs(("other", "Ann"), ("person", "Ann")), pairs(("person", "Ann"), ("other", "X"))))
+    assert got == pytest.approx({"entity_precision": 1, "entity_recall": 1 / 2, "entity_f1": 2 / 3}, **NINE)
+
+
+def fine(*named, **shown):
+    return Answer(None, frozenset(named), shown)
+
+
+def test_triples_need_entity_label_and_segment():
+    ann, rome = ("person", "Ann"), ("location", "Rome")
+    reference = fine(ann, rome, a="Ann", c="Ann")  # Ann in a, Ann in c, Rome nowhere.
+    assert figures("triple_f1", (reference, reference))["triple_f1"] == 1
+    got = figures("triple_f1", (fine(ann, rome, a="Ann", b="Rome"), reference))
+    assert got == pytest.approx({"triple_precision": 1 / 2, "triple_recall": 1 / 3, "triple_f1": 2 / 5}, **NINE)
+    # Another label makes all its triples wrong; a segment of an entity that is not named makes none.
+    got = figures("triple_f1", (fine(("other", "Ann"), rome, a="Ann", b="Bo"), reference))
+    assert got == pytest.approx({"triple_precision": 1 / 2, "triple_recall": 1 / 3, "triple_f1": 2 / 5}, **NINE)
+    assert METRICS["triple_f1"].score(reference, pairs(ann)) is None
+    assert METRICS["triple_f1"].score(reference, mapping(a="Ann")) is None
+
+
+def test_a_sample_is_exact_when_all_that_was_asked_for_is():
+    ann, rome = ("person", "Ann"), ("location", "Rome")
+    right = Answer("a cat", frozenset({ann, rome}), {"a": "Ann"})
+    cases = [
+        (Answer("a dog", frozenset({rome, ann}), {"a": "Ann"}), 1),
+        (Answer("a cat", frozenset({ann}), {"a": "Ann"}), 0),
+        (Answer("a cat", frozenset({ann, rome}), {"a": "Ann", "b": "Rome"}), 0),
+    ]
+    for predicted, worth in cases:
+        assert figures("exact_match", (predicted, right)) == {"exact_match": worth}
+    assert figures("exact_match", *((predicted, right) for predicted, _ in cases))["exact_match"] == pytest.approx(
+        1 / 3, **NINE
+    )
+    assert figures("exact_match", (pairs(ann), pairs(ann)), (mapping(), mapping(a="x"))) == {"exact_match": 0.5}
 
 
 def test_image_entity_accuracy_is_over_reference_segments():
