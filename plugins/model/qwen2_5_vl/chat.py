@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import count
 
 from transformers import PreTrainedTokenizerBase
 
@@ -43,7 +44,7 @@ class ChatTokenizer:
         self.image_token = self._special(IMAGE_PAD)
         special = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
         self._cut = re.compile("(" + "|".join(map(re.escape, special)) + ")")
-        self._templates: dict[tuple[type, ...], list[str]] = {}
+        self._templates: dict[tuple[tuple[type, ...], ...], list[str]] = {}
 
     def _special(self, token: str) -> int:
         if token not in self._added:
@@ -56,7 +57,7 @@ class ChatTokenizer:
         Raises:
             PluginError: The template drops or doubles an image.
         """
-        texts = [part.text if isinstance(part, TextPart) else "" for part in rendered.content]
+        texts = [part.text if isinstance(part, TextPart) else "" for turn in _turns(rendered) for part in turn]
         ids: list[int] = []
         for position, piece in enumerate(self._template(rendered)):
             if position % 2:
@@ -72,14 +73,22 @@ class ChatTokenizer:
 
     def _template(self, rendered: Rendered) -> list[str]:
         """The template around such a content: plain text and special tokens in turns, plain text first."""
-        shape = tuple(type(part) for part in rendered.content)
+        shape = tuple(tuple(type(part) for part in turn) for turn in _turns(rendered))
         if shape not in self._templates:
-            content = [
-                {"type": "image"} if kind is ImagePart else {"type": "text", "text": f"\ue000{place}\ue001"}
-                for place, kind in enumerate(shape)
+            places = count()
+            slots = [[(kind, f"\ue000{next(places)}\ue001") for kind in turn] for turn in shape]
+            messages = [
+                {
+                    "role": "assistant" if place % 2 else "user",
+                    "content": [
+                        {"type": "image"} if kind is ImagePart else {"type": "text", "text": slot}
+                        for kind, slot in turn
+                    ],
+                }
+                for place, turn in enumerate(slots)
             ]
             written = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}],  # type: ignore[arg-type]
+                messages,  # type: ignore[arg-type]
                 tokenize=False,
                 add_generation_prompt=True,
             )
@@ -91,3 +100,9 @@ class ChatTokenizer:
         """Tokenise plain text; what looks like a special token is spelt out."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
+
+
+def _turns(rendered: Rendered) -> list[tuple[ImagePart | TextPart, ...]]:
+    """The conversation up to the answer: solved samples first, each a question and an answer."""
+    solved = [turn for each in rendered.examples for turn in (each.content, (TextPart(each.target or ""),))]
+    return [*solved, rendered.content]
