@@ -107,7 +107,8 @@ class Inspector:
         compared: templates differ in it between a turn that is past and one that is awaited.
         """
         alone = without_images(replace(rendered, examples=()))
-        shown = self.model.spell(_list(self.model.encode(replace(alone, target=None, examples=(alone,)))["input_ids"]))
+        followed = Rendered(rendered.id, (TextPart("And then?"),), examples=(alone,))
+        shown = self.model.spell(_list(self.model.encode(followed)["input_ids"]))
         wanted = f"{self.model.spell(self.prompt_ids(alone))}{alone.target}"
         squeezed, expected = _squeezed(shown), _squeezed(wanted)
         if squeezed.startswith(expected):
