@@ -18,8 +18,8 @@ samples beyond that are encoded again in every epoch."""
 def within_limit(features: Features, limit: int | None, sample: str, *, truncate: bool) -> Features:
     """Cut an encoded sample to a limit, or refuse it.
 
-    What is cut off is the end of the answer, its end token with it. Prompt and images stay whole, and at least one
-    token of the answer is left.
+    What is cut off is the end of what is trained: an answer that is not whole has no end token. Prompt and images stay
+    whole, and at least one token of the answer is left.
 
     Args:
         features: Tensors of shape (length,) hold a value a token; the others are left as they are.

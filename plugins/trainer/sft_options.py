@@ -46,7 +46,8 @@ class SftOptions(Options):
 
     overlong: Literal["refuse", "truncate"] = "refuse"
     """What becomes of a longer sample. `refuse` stops before training. `truncate` cuts the end of its answer,
-    never the prompt or an image, and trains no end token there, so that the model does not learn to stop early."""
+    never the prompt or an image; an answer that is cut has no end token, so that the model does not learn to stop
+    early."""
 
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the training samples kept aside for a validation loss; those of one image stay together."""

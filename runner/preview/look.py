@@ -10,9 +10,9 @@ from runner.errors import DataError, RunnerError, UnmetError
 from runner.plan import implement
 from runner.preview.pieces import Cutter
 from runner.preview.sample import ShownSample, pictures_of
-from runner.records import Sample
+from runner.records import Rendered, Sample
 from runner.spec.models import ExperimentSpec
-from runner.stages import Adapter, Features, Reporter, VisionLanguageModel
+from runner.stages import Adapter, Features, Reporter
 from runner.steps.inspection import Inspector
 from runner.steps.train import training_texts
 
@@ -48,40 +48,50 @@ class Preview:
             yield self._trained_on(sample, cutter) if self.trained else self._asked_about(sample, cutter)
 
     def _trained_on(self, sample: Sample, cutter: Cutter) -> ShownSample:
-        rendered = self.adapter.render_training(sample)
-        inspector = self.inspector
-        shown = ShownSample(sample.id, (), (), rendered.target, "", inspector.limit, ())
-        try:
-            features = inspector.encode(rendered)
-        except DataError as error:
-            shown = replace(shown, problems=(str(error),))
-            # What the trainer refuses for its length is shown whole.
-            inspector = replace(inspector, limit=None)
-        try:
-            features = inspector.encode_whole(rendered) if shown.problems else features
-        except DataError:
-            return replace(shown, pictures=pictures_of(sample, rendered, ()))
+        rendered, limit = self.adapter.render_training(sample), self.inspector.limit
+        features, refused = self._encoded(rendered)
+        pictures = pictures_of(sample, rendered, ())
+        shown = ShownSample(sample.id, pictures, (), rendered.target, "", False, limit, refused)
+        if features is None:
+            return shown
+        # What was refused for its length is told already.
+        inspector = replace(self.inspector, limit=None) if refused else self.inspector
         found = inspector.inspect(rendered, features, inspector.prompt_ids(rendered))
         pieces = cutter.pieces(*_tokens(features))
-        problems = (*shown.problems, *found.problems, *inspector.inspect_turn(rendered))
-        pictures = pictures_of(sample, rendered, pieces)
-        return replace(shown, pictures=pictures, pieces=pieces, trained_text=found.trained_text, problems=problems)
+        return replace(
+            shown,
+            pictures=pictures_of(sample, rendered, pieces),
+            pieces=pieces,
+            trained_text=found.trained_text,
+            truncated=found.truncated,
+            problems=(*refused, *found.problems, *_turn_problems(inspector, rendered)),
+        )
+
+    def _encoded(self, rendered: Rendered) -> tuple[Features | None, tuple[str, ...]]:
+        """Encode a sample as it is trained on; what the trainer refuses for its length is encoded whole."""
+        try:
+            return self.inspector.encode(rendered), ()
+        except RunnerError as error:
+            refused = (str(error),)
+        try:
+            return self.inspector.encode_whole(rendered), refused
+        except RunnerError:
+            return None, refused
 
     def _asked_about(self, sample: Sample, cutter: Cutter) -> ShownSample:
         model, prompt = self.inspector.model, self.adapter.render_prompt(sample)
-        target = _right_answer(self.adapter, sample)
+        target, limit = _right_answer(self.adapter, sample), model.context_length
         try:
             features = model.encode(prompt)
-        except DataError as error:
+        except RunnerError as error:
             pictures = pictures_of(sample, prompt, ())
-            return ShownSample(sample.id, pictures, (), target, "", model.context_length, (str(error),))
+            return ShownSample(sample.id, pictures, (), target, "", False, limit, (str(error),))
         pieces = cutter.pieces(*_tokens(features))
         problems = (
             *replace(self.inspector, limit=None).inspect_prompt(prompt, features),
-            *_without_room(model, len(features["input_ids"]), self.max_new_tokens),
+            *_without_room(limit, len(features["input_ids"]), self.max_new_tokens),
         )
-        pictures = pictures_of(sample, prompt, pieces)
-        return ShownSample(sample.id, pictures, pieces, target, "", model.context_length, problems)
+        return ShownSample(sample.id, pictures_of(sample, prompt, pieces), pieces, target, "", False, limit, problems)
 
 
 def open_preview(spec: ExperimentSpec, split: Split, reporter: Reporter) -> Preview:
@@ -125,7 +135,13 @@ def _right_answer(adapter: Adapter, sample: Sample) -> str | None:
         return None
 
 
-def _without_room(model: VisionLanguageModel, length: int, max_new_tokens: int | None) -> Iterator[str]:
-    room = model.context_length
-    if room is not None and length + (max_new_tokens or 1) > room:
-        yield f"{length:,} tokens leave no room in {room:,} for an answer of {max_new_tokens or 1:,}"
+def _turn_problems(inspector: Inspector, rendered: Rendered) -> tuple[str, ...]:
+    try:
+        return inspector.inspect_turn(rendered)
+    except RunnerError as error:
+        return (str(error),)
+
+
+def _without_room(limit: int | None, length: int, max_new_tokens: int | None) -> Iterator[str]:
+    if limit is not None and length + (max_new_tokens or 1) > limit:
+        yield f"{length:,} tokens leave no room in {limit:,} for an answer of {max_new_tokens or 1:,}"

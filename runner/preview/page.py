@@ -6,10 +6,12 @@ import base64
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image, ImageOps
 
+from runner.errors import UnmetError
 from runner.preview.sample import ShownSample
 
 THUMBNAIL = 240
@@ -23,6 +25,9 @@ def write_page(file: Path, title: str, samples: Iterator[ShownSample]) -> None:
         file: Written anew; its folder is made.
         title: What is shown.
         samples: Each is taken once.
+
+    Raises:
+        UnmetError: The file cannot be written.
     """
     environment = Environment(
         loader=PackageLoader("runner.preview", "."),
@@ -32,10 +37,19 @@ def write_page(file: Path, title: str, samples: Iterator[ShownSample]) -> None:
         lstrip_blocks=True,
     )
     environment.filters["data_url"] = data_url
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", encoding="utf-8") as stream:
+    with _opened(file) as stream:
         for part in environment.get_template("page.html.jinja").generate(title=title, samples=samples):
             stream.write(part)
+
+
+def _opened(file: Path) -> IO[str]:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UnmetError(
+            f"--html {file}: cannot be written ({error.strerror}); name a file in another folder"
+        ) from error
 
 
 def data_url(path: Path) -> str:

@@ -47,6 +47,7 @@ class ShownSample:
         pieces: Prompt and answer; without the answer in a split that nothing is trained on.
         target: The answer that is right; None where the sample holds none.
         trained_text: What carries loss, special tokens spelt out.
+        truncated: The end of the answer is cut off at the limit.
         limit: The most tokens that it may have; None for any number.
         problems: What the proof finds wrong with it.
     """
@@ -56,6 +57,7 @@ class ShownSample:
     pieces: tuple[Piece, ...]
     target: str | None
     trained_text: str
+    truncated: bool
     limit: int | None
     problems: tuple[str, ...]
 
@@ -84,6 +86,7 @@ class ShownSample:
             "trained_text": self.trained_text,
             "pictures": [picture.as_json() for picture in self.pictures],
             "lengths": self.lengths,
+            "truncated": self.truncated,
             "problems": list(self.problems),
         }
 

@@ -111,6 +111,6 @@ def length_line(sample: ShownSample) -> str:
     """The lengths in words: `412 tokens: text 120, images 256, trained 36; 1.3 % of 32,768`."""
     told = sample.lengths
     share = "" if told["share"] is None else f"; {told['share']:.1%} of {told['limit']:,}"
-    return (
-        f"{told['total']:,} tokens: text {told['text']:,}, images {told['image']:,}, trained {told['target']:,}{share}"
-    )
+    cut = "; the end of the answer is cut off" if sample.truncated else ""
+    kinds = f"text {told['text']:,}, images {told['image']:,}, trained {told['target']:,}"
+    return f"{told['total']:,} tokens: {kinds}{share}{cut}"
