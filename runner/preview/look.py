@@ -10,10 +10,10 @@ from runner.errors import DataError, RunnerError, UnmetError
 from runner.plan import implement
 from runner.preview.pieces import Cutter
 from runner.preview.sample import ShownSample, pictures_of
+from runner.proof.inspection import Inspector
 from runner.records import Rendered, Sample
 from runner.spec.models import ExperimentSpec
 from runner.stages import Adapter, Features, Reporter
-from runner.steps.inspection import Inspector
 from runner.steps.train import training_texts
 
 Split = Literal["train", "test"]

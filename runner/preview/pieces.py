@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from runner.proof.labels import IGNORED
 from runner.stages import VisionLanguageModel
 
 Kind = Literal["text", "special", "image"]
-
-IGNORED = -100
-"""The label of positions without loss."""
 
 CHARACTER_TOKENS = 8
 """So many tokens may share a character: bytes of an emoji, each a token of its own."""

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from runner.errors import DataError, StepError
 from runner.plan import implement
+from runner.proof.inspection import Inspector
+from runner.proof.prove import prove
 from runner.records import Rendered, Sample
 from runner.stages import Trainer, TrainingRun
 from runner.steps.context import TrialContext, main_process
-from runner.steps.inspection import Inspector
-from runner.steps.proof import prove
 
 
 def training_texts(rendered: list[Rendered]) -> list[str]:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from unicodedata import normalize
 
 from runner.errors import StepError
+from runner.proof.excerpt import composed, difference, squeezed
+from runner.proof.labels import IGNORED, place_problems, text_problems
+from runner.proof.words import prompt_problems, without_images
 from runner.records import Rendered, TextPart
 from runner.stages import Features, Trainer, VisionLanguageModel
-from runner.steps.excerpt import difference
-
-IGNORED = -100
-"""The label of positions without loss."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +85,12 @@ class Inspector:
         return _list(self.model.encode(replace(rendered, target=None))["input_ids"])
 
     def check(self, rendered: Rendered, features: Features) -> None:
-        """Inspect a sample as it is about to be trained on.
+        """Inspect a sample as it is about to be trained on, without the vision tower, which may be at work.
 
         Raises:
             StepError: Something is wrong with it.
         """
-        refuse(rendered.id, self.inspect(rendered, features).problems)
+        refuse(rendered.id, self.inspect(rendered, features, features_counted=False).problems)
 
     def inspect_words(self, rendered: Rendered) -> Inspection:
         """Inspect a sample without its images, which is quick, and whatever its length."""
@@ -110,19 +107,28 @@ class Inspector:
         followed = Rendered(rendered.id, (TextPart("And then?"),), examples=(alone,))
         shown = self.model.spell(_list(self.model.encode(followed)["input_ids"]))
         wanted = f"{self.model.spell(self.prompt_ids(alone))}{alone.target}"
-        squeezed, expected = _squeezed(shown), _squeezed(wanted)
-        if squeezed.startswith(expected):
+        found, expected = squeezed(shown), squeezed(wanted)
+        if found.startswith(expected):
             return ()
-        parted = difference(expected, squeezed[: len(expected)])
+        parted = difference(expected, found[: len(expected)])
         return (f"the chat template does not place the answer where it is trained (without white space): {parted}",)
 
-    def inspect(self, rendered: Rendered, features: Features, prompt: Sequence[int] | None = None) -> Inspection:
+    def inspect(
+        self,
+        rendered: Rendered,
+        features: Features,
+        prompt: Sequence[int] | None = None,
+        *,
+        features_counted: bool = True,
+    ) -> Inspection:
         """Inspect a sample that was encoded with its target.
 
         Args:
             rendered: With its target.
             features: As `encode` gives them.
             prompt: As `prompt_ids` gives them; None where the comparison with them was made elsewhere.
+            features_counted: Whether the image tokens are compared with the features that the vision tower makes of
+                the pixels, for which some models run it; otherwise with those that the sizes of the images ask for.
         """
         ids, labels = _list(features["input_ids"]), _list(features["labels"])
         places = [place for place, label in enumerate(labels) if label != IGNORED]
@@ -130,10 +136,10 @@ class Inspector:
         text, wanted = self.model.spell(trained), f"{rendered.target}{self.model.turn_end}{self.trailing}"
         truncated = self._is_truncated(len(ids), text, wanted)
         problems = [
-            *self._place_problems(ids, labels, places),
-            *(() if truncated else self._text_problems(rendered, trained, text, wanted)),
-            *self._prompt_problems(rendered, ids[: places[0]] if places else ids, prompt),
-            *self._image_problems(rendered, ids, features),
+            *place_problems(self.model, ids, labels, places),
+            *(() if truncated else text_problems(self.model, trained, text, rendered.target or "", self.trailing)),
+            *prompt_problems(self.model, rendered, ids[: places[0]] if places else ids, prompt),
+            *self._image_problems(rendered, ids, self._num_features(rendered, features if features_counted else None)),
             *self._length_problems(len(ids)),
         ]
         return Inspection(
@@ -142,7 +148,7 @@ class Inspector:
             num_trained=len(places),
             trained_text=text,
             truncated=truncated,
-            respelt=not truncated and text != wanted and _nfc(text) == _nfc(wanted),
+            respelt=not truncated and text != wanted and composed(text) == composed(wanted),
             problems=tuple(problems),
         )
 
@@ -150,74 +156,28 @@ class Inspector:
         """Say what is wrong with a sample that was encoded without a target."""
         ids = _list(features["input_ids"])
         return (
-            *self._prompt_problems(rendered, ids, None),
-            *self._image_problems(rendered, ids, features),
+            *prompt_problems(self.model, rendered, ids, None),
+            *self._image_problems(rendered, ids, self._num_features(rendered, features)),
             *self._length_problems(len(ids)),
         )
 
     def _is_truncated(self, length: int, text: str, wanted: str) -> bool:
         """Whether the answer ends early, as a trainer that truncates may leave it at the limit."""
         # A cut between the bytes of a character leaves a replacement mark.
-        shown = _nfc(text.rstrip("\ufffd"))
-        early = shown != _nfc(wanted) and _nfc(wanted).startswith(shown)
+        shown = composed(text.rstrip("\ufffd"))
+        early = shown != composed(wanted) and composed(wanted).startswith(shown)
         allowed = self.trainer is not None and self.trainer.truncates
-        return allowed and length == self.limit and bool(shown) and early
+        return allowed and length == self.limit and bool(text) and early
 
-    def _place_problems(self, ids: Sequence[int], labels: Sequence[int], places: Sequence[int]) -> Iterator[str]:
-        if not places:
-            yield "no token carries loss: the sample is masked from end to end"
-            return
-        images = self.model.image_token_ids
-        in_loss = next((place for place in places if {ids[place], labels[place]} & images), None)
-        if in_loss is not None:
-            yield f"an image token carries loss, at token {in_loss} of {len(ids)}"
-        apart = next((place for place in places if ids[place] != labels[place]), None)
-        if apart is not None:
-            yield (
-                f"the label at token {apart} is {self.model.spell([labels[apart]])!r}, and the token that stands there "
-                f"is {self.model.spell([ids[apart]])!r}: labels belong at the tokens themselves"
-                f"{_shift(ids, labels, places)}"
-            )
-        hole = next((place for place, after in pairwise(places) if after != place + 1), None)
-        if hole is not None:
-            yield f"the tokens that carry loss are interrupted after token {hole} of {len(ids)}"
-
-    def _text_problems(self, rendered: Rendered, trained: Sequence[int], text: str, wanted: str) -> Iterator[str]:
-        if not trained:
-            return
-        if _nfc(text) != _nfc(wanted):
-            parted = difference(wanted, text)
-            yield f"the tokens that carry loss are not the answer, its end token and what trails it: {parted}"
-            return
-        stops = [place for place, token in enumerate(trained) if token in self.model.stop_token_ids]
-        if not stops:
-            yield f"{self.model.turn_end!r} is trained as an answer's end, and no token of it ends an answer later"
-            return
-        ended = self.model.spell(trained[: stops[0] + 1])
-        if _nfc(ended) != _nfc(f"{rendered.target}{self.model.turn_end}"):
-            yield f"a token that ends an answer stands inside it: {difference(wanted, ended)}"
-
-    def _prompt_problems(self, rendered: Rendered, found: Sequence[int], prompt: Sequence[int] | None) -> Iterator[str]:
-        if prompt is not None and list(found) != list(prompt):
-            parted = self._parted(prompt, found)
-            yield f"the prompt in training is not the one that an answer is generated from: {parted}"
-            return
-        lacking = _first_lacking(_texts(rendered), self._without_images(found))
-        if lacking is not None:
-            yield f"the prompt lacks a text of the sample, or has it out of order: {lacking[:60]!r}"
-
-    def _parted(self, prompt: Sequence[int], found: Sequence[int]) -> str:
-        expected, shown = self._without_images(prompt), self._without_images(found)
-        if expected == shown:
-            return f"expected {len(prompt)} tokens and found {len(found)}, of the same text"
-        return difference(expected, shown)
-
-    def _image_problems(self, rendered: Rendered, ids: Sequence[int], features: Features) -> Iterator[str]:
-        tokens, made = self._num_image_tokens(ids), self.model.num_image_features(features)
+    def _image_problems(self, rendered: Rendered, ids: Sequence[int], made: int) -> Iterator[str]:
+        tokens = self._num_image_tokens(ids)
         if tokens != made:
             yield f"{tokens:,} image tokens stand for {made:,} features of {len(rendered.images)} images"
         elif tokens < len(rendered.images):
             yield f"{tokens:,} image tokens are too few for {len(rendered.images)} images"
+
+    def _num_features(self, rendered: Rendered, features: Features | None) -> int:
+        return self.model.count(rendered).image if features is None else self.model.num_image_features(features)
 
     def _length_problems(self, length: int) -> Iterator[str]:
         if self.limit is not None and length > self.limit:
@@ -225,18 +185,6 @@ class Inspector:
 
     def _num_image_tokens(self, ids: Sequence[int]) -> int:
         return sum(token in self.model.image_token_ids for token in ids)
-
-    def _without_images(self, ids: Sequence[int]) -> str:
-        return self.model.spell([token for token in ids if token not in self.model.image_token_ids])
-
-
-def without_images(rendered: Rendered) -> Rendered:
-    """The same sample as text alone."""
-    return replace(
-        rendered,
-        content=tuple(part for part in rendered.content if isinstance(part, TextPart)),
-        examples=tuple(without_images(example) for example in rendered.examples),
-    )
 
 
 def refuse(sample: str, problems: Sequence[str]) -> None:
@@ -252,39 +200,3 @@ def refuse(sample: str, problems: Sequence[str]) -> None:
 
 def _list(tensor: object) -> list[int]:
     return tensor.tolist()  # type: ignore[attr-defined,no-any-return]  # a tensor: the engine does not import torch
-
-
-def _nfc(text: str) -> str:
-    return normalize("NFC", text)
-
-
-def _squeezed(text: str) -> str:
-    return "".join(_nfc(text).split())
-
-
-def _shift(ids: Sequence[int], labels: Sequence[int], places: Sequence[int]) -> str:
-    """Say so where all labels fit the token after or before their place."""
-    for by, where in ((1, "one place too early"), (-1, "one place too late")):
-        inside = [place for place in places if 0 <= place + by < len(ids)]
-        if inside and all(labels[place] == ids[place + by] for place in inside):
-            return f", and all of them stand {where}"
-    return ""
-
-
-def _texts(rendered: Rendered) -> Iterator[str]:
-    for example in rendered.examples:
-        yield from _texts(example)
-        yield example.target or ""
-    yield from (part.text for part in rendered.content if isinstance(part, TextPart))
-
-
-def _first_lacking(texts: Iterator[str], prompt: str) -> str | None:
-    """The first of some texts that does not follow on those before it; templates may strip space around them."""
-    within, start = _nfc(prompt), 0
-    for text in texts:
-        wanted = _nfc(text).strip()
-        place = within.find(wanted, start)
-        if place < 0:
-            return wanted
-        start = place + len(wanted)
-    return None

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from runner.errors import DataError, RunnerError, SpecError, StepError
+from runner.proof.choice import CHOSEN, FIRST, LONGEST, choose
+from runner.proof.inspection import Inspector
+from runner.proof.prompts import Progress, prove_prompts
+from runner.proof.prove import prove
 from runner.records import ImagePart, Rendered, TextPart
 from runner.stages import StopRequestedError
-from runner.steps.inspection import Inspector
-from runner.steps.proof import CHOSEN, FIRST, LONGEST, Progress, choose, prove, prove_prompts
 
 
 @pytest.fixture
@@ -120,6 +122,21 @@ def test_characters_that_the_tokenizer_composes_are_told(proven, model, samples,
     proof = proven(model, [*samples, replace(samples[0], id="cafe", target="Cafe\u0301.")])
     assert proof.respelt == ("cafe",)
     assert "in the answers of 1 of 8 training samples" in reporter.warnings[0]
+
+
+def test_an_answer_that_is_cut_for_no_reason_is_found(proven, spoilt, model, samples):
+    limit = len(model.encode(samples[0])["input_ids"]) - 1
+
+    def cut(rendered, features):
+        short = rendered.images and rendered.target is not None
+        return (
+            {name: each[:limit] if each.dim() == 1 else each for name, each in features.items()} if short else features
+        )
+
+    with pytest.raises(StepError, match=r"^sample s0: .* the end of the answer cut off, where \d+ were counted"):
+        counting = spoilt(cut)
+        counting.count = lambda rendered: replace(model.count(rendered), text=1)
+        proven(counting, samples[:1], max_length=limit, overlong="truncate")
 
 
 def test_padding_that_loses_labels_is_found(proven, spoilt, model, samples):

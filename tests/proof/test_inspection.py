@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from runner.errors import StepError
+from runner.proof.inspection import Inspector
+from runner.proof.labels import IGNORED
 from runner.records import TextPart
-from runner.steps.inspection import IGNORED, Inspector
 
 
 def inspector(model, **options):
@@ -119,6 +120,14 @@ def test_a_fault_stops_with_the_samples_id(spoilt, samples):
     looking = inspector(spoilt(_shifted_early))
     with pytest.raises(StepError, match=r"^sample s2: the label at token"):
         looking.check(samples[2], looking.encode(samples[2]))
+
+
+def test_a_check_while_training_leaves_the_vision_tower_alone(spoilt, samples):
+    lossy = spoilt(_image_token_lost)
+    lossy.num_image_features = lambda features: pytest.fail("a model may have to run its vision tower for this")
+    looking = inspector(lossy)
+    with pytest.raises(StepError, match=r"^sample s0: 3 image tokens stand for 4 features"):
+        looking.check(samples[0], looking.encode(samples[0]))
 
 
 def test_a_missing_suffix_is_found(model, samples):
