@@ -1,26 +1,60 @@
-"""Encodes samples when they are first needed and keeps them in memory, as far as it goes."""
+"""Encodes samples within a limit when they are first needed and keeps them in memory, as far as it goes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 
+from plugins.trainer.loss import IGNORED
+from runner.errors import DataError
 from runner.records import Rendered
-from runner.stages import Features, VisionLanguageModel
+from runner.stages import Features
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of encoded samples that a worker keeps: 30,000 of the synthetic ones, or 20 images of a megapixel;
 samples beyond that are encoded again in every epoch."""
 
 
+def within_limit(features: Features, limit: int | None, sample: str, *, truncate: bool) -> Features:
+    """Cut an encoded sample to a limit, or refuse it.
+
+    What is cut off is the end of what is trained: an answer that is not whole has no end token. Prompt and images stay
+    whole, and at least one token of the answer is left.
+
+    Args:
+        features: Tensors of shape (length,) hold a value a token; the others are left as they are.
+        limit: The most tokens; None for any number.
+        sample: Its id, for the error.
+        truncate: Whether it may be cut.
+
+    Raises:
+        DataError: It may not be cut, or its prompt alone leaves no room for an answer.
+    """
+    length = len(features["input_ids"])
+    if limit is None or length <= limit:
+        return features
+    prompt = length - int((features["labels"] != IGNORED).sum())
+    told = f"sample {sample}: {length:,} tokens ({prompt:,} of the prompt with its images) are more than {limit:,}"
+    if not truncate:
+        raise DataError(
+            f"{told}; show images with fewer pixels (model.max_pixels), raise trainer.max_length where the model "
+            "allows it, or let the end of the answer be cut (trainer.overlong: truncate)"
+        )
+    if prompt >= limit:
+        raise DataError(
+            f"{told}, and an answer alone may be cut; show images with fewer pixels (model.max_pixels), or raise "
+            "trainer.max_length where the model allows it"
+        )
+    return {name: tensor[:limit] if tensor.shape == (length,) else tensor for name, tensor in features.items()}
+
+
 class EncodedSamples:
     """Training samples as the model takes them, by their place in the split."""
 
-    def __init__(self, model: VisionLanguageModel, samples: Sequence[Rendered], trailing: str) -> None:
-        """Take rendered samples; nothing is encoded yet."""
-        self._model = model
+    def __init__(self, samples: Sequence[Rendered], encode: Callable[[Rendered], Features]) -> None:
+        """Take rendered samples and what encodes one; nothing is encoded yet."""
         self._samples = samples
-        self._trailing = trailing
+        self._encode = encode
         self._kept: dict[int, Features] = {}
         self._num_bytes = 0
         # Tokenizers do not bear two threads at once.
@@ -34,12 +68,12 @@ class EncodedSamples:
         """The encoded sample at this place.
 
         Raises:
-            DataError: An image cannot be used.
+            DataError: An image cannot be used, or the sample is too long.
         """
         with self._lock:
             if place in self._kept:
                 return self._kept[place]
-            features = self._model.encode(self._samples[place], self._trailing)
+            features = self._encode(self._samples[place])
             size = sum(tensor.nbytes for tensor in features.values())
             if self._num_bytes + size <= MEMORY_LIMIT:
                 self._kept[place] = features

@@ -8,12 +8,12 @@ from accelerate.utils import set_seed
 
 from plugins.trainer.batches import Division, Order, divide, num_validation, steps_per_epoch
 from plugins.trainer.course import Course
-from plugins.trainer.encoded import EncodedSamples
+from plugins.trainer.encoded import EncodedSamples, within_limit
 from plugins.trainer.learner import Learner, make_accelerator
 from plugins.trainer.sft_options import SftOptions
 from runner.errors import SpecError
 from runner.records import Rendered
-from runner.stages import Optimizer, TrainingRun, VisionLanguageModel
+from runner.stages import Features, Optimizer, TrainingRun, VisionLanguageModel
 
 
 class SftTrainer:
@@ -23,10 +23,34 @@ class SftTrainer:
         """Take the section's options."""
         self._options = options
         self.trailing = options.trailing
+        self.truncates = options.overlong == "truncate"
 
     def precision(self) -> str:
         """The precision the trained weights are saved in: `fp32` or `bf16`."""
         return self._options.precision
+
+    def limit(self, model: VisionLanguageModel) -> int | None:
+        """The most tokens of a sample: the option, else what the model was configured for.
+
+        Raises:
+            SpecError: The option is beyond what the model was configured for.
+        """
+        asked, possible = self._options.max_length, model.context_length
+        if asked is not None and possible is not None and asked > possible:
+            raise SpecError(
+                f"samples of {asked:,} tokens are more than the {possible:,} that the model was configured for",
+                path=("trainer", "max_length"),
+            )
+        return asked or possible
+
+    def encode(self, model: VisionLanguageModel, rendered: Rendered) -> Features:
+        """Encode a sample as it is trained on; see `Trainer.encode`.
+
+        Raises:
+            DataError: It is too long, or an image cannot be used.
+        """
+        features = model.encode(rendered, self.trailing)
+        return within_limit(features, self.limit(model), rendered.id, truncate=self.truncates)
 
     def num_steps(self, num_samples: int) -> int:
         """Count the optimizer steps for a training split of this size, the validation part still in it."""
@@ -57,13 +81,19 @@ class SftTrainer:
         division = divide(groups, self._options.validation, run.seed)
         num_steps = self.num_steps(len(samples))
         learner = Learner(accelerator, model, optimizer.build(model.module, num_steps), self._options)
+
+        def encode(rendered: Rendered) -> Features:
+            features = self.encode(model, rendered)
+            run.check(rendered, features)
+            return features
+
         if accelerator.is_main_process:
             self._warn_of_large_groups(division, run)
         Course(
             options=self._options,
             accelerator=accelerator,
             learner=learner,
-            encoded=EncodedSamples(model, samples, self.trailing),
+            encoded=EncodedSamples(samples, encode),
             order=Order(division.training, self._epoch_size(len(samples)), self._options.batch_size, run.seed),
             validation=division.validation,
             num_steps=num_steps,

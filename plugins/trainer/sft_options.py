@@ -40,6 +40,15 @@ class SftOptions(Options):
     trailing: str = ""
     """Text trained after the answer's end token; 2U1 trains a line break there."""
 
+    max_length: Count | None = None
+    """Tokens that a sample may have, its images and its answer included; by default as many as the model was
+    configured for."""
+
+    overlong: Literal["refuse", "truncate"] = "refuse"
+    """What becomes of a longer sample. `refuse` stops before training. `truncate` cuts the end of its answer,
+    never the prompt or an image; an answer that is cut has no end token, so that the model does not learn to stop
+    early."""
+
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the training samples kept aside for a validation loss; those of one image stay together."""
 
@@ -57,13 +66,14 @@ class SftOptions(Options):
     third more time."""
 
     def smoke(self) -> Mapping[str, Any]:
-        """Two steps with a checkpoint after each."""
+        """Two steps with a checkpoint after each; the tiny twin's tokens are others, so their limit is its own."""
         return {
             "epochs": 1,
             "max_steps": 2,
             "batch_size": min(self.batch_size, 4),
             "micro_batch_size": None,
             "precision": "fp32",
+            "max_length": None,
             "checkpoint_every": 1,
             "gradient_checkpointing": False,
         }

@@ -1,16 +1,71 @@
-"""Commands to look at what there is: plugins, schema, ui."""
+"""Commands to look at what there is: preview, plugins, schema, ui."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from runner.cli.app import LOOK, AsJson, Debug, app, settle_environment
+from runner.cli.app import LOOK, AsJson, Debug, Overrides, SpecFile, app, open_terminal, settle_environment
+
+
+class Split(StrEnum):
+    """The splits of a data set."""
+
+    TRAIN = "train"
+    TEST = "test"
+
+
+def _number(text: str) -> int | None:
+    if text == "all":
+        return None
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise typer.BadParameter(f"{text!r} is neither a number above 0 nor `all`", param_hint="-n")
+
+
+@app.command(rich_help_panel=LOOK)
+def preview(
+    spec: SpecFile,
+    *,
+    split: Annotated[Split, typer.Option(help="`train` as it is trained on, or `test` as it is asked about.")] = (
+        Split.TRAIN
+    ),
+    number: Annotated[str, typer.Option("-n", metavar="N|all", help="How many samples, from the first on.")] = "3",
+    html: Annotated[Path | None, typer.Option(help="Write a page with the pictures to this file.")] = None,
+    overrides: Overrides = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="With a tiny twin of the model.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a sample and nothing else.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show samples as the model gets them: pictures, prompt, the tokens that are trained, lengths, and the proof."""
+    from runner.errors import SpecError
+    from runner.plan import smoke as smoke_of
+    from runner.preview.look import open_preview
+    from runner.spec.load import load_spec
+    from runner.terminal.preview import show_samples
+    from runner.terminal.progress import StageReporter
+
+    settle_environment()
+    wanted = _number(number)
+    loaded = load_spec(spec, overrides or ())
+    terminal = open_terminal()
+    try:
+        opened = open_preview(
+            smoke_of(loaded.spec) if smoke else loaded.spec, split.value, StageReporter(terminal, "data")
+        )
+        terminal.close()
+        wrong = show_samples(opened.shown(wanted), html=html, title=f"{loaded.spec.name}, {split}", as_json=as_json)
+    except SpecError as error:
+        raise loaded.located(error) from error
+    finally:
+        terminal.close()
+    raise typer.Exit(1 if wrong else 0)
 
 
 @app.command(rich_help_panel=LOOK)

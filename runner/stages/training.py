@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.records import Rendered
-from runner.stages.model import VisionLanguageModel
+from runner.stages.model import Features, VisionLanguageModel
 from runner.stages.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -57,6 +57,10 @@ class Optimizer(Protocol):
         """Make the optimizers (several where groups need different algorithms) and their schedules."""
 
 
+def _taken_as_it_is(rendered: Rendered, features: Features) -> None:
+    """Check nothing: the caller does not ask for a proof."""
+
+
 @dataclass(frozen=True)
 class TrainingRun:
     """Where and how one training happens.
@@ -65,11 +69,14 @@ class TrainingRun:
         checkpoints: Folder for resumable checkpoints; one that is there is continued.
         seed: For data order and dropout.
         reporter: Told of losses and progress.
+        check: Called with each sample as it is encoded, before anything is learnt from it; raises where the tokens
+            that carry loss are not the answer.
     """
 
     checkpoints: Path
     seed: int
     reporter: Reporter = field(repr=False)
+    check: Callable[[Rendered, Features], object] = field(default=_taken_as_it_is, repr=False)
 
 
 class Trainer(Protocol):
@@ -78,8 +85,25 @@ class Trainer(Protocol):
     trailing: str
     """Text that is trained after the end token of an answer."""
 
+    truncates: bool
+    """Whether the answer of a sample beyond the limit is cut at its end; otherwise such a sample is refused."""
+
     def __init__(self, options: Any) -> None:
         """Take the section's options."""
+
+    def limit(self, model: VisionLanguageModel) -> int | None:
+        """The most tokens that a sample may have; None where there is no limit.
+
+        Raises:
+            SpecError: The options ask for more than the model was configured for.
+        """
+
+    def encode(self, model: VisionLanguageModel, rendered: Rendered) -> Features:
+        """Encode a sample with its target, and `trailing`, as it is trained on.
+
+        Raises:
+            DataError: It is beyond the limit and must not be cut, or an image cannot be used.
+        """
 
     def num_steps(self, num_samples: int) -> int:
         """Count the optimizer steps for a training split of this size."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 
-from runner.errors import DataError
+from runner.errors import DataError, StepError
 from runner.plan import implement
-from runner.records import Rendered
-from runner.stages import TrainingRun
-from runner.steps.context import TrialContext
+from runner.proof.inspection import Inspector
+from runner.proof.prove import prove
+from runner.records import Rendered, Sample
+from runner.stages import Trainer, TrainingRun
+from runner.steps.context import TrialContext, main_process
 
 
 def training_texts(rendered: list[Rendered]) -> list[str]:
@@ -22,6 +25,7 @@ def train(context: TrialContext) -> None:
     Raises:
         DataError: The training split is empty.
         SpecError: The optimizer's groups do not fit the model's parameters.
+        StepError: The proof failed: something else than the answers carries loss.
     """
     samples = context.samples("train")
     if not samples:
@@ -32,7 +36,10 @@ def train(context: TrialContext) -> None:
     optimizer = implement(context.spec.optimizer)
     optimizer.groups(model.module)
     trainer = implement(context.spec.trainer)
-    run = TrainingRun(context.run.checkpoints, context.spec.seed, context.reporter("train"))
+    inspector = Inspector.of(model, trainer)
+    if main_process():
+        _prove(context, inspector, trainer, samples, rendered)
+    run = TrainingRun(context.run.checkpoints, context.spec.seed, context.reporter("train"), inspector.check)
     trained = trainer.train(model, optimizer, rendered, groups, run)
     if trained is None:
         return
@@ -42,3 +49,23 @@ def train(context: TrialContext) -> None:
     trained.save(unfinished, trainer.precision())
     unfinished.rename(context.run.model)
     context.log.artifact("model", context.run.model)
+
+
+def _prove(
+    context: TrialContext,
+    inspector: Inspector,
+    trainer: Trainer,
+    samples: Sequence[Sample],
+    rendered: Sequence[Rendered],
+) -> None:
+    """Prove what is trained before anything is, and note what was checked; see `prove`."""
+    for sample, each in zip(samples, rendered, strict=True):
+        if context.adapter.render_prompt(sample).content != each.content:
+            raise StepError(f"sample {sample.id}: the adapter renders another prompt for training than for an answer")
+    prompts = [context.adapter.render_prompt(sample) for sample in context.samples("test")]
+    # A generator of any kind may call its limit so; the engine knows no other word of its options.
+    max_new_tokens = getattr(context.spec.generator.options, "max_new_tokens", None)
+    proof = prove(inspector, trainer, rendered, prompts, max_new_tokens, context.reporter("proof"))
+    told = proof.as_json()
+    context.log.append("proof", **told)
+    context.run.update_record(proof={**told, "truncated": len(proof.truncated), "respelt": len(proof.respelt)})

@@ -25,6 +25,7 @@ from runner.plan import Trial
 TITLES = {
     "data": "data",
     "model": "model",
+    "proof": "proof",
     "train": "training",
     "generate": "generation",
     "score": "scoring",

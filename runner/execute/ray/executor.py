@@ -24,7 +24,7 @@ from runner.steps.outcome import Outcome, outcome_of_trial
 
 import ray  # isort: skip - after cluster.py, which sets what Ray reads when it is imported
 from ray.exceptions import RayError
-from ray.train import RunConfig, ScalingConfig
+from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 POLL_SECONDS = 0.1
@@ -94,9 +94,10 @@ def _train_on_group(plan: str, folder: Path, compute: ComputeOptions, asked: dic
     )
     try:
         trainer.fit()
-    except RayError as error:
+    except (RayError, TrainingFailedError) as error:
         told = _outcomes(folder)
-        return told[0] if told else Outcome("failed", StepError(f"the worker group died: {error}"))
+        first = str(error).strip().splitlines()[0]
+        return told[0] if told else Outcome("failed", StepError(f"the worker group died: {first}"))
     told = _outcomes(folder)
     return told[0] if told else Outcome("finished")
 

@@ -189,3 +189,41 @@ def test_smoke_takes_two_steps():
     options = SftOptions(batch_size=64, epochs=9)
     small = SftOptions(**{**options.model_dump(), **options.smoke()})
     assert SftTrainer(small).num_steps(12) == 2
+
+
+def test_a_sample_is_checked_as_it_is_encoded_before_anything_is_learnt_from_it(
+    build_smoke, colour_samples, tmp_path, recorder
+):
+    reporter, seen = recorder(), []
+
+    def check(rendered, features):
+        assert features["input_ids"].tolist() == model.encode(rendered)["input_ids"].tolist()
+        seen.append(rendered.id)
+        if len(seen) == 7:
+            raise StepError(f"sample {rendered.id}: spoilt")
+
+    model = build_smoke()
+    run = TrainingRun(tmp_path / "run", 11, reporter, check)
+    with pytest.raises(StepError, match="spoilt"):
+        SftTrainer(SftOptions(batch_size=3, precision="fp32")).train(
+            model, _adamw(), colour_samples, [sample.id for sample in colour_samples], run
+        )
+    assert len(reporter.recorded) <= 2  # three samples a step, so the seventh is of the third
+
+
+def test_answers_beyond_the_limit_are_cut_without_an_end_token(build_smoke, colour_samples):
+    model = build_smoke()
+    for sample in colour_samples:
+        whole = model.encode(sample, "\n")
+        count = model.count(sample)
+        limit = count.text + count.image + 1
+        trainer = SftTrainer(SftOptions(max_length=limit, overlong="truncate", trailing="\n"))
+        cut = trainer.encode(model, sample)
+        assert cut.keys() == whole.keys()
+        for name in ("input_ids", "labels", "mm_token_type_ids"):
+            assert cut[name].equal(whole[name][:limit])
+        for name in {"pixel_values", "image_grid_thw"} & whole.keys():
+            assert cut[name].equal(whole[name])
+        assert int((cut["labels"] != -100).sum()) == 1
+        assert not set(cut["labels"].tolist()) & set(model.stop_token_ids)
+        assert torch.isfinite(model.module(**model.collate([cut], "right")).loss)

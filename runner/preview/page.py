@@ -1,0 +1,65 @@
+"""Writes samples to one self-contained page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image, ImageOps
+
+from runner.errors import UnmetError
+from runner.preview.sample import ShownSample
+
+THUMBNAIL = 240
+"""The longer side of a picture on the page, in pixels."""
+
+
+def write_page(file: Path, title: str, samples: Iterator[ShownSample]) -> None:
+    """Write a page sample by sample, so that a whole split does not fill the memory.
+
+    Args:
+        file: Written anew; its folder is made.
+        title: What is shown.
+        samples: Each is taken once.
+
+    Raises:
+        UnmetError: The file cannot be written.
+    """
+    environment = Environment(
+        loader=PackageLoader("runner.preview", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_url"] = data_url
+    with _opened(file) as stream:
+        for part in environment.get_template("page.html.jinja").generate(title=title, samples=samples):
+            stream.write(part)
+
+
+def _opened(file: Path) -> IO[str]:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UnmetError(
+            f"--html {file}: cannot be written ({error.strerror}); name a file in another folder"
+        ) from error
+
+
+def data_url(path: Path) -> str:
+    """A small copy of an image that stands in the page itself; nothing where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            small = ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return ""
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    written = io.BytesIO()
+    small.save(written, "JPEG", quality=75)
+    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode('ascii')}"

@@ -1,0 +1,81 @@
+"""How long training samples are, counted without their pixels, and those that are too long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runner.errors import DataError, StepError
+from runner.proof.inspection import Inspector, refuse
+from runner.proof.prompts import Progress
+from runner.records import Rendered
+from runner.stages import TokenCount, Trainer
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one training sample comes to, from its words and the size of its images.
+
+    Attributes:
+        count: Its tokens by kind, what trails the end token not among them.
+        trained: Tokens that carry loss.
+        respelt: See `Inspection.respelt`.
+    """
+
+    count: TokenCount
+    trained: int
+    respelt: bool
+
+    @property
+    def length(self) -> int:
+        """Tokens of the whole sample."""
+        return self.prompt + self.trained
+
+    @property
+    def prompt(self) -> int:
+        """Tokens before the answer."""
+        return self.count.text + self.count.image
+
+
+def measure(inspector: Inspector, rendered: Rendered, progress: Progress) -> Measured:
+    """Check the words of a sample, and measure it.
+
+    Raises:
+        StepError: Something else than the answer carries loss, or the prompt is not the one of generation.
+        DataError: An image cannot be used.
+        StopRequestedError: The user asked to stop.
+    """
+    found = inspector.inspect_words(rendered)
+    refuse(rendered.id, found.problems)
+    progress.step()
+    return Measured(inspector.model.count(rendered), found.num_trained, found.respelt)
+
+
+def refuse_overlong(
+    inspector: Inspector, trainer: Trainer, rendered: Sequence[Rendered], measured: Sequence[Measured]
+) -> None:
+    """Refuse what the trainer will refuse, in its own words, and say how many there are.
+
+    Raises:
+        DataError: A sample is too long.
+    """
+    limit = inspector.limit
+    if limit is None:
+        return
+    overlong = [
+        place
+        for place, each in enumerate(measured)
+        if each.length > limit and not (trainer.truncates and each.prompt < limit)
+    ]
+    if not overlong:
+        return
+    longest = max(overlong, key=lambda place: measured[place].length)
+    number = f"{len(overlong):,} of {len(rendered):,} training samples are too long, this one most of all"
+    try:
+        trainer.encode(inspector.model, rendered[longest])
+    except DataError as error:
+        raise DataError(f"{number}: {error}" if len(overlong) > 1 else str(error)) from error
+    raise StepError(
+        f"sample {rendered[longest].id}: {measured[longest].length:,} tokens were counted, more than the limit of "
+        f"{limit:,}, and the trainer takes it as it is"
+    )
