@@ -101,5 +101,13 @@ class Model(Protocol):
     def outline(self, texts: Iterable[str]) -> VisionLanguageModel:
         """Make the same model without memory for its weights (the meta device), for planning."""
 
+    def checkpoint(self) -> Path | None:
+        """Find the folder of the checkpoint as it was published, weights and all; None for random weights.
+
+        Raises:
+            UnmetError: The checkpoint cannot be had on this machine.
+            SpecError: It is of another architecture.
+        """
+
     def load(self, folder: Path) -> VisionLanguageModel:
-        """Load what `VisionLanguageModel.save` wrote, in the precision it was saved in."""
+        """Load what `VisionLanguageModel.save` wrote, or a checkpoint, in the precision it was saved in."""

@@ -64,8 +64,8 @@ class Qwen25VLModel:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 return self._without_weights(config, tokenizer, images)
-        folder = self._folder(weights=True)
-        _check_architecture(folder)
+        folder = self.checkpoint()
+        assert folder is not None
         return self._from_folder(folder, torch.float32)
 
     def outline(self, texts: Iterable[str]) -> LoadedQwen25VL:
@@ -84,8 +84,21 @@ class Qwen25VLModel:
         with torch.device("meta"):
             return self._without_weights(config, tokenizer, images)
 
+    def checkpoint(self) -> Path | None:
+        """Find the folder of the checkpoint, weights and all; see `Model.checkpoint`.
+
+        Raises:
+            UnmetError: The checkpoint cannot be had here.
+            SpecError: It is of another architecture.
+        """
+        if self._options.checkpoint is None:
+            return None
+        folder = self._folder(weights=True)
+        _check_architecture(folder)
+        return folder
+
     def load(self, folder: Path) -> LoadedQwen25VL:
-        """Load what `LoadedQwen25VL.save` wrote, in the precision it was saved in."""
+        """Load what `LoadedQwen25VL.save` wrote, or a checkpoint, in the precision it was saved in."""
         self._check_attention()
         return self._from_folder(folder, "auto")
 
