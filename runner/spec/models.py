@@ -181,18 +181,18 @@ class ExperimentSpec(Specification):
 
     def conflicts(self) -> Iterator[Problem]:
         """Yield what is missing for training or answering, and what would be ignored."""
-        served = f"the generator {self.generator.type!r} asks a server that has its own model"
+        elsewhere = f"the generator {self.generator.type!r} does not answer with this spec's model"
         if self.trainer is None and self.optimizer is not None:
             yield Problem(
                 "would be ignored, as `trainer: none` trains nothing; remove it, or say `none`", ("optimizer",)
             )
         if self.trainer is not None and self.optimizer is None:
-            told = type(self).model_fields["optimizer"].description
-            yield Problem(f"is missing: {told} The trainer {self.trainer.type!r} needs one", ("optimizer",))
+            needs = f"the trainer {self.trainer.type!r} needs parameter groups and their rates"
+            yield Problem(f"is missing: {needs}", ("optimizer",))
         if self.generator_options.needs_model:
             if self.model is None:
                 yield Problem(f"is `none`, and the generator {self.generator.type!r} answers with one", ("model",))
         elif self.trainer is not None:
-            yield Problem(f"would train in vain, as {served}; say `trainer: none`", ("trainer",))
+            yield Problem(f"would train in vain, as {elsewhere}; say `trainer: none`", ("trainer",))
         elif self.model is not None:
-            yield Problem(f"would be ignored, as {served}; say `model: none`", ("model",))
+            yield Problem(f"would be ignored, as {elsewhere}; say `model: none`", ("model",))
