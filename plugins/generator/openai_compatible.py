@@ -96,7 +96,7 @@ class OpenAICompatibleGenerator:
                         if error is not None:
                             raise error
             finally:
-                loop.run(client.close())
+                loop.run(_give_up(client, running))
 
     async def _some(
         self, client: AsyncOpenAI, waiting: deque[Rendered], running: set[asyncio.Task[Completion]], reporter: Reporter
@@ -146,3 +146,11 @@ class OpenAICompatibleGenerator:
         return StepError(
             f"sample {prompt.id}: {options.base_url} {why}. Answers that came are kept: launch again for the rest"
         )
+
+
+async def _give_up(client: AsyncOpenAI, running: set[asyncio.Task[Completion]]) -> None:
+    """End what is under way; what it still says goes unheard, as one failure was told already."""
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    await client.close()

@@ -1,12 +1,15 @@
 """A real server on the loopback: what it is sent, and what becomes of its answers, refusals and failures."""
 
+import asyncio
 import base64
+import gc
 import io
 import json
 import threading
 
 import pytest
 from chat_server import completion, failure, question, serving, stall
+from openai import AsyncOpenAI
 from PIL import Image
 from pydantic import ValidationError
 
@@ -173,8 +176,23 @@ def test_a_lasting_failure_keeps_what_came_and_the_rest_is_asked_for_later(ask, 
 def test_a_server_that_is_not_there_is_told(ask):
     with serving(echo) as server:
         pass
-    with pytest.raises(StepError, match=r"sample s0: http://127\.0\.0\.1:\d+/v1 cannot be reached"):
-        ask(server, texts(1), max_retries=0)
+    with pytest.raises(StepError, match=r"sample s\d: http://127\.0\.0\.1:\d+/v1 cannot be reached"):
+        ask(server, texts(9), max_retries=0)
+
+
+def test_of_many_failures_at_once_one_is_told(ask, caplog, monkeypatch):
+    close = AsyncOpenAI.close
+
+    async def late(client):
+        await asyncio.sleep(0.5)  # long enough for the others to fail meanwhile
+        await close(client)
+
+    monkeypatch.setattr(AsyncOpenAI, "close", late)
+    broken = serving(lambda body, before: stall(0.02 * int(question(body)[-1]), failure(500)))
+    with broken as server, pytest.raises(StepError):
+        ask(server, texts(9), max_retries=0, concurrency=9)
+    gc.collect()  # asyncio tells of failures that nobody heard when it forgets them.
+    assert caplog.text == ""
 
 
 def test_a_stop_gives_up_requests_under_way(ask, recorder):
