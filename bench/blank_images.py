@@ -18,9 +18,12 @@ from typing import Any
 from PIL import Image
 
 from runner.artifacts import RunDirectory
+from runner.events import EventLog
 from runner.plan import implement, read_plan
 from runner.records import ImagePart, Rendered
+from runner.steps.context import TrialContext
 from runner.steps.score import score_corpus
+from runner.steps.weights import TrialWeights
 
 GREY = (128, 128, 128)
 
@@ -66,11 +69,11 @@ def metrics_with_blank_images(folder: Path) -> dict[str, float | None]:
     info = data.prepare(Silent())
     samples = data.load("test")
     adapter = implement(spec.adapter, info.labels)
-    model = implement(spec.model).load(run.model)
+    weights = TrialWeights(TrialContext(spec, run, EventLog(run.events)))
     generator = implement(spec.generator)
     with tempfile.TemporaryDirectory() as grey:
         prompts = [blanked(adapter.render_prompt(sample), Path(grey)) for sample in samples]
-        answers = list(generator.generate(model, prompts, frozenset(), Silent()))
+        answers = list(generator.generate(weights, prompts, frozenset(), Silent()))
     outputs = {answer.id: answer.output for answer in answers}
     metrics = {each.type: implement(each) for each in spec.metrics}
     references = {sample.id: adapter.reference(sample) for sample in samples}

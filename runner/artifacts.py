@@ -21,9 +21,16 @@ from filelock import FileLock, Timeout
 from runner import __version__
 from runner.errors import StepError
 from runner.plan import Plan, plan_json
+from runner.spec.models import ExperimentSpec
 
 STEPS = ("train", "generate", "score")
-"""What a trial does, in order."""
+"""What a trial can do, in order."""
+
+
+def steps_of(spec: ExperimentSpec) -> tuple[str, ...]:
+    """What a trial does, in order: with `trainer: none` it does not train."""
+    return STEPS if spec.trainer else STEPS[1:]
+
 
 LOCK = ".lock"
 

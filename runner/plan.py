@@ -11,7 +11,7 @@ from runner.errors import SpecError
 from runner.fingerprint import fingerprint, identity
 from runner.registry import find
 from runner.spec.load import check, section
-from runner.spec.models import ExperimentSpec, Pins, Section
+from runner.spec.models import NONE, ExperimentSpec, Pins, Section
 from runner.spec.tree import Tree
 from runner.stages import DatasetInfo, Reporter
 
@@ -71,7 +71,7 @@ def resolve(spec: ExperimentSpec, reporter: Reporter) -> Plan:
         SpecError: The spec is pinned, and something has changed since.
     """
     dataset = implement(spec.data).prepare(reporter)
-    revision = implement(spec.model).revision()
+    revision = implement(spec.model).revision() if spec.model else NONE
     plugins = {f"{each.stage}.{each.type}": find(each.stage, each.type).distribution for each in spec.sections()}
     # The model's place in a folder or on a hub is not its content: `revision` stands for that.
     told = {name: _identities(getattr(spec, name)) for name in type(spec).model_fields if name not in SEPARATE}
@@ -149,6 +149,8 @@ def smoke(spec: ExperimentSpec) -> ExperimentSpec:
 def _small(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_small(each) for each in value)
+    if value is None:
+        return None
     stand_in = dict(value.options.smoke())
     whole = stand_in if "type" in stand_in else {**value.as_json(), **stand_in}
     return section(value.stage, whole)

@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any, cast, get_args
 
 from runner.errors import PluginError
-from runner.stages import Options, Stage
+from runner.stages import GeneratorOptions, Options, Stage
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
@@ -36,10 +36,11 @@ class Plugin:
             PluginError: It cannot be imported or is no `Options`.
         """
         loaded = _load(self.options_entry)
-        if not (isinstance(loaded, type) and issubclass(loaded, Options)):
+        base = GeneratorOptions if self.stage == "generator" else Options
+        if not (isinstance(loaded, type) and issubclass(loaded, base)):
             raise PluginError(
                 f"{self.stage} plugin {self.name!r} ({self.distribution}): {self.options_entry.value} is no "
-                "subclass of runner.stages.Options"
+                f"subclass of runner.stages.{base.__name__}"
             )
         return loaded
 

@@ -1,17 +1,15 @@
-"""Greedy answers in batches of like length, by transformers' `generate`."""
+"""Greedy answers from weights on this machine, with transformers' own classes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import torch
-from transformers import GenerationConfig
-
+from plugins.generator.greedy import GreedyDecoder, Written
+from plugins.generator.refilling import can_refill, write_refilling
 from plugins.generator.transformers_options import TransformersOptions
 from runner.records import Completion, Rendered
-from runner.stages import Reporter, StopRequestedError, VisionLanguageModel
+from runner.stages import Reporter, StopRequestedError, VisionLanguageModel, Weights
 
 
 class TransformersGenerator:
@@ -23,71 +21,65 @@ class TransformersGenerator:
 
     def generate(
         self,
-        model: VisionLanguageModel,
+        weights: Weights | None,
         prompts: Sequence[Rendered],
         done: frozenset[str],
         reporter: Reporter,
     ) -> Iterator[Completion]:
         """Yield the missing answers, longest prompts first; see `Generator.generate`.
 
-        Batches are made of all prompts, also of those that are done, so that an answer is the same whether or
-        not the run was interrupted. Long prompts come first: what does not fit into memory shows at once.
+        What does not fit into memory shows at once then.
 
         Raises:
-            StopRequestedError: Between two batches, after the user asked to stop.
+            StopRequestedError: The user asked to stop: between two batches, or two tokens where rows are refilled.
+            DataError: A prompt leaves no room for an answer.
         """
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model.module.to(device).eval()
         num_done = len(done)
-        began, asked = time.perf_counter(), 0
         reporter.progress(num_done, len(prompts))
-        for batch in self._batches(model, prompts):
-            missing = [prompt for prompt in batch if prompt.id not in done]
-            if not missing:
+        if num_done == len(prompts):
+            return
+        assert weights is not None
+        model = weights.load()
+        decoder = GreedyDecoder(model, lambda prompt, length: self._options.max_new_tokens)
+        began = time.perf_counter()
+        for asked, written in enumerate(self._written(decoder, _longest_first(model, prompts), done, reporter), 1):
+            yield Completion(written.prompt.id, model.decode(written.tokens), written.finished)
+            speed = asked / (time.perf_counter() - began)
+            reporter.progress(num_done + asked, len(prompts), samples_per_second=speed)
+
+    def _written(
+        self, decoder: GreedyDecoder, ordered: Sequence[Rendered], done: frozenset[str], reporter: Reporter
+    ) -> Iterator[Written]:
+        missing = [prompt for prompt in ordered if prompt.id not in done]
+        if self._options.refill and self._options.batch_size > 1:
+            if can_refill(decoder, [missing[0], missing[-1]]):
+                yield from write_refilling(decoder, missing, self._options.batch_size, reporter.stop_requested)
+                return
+            reporter.warn(
+                f"{type(decoder.module).__name__} cannot be decoded with a row given away before the others end; "
+                "answers are written in batches of like length"
+            )
+        yield from self._in_batches(decoder, ordered, done, reporter)
+
+    def _in_batches(
+        self, decoder: GreedyDecoder, ordered: Sequence[Rendered], done: frozenset[str], reporter: Reporter
+    ) -> Iterator[Written]:
+        """Answer batch by batch.
+
+        They are made of all prompts, also of those that are done, so that an answer is the same whether or not the
+        run was interrupted.
+        """
+        size = self._options.batch_size
+        for start in range(0, len(ordered), size):
+            batch = ordered[start : start + size]
+            if all(prompt.id in done for prompt in batch):
                 continue
             if reporter.stop_requested():
                 raise StopRequestedError
-            answers = self._answer(model, batch, device)
-            yield from (answers[prompt.id] for prompt in missing)
-            num_done, asked = num_done + len(missing), asked + len(batch)
-            reporter.progress(num_done, len(prompts), samples_per_second=asked / (time.perf_counter() - began))
+            yield from (written for written in decoder.write(batch) if written.prompt.id not in done)
 
-    def _batches(self, model: VisionLanguageModel, prompts: Sequence[Rendered]) -> list[list[Rendered]]:
-        counts = [model.count(prompt) for prompt in prompts]
-        order = sorted(range(len(prompts)), key=lambda place: (-counts[place].text - counts[place].image, place))
-        size = self._options.batch_size
-        return [[prompts[place] for place in order[start : start + size]] for start in range(0, len(order), size)]
 
-    def _answer(
-        self, model: VisionLanguageModel, batch: Sequence[Rendered], device: torch.device
-    ) -> dict[str, Completion]:
-        inputs = model.collate([model.encode(prompt) for prompt in batch], padding_side="left")
-        inputs = {name: tensor.to(device) for name, tensor in inputs.items() if name != "labels"}
-        module: Any = model.module
-        with torch.inference_mode():
-            written = module.generate(**inputs, generation_config=self._greedy(model))
-        answers = written[:, inputs["input_ids"].shape[1] :].tolist()
-        return {
-            prompt.id: self._completion(model, prompt.id, answer) for prompt, answer in zip(batch, answers, strict=True)
-        }
-
-    def _greedy(self, model: VisionLanguageModel) -> GenerationConfig:
-        """Spell out what a checkpoint would fill in: Qwen2.5-VL's samples and punishes repetition."""
-        stops = list(model.stop_token_ids)
-        return GenerationConfig(  # type: ignore[no-untyped-call]
-            max_new_tokens=self._options.max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            temperature=1.0,
-            top_p=1.0,
-            top_k=50,
-            eos_token_id=stops,
-            pad_token_id=stops[0],
-        )
-
-    def _completion(self, model: VisionLanguageModel, sample: str, answer: list[int]) -> Completion:
-        """Cut an answer at the first token that stops it; what follows is padding of the batch."""
-        stops = set(model.stop_token_ids)
-        end = next((place for place, token in enumerate(answer) if token in stops), None)
-        return Completion(sample, model.decode(answer[:end]), finished=end is not None)
+def _longest_first(model: VisionLanguageModel, prompts: Sequence[Rendered]) -> list[Rendered]:
+    counts = [model.count(prompt) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda place: (-counts[place].text - counts[place].image, place))
+    return [prompts[place] for place in order]

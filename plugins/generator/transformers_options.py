@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from runner.stages import Options
+from runner.stages import GeneratorOptions
 
 
-class TransformersOptions(Options):
-    """Greedy decoding with transformers' own `generate`."""
+class TransformersOptions(GeneratorOptions):
+    """Greedy decoding on this machine, in the precision that the weights are stored in."""
 
     max_new_tokens: Annotated[int, Field(gt=0)] = 512
     """Tokens after which an answer is cut off. The paper gives no limit; its summaries have at most 97 words,
@@ -19,6 +19,11 @@ class TransformersOptions(Options):
 
     batch_size: Annotated[int, Field(gt=0)] = 8
     """Answers written at once. Part of a run's identity, as padding changes the last bits of the logits."""
+
+    refill: bool = True
+    """Whether an answer that ends gives its place in the batch to the next prompt at once, instead of waiting for
+    the batch's longest. Part of a run's identity, for the same reason; where a model cannot be decoded so, the run
+    says so and answers in batches."""
 
     def smoke(self) -> Mapping[str, Any]:
         """A few tokens of each answer."""

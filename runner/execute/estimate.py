@@ -49,8 +49,10 @@ def _pinned(plan: Plan) -> dict[str, Any]:
 
 
 def _measured(plan: Plan, reporter: Reporter) -> dict[str, Any]:
-    """Count what only the model and its tokenizer know."""
+    """Count what only the model and its tokenizer know of a training, where there is one."""
     spec = plan.spec
+    if spec.model is None or spec.trainer is None or spec.optimizer is None:
+        return {"steps_per_trial": 0}
     data = implement(spec.data)
     data.prepare(reporter)
     adapter = implement(spec.adapter, plan.dataset.labels)

@@ -120,6 +120,8 @@ class Launch:
                         results.append(self._report(trial, run))
                         continue
                     tracker = self._tracker()
+                    # It says now what it lacks, such as a key, and not after the training.
+                    implement(self.plan.spec.generator)
                     executor = executor or make_executor()
                     results.append(self._run_trial(trial, run, tracker, executor))
         finally:

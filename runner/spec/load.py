@@ -13,7 +13,7 @@ from runner.errors import PluginError, Problem, SpecError, SpecPath
 from runner.registry import find, installed, nearest
 from runner.spec.layers import apply_overrides, read_layers
 from runner.spec.messages import problems_of
-from runner.spec.models import ExperimentSpec, Section, Specification
+from runner.spec.models import NONE, ExperimentSpec, Section, Specification
 from runner.spec.tree import Mark, Tree
 from runner.stages import Stage
 
@@ -78,11 +78,12 @@ def check(tree: Tree, kind: type[S]) -> S:
     sections = {
         name: _check_field(tree, (name,), tree.value[name], stage, problems)
         for name, stage in kind.stages().items()
-        if name in tree.value
+        if name in tree.value and not (name in kind.optional_stages() and tree.value[name] == NONE)
     }
+    absent = {name: None for name in kind.optional_stages() if tree.value.get(name) == NONE}
     found = None
     try:
-        found = kind.model_validate({**tree.value, **sections})
+        found = kind.model_validate({**tree.value, **sections, **absent})
     except ValidationError as error:
         reported = {problem.path[:1] for problem in problems}
         problems += [
@@ -90,6 +91,10 @@ def check(tree: Tree, kind: type[S]) -> S:
             for problem in problems_of(error, kind, tree, ())
             if not (problem.path[:1] in reported and problem.path[0] in sections)
         ]
+    # A section that failed stands as None in `found`: what depends on it cannot be told yet.
+    failed = {problem.path[0] for problem in problems if problem.path}
+    if found is not None and not failed & {*kind.optional_stages(), "generator"}:
+        problems += [_located(problem, tree) for problem in found.conflicts()]
     if problems or found is None:
         raise SpecError(sorted(problems, key=lambda each: (each.file or "", each.line or 0, each.column or 0)))
     return found
@@ -106,6 +111,8 @@ def _check_section(tree: Tree, path: SpecPath, value: Any, stage: Stage, problem
     plugins = installed(stage)
     if not isinstance(value, dict) or "type" not in value:
         hint = f"; valid types: {', '.join(plugins)}" if plugins else ""
+        if path and path[0] in ExperimentSpec.optional_stages():
+            hint += ", or `none` in place of the section"
         problems.append(mark.problem(f"needs a `type` that names a {stage} plugin{hint}", path))
         return None
     named = str(value["type"])

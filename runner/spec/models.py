@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from types import NoneType
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from runner.stages import FilePath, Options, Stage
+from runner.errors import Problem
+from runner.stages import FilePath, GeneratorOptions, Options, Stage
+
+NONE = "none"
+"""How a spec says that a section which may be left out is: `trainer: none`."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 """A name that is also a folder's: letters, digits, `_`, `-` and `.`."""
@@ -61,9 +66,19 @@ class Specification(BaseModel):
         }
         return {name: found[0].stage for name, found in marks.items() if found}
 
+    @classmethod
+    def optional_stages(cls) -> set[str]:
+        """The fields whose section may be `none`."""
+        return {name for name in cls.stages() if NoneType in get_args(cls.model_fields[name].annotation)}
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Yield what is wrong between sections that are each right, with the path of the one to change."""
+        yield from ()
+
     def as_json(self) -> dict[str, Any]:
         """The specification as a spec file would say it, every default written out."""
-        return {name: _plain(getattr(self, name)) for name in type(self).model_fields}
+        told = {name: _plain(getattr(self, name)) for name in type(self).model_fields}
+        return told | {name: NONE for name in self.optional_stages() if told[name] is None}
 
 
 def _plain(value: Any) -> Any:
@@ -125,12 +140,12 @@ class ExperimentSpec(Specification):
     """The samples, and how they are split."""
     adapter: Annotated[Section, OfStage("adapter")]
     """How a sample becomes a prompt and a target, and an answer becomes a prediction."""
-    model: Annotated[Section, OfStage("model")]
-    """The vision-language model."""
-    optimizer: Annotated[Section, OfStage("optimizer")]
-    """Parameter groups, their rates and the schedule."""
-    trainer: Annotated[Section, OfStage("trainer")]
-    """How long, in what batches and precision the model is trained."""
+    model: Annotated[Section | None, OfStage("model")]
+    """The vision-language model; `none` where the generator asks a server that has its own."""
+    optimizer: Annotated[Section | None, OfStage("optimizer")] = None
+    """Parameter groups, their rates and the schedule; `none`, or left out, where nothing is trained."""
+    trainer: Annotated[Section | None, OfStage("trainer")]
+    """How long, in what batches and precision the model is trained; `none` evaluates it as it is."""
     generator: Annotated[Section, OfStage("generator")]
     """How answers to the test split are got."""
     metrics: Annotated[tuple[Section, ...], OfStage("metric"), Field(min_length=1)]
@@ -152,7 +167,32 @@ class ExperimentSpec(Specification):
         return metrics
 
     def sections(self) -> Iterator[Section]:
-        """All sections, in the order of the spec."""
+        """All sections, in the order of the spec, less those that are `none`."""
         for name in self.stages():
             value = getattr(self, name)
-            yield from value if isinstance(value, tuple) else (value,)
+            yield from value if isinstance(value, tuple) else (value,) if value else ()
+
+    @property
+    def generator_options(self) -> GeneratorOptions:
+        """What the engine itself must know of the generator."""
+        options = self.generator.options
+        assert isinstance(options, GeneratorOptions)
+        return options
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Yield what is missing for training or answering, and what would be ignored."""
+        elsewhere = f"the generator {self.generator.type!r} does not answer with this spec's model"
+        if self.trainer is None and self.optimizer is not None:
+            yield Problem(
+                "would be ignored, as `trainer: none` trains nothing; remove it, or say `none`", ("optimizer",)
+            )
+        if self.trainer is not None and self.optimizer is None:
+            needs = f"the trainer {self.trainer.type!r} needs parameter groups and their rates"
+            yield Problem(f"is missing: {needs}", ("optimizer",))
+        if self.generator_options.needs_model:
+            if self.model is None:
+                yield Problem(f"is `none`, and the generator {self.generator.type!r} answers with one", ("model",))
+        elif self.trainer is not None:
+            yield Problem(f"would train in vain, as {elsewhere}; say `trainer: none`", ("trainer",))
+        elif self.model is not None:
+            yield Problem(f"would be ignored, as {elsewhere}; say `model: none`", ("model",))

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from runner.registry import STAGES, Plugin, installed
-from runner.spec.models import OfStage, Specification
+from runner.spec.models import NONE, OfStage, Specification
 
 
 def spec_schema(kind: type[Specification]) -> dict[str, Any]:
@@ -27,6 +27,8 @@ def spec_schema(kind: type[Specification]) -> dict[str, Any]:
             one = _section(stages[0], definitions)
             many = "tuple" in str(field.annotation)
             schema = {"type": "array", "items": one, "minItems": 1} if many else one
+            if name in kind.optional_stages():
+                schema = {"anyOf": [one, {"const": NONE}]}
         else:
             schema = _own(kind, name, definitions)
         properties[name] = {**schema, "description": field.description or ""}

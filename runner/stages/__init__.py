@@ -2,7 +2,7 @@
 
 from runner.stages.adapter import Adapter
 from runner.stages.data import Data, DatasetInfo, LeftOut, Source, SourceTweet
-from runner.stages.evaluation import Generator, Metric
+from runner.stages.evaluation import Generator, GeneratorOptions, Metric, Weights
 from runner.stages.model import Features, Model, TokenCount, VisionLanguageModel
 from runner.stages.options import FilePath, LocatedStr, Options, OutsideFingerprint, Stage
 from runner.stages.reporter import Reporter, StopRequestedError
@@ -16,6 +16,7 @@ __all__ = [
     "Features",
     "FilePath",
     "Generator",
+    "GeneratorOptions",
     "LeftOut",
     "LocatedStr",
     "Metric",
@@ -36,4 +37,5 @@ __all__ = [
     "Trainer",
     "TrainingRun",
     "VisionLanguageModel",
+    "Weights",
 ]

@@ -3,27 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Protocol
+
+from pydantic import Field
 
 from runner.records import Answer, Completion, Rendered
 from runner.stages.model import VisionLanguageModel
+from runner.stages.options import Options
 from runner.stages.reporter import Reporter
 
 
+class GeneratorOptions(Options):
+    """The base of every generator's options."""
+
+    needs_model: ClassVar[bool] = True
+    """Whether answers come from the weights of the spec's `model`; where they do not, that section is `none`."""
+
+    examples: Annotated[int, Field(ge=0)] = 0
+    """Solved samples shown before each question. They are drawn from the training split by the spec's seed, the
+    same for every question; a larger number begins with those of a smaller one."""
+
+
+class Weights(Protocol):
+    """The weights that a generator answers with: as they were trained, or the checkpoint as it is."""
+
+    def folder(self) -> Path:
+        """Find their folder, which `from_pretrained` loads.
+
+        Raises:
+            UnmetError: The checkpoint cannot be had here.
+            SpecError: They are random and were never trained, so that there is no folder.
+        """
+
+    def load(self) -> VisionLanguageModel:
+        """Load them in the precision they are stored in.
+
+        Raises:
+            UnmetError: The checkpoint cannot be had here.
+        """
+
+
 class Generator(Protocol):
-    """Stage `generator`: gets answers from a model."""
+    """Stage `generator`: gets answers from a model. Its options derive from `GeneratorOptions`."""
 
     def __init__(self, options: Any) -> None:
         """Take the section's options."""
 
     def generate(
         self,
-        model: VisionLanguageModel,
+        weights: Weights | None,
         prompts: Sequence[Rendered],
         done: frozenset[str],
         reporter: Reporter,
     ) -> Iterator[Completion]:
-        """Yield an answer to each prompt whose id is not in `done`, as they are finished, in any order."""
+        """Yield an answer to each prompt whose id is not in `done`, as they are finished, in any order.
+
+        Args:
+            weights: Not loaded yet; None where the options need no model.
+            prompts: The whole test split.
+            done: What an earlier run that was interrupted has answered.
+            reporter: Told of the progress.
+        """
 
 
 class Metric(Protocol):

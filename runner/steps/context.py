@@ -61,6 +61,7 @@ class TrialContext:
     @cached_property
     def model(self) -> Model:
         """The spec's model, not yet loaded."""
+        assert self.spec.model is not None
         return implement(self.spec.model)  # type: ignore[no-any-return]
 
     @cached_property

@@ -1,13 +1,17 @@
-"""Step 2: the trained model's answers to the test split."""
+"""Step 2: answers to the test split."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from runner.artifacts import read_lines, write_lines
 from runner.errors import DataError, StepError
 from runner.plan import implement
+from runner.records import Rendered, Sample
 from runner.steps.context import TrialContext
+from runner.steps.few_shot import with_examples
+from runner.steps.weights import TrialWeights
 
 
 def generate(context: TrialContext) -> None:
@@ -20,14 +24,14 @@ def generate(context: TrialContext) -> None:
     samples = context.samples("test")
     if not samples:
         raise DataError("the test split holds no samples")
-    prompts = [context.adapter.render_prompt(sample) for sample in samples]
+    prompts = prompts_of(context, samples)
     unfinished = context.run.path / ".predictions.jsonl"
     rows = {row["id"]: row for row in read_lines(unfinished)}
     write_lines(unfinished, list(rows.values()))
-    model = context.model.load(context.run.model)
     generator = implement(context.spec.generator)
+    weights = TrialWeights(context) if context.spec.model else None
     with unfinished.open("a", encoding="utf-8") as file:
-        for completion in generator.generate(model, prompts, frozenset(rows), context.reporter("generate")):
+        for completion in generator.generate(weights, prompts, frozenset(rows), context.reporter("generate")):
             row = {"id": completion.id, "output": completion.output, "finished": completion.finished}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
@@ -39,3 +43,15 @@ def generate(context: TrialContext) -> None:
     write_lines(context.run.predictions, [rows[each] for each in ids])
     unfinished.unlink()
     context.log.artifact("predictions", context.run.predictions)
+
+
+def prompts_of(context: TrialContext, questions: Sequence[Sample]) -> list[Rendered]:
+    """Render questions with as many solved samples before them as the generator's options say.
+
+    Raises:
+        SpecError: The training split has not so many.
+        DataError: A sample lacks what a task asks about.
+    """
+    number, seed = context.spec.generator_options.examples, context.spec.seed
+    solved = context.samples("train") if number else ()
+    return with_examples(context.adapter, questions, solved, number, seed)

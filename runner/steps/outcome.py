@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import runner.errors
-from runner.artifacts import STEPS
 from runner.errors import Problem, RunnerError, SpecError, StepError
 from runner.stages import StopRequestedError
 from runner.steps.trial import run_trial
@@ -56,7 +55,7 @@ class Outcome:
         return cls("failed", error, told["trace"])
 
 
-def outcome_of_trial(plan: str, folder: Path, steps: Sequence[str] = STEPS) -> Outcome:
+def outcome_of_trial(plan: str, folder: Path, steps: Sequence[str] | None = None) -> Outcome:
     """Run a trial in this process; see `run_trial`. Its errors become part of the outcome."""
     try:
         run_trial(plan, folder, steps)

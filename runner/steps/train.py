@@ -33,6 +33,8 @@ def train(context: TrialContext) -> None:
     rendered = [context.adapter.render_training(sample) for sample in samples]
     groups = [str(sample.image or sample.id) for sample in samples]
     model = context.model.build(training_texts(rendered), context.spec.seed)
+    assert context.spec.optimizer is not None
+    assert context.spec.trainer is not None
     optimizer = implement(context.spec.optimizer)
     optimizer.groups(model.module)
     trainer = implement(context.spec.trainer)

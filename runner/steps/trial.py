@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runner.artifacts import STEPS, RunDirectory
+from runner.artifacts import RunDirectory, steps_of
 from runner.errors import RunnerError, StepError
 from runner.events import EventLog
 from runner.plan import read_plan
@@ -19,13 +19,13 @@ from runner.steps.train import train
 ACTIONS: dict[str, Callable[[TrialContext], None]] = {"train": train, "generate": generate, "score": score}
 
 
-def run_trial(plan: str, folder: Path, steps: Sequence[str] = STEPS) -> None:
+def run_trial(plan: str, folder: Path, steps: Sequence[str] | None = None) -> None:
     """Run the unfinished steps of a trial, in order.
 
     Args:
         plan: The trial's plan as JSON.
         folder: Its run directory, which has been begun.
-        steps: Which steps; on a worker group, the one that it shares.
+        steps: Which steps; all of the trial's by default.
 
     Raises:
         StopRequestedError: The user asked to stop, and what was reached is saved.
@@ -33,7 +33,7 @@ def run_trial(plan: str, folder: Path, steps: Sequence[str] = STEPS) -> None:
     """
     run = RunDirectory(folder)
     context = TrialContext(read_plan(plan), run, EventLog(run.events))
-    for step in steps:
+    for step in steps_of(context.spec) if steps is None else steps:
         if not run.finished(step):
             _run_step(context, step)
 

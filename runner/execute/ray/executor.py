@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.artifacts import STEPS, write_json
+from runner.artifacts import steps_of, write_json
 from runner.errors import StepError
 from runner.execute.ray.cluster import (
     connect,
@@ -19,6 +19,7 @@ from runner.execute.ray.cluster import (
     remote_options,
     worker_resources,
 )
+from runner.plan import read_plan
 from runner.spec.models import ComputeOptions
 from runner.steps.outcome import Outcome, outcome_of_trial
 
@@ -26,6 +27,9 @@ import ray  # isort: skip - after cluster.py, which sets what Ray reads when it 
 from ray.exceptions import RayError
 from ray.train import RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
+
+TRAIN = "train"
+"""The step that several workers share."""
 
 POLL_SECONDS = 0.1
 """How long Ctrl-C waits at the most: Python hears of it only between two calls of Ray."""
@@ -56,12 +60,12 @@ class RayExecutor:
         """
         asked = worker_resources(compute, nodes())
         refuse_unplaceable(compute, asked)
-        steps: Sequence[str] = STEPS
-        if compute.workers > 1:
+        steps = steps_of(read_plan(plan))
+        if compute.workers > 1 and TRAIN in steps:
             trained = _train_on_group(plan, folder, compute, asked)
             if trained.status != "finished":
                 return trained
-            steps = STEPS[1:]
+            steps = tuple(step for step in steps if step != TRAIN)
         return _run_in_actor(plan, folder, asked, steps)
 
     def close(self) -> None:
@@ -104,7 +108,7 @@ def _train_on_group(plan: str, folder: Path, compute: ComputeOptions, asked: dic
 
 def _train_as_worker(config: dict[str, str]) -> None:
     folder = Path(config["folder"])
-    outcome = outcome_of_trial(config["plan"], folder, STEPS[:1])
+    outcome = outcome_of_trial(config["plan"], folder, (TRAIN,))
     if outcome.status == "finished":
         return
     write_json(_outcome_file(folder, os.environ["RANK"]), outcome.as_json())

@@ -1,9 +1,19 @@
-import pytest
+"""Answers are those of one prompt at a time, whatever stands in the batch beside it."""
 
+from collections import Counter
+from functools import wraps
+
+import pytest
+import torch
+
+from plugins.generator.greedy import GreedyDecoder
+from plugins.generator.refilling import can_refill
 from plugins.generator.transformers import TransformersGenerator
 from plugins.generator.transformers_options import TransformersOptions
-from runner.records import Rendered
+from runner.errors import DataError
 from runner.stages import StopRequestedError
+
+WAYS = pytest.mark.parametrize("refill", [True, False], ids=["refilling", "batches"])
 
 
 @pytest.fixture(scope="module")
@@ -11,79 +21,185 @@ def model(build_smoke):
     return build_smoke(seed=5)
 
 
-@pytest.fixture(scope="module")
-def prompts(colour_samples):
-    return [Rendered(sample.id, sample.content) for sample in colour_samples]
+@pytest.fixture
+def generate(model, prompts, recorder, held):
+    """A function that answers; its reporter is kept as `generate.reporter`."""
+
+    def generate(asked=prompts, done=(), reporter=None, **options):
+        generate.reporter = reporter or recorder()
+        generator = TransformersGenerator(TransformersOptions(**{"max_new_tokens": 12, "batch_size": 5, **options}))
+        return list(generator.generate(held(model), asked, frozenset(done), generate.reporter))
+
+    return generate
 
 
-def _generate(model, prompts, reporter, done=frozenset(), **options):
-    generator = TransformersGenerator(TransformersOptions(**{"max_new_tokens": 6, "batch_size": 5, **options}))
-    return list(generator.generate(model, prompts, frozenset(done), reporter))
+@pytest.fixture
+def ends(model, prompts, monkeypatch):
+    """Let tokens that the model writes end its answers, so that they end at different places."""
+    decoder = GreedyDecoder(model, lambda prompt, length: 12)
+    written = [decoder.write([prompt])[0].tokens for prompt in prompts]
+    shared = Counter(token for tokens in written for token in {*tokens[1:]} - {tokens[0]})
+    stops = sorted({*model.stop_token_ids, *sorted(token for token, count in shared.items() if count < 4)[::4]})
+    monkeypatch.setattr(model, "stop_token_ids", stops)
+    return stops
 
 
-def test_every_prompt_is_answered_once_longest_first(model, prompts, recorder):
-    reporter = recorder()
-    answers = _generate(model, prompts, reporter)
+def by_id(answers):
+    return {answer.id: answer for answer in answers}
+
+
+@WAYS
+def test_every_prompt_is_answered_once(prompts, generate, refill):
+    answers = generate(refill=refill)
     assert sorted(answer.id for answer in answers) == sorted(prompt.id for prompt in prompts)
+    assert generate.reporter.shown[0][:2] == (0, 12)
+    assert generate.reporter.shown[-1][:2] == (12, 12)
+    assert generate.reporter.shown[-1][2]["samples_per_second"] > 0
+    assert not generate.reporter.warnings
+
+
+def test_long_prompts_come_first(model, prompts, generate):
+    answers = generate(refill=False)
     lengths = {prompt.id: model.count(prompt) for prompt in prompts}
     order = [lengths[answer.id].text + lengths[answer.id].image for answer in answers]
     assert order == sorted(order, reverse=True)
-    assert reporter.shown[0][:2] == (0, 12)
-    assert reporter.shown[-1][:2] == (12, 12)
-    assert reporter.shown[-1][2]["samples_per_second"] > 0
 
 
-def test_an_answer_is_the_same_alone_in_a_batch_and_after_an_interruption(model, prompts, recorder):
-    whole = {answer.id: answer for answer in _generate(model, prompts, recorder())}
-    alone = {answer.id: answer for answer in _generate(model, prompts, recorder(), batch_size=1)}
-    assert whole == alone
+@WAYS
+@pytest.mark.parametrize("batch_size", [2, 5, 64])
+def test_an_answer_is_the_same_alone_and_among_others(generate, ends, refill, batch_size):
+    alone = by_id(generate(batch_size=1))
+    assert len({len(answer.output) for answer in alone.values()}) > 3
+    assert {answer.finished for answer in alone.values()} == {True, False}
+    assert by_id(generate(batch_size=batch_size, refill=refill)) == alone
+
+
+@WAYS
+def test_an_interrupted_generation_asks_for_the_rest_alone(generate, ends, refill):
+    whole = by_id(generate(refill=refill))
     done = [*whole][:7]
-    resumed = {answer.id: answer for answer in _generate(model, prompts, recorder(), done=done)}
+    resumed = by_id(generate(done=done, refill=refill))
     assert resumed == {key: answer for key, answer in whole.items() if key not in done}
+    assert generate.reporter.shown[0][:2] == (7, 12)
 
 
-def test_batches_that_are_done_are_not_computed_again(model, prompts, recorder):
-    first = [answer.id for answer in _generate(model, prompts, recorder())][:10]
-    reporter = recorder()
-    _generate(model, prompts, reporter, done=first)
-    assert [done for done, _, _ in reporter.shown] == [10, 12]
+def test_nothing_is_loaded_where_all_is_answered(prompts, recorder):
+    generator = TransformersGenerator(TransformersOptions())
+    assert list(generator.generate(None, prompts, frozenset(prompt.id for prompt in prompts), recorder())) == []
 
 
-def test_batches_are_the_same_after_an_interruption(model, prompts, recorder, monkeypatch):
+def test_batches_are_the_same_after_an_interruption(model, generate, monkeypatch):
     sizes, collate = [], model.collate
     monkeypatch.setattr(
         model, "collate", lambda batch, padding_side: sizes.append(len(batch)) or collate(batch, padding_side)
     )
-    first = [answer.id for answer in _generate(model, prompts, recorder())][:3]
-    assert len(_generate(model, prompts, recorder(), done=first)) == 9
+    first = [answer.id for answer in generate(refill=False)][:3]
+    assert len(generate(done=first, refill=False)) == 9
     assert sizes == [5, 5, 2] * 2
+    generate(done=[answer.id for answer in generate(refill=False)][:10], refill=False)
+    assert sizes[6:] == [5, 5, 2, 2], "a batch that is done is not computed again"
 
 
-def test_an_answer_ends_before_its_stop_token(model, prompts, recorder, monkeypatch):
-    cut = {answer.id: answer for answer in _generate(model, prompts, recorder())}
+def test_a_row_that_ends_is_given_to_the_next_prompt(model, prompts, generate, ends, monkeypatch):
+    """Refilling runs the model on fewer rows in all than batches do, which wait for their longest answer."""
+
+    def rows_run(**options):
+        seen = []
+        forward = model.module.forward
+
+        @wraps(forward)
+        def counted(*args, **given):
+            seen.append(len(given["input_ids"]))
+            return forward(*args, **given)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(model.module, "forward", counted)
+            generate(**options)
+        return sum(seen)
+
+    assert rows_run(refill=True) < rows_run(refill=False)
+
+
+def test_an_answer_ends_before_its_stop_token(model, prompts, generate, monkeypatch):
+    cut = by_id(generate(refill=False))
     assert not any(answer.finished for answer in cut.values())
     prompt = next(prompt for prompt in prompts if cut[prompt.id].output)
     ids = model._tokenizer(cut[prompt.id].output, add_special_tokens=False)["input_ids"]
     monkeypatch.setattr(model, "stop_token_ids", [ids[0]])
-    (answer,) = _generate(model, [prompt], recorder())
-    assert (answer.output, answer.finished) == ("", True)
+    for refill in (True, False):
+        (answer,) = generate([prompt], refill=refill)
+        assert (answer.output, answer.finished) == ("", True)
 
 
-def test_the_checkpoints_own_generation_settings_do_not_interfere(model, prompts, recorder):
-    plain = _generate(model, prompts, recorder())
+@WAYS
+def test_the_checkpoints_own_generation_settings_do_not_interfere(model, generate, monkeypatch, refill):
+    plain = generate(refill=refill)
     settings = model.module.generation_config
-    before = (settings.do_sample, settings.repetition_penalty, settings.temperature)
-    settings.do_sample, settings.repetition_penalty, settings.temperature = True, 1.5, 0.7
-    try:
-        assert _generate(model, prompts, recorder()) == plain
-    finally:
-        settings.do_sample, settings.repetition_penalty, settings.temperature = before
+    for name, value in {"do_sample": True, "repetition_penalty": 1.5, "temperature": 0.7}.items():
+        monkeypatch.setattr(settings, name, value)
+    assert generate(refill=refill) == plain
 
 
-def test_a_stop_comes_between_batches(model, prompts, recorder):
+@WAYS
+def test_a_stop_keeps_what_was_answered(model, prompts, recorder, held, ends, refill):
     reporter = recorder(stop_after=5)
-    generator = TransformersGenerator(TransformersOptions(max_new_tokens=2, batch_size=5))
+    generator = TransformersGenerator(TransformersOptions(max_new_tokens=12, batch_size=5, refill=refill))
     answers = []
     with pytest.raises(StopRequestedError):
-        answers.extend(generator.generate(model, prompts, frozenset(), reporter))
-    assert reporter.shown[-1][0] == 5
+        answers.extend(generator.generate(held(model), prompts, frozenset(), reporter))
+    assert 5 <= reporter.shown[-1][0] < 12
+
+
+@WAYS
+def test_an_answer_ends_where_the_model_does(model, prompts, generate, monkeypatch, refill):
+    """The room left for an answer is what the context holds less the prompt."""
+    lengths = {prompt.id: len(model.encode(prompt)["input_ids"]) for prompt in prompts}
+    longest = max(lengths.values())
+    whole = {prompt.id: tokens for prompt, tokens in _tokens(model, prompts, 12)}
+    monkeypatch.setattr(model, "context_length", longest + 3)
+    for answer in generate(refill=refill):
+        room = min(12, longest + 3 - lengths[answer.id])
+        assert answer.output == model.decode(whole[answer.id][:room])
+        assert not answer.finished
+    monkeypatch.setattr(model, "context_length", longest)
+    with pytest.raises(DataError, match=f"its prompt takes {longest} tokens, and the model holds {longest}"):
+        generate(refill=refill)
+
+
+def _tokens(model, prompts, limit):
+    decoder = GreedyDecoder(model, lambda prompt, length: limit)
+    return [(written.prompt, written.tokens) for prompt in prompts for written in decoder.write([prompt])]
+
+
+def test_a_model_that_wants_more_than_a_position_is_answered_in_batches(model, generate, ends, monkeypatch):
+    """A family whose later tokens depend on something that refilling does not tell it is found out and told."""
+    alone = by_id(generate(batch_size=1))
+    forward = model.module.forward
+
+    @wraps(forward)
+    def wayward(*args, **given):
+        # Positions that come without the axes of images, as from refilling, are understood otherwise.
+        if given["position_ids"].ndim == 2:
+            given["position_ids"] = given["position_ids"] + 7
+        return forward(*args, **given)
+
+    monkeypatch.setattr(model.module, "forward", wayward)
+    assert by_id(generate()) == alone
+    assert "Qwen2_5_VLForConditionalGeneration cannot be decoded with a row given away" in generate.reporter.warnings[0]
+
+
+def test_a_cache_that_slides_is_not_given_away(build_smoke, prompts):
+    model = build_smoke(seed=5)
+    decoder = GreedyDecoder(model, lambda prompt, length: 12)
+    assert can_refill(decoder, [prompts[0], prompts[5]])
+    text = model.module.config.get_text_config()
+    text.layer_types, text.sliding_window = ["full_attention", "sliding_attention"], 4
+    model.module.model.language_model.has_sliding_layers = True
+    assert not can_refill(decoder, [prompts[0], prompts[5]])
+
+
+def test_in_bfloat16_a_model_can_be_refilled_too(build_smoke, prompts):
+    model = build_smoke(seed=5)
+    model.module.to(torch.bfloat16)
+    decoder = GreedyDecoder(model, lambda prompt, length: 12)
+    assert can_refill(decoder, [prompts[0], prompts[5]])

@@ -1,0 +1,33 @@
+"""The same answer to every prompt: the floor that a model must beat, and a stand-in for a server in smoke runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+from runner.records import Completion, Rendered
+from runner.stages import GeneratorOptions, Reporter, Weights
+
+
+class FixedOptions(GeneratorOptions):
+    """The same answer to every prompt; no model is asked."""
+
+    needs_model: ClassVar[bool] = False
+
+    answer: str = ""
+    """The answer's text."""
+
+
+class FixedGenerator:
+    """The plugin `fixed` of the stage `generator`."""
+
+    def __init__(self, options: FixedOptions) -> None:
+        """Take the section's options."""
+        self._options = options
+
+    def generate(
+        self, weights: Weights | None, prompts: Sequence[Rendered], done: frozenset[str], reporter: Reporter
+    ) -> Iterator[Completion]:
+        """Yield the answer to each prompt that is missing one; see `Generator.generate`."""
+        yield from (Completion(prompt.id, self._options.answer) for prompt in prompts if prompt.id not in done)
+        reporter.progress(len(prompts), len(prompts))

@@ -1,0 +1,158 @@
+"""A cache of keys and values whose rows are given to one prompt after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+
+GROWTH = 128
+"""Columns that a full cache grows by: growing copies it."""
+
+
+class Slots:
+    """Which columns of each row hold tokens.
+
+    A row's tokens stand from column 0 on, whatever the other rows hold, so that a row is given away without moving
+    any other. Positions are told to the model, and a mask hides what a row has not written; the order of columns
+    means nothing to attention.
+
+    Attributes:
+        lengths: (rows,) tokens that each row holds.
+        offsets: (rows,) what is added to a row's length for the position of its next token: not 0 for families
+            that give an image fewer positions than tokens.
+        width: Columns up to the end of the longest row, with the token that is being written.
+    """
+
+    def __init__(self, num_rows: int, num_layers: int, device: torch.device) -> None:
+        """Make empty rows for a decoder of so many layers."""
+        self.lengths = torch.zeros(num_rows, dtype=torch.long, device=device)
+        self.offsets = torch.zeros(num_rows, dtype=torch.long, device=device)
+        self.width = 0
+        self.layers = [SlotLayer(self) for _ in range(num_layers)]
+        self.cache = Cache(layers=list(self.layers))
+
+    @torch.inference_mode()
+    def fill(self, row: int, layers: Sequence[DynamicLayer], place: int, length: int, offset: int) -> None:
+        """Give a row to a prompt.
+
+        Args:
+            row: The row; what it held is forgotten.
+            layers: Keys and values as transformers left them after a batch of prompts, padded on the left.
+            place: The prompt's place in that batch.
+            length: Its tokens, without padding.
+            offset: See `offsets`.
+        """
+        for layer, computed in zip(self.layers, layers, strict=True):
+            assert computed.keys is not None and computed.values is not None
+            layer.fill(row, computed.keys[place, :, -length:], computed.values[place, :, -length:])
+        self.lengths[row], self.offsets[row] = length, offset
+
+    @torch.inference_mode()
+    def move(self, source: int, target: int) -> None:
+        """Take a row's tokens to another row's place."""
+        length = int(self.lengths[source])
+        for layer in self.layers:
+            layer.fill(target, layer.keys[source, :, :length], layer.values[source, :, :length])
+        self.lengths[target], self.offsets[target] = self.lengths[source], self.offsets[source]
+
+    @torch.inference_mode()
+    def step(self, module: Any, tokens: torch.Tensor) -> torch.Tensor:
+        """Write one token into each of the first rows.
+
+        Args:
+            module: The transformers model.
+            tokens: (rows,) as many rows as are in use.
+
+        Returns:
+            (rows, words) logits of the tokens that follow.
+        """
+        used = len(tokens)
+        lengths = self.lengths[:used]
+        self.width = int(lengths.max()) + 1
+        written = torch.arange(self.width, device=tokens.device) <= lengths[:, None]
+        logits: torch.Tensor = module(
+            input_ids=tokens[:, None],
+            attention_mask=written.long(),
+            position_ids=(lengths + self.offsets[:used])[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits
+        self.lengths[:used] += 1
+        return logits[:, -1]
+
+
+class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # by its base's __init_subclass__
+    """The keys and values of one decoder layer: (rows, heads, columns, size of a head), written in place."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self, slots: Slots) -> None:
+        """Take the rows that all layers share."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._slots = slots
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Make room for nothing yet; heads, size and precision are those of the first states."""
+        rows = len(self._slots.lengths)
+        self.keys = key_states.new_zeros(rows, key_states.shape[-3], 0, key_states.shape[-1])
+        self.values = value_states.new_zeros(rows, value_states.shape[-3], 0, value_states.shape[-1])
+        self.is_initialized = True
+
+    def fill(self, row: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Write a row's keys and values, (heads, length, size), from its first column on."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        length = keys.shape[-2]
+        self._reserve(length)
+        self.keys[row, :, :length], self.values[row, :, :length] = keys, values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write one column a row, and return what attention looks at; called by the model."""
+        used, width = len(key_states), self._slots.width
+        self._reserve(width)
+        rows, columns = torch.arange(used, device=key_states.device), self._slots.lengths[:used]
+        self.keys[rows, :, columns] = key_states[:, :, 0]
+        self.values[rows, :, columns] = value_states[:, :, 0]
+        return self.keys[:used, :, :width], self.values[:used, :, :width]
+
+    def _reserve(self, width: int) -> None:
+        missing = width - self.keys.shape[-2]
+        if missing > 0:
+            room = (0, 0, 0, missing + GROWTH)
+            # What no row has written is masked, yet it must be finite: 0 × infinity is not 0.
+            self.keys = torch.nn.functional.pad(self.keys, room)
+            self.values = torch.nn.functional.pad(self.values, room)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Columns that the mask covers, and where they begin; called by the model."""
+        return self._slots.width, 0
+
+    def get_seq_length(self) -> int:
+        """Columns before the token that is being written; called by the model."""
+        return self._slots.width - 1
+
+    def get_max_length(self) -> int:
+        """No limit, as transformers writes it."""
+        return -1
+
+
+def can_be_given_away(cache: object, width: int) -> bool:
+    """Whether the rows of such a cache can be given from one prompt to another.
+
+    So they can where each layer keeps the keys and values of every token and nothing else. Layers that attend over a
+    window, keep a running state, or hold images apart from the text cannot.
+
+    Args:
+        cache: As transformers' `generate` left it.
+        width: Tokens of the batch, with padding.
+    """
+    return type(cache) is DynamicCache and all(
+        type(layer) is DynamicLayer and layer.get_seq_length() == width for layer in cache.layers
+    )

@@ -1,0 +1,67 @@
+"""Greedy answers by vLLM, an optional package. Written against its documentation; never run by the project's tests."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from plugins.generator.messages import chat_messages
+from plugins.generator.vllm_options import VllmOptions
+from runner.errors import UnmetError
+from runner.records import Completion, Rendered
+from runner.stages import Reporter, StopRequestedError, Weights
+
+CHUNK = 256
+"""Prompts handed over at once: vLLM batches them as it likes, and what a chunk gave is kept if the next is killed."""
+
+
+class VllmGenerator:
+    """The plugin `vllm` of the stage `generator`."""
+
+    def __init__(self, options: VllmOptions) -> None:
+        """Take the section's options.
+
+        Raises:
+            UnmetError: vLLM is not installed.
+        """
+        self._options = options
+        if find_spec("vllm") is None:
+            raise UnmetError(
+                "generator: `type: vllm` needs the package vllm and a GPU that it supports: "
+                "pip install 'mmre-runner[vllm]'; `type: transformers` runs everywhere"
+            )
+
+    def generate(
+        self, weights: Weights | None, prompts: Sequence[Rendered], done: frozenset[str], reporter: Reporter
+    ) -> Iterator[Completion]:
+        """Yield the missing answers, a chunk at a time; see `Generator.generate`.
+
+        Raises:
+            StopRequestedError: Between two chunks, after the user asked to stop.
+            DataError: An image cannot be read.
+        """
+        missing = [prompt for prompt in prompts if prompt.id not in done]
+        reporter.progress(len(done), len(prompts))
+        if not missing:
+            return
+        assert weights is not None
+        # Importing vLLM takes hold of the GPU, so only the process that generates does it.
+        vllm: Any = importlib.import_module("vllm")
+        engine = vllm.LLM(
+            model=str(weights.folder()),
+            tensor_parallel_size=self._options.gpus,
+            gpu_memory_utilization=self._options.gpu_memory,
+            limit_mm_per_prompt={"image": max(len(prompt.images) for prompt in missing)},
+        )
+        greedy = vllm.SamplingParams(temperature=0.0, max_tokens=self._options.max_new_tokens)
+        for start in range(0, len(missing), CHUNK):
+            if reporter.stop_requested():
+                raise StopRequestedError
+            chunk = missing[start : start + CHUNK]
+            told = engine.chat([chat_messages(prompt) for prompt in chunk], greedy, use_tqdm=False)
+            for prompt, each in zip(chunk, told, strict=True):
+                written = each.outputs[0]
+                yield Completion(prompt.id, written.text, finished=written.finish_reason != "length")
+            reporter.progress(len(done) + start + len(chunk), len(prompts))

@@ -1,0 +1,27 @@
+"""Options of the generator `vllm`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from runner.stages import GeneratorOptions, OutsideFingerprint
+
+
+class VllmOptions(GeneratorOptions):
+    """Greedy decoding by vLLM on this machine's GPUs, from the folder of the weights."""
+
+    max_new_tokens: Annotated[int, Field(gt=0)] = 512
+    """Tokens after which an answer is cut off."""
+
+    gpu_memory: Annotated[float, Field(gt=0, le=1), OutsideFingerprint()] = 0.9
+    """Share of the GPU's memory that vLLM may take."""
+
+    gpus: Annotated[int, Field(gt=0)] = 1
+    """GPUs that the weights are divided among; part of a run's identity, as sums are then made in another order."""
+
+    def smoke(self) -> Mapping[str, Any]:
+        """The generator `transformers`, which needs no GPU."""
+        return {"type": "transformers", "max_new_tokens": 8, "examples": self.examples}

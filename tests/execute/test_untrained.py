@@ -1,0 +1,153 @@
+"""Launching a model as it is: at a server, interrupted and gone on with, and from a checkpoint's folder."""
+
+import json
+import sqlite3
+
+import pytest
+from chat_server import completion, failure, question, serving
+
+from runner.artifacts import RunDirectory
+from runner.errors import SpecError
+from runner.events import EventLog
+from runner.execute.estimate import describe_plan
+from runner.plan import plan_json, resolve, smoke
+from runner.spec.load import load_spec
+from runner.steps.context import TrialContext
+from runner.steps.trial import run_trial
+from runner.steps.weights import TrialWeights
+
+KEY = "sk-very-secret"
+SERVED = """\
+name: served
+data: {{type: synthetic, path: data, train: 40, test: 6}}
+adapter: {{type: pfa, tasks: [summary, ner, match]}}
+model: none
+trainer: none
+generator: {{type: openai_compatible, model: m, base_url: "{url}", api_key_env: CHAT_KEY, max_retries: 0, {more}}}
+metrics: [{{type: ner_f1}}, {{type: rouge}}]
+tracker: {{type: mlflow}}
+"""
+ANSWER = "Task 1 Answer: Two people.\nTask 2 Answer:\nNER:\n:person;Ada\nimage entities pair{'a': 'Ada'}"
+
+
+@pytest.fixture
+def served(workplace):
+    workplace.environment["CHAT_KEY"] = KEY
+    return workplace
+
+
+def test_a_served_model_is_asked_scored_and_after_a_failure_asked_for_the_rest(served):
+    working = []
+
+    def answer(body, before):
+        return completion(ANSWER) if working or len(server.asked) < 4 else failure(500, f"broke on {KEY}")
+
+    with serving(answer) as server:
+        (served.folder / "served.yaml").write_text(SERVED.format(url=server.url, more="concurrency: 1, examples: 2"))
+        failed = served.run("launch", "served.yaml", "--local")
+        assert failed.returncode == 1
+        assert "Answers that came are kept: launch again for the rest" in failed.stderr
+        assert "Traceback" not in failed.stderr
+        before = [question(body) for body in server.asked]
+        working.append(True)
+        done = served.run("launch", "served.yaml", "--local", "--json")
+        assert done.returncode == 0, done.stderr
+        after = [question(body) for body in server.asked[len(before) :]]
+    assert len(before) == 4
+    assert len(after) == 3
+    assert set(before[:3]).isdisjoint(after)
+
+    told = json.loads(done.stdout)["trials"][0]
+    assert told["metrics"]["parse/clean"] == 6
+    [folder] = (served.folder / "runs" / "served").iterdir()
+    assert not (folder / "model").exists()
+    assert set(json.loads((folder / "record.json").read_text())["steps"]) == {"generate", "score"}
+    training = {json.loads(line)["text"] for line in next(served.folder.glob("data/*/train.jsonl")).open()}
+    first, second = (body["messages"] for body in (server.asked[0], server.asked[-1]))
+    assert [turn["role"] for turn in first] == ["user", "assistant", "user", "assistant", "user"]
+    assert first[:4] == second[:4]
+    assert all(any(text in turn["content"][-1]["text"] for text in training) for turn in first[:4:2])
+
+    with sqlite3.connect(served.folder / "runs" / "mlflow.db") as store:
+        parameters = dict(store.execute("SELECT key, value FROM params"))
+    assert {parameters[name] for name in ("model", "trainer", "optimizer")} == {"none"}
+    written = [path.read_bytes() for path in served.folder.rglob("*") if path.is_file()]
+    assert not any(KEY.encode() in content for content in written)
+    assert KEY not in failed.stderr + failed.stdout + done.stderr
+
+
+@pytest.fixture
+def plan_of(tmp_path, monkeypatch):
+    """A function that resolves a spec of these lines."""
+    monkeypatch.chdir(tmp_path)
+
+    def plan_of(text, make=lambda spec: spec):
+        (tmp_path / "spec.yaml").write_text(text)
+        return resolve(make(load_spec(tmp_path / "spec.yaml").spec), Silent())
+
+    return plan_of
+
+
+class Silent:
+    def progress(self, done, total, **shown): ...
+
+    def warn(self, message): ...
+
+
+def run(plan, folder):
+    directory = RunDirectory(folder)
+    directory.begin(plan, "", ())
+    run_trial(plan_json(plan), folder)
+    return directory
+
+
+def test_a_missing_key_is_told_before_anything_runs(served):
+    (served.folder / "served.yaml").write_text(SERVED.format(url="http://127.0.0.1:9/v1", more="examples: 2"))
+    del served.environment["CHAT_KEY"]
+    done = served.run("launch", "served.yaml", "--local")
+    assert done.returncode == 2
+    assert "the environment has no CHAT_KEY" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_plan_counts_nothing_and_a_smoke_run_asks_no_server(plan_of, tmp_path):
+    plan = plan_of(SERVED.format(url="http://127.0.0.1:9/v1", more="examples: 2"), smoke)
+    told = describe_plan(plan.spec, Silent())
+    assert (told["steps_per_trial"], told["parameters"], told["tokens"], told["unmet"]) == (0, [], {}, [])
+    directory = run(plan, tmp_path / "run")
+    assert directory.read_metrics()["parse/malformed"] == plan.dataset.num_samples["test"]
+
+
+TRAINED = """\
+name: trained
+data: {type: synthetic, path: data, train: 8, test: 4}
+adapter: {type: pfa, tasks: [ner]}
+model: {type: qwen2_5_vl, size: smoke}
+optimizer: {type: adamw, groups: {all: {match: "*", lr: 1.0e-3}}}
+trainer: {type: sft, epochs: 1, batch_size: 4, precision: bf16}
+generator: {type: transformers, max_new_tokens: 12}
+metrics: [{type: ner_f1}]
+tracker: {type: mlflow}
+"""
+
+
+def test_a_checkpoint_is_evaluated_as_it_is(plan_of, tmp_path):
+    """A trained model's folder, taken as a checkpoint, gives the answers that it gave after its training."""
+    trained = run(plan_of(TRAINED), tmp_path / "trained")
+    lines = [line for line in TRAINED.splitlines() if not line.startswith(("optimizer", "trainer", "model"))]
+    checkpoint = f"model: {{type: qwen2_5_vl, checkpoint: {trained.model}}}"
+    as_it_is = run(plan_of("\n".join([*lines, checkpoint, "trainer: none"])), tmp_path / "as_it_is")
+    assert as_it_is.predictions.read_text() == trained.predictions.read_text()
+    assert not as_it_is.model.exists()
+    assert trained.finished("train")
+    assert not as_it_is.finished("train")
+
+
+def test_random_weights_are_evaluated_too_but_no_other_program_can_load_them(plan_of, tmp_path):
+    lines = [line for line in TRAINED.splitlines() if not line.startswith(("optimizer", "trainer"))]
+    plan = plan_of("\n".join([*lines, "trainer: none"]))
+    directory = run(plan, tmp_path / "random")
+    assert len(directory.predictions.read_text().splitlines()) == 4
+    with pytest.raises(SpecError, match="has random weights, which stand in no folder") as caught:
+        TrialWeights(TrialContext(plan.spec, directory, EventLog(directory.events))).folder()
+    assert caught.value.problems[0].path == ("model",)

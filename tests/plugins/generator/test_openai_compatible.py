@@ -1,0 +1,241 @@
+"""A real server on the loopback: what it is sent, and what becomes of its answers, refusals and failures."""
+
+import asyncio
+import base64
+import gc
+import io
+import json
+import threading
+
+import pytest
+from chat_server import completion, failure, question, serving, stall
+from openai import AsyncOpenAI
+from PIL import Image
+from pydantic import ValidationError
+
+from plugins.generator.openai_compatible import OpenAICompatibleGenerator
+from plugins.generator.openai_compatible_options import OpenAICompatibleOptions
+from runner.errors import DataError, StepError, UnmetError
+from runner.records import ImagePart, Rendered, TextPart
+from runner.stages import StopRequestedError
+
+KEY = "sk-very-secret"
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("CHAT_KEY", KEY)
+
+
+@pytest.fixture
+def ask(recorder):
+    """A function that asks a server; its reporter is kept as `ask.reporter`, its answers as `ask.answers`."""
+
+    def ask(server, prompts, done=(), reporter=None, **options):
+        ask.reporter, ask.answers = reporter or recorder(), []
+        given = {"model": "m", "base_url": server.url, "api_key_env": "CHAT_KEY", "max_retries": 2, **options}
+        generator = OpenAICompatibleGenerator(OpenAICompatibleOptions(**given))
+        for answer in generator.generate(None, prompts, frozenset(done), ask.reporter):
+            ask.answers.append(answer)
+        return {answer.id: answer for answer in ask.answers}
+
+    return ask
+
+
+def texts(number):
+    return [Rendered(f"s{place}", (TextPart(f"Question {place}"),)) for place in range(number)]
+
+
+def echo(body, before):
+    return completion(question(body).replace("Question", "Answer"))
+
+
+def test_every_prompt_is_answered_once_so_many_at_a_time(ask):
+    gate = threading.Barrier(3, timeout=20)
+
+    def together(body, before):
+        gate.wait()
+        return echo(body, before)
+
+    with serving(together) as server:
+        answers = ask(server, texts(9), concurrency=3)
+    assert {key: answer.output for key, answer in answers.items()} == {f"s{n}": f"Answer {n}" for n in range(9)}
+    assert all(answer.finished for answer in answers.values())
+    assert len(server.asked) == 9
+    assert server.most == 3
+    assert ask.reporter.shown[0][:2] == (0, 9)
+    assert ask.reporter.shown[-1][:2] == (9, 9)
+    assert ask.reporter.shown[-1][2]["samples_per_second"] > 0
+
+
+def test_what_is_sent_is_the_prompt_its_pictures_and_solved_examples(ask, draw):
+    picture, photo = draw(8, 6, "a.png", "RGB"), draw(4, 2, "b.jpg")
+    solved = Rendered("e", (ImagePart(photo), TextPart("Solved?")), "Yes: {'a': \"it's\"}")
+    prompt = Rendered("s", (TextPart("a:"), ImagePart(picture), TextPart("Who? <|im_end|>")), examples=(solved,))
+    with serving(lambda body, before: completion("Ada")) as server:
+        ask(server, [prompt], max_new_tokens=77)
+    (body,) = server.asked
+    assert server.keys == [f"Bearer {KEY}"]
+    shown, answered, asked = body.pop("messages")
+    assert body == {"model": "m", "temperature": 0.0, "max_tokens": 77}
+    assert (shown["role"], answered, asked["role"]) == (
+        "user",
+        {"role": "assistant", "content": "Yes: {'a': \"it's\"}"},
+        "user",
+    )
+    assert asked["content"][0] == {"type": "text", "text": "a:"}
+    assert asked["content"][2] == {"type": "text", "text": "Who? <|im_end|>"}
+    assert inlined(asked["content"][1]) == ("image/png", picture.read_bytes())
+    assert inlined(shown["content"][0]) == ("image/jpeg", photo.read_bytes())
+
+
+def inlined(part):
+    assert part["type"] == "image_url"
+    kind, _, content = part["image_url"]["url"].removeprefix("data:").partition(";base64,")
+    return kind, base64.b64decode(content)
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "jpg"])
+def test_a_picture_that_servers_would_not_see_upright_is_sent_as_png(ask, tmp_path, suffix):
+    turned = Image.new("RGB", (8, 6), "red")
+    turned.putpixel((0, 0), (0, 0, 255))
+    exif = Image.Exif()
+    if suffix == "jpg":
+        exif[0x0112] = 6
+    turned.save(tmp_path / f"p.{suffix}", exif=exif)
+    with serving(lambda body, before: completion("")) as server:
+        ask(server, [Rendered("s", (ImagePart(tmp_path / f"p.{suffix}"),))])
+    kind, content = inlined(server.asked[0]["messages"][0]["content"][0])
+    assert kind == "image/png"
+    with Image.open(io.BytesIO(content)) as sent:
+        assert sent.size == ((6, 8) if suffix == "jpg" else (8, 6))
+
+
+def test_a_picture_that_cannot_be_read_is_told_with_its_sample(ask, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with serving(echo) as server, pytest.raises(DataError, match=r"sample s: image .*broken\.png cannot be used"):
+        ask(server, [Rendered("s", (ImagePart(tmp_path / "broken.png"),))])
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "output", "finished"),
+    [
+        (completion("half an ans", "length"), "half an ans", False),
+        (completion(None), "", True),
+        (completion("", "content_filter"), "", True),
+        (completion("ends in \u2028 and  "), "ends in \u2028 and  ", True),
+        (failure(400, "not this picture", "content_policy_violation"), "", True),
+    ],
+)
+def test_cut_empty_and_refused_answers_are_kept(ask, reply, output, finished):
+    with serving(lambda body, before: reply) as server:
+        (answer,) = ask(server, texts(1)).values()
+    assert (answer.output, answer.finished) == (output, finished)
+    assert bool(ask.reporter.warnings) == (reply[0] == 400)
+    assert all("s0" in warning for warning in ask.reporter.warnings)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_passing_failures_are_sat_out(ask, status):
+    with serving(lambda body, before: failure(status) if before < 2 else echo(body, before)) as server:
+        answers = ask(server, texts(3), concurrency=2)
+    assert len(answers) == 3
+    assert len(server.asked) == 9
+
+
+def test_a_stalled_request_is_sent_again(ask):
+    with serving(lambda body, before: stall(1.5, echo(body, 0)) if not before else echo(body, 1)) as server:
+        answers = ask(server, texts(2), timeout=0.3)
+    assert len(answers) == 2
+    assert len(server.asked) == 4
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "told"),
+    [
+        (failure(500, f"broke on {KEY}"), StepError, "failed: .*broke on \\*\\*\\*"),
+        (failure(429, "slow down"), StepError, "no more requests after 2 retries: .*slow down.*lower the concurrency"),
+        (failure(404, "no model m"), StepError, "failed: .*no model m"),
+        (failure(401, f"bad key {KEY}"), UnmetError, "refused the key in CHAT_KEY: .*bad key \\*\\*\\*"),
+        ((200, {"hello": "there"}, {}), StepError, "answered without a completion.*`/v1` included"),
+    ],
+)
+def test_a_lasting_failure_keeps_what_came_and_the_rest_is_asked_for_later(ask, reply, kind, told):
+    with serving(lambda body, before: reply if "4" in question(body) else echo(body, before)) as server:
+        with pytest.raises(kind, match=told) as caught:
+            ask(server, texts(9), concurrency=1)
+        assert KEY not in str(caught.value)
+        assert [answer.id for answer in ask.answers] == ["s0", "s1", "s2", "s3"]
+    with serving(echo) as server:
+        rest = ask(server, texts(9), done=["s0", "s1", "s2", "s3"])
+    assert set(rest) == {"s4", "s5", "s6", "s7", "s8"}
+    assert len(server.asked) == 5
+
+
+def test_a_server_that_is_not_there_is_told(ask):
+    with serving(echo) as server:
+        pass
+    with pytest.raises(StepError, match=r"sample s\d: http://127\.0\.0\.1:\d+/v1 cannot be reached"):
+        ask(server, texts(9), max_retries=0)
+
+
+def test_of_many_failures_at_once_one_is_told(ask, caplog, monkeypatch):
+    close = AsyncOpenAI.close
+
+    async def late(client):
+        await asyncio.sleep(0.5)  # long enough for the others to fail meanwhile
+        await close(client)
+
+    monkeypatch.setattr(AsyncOpenAI, "close", late)
+    broken = serving(lambda body, before: stall(0.02 * int(question(body)[-1]), failure(500)))
+    with broken as server, pytest.raises(StepError):
+        ask(server, texts(9), max_retries=0, concurrency=9)
+    gc.collect()  # asyncio tells of failures that nobody heard when it forgets them.
+    assert caplog.text == ""
+
+
+def test_a_stop_gives_up_requests_under_way(ask, recorder):
+    release = threading.Event()
+
+    def some(body, before):
+        return echo(body, before) if question(body) in {"Question 0", "Question 1"} else stalled(body)
+
+    def stalled(body):
+        release.wait(20)
+        return echo(body, 0)
+
+    with serving(some) as server:
+        with pytest.raises(StopRequestedError):
+            ask(server, texts(9), concurrency=2, reporter=recorder(stop_after=2))
+        release.set()
+    assert sorted(answer.id for answer in ask.answers) == ["s0", "s1"]
+    assert len(server.asked) <= 4
+
+
+def test_without_a_key_nothing_is_asked(monkeypatch):
+    monkeypatch.delenv("CHAT_KEY")
+    with pytest.raises(UnmetError, match=r"has no CHAT_KEY.*`api_key_env: null`"):
+        OpenAICompatibleGenerator(OpenAICompatibleOptions(model="m", api_key_env="CHAT_KEY"))
+
+
+def test_a_server_that_wants_no_key_gets_none_of_the_environments(ask, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving(echo) as server:
+        ask(server, texts(1), api_key_env=None)
+    assert server.keys == ["Bearer none"]
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:secret@host/v1", "http://host/v1?key=secret", "host:8000/v1", "ftp://host", ""]
+)
+def test_an_address_is_plain(url):
+    with pytest.raises(ValidationError, match=r"must be an address|must hold no user"):
+        OpenAICompatibleOptions(model="m", base_url=url)
+
+
+def test_the_key_stands_in_no_option(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    options = OpenAICompatibleOptions(model="m")
+    OpenAICompatibleGenerator(options)
+    assert KEY not in json.dumps(options.model_dump(mode="json"))

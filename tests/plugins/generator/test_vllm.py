@@ -1,0 +1,70 @@
+"""What can be seen of the generator `vllm` without vLLM: what it asks for, and that it says what is missing."""
+
+import importlib.util
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from plugins.generator.vllm import CHUNK, VllmGenerator
+from plugins.generator.vllm_options import VllmOptions
+from runner.errors import UnmetError
+from runner.records import ImagePart, Rendered, TextPart
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """A module in the place of vLLM that keeps what it was called with."""
+    calls = SimpleNamespace(engine=None, sampling=None, chats=[])
+
+    class LLM:
+        def __init__(self, **settings):
+            calls.engine = settings
+
+        def chat(self, messages, sampling_params, use_tqdm):
+            calls.chats.append(messages)
+            texts = [turns[-1]["content"][-1]["text"] for turns in messages]
+            ends = ["length" if text.endswith("3") else "stop" for text in texts]
+            return [
+                SimpleNamespace(outputs=[SimpleNamespace(text=text.upper(), finish_reason=end)])
+                for text, end in zip(texts, ends, strict=True)
+            ]
+
+    module = ModuleType("vllm")
+    module.__spec__ = importlib.util.spec_from_loader("vllm", None)
+    module.LLM = LLM
+    module.SamplingParams = lambda **settings: setattr(calls, "sampling", settings)
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    return calls
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_without_the_package_it_says_which_extra_to_install():
+    with pytest.raises(UnmetError, match=r"pip install 'mmre-runner\[vllm\]'"):
+        VllmGenerator(VllmOptions())
+
+
+def test_it_loads_the_folder_and_asks_for_greedy_answers(calls, recorder, held, draw):
+    picture = ImagePart(draw(8, 6))
+    prompts = [Rendered(f"s{n}", (*[picture] * (n % 4), TextPart(f"q{n}"))) for n in range(5)]
+    reporter = recorder()
+    generator = VllmGenerator(VllmOptions(max_new_tokens=9, gpus=2, gpu_memory=0.5))
+    answers = list(generator.generate(held(None, "folder/model"), prompts, frozenset({"s0"}), reporter))
+    assert [(each.id, each.output, each.finished) for each in answers] == [
+        ("s1", "Q1", True), ("s2", "Q2", True), ("s3", "Q3", False), ("s4", "Q4", True),
+    ]  # fmt: skip
+    assert calls.engine == {
+        "model": "folder/model",
+        "tensor_parallel_size": 2,
+        "gpu_memory_utilization": 0.5,
+        "limit_mm_per_prompt": {"image": 3},
+    }
+    assert calls.sampling == {"temperature": 0.0, "max_tokens": 9}
+    assert [part["type"] for part in calls.chats[0][1][0]["content"]] == ["image_url", "image_url", "text"]
+    assert (reporter.shown[0][:2], reporter.shown[-1][:2]) == ((1, 5), (5, 5))
+
+
+def test_answers_come_a_chunk_at_a_time(calls, recorder, held):
+    prompts = [Rendered(f"s{n}", (TextPart("q"),)) for n in range(CHUNK + 2)]
+    assert len(list(VllmGenerator(VllmOptions()).generate(held(None), prompts, frozenset(), recorder()))) == CHUNK + 2
+    assert [len(chat) for chat in calls.chats] == [CHUNK, 2]
