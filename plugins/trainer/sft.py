@@ -57,6 +57,7 @@ class SftTrainer:
         division = divide(groups, self._options.validation, run.seed)
         num_steps = self.num_steps(len(samples))
         learner = Learner(accelerator, model, optimizer.build(model.module, num_steps), self._options)
+        optimizer.check(model.module, learner.optimizers)
         if accelerator.is_main_process:
             self._warn_of_large_groups(division, run)
         Course(

@@ -7,7 +7,7 @@ from runner.stages.model import Features, Model, TokenCount, VisionLanguageModel
 from runner.stages.options import FilePath, LocatedStr, Options, OutsideFingerprint, Stage
 from runner.stages.reporter import Reporter, StopRequestedError
 from runner.stages.tracker import TrackedRun, Tracker
-from runner.stages.training import Optimizer, ParameterGroup, ScheduledOptimizer, Trainer, TrainingRun
+from runner.stages.training import Optimizer, ParameterRow, ScheduledOptimizer, Trainer, TrainingRun
 
 __all__ = [
     "Adapter",
@@ -23,7 +23,7 @@ __all__ = [
     "Optimizer",
     "Options",
     "OutsideFingerprint",
-    "ParameterGroup",
+    "ParameterRow",
     "Reporter",
     "ScheduledOptimizer",
     "Source",

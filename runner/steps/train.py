@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 
+from runner.artifacts import write_lines
 from runner.errors import DataError
 from runner.plan import implement
 from runner.records import Rendered
 from runner.stages import TrainingRun
-from runner.steps.context import TrialContext
+from runner.steps.context import TrialContext, main_process
+from runner.steps.manifest import by_group
 
 
 def training_texts(rendered: list[Rendered]) -> list[str]:
@@ -22,6 +24,7 @@ def train(context: TrialContext) -> None:
     Raises:
         DataError: The training split is empty.
         SpecError: The optimizer's groups do not fit the model's parameters.
+        StepError: The optimizer trains otherwise than its manifest says.
     """
     samples = context.samples("train")
     if not samples:
@@ -30,12 +33,16 @@ def train(context: TrialContext) -> None:
     groups = [str(sample.image or sample.id) for sample in samples]
     model = context.model.build(training_texts(rendered), context.spec.seed)
     optimizer = implement(context.spec.optimizer)
-    optimizer.groups(model.module)
+    manifest = optimizer.prepare(model.module, context.spec.seed)
+    if main_process():
+        write_lines(context.run.parameters, [vars(row) for row in manifest])
+        context.log.append("parameters", groups=by_group(manifest))
     trainer = implement(context.spec.trainer)
     run = TrainingRun(context.run.checkpoints, context.spec.seed, context.reporter("train"))
     trained = trainer.train(model, optimizer, rendered, groups, run)
     if trained is None:
         return
+    optimizer.finish(trained.module)
     unfinished = context.run.path / ".model"
     for folder in (unfinished, context.run.model):
         shutil.rmtree(folder, ignore_errors=True)
