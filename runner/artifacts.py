@@ -90,6 +90,7 @@ class RunDirectory:
         self.predictions = path / "predictions.jsonl"
         self.scores = path / "scores.jsonl"
         self.metrics = path / "metrics.json"
+        self.parameters = path / "parameters.jsonl"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.stop_request = path / ".stop"

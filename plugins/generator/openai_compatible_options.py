@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from runner.stages import GeneratorOptions, OutsideFingerprint
+from runner.stages import DecodingOptions, OutsideFingerprint
 
 
-class OpenAICompatibleOptions(GeneratorOptions):
+class OpenAICompatibleOptions(DecodingOptions):
     """Zero- and few-shot answers from a server that speaks OpenAI's chat completions; greedy, temperature 0."""
 
     needs_model: ClassVar[bool] = False
@@ -28,9 +28,6 @@ class OpenAICompatibleOptions(GeneratorOptions):
         "OPENAI_API_KEY"
     )
     """The environment variable that holds the key, never the key itself; null for a server that wants none."""
-
-    max_new_tokens: Annotated[int, Field(gt=0)] = 512
-    """Tokens after which an answer is cut off."""
 
     concurrency: Annotated[int, Field(gt=0, le=256), OutsideFingerprint()] = 8
     """Requests under way at once."""

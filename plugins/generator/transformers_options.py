@@ -7,15 +7,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from runner.stages import GeneratorOptions
+from runner.stages import DecodingOptions
 
 
-class TransformersOptions(GeneratorOptions):
+class TransformersOptions(DecodingOptions):
     """Greedy decoding on this machine, in the precision that the weights are stored in."""
-
-    max_new_tokens: Annotated[int, Field(gt=0)] = 512
-    """Tokens after which an answer is cut off. The paper gives no limit; its summaries have at most 97 words,
-    and the pairs and the mapping of a tweet with many segments need as much again."""
 
     batch_size: Annotated[int, Field(gt=0)] = 8
     """Answers written at once. Part of a run's identity, as padding changes the last bits of the logits."""

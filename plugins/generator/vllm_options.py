@@ -7,14 +7,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from runner.stages import GeneratorOptions, OutsideFingerprint
+from runner.stages import DecodingOptions, OutsideFingerprint
 
 
-class VllmOptions(GeneratorOptions):
+class VllmOptions(DecodingOptions):
     """Greedy decoding by vLLM on this machine's GPUs, from the folder of the weights."""
-
-    max_new_tokens: Annotated[int, Field(gt=0)] = 512
-    """Tokens after which an answer is cut off."""
 
     gpu_memory: Annotated[float, Field(gt=0, le=1), OutsideFingerprint()] = 0.9
     """Share of the GPU's memory that vLLM may take."""

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from runner.stages import Options
 
 Rate = Annotated[float, Field(ge=0)]
+
+
+class LoraOptions(Options):
+    """Low-rank adapters (Hu et al. 2022) on a group's linear layers, merged into the weights at the end."""
+
+    rank: Annotated[int, Field(gt=0)] = 16
+    """Width of the adapters. Default: our choice."""
+
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Their output is scaled by alpha / rank. Default: our choice, a scale of 2."""
 
 
 class GroupOptions(Options):
@@ -18,11 +28,26 @@ class GroupOptions(Options):
     """Pattern on a parameter's full name, with `*`, `?` and `[…]` as in file names (`fnmatch`, upper and
     lower case differ). A parameter goes to the first group whose pattern it matches."""
 
-    lr: Rate
-    """Peak learning rate, reached after the warm-up."""
+    lr: Rate | None = None
+    """Peak learning rate, reached after the warm-up; needed unless the group is frozen."""
 
     weight_decay: Rate | None = None
     """Decoupled weight decay of this group; by default the section's."""
+
+    frozen: bool = False
+    """Whether these parameters stay as they are, which is proven when training ends."""
+
+    lora: LoraOptions | None = None
+    """Train adapters on the group's linear layers instead; everything else in it stays as it is. The output layer
+    gets none."""
+
+    @model_validator(mode="after")
+    def _frozen_or_learning(self) -> GroupOptions:
+        if self.frozen and (self.lr is not None or self.weight_decay is not None or self.lora is not None):
+            raise ValueError("a frozen group has no lr, weight_decay or lora: nothing in it learns")
+        if not self.frozen and self.lr is None:
+            raise ValueError("needs lr, its peak learning rate; or frozen: true, where nothing in it is to learn")
+        return self
 
 
 class ScheduleOptions(Options):
@@ -31,9 +56,10 @@ class ScheduleOptions(Options):
     weight_decay: Rate = 0.1
     """Decoupled weight decay of groups that name none; 0.1 is what 2U1's finetune.sh passes."""
 
-    decay_vectors: bool = False
-    """Whether parameters of one dimension, that is biases and the weights of norms, decay too. That they do
-    not is our choice; 2U1's trainer spares biases but lets the weights of RMSNorm decay."""
+    decayed: Literal["matrices", "2u1", "all"] = "matrices"
+    """Which parameters decay. `matrices`: those of more than one dimension, so that biases and the weights of norms do
+    not (our choice). `2u1`: all but names with `bias` and the weights of LayerNorm, as the paper's trainer has it;
+    RMSNorm's decay. `all`: every one."""
 
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How rates fall after the warm-up: to zero along half a cosine (2U1's finetune.sh) or a line, or not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,13 +12,15 @@ import torch
 
 from plugins.optimizer.group_options import GroupOptions, ScheduleOptions
 from runner.errors import Problem, SpecError, SpecPath
-from runner.stages import ParameterGroup
+from runner.stages import ParameterRow
 
 GROUPS: SpecPath = ("optimizer", "groups")
 """Where the groups stand in a spec."""
 
 NAMES_SHOWN = 5
 """How many parameters an error lists before it only counts."""
+
+_ADAPTER = re.compile(r"\.lora_[AB]\.[^.]+\.weight$")
 
 
 @dataclass(frozen=True)
@@ -28,26 +31,45 @@ class Group:
         name: In the spec.
         options: Its rates.
         weight_decay: Its own, or the section's.
-        parameters: By full name, trainable ones alone.
+        parameters: By full name, those that do not learn among them.
+        spared: Names of those that do not decay.
     """
 
     name: str
     options: GroupOptions
     weight_decay: float
     parameters: Mapping[str, torch.nn.Parameter]
+    spared: frozenset[str]
 
-    def described(self) -> ParameterGroup:
-        """What `runner plan` tells of it."""
-        num_parameters = sum(parameter.numel() for parameter in self.parameters.values())
-        return ParameterGroup(self.name, num_parameters, self.options.lr, self.weight_decay)
+    @property
+    def learning(self) -> dict[str, torch.nn.Parameter]:
+        """Those that learn."""
+        return {name: each for name, each in self.parameters.items() if each.requires_grad}
 
-    def torch_groups(self, *, decay_vectors: bool) -> list[dict[str, Any]]:
+    def rows(self) -> list[ParameterRow]:
+        """The group's part of the manifest."""
+        return [
+            ParameterRow(
+                name=name,
+                group=self.name,
+                lr=self.options.lr if each.requires_grad else None,
+                weight_decay=self._decay(name) if each.requires_grad else None,
+                trainable=each.requires_grad,
+                num_parameters=each.numel(),
+            )
+            for name, each in self.parameters.items()
+        ]
+
+    def _decay(self, name: str) -> float:
+        return 0.0 if name in self.spared else self.weight_decay
+
+    def torch_groups(self) -> list[dict[str, Any]]:
         """The group as torch's optimizers take it: what decays, and what does not.
 
         Each carries the group's `name`, by which its rate is reported.
         """
-        decayed = [p for p in self.parameters.values() if decay_vectors or p.ndim > 1]
-        spared = [p for p in self.parameters.values() if not decay_vectors and p.ndim <= 1]
+        decayed = [each for name, each in self.learning.items() if name not in self.spared]
+        spared = [each for name, each in self.learning.items() if name in self.spared]
         return [
             {"name": self.name, "params": parameters, "lr": self.options.lr, "weight_decay": weight_decay}
             for parameters, weight_decay in ((decayed, self.weight_decay), (spared, 0.0))
@@ -56,45 +78,76 @@ class Group:
 
 
 def deal(module: torch.nn.Module, groups: Mapping[str, GroupOptions], section: ScheduleOptions) -> list[Group]:
-    """Give each trainable parameter to the first group whose pattern it matches.
+    """Give each parameter to the first group whose pattern it matches.
+
+    An adapter goes where the weight goes that it adapts.
 
     Raises:
-        SpecError: A group wins nothing, or parameters are left over; all of it at once.
+        SpecError: A group wins nothing that can learn, or parameters are left over; all of it at once.
     """
     won: dict[str, dict[str, torch.nn.Parameter]] = {name: {} for name in groups}
     left: list[str] = []
-    trainable = {name: each for name, each in module.named_parameters() if each.requires_grad}
-    for name, parameter in trainable.items():
-        winner = next((group for group, options in groups.items() if fnmatchcase(name, options.match)), None)
-        if winner is None:
-            left.append(name)
-        else:
+    for name, parameter in module.named_parameters():
+        own = original_name(name)
+        winner = next((group for group, options in groups.items() if fnmatchcase(own, options.match)), None)
+        if winner is not None:
             won[winner][name] = parameter
+        elif parameter.requires_grad:
+            left.append(own)
     problems = [
-        _wins_nothing(name, groups[name].match, trainable) for name, parameters in won.items() if not parameters
+        _wins_nothing(name, groups[name], module)
+        for name, parameters in won.items()
+        if not _serves(groups[name], parameters)
     ]
     if left:
         problems.append(_left_over(left))
     if problems:
         raise SpecError(problems)
+    spared = _spared(module, section)
     return [
-        Group(name, options, _own_or(options.weight_decay, section.weight_decay), won[name])
+        Group(name, options, _own_or(options.weight_decay, section.weight_decay), won[name], spared)
         for name, options in groups.items()
     ]
+
+
+def original_name(name: str) -> str:
+    """The name that a parameter has without adapters; of an adapter, that of the weight it adapts."""
+    return _ADAPTER.sub(".weight", name).replace(".base_layer.", ".")
+
+
+def _serves(options: GroupOptions, parameters: Mapping[str, torch.nn.Parameter]) -> bool:
+    return bool(parameters) if options.frozen else any(each.requires_grad for each in parameters.values())
+
+
+def _spared(module: torch.nn.Module, section: ScheduleOptions) -> frozenset[str]:
+    """Names of the parameters that do not decay."""
+    named = dict(module.named_parameters())
+    if section.decayed == "all":
+        return frozenset()
+    if section.decayed == "matrices":
+        return frozenset(name for name, each in named.items() if each.ndim <= 1)
+    layer_norms = {
+        f"{path}.{name}" if path else name
+        for path, part in module.named_modules()
+        if isinstance(part, torch.nn.LayerNorm)
+        for name, _ in part.named_parameters(recurse=False)
+    }
+    return frozenset(name for name in named if name in layer_norms or "bias" in name)
 
 
 def _own_or(own: float | None, shared: float) -> float:
     return shared if own is None else own
 
 
-def _wins_nothing(group: str, pattern: str, trainable: Mapping[str, object]) -> Problem:
-    matched = [name for name in trainable if fnmatchcase(name, pattern)]
+def _wins_nothing(group: str, options: GroupOptions, module: torch.nn.Module) -> Problem:
+    names = [original_name(name) for name, each in module.named_parameters() if each.requires_grad]
+    matched = [name for name in names if fnmatchcase(name, options.match)]
     message = (
-        f"the pattern {pattern!r} matches {listed(matched)}, but an earlier group wins all of them; "
+        f"the pattern {options.match!r} matches {listed(matched)}, but an earlier group wins all of them; "
         "the first match wins, so put this group above the wider one"
         if matched
-        else f"the pattern {pattern!r} matches no trainable parameter; names are such as "
-        f"{', '.join(_spread(trainable))}"
+        else f"the pattern {options.match!r} matches no trainable parameter; names are such as "
+        f"{', '.join(_spread(names))}"
     )
     return Problem(message, (*GROUPS, group, "match"))
 
@@ -104,9 +157,8 @@ def _left_over(names: Sequence[str]) -> Problem:
     return Problem(message, GROUPS)
 
 
-def _spread(names: Mapping[str, object]) -> list[str]:
-    listed = list(names)
-    return listed[:: max(1, len(listed) // NAMES_SHOWN)][:NAMES_SHOWN]
+def _spread(names: Sequence[str]) -> Sequence[str]:
+    return names[:: max(1, len(names) // NAMES_SHOWN)][:NAMES_SHOWN]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 
 from plugins.trainer.batches import micro_batches
@@ -47,7 +48,13 @@ def make_accelerator(precision: str) -> Accelerator:
 
 
 class Learner:
-    """Computes gradients that are the same whatever the number of workers and micro-batches."""
+    """Computes gradients that are the same whatever the number of workers and micro-batches.
+
+    Attributes:
+        optimizers: As accelerate has wrapped them.
+    """
+
+    optimizers: list[AcceleratedOptimizer]
 
     def __init__(
         self,
@@ -63,14 +70,14 @@ class Learner:
         self._rates = [each.schedule for each in built]
         if options.gradient_checkpointing:
             model.module.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        self._loss, *self._optimizers = accelerator.prepare(
+        self._loss, *self.optimizers = accelerator.prepare(
             AnswerLoss(model.module), *(each.optimizer for each in built)
         )
         accelerator.register_for_checkpointing(*self._rates)
 
     def rates(self) -> dict[str, float]:
         """The learning rate of each group at the coming step; groups that have no name are numbered."""
-        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
         return {str(group.get("name", place)): float(group["lr"]) for place, group in enumerate(groups)}
 
     def accumulate(self, share: Sequence[Features]) -> Gradient:
@@ -98,11 +105,11 @@ class Learner:
 
     def apply(self) -> None:
         """Take an optimizer step with the gradient that is there, and move the rates on."""
-        for optimizer in self._optimizers:
+        for optimizer in self.optimizers:
             optimizer.step()
         for rate in self._rates:
             rate.step()
-        for optimizer in self._optimizers:
+        for optimizer in self.optimizers:
             optimizer.zero_grad()
 
     @torch.no_grad()

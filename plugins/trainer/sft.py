@@ -81,6 +81,7 @@ class SftTrainer:
         division = divide(groups, self._options.validation, run.seed)
         num_steps = self.num_steps(len(samples))
         learner = Learner(accelerator, model, optimizer.build(model.module, num_steps), self._options)
+        optimizer.check(model.module, learner.optimizers)
 
         def encode(rendered: Rendered) -> Features:
             features = self.encode(model, rendered)

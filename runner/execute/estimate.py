@@ -9,6 +9,7 @@ from runner.execute.resources import local_gpus, unmet_by
 from runner.plan import Plan, expand, implement, resolve
 from runner.spec.models import ComputeOptions, ExperimentSpec
 from runner.stages import Reporter, TokenCount
+from runner.steps.manifest import by_group
 from runner.steps.train import training_texts
 
 
@@ -58,11 +59,11 @@ def _measured(plan: Plan, reporter: Reporter) -> dict[str, Any]:
     adapter = implement(spec.adapter, plan.dataset.labels)
     rendered = [adapter.render_training(sample) for sample in data.load("train")]
     model = implement(spec.model).outline(training_texts(rendered))
-    groups = implement(spec.optimizer).groups(model.module)
+    manifest = implement(spec.optimizer).prepare(model.module, spec.seed)
     return {
         "steps_per_trial": implement(spec.trainer).num_steps(len(rendered)),
         "tokens": _token_figures([model.count(each) for each in rendered]),
-        "parameters": [vars(group) for group in groups],
+        "parameters": by_group(manifest),
     }
 
 

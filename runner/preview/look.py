@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from runner.errors import DataError, RunnerError, UnmetError
+from runner.errors import DataError, RunnerError, SpecError, UnmetError
 from runner.plan import implement
 from runner.preview.pieces import Cutter
 from runner.preview.sample import ShownSample, pictures_of
@@ -14,6 +14,7 @@ from runner.proof.inspection import Inspector
 from runner.records import Rendered, Sample
 from runner.spec.models import ExperimentSpec
 from runner.stages import Adapter, Features, Reporter
+from runner.steps.few_shot import with_examples
 from runner.steps.train import training_texts
 
 Split = Literal["train", "test"]
@@ -27,14 +28,14 @@ class Preview:
         samples: Of the split.
         adapter: The spec's.
         inspector: Of the model and of who trains it.
-        trained: Whether the split is trained on.
+        prompts: What is asked about each sample; None where the split is trained on.
         max_new_tokens: The most tokens of an answer; None where the generator sets no limit.
     """
 
     samples: Sequence[Sample]
     adapter: Adapter
     inspector: Inspector
-    trained: bool
+    prompts: Sequence[Rendered] | None
     max_new_tokens: int | None
 
     def shown(self, number: int | None) -> Iterator[ShownSample]:
@@ -44,8 +45,11 @@ class Preview:
             DataError: The adapter cannot render a sample.
         """
         cutter = Cutter(self.inspector.model)
-        for sample in self.samples[:number]:
-            yield self._trained_on(sample, cutter) if self.trained else self._asked_about(sample, cutter)
+        if self.prompts is None:
+            yield from (self._trained_on(sample, cutter) for sample in self.samples[:number])
+            return
+        for sample, prompt in zip(self.samples[:number], self.prompts[:number], strict=True):
+            yield self._asked_about(sample, prompt, cutter)
 
     def _trained_on(self, sample: Sample, cutter: Cutter) -> ShownSample:
         rendered, limit = self.adapter.render_training(sample), self.inspector.limit
@@ -78,8 +82,8 @@ class Preview:
         except RunnerError:
             return None, refused
 
-    def _asked_about(self, sample: Sample, cutter: Cutter) -> ShownSample:
-        model, prompt = self.inspector.model, self.adapter.render_prompt(sample)
+    def _asked_about(self, sample: Sample, prompt: Rendered, cutter: Cutter) -> ShownSample:
+        model = self.inspector.model
         target, limit = _right_answer(self.adapter, sample), model.context_length
         try:
             features = model.encode(prompt)
@@ -105,8 +109,13 @@ def open_preview(spec: ExperimentSpec, split: Split, reporter: Reporter) -> Prev
     Raises:
         DataError: The data set is missing or broken, or the split is empty.
         UnmetError: The model's tokenizer and processor cannot be had on this machine.
-        SpecError: The options do not fit one another.
+        SpecError: The options do not fit one another, or there is no model to encode with.
     """
+    if spec.model is None:
+        raise SpecError(
+            f"there is no model whose tokens could be shown: the generator {spec.generator.type!r} answers elsewhere",
+            path=("model",),
+        )
     data = implement(spec.data)
     adapter = implement(spec.adapter, data.prepare(reporter).labels)
     rendered = [adapter.render_training(sample) for sample in data.load("train")]
@@ -119,8 +128,10 @@ def open_preview(spec: ExperimentSpec, split: Split, reporter: Reporter) -> Prev
     if not samples:
         raise DataError(f"the {split} split holds no samples")
     trainer = implement(spec.trainer) if spec.trainer else None
-    max_new_tokens = getattr(spec.generator.options, "max_new_tokens", None)
-    return Preview(samples, adapter, Inspector.of(model, trainer), split == "train", max_new_tokens)
+    options, prompts = spec.generator_options, None
+    if split == "test":
+        prompts = with_examples(adapter, samples, data.load("train"), options.examples, spec.seed)
+    return Preview(samples, adapter, Inspector.of(model, trainer), prompts, options.answer_limit)
 
 
 def _tokens(features: Features) -> tuple[list[int], list[int]]:

@@ -2,17 +2,18 @@
 
 from runner.stages.adapter import Adapter
 from runner.stages.data import Data, DatasetInfo, LeftOut, Source, SourceTweet
-from runner.stages.evaluation import Generator, GeneratorOptions, Metric, Weights
+from runner.stages.evaluation import DecodingOptions, Generator, GeneratorOptions, Metric, Weights
 from runner.stages.model import Features, Model, TokenCount, VisionLanguageModel
 from runner.stages.options import FilePath, LocatedStr, Options, OutsideFingerprint, Stage
 from runner.stages.reporter import Reporter, StopRequestedError
 from runner.stages.tracker import TrackedRun, Tracker
-from runner.stages.training import Optimizer, ParameterGroup, ScheduledOptimizer, Trainer, TrainingRun
+from runner.stages.training import Optimizer, ParameterRow, ScheduledOptimizer, Trainer, TrainingRun
 
 __all__ = [
     "Adapter",
     "Data",
     "DatasetInfo",
+    "DecodingOptions",
     "Features",
     "FilePath",
     "Generator",
@@ -24,7 +25,7 @@ __all__ = [
     "Optimizer",
     "Options",
     "OutsideFingerprint",
-    "ParameterGroup",
+    "ParameterRow",
     "Reporter",
     "ScheduledOptimizer",
     "Source",

@@ -24,6 +24,24 @@ class GeneratorOptions(Options):
     """Solved samples shown before each question. They are drawn from the training split by the spec's seed, the
     same for every question; a larger number begins with those of a smaller one."""
 
+    @property
+    def answer_limit(self) -> int | None:
+        """The most tokens of an answer; None where none is set."""
+        return None
+
+
+class DecodingOptions(GeneratorOptions):
+    """The base of the options of generators that write answers token by token."""
+
+    max_new_tokens: Annotated[int, Field(gt=0)] = 512
+    """Tokens after which an answer is cut off. The paper gives no limit; its summaries have at most 97 words,
+    and the pairs and the mapping of a tweet with many segments need as much again."""
+
+    @property
+    def answer_limit(self) -> int | None:
+        """The most tokens of an answer."""
+        return self.max_new_tokens
+
 
 class Weights(Protocol):
     """The weights that a generator answers with: as they were trained, or the checkpoint as it is."""

@@ -16,20 +16,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ParameterGroup:
-    """What `runner plan` tells of one optimizer group.
+class ParameterRow:
+    """One parameter in an optimizer's manifest.
 
     Attributes:
-        group: Its name in the spec.
-        num_parameters: Trainable weights in it.
-        lr: Peak learning rate.
-        weight_decay: Decoupled weight decay.
+        name: Its full name in the module.
+        group: The optimizer group that it belongs to.
+        lr: Peak learning rate; None where it does not learn.
+        weight_decay: Decoupled weight decay; None where it does not learn.
+        trainable: Whether it learns.
+        num_parameters: Weights in it.
     """
 
+    name: str
     group: str
+    lr: float | None
+    weight_decay: float | None
+    trainable: bool
     num_parameters: int
-    lr: float
-    weight_decay: float
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,12 @@ class Optimizer(Protocol):
     def __init__(self, options: Any) -> None:
         """Take the section's options."""
 
-    def groups(self, module: torch.nn.Module) -> Sequence[ParameterGroup]:
-        """Assign each trainable parameter to its group.
+    def prepare(self, module: torch.nn.Module, seed: int) -> Sequence[ParameterRow]:
+        """Settle what learns: freeze, add adapters, in place, and list every parameter of the module once.
+
+        Args:
+            module: As the model made it; perhaps without memory for its weights (the meta device).
+            seed: For the random weights of adapters.
 
         Raises:
             SpecError: A group wins no parameter, or a parameter is in no group; each is named.
@@ -55,6 +63,20 @@ class Optimizer(Protocol):
 
     def build(self, module: torch.nn.Module, num_steps: int) -> Sequence[ScheduledOptimizer]:
         """Make the optimizers (several where groups need different algorithms) and their schedules."""
+
+    def check(self, module: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Compare the optimizers with the manifest, after what wraps them and the module for training has done so.
+
+        Raises:
+            StepError: A parameter does not learn as the manifest says.
+        """
+
+    def finish(self, module: torch.nn.Module) -> None:
+        """Prove, when training ends, that what was not to learn is unchanged, and merge adapters; in place.
+
+        Raises:
+            StepError: Weights changed that were not to learn.
+        """
 
 
 def _taken_as_it_is(rendered: Rendered, features: Features) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
+from runner.artifacts import write_lines
 from runner.errors import DataError, StepError
 from runner.plan import implement
 from runner.proof.inspection import Inspector
@@ -12,6 +13,8 @@ from runner.proof.prove import prove
 from runner.records import Rendered, Sample
 from runner.stages import Trainer, TrainingRun
 from runner.steps.context import TrialContext, main_process
+from runner.steps.generate import prompts_of
+from runner.steps.manifest import by_group
 
 
 def training_texts(rendered: list[Rendered]) -> list[str]:
@@ -25,7 +28,8 @@ def train(context: TrialContext) -> None:
     Raises:
         DataError: The training split is empty.
         SpecError: The optimizer's groups do not fit the model's parameters.
-        StepError: The proof failed: something else than the answers carries loss.
+        StepError: The proof failed, so that something else than the answers carries loss; or the optimizer trains
+            otherwise than its manifest says.
     """
     samples = context.samples("train")
     if not samples:
@@ -36,7 +40,10 @@ def train(context: TrialContext) -> None:
     assert context.spec.optimizer is not None
     assert context.spec.trainer is not None
     optimizer = implement(context.spec.optimizer)
-    optimizer.groups(model.module)
+    manifest = optimizer.prepare(model.module, context.spec.seed)
+    if main_process():
+        write_lines(context.run.parameters, [vars(row) for row in manifest])
+        context.log.append("parameters", groups=by_group(manifest))
     trainer = implement(context.spec.trainer)
     inspector = Inspector.of(model, trainer)
     if main_process():
@@ -45,6 +52,7 @@ def train(context: TrialContext) -> None:
     trained = trainer.train(model, optimizer, rendered, groups, run)
     if trained is None:
         return
+    optimizer.finish(trained.module)
     unfinished = context.run.path / ".model"
     for folder in (unfinished, context.run.model):
         shutil.rmtree(folder, ignore_errors=True)
@@ -64,10 +72,9 @@ def _prove(
     for sample, each in zip(samples, rendered, strict=True):
         if context.adapter.render_prompt(sample).content != each.content:
             raise StepError(f"sample {sample.id}: the adapter renders another prompt for training than for an answer")
-    prompts = [context.adapter.render_prompt(sample) for sample in context.samples("test")]
-    # A generator of any kind may call its limit so; the engine knows no other word of its options.
-    max_new_tokens = getattr(context.spec.generator.options, "max_new_tokens", None)
-    proof = prove(inspector, trainer, rendered, prompts, max_new_tokens, context.reporter("proof"))
+    prompts = prompts_of(context, context.samples("test"))
+    answer_limit = context.spec.generator_options.answer_limit
+    proof = prove(inspector, trainer, rendered, prompts, answer_limit, context.reporter("proof"))
     told = proof.as_json()
     context.log.append("proof", **told)
     context.run.update_record(proof={**told, "truncated": len(proof.truncated), "respelt": len(proof.respelt)})

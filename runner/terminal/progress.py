@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -82,6 +82,8 @@ class Terminal:
             self.progress(event["stage"], event["done"], event["total"], event["shown"])
         elif kind == "warning":
             self.warn(event["message"])
+        elif kind == "parameters":
+            self.say("; ".join(_group(each) for each in event["groups"]))
         elif kind == "state" and event["state"] == "started" and not self._live:
             self.say(f"{TITLES.get(event['step'], event['step'])} …")
 
@@ -148,3 +150,11 @@ class StageReporter:
     def stop_requested(self) -> bool:
         """Ctrl-C ends the driver's own work by itself."""
         return False
+
+
+def _group(told: Mapping[str, Any]) -> str:
+    """Phrase how a group of parameters learns."""
+    if not told["num_trainable"]:
+        return f"{told['group']}: {told['num_parameters']:,} parameters, frozen"
+    part = "" if told["num_trainable"] == told["num_parameters"] else f" of {told['num_parameters']:,}"
+    return f"{told['group']}: {told['num_trainable']:,}{part} parameters at lr {told['lr']:g}"

@@ -116,10 +116,11 @@ def plan_tables(told: Mapping[str, Any]) -> list[Table]:
     for name, value in rows.items():
         run.add_row(name, value or "unknown yet")
     groups = Table(title="parameters", title_justify="left")
-    for column in ("group", "parameters", "lr", "weight decay"):
+    for column in ("group", "parameters", "trainable", "lr", "weight decay"):
         groups.add_column(column, justify="left" if column == "group" else "right")
     for row in told["parameters"]:
-        groups.add_row(row["group"], _count(row["num_parameters"]), f"{row['lr']:g}", f"{row['weight_decay']:g}")
+        rates = ("–" if row[name] is None else f"{row[name]:g}" for name in ("lr", "weight_decay"))
+        groups.add_row(row["group"], _count(row["num_parameters"]), _count(row["num_trainable"]), *rates)
     return [run, groups] if told["parameters"] else [run]
 
 

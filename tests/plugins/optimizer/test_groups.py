@@ -7,6 +7,7 @@ from plugins.optimizer.adamw_options import AdamWOptions
 from plugins.optimizer.muon import MuonOptimizer
 from plugins.optimizer.muon_options import MuonOptions
 from runner.errors import SpecError
+from runner.steps.manifest import by_group
 
 PUBLISHED = {
     "merger": {"match": "*merger*", "lr": 2e-6},
@@ -26,24 +27,27 @@ def _adamw(groups, **options):
 
 def _problems(optimizer, module):
     with pytest.raises(SpecError) as caught:
-        optimizer.groups(module)
+        optimizer.prepare(module, 0)
     return {problem.path: problem.message for problem in caught.value.problems}
 
 
 def test_the_published_rates_cover_every_parameter_once(module):
-    groups = {group.group: group for group in _adamw(PUBLISHED).groups(module)}
+    rows = _adamw(PUBLISHED).prepare(module, 0)
+    assert next(row.name for row in rows if row.group == "language") == "model.language_model.embed_tokens.weight"
+    assert sorted(row.name for row in rows) == sorted(name for name, _ in module.named_parameters())
+    groups = {group["group"]: group for group in by_group(rows)}
     sizes = {name: p.numel() for name, p in module.named_parameters()}
-    assert groups["merger"].num_parameters == sum(n for name, n in sizes.items() if "visual.merger" in name)
-    assert groups["vision"].num_parameters == sum(
+    assert groups["merger"]["num_parameters"] == sum(n for name, n in sizes.items() if "visual.merger" in name)
+    assert groups["vision"]["num_parameters"] == sum(
         n for name, n in sizes.items() if "visual" in name and "merger" not in name
     )
-    assert sum(group.num_parameters for group in groups.values()) == sum(sizes.values())
-    assert {name: group.lr for name, group in groups.items()} == {
+    assert sum(group["num_trainable"] for group in groups.values()) == sum(sizes.values())
+    assert {name: group["lr"] for name, group in groups.items()} == {
         "merger": 2e-6,
         "vision": 2e-6,
         "language": 1e-5,
     }
-    assert {group.weight_decay for group in groups.values()} == {0.1}
+    assert {group["weight_decay"] for group in groups.values()} == {0.1}
 
 
 def test_the_built_optimizer_has_the_rates_and_spares_vectors_from_decay(module):
@@ -63,7 +67,7 @@ def test_the_built_optimizer_has_the_rates_and_spares_vectors_from_decay(module)
 
 
 def test_vectors_decay_where_asked(module):
-    (built,) = _adamw(PUBLISHED, decay_vectors=True).build(module, 10)
+    (built,) = _adamw(PUBLISHED, decayed="all").build(module, 10)
     assert all(group["weight_decay"] == 0.1 for group in built.optimizer.param_groups)
 
 
@@ -80,17 +84,13 @@ def test_all_that_is_wrong_with_the_groups_comes_at_once(module):
     assert " more" in problems["optimizer", "groups"]
 
 
-def test_frozen_parameters_belong_to_no_group():
+def test_what_a_model_keeps_fixed_of_itself_needs_no_group_and_is_not_trained():
     module = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
     module["b"].requires_grad_(False)
-    (group,) = _adamw({"a": {"match": "a.*", "lr": 1.0}}).groups(module)
-    assert group.num_parameters == 6
-    assert (
-        "matches no trainable"
-        in _problems(_adamw({"a": {"match": "a.*", "lr": 1.0}, "b": {"match": "b.*", "lr": 1.0}}), module)[
-            "optimizer", "groups", "b", "match"
-        ]
-    )
+    rows = _adamw({"a": {"match": "a.*", "lr": 1.0}}).prepare(module, 0)
+    assert [(row.name, row.trainable) for row in rows] == [("a.weight", True), ("a.bias", True)]
+    problems = _problems(_adamw({"a": {"match": "a.*", "lr": 1.0}, "b": {"match": "b.*", "lr": 1.0}}), module)
+    assert "matches no trainable" in problems["optimizer", "groups", "b", "match"]
 
 
 def test_muon_takes_matrices_and_names_what_is_none(module):
@@ -142,6 +142,9 @@ def test_groups_need_a_pattern_and_a_rate():
         {"a": {"match": "*"}},
         {"a": {"match": "", "lr": 1.0}},
         {"a": {"match": "*", "lr": -1.0}},
+        {"a": {"match": "*", "lr": 1.0, "frozen": True}},
+        {"a": {"match": "*", "frozen": True, "lora": {}}},
+        {"a": {"match": "*", "lr": 1.0, "lora": {"rank": 0}}},
     ):
         with pytest.raises(ValidationError):
             AdamWOptions(groups=groups)
