@@ -242,6 +242,11 @@ snippets = st.sampled_from([*tokens, "'a'", "'b': 'c'", "'b': 'c', "])
 @example("{(('a')): ('b')}")
 @example("{'b': 'c'} # }")
 @example("{'''x}''': 'y'}")
+@example("{'''a''b''': \"\"\"c\"\"d\"\"\"}")
+@example("{'''a\\\\''': ''}")
+@example("{'a\\\r\n': 'b\\\n'}")
+@example("{'a': 'b' \\\n, }")
+@example("{'a': '\\x1'}")
 def test_literals_are_those_of_python(text):
     closes = [index + 1 for index, letter in enumerate(text) if letter == "}"]
     shortest, whole = literal_by_brute_force(text, closes), literal_by_brute_force(text, closes[-1:])
@@ -321,7 +326,7 @@ def test_four_times_the_text_takes_about_four_times_as_long(mode, piece):
 
     short, long = hostile(50_000), hostile(200_000)
     for one, four in zip(short, long, strict=True):
-        assert any(seconds(four, mode) < 8 * seconds(one, mode) + 0.001 for _ in range(20))
+        assert any(seconds(four, mode) < 8 * seconds(one, mode) + 0.001 for _ in range(6))
 
 
 def test_many_labels_cost_no_more_than_few():
