@@ -77,7 +77,7 @@ def test_nothing_heavy_is_imported(five):
 
 
 def test_it_takes_less_cpu_than_a_breath(five):
-    """At most 0.3 CPU seconds are promised: CPU time of the child alone, the least of runs, as other load adds to it."""
+    """At most 0.3 CPU seconds of the child alone are promised: the least of runs, as other load only adds."""
 
     def seconds():
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
