@@ -10,7 +10,7 @@ from runner.plan import Plan, expand, implement, resolve
 from runner.spec.models import ComputeOptions, ExperimentSpec
 from runner.stages import Reporter, TokenCount
 from runner.steps.manifest import by_group
-from runner.steps.train import training_texts
+from runner.steps.rendering import training_texts
 
 
 def describe_plan(spec: ExperimentSpec, reporter: Reporter) -> dict[str, Any]:

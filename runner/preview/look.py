@@ -15,7 +15,7 @@ from runner.records import Rendered, Sample
 from runner.spec.models import ExperimentSpec
 from runner.stages import Adapter, Features, Reporter
 from runner.steps.few_shot import with_examples
-from runner.steps.train import training_texts
+from runner.steps.rendering import training_texts
 
 Split = Literal["train", "test"]
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 from runner.artifacts import read_lines, write_lines
 from runner.errors import DataError, StepError
 from runner.plan import implement
-from runner.records import Rendered, Sample
 from runner.steps.context import TrialContext
-from runner.steps.few_shot import with_examples
+from runner.steps.rendering import prompts_of
 from runner.steps.weights import TrialWeights
 
 
@@ -43,15 +41,3 @@ def generate(context: TrialContext) -> None:
     write_lines(context.run.predictions, [rows[each] for each in ids])
     unfinished.unlink()
     context.log.artifact("predictions", context.run.predictions)
-
-
-def prompts_of(context: TrialContext, questions: Sequence[Sample]) -> list[Rendered]:
-    """Render questions with as many solved samples before them as the generator's options say.
-
-    Raises:
-        SpecError: The training split has not so many.
-        DataError: A sample lacks what a task asks about.
-    """
-    number, seed = context.spec.generator_options.examples, context.spec.seed
-    solved = context.samples("train") if number else ()
-    return with_examples(context.adapter, questions, solved, number, seed)

@@ -13,13 +13,8 @@ from runner.proof.prove import prove
 from runner.records import Rendered, Sample
 from runner.stages import Trainer, TrainingRun
 from runner.steps.context import TrialContext, main_process
-from runner.steps.generate import prompts_of
 from runner.steps.manifest import by_group
-
-
-def training_texts(rendered: list[Rendered]) -> list[str]:
-    """Prompts and targets, for a model whose tokenizer is made from its training texts."""
-    return [text for each in rendered for text in (each.prompt, each.target or "")]
+from runner.steps.rendering import prompts_of, training_texts
 
 
 def train(context: TrialContext) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from runner.errors import SpecError
 from runner.stages import VisionLanguageModel
 from runner.steps.context import TrialContext
-from runner.steps.train import training_texts
+from runner.steps.rendering import training_texts
 
 
 @dataclass(frozen=True)
