@@ -115,12 +115,15 @@ class ImageTextToTextModel(ChatModel[ImageTextToTextOptions]):
 
     def _processor(self, folder: Path) -> Processor:
         named = named_processor_class(folder, self._config(folder))
-        if named.replace_image_token is ProcessorMixin.replace_image_token:
+        processor = None
+        if named.replace_image_token is not ProcessorMixin.replace_image_token:
+            processor = load_processor(named, folder)
+        if getattr(processor, "image_token", None) is None:
             raise UnmetError(
                 f"model.checkpoint: {named.__name__} of {folder} does not say what stands for an image in a prompt, "
                 "which this plugin goes by; take a family that is newer or has a plugin of its own"
             )
-        return load_processor(named, folder)
+        return processor
 
     def _small_config(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> Idefics3Config:
         vision = {

@@ -60,12 +60,14 @@ class LoadedChatModel(ABC):
         self.module = module
         self.processor = processor
         self._tokenizer = processor.tokenizer
-        image_token = module.config.image_token_id
-        self._image_token = self._tokenizer.convert_ids_to_tokens(image_token)
-        if self._image_token not in self._tokenizer.get_added_vocab():
+        image_token = getattr(module.config, "image_token_id", None)
+        self._image_token = next(
+            (text for text, token in self._tokenizer.get_added_vocab().items() if token == image_token), ""
+        )
+        if not self._image_token:
             raise UnmetError(
-                f"model.checkpoint: its tokenizer has no token {image_token} to stand for images, which its "
-                "configuration names; tokenizer and model are of different checkpoints"
+                f"model.checkpoint: its tokenizer has no special token of the number {image_token}, which its "
+                "configuration names for images; are tokenizer and model of the same checkpoint?"
             )
         make_special(self._tokenizer, self._image_token)
         self._template = ChatTemplate(self._tokenizer, processor.image_token)
@@ -73,7 +75,7 @@ class LoadedChatModel(ABC):
         self.stop_token_ids: Sequence[int] = self._stop_token_ids()
         self.turn_end = self.spell([self._template.turn_end])
         self.image_token_ids = frozenset({image_token})
-        self.context_length: int | None = module.config.get_text_config().max_position_embeddings
+        self.context_length: int | None = getattr(module.config.get_text_config(), "max_position_embeddings", None)
 
     def _stop_token_ids(self) -> list[int]:
         configured = self.module.generation_config.eos_token_id

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, processors
 
@@ -35,6 +35,7 @@ def _sample(*parts, **more):
     return Rendered("s1", tuple(ImagePart(Path("a.png")) if part is None else TextPart(part) for part in parts), **more)
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), texts), min_size=1, max_size=5), st.lists(texts, max_size=2))
 def test_whatever_the_texts_hold_the_control_tokens_are_the_templates(parts, answers):
     examples = tuple(_sample(None, answer, target=answer) for answer in answers)
@@ -56,6 +57,7 @@ def test_a_control_token_that_two_texts_make_together_is_plain_text():
     assert TEMPLATE.prompt(parted, []) == TEMPLATE.prompt(one, [])
 
 
+@settings(deadline=None)
 @given(texts)
 def test_an_answer_comes_back_as_it_was(text):
     ids = TEMPLATE.text(text)

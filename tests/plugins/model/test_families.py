@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
@@ -55,6 +57,23 @@ def test_tokens_are_counted_without_reading_pixels(model, pictured):
         assert count.image == model.num_image_features(features)
         assert count.target == int((features["labels"] != -100).sum())
         assert count.text + count.image + count.target == len(features["input_ids"])
+
+
+sides = st.one_of(st.integers(1, 300), st.integers(1, 9))
+
+
+@settings(max_examples=12, deadline=None)
+@given(sizes=st.lists(st.tuples(sides, sides).filter(lambda size: max(size) < 200 * min(size)), min_size=1, max_size=3))
+def test_whatever_the_sizes_the_image_tokens_are_the_features(model, tmp_path_factory, sizes):
+    folder = tmp_path_factory.getbasetemp()
+    for place, size in enumerate(sizes):
+        Image.new("RGB", size, (90, 120, 30)).save(folder / f"{place}.png")
+    sample = Rendered("x", tuple(ImagePart(folder / f"{place}.png") for place in range(len(sizes))))
+    features = model.encode(sample)
+    num_places = sum(token in model.image_token_ids for token in features["input_ids"].tolist())
+    with torch.no_grad():
+        made = _tower_features(model.module, _pixels(features))
+    assert num_places == made == model.num_image_features(features) == model.count(sample).image
 
 
 def test_a_turned_photograph_is_counted_as_it_is_shown(model, tmp_path):

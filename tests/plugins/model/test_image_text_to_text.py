@@ -186,6 +186,13 @@ def test_a_template_that_drops_images_is_refused(texts, pictured, tmp_path):
         model.encode(pictured[1])
 
 
+def test_a_tokenizer_of_another_model_is_refused(texts, tmp_path):
+    config, processor = _llava(texts)
+    config.image_token_id = 99
+    with pytest.raises(UnmetError, match="no special token of the number 99"):
+        _checkpoint(tmp_path, config, processor).outline([])
+
+
 def test_a_checkpoint_without_template_or_of_another_kind_is_refused(texts, tmp_path):
     plugin = _checkpoint(tmp_path, *_llava(texts))
     (tmp_path / "chat_template.jinja").unlink()

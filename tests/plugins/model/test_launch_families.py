@@ -1,0 +1,52 @@
+"""Every family through the command line, and a model whose pixels were changed after training."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUNNER = Path(sys.executable).parent / "runner"
+SPEC = """\
+name: small
+seed: 1
+data: {{type: synthetic, path: data, train: 12, test: 4}}
+adapter: {{type: pfa}}
+model: {{type: {name}, size: smoke}}
+optimizer: {{type: adamw, groups: {{all: {{match: "*", lr: 1e-3}}}}}}
+trainer: {{type: sft, max_steps: 2, batch_size: 4, precision: bf16}}
+generator: {{type: transformers, max_new_tokens: 8}}
+metrics: [{{type: ner_f1}}]
+tracker: {{type: mlflow}}
+"""
+
+pytestmark = pytest.mark.slow
+
+
+def _launch(folder):
+    command = [RUNNER, "launch", "small.yaml", "--local", "--json"]
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, "COLUMNS": "200"}, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_family_is_launched_and_not_generated_with_once_its_pixels_are_others(family, tmp_path):
+    (tmp_path / "small.yaml").write_text(SPEC.format(name=family.name))
+    done = _launch(tmp_path)
+    assert done.returncode == 0, done.stderr
+    (trial,) = json.loads(done.stdout)["trials"]
+    run = tmp_path / trial["run_dir"]
+    assert len((run / "predictions.jsonl").read_text().splitlines()) == 4
+    record = json.loads((run / "record.json").read_text())
+    del record["steps"]["generate"], record["steps"]["score"]
+    (run / "record.json").write_text(json.dumps({**record, "status": "interrupted"}))
+    settings = json.loads((run / "model" / "processor_config.json").read_text())
+    settings["image_processor"]["image_std"] = [0.9, 0.9, 0.9]
+    (run / "model" / "processor_config.json").write_text(json.dumps(settings))
+    refused = _launch(tmp_path)
+    assert refused.returncode == 2
+    assert "pixels.image_std: trained with [0." in refused.stderr
+    assert ", now [0.9, 0.9, 0.9]" in refused.stderr
+    assert "Traceback" not in refused.stderr
