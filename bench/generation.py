@@ -1,6 +1,6 @@
 """How much faster are answers written in batches, and with refilling, than one at a time by transformers' `generate`?
 
-    python bench/generation.py                     both models, about twelve minutes on one core
+    python bench/generation.py                     both models, about ten minutes on one core
     python bench/generation.py --samples 24 --repeats 1 --models balanced
 
 Prints a JSON document: for each model CPU seconds a sample of each way, the ratios to one at a time (medians over
@@ -153,7 +153,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--samples", type=int, default=48)
+    parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers.cache_utils import DynamicLayer
+from transformers import DynamicCache
 
 from plugins.generator.greedy import Asked, GreedyDecoder, Written
 from plugins.generator.slots import Slots, can_be_given_away
 from runner.records import Rendered
 from runner.stages import StopRequestedError
+
+FREE_SHARE = 8
+"""Rows are given away once one in so many is free: prompts that are computed together cost less than one by one."""
 
 
 @dataclass
@@ -40,9 +43,9 @@ def can_refill(decoder: GreedyDecoder, prompts: Sequence[Rendered]) -> bool:
         return False
     for layer in told.past_key_values.layers:
         layer.crop(-1)
-    slots = _filled(decoder, asked, told.past_key_values.layers, range(len(prompts)), None)
-    with torch.inference_mode():
-        ours = slots.step(decoder.module, told.sequences[:, asked.width]).float()
+    slots = _slots(decoder, len(prompts), told.past_key_values)
+    _fill(decoder, slots, asked, told.past_key_values, 0)
+    ours = slots.step(decoder.module, told.sequences[:, asked.width]).float()
     theirs = told.logits[1].float()
     tolerance = torch.finfo(decoder.module.dtype).eps ** 0.5
     return bool(((ours - theirs).norm(dim=-1) <= tolerance * theirs.norm(dim=-1)).all())
@@ -62,64 +65,55 @@ def write_refilling(
     Raises:
         StopRequestedError: The user asked to stop; answers that are half written are lost.
     """
-    waiting = deque(prompts)
-    rows: list[_Answer | None] = [None] * min(num_rows, len(prompts))
+    waiting, rows = deque(prompts), list[_Answer]()
+    num_rows = min(num_rows, len(prompts))
+    together = max(1, num_rows // FREE_SHARE)
     slots: Slots | None = None
-    while waiting or any(rows):
+    while waiting or rows:
         if stop_requested():
             raise StopRequestedError
-        free = [row for row, answer in enumerate(rows) if answer is None]
-        if free and waiting:
-            batch = [waiting.popleft() for _ in free[: len(waiting)]]
+        num_free = num_rows - len(rows)
+        if waiting and num_free >= min(together, len(waiting)):
+            batch = [waiting.popleft() for _ in range(min(num_free, len(waiting)))]
             asked = decoder.ask(batch)
             told = decoder.generate(asked, 1)
-            slots = _filled(decoder, asked, told.past_key_values.layers, free[: len(batch)], slots)
+            slots = slots or _slots(decoder, num_rows, told.past_key_values)
+            _fill(decoder, slots, asked, told.past_key_values, len(rows))
             first = told.sequences[:, asked.width :].tolist()
-            for row, prompt, limit, tokens in zip(free, batch, asked.limits, first, strict=False):
-                rows[row] = _Answer(prompt, limit, tokens)
+            rows += [_Answer(*each) for each in zip(batch, asked.limits, first, strict=True)]
         else:
             assert slots is not None
-            _close_gaps(rows, slots)
             _step(decoder, slots, rows)
-        yield from _ended(decoder, rows)
+        yield from _ended(decoder, slots, rows)
 
 
-def _filled(
-    decoder: GreedyDecoder, asked: Asked, layers: Sequence[DynamicLayer], rows: Sequence[int], slots: Slots | None
-) -> Slots:
-    """Write prompts that were just computed into rows, and say where they are; without `slots`, new ones."""
-    if slots is None:
-        slots = Slots(len(rows), len(layers), decoder.device)
+def _slots(decoder: GreedyDecoder, num_rows: int, cache: DynamicCache) -> Slots:
+    return Slots(num_rows, len(cache.layers), decoder.device)
+
+
+def _fill(decoder: GreedyDecoder, slots: Slots, asked: Asked, cache: DynamicCache, first_row: int) -> None:
+    """Write prompts that were just computed into rows, and where their next tokens stand."""
     # Families that give an image fewer positions than tokens keep here how many fewer, a prompt a row.
     deltas = getattr(decoder.module.base_model, "rope_deltas", None)
-    offsets = [0] * len(rows) if deltas is None else deltas.flatten().tolist()
-    for place, row in enumerate(rows):
-        slots.fill(row, layers, place, asked.lengths[place], offsets[place])
-    return slots
+    offsets = [0] * len(asked.prompts) if deltas is None else deltas.flatten().tolist()
+    for place, (length, offset) in enumerate(zip(asked.lengths, offsets, strict=True)):
+        slots.fill(first_row + place, cache, place, length, offset)
 
 
-def _step(decoder: GreedyDecoder, slots: Slots, rows: list[_Answer | None]) -> None:
-    answers = [answer for answer in rows if answer is not None]
-    last = torch.tensor([answer.tokens[-1] for answer in answers], device=decoder.device)
-    with torch.inference_mode():
-        following = slots.step(decoder.module, last).argmax(dim=-1).tolist()
-    for answer, token in zip(answers, following, strict=True):
+def _step(decoder: GreedyDecoder, slots: Slots, rows: Sequence[_Answer]) -> None:
+    last = torch.tensor([answer.tokens[-1] for answer in rows], device=decoder.device)
+    following = slots.step(decoder.module, last).argmax(dim=-1).tolist()
+    for answer, token in zip(rows, following, strict=True):
         answer.tokens.append(token)
 
 
-def _ended(decoder: GreedyDecoder, rows: list[_Answer | None]) -> Iterator[Written]:
-    """Yield the answers that are at their end, and free their rows."""
-    for row, answer in enumerate(rows):
-        if answer and (answer.tokens[-1] in decoder.stops or len(answer.tokens) >= answer.limit):
-            rows[row] = None
+def _ended(decoder: GreedyDecoder, slots: Slots, rows: list[_Answer]) -> Iterator[Written]:
+    """Yield the answers that are at their end; the last rows take their places, so that no free row is computed."""
+    for row in reversed(range(len(rows))):
+        answer = rows[row]
+        if answer.tokens[-1] in decoder.stops or len(answer.tokens) >= answer.limit:
+            last = rows.pop()
+            if row < len(rows):
+                rows[row] = last
+                slots.move(len(rows), row)
             yield decoder.written(answer.prompt, answer.tokens, answer.limit)
-
-
-def _close_gaps(rows: list[_Answer | None], slots: Slots) -> None:
-    """Move the last rows into those that nobody is waiting for, so that no free row is computed."""
-    while None in rows:
-        last = rows.pop()
-        if last is not None:
-            row = rows.index(None)
-            slots.move(len(rows), row)
-            rows[row] = last

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,19 +35,22 @@ class Slots:
         self.cache = Cache(layers=list(self.layers))
 
     @torch.inference_mode()
-    def fill(self, row: int, layers: Sequence[DynamicLayer], place: int, length: int, offset: int) -> None:
+    def fill(self, row: int, cache: DynamicCache, place: int, length: int, offset: int) -> None:
         """Give a row to a prompt.
 
         Args:
             row: The row; what it held is forgotten.
-            layers: Keys and values as transformers left them after a batch of prompts, padded on the left.
+            cache: As transformers left it after a batch of prompts, padded on the left.
             place: The prompt's place in that batch.
             length: Its tokens, without padding.
             offset: See `offsets`.
         """
-        for layer, computed in zip(self.layers, layers, strict=True):
-            assert computed.keys is not None and computed.values is not None
-            layer.fill(row, computed.keys[place, :, -length:], computed.values[place, :, -length:])
+        for layer, computed in zip(self.layers, cache.layers, strict=True):
+            assert isinstance(computed, DynamicLayer)
+            keys, values = computed.keys, computed.values
+            assert keys is not None
+            assert values is not None
+            layer.fill(row, keys[place, :, -length:], values[place, :, -length:])
         self.lengths[row], self.offsets[row] = length, offset
 
     @torch.inference_mode()
