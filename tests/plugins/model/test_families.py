@@ -218,8 +218,12 @@ def _answers(model, prompts, batch_size):
         def stop_requested(self):
             return False
 
+    class Held:
+        def __init__(self, model):
+            self.load = lambda: model
+
     generator = TransformersGenerator(TransformersOptions(max_new_tokens=6, batch_size=batch_size))
-    return {answer.id: answer for answer in generator.generate(model, prompts, frozenset(), Silent())}
+    return {answer.id: answer for answer in generator.generate(Held(model), prompts, frozenset(), Silent())}
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
