@@ -88,7 +88,7 @@ plain = st.recursive(
 
 
 class Quoting(yaml.SafeDumper):
-    """Quotes every string: `0E0` is text in PyYAML's version of YAML and a number in ours, so it would write it bare."""
+    """Quotes every string: PyYAML would write `0E0` bare, text in its version of YAML and a number in ours."""
 
 
 Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
