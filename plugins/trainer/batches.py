@@ -96,22 +96,27 @@ def steps_per_epoch(epoch_size: int, batch_size: int) -> int:
     return math.ceil(epoch_size / batch_size)
 
 
-def micro_batches(lengths: Sequence[int], size: int | None) -> list[list[int]]:
+def micro_batches(lengths: Sequence[int], size: int | None, *, packed: bool) -> list[list[int]]:
     """Cut samples into batches of like length.
 
     Args:
         lengths: Of the samples, in positions.
         size: Samples of a batch; None for as many as stay within `MICRO_BATCH_POSITIONS`, at least one.
+        packed: Whether they come to stand one after the other, and not padded to the longest.
 
     Returns:
         Places in `lengths`, each in one batch, shortest first.
     """
     batches: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda each: (lengths[each], each)):
-        count = len(batches[-1]) + 1 if batches else 0
-        fits = count <= size if size else count * lengths[place] <= MICRO_BATCH_POSITIONS
-        if batches and fits:
+        if batches and _fits([lengths[each] for each in (*batches[-1], place)], size, packed=packed):
             batches[-1].append(place)
         else:
             batches.append([place])
     return batches
+
+
+def _fits(lengths: Sequence[int], size: int | None, *, packed: bool) -> bool:
+    if size:
+        return len(lengths) <= size
+    return (sum(lengths) if packed else len(lengths) * max(lengths)) <= MICRO_BATCH_POSITIONS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -67,6 +68,7 @@ class Learner:
         self._accelerator = accelerator
         self._model = model
         self._options = options
+        self._packs = options.packing == "auto" and model.packs
         self._rates = [each.schedule for each in built]
         if options.gradient_checkpointing:
             model.module.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
@@ -93,7 +95,7 @@ class Learner:
         num_labels, num_tokens = self._sum(_num_labels(share), sum(_lengths(share)))
         # Data parallelism takes the mean over workers, where the sum is wanted.
         scale = self._accelerator.num_processes / num_labels
-        cut = micro_batches(_lengths(share), self._options.micro_batch_size)
+        cut = self._cut(share)
         local = torch.zeros((), device=self._accelerator.device)
         for places in cut:
             with nullcontext() if places is cut[-1] else self._accelerator.no_sync(self._loss):
@@ -126,7 +128,7 @@ class Learner:
         loss = self._accelerator.unwrap_model(self._loss).eval()
         total, num_labels = 0.0, 0
         for batch in batches:
-            for places in micro_batches(_lengths(batch), self._options.micro_batch_size):
+            for places in self._cut(batch):
                 total += float(loss(**self._inputs([batch[place] for place in places])))
             num_labels += _num_labels(batch)
         total, all_labels = self._sum(total, num_labels)
@@ -136,9 +138,13 @@ class Learner:
         """Whether it is so on some worker; all get the same answer."""
         return self._sum(yes)[0] > 0
 
-    def _inputs(self, batch: Sequence[Features]) -> Features:
+    def _cut(self, batch: Sequence[Features]) -> list[list[int]]:
+        return micro_batches(_lengths(batch), self._options.micro_batch_size, packed=self._packs)
+
+    def _inputs(self, batch: Sequence[Features]) -> dict[str, Any]:
         device = self._accelerator.device
-        return {name: tensor.to(device) for name, tensor in self._model.collate(batch, "right").items()}
+        made = self._model.pack(batch) if self._packs else self._model.collate(batch, "right")
+        return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in made.items()}
 
     def _sum(self, *values: float | torch.Tensor) -> list[float]:
         """Add up figures over all workers."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
-from torch.nn import functional
 from transformers import PreTrainedModel
+
+from plugins.trainer.cross_entropy import summed_cross_entropy
 
 IGNORED = -100
 """The label of positions without loss."""
@@ -20,14 +21,14 @@ class AnswerLoss(torch.nn.Module):
         super().__init__()
         self.model = cast(PreTrainedModel, model)
 
-    def forward(self, labels: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """Sum the cross-entropy of the labelled tokens.
 
         The head is applied at positions that predict a label alone: over a vocabulary of 150,000 the logits
         of a whole prompt would take more memory than everything else.
 
         Args:
-            labels: (samples, length), `IGNORED` where there is no loss; position t is predicted from t - 1.
+            labels: (rows, length), `IGNORED` where there is no loss; position t is predicted from t - 1.
             inputs: Whatever else the model takes.
 
         Returns:
@@ -37,5 +38,4 @@ class AnswerLoss(torch.nn.Module):
         wanted = labels[:, 1:]
         labelled = wanted != IGNORED
         head = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        logits = head(hidden[labelled])
-        return functional.cross_entropy(logits.float(), wanted[labelled], reduction="sum")
+        return summed_cross_entropy(hidden[labelled], wanted[labelled], head)
