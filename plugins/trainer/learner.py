@@ -12,7 +12,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 
-from plugins.trainer.batches import micro_batches
+from plugins.trainer.batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, micro_batches
 from plugins.trainer.loss import IGNORED, AnswerLoss
 from plugins.trainer.sft_options import SftOptions
 from runner.stages import Features, ScheduledOptimizer, VisionLanguageModel
@@ -72,9 +72,9 @@ class Learner:
         self._rates = [each.schedule for each in built]
         if options.gradient_checkpointing:
             model.module.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        self._loss, *self.optimizers = accelerator.prepare(
-            AnswerLoss(model.module), *(each.optimizer for each in built)
-        )
+        loss = AnswerLoss(model.module)
+        self._sparing = loss.sparing
+        self._loss, *self.optimizers = accelerator.prepare(loss, *(each.optimizer for each in built))
         accelerator.register_for_checkpointing(*self._rates)
 
     def rates(self) -> dict[str, float]:
@@ -98,7 +98,8 @@ class Learner:
         cut = self._cut(share)
         local = torch.zeros((), device=self._accelerator.device)
         for places in cut:
-            with nullcontext() if places is cut[-1] else self._accelerator.no_sync(self._loss):
+            alone = nullcontext() if places is cut[-1] else self._accelerator.no_sync(self._loss)
+            with alone, self._sparing:
                 loss = self._loss(**self._inputs([share[place] for place in places]))
                 self._accelerator.backward(loss * scale)
             local += loss.detach()
@@ -139,7 +140,8 @@ class Learner:
         return self._sum(yes)[0] > 0
 
     def _cut(self, batch: Sequence[Features]) -> list[list[int]]:
-        return micro_batches(_lengths(batch), self._options.micro_batch_size, packed=self._packs)
+        limit = CPU_POSITIONS if self._accelerator.device.type == "cpu" else MICRO_BATCH_POSITIONS
+        return micro_batches(_lengths(batch), self._options.micro_batch_size, limit, packed=self._packs)
 
     def _inputs(self, batch: Sequence[Features]) -> dict[str, Any]:
         device = self._accelerator.device

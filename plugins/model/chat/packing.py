@@ -44,8 +44,9 @@ def attend_within_samples(
     """
     if sample_lengths is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
-    samples = zip(*(each.split(list(sample_lengths), dim=2) for each in (query, key, value)), strict=True)
-    return torch.cat([sdpa_attention_forward(module, *each, None, **settings)[0] for each in samples], dim=1), None
+    parts = (torch.split(each, list(sample_lengths), dim=2) for each in (query, key, value))
+    within = [sdpa_attention_forward(module, q, k, v, None, **settings)[0] for q, k, v in zip(*parts, strict=True)]
+    return torch.cat(within, dim=1), None
 
 
 AttentionInterface.register(WITHIN_SAMPLES, attend_within_samples)
