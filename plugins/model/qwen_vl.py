@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
-from transformers import PreTrainedTokenizerBase, Qwen2VLImageProcessorPil
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2VLImageProcessorPil
 
 from plugins.model.chat.loaded import LoadedChatModel
 from plugins.model.chat.options import PixelOptions
+from plugins.model.chat.packing import packed, prepare_packing
 from plugins.model.chat.pictures import Dimensions
 from plugins.model.chat.plugin import ChatModel
 from plugins.model.chat.processor import Processor
@@ -29,6 +30,15 @@ QwenOptions = TypeVar("QwenOptions", bound=PixelOptions)
 
 class LoadedQwenVL(LoadedChatModel):
     """A Qwen-VL in memory: a feature for each block of patches that the vision tower merges."""
+
+    def __init__(self, module: PreTrainedModel, processor: Processor) -> None:
+        """Take the module and the processor of a checkpoint, and make the module ready for `pack`."""
+        super().__init__(module, processor)
+        self.packs = prepare_packing(module)
+
+    def pack(self, batch: Sequence[Features]) -> dict[str, Any]:
+        """Lay encoded samples one after the other in a row; see `VisionLanguageModel.pack`."""
+        return packed(batch, self.module)
 
     def num_image_features(self, features: Features) -> int:
         """Count the merged blocks in the grids of a sample's pixels."""

@@ -11,6 +11,9 @@ MICRO_BATCH_POSITIONS = 8192
 """Positions, padding included, that a micro-batch of unspecified size may have: four samples of the paper's
 prompt with images of a megapixel stay together on a GPU of 80 GB."""
 
+CPU_POSITIONS = 1024
+"""The same on a CPU, which is no faster with more, and needs the more memory."""
+
 
 @dataclass(frozen=True)
 class Division:
@@ -96,21 +99,23 @@ def steps_per_epoch(epoch_size: int, batch_size: int) -> int:
     return math.ceil(epoch_size / batch_size)
 
 
-def micro_batches(lengths: Sequence[int], size: int | None) -> list[list[int]]:
+def micro_batches(lengths: Sequence[int], size: int | None, limit: int, *, packed: bool) -> list[list[int]]:
     """Cut samples into batches of like length.
 
     Args:
         lengths: Of the samples, in positions.
-        size: Samples of a batch; None for as many as stay within `MICRO_BATCH_POSITIONS`, at least one.
+        size: Samples of a batch; None for as many as stay within the limit, at least one.
+        limit: Positions of a batch of unspecified size, padding included.
+        packed: Whether they come to stand one after the other, and not padded to the longest.
 
     Returns:
         Places in `lengths`, each in one batch, shortest first.
     """
     batches: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda each: (lengths[each], each)):
-        count = len(batches[-1]) + 1 if batches else 0
-        fits = count <= size if size else count * lengths[place] <= MICRO_BATCH_POSITIONS
-        if batches and fits:
+        together = [lengths[each] for each in (*batches[-1], place)] if batches else []
+        positions = sum(together) if packed else len(together) * lengths[place]
+        if batches and (len(together) <= size if size else positions <= limit):
             batches[-1].append(place)
         else:
             batches.append([place])

@@ -1,18 +1,24 @@
-"""Encodes samples within a limit when they are first needed and keeps them in memory, as far as it goes."""
+"""Encodes samples within a limit when they are first needed and keeps them on the disk, as far as it goes."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from threading import Lock
+
+from safetensors.torch import load, save
 
 from plugins.trainer.loss import IGNORED
 from runner.errors import DataError
 from runner.records import Rendered
 from runner.stages import Features
 
-MEMORY_LIMIT = 2 * 2**30
-"""Bytes of encoded samples that a worker keeps: 30,000 of the synthetic ones, or 20 images of a megapixel;
-samples beyond that are encoded again in every epoch."""
+FREE_SHARE = 0.1
+"""Share of the disk that stays free; samples for which there is no room are encoded again in every epoch. An image of a
+megapixel takes 24 MB."""
 
 
 def within_limit(features: Features, limit: int | None, sample: str, *, truncate: bool) -> Features:
@@ -49,14 +55,28 @@ def within_limit(features: Features, limit: int | None, sample: str, *, truncate
 
 
 class EncodedSamples:
-    """Training samples as the model takes them, by their place in the split."""
+    """Training samples as the model takes them, by their place in the split.
 
-    def __init__(self, samples: Sequence[Rendered], encode: Callable[[Rendered], Features]) -> None:
-        """Take rendered samples and what encodes one; nothing is encoded yet."""
+    What is encoded goes to a file without a name: memory holds only what the operating system has to spare for it, and
+    however the process ends, the disk is free again.
+    """
+
+    def __init__(self, samples: Sequence[Rendered], encode: Callable[[Rendered], Features], folder: Path) -> None:
+        """Take rendered samples and what encodes one; nothing is encoded yet.
+
+        Args:
+            samples: The split.
+            encode: Also checks what it encodes; called once for a sample that there is room for.
+            folder: On the disk that has the room; made where it is missing.
+        """
         self._samples = samples
         self._encode = encode
-        self._kept: dict[int, Features] = {}
-        self._num_bytes = 0
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        # It lives as long as this object, and closes with it.
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._kept: dict[int, tuple[int, int]] = {}
+        self._end = 0
         # Tokenizers do not bear two threads at once.
         self._lock = Lock()
 
@@ -72,10 +92,16 @@ class EncodedSamples:
         """
         with self._lock:
             if place in self._kept:
-                return self._kept[place]
+                start, size = self._kept[place]
+                return load(os.pread(self._file.fileno(), size, start))
             features = self._encode(self._samples[place])
-            size = sum(tensor.nbytes for tensor in features.values())
-            if self._num_bytes + size <= MEMORY_LIMIT:
-                self._kept[place] = features
-                self._num_bytes += size
+            self._keep(place, save({name: tensor.contiguous() for name, tensor in features.items()}))
             return features
+
+    def _keep(self, place: int, written: bytes) -> None:
+        disk = shutil.disk_usage(self._folder)
+        if disk.free - len(written) < FREE_SHARE * disk.total:
+            return
+        os.pwrite(self._file.fileno(), written, self._end)
+        self._kept[place] = self._end, len(written)
+        self._end += len(written)

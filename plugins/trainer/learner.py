@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 
-from plugins.trainer.batches import micro_batches
+from plugins.trainer.batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, micro_batches
 from plugins.trainer.loss import IGNORED, AnswerLoss
 from plugins.trainer.sft_options import SftOptions
 from runner.stages import Features, ScheduledOptimizer, VisionLanguageModel
@@ -67,12 +68,13 @@ class Learner:
         self._accelerator = accelerator
         self._model = model
         self._options = options
+        self._packs = options.packing == "auto" and model.packs
         self._rates = [each.schedule for each in built]
         if options.gradient_checkpointing:
             model.module.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        self._loss, *self.optimizers = accelerator.prepare(
-            AnswerLoss(model.module), *(each.optimizer for each in built)
-        )
+        loss = AnswerLoss(model.module)
+        self._sparing = loss.sparing
+        self._loss, *self.optimizers = accelerator.prepare(loss, *(each.optimizer for each in built))
         accelerator.register_for_checkpointing(*self._rates)
 
     def rates(self) -> dict[str, float]:
@@ -93,10 +95,11 @@ class Learner:
         num_labels, num_tokens = self._sum(_num_labels(share), sum(_lengths(share)))
         # Data parallelism takes the mean over workers, where the sum is wanted.
         scale = self._accelerator.num_processes / num_labels
-        cut = micro_batches(_lengths(share), self._options.micro_batch_size)
+        cut = self._cut(share)
         local = torch.zeros((), device=self._accelerator.device)
         for places in cut:
-            with nullcontext() if places is cut[-1] else self._accelerator.no_sync(self._loss):
+            alone = nullcontext() if places is cut[-1] else self._accelerator.no_sync(self._loss)
+            with alone, self._sparing:
                 loss = self._loss(**self._inputs([share[place] for place in places]))
                 self._accelerator.backward(loss * scale)
             local += loss.detach()
@@ -126,7 +129,7 @@ class Learner:
         loss = self._accelerator.unwrap_model(self._loss).eval()
         total, num_labels = 0.0, 0
         for batch in batches:
-            for places in micro_batches(_lengths(batch), self._options.micro_batch_size):
+            for places in self._cut(batch):
                 total += float(loss(**self._inputs([batch[place] for place in places])))
             num_labels += _num_labels(batch)
         total, all_labels = self._sum(total, num_labels)
@@ -136,9 +139,14 @@ class Learner:
         """Whether it is so on some worker; all get the same answer."""
         return self._sum(yes)[0] > 0
 
-    def _inputs(self, batch: Sequence[Features]) -> Features:
+    def _cut(self, batch: Sequence[Features]) -> list[list[int]]:
+        limit = CPU_POSITIONS if self._accelerator.device.type == "cpu" else MICRO_BATCH_POSITIONS
+        return micro_batches(_lengths(batch), self._options.micro_batch_size, limit, packed=self._packs)
+
+    def _inputs(self, batch: Sequence[Features]) -> dict[str, Any]:
         device = self._accelerator.device
-        return {name: tensor.to(device) for name, tensor in self._model.collate(batch, "right").items()}
+        made = self._model.pack(batch) if self._packs else self._model.collate(batch, "right")
+        return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in made.items()}
 
     def _sum(self, *values: float | torch.Tensor) -> list[float]:
         """Add up figures over all workers."""

@@ -94,7 +94,7 @@ class SftTrainer:
             options=self._options,
             accelerator=accelerator,
             learner=learner,
-            encoded=EncodedSamples(samples, encode),
+            encoded=EncodedSamples(samples, encode, run.checkpoints),
             order=Order(division.training, self._epoch_size(len(samples)), self._options.batch_size, run.seed),
             validation=division.validation,
             num_steps=num_steps,

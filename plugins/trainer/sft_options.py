@@ -28,7 +28,12 @@ class SftOptions(Options):
 
     micro_batch_size: Annotated[Count | None, OutsideFingerprint()] = None
     """Samples that a worker computes at once; gradients of a step add up to those of the whole batch. By
-    default as many, of like length, as stay within 8,192 positions with their padding."""
+    default as many, of like length, as stay within 8,192 positions with their padding, 1,024 on a CPU."""
+
+    packing: Annotated[Literal["auto", "off"], OutsideFingerprint()] = "auto"
+    """`auto` lays the samples of a micro-batch one after the other, so that no padding is computed, where the model
+    keeps them apart: the Qwen-VL families, with `sdpa` or flash attention. Elsewhere, and with `off`, samples of like
+    length are padded. The numbers are the same but for rounding."""
 
     precision: Literal["fp32", "bf16"] = "bf16"
     """`bf16` (the paper's) computes in bfloat16 over float32 master weights and saves bfloat16."""

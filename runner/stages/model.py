@@ -58,8 +58,20 @@ class VisionLanguageModel(Protocol):
             trailing: Text trained after the end token.
         """
 
+    packs: bool
+    """Whether `pack` can be asked."""
+
     def collate(self, batch: Sequence[Features], padding_side: Literal["left", "right"]) -> Features:
         """Pad and stack encoded samples; labels are padded with -100."""
+
+    def pack(self, batch: Sequence[Features]) -> dict[str, Any]:
+        """Lay encoded samples one after the other in a single row, without padding.
+
+        Each keeps the positions that it has alone, attends to itself only, and has the same loss.
+
+        Returns:
+            `labels` (1, length) and what else the model's forward takes; not all of it need be tensors.
+        """
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turn generated tokens into text, without special tokens, nothing else cleaned up."""

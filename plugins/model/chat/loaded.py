@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -45,7 +45,10 @@ class LoadedChatModel(ABC):
         turn_end: The text of the token that ends a turn.
         image_token_ids: The token that stands for one place of the vision tower's features.
         context_length: Positions that the language model was configured for.
+        packs: Whether `pack` keeps each sample what it is alone; false where a family has not shown it.
     """
+
+    packs = False
 
     mask_on_the_right = False
     """Whether padding on the right needs a mask. Causal attention never looks there, and without a mask its
@@ -173,6 +176,10 @@ class LoadedChatModel(ABC):
         padding = self._tokenizer.pad_token_id if self._tokenizer.pad_token is not None else self._template.turn_end
         fills = {"input_ids": padding, "labels": IGNORED, **dict.fromkeys(self._token_types, 0)}
         return collate(batch, fills, padding_side, masked=padding_side == "left" or self.mask_on_the_right)
+
+    def pack(self, batch: Sequence[Features]) -> dict[str, Any]:
+        """Lay samples in a row; see `VisionLanguageModel.pack`. Families that pack have it of their own."""
+        raise NotImplementedError(f"{type(self.module).__name__} does not pack samples")
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turn generated tokens into text, without special tokens, nothing else cleaned up."""

@@ -3,7 +3,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.trainer.batches import (
-    MICRO_BATCH_POSITIONS,
     Order,
     divide,
     micro_batches,
@@ -61,9 +60,9 @@ def test_the_samples_of_a_step_do_not_depend_on_where_one_begins(num_samples, ba
     assert [step for step, _ in whole] == list(range(first + length))
 
 
-@given(st.lists(st.integers(1, 20_000), max_size=40), st.one_of(st.none(), st.integers(1, 8)))
-def test_micro_batches_hold_every_sample_once_and_neighbours_in_length(lengths, size):
-    batches = micro_batches(lengths, size)
+@given(st.lists(st.integers(1, 20_000), max_size=40), st.one_of(st.none(), st.integers(1, 8)), st.booleans())
+def test_micro_batches_hold_every_sample_once_and_neighbours_in_length(lengths, size, packed):
+    batches = micro_batches(lengths, size, 8192, packed=packed)
     assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
     flat = [lengths[place] for batch in batches for place in batch]
     assert flat == sorted(flat)
@@ -71,8 +70,8 @@ def test_micro_batches_hold_every_sample_once_and_neighbours_in_length(lengths, 
         if size:
             assert len(batch) <= size
         else:
-            padded = len(batch) * max(lengths[place] for place in batch)
-            assert len(batch) == 1 or padded <= MICRO_BATCH_POSITIONS
+            own = [lengths[place] for place in batch]
+            assert len(batch) == 1 or (sum(own) if packed else len(own) * max(own)) <= 8192
 
 
 @given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 4), shares)
