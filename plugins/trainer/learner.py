@@ -101,7 +101,6 @@ class Learner:
         self._loss, *self.optimizers = accelerator.prepare(
             AnswerLoss(model.module), *(each.optimizer for each in built)
         )
-        accelerator.register_for_checkpointing(*self._rates)
 
     def rates(self) -> dict[str, float]:
         """The learning rate of each group at the coming step; groups that have no name are numbered."""
