@@ -64,7 +64,7 @@ class Spied(AdamWOptimizer):
         super().check(module, optimizers)
 
 
-def _train(samples, folder: Path, reporter, groups=GROUPS, spoilt=False, **options):
+def _train(samples, folder: Path, reporter, groups=GROUPS, spoilt=False, eps=1e-2, **options):
     """Twelve samples, three aside, in batches of 4, 4 and 1; the longest one is text alone."""
     torch.set_num_threads(1)
     texts = [text for sample in samples for text in (sample.prompt, sample.target)]
@@ -72,7 +72,7 @@ def _train(samples, folder: Path, reporter, groups=GROUPS, spoilt=False, **optio
     encode = model.encode
     model.encode = lambda rendered, trailing: reporter.encoded.append(rendered.id) or encode(rendered, trailing)
     # Adam's first steps divide by gradients near zero; a large epsilon keeps rounding from being blown up.
-    optimizer = Spied(AdamWOptions(groups=groups, eps=1e-2, warmup=0))
+    optimizer = Spied(AdamWOptions(groups=groups, eps=eps, warmup=0))
     optimizer.spoilt = spoilt
     optimizer.prepare(model.module, 0)
     options = {"epochs": 2, "precision": "fp32", "validation": 0.25, "micro_batch_size": 1, **options}
@@ -169,3 +169,34 @@ def test_two_workers_learn_what_one_learns_and_either_continues_the_other(colour
     assert _losses(recorded) == pytest.approx(_losses(partly[1]), rel=0.02)
     assert _losses(recorded) != _losses(partly[1])
     torch.set_num_threads(threads)
+
+
+LONG = {"epochs": 10, "eps": 1e-8}
+"""Thirty steps, with the epsilon that there is by default."""
+
+
+def _work_long(rank: int, samples, folder: Path, strategy: str) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="0")
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    _stop(samples, folder / "two", Recorder(stop_after=10), strategy=strategy, **LONG)
+    if rank == 0:
+        shutil.copytree(folder / "two", folder / "one")
+    distributed.barrier()
+    reporter = Recorder()
+    _train(samples, folder / "two", reporter, strategy=strategy, **LONG)
+    if rank == 0:
+        torch.save(reporter.recorded, folder / "two.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_twenty_steps_on_one_worker_lose_what_they_would_on_two(colour_samples, tmp_path, strategy):
+    threads = torch.get_num_threads()
+    multiprocessing.spawn(_work_long, args=(colour_samples, tmp_path, strategy), nprocs=2)
+    alone = Recorder()
+    _train(colour_samples, tmp_path / "one", alone, **LONG)
+    torch.set_num_threads(threads)
+    ours, theirs = _losses(alone.recorded), _losses(torch.load(tmp_path / "two.pt"))
+    assert len(ours) == 20
+    assert ours == pytest.approx(theirs, abs=1e-4)
