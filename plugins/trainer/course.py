@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import torch
 from accelerate import Accelerator
 
 from plugins.trainer.batches import Order
 from plugins.trainer.checkpoint import Checkpoints
 from plugins.trainer.encoded import EncodedSamples
-from plugins.trainer.learner import Gradient, Learner
-from plugins.trainer.loss import IGNORED
+from plugins.trainer.health import Health, memory_gb
+from plugins.trainer.learner import Gradient, Learner, unlabelled
 from plugins.trainer.sft_options import SftOptions
+from plugins.trainer.validation import ValidationLosses
 from runner.errors import StepError
 from runner.stages import Features, StopRequestedError, TrainingRun
 
@@ -29,6 +29,8 @@ class Course:
         options: The trainer's.
         accelerator: With everything prepared.
         learner: Takes the steps.
+        checkpoints: Of everything that changes.
+        losses: The validation losses, which the checkpoints keep.
         encoded: The whole split.
         order: Which samples train at a step.
         validation: Places of the samples kept aside; may be none.
@@ -39,6 +41,8 @@ class Course:
     options: SftOptions
     accelerator: Accelerator
     learner: Learner
+    checkpoints: Checkpoints
+    losses: ValidationLosses
     encoded: EncodedSamples
     order: Order
     validation: Sequence[int]
@@ -50,23 +54,56 @@ class Course:
 
         Raises:
             StopRequestedError: The user asked to stop, and a checkpoint was written.
-            StepError: The loss or its gradient is no longer a number.
+            StepError: The loss or its gradient is no longer a number, or the disk has no room for a checkpoint.
         """
-        checkpoints = Checkpoints(self.run.checkpoints, self.options.keep_checkpoints, self.accelerator)
-        first = checkpoints.restore()
+        self._warn(self.checkpoints.room(best=self._keeps_best))
+        first = done = self.checkpoints.restore()
+        health = Health(self.num_steps)
         began, num_samples = time.perf_counter(), 0
         for step, batch, share in self._encoded_ahead(first):
-            loss = self._step(step, batch, share)
+            if self._stopped_early(done):
+                break
+            done = step + 1
+            figures = self._step(step, batch, share)
+            for message in health.warnings(done, figures):
+                self._warn(message)
             num_samples += len(batch)
-            self._progress(step + 1, loss, num_samples / (time.perf_counter() - began))
-            if self._evaluation_due(step + 1):
-                self._evaluate(step + 1)
-            stop = self.learner.any_worker(self.run.reporter.stop_requested())
-            unfinished = step + 1 < self.num_steps
-            if unfinished and (stop or (step + 1) % self.options.checkpoint_every == 0):
-                checkpoints.save(step + 1)
-            if unfinished and stop:
-                raise StopRequestedError
+            self._progress(done, figures["train/loss"], num_samples / (time.perf_counter() - began))
+            if self._evaluation_due(done):
+                self._evaluate(done)
+            self._save_or_stop(done)
+        self._take_best(done)
+
+    def _save_or_stop(self, done: int) -> None:
+        best = self.losses.best() if self._keeps_best else None
+        stop = self.learner.any_worker(self.run.reporter.stop_requested())
+        if done == self.num_steps:
+            return
+        if stop or best == done or done % self.options.checkpoint_every == 0:
+            self.checkpoints.save(done, best)
+        if stop:
+            raise StopRequestedError
+
+    @property
+    def _keeps_best(self) -> bool:
+        return self.options.final == "best"
+
+    def _stopped_early(self, done: int) -> bool:
+        """Whether the validation loss has not fallen for as long as the options allow."""
+        patience = self.options.early_stopping
+        if patience is None or self.losses.since_best() < patience:
+            return False
+        self._warn(
+            f"stopped early after step {done} of {self.num_steps}: the validation loss was lowest after step "
+            f"{self.losses.best()}, and {patience} evaluation(s) since then were no better"
+        )
+        return True
+
+    def _take_best(self, done: int) -> None:
+        """Put back the weights of the lowest validation loss, where they are asked for."""
+        best = self.losses.best()
+        if self._keeps_best and best is not None and best != done:
+            self.checkpoints.restore_weights(best)
 
     def _encoded_ahead(self, first: int) -> Iterator[tuple[int, list[int], list[Features]]]:
         """Yield each step with this worker's samples, the next of which a thread encodes in the meantime."""
@@ -80,30 +117,28 @@ class Course:
             if waiting:
                 yield waiting[0], waiting[1], waiting[2].result()
 
-    def _step(self, step: int, batch: Sequence[int], share: Sequence[Features]) -> float:
+    def _step(self, step: int, batch: Sequence[int], share: Sequence[Features]) -> dict[str, float]:
         began = time.perf_counter()
         rates = self.learner.rates()
         gradient = self.learner.accumulate(share)
         self._check(step, batch, gradient)
         self.learner.apply()
-        self._report(
-            step + 1,
-            {
-                "train/loss": gradient.loss,
-                "train/grad_norm": gradient.norm,
-                "train/tokens_per_second": gradient.num_tokens / (time.perf_counter() - began),
-                **{f"train/lr/{group}": rate for group, rate in rates.items()},
-            },
-        )
-        return gradient.loss
+        figures = {
+            "train/loss": gradient.loss,
+            "train/grad_norm": gradient.norm,
+            "train/tokens_per_second": gradient.num_tokens / (time.perf_counter() - began),
+            "train/memory_gb": memory_gb(),
+            **{f"train/lr/{group}": rate for group, rate in rates.items()},
+        }
+        self._report(step + 1, figures)
+        return figures
 
     def _share(self, batch: Sequence[int]) -> list[Features]:
         """This worker's samples; one without labels where there are fewer samples than workers."""
         share = [self.encoded[place] for place in self._own(batch)]
         if share:
             return share
-        company = self.encoded[batch[0]]
-        return [{**company, "labels": torch.full_like(company["labels"], IGNORED)}]
+        return [unlabelled(self.encoded[batch[0]])]
 
     def _own(self, places: Sequence[int]) -> Sequence[int]:
         return places[self.accelerator.process_index :: self.accelerator.num_processes]
@@ -123,7 +158,9 @@ class Course:
         return bool(self.validation) and (done % every == 0 or done == self.num_steps)
 
     def _evaluate(self, done: int) -> None:
-        self._report(done, {"validation/loss": self.learner.evaluate(self._validation_batches())})
+        loss = self.learner.evaluate(self._validation_batches())
+        self.losses.by_step[done] = loss
+        self._report(done, {"validation/loss": loss})
 
     def _validation_batches(self) -> Iterator[list[Features]]:
         own, size = self._own(self.validation), self.options.batch_size
@@ -137,3 +174,7 @@ class Course:
     def _progress(self, done: int, loss: float, samples_per_second: float) -> None:
         if self.accelerator.is_main_process:
             self.run.reporter.progress(done, self.num_steps, loss=loss, samples_per_second=samples_per_second)
+
+    def _warn(self, message: str | None) -> None:
+        if message and self.accelerator.is_main_process:
+            self.run.reporter.warn(message)

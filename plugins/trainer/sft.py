@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 
 from plugins.trainer.batches import Division, Order, divide, num_validation, steps_per_epoch
+from plugins.trainer.checkpoint import Checkpoints
 from plugins.trainer.course import Course
 from plugins.trainer.encoded import EncodedSamples, within_limit
-from plugins.trainer.learner import Learner, make_accelerator
+from plugins.trainer.learner import Learner, make_accelerator, unlabelled
 from plugins.trainer.sft_options import SftOptions
+from plugins.trainer.sharding import gather, layer_classes
+from plugins.trainer.state import TrainingState
+from plugins.trainer.validation import ValidationLosses
 from runner.errors import SpecError
-from runner.records import Rendered
+from runner.records import ImagePart, Rendered
 from runner.stages import Features, Optimizer, TrainingRun, VisionLanguageModel
 
 
@@ -75,12 +79,15 @@ class SftTrainer:
             SpecError: The workers do not divide the batch, or the optimizer's groups do not fit the model.
             StepError: The loss or its gradient is no longer a number.
         """
-        accelerator = make_accelerator(self._options.precision)
+        divided = layer_classes(model.module) if self._options.strategy == "fsdp" else ()
+        accelerator = make_accelerator(self._options.precision, divided)
         self._check_workers(accelerator.num_processes)
         set_seed(run.seed, device_specific=True)
         division = divide(groups, self._options.validation, run.seed)
         num_steps = self.num_steps(len(samples))
-        learner = Learner(accelerator, model, optimizer.build(model.module, num_steps), self._options)
+        built = optimizer.build(model.module, num_steps)
+        company = self._company(model, samples) if accelerator.distributed_type is DistributedType.FSDP else None
+        learner = Learner(accelerator, model, built, self._options, company)
         optimizer.check(model.module, learner.optimizers)
 
         def encode(rendered: Rendered) -> Features:
@@ -90,18 +97,30 @@ class SftTrainer:
 
         if accelerator.is_main_process:
             self._warn_of_large_groups(division, run)
+        losses = ValidationLosses()
+        state = TrainingState(
+            model.module, [each.optimizer for each in learner.optimizers], [each.schedule for each in built]
+        )
         Course(
             options=self._options,
             accelerator=accelerator,
             learner=learner,
+            checkpoints=Checkpoints(run.checkpoints, self._options.keep_checkpoints, accelerator, state, losses),
+            losses=losses,
             encoded=EncodedSamples(samples, encode, run.checkpoints),
             order=Order(division.training, self._epoch_size(len(samples)), self._options.batch_size, run.seed),
             validation=division.validation,
             num_steps=num_steps,
             run=run,
         ).complete()
+        gather(model.module, keep=accelerator.is_main_process)
         accelerator.free_memory()
         return model if accelerator.is_main_process else None
+
+    def _company(self, model: VisionLanguageModel, samples: Sequence[Rendered]) -> Features:
+        """A sample to compute along with others: one with an image if there is any, and without labels."""
+        pictured = (each for each in samples if any(isinstance(part, ImagePart) for part in each.content))
+        return unlabelled(self.encode(model, next(pictured, samples[0])))
 
     def _check_workers(self, num_workers: int) -> None:
         if self._options.batch_size % num_workers:

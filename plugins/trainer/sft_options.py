@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from runner.stages import Options, OutsideFingerprint
 
@@ -35,6 +35,11 @@ class SftOptions(Options):
     keeps them apart: the Qwen-VL families, with `sdpa` or flash attention. Elsewhere, and with `off`, samples of like
     length are padded. The numbers are the same but for rounding."""
 
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How several workers share the work. `ddp` keeps all weights, gradients and moments on each: 16 bytes a weight
+    that learns. `fsdp` (FSDP2) divides them among the workers and gathers a layer when it computes; in bf16 it
+    gathers bfloat16 weights, whose rounding differs from that of `ddp`. One worker has nothing to divide."""
+
     precision: Literal["fp32", "bf16"] = "bf16"
     """`bf16` (the paper's) computes in bfloat16 over float32 master weights and saves bfloat16."""
 
@@ -60,15 +65,31 @@ class SftOptions(Options):
     evaluate_every: Annotated[Count | None, OutsideFingerprint()] = None
     """Optimizer steps from one validation loss to the next, by default an epoch; the last has one too."""
 
+    early_stopping: Count | None = None
+    """Evaluations in a row without a lower validation loss after which training ends; by default it does not."""
+
+    final: Literal["last", "best"] = "last"
+    """Which weights are the result: the last, or those of the lowest validation loss, whose checkpoint stays on the
+    disk beside the newest."""
+
     checkpoint_every: Annotated[Count, OutsideFingerprint()] = 100
     """Optimizer steps between checkpoints that an interrupted training continues from."""
 
     keep_checkpoints: Annotated[Count, OutsideFingerprint()] = 1
-    """How many of the newest checkpoints stay on the disk; each is three times the float32 weights."""
+    """How many of the newest checkpoints stay on the disk; each is three times the float32 weights that learn."""
 
     gradient_checkpointing: Annotated[bool, OutsideFingerprint()] = False
     """Whether activations are computed again in the backward pass instead of being kept: less memory, about a
     third more time."""
+
+    @model_validator(mode="after")
+    def _validation_where_it_decides(self) -> SftOptions:
+        if not self.validation and (self.early_stopping or self.final == "best"):
+            raise ValueError(
+                "early_stopping and final: best go by the validation loss; set validation, the share of the training "
+                "samples to keep aside for it, such as 0.05"
+            )
+        return self
 
     def smoke(self) -> Mapping[str, Any]:
         """Two steps with a checkpoint after each; the tiny twin's tokens are others, so their limit is its own."""

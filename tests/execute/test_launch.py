@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForImageTextToText
 
 
 def launch(workplace, *arguments):
@@ -79,10 +80,14 @@ def test_what_this_machine_lacks_is_said_at_once_in_one_line(emoji):
 
 
 @pytest.mark.slow
-def test_two_workers_train_what_one_does(emoji):
-    _, alone, _ = launch(emoji, "emoji.yaml", "--local", "--set", "compute.storage=alone")
-    _, both, done = launch(emoji, "emoji.yaml", "--set", "compute.workers=2")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_workers_train_what_one_does(emoji, strategy):
+    chosen = ("emoji.yaml", "--set", f"trainer.strategy={strategy}")
+    _, alone, _ = launch(emoji, *chosen, "--local", "--set", "compute.storage=alone")
+    _, both, done = launch(emoji, *chosen, "--set", "compute.workers=2")
     assert "Traceback" not in done.stderr
+    for trial in (alone, both):
+        AutoModelForImageTextToText.from_pretrained(Path(trial["run_dir"]) / "model")
     assert both["fingerprint"] == alone["fingerprint"]
     losses = [_last_loss(trial["run_dir"]) for trial in (alone, both)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)

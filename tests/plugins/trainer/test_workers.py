@@ -1,13 +1,15 @@
-"""Two workers give what one gives, as Ray Train or torchrun would start them."""
+"""Two workers give what one gives, with whole weights and with divided ones, and continue what one began."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from torch import distributed, multiprocessing
+from torch.distributed.tensor import DTensor
 
 from plugins.model.qwen2_5_vl import Qwen25VLModel
 from plugins.model.qwen2_5_vl_options import Qwen25VLOptions
@@ -15,13 +17,20 @@ from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.adamw_options import AdamWOptions
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
-from runner.errors import SpecError
+from runner.errors import SpecError, StepError
 from runner.stages import StopRequestedError, TrainingRun
 
 SEED = 11
 """With which the sample of text alone stands once in a batch of its own and once among others."""
 
 GROUPS = {"vision": {"match": "*visual*", "lr": 1e-3}, "language": {"match": "*", "lr": 1e-3}}
+PARTLY = {
+    "vision": {"match": "*visual*", "frozen": True},
+    "embeddings": {"match": "*embed*", "lr": 1e-3},
+    "language": {"match": "*", "lr": 1e-3, "lora": {"rank": 2}},
+}
+OWN = {"train/tokens_per_second", "train/memory_gb"}
+"""Figures that differ from run to run."""
 
 
 class Recorder:
@@ -43,7 +52,19 @@ class Recorder:
         return self.done == self.stop_after
 
 
-def _train(samples, folder: Path, reporter, batch_size=4):
+class Spied(AdamWOptimizer):
+    """Notes whether weights were divided when the optimizer was checked, and can be spoilt before it is."""
+
+    divided, spoilt = None, False
+
+    def check(self, module, optimizers):
+        self.divided = all(isinstance(each, DTensor) for each in module.parameters())
+        if self.spoilt:
+            optimizers[0].param_groups[0]["params"].pop()
+        super().check(module, optimizers)
+
+
+def _train(samples, folder: Path, reporter, groups=GROUPS, spoilt=False, eps=1e-2, **options):
     """Twelve samples, three aside, in batches of 4, 4 and 1; the longest one is text alone."""
     torch.set_num_threads(1)
     texts = [text for sample in samples for text in (sample.prompt, sample.target)]
@@ -51,14 +72,26 @@ def _train(samples, folder: Path, reporter, batch_size=4):
     encode = model.encode
     model.encode = lambda rendered, trailing: reporter.encoded.append(rendered.id) or encode(rendered, trailing)
     # Adam's first steps divide by gradients near zero; a large epsilon keeps rounding from being blown up.
-    optimizer = AdamWOptimizer(AdamWOptions(groups=GROUPS, eps=1e-2, warmup=0))
-    options = SftOptions(epochs=2, batch_size=batch_size, precision="fp32", validation=0.25, micro_batch_size=1)
+    optimizer = Spied(AdamWOptions(groups=groups, eps=eps, warmup=0))
+    optimizer.spoilt = spoilt
+    optimizer.prepare(model.module, 0)
+    options = {"epochs": 2, "precision": "fp32", "validation": 0.25, "micro_batch_size": 1, **options}
     keys = [sample.id for sample in samples]
-    return SftTrainer(options).train(model, optimizer, samples, keys, TrainingRun(folder, SEED, reporter))
+    trainer = SftTrainer(SftOptions(**options))
+    trained = trainer.train(model, optimizer, samples, keys, TrainingRun(folder, SEED, reporter))
+    assert optimizer.divided == (options.get("strategy") == "fsdp" and distributed.is_initialized())
+    if trained is not None:
+        optimizer.finish(trained.module)
+    return trained
 
 
 def _weights(model):
     return torch.cat([parameter.detach().flatten() for parameter in model.module.parameters()])
+
+
+def _stop(samples, folder: Path, reporter, **options):
+    with pytest.raises(StopRequestedError):
+        _train(samples, folder, reporter, **options)
 
 
 def _work(rank: int, samples, folder: Path) -> None:
@@ -66,31 +99,104 @@ def _work(rank: int, samples, folder: Path) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     with pytest.raises(SpecError, match="3 samples cannot be divided among 2 workers"):
         _train(samples, folder / "odd", Recorder(), batch_size=3)
-    # Only the first worker hears of the stop; both must heed it.
-    reporter = Recorder(stop_after=2)
-    with pytest.raises(StopRequestedError):
-        _train(samples, folder / "workers", reporter)
-    # Half of two batches, and of the third, whose only sample both need, as it may be encoded ahead.
-    assert 4 <= len(reporter.encoded) <= 5
-    reporter = Recorder()
-    model = _train(samples, folder / "workers", reporter)
-    assert (model is None) == (rank == 1)
-    assert bool(reporter.recorded) == (rank == 0)
-    if model is not None:
-        torch.save((_weights(model), reporter.recorded), folder / "result.pt")
+    with pytest.raises(StepError, match=r"does not train .* as the group 'vision' says"):
+        _train(samples, folder / "spoilt", Recorder(), spoilt=True, strategy="fsdp")
+    for strategy in ("ddp", "fsdp"):
+        # Only the first worker hears of the stop; both must heed it.
+        reporter = Recorder(stop_after=2 if rank == 0 else None)
+        _stop(samples, folder / strategy, reporter, strategy=strategy)
+        # Half of two batches, and of the third, whose only sample both need, as it may be encoded ahead; and one
+        # with an image to keep company.
+        assert 4 <= len(reporter.encoded) <= 5 + (strategy == "fsdp")
+    distributed.barrier()
+    if rank == 0:
+        shutil.copytree(folder / "ddp", folder / "ddp-for-one")
+        shutil.copytree(folder / "fsdp", folder / "fsdp-for-one")
+        shutil.copytree(folder / "ddp", folder / "ddp-to-fsdp")
+    distributed.barrier()
+    results = {}
+    for begun, strategy in (("ddp", "ddp"), ("fsdp", "fsdp"), ("ddp-to-fsdp", "fsdp"), ("one", "fsdp")):
+        reporter = Recorder()
+        model = _train(samples, folder / begun, reporter, strategy=strategy)
+        assert (model is None) == (rank == 1)
+        assert bool(reporter.recorded) == (rank == 0)
+        results[begun] = (model and _weights(model), reporter.recorded)
+    for precision in ("fp32", "bf16"):
+        reporter, name = Recorder(), f"partly-{precision}"
+        model = _train(samples, folder / name, reporter, PARTLY, strategy="fsdp", precision=precision)
+        results[name] = (model and _weights(model), reporter.recorded)
+    if rank == 0:
+        torch.save(results, folder / "results.pt")
     distributed.destroy_process_group()
 
 
-def test_two_workers_learn_what_one_learns(colour_samples, tmp_path):
-    multiprocessing.spawn(_work, args=(colour_samples, tmp_path), nprocs=2)
-    weights, recorded = torch.load(tmp_path / "result.pt")
-    threads = torch.get_num_threads()
-    reporter = Recorder()
-    expected = _weights(_train(colour_samples, tmp_path / "alone", reporter))
-    torch.set_num_threads(threads)
+def _losses(recorded):
+    return [values["train/loss"] for _, values in recorded if "train/loss" in values]
+
+
+def _assert_same(ours, theirs):
+    """The weights, and all figures of the steps that ours took."""
+    (weights, recorded), (expected, whole) = ours, theirs
     torch.testing.assert_close(weights, expected, rtol=1e-5, atol=1e-5)
-    alone = [entry for entry in reporter.recorded if entry[0] > 2]
-    assert [step for step, _ in recorded] == [step for step, _ in alone]
-    for (_, ours), (_, theirs) in zip(recorded, alone, strict=True):
-        for name in ours.keys() - {"train/tokens_per_second"}:
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-5), name
+    tail = whole[len(whole) - len(recorded) :]
+    assert [step for step, _ in recorded] == [step for step, _ in tail]
+    for (_, here), (_, there) in zip(recorded, tail, strict=True):
+        assert here.keys() == there.keys()
+        for name in here.keys() - OWN:
+            assert here[name] == pytest.approx(there[name], rel=1e-5), name
+
+
+def test_two_workers_learn_what_one_learns_and_either_continues_the_other(colour_samples, tmp_path):
+    threads = torch.get_num_threads()
+    _stop(colour_samples, tmp_path / "one", Recorder(stop_after=2))
+    multiprocessing.spawn(_work, args=(colour_samples, tmp_path), nprocs=2)
+    results = torch.load(tmp_path / "results.pt")
+
+    def alone(folder, groups=GROUPS):
+        reporter = Recorder()
+        return _weights(_train(colour_samples, tmp_path / folder, reporter, groups)), reporter.recorded
+
+    expected = alone("alone")
+    for begun in ("ddp", "fsdp", "ddp-to-fsdp", "one"):
+        _assert_same(results[begun], expected)
+        assert min(step for step, _ in results[begun][1]) == 3
+    for begun in ("ddp-for-one", "fsdp-for-one"):
+        _assert_same(alone(begun), expected)
+    partly = alone("partly", PARTLY)
+    _assert_same(results["partly-fp32"], partly)
+    weights, recorded = results["partly-bf16"]
+    assert weights.dtype == torch.float32
+    assert _losses(recorded) == pytest.approx(_losses(partly[1]), rel=0.02)
+    assert _losses(recorded) != _losses(partly[1])
+    torch.set_num_threads(threads)
+
+
+LONG = {"epochs": 10, "eps": 1e-8}
+"""Thirty steps, with the epsilon that there is by default."""
+
+
+def _work_long(rank: int, samples, folder: Path, strategy: str) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="0")
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    _stop(samples, folder / "two", Recorder(stop_after=10), strategy=strategy, **LONG)
+    if rank == 0:
+        shutil.copytree(folder / "two", folder / "one")
+    distributed.barrier()
+    reporter = Recorder()
+    _train(samples, folder / "two", reporter, strategy=strategy, **LONG)
+    if rank == 0:
+        torch.save(reporter.recorded, folder / "two.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_twenty_steps_on_one_worker_lose_what_they_would_on_two(colour_samples, tmp_path, strategy):
+    threads = torch.get_num_threads()
+    multiprocessing.spawn(_work_long, args=(colour_samples, tmp_path, strategy), nprocs=2)
+    alone = Recorder()
+    _train(colour_samples, tmp_path / "one", alone, **LONG)
+    torch.set_num_threads(threads)
+    ours, theirs = _losses(alone.recorded), _losses(torch.load(tmp_path / "two.pt"))
+    assert len(ours) == 20
+    assert ours == pytest.approx(theirs, abs=1e-4)

@@ -1,0 +1,73 @@
+"""Weights divided among the workers (FSDP2): which parts are divided, and how the whole comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from accelerate import FullyShardedDataParallelPlugin
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+
+def layer_classes(module: torch.nn.Module) -> list[str]:
+    """Name the classes of the layers that stay in one piece: decoder layers and vision blocks.
+
+    Transformers lists them for each family (`_no_split_modules`), some of which a model may do without.
+
+    Args:
+        module: The whole model.
+
+    Returns:
+        Those that the model has; each of their layers is gathered when it computes and divided again after.
+    """
+    named = module._no_split_modules if isinstance(module, PreTrainedModel) else None
+    present = {type(part).__name__ for part in module.modules()}
+    return sorted(present & set(named or ()))
+
+
+def sharding_plugin(layers: Sequence[str], precision: str) -> FullyShardedDataParallelPlugin:
+    """Tell accelerate to divide the weights of these layers one by one, and what remains together.
+
+    Args:
+        layers: From `layer_classes`.
+        precision: With `bf16` weights are gathered in bfloat16; what each worker keeps, the gradients and their sum
+            over workers stay float32.
+    """
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    return FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=list(layers),
+        mixed_precision_policy=policy if precision == "bf16" else None,
+    )
+
+
+def divide_again(module: torch.nn.Module) -> None:
+    """Free what a forward pass without a backward pass has left gathered, so that parameters are the divided ones."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
+def gather(module: torch.nn.Module, *, keep: bool) -> None:
+    """Put whole weights on the CPU in the place of divided ones; in place, and all workers must take part.
+
+    Afterwards the module can be saved, not trained.
+
+    Args:
+        module: The whole model.
+        keep: Whether this worker keeps the whole; the others leave it to that one.
+    """
+    whole: dict[int, torch.nn.Parameter] = {}
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            if not isinstance(parameter, DTensor):
+                continue
+            if id(parameter) not in whole:  # tied weights stay tied
+                full = parameter.full_tensor().detach()
+                if not keep:
+                    continue
+                whole[id(parameter)] = torch.nn.Parameter(full.cpu(), requires_grad=parameter.requires_grad)
+            setattr(part, name, whole[id(parameter)])

@@ -1,0 +1,22 @@
+"""A launch that is killed and launched again ends with the same weights: one seeded kill each, as CI runs them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DRILL = Path(__file__).parent.parent.parent / "bench" / "kill_drill.py"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("workers", "strategy"), [(1, "ddp"), (2, "ddp"), (2, "fsdp")])
+def test_one_kill_changes_no_bit_of_the_weights(workers, strategy):
+    command = [sys.executable, DRILL, "--kills", "1", "--workers", str(workers), "--strategy", strategy, "--seed", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [told] = json.loads(done.stdout)
+    [kill] = told["kills"]
+    assert kill["same_weights"]

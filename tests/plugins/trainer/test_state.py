@@ -1,0 +1,108 @@
+import random
+import warnings
+
+import numpy
+import pytest
+import torch
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+from plugins.trainer.state import TrainingState, random_states, set_random_states
+
+
+def parts(seed):
+    """A module of which one layer is frozen and one never used, two optimizers, and schedules."""
+    torch.manual_seed(seed)
+    module = torch.nn.ModuleDict({name: torch.nn.Linear(3, 3) for name in ("used", "frozen", "unused")})
+    module.register_buffer("mean", torch.randn(3))
+    module.register_buffer("table", torch.randn(3), persistent=False)
+    module["frozen"].requires_grad_(False)
+    matrices = [module["used"].weight, module["unused"].weight]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=0.1),
+        torch.optim.AdamW([module["used"].bias, module["unused"].bias], lr=0.2, fused=True),
+    ]
+    schedules = [torch.optim.lr_scheduler.LambdaLR(each, lambda step: 0.5**step) for each in optimizers]
+    return module, optimizers, schedules
+
+
+def step(module, optimizers, schedules):
+    module["used"](torch.ones(2, 3)).square().sum().backward()
+    for each in (*optimizers, *schedules):
+        each.step()
+    for each in optimizers:
+        each.zero_grad()
+
+
+@pytest.fixture
+def written(tmp_path):
+    """What has taken two steps, its folder and its rates."""
+    trained = parts(seed=1)
+    step(*trained)
+    step(*trained)
+    state = TrainingState(*trained)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state.write(tmp_path)
+    return trained, tmp_path, state.rates()
+
+
+def test_what_is_read_goes_on_as_what_was_written(written):
+    trained, folder, rates = written
+    fresh = parts(seed=2)
+    fresh[0]["frozen"].load_state_dict(trained[0]["frozen"].state_dict())
+    state = TrainingState(*fresh)
+    state.read(folder)
+    state.set_rates(rates)
+    for _ in range(3):
+        for each in (trained, fresh):
+            step(*each)
+        assert all(
+            ours.equal(theirs) for ours, theirs in zip(fresh[0].parameters(), trained[0].parameters(), strict=True)
+        )
+        assert state.rates() == TrainingState(*trained).rates()
+    assert fresh[0].mean.equal(trained[0].mean)
+    assert not fresh[0].table.equal(trained[0].table)
+
+
+def test_what_never_had_a_gradient_has_no_moments_afterwards_either(written):
+    _, folder, _ = written
+    module, optimizers, schedules = parts(seed=2)
+    step(module, optimizers, schedules)
+    module["unused"](torch.ones(2, 3)).sum().backward()
+    for each in optimizers:
+        each.step()
+    TrainingState(module, optimizers, schedules).read(folder)
+    for optimizer, kind in zip(optimizers, ("weight", "bias"), strict=True):
+        assert set(optimizer.state) == {getattr(module["used"], kind)}
+
+
+def test_frozen_weights_take_no_place(written):
+    trained, folder, _ = written
+    names = FileSystemReader(folder).read_metadata().state_dict_metadata.keys()
+    assert {name for name in names if name.startswith("weights/")} == {
+        "weights/used.weight",
+        "weights/used.bias",
+        "weights/unused.weight",
+        "weights/unused.bias",
+        "weights/mean",
+    }
+    assert TrainingState(*trained).num_learning() == 24
+
+
+def test_weights_alone_leave_the_moments(written):
+    trained, folder, _ = written
+    fresh = parts(seed=2)
+    TrainingState(*fresh).read_weights(folder)
+    assert fresh[0]["used"].weight.equal(trained[0]["used"].weight)
+    assert not any(optimizer.state for optimizer in fresh[1])
+
+
+def test_random_numbers_go_on_after_a_file(tmp_path):
+    def draw():
+        return random.random(), numpy.random.rand(), float(torch.rand(()))
+
+    torch.save(random_states(), tmp_path / "random.pt")
+    drawn = draw()
+    assert draw() != drawn
+    set_random_states(torch.load(tmp_path / "random.pt", weights_only=True))
+    assert draw() == drawn
