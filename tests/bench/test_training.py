@@ -26,7 +26,7 @@ def test_losses_that_differ_end_it(monkeypatch):
 
     def trained(task, way):
         loss = 2.0 if way == training.THEIRS else 2.002
-        return {"cpu_seconds_a_sample": 1.0, "peak_bytes": 1, "losses": [loss]}
+        return {"cpu_seconds_a_sample": 1.0, "peak_bytes": 1, "peak_bytes_beyond_state": 1, "losses": [loss]}
 
     monkeypatch.setattr(training, "_in_a_process", trained)
     with pytest.raises(SystemExit, match="losses differ"):
@@ -41,7 +41,12 @@ def test_ratios_are_medians_of_repeats(monkeypatch):
 
     def trained(task, way):
         seconds = next(theirs) if way == training.THEIRS else 2.0
-        return {"cpu_seconds_a_sample": seconds, "peak_bytes": int(seconds), "losses": [2.0]}
+        return {
+            "cpu_seconds_a_sample": seconds,
+            "peak_bytes": seconds,
+            "peak_bytes_beyond_state": seconds,
+            "losses": [2.0],
+        }
 
     monkeypatch.setattr(training, "_in_a_process", trained)
     told = training.measured(training.Task("balanced", steps=1, seed=0), repeats=3)
