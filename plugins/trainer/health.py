@@ -15,9 +15,10 @@ WINDOW = 50
 KNOWN = 10
 """Steps after which a usual value is trusted."""
 
-SPIKES = {"train/loss": 3.0, "train/grad_norm": 10.0}
-"""How many times its usual value a figure is a spike. Losses of small batches differ by a factor of two, and norms of
-gradients by more."""
+SPIKES = {"train/loss": (3.0, 0.1), "train/grad_norm": (10.0, 0.0)}
+"""How many times its usual value a figure is a spike, and how far above it at the least. Losses of small batches differ
+by a factor of two, norms of gradients by more; a loss near zero may be ten times its usual value and still be near
+zero."""
 
 
 class Health:
@@ -47,10 +48,10 @@ class Health:
 
     def _spikes(self, done: int, values: Mapping[str, float]) -> dict[str, str]:
         found = {}
-        for name, times in SPIKES.items():
+        for name, (times, least) in SPIKES.items():
             recent, value = self._recent[name], values[name]
             usual = median(recent) if len(recent) >= KNOWN else value
-            if value > times * usual:
+            if value > max(times * usual, usual + least):
                 found[name] = f"step {done}: {name} is {value:.3g}, and its median of the last steps is {usual:.3g}"
             recent.append(value)
         return found

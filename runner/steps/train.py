@@ -70,6 +70,7 @@ def _prove(
     prompts = prompts_of(context, context.samples("test"))
     answer_limit = context.spec.generator_options.answer_limit
     proof = prove(inspector, trainer, rendered, prompts, answer_limit, context.reporter("proof"))
+    context.reporter("train").metrics(0, {"train/samples_truncated": len(proof.truncated)})
     told = proof.as_json()
     context.log.append("proof", **told)
     context.run.update_record(proof={**told, "truncated": len(proof.truncated), "respelt": len(proof.respelt)})

@@ -111,6 +111,7 @@ def undisturbed(tmp_path_factory, emoji_at):
     [
         *(((), moment) for moment in ("train", "generate", 0.2, 2.0, 5.0)),
         *((("--local",), moment) for moment in ("train", 2.0)),
+        (("--set", "compute.workers=2"), "train"),
     ],
     ids=str,
 )

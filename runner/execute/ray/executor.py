@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,28 @@ def _train_on_group(plan: str, folder: Path, compute: ComputeOptions, asked: dic
         run_config=RunConfig(name="workers", storage_path=str(folder / ".ray_train")),
     )
     try:
-        trainer.fit()
+        _fit(trainer)
     except (RayError, TrainingFailedError) as error:
         told = _outcomes(folder)
         first = str(error).strip().splitlines()[0]
         return told[0] if told else Outcome("failed", StepError(f"the worker group died: {first}"))
     told = _outcomes(folder)
     return told[0] if told else Outcome("finished")
+
+
+def _fit(trainer: TorchTrainer) -> None:
+    """Run a worker group from another thread.
+
+    In the main one Ray Train takes Ctrl-C for itself and ends the group at once, where the workers are to save first.
+    """
+    thread = ThreadPoolExecutor(max_workers=1)
+    fitting = thread.submit(trainer.fit)
+    try:
+        while not wait([fitting], timeout=POLL_SECONDS).done:
+            pass
+        fitting.result()
+    finally:
+        thread.shutdown(wait=False)
 
 
 def _train_as_worker(config: dict[str, str]) -> None:

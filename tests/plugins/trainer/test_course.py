@@ -140,7 +140,7 @@ def test_a_disk_too_small_for_all_checkpoints_is_warned_of(begin, recorder, monk
 
 
 def _leave_free(monkeypatch, num_bytes):
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("Usage", "free")(num_bytes))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("Usage", "total free")(num_bytes, num_bytes))
 
 
 def test_a_group_that_does_not_learn_is_warned_of_once(begin, recorder):

@@ -20,9 +20,9 @@ def test_losses_that_differ_as_batches_do_are_no_spikes(losses):
     assert not any(watched([figures(loss, 3 * loss, rest=1e-3) for loss in losses]))
 
 
-@given(st.floats(1e-3, 1e3), st.integers(KNOWN, 60), st.integers(1, 5))
+@given(st.floats(0.1, 1e3), st.integers(KNOWN, 60), st.integers(1, 5))
 def test_a_spike_is_told_once_however_long_it_lasts_and_again_when_it_comes_back(usual, calm, lasting):
-    high = [figures(usual * 1.1 * SPIKES["train/loss"], usual)] * lasting
+    high = [figures(usual * 1.1 * SPIKES["train/loss"][0], usual)] * lasting
     told = watched([figures(usual, usual)] * calm + high + [figures(usual, usual)] + high)
     assert [place for place, each in enumerate(told) if each] == [calm, calm + lasting + 1]
     assert "train/loss" in told[calm][0]
@@ -33,6 +33,10 @@ def test_a_spike_of_the_gradient_is_told():
     [*calm, last] = watched([figures()] * KNOWN + [figures(norm=11.0)])
     assert not any(calm)
     assert last == [f"step {KNOWN + 1}: train/grad_norm is 11, and its median of the last steps is 1"]
+
+
+def test_a_loss_near_zero_may_be_many_times_its_usual_value():
+    assert not any(watched([figures(loss=0.006)] * KNOWN + [figures(loss=0.06)]))
 
 
 def test_first_steps_have_no_usual_value_to_be_far_from():
