@@ -16,10 +16,6 @@ from runner.errors import DataError
 from runner.records import Rendered
 from runner.stages import Features
 
-FREE_SHARE = 0.1
-"""Share of the disk that stays free; samples for which there is no room are encoded again in every epoch. An image of a
-megapixel takes 24 MB."""
-
 
 def within_limit(features: Features, limit: int | None, sample: str, *, truncate: bool) -> Features:
     """Cut an encoded sample to a limit, or refuse it.
@@ -58,7 +54,8 @@ class EncodedSamples:
     """Training samples as the model takes them, by their place in the split.
 
     What is encoded goes to a file without a name: memory holds only what the operating system has to spare for it, and
-    however the process ends, the disk is free again.
+    however the process ends, the disk is free again. An image of a megapixel takes 24 MB there. A worker takes no more
+    than it leaves, which checkpoints need; samples beyond that are encoded again in every epoch.
     """
 
     def __init__(self, samples: Sequence[Rendered], encode: Callable[[Rendered], Features], folder: Path) -> None:
@@ -99,8 +96,7 @@ class EncodedSamples:
             return features
 
     def _keep(self, place: int, written: bytes) -> None:
-        disk = shutil.disk_usage(self._folder)
-        if disk.free - len(written) < FREE_SHARE * disk.total:
+        if self._end + len(written) > shutil.disk_usage(self._folder).free:
             return
         os.pwrite(self._file.fileno(), written, self._end)
         self._kept[place] = self._end, len(written)
