@@ -6,8 +6,9 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from runner.artifacts import steps_of, write_json
@@ -111,15 +112,22 @@ def _fit(trainer: TorchTrainer) -> None:
     """Run a worker group from another thread.
 
     In the main one Ray Train takes Ctrl-C for itself and ends the group at once, where the workers are to save first.
+    A launch that is to end at once does not wait for the thread.
     """
-    thread = ThreadPoolExecutor(max_workers=1)
-    fitting = thread.submit(trainer.fit)
-    try:
-        while not wait([fitting], timeout=POLL_SECONDS).done:
-            pass
-        fitting.result()
-    finally:
-        thread.shutdown(wait=False)
+    ended: Future[None] = Future()
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:
+            ended.set_exception(error)
+        else:
+            ended.set_result(None)
+
+    Thread(target=fit, daemon=True).start()
+    while not wait([ended], timeout=POLL_SECONDS).done:
+        pass
+    ended.result()
 
 
 def _train_as_worker(config: dict[str, str]) -> None:
