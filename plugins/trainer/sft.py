@@ -9,11 +9,12 @@ from accelerate.utils import set_seed
 from plugins.trainer.batches import Division, Order, divide, num_validation, steps_per_epoch
 from plugins.trainer.course import Course
 from plugins.trainer.encoded import EncodedSamples, within_limit
+from plugins.trainer.forecast import forecast
 from plugins.trainer.learner import Learner, make_accelerator
 from plugins.trainer.sft_options import SftOptions
 from runner.errors import SpecError
-from runner.records import Rendered
-from runner.stages import Features, Optimizer, TrainingRun, VisionLanguageModel
+from runner.records import Forecast, Rendered
+from runner.stages import Features, Optimizer, Outline, TokenCount, TrainingRun, VisionLanguageModel
 
 
 class SftTrainer:
@@ -59,6 +60,10 @@ class SftTrainer:
 
     def _epoch_size(self, num_samples: int) -> int:
         return num_samples - num_validation(num_samples, self._options.validation)
+
+    def forecast(self, model: Outline, optimizer: Optimizer, counts: Sequence[TokenCount], workers: int) -> Forecast:
+        """Work out memory, disk and operations; see `Trainer.forecast`."""
+        return forecast(self._options, model.module, optimizer, counts, workers)
 
     def train(
         self,
