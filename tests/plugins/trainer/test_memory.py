@@ -15,10 +15,11 @@ from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.adamw_options import AdamWOptions
 from plugins.optimizer.muon import MuonOptimizer
 from plugins.optimizer.muon_options import MuonOptions
-from plugins.trainer.forecast import SIZES, bare, flops, forecast, state_bytes
+from plugins.trainer.forecast import SIZES, bare, forecast, state_bytes
 from plugins.trainer.kept import Anatomy, Part, dissect
 from plugins.trainer.learner import Learner, make_accelerator
 from plugins.trainer.memory import Length, Way, learning_in, numbers_in, peak
+from plugins.trainer.operations import flops
 from plugins.trainer.sft_options import SftOptions
 from runner.stages import TokenCount
 
