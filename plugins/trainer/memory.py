@@ -59,14 +59,10 @@ def learning_in(anatomy: Anatomy) -> int:
     return anatomy.language.num_learning + anatomy.vision.num_learning + ends
 
 
-def heaviest(share: Sequence[Length], micro_batch_size: int | None) -> tuple[Length, bool]:
-    """Find the micro-batch of a worker's share with most positions, its padding counted.
-
-    Returns:
-        Its lengths together, and whether another one comes before it.
-    """
-    cut = micro_batches([each.total for each in share], micro_batch_size)
-    together = [
+def batches_of(share: Sequence[Length], way: Way) -> list[Length]:
+    """The micro-batches of a worker's share in their order, their padding counted."""
+    cut = micro_batches([each.total for each in share], way.micro_batch_size)
+    return [
         Length(
             total=len(places) * max(share[place].total for place in places),
             image=sum(share[place].image for place in places),
@@ -74,8 +70,6 @@ def heaviest(share: Sequence[Length], micro_batch_size: int | None) -> tuple[Len
         )
         for places in cut
     ]
-    most = max(together, key=lambda each: each.total)
-    return most, len(cut) > 1
 
 
 def peak(anatomy: Anatomy, share: Sequence[Length], way: Way, workers: int, state: float) -> Memory:
@@ -88,8 +82,12 @@ def peak(anatomy: Anatomy, share: Sequence[Length], way: Way, workers: int, stat
         workers: Who train together.
         state: Bytes of the optimizer's state, of all weights.
     """
-    batch, earlier = heaviest(share, way.micro_batch_size)
-    return max(_moments(anatomy, batch, way, workers, state, earlier=earlier), key=lambda memory: memory.total)
+    moments = (
+        memory
+        for place, batch in enumerate(batches_of(share, way))
+        for memory in _moments(anatomy, batch, way, workers, state, earlier=place > 0)
+    )
+    return max(moments, key=lambda memory: memory.total)
 
 
 def _moments(
