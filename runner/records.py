@@ -167,3 +167,64 @@ def segment_letters() -> Iterator[str]:
     """Yield a … z, aa, ab … without end, as segments are numbered."""
     for length in count(1):
         yield from ("".join(letters) for letters in product(ascii_lowercase, repeat=length))
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes on the device of one worker when a training step needs most.
+
+    Attributes:
+        moment: When that is: `loss` (the forward pass is done), `backward`, or `step` (the optimizer's).
+        weights: Master weights, and what is computed with besides: copies in a lower precision, weights gathered
+            from other workers.
+        gradients: Those that are there at that moment, and what exchanges them between workers.
+        optimizer: The optimizer's state.
+        activations: What the forward pass keeps for the backward pass.
+        logits: What the output layer and the cross-entropy take.
+    """
+
+    moment: Literal["loss", "backward", "step"]
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingWay:
+    """One way to compute a training.
+
+    Attributes:
+        change: What to change in the spec for it, as `--set` takes it or in words; empty for the spec as it is.
+        strategy: How workers share the work.
+        memory: Of one worker.
+    """
+
+    change: str
+    strategy: str
+    memory: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a training takes, as its trainer works it out before it runs.
+
+    Attributes:
+        ways: As the spec has it, then what takes less memory, the least costly first.
+        flops_per_step: Floating-point operations of a mean optimizer step, over all workers.
+        checkpoint: Bytes of one checkpoint.
+        num_checkpoints: How many are on the disk at once.
+        model: Bytes of the trained model.
+    """
+
+    ways: tuple[TrainingWay, ...]
+    flops_per_step: float
+    checkpoint: int
+    num_checkpoints: int
+    model: int

@@ -8,8 +8,9 @@ from rich.console import Console
 
 from runner.execute.launch import TrialResult
 from runner.plan import Trial
+from runner.terminal.plan import plan_tables
 from runner.terminal.progress import PLAIN_LINES, Terminal
-from runner.terminal.tables import plan_tables, results_table
+from runner.terminal.tables import results_table
 
 
 def shown(renderable):
@@ -77,6 +78,9 @@ def test_a_plan_that_is_not_known_yet_is_shown_as_such():
         "steps_per_trial": None,
         "tokens": {},
         "parameters": [],
+        "memory": {},
+        "disk": {},
+        "hours": {},
         "where": "1 worker, on the CPU",
     }
     [table] = plan_tables(told)

@@ -6,6 +6,8 @@ from transformers import PreTrainedTokenizerBase, Qwen2_5_VLConfig, Qwen2_5_VLPr
 
 from plugins.model.chat.sizes import SmallSize
 from plugins.model.qwen2_5_vl_options import Qwen25VLOptions
+from plugins.model.qwen2_5_vl_outline import PublishedOutline
+from plugins.model.qwen2_5_vl_published import MAX_PIXELS, MIN_PIXELS, PUBLISHED
 from plugins.model.qwen_vl import TEMPORAL_PATCH, QwenVLModel, rotary_text_config, token_ids
 
 
@@ -34,3 +36,10 @@ class Qwen25VLModel(QwenVLModel[Qwen25VLOptions]):
             tie_word_embeddings=False,
             **token_ids(tokenizer),
         )
+
+    def _published(self) -> PublishedOutline | None:
+        size = PUBLISHED.get(self._options.checkpoint or "")
+        if size is None:
+            return None
+        fewest, most = self._options.min_pixels or MIN_PIXELS, self._options.max_pixels or MAX_PIXELS
+        return PublishedOutline(size, fewest, most, self._options.attention)

@@ -114,9 +114,13 @@ def micro_batches(lengths: Sequence[int], size: int | None, limit: int, *, packe
     batches: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda each: (lengths[each], each)):
         together = [lengths[each] for each in (*batches[-1], place)] if batches else []
-        positions = sum(together) if packed else len(together) * lengths[place]
-        if batches and (len(together) <= size if size else positions <= limit):
+        if batches and (len(together) <= size if size else num_positions(together, packed=packed) <= limit):
             batches[-1].append(place)
         else:
             batches.append([place])
     return batches
+
+
+def num_positions(lengths: Sequence[int], *, packed: bool) -> int:
+    """Count the positions of a micro-batch, its padding included where it is not packed."""
+    return sum(lengths) if packed else len(lengths) * max(lengths)

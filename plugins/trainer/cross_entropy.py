@@ -76,8 +76,13 @@ class _FusedCrossEntropy(torch.autograd.Function):
         return (*(None if each is None else each.mul_(scale) for each in gradients), None, None)
 
 
+def part_size(num_words: int) -> int:
+    """Count the positions whose logits, over so many words, exist at once."""
+    return max(1, LOGIT_BYTES // (4 * num_words))
+
+
 def _parts(num_positions: int, num_words: int) -> Iterator[slice]:
-    size = max(1, LOGIT_BYTES // (4 * num_words))
+    size = part_size(num_words)
     for start in range(0, num_positions, size):
         yield slice(start, start + size)
 

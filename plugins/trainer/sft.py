@@ -10,14 +10,15 @@ from plugins.trainer.batches import Division, Order, divide, num_validation, ste
 from plugins.trainer.checkpoint import Checkpoints
 from plugins.trainer.course import Course
 from plugins.trainer.encoded import EncodedSamples, within_limit
+from plugins.trainer.forecast import forecast
 from plugins.trainer.learner import Learner, make_accelerator, unlabelled
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.sharding import gather, layer_classes
 from plugins.trainer.state import TrainingState
 from plugins.trainer.validation import ValidationLosses
 from runner.errors import SpecError
-from runner.records import ImagePart, Rendered
-from runner.stages import Features, Optimizer, TrainingRun, VisionLanguageModel
+from runner.records import Forecast, ImagePart, Rendered
+from runner.stages import Features, Optimizer, Outline, TokenCount, TrainingRun, VisionLanguageModel
 
 
 class SftTrainer:
@@ -63,6 +64,10 @@ class SftTrainer:
 
     def _epoch_size(self, num_samples: int) -> int:
         return num_samples - num_validation(num_samples, self._options.validation)
+
+    def forecast(self, model: Outline, optimizer: Optimizer, counts: Sequence[TokenCount], workers: int) -> Forecast:
+        """Work out memory, disk and operations; see `Trainer.forecast`."""
+        return forecast(self._options, model, optimizer, counts, workers)
 
     def train(
         self,

@@ -57,12 +57,13 @@ def _valid(specs: Sequence[Path]) -> str:
 
 @app.command(rich_help_panel=BEGIN)
 def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Show what would run: steps, tokens, parameters a group, and where."""
+    """Show what would run: steps, tokens, parameters a group, memory, disk, hours, and where."""
     from runner.errors import SpecError
     from runner.execute.estimate import describe_plan
     from runner.spec.load import load_spec
+    from runner.terminal.plan import plan_tables
     from runner.terminal.progress import StageReporter
-    from runner.terminal.tables import plan_tables, print_tables
+    from runner.terminal.tables import print_tables
 
     settle_environment()
     loaded = load_spec(spec, overrides or ())
@@ -77,5 +78,7 @@ def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, d
         print(json.dumps(told, ensure_ascii=False))
         return
     print_tables(plan_tables(told))
+    for line in told["advice"]:
+        print(f"memory: {line}")
     for line in told["unmet"]:
         print(f"unmet: {line}")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from runner.errors import DataError, UnmetError
+from runner.execute.fit import disk, hours, judged
+from runner.execute.lengths import assumed_length, length_figures
 from runner.execute.resources import local_gpus, unmet_by
 from runner.plan import Plan, expand, implement, resolve
+from runner.records import Rendered
 from runner.spec.models import ComputeOptions, ExperimentSpec
-from runner.stages import Reporter, TokenCount
+from runner.stages import DatasetInfo, Outline, Reporter
 from runner.steps.manifest import by_group
 from runner.steps.rendering import training_texts
 
@@ -16,7 +20,8 @@ from runner.steps.rendering import training_texts
 def describe_plan(spec: ExperimentSpec, reporter: Reporter) -> dict[str, Any]:
     """Describe what would run, as docs/interface.md's `plan --json` holds it.
 
-    What stands in the way of a launch here is listed under `unmet`; figures that need it are then null or empty.
+    What stands in the way of a launch here is listed under `unmet`; figures that need it are then null or empty, or
+    marked as estimated or assumed.
 
     Raises:
         SpecError: The optimizer's groups do not fit the model's parameters.
@@ -30,6 +35,10 @@ def describe_plan(spec: ExperimentSpec, reporter: Reporter) -> dict[str, Any]:
         "tokens": {},
         "parameters": [],
         "memory": {},
+        "disk": {},
+        "hours": {},
+        "fits": None,
+        "advice": [],
         "where": where(spec.compute),
         "unmet": unmet,
     }
@@ -37,8 +46,9 @@ def describe_plan(spec: ExperimentSpec, reporter: Reporter) -> dict[str, Any]:
         plan = resolve(spec, reporter)
     except (DataError, UnmetError) as error:
         unmet.append(str(error))
-        return told
-    return told | _pinned(plan) | _measured(plan, reporter)
+    else:
+        told |= _pinned(plan)
+    return told | _trained(spec, reporter, unmet)
 
 
 def _pinned(plan: Plan) -> dict[str, Any]:
@@ -46,37 +56,56 @@ def _pinned(plan: Plan) -> dict[str, Any]:
         {"name": trial.name, "fingerprint": trial.plan.fingerprint, "parameters": dict(trial.parameters)}
         for trial in expand(plan)
     ]
-    return {"fingerprint": plan.fingerprint, "trials": trials, "num_samples": dict(plan.dataset.num_samples)}
+    return {"fingerprint": plan.fingerprint, "trials": trials}
 
 
-def _measured(plan: Plan, reporter: Reporter) -> dict[str, Any]:
-    """Count what only the model and its tokenizer know of a training, where there is one."""
-    spec = plan.spec
-    if spec.model is None or spec.trainer is None or spec.optimizer is None:
-        return {"steps_per_trial": 0}
+def _trained(spec: ExperimentSpec, reporter: Reporter, unmet: list[str]) -> dict[str, Any]:
+    """Tell what a training takes, as far as data and model can be had; what cannot is added to `unmet`."""
     data = implement(spec.data)
-    data.prepare(reporter)
-    adapter = implement(spec.adapter, plan.dataset.labels)
-    rendered = [adapter.render_training(sample) for sample in data.load("train")]
-    model = implement(spec.model).outline(training_texts(rendered))
-    manifest = implement(spec.optimizer).prepare(model.module, spec.seed)
-    return {
-        "steps_per_trial": implement(spec.trainer).num_steps(len(rendered)),
-        "tokens": _token_figures([model.count(each) for each in rendered]),
-        "parameters": by_group(manifest),
-    }
+    found: DatasetInfo | None = _or_unmet(lambda: data.prepare(reporter), unmet)
+    told: dict[str, Any] = {"num_samples": dict(found.num_samples)} if found else {}
+    if spec.model is None or spec.trainer is None or spec.optimizer is None:
+        return {**told, "steps_per_trial": 0}
+    model, rendered = implement(spec.model), None
+    if found is None:
+        # Nobody has asked for the checkpoint yet.
+        _or_unmet(model.revision, unmet)
+    else:
+        adapter = implement(spec.adapter, found.labels)
+        rendered = [adapter.render_training(sample) for sample in data.load("train")]
+        told["steps_per_trial"] = implement(spec.trainer).num_steps(len(rendered))
+    outline = _or_unmet(lambda: model.sketch(None if rendered is None else training_texts(rendered)), unmet)
+    return told if outline is None else told | _forecast(spec, outline, rendered)
 
 
-def _token_figures(counts: list[TokenCount]) -> dict[str, float | int]:
-    """Figures over the training split, an epoch: totals by kind, and the length of a sample."""
-    lengths = [count.text + count.image + count.target for count in counts]
+def _or_unmet(get: Callable[[], Any], unmet: list[str]) -> Any:
+    """Get something, or None and say why not, once."""
+    try:
+        return get()
+    except (DataError, UnmetError) as error:
+        if str(error) not in unmet:
+            unmet.append(str(error))
+        return None
+
+
+def _forecast(spec: ExperimentSpec, outline: Outline, rendered: Sequence[Rendered] | None) -> dict[str, Any]:
+    assert spec.trainer is not None
+    assert spec.optimizer is not None
+    trainer, optimizer = implement(spec.trainer), implement(spec.optimizer)
+    parameters = by_group(optimizer.prepare(outline.module, spec.seed))
+    limit = trainer.limit(outline)
+    if rendered is None:
+        counts = [assumed_length(limit if limit != outline.context_length else None)]
+    else:
+        counts = [outline.count(each) for each in rendered]
+    forecast = trainer.forecast(outline, optimizer, counts, spec.compute.workers)
+    num_steps = None if rendered is None else trainer.num_steps(len(rendered))
     return {
-        "text": sum(count.text for count in counts),
-        "image": sum(count.image for count in counts),
-        "target": sum(count.target for count in counts),
-        "total": sum(lengths),
-        "longest_sample": max(lengths),
-        "mean_sample": sum(lengths) / len(lengths),
+        "tokens": length_figures(counts, assumed=rendered is None),
+        "parameters": parameters,
+        **judged(forecast, spec.compute),
+        "disk": disk(forecast),
+        "hours": hours(forecast, spec.compute, num_steps),
     }
 
 

@@ -25,11 +25,32 @@ class TokenCount:
         text: Prompt and chat template, without images.
         image: Places that the vision tower's features take.
         target: The answer with its end token: the tokens that carry loss.
+        estimated: Whether text and target are worked out from the number of characters, for want of the tokenizer.
     """
 
     text: int
     image: int
     target: int
+    estimated: bool = False
+
+
+class Outline(Protocol):
+    """What planning needs of a model; every `VisionLanguageModel` is one."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """As a `VisionLanguageModel` has it, without memory for its weights."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether its samples are laid in a row without padding; see `VisionLanguageModel.pack`."""
+
+    @property
+    def context_length(self) -> int | None:
+        """The most tokens of prompt and answer together; None where the model sets no limit."""
+
+    def count(self, rendered: Rendered) -> TokenCount:
+        """Count a sample's tokens from its text and the size of its images, without reading pixels."""
 
 
 class VisionLanguageModel(Protocol):
@@ -112,6 +133,17 @@ class Model(Protocol):
 
     def outline(self, texts: Iterable[str]) -> VisionLanguageModel:
         """Make the same model without memory for its weights (the meta device), for planning."""
+
+    def sketch(self, texts: Iterable[str] | None) -> Outline:
+        """Make as much of the outline as can be had here: without a hub, from what its plugin knows of the checkpoint.
+
+        Args:
+            texts: As in `outline`; None where there are none yet.
+
+        Raises:
+            UnmetError: Neither the checkpoint nor its published figures can be had, or there is no text to make a
+                tokenizer from.
+        """
 
     def checkpoint(self) -> Path | None:
         """Find the folder of the checkpoint as it was published, weights and all; None for random weights.

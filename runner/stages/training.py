@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from runner.records import Rendered
-from runner.stages.model import Features, VisionLanguageModel
+from runner.records import Forecast, Rendered
+from runner.stages.model import Features, Outline, TokenCount, VisionLanguageModel
 from runner.stages.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -129,6 +129,16 @@ class Trainer(Protocol):
 
     def num_steps(self, num_samples: int) -> int:
         """Count the optimizer steps for a training split of this size."""
+
+    def forecast(self, model: Outline, optimizer: Optimizer, counts: Sequence[TokenCount], workers: int) -> Forecast:
+        """Work out memory, disk and operations of a training; nothing is computed.
+
+        Args:
+            model: Its module without memory for its weights, as `Optimizer.prepare` left it.
+            optimizer: Has prepared it.
+            counts: The lengths of the training split's samples, at least one.
+            workers: Who train together.
+        """
 
     def train(
         self,

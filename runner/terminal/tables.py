@@ -100,29 +100,3 @@ def print_tables(tables: Sequence[Table]) -> None:
     console = Console(highlight=False)
     for table in tables:
         console.print(table)
-
-
-def plan_tables(told: Mapping[str, Any]) -> list[Table]:
-    """What `runner plan` prints: the run in figures, and the optimizer's groups."""
-    run = Table(title="what would run", title_justify="left", show_header=False)
-    rows = {
-        "fingerprint": (told["fingerprint"] or "unknown yet")[:16],
-        "trials": _count(len(told["trials"])),
-        "samples": ", ".join(f"{split} {number:,}" for split, number in told["num_samples"].items()),
-        "steps a trial": _count(told["steps_per_trial"]),
-        **{f"tokens: {name.replace('_', ' ')}": _count(value) for name, value in told["tokens"].items()},
-        "where": told["where"],
-    }
-    for name, value in rows.items():
-        run.add_row(name, value or "unknown yet")
-    groups = Table(title="parameters", title_justify="left")
-    for column in ("group", "parameters", "trainable", "lr", "weight decay"):
-        groups.add_column(column, justify="left" if column == "group" else "right")
-    for row in told["parameters"]:
-        rates = ("–" if row[name] is None else f"{row[name]:g}" for name in ("lr", "weight_decay"))
-        groups.add_row(row["group"], _count(row["num_parameters"]), _count(row["num_trainable"]), *rates)
-    return [run, groups] if told["parameters"] else [run]
-
-
-def _count(value: float | None) -> str:
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"

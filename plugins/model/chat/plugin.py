@@ -29,6 +29,7 @@ from plugins.model.chat.processor import Processor, images_only, load_processor
 from plugins.model.chat.sizes import SIZES, SmallSize, size_digest
 from plugins.model.chat.tokenizer import train_tokenizer
 from runner.errors import SpecError, UnmetError
+from runner.stages import Outline
 
 FamilyOptions = TypeVar("FamilyOptions", bound=ChatModelOptions)
 
@@ -115,6 +116,27 @@ class ChatModel(ABC, Generic[FamilyOptions]):
             config, processor = self._config(folder), self._processor(folder)
         with torch.device("meta"):
             return self._without_weights(config, processor)
+
+    def sketch(self, texts: Iterable[str] | None) -> Outline:
+        """Make the outline, or where the checkpoint cannot be had, one of what was published; see `Model.sketch`.
+
+        Raises:
+            UnmetError: Nothing is published with this plugin, or there are no texts to make a tokenizer from.
+            SpecError: The checkpoint is of another architecture.
+        """
+        if self._options.checkpoint is None and texts is None:
+            raise UnmetError("model.size: its tokenizer is made from the training texts, which are not here")
+        try:
+            return self.outline(texts or ())
+        except UnmetError:
+            published = self._published()
+            if published is None:
+                raise
+            return published
+
+    def _published(self) -> Outline | None:
+        """Make an outline from the figures that a family's plugin holds of the checkpoint, where it holds any."""
+        return None
 
     def checkpoint(self) -> Path | None:
         """Find the folder of the checkpoint, weights and all; see `Model.checkpoint`.

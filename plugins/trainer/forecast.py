@@ -1,0 +1,137 @@
+"""What a fine-tuning takes, before it runs: memory in several ways, disk, and floating-point operations."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import cast
+
+import torch
+from transformers import PreTrainedModel
+
+from plugins.trainer.kept import FULL, Anatomy, dissect
+from plugins.trainer.memory import Length, Strategy, Way, numbers_in, peak
+from plugins.trainer.operations import flops
+from plugins.trainer.sft_options import SftOptions
+from runner.records import Forecast, TrainingWay
+from runner.stages import Optimizer, Outline, TokenCount
+
+SIZES = {"fp32": 4, "bf16": 2}
+"""Bytes of a number of each precision."""
+
+ADAPTERS = "low-rank adapters (lora: {}) in every group of optimizer.groups"
+
+
+def forecast(
+    options: SftOptions, model: Outline, optimizer: Optimizer, counts: Sequence[TokenCount], workers: int
+) -> Forecast:
+    """Work out what a training takes; see `Trainer.forecast`.
+
+    Memory is that of a worker whose share of a step has the longest samples. A checkpoint holds all weights in float32
+    and the optimizer's state; a new one is written before the oldest goes.
+    """
+    size, module = SIZES[options.precision], model.module
+    anatomy = dissect(cast(PreTrainedModel, module), size)
+    state = state_bytes(optimizer, module)
+    longest = sorted((_length(count) for count in counts), key=lambda each: each.total, reverse=True)
+    share = longest[: max(1, options.batch_size // workers)]
+    ways: list[TrainingWay] = []
+    for change, way, lora in _ways(options, workers, _written(options, size, packs=model.packs)):
+        trained, kept = (bare(anatomy), 0.0) if lora else (anatomy, state)
+        memory = peak(trained, share, way, workers, kept)
+        if not ways or memory.total < ways[-1].memory.total:
+            ways.append(TrainingWay(change, way.strategy, memory))
+    mean = sum(flops(anatomy, _length(count), again=options.gradient_checkpointing) for count in counts) / len(counts)
+    return Forecast(
+        ways=tuple(ways),
+        flops_per_step=mean * options.batch_size,
+        checkpoint=round(FULL * numbers_in(anatomy) + state),
+        num_checkpoints=options.keep_checkpoints + 1,
+        model=size * numbers_in(anatomy),
+    )
+
+
+def _length(count: TokenCount) -> Length:
+    return Length(count.text + count.image + count.target, count.image, count.target)
+
+
+def _written(options: SftOptions, size: int, *, packs: bool) -> Way:
+    """The way that the options ask for."""
+    return Way(
+        strategy=options.strategy,
+        again=options.gradient_checkpointing,
+        micro_batch_size=options.micro_batch_size,
+        size=size,
+        packed=packs and options.packing == "auto",
+    )
+
+
+def _ways(options: SftOptions, workers: int, written: Way) -> Iterator[tuple[str, Way, bool]]:
+    """Yield what can be changed, what it amounts to, and whether adapters learn in place of the weights.
+
+    What costs least comes first: dividing the weights, smaller micro-batches, computing layers again, adapters.
+    """
+    divided: tuple[Strategy, ...] = ("fsdp",) if workers > 1 else ()
+    for lora, again in product((False, True), dict.fromkeys((written.again, True))):
+        for chosen, micro in product(
+            dict.fromkeys((written.strategy, *divided)), dict.fromkeys((written.micro_batch_size, 1))
+        ):
+            way = replace(written, strategy=chosen, again=again, micro_batch_size=micro)
+            yield _change(written, way, lora=lora), way, lora
+
+
+def _change(before: Way, after: Way, *, lora: bool) -> str:
+    told = {
+        "strategy": after.strategy if after.strategy != before.strategy else None,
+        "gradient_checkpointing": "true" if after.again != before.again else None,
+        "micro_batch_size": after.micro_batch_size if after.micro_batch_size != before.micro_batch_size else None,
+    }
+    changes = [f"trainer.{name}={value}" for name, value in told.items() if value is not None]
+    return " ".join([*changes, *([f"and {ADAPTERS}" if changes else ADAPTERS] if lora else [])])
+
+
+def bare(anatomy: Anatomy) -> Anatomy:
+    """The same model with nothing that learns but adapters, which are too small to count."""
+    return replace(
+        anatomy,
+        language=replace(anatomy.language, num_learning=0),
+        vision=replace(anatomy.vision, num_learning=0),
+        head_learns=False,
+        embeddings_learn=False,
+    )
+
+
+def state_bytes(optimizer: Optimizer, module: torch.nn.Module) -> float:
+    """Find how much state an optimizer keeps, by a step of each group with a small parameter in the place of its own.
+
+    Args:
+        optimizer: Has prepared the module.
+        module: Perhaps without memory for its weights.
+    """
+    return sum(
+        _copies(built.optimizer, group, dimensions) * FULL * numbers
+        for built in optimizer.build(module, 2)
+        for group in built.optimizer.param_groups
+        for dimensions, numbers in _numbers_by_dimensions(group["params"]).items()
+    )
+
+
+def _numbers_by_dimensions(parameters: Sequence[torch.nn.Parameter]) -> dict[int, int]:
+    numbers: dict[int, int] = defaultdict(int)
+    for parameter in parameters:
+        numbers[parameter.dim()] += parameter.numel()
+    return numbers
+
+
+def _copies(optimizer: torch.optim.Optimizer, group: dict[str, object], dimensions: int) -> int:
+    """Count the tensors of a parameter's shape that are kept for it."""
+    small = torch.nn.Parameter(torch.ones((2,) * dimensions))
+    small.grad = torch.ones_like(small)
+    twin = copy.copy(optimizer)
+    twin.param_groups = [{**group, "params": [small]}]
+    twin.state = defaultdict(dict)
+    twin.step()
+    return sum(isinstance(each, torch.Tensor) and each.shape == small.shape for each in twin.state[small].values())

@@ -1,0 +1,208 @@
+"""The forecast of a step's memory, against the peak of tensor allocations of real steps and by its own logic."""
+
+import gc
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch._C._profiler import _EventType
+from torch.profiler import ProfilerActivity, profile
+
+from plugins.optimizer.adamw import AdamWOptimizer
+from plugins.optimizer.adamw_options import AdamWOptions
+from plugins.optimizer.muon import MuonOptimizer
+from plugins.optimizer.muon_options import MuonOptions
+from plugins.trainer.forecast import SIZES, bare, forecast, state_bytes
+from plugins.trainer.kept import Anatomy, Part, dissect
+from plugins.trainer.learner import Learner, make_accelerator
+from plugins.trainer.memory import Length, Way, learning_in, numbers_in, peak
+from plugins.trainer.operations import flops
+from plugins.trainer.sft_options import SftOptions
+from runner.stages import TokenCount
+
+BENCH = Path(__file__).parents[3] / "bench"
+ALL = {"all": {"match": "*", "lr": 1e-4}}
+FROZEN_VISION = {"vision": {"match": "*visual*", "frozen": True}, "language": {"match": "*", "lr": 1e-2}}
+
+
+def adamw(groups):
+    return AdamWOptimizer(AdamWOptions(groups=groups))
+
+
+class RandomModel:
+    """A model of the benchmarks, as the trainer sees one."""
+
+    packs = False
+
+    def __init__(self, module, models):
+        self.module, self.models = module, models
+
+    def collate(self, batch, padding_side):
+        made = self.models.collated(batch, padding_side)
+        del made["attention_mask"]
+        return made
+
+
+@pytest.fixture
+def models(monkeypatch):
+    """The builders of the benchmarks, with two shapes that are small enough for a test: many words, and few."""
+    monkeypatch.syspath_prepend(BENCH)
+    import models
+
+    monkeypatch.setitem(models.SHAPES, "wordy", models.Shape(width=96, layers=2, heads=4, ffn=384, words=20_000))
+    monkeypatch.setitem(models.SHAPES, "deep", models.Shape(width=192, layers=5, heads=4, ffn=512, words=600))
+    return models
+
+
+def allocated(profiled):
+    """The most bytes of tensors that were there at once, by what the allocator told the profiler."""
+    changes, events = [], list(profiled.profiler.kineto_results.experimental_event_tree())
+    while events:
+        event = events.pop()
+        events += event.children
+        if event.tag == _EventType.Allocation:
+            changes.append((event.start_time_ns, event.extra_fields.alloc_size))
+    live = most = 0
+    for _, change in sorted(changes):
+        live += change
+        most = max(most, live)
+    return most
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize(
+    ("name", "precision", "groups"),
+    [("deep", "fp32", ALL), ("deep", "bf16", ALL), ("deep", "fp32", FROZEN_VISION), ("wordy", "fp32", ALL)],
+)
+def test_the_peak_of_real_steps_is_within_15_percent(models, name, precision, groups, again):
+    lengths = models.mmre_lengths(3, seed=0)
+    drawn = torch.Generator().manual_seed(0)
+    words = models.SHAPES[name].words
+    samples = [models.random_sample(each, words, drawn, with_answer=True) for each in lengths]
+    options = SftOptions(precision=precision, batch_size=3, micro_batch_size=3, gradient_checkpointing=again)
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        model, optimizer = RandomModel(models.random_model(name, 0), models), adamw(groups)
+        optimizer.prepare(model.module, 0)
+        learner = Learner(make_accelerator(precision), model, optimizer.build(model.module, 3), options)
+        for _ in range(2):  # the optimizer's state is there from the second on
+            learner.accumulate(samples)
+            learner.apply()
+    counts = [counted(each, models) for each in samples]
+    told = forecast(options, model, optimizer, counts, 1).ways[0].memory
+    measured = allocated(profiled)
+    assert told.total == pytest.approx(measured, rel=0.15)
+    # What depends on the lengths alone must not hide behind weights that are easy to count.
+    fixed = told.optimizer + 4 * sum(each.numel() for each in model.module.parameters())
+    assert told.total - fixed == pytest.approx(measured - fixed, rel=0.3)
+
+
+def counted(sample, models):
+    target = int((sample["labels"] != models.IGNORED).sum())
+    image = int((sample["input_ids"] == models.IMAGE).sum())
+    return TokenCount(len(sample["input_ids"]) - image - target, image, target)
+
+
+def part(layers, kept, width, learning):
+    numbers = width**2
+    return Part(
+        layers=(kept * width,) * layers,
+        streams=(4 * width,) * layers,
+        passing=3 * width,
+        outside=width,
+        matrices=layers * numbers,
+        largest_layer=numbers,
+        num_parameters=layers * numbers,
+        num_learning=learning * layers * numbers,
+    )
+
+
+def anatomy(language, vision, words):
+    ends = words * 8
+    return Anatomy(language, vision, ends, ends, False, True, True, width=8, words=words, patches=4)
+
+
+def length(text, image, target):
+    return Length(text + image + target, image, target)
+
+
+tokens = st.integers(1, 900)
+parts = st.builds(part, st.integers(1, 8), st.integers(8, 60), st.integers(8, 64), st.integers(0, 1))
+anatomies = st.builds(anatomy, parts, parts, st.integers(8, 4000))
+lengths = st.builds(length, tokens, tokens, tokens)
+strategies = st.sampled_from(["ddp", "fsdp"])
+ways = st.builds(Way, strategies, st.booleans(), st.none() | st.integers(1, 4), st.sampled_from([2, 4]), st.booleans())
+
+
+@given(anatomies, st.lists(lengths, min_size=1, max_size=5), ways, st.integers(1, 8))
+def test_no_part_is_negative_and_longer_samples_take_no_less(anatomy, share, way, workers):
+    told = peak(anatomy, share, way, workers, 8.0 * learning_in(anatomy))
+    assert min(told.weights, told.gradients, told.optimizer, told.activations, told.logits) >= 0
+    longer = [replace(each, total=each.total + 50, target=each.target + 50) for each in share]
+    one = replace(way, micro_batch_size=len(share))
+    state = 8.0 * learning_in(anatomy)
+    assert peak(anatomy, longer, one, workers, state).total >= peak(anatomy, share, one, workers, state).total
+
+
+@given(anatomies, st.lists(lengths, min_size=1, max_size=5), ways, st.integers(2, 8))
+def test_what_saves_memory_saves_memory(anatomy, share, way, workers):
+    state = 8.0 * learning_in(anatomy)
+    told = peak(anatomy, share, way, workers, state)
+    assert told.optimizer == pytest.approx(state / (workers if way.strategy == "fsdp" else 1), abs=1)
+    assert peak(bare(anatomy), share, way, workers, 0).total <= told.total
+    alone = peak(anatomy, share, replace(way, strategy="ddp"), 1, state)
+    assert alone.total <= peak(anatomy, share, replace(way, strategy="ddp"), workers, state).total
+
+
+def test_all_numbers_of_a_model_are_in_one_part(build_smoke):
+    module = build_smoke().module
+    anatomy = dissect(module, 4)
+    assert numbers_in(anatomy) == learning_in(anatomy) == sum(each.numel() for each in module.parameters())
+
+
+def test_what_is_frozen_keeps_nothing_and_costs_no_gradient(build_smoke):
+    module = build_smoke().module
+    whole = dissect(module, 4)
+    adamw(FROZEN_VISION).prepare(module, 0)
+    frozen = dissect(module, 4)
+    assert frozen.vision.kept(again=False) == frozen.vision.num_learning == 0
+    assert frozen.language == whole.language
+    length = Length(40, 20, 5)
+    vision = whole.vision.matrices * 20 * whole.patches
+    assert flops(whole, length, again=False) - flops(frozen, length, again=False) == 4 * vision
+    assert flops(whole, length, again=True) > flops(whole, length, again=False)
+
+
+def test_the_optimizers_state_is_what_it_keeps(build_smoke):
+    module = build_smoke().module
+    numbers = sum(each.numel() for each in module.parameters())
+    assert state_bytes(adamw(ALL), module) == 8 * numbers
+    groups = {
+        "rest": {"match": "*norm*", "lr": 1e-3},
+        "vectors": {"match": "*.bias", "lr": 1e-3},
+        "merger": {"match": "*ln_q*", "lr": 1e-3},
+        "patches": {"match": "*patch_embed*", "lr": 1e-3},
+        "matrices": {"match": "*", "lr": 0.01, "algorithm": "muon"},
+    }
+    muon = MuonOptimizer(MuonOptions(groups=groups))
+    rows = muon.prepare(module, 0)
+    matrices = sum(row.num_parameters for row in rows if row.group == "matrices")
+    assert state_bytes(muon, module) == 4 * matrices + 8 * (numbers - matrices)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_ways_take_less_and_less_and_the_disk_is_counted(build_smoke, precision):
+    model = build_smoke()
+    numbers = sum(each.numel() for each in model.module.parameters())
+    options = SftOptions(precision=precision, batch_size=8, keep_checkpoints=2)
+    told = forecast(options, model, adamw(ALL), [TokenCount(100, 60, 20), TokenCount(10, 6, 2)], 2)
+    totals = [way.memory.total for way in told.ways]
+    assert totals == sorted(totals, reverse=True)
+    assert len(set(totals)) == len(totals) > 2
+    assert told.ways[0].change == ""
+    assert all(way.change for way in told.ways[1:])
+    assert (told.checkpoint, told.num_checkpoints) == (12 * numbers, 3)
+    assert told.model == SIZES[precision] * numbers
