@@ -100,9 +100,9 @@ class Learner:
         self._rates = [each.schedule for each in built]
         if options.gradient_checkpointing:
             model.module.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        loss = AnswerLoss(model.module)
-        self._sparing = loss.sparing
-        self._loss, *self.optimizers = accelerator.prepare(loss, *(each.optimizer for each in built))
+        self._loss, *self.optimizers = accelerator.prepare(
+            AnswerLoss(model.module), *(each.optimizer for each in built)
+        )
 
     def rates(self) -> dict[str, float]:
         """The learning rate of each group at the coming step; groups that have no name are numbered."""
@@ -127,7 +127,7 @@ class Learner:
         for batch in cut:
             # Where weights are divided, gradients are too at once: whole ones would not fit.
             waits = batch is not cut[-1] and self._company is None
-            with self._accelerator.no_sync(self._loss) if waits else nullcontext(), self._sparing:
+            with self._accelerator.no_sync(self._loss) if waits else nullcontext():
                 loss = self._loss(**self._inputs(batch))
                 self._accelerator.backward(loss * scale)
             local += loss.detach()

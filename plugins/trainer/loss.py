@@ -9,24 +9,18 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from plugins.trainer.cross_entropy import summed_cross_entropy
-from plugins.trainer.last_layer import Sparing
 
 IGNORED = -100
 """The label of positions without loss."""
 
 
 class AnswerLoss(torch.nn.Module):
-    """A model with its loss, as one module, so that data-parallel wrappers see the whole forward pass.
-
-    Attributes:
-        sparing: A context in which the model leaves out what the loss does not need.
-    """
+    """A model with its loss, as one module, so that data-parallel wrappers see the whole forward pass."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         """Take a transformers model: its base gives hidden states, its output embeddings give logits."""
         super().__init__()
         self.model = cast(PreTrainedModel, model)
-        self.sparing = Sparing(self.model)
 
     def forward(self, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """Sum the cross-entropy of the labelled tokens.
@@ -43,7 +37,6 @@ class AnswerLoss(torch.nn.Module):
         """
         wanted = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
         labelled = wanted != IGNORED
-        self.sparing.ask(labelled)
         hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
         head = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
         return summed_cross_entropy(hidden[labelled], wanted[labelled], head)
