@@ -119,6 +119,8 @@ class SftTrainer:
             run=run,
         ).complete()
         gather(model.module, keep=accelerator.is_main_process)
+        # One that left earlier would break off what another still sends or receives.
+        accelerator.wait_for_everyone()
         accelerator.free_memory()
         return model if accelerator.is_main_process else None
 
