@@ -114,7 +114,8 @@ def _moments(
     anew = way.again and divided == 1
     copied_again = min(copied, way.size * language.largest_layer) if anew else copied
     seen = copied if divided > 1 else way.size * vision.matrices
-    first = head + FULL * language.largest_layer / divided
+    learning_share = language.num_learning / max(1, language.num_parameters)
+    first = head + FULL * language.largest_layer * learning_share / divided
 
     def memory(
         moment: Literal["loss", "backward", "step"], copies: float, gradients: float, kept: float, logits: float
