@@ -118,7 +118,7 @@ def planned(anatomy: Anatomy, lengths: Sequence[Length], technique: Technique) -
     """What `runner plan` reckons for all samples at once, without an optimizer; whole logits are at every position."""
     most = max(each.total for each in lengths)
     share = [Length(each.total, each.image, most if technique.whole_logits else each.target) for each in lengths]
-    return peak(anatomy, share, Way("ddp", technique.again, len(share), BF16), 1, 0.0).total
+    return peak(anatomy, share, Way("ddp", technique.again, len(share), BF16, limit=0, packed=False), 1, 0.0).total
 
 
 def outline(settings: dict[str, Any]) -> Any:

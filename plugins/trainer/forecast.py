@@ -12,8 +12,9 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel
 
+from plugins.trainer.batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS
 from plugins.trainer.kept import FULL, Anatomy, dissect
-from plugins.trainer.memory import Length, Strategy, Way, numbers_in, peak
+from plugins.trainer.memory import Length, Strategy, Way, learning_in, numbers_in, peak
 from plugins.trainer.operations import flops
 from plugins.trainer.sft_options import SftOptions
 from runner.records import Forecast, TrainingWay
@@ -26,12 +27,12 @@ ADAPTERS = "low-rank adapters (lora: {}) in every group of optimizer.groups"
 
 
 def forecast(
-    options: SftOptions, model: Outline, optimizer: Optimizer, counts: Sequence[TokenCount], workers: int
+    options: SftOptions, model: Outline, optimizer: Optimizer, counts: Sequence[TokenCount], workers: int, *, gpus: bool
 ) -> Forecast:
     """Work out what a training takes; see `Trainer.forecast`.
 
-    Memory is that of a worker whose share of a step has the longest samples. A checkpoint holds all weights in float32
-    and the optimizer's state; a new one is written before the oldest goes.
+    Memory is that of a worker whose share of a step has the longest samples. A checkpoint holds the weights that
+    learn in float32 and the optimizer's state; a new one is written before the oldest goes.
     """
     size, module = SIZES[options.precision], model.module
     anatomy = dissect(cast(PreTrainedModel, module), size)
@@ -39,7 +40,7 @@ def forecast(
     longest = sorted((_length(count) for count in counts), key=lambda each: each.total, reverse=True)
     share = longest[: max(1, options.batch_size // workers)]
     ways: list[TrainingWay] = []
-    for change, way, lora in _ways(options, workers, _written(options, size, packs=model.packs)):
+    for change, way, lora in _ways(options, workers, _written(options, size, packs=model.packs, gpus=gpus)):
         trained, kept = (bare(anatomy), 0.0) if lora else (anatomy, state)
         memory = peak(trained, share, way, workers, kept)
         if not ways or memory.total < ways[-1].memory.total:
@@ -48,8 +49,8 @@ def forecast(
     return Forecast(
         ways=tuple(ways),
         flops_per_step=mean * options.batch_size,
-        checkpoint=round(FULL * numbers_in(anatomy) + state),
-        num_checkpoints=options.keep_checkpoints + 1,
+        checkpoint=round(FULL * learning_in(anatomy) + state),
+        num_checkpoints=options.keep_checkpoints + 1 + (options.final == "best"),
         model=size * numbers_in(anatomy),
     )
 
@@ -58,13 +59,14 @@ def _length(count: TokenCount) -> Length:
     return Length(count.text + count.image + count.target, count.image, count.target)
 
 
-def _written(options: SftOptions, size: int, *, packs: bool) -> Way:
+def _written(options: SftOptions, size: int, *, packs: bool, gpus: bool) -> Way:
     """The way that the options ask for."""
     return Way(
         strategy=options.strategy,
         again=options.gradient_checkpointing,
         micro_batch_size=options.micro_batch_size,
         size=size,
+        limit=MICRO_BATCH_POSITIONS if gpus else CPU_POSITIONS,
         packed=packs and options.packing == "auto",
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from plugins.trainer.batches import MICRO_BATCH_POSITIONS, micro_batches, num_positions
+from plugins.trainer.batches import micro_batches, num_positions
 from plugins.trainer.cross_entropy import part_size
 from plugins.trainer.kept import FULL, Anatomy
 from runner.records import Memory
@@ -29,8 +29,9 @@ class Way:
     Attributes:
         strategy: `ddp`: every worker has all weights; `fsdp`: workers divide weights, gradients and optimizer state.
         again: Whether layers are computed again in the backward pass (gradient checkpointing).
-        micro_batch_size: Samples computed at once; None for as many as `micro_batches` takes.
+        micro_batch_size: Samples computed at once; None for as many as stay within `limit`.
         size: Bytes of a number of the precision that is computed in.
+        limit: Positions of a micro-batch of unspecified size.
         packed: Whether the samples of a micro-batch stand one after the other, without padding.
     """
 
@@ -38,6 +39,7 @@ class Way:
     again: bool
     micro_batch_size: int | None
     size: int
+    limit: int
     packed: bool
 
 
@@ -65,7 +67,7 @@ def learning_in(anatomy: Anatomy) -> int:
 def batches_of(share: Sequence[Length], way: Way) -> list[Length]:
     """The micro-batches of a worker's share in their order, their padding counted."""
     lengths = [each.total for each in share]
-    cut = micro_batches(lengths, way.micro_batch_size, MICRO_BATCH_POSITIONS, packed=way.packed)
+    cut = micro_batches(lengths, way.micro_batch_size, way.limit, packed=way.packed)
     return [
         Length(
             total=num_positions([lengths[place] for place in places], packed=way.packed),

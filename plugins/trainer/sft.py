@@ -65,9 +65,11 @@ class SftTrainer:
     def _epoch_size(self, num_samples: int) -> int:
         return num_samples - num_validation(num_samples, self._options.validation)
 
-    def forecast(self, model: Outline, optimizer: Optimizer, counts: Sequence[TokenCount], workers: int) -> Forecast:
+    def forecast(
+        self, model: Outline, optimizer: Optimizer, counts: Sequence[TokenCount], workers: int, *, gpus: bool
+    ) -> Forecast:
         """Work out memory, disk and operations; see `Trainer.forecast`."""
-        return forecast(self._options, model, optimizer, counts, workers)
+        return forecast(self._options, model, optimizer, counts, workers, gpus=gpus)
 
     def train(
         self,

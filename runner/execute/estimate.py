@@ -98,7 +98,8 @@ def _forecast(spec: ExperimentSpec, outline: Outline, rendered: Sequence[Rendere
         counts = [assumed_length(limit if limit != outline.context_length else None)]
     else:
         counts = [outline.count(each) for each in rendered]
-    forecast = trainer.forecast(outline, optimizer, counts, spec.compute.workers)
+    gpus = spec.compute.gpus_per_worker > 0
+    forecast = trainer.forecast(outline, optimizer, counts, spec.compute.workers, gpus=gpus)
     num_steps = None if rendered is None else trainer.num_steps(len(rendered))
     return {
         "tokens": length_figures(counts, assumed=rendered is None),

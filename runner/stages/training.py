@@ -130,7 +130,9 @@ class Trainer(Protocol):
     def num_steps(self, num_samples: int) -> int:
         """Count the optimizer steps for a training split of this size."""
 
-    def forecast(self, model: Outline, optimizer: Optimizer, counts: Sequence[TokenCount], workers: int) -> Forecast:
+    def forecast(
+        self, model: Outline, optimizer: Optimizer, counts: Sequence[TokenCount], workers: int, *, gpus: bool
+    ) -> Forecast:
         """Work out memory, disk and operations of a training; nothing is computed.
 
         Args:
@@ -138,6 +140,7 @@ class Trainer(Protocol):
             optimizer: Has prepared it.
             counts: The lengths of the training split's samples, at least one.
             workers: Who train together.
+            gpus: Whether they have GPUs.
         """
 
     def train(

@@ -40,8 +40,19 @@ def plan_of(*overrides):
     return describe_plan(load_spec(SPECS / "qwen_mmre.yaml", ["data.path=/nowhere", *overrides]).spec, Silent())
 
 
+WHOLE = ("trainer.strategy=ddp", "trainer.gradient_checkpointing=false")
+"""The paper's run with all weights on every GPU."""
+
+
+def test_four_gpus_hold_the_papers_run_as_it_is_shipped(away):
+    told = plan_of()
+    assert told["fits"] is True
+    assert told["memory"]["strategy"] == "fsdp"
+    assert told["advice"] == []
+
+
 def test_the_papers_run_is_planned_without_hub_and_data(away):
-    told = json.loads(json.dumps(plan_of()))
+    told = json.loads(json.dumps(plan_of(*WHOLE)))
     groups = {row["group"]: row["num_parameters"] for row in told["parameters"]}
     assert groups == {"merger": 44_574_464, "vision": 631_975_680, "language": 7_615_616_512}
     assert told["fits"] is False
@@ -63,7 +74,7 @@ def test_the_papers_run_is_planned_without_hub_and_data(away):
 def test_the_tables_show_it_within_a_terminal(away):
     console = Console(width=80)
     with console.capture() as shown:
-        for table in plan_tables(plan_of()):
+        for table in plan_tables(plan_of(*WHOLE)):
             console.print(table)
     lines = shown.get().splitlines()
     assert max(map(len, lines)) <= 80
