@@ -90,6 +90,7 @@ def _run_in_actor(plan: str, folder: Path, asked: dict[str, float], steps: Seque
 
 def _train_on_group(plan: str, folder: Path, compute: ComputeOptions, asked: dict[str, float]) -> Outcome:
     logging.getLogger("ray.train").setLevel(logging.ERROR)
+    _outcomes(folder)  # workers of a launch that was killed may have told how they ended with it
     trainer = TorchTrainer(
         _train_as_worker,
         train_loop_config={"plan": plan, "folder": str(folder)},
