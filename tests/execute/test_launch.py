@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForImageTextToText
 
+from runner.errors import StepError
+from runner.steps.outcome import Outcome
+
 
 def launch(workplace, *arguments):
     done = workplace.run("launch", *arguments, "--json")
@@ -123,6 +126,9 @@ def test_ctrl_c_at_any_time_leaves_a_run_that_the_next_launch_resumes(emoji, und
     # What was nearly done when the signal came may be done before it is heard.
     assert started.returncode == 130 or (moment not in {"train", 0.2} and "(finished)" in output), errors
     assert "Traceback" not in errors
+    for trials in (emoji.folder / "runs").glob("emoji/*"):
+        # As workers leave it that lose one another when a launch is killed.
+        (trials / ".outcome-0.json").write_text(json.dumps(Outcome("failed", StepError("of old")).as_json()))
     _, trial, _ = launch(emoji, "emoji.yaml", *mode)
     assert trial["metrics"] == undisturbed
 

@@ -137,9 +137,8 @@ def _train_as_worker(config: dict[str, str]) -> None:
     if outcome.status == "finished":
         return
     write_json(_outcome_file(folder, os.environ["RANK"]), outcome.as_json())
-    if outcome.status == "failed":
-        # Raising ends the whole group: the others may be waiting for this worker.
-        raise StepError(str(outcome.error))
+    # Raising ends the whole group: the others may be waiting for this worker. Who was asked to stop has saved.
+    raise StepError(f"{outcome.status}: {outcome.error}")
 
 
 def _outcome_file(folder: Path, rank: str) -> Path:
@@ -147,9 +146,12 @@ def _outcome_file(folder: Path, rank: str) -> Path:
 
 
 def _outcomes(folder: Path) -> list[Outcome]:
-    """Read and remove what workers said that did not finish, those that failed of themselves first."""
+    """Read and remove what workers said that did not finish.
+
+    Those that were asked to stop come first: when they end, others may lose them in the middle of something.
+    """
     told = []
     for file in sorted(folder.glob(".outcome-*.json")):
         told.append(Outcome.from_json(json.loads(file.read_text(encoding="utf-8"))))
         file.unlink()
-    return sorted(told, key=lambda outcome: outcome.status != "failed")
+    return sorted(told, key=lambda outcome: outcome.status != "interrupted")
