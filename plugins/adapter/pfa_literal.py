@@ -11,7 +11,7 @@ from typing import NamedTuple
 # read wrongly in Python before 3.11.5 (CPython issue 106052). A string that is not closed ends the search, so it costs
 # one way there and back.
 _TOKEN = re.compile(
-    r"(?P<space>[ \t\f\r\n]++|\\\r?\n|\#[^\r\n]*+)"
+    r"(?P<space>[ \t\f\r\n]++|\\(?:\r\n?|\n)|\#[^\r\n]*+)"
     r"|(?P<string>[rRuU]?(?:"
     r"'''[^'\\]*+(?:(?:\\[\s\S]|'(?!''))[^'\\]*+)*'''"
     r'|"""[^"\\]*+(?:(?:\\[\s\S]|"(?!""))[^"\\]*+)*"""'

@@ -247,6 +247,7 @@ snippets = st.sampled_from([*tokens, "'a'", "'b': 'c'", "'b': 'c', "])
 @example("{'a\\\r\n': 'b\\\n'}")
 @example("{'a': 'b' \\\n, }")
 @example("{'a': '\\x1'}")
+@example("{'a': 'Ann', \r\\\r}")
 def test_literals_are_those_of_python(text):
     closes = [index + 1 for index, letter in enumerate(text) if letter == "}"]
     shortest, whole = literal_by_brute_force(text, closes), literal_by_brute_force(text, closes[-1:])
