@@ -17,20 +17,37 @@ def interrupted(reference):
     time.sleep(0.01)
 
 @app.command()
-def wait():
+def noted():
     thing = Thing()
     reference = weakref.ref(thing, interrupted)
     del thing
     time.sleep(60)
     print("waited")
 
-sys.argv = ["runner", "wait"]
+@app.command()
+def dropped():
+    try:
+        interrupted(None)
+    except BaseException:
+        pass
+    time.sleep(60)
+    print("waited")
+
+@app.command()
+def cleaning():
+    try:
+        interrupted(None)
+    finally:
+        time.sleep(2)
+        print("cleaned up")
+
 main()
 """
 
 
 @pytest.mark.timeout(50)
-def test_ctrl_c_in_a_callback_that_drops_exceptions_is_heard():
-    done = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (130, "")
+@pytest.mark.parametrize(("command", "printed"), [("noted", ""), ("dropped", ""), ("cleaning", "cleaned up\n")])
+def test_ctrl_c_is_heard_wherever_it_falls_and_disturbs_no_cleaning_up(command, printed):
+    done = subprocess.run([sys.executable, "-c", COMMAND, command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, printed)
     assert done.stderr == "interrupted; the same command goes on from where it stopped\n"
