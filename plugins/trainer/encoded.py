@@ -11,10 +11,9 @@ from threading import Lock
 
 from safetensors.torch import load, save
 
-from plugins.trainer.loss import IGNORED
 from runner.errors import DataError
 from runner.records import Rendered
-from runner.stages import Features
+from runner.stages import IGNORED, Features
 
 
 def within_limit(features: Features, limit: int | None, sample: str, *, truncate: bool) -> Features:

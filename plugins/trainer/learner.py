@@ -16,10 +16,10 @@ from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 
 from plugins.trainer.batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, micro_batches
-from plugins.trainer.loss import IGNORED, AnswerLoss
+from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.sharding import divide_again, sharding_plugin
-from runner.stages import Features, ScheduledOptimizer, VisionLanguageModel
+from runner.stages import IGNORED, Features, ScheduledOptimizer, VisionLanguageModel
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from plugins.trainer.cross_entropy import summed_cross_entropy
-
-IGNORED = -100
-"""The label of positions without loss."""
+from runner.stages import IGNORED
 
 
 class AnswerLoss(torch.nn.Module):

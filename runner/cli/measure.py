@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,8 +42,6 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Score anybody's outputs, read by the rules of the paper's Algorithm 1; needs no model."""
-    from runner.artifacts import write_lines
-    from runner.errors import UnmetError
     from runner.execute.evaluate import Request, evaluate
     from runner.terminal.progress import StageReporter
     from runner.terminal.tables import metrics_table, print_tables
@@ -63,10 +62,7 @@ def evaluate(
     finally:
         terminal.close()
     if scores is not None:
-        try:
-            write_lines(scores, found.rows)
-        except OSError as error:
-            raise UnmetError(f"--scores: {scores} cannot be written: {error.strerror}") from error
+        _write_scores(scores, found.rows)
     if as_json:
         print(json.dumps(found.as_json(), ensure_ascii=False))
         return
@@ -74,6 +70,16 @@ def evaluate(
     print_tables([metrics_table(title, [(f"parsed as {found.modes[0].mode}", found.figures)])])
     if found.num_missing:
         print(f"{found.num_missing:,} without an output count as empty answers")
+
+
+def _write_scores(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    from runner.artifacts import write_lines
+    from runner.errors import UnmetError
+
+    try:
+        write_lines(file, rows)
+    except OSError as error:
+        raise UnmetError(f"--scores: {file} cannot be written: {error.strerror}") from error
 
 
 def _listed(names: str | None) -> tuple[str, ...] | None:

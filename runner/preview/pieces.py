@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from runner.proof.labels import IGNORED
-from runner.stages import VisionLanguageModel
+from runner.stages import IGNORED, VisionLanguageModel
 
 Kind = Literal["text", "special", "image"]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from runner.errors import StepError
 from runner.proof.excerpt import composed, difference, squeezed
-from runner.proof.labels import IGNORED, place_problems, text_problems
+from runner.proof.labels import place_problems, text_problems
 from runner.proof.words import prompt_problems, without_images
 from runner.records import Rendered, TextPart
-from runner.stages import Features, Trainer, VisionLanguageModel
+from runner.stages import IGNORED, Features, Trainer, VisionLanguageModel
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,6 @@ from itertools import pairwise
 from runner.proof.excerpt import composed, difference
 from runner.stages import VisionLanguageModel
 
-IGNORED = -100
-"""The label of positions without loss."""
-
 
 def place_problems(
     model: VisionLanguageModel, ids: Sequence[int], labels: Sequence[int], places: Sequence[int]

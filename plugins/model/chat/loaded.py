@@ -21,10 +21,7 @@ from plugins.model.chat.processor import Processor
 from plugins.model.chat.template import ChatTemplate, make_special
 from runner.errors import UnmetError
 from runner.records import Rendered
-from runner.stages import Features, TokenCount
-
-IGNORED = -100
-"""The label of positions without loss."""
+from runner.stages import IGNORED, Features, TokenCount
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

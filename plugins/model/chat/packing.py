@@ -10,10 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from runner.stages import Features
-
-IGNORED = -100
-"""The label of positions without loss."""
+from runner.stages import IGNORED, Features
 
 WITHIN_SAMPLES = "sdpa_within_samples"
 """The name of the attention below in transformers' registry; without `sample_lengths` it is its `sdpa`."""

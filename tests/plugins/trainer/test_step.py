@@ -11,8 +11,9 @@ from plugins.model.qwen3_vl import Qwen3VLModel
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.adamw_options import AdamWOptions
 from plugins.trainer.learner import Learner, make_accelerator
-from plugins.trainer.loss import IGNORED, AnswerLoss
+from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
+from runner.stages import IGNORED
 
 FAMILIES = {each.name: each for each in (Qwen2VLModel, Qwen25VLModel, Qwen3VLModel)}
 
