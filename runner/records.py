@@ -9,6 +9,9 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, Literal
 
+IGNORED = -100
+"""The label of positions without loss, as torch's and transformers' losses have it."""
+
 Ending = Literal["clean", "repaired", "malformed"]
 """How the parsing of an answer ended."""
 

@@ -12,8 +12,8 @@ from threading import Lock
 from safetensors.torch import load, save
 
 from runner.errors import DataError
-from runner.records import Rendered
-from runner.stages import IGNORED, Features
+from runner.records import IGNORED, Rendered
+from runner.stages import Features
 
 
 def within_limit(features: Features, limit: int | None, sample: str, *, truncate: bool) -> Features:

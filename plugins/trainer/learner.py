@@ -19,7 +19,8 @@ from plugins.trainer.batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, micro_
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.sharding import divide_again, sharding_plugin
-from runner.stages import IGNORED, Features, ScheduledOptimizer, VisionLanguageModel
+from runner.records import IGNORED
+from runner.stages import Features, ScheduledOptimizer, VisionLanguageModel
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from plugins.trainer.cross_entropy import summed_cross_entropy
-from runner.stages import IGNORED
+from runner.records import IGNORED
 
 
 class AnswerLoss(torch.nn.Module):

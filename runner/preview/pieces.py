@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from runner.stages import IGNORED, VisionLanguageModel
+from runner.records import IGNORED
+from runner.stages import VisionLanguageModel
 
 Kind = Literal["text", "special", "image"]
 

@@ -9,8 +9,8 @@ from runner.errors import StepError
 from runner.proof.excerpt import composed, difference, squeezed
 from runner.proof.labels import place_problems, text_problems
 from runner.proof.words import prompt_problems, without_images
-from runner.records import Rendered, TextPart
-from runner.stages import IGNORED, Features, Trainer, VisionLanguageModel
+from runner.records import IGNORED, Rendered, TextPart
+from runner.stages import Features, Trainer, VisionLanguageModel
 
 
 @dataclass(frozen=True)

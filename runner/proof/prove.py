@@ -11,8 +11,8 @@ from runner.proof.choice import CHOSEN, choose
 from runner.proof.inspection import Inspection, Inspector, refuse
 from runner.proof.measure import Measured, measure, refuse_overlong
 from runner.proof.prompts import Progress, prove_prompts
-from runner.records import Rendered
-from runner.stages import IGNORED, Features, Reporter, Trainer, VisionLanguageModel
+from runner.records import IGNORED, Rendered
+from runner.stages import Features, Reporter, Trainer, VisionLanguageModel
 
 
 @dataclass(frozen=True)

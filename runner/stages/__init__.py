@@ -3,14 +3,13 @@
 from runner.stages.adapter import Adapter
 from runner.stages.data import Data, DatasetInfo, LeftOut, Source, SourceTweet
 from runner.stages.evaluation import DecodingOptions, Generator, GeneratorOptions, Metric, Weights
-from runner.stages.model import IGNORED, Features, Model, Outline, TokenCount, VisionLanguageModel
+from runner.stages.model import Features, Model, Outline, TokenCount, VisionLanguageModel
 from runner.stages.options import FilePath, LocatedStr, Options, OutsideFingerprint, Stage
 from runner.stages.reporter import Reporter, StopRequestedError
 from runner.stages.tracker import TrackedRun, Tracker
 from runner.stages.training import Optimizer, ParameterRow, ScheduledOptimizer, Trainer, TrainingRun
 
 __all__ = [
-    "IGNORED",
     "Adapter",
     "Data",
     "DatasetInfo",

@@ -17,10 +17,6 @@ Features = dict[str, "torch.Tensor"]
 """One encoded sample: `input_ids` and `labels` (length,), and whatever else the model's forward takes."""
 
 
-IGNORED = -100
-"""The label of positions without loss, as torch's and transformers' losses have it."""
-
-
 @dataclass(frozen=True)
 class TokenCount:
     """The lengths of one encoded sample, in tokens.

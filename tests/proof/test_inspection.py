@@ -12,8 +12,7 @@ from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from runner.errors import StepError
 from runner.proof.inspection import Inspector
-from runner.records import TextPart
-from runner.stages import IGNORED
+from runner.records import IGNORED, TextPart
 
 
 def inspector(model, **options):

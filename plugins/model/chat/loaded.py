@@ -20,8 +20,8 @@ from plugins.model.chat.pictures import Dimensions, read_dimensions, read_pictur
 from plugins.model.chat.processor import Processor
 from plugins.model.chat.template import ChatTemplate, make_special
 from runner.errors import UnmetError
-from runner.records import Rendered
-from runner.stages import IGNORED, Features, TokenCount
+from runner.records import IGNORED, Rendered
+from runner.stages import Features, TokenCount
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -10,7 +10,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from runner.stages import IGNORED, Features
+from runner.records import IGNORED
+from runner.stages import Features
 
 WITHIN_SAMPLES = "sdpa_within_samples"
 """The name of the attention below in transformers' registry; without `sample_lengths` it is its `sdpa`."""

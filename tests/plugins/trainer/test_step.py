@@ -13,7 +13,7 @@ from plugins.optimizer.adamw_options import AdamWOptions
 from plugins.trainer.learner import Learner, make_accelerator
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
-from runner.stages import IGNORED
+from runner.records import IGNORED
 
 FAMILIES = {each.name: each for each in (Qwen2VLModel, Qwen25VLModel, Qwen3VLModel)}
 
