@@ -1,6 +1,6 @@
 """How much faster, and in how much less memory, does the trainer learn than a plain loop of Hugging Face's trainer?
 
-    python bench/training.py                     both models, about half an hour on one core
+    python bench/training.py                     both models, about half an hour on an idle core
     python bench/training.py --steps 8 --repeats 1 --models balanced
 
 Prints a JSON document: for each model and way CPU seconds a sample and peak memory, the ratios to Hugging Face's
@@ -44,7 +44,6 @@ BATCH_SIZE = 4
 THEIRS = "Hugging Face's trainer"
 WAYS: dict[str, dict[str, Any]] = {
     "as it comes": {},
-    "the whole batch in a row": {"micro_batch_size": BATCH_SIZE},
     "without packing": {"packing": "off"},
 }
 """Our ways, by the trainer's options."""

@@ -17,6 +17,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 FULL = 4
 """Bytes of a float32 number: master weights, gradients, norms, and the stream of hidden states between layers."""
 
+PIXELS = (nn.Conv2d, nn.Conv3d)
+"""What pixels go into."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -27,6 +30,7 @@ class Part:
         streams: Bytes of each layer's input, a position: all that is kept where layers are computed again.
         passing: Bytes that exist besides while the largest layer is computed backwards, a position.
         outside: Bytes kept outside of the layers, a position.
+        given: Bytes of what goes in that are there in the forward pass alone, a position.
         matrices: Numbers in the weights of more than one dimension, which autocast copies and which do the work.
         largest_layer: Numbers in the weights of the largest layer.
         num_parameters: Numbers in all weights.
@@ -37,6 +41,7 @@ class Part:
     streams: tuple[int, ...]
     passing: int
     outside: float
+    given: int
     matrices: int
     largest_layer: int
     num_parameters: int
@@ -122,11 +127,14 @@ def _part(modules: Sequence[nn.Module], patches: int, size: int) -> Part:
     outer = [part for part in modules if id(part) not in inner]
     owned = {id(weight): weight for part in modules for weight in part.parameters(recurse=False)}.values()
     learns = any(weight.requires_grad for weight in owned)
+    pixels = sum(FULL * part.weight[0].numel() for part in outer if isinstance(part, PIXELS))
     return Part(
         layers=tuple(_kept_by(layer, size) for layer in layers) if learns else (),
         streams=tuple(FULL * _width(layer) for layer in layers) if learns else (),
         passing=max((_passing(layer, size) for layer in layers), default=0) if learns else 0,
         outside=sum(_outside(part, size, patches) for part in outer) if learns else 0,
+        # In float32 the backward pass needs the pixels themselves, and they are counted outside.
+        given=0 if learns and size == FULL else pixels,
         matrices=sum(weight.numel() for weight in owned if weight.dim() > 1),
         largest_layer=max((sum(each.numel() for each in layer.parameters()) for layer in layers), default=0),
         num_parameters=sum(weight.numel() for weight in owned),
@@ -194,8 +202,8 @@ def _norm(part: nn.Module) -> int:
 
 def _outside(part: nn.Module, size: int, patches: int) -> float:
     """What the pieces before and after the layers keep; those behind the vision tower see merged patches."""
-    if isinstance(part, nn.Conv2d | nn.Conv3d):
-        return part.weight[0].numel() * (FULL + (size if size < FULL else 0))
+    if isinstance(part, PIXELS):
+        return part.weight[0].numel() * size
     if isinstance(part, nn.Linear):
         return (part.in_features + part.out_features) * size / patches
     return _norm(part)

@@ -127,7 +127,9 @@ def _moments(
         )
 
     return (
-        memory("loss", copied, before, text + image, loss_bytes(anatomy, batch.target, way.size)),
+        memory(
+            "loss", copied, before, text + image + vision.given * patches, loss_bytes(anatomy, batch.target, way.size)
+        ),
         memory("backward", copied_again, max(before, first), text_again * batch.total + image, 0),
         memory("backward", min(copied_again, seen), behind, image_again * patches, 0),
         memory("step", 0, learning, 0, 0),

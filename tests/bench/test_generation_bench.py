@@ -36,9 +36,11 @@ def test_an_answer_that_differs_by_more_than_a_tie_ends_it(monkeypatch):
 
 def test_lengths_are_those_of_mmre(monkeypatch):
     monkeypatch.syspath_prepend(BENCH)
-    from models import mmre_lengths
+    from models import MOST_TOKENS, mmre_lengths
 
-    answers = [each.answer for each in mmre_lengths(2000, 0)]
-    assert 108 < sum(answers) / len(answers) < 114
+    lengths = mmre_lengths(2000, 0)
+    answers = [each.answer for each in lengths]
+    assert 100 < sum(answers) / len(answers) < 106
     assert min(answers) >= 40
-    assert max(answers) > 170
+    assert max(answers) > 160
+    assert all(3 <= height * width <= MOST_TOKENS for each in lengths for height, width in each.grids)

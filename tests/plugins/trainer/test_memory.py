@@ -113,6 +113,7 @@ def part(layers, kept, width, learning):
         streams=(4 * width,) * layers,
         passing=3 * width,
         outside=width,
+        given=0,
         matrices=layers * numbers,
         largest_layer=numbers,
         num_parameters=layers * numbers,
