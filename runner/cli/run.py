@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runner.cli.app import RUN, AsJson, Debug, Overrides, SpecFile, app, open_terminal, settle_environment
+from runner.cli.running import launch_detached
 
 if TYPE_CHECKING:
     from runner.execute.launch import TrialResult
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 @app.command(rich_help_panel=RUN)
 def launch(
     spec: SpecFile,
+    *,
     overrides: Overrides = None,
     smoke: Annotated[
         bool,
@@ -29,6 +31,9 @@ def launch(
     ] = False,
     local: Annotated[bool, typer.Option("--local", help="In this process, without Ray, for debuggers.")] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster to run on; none: this machine.")] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Hand the launch over to the cluster at --address, so that this may go.")
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -39,6 +44,10 @@ def launch(
 
     settle_environment()
     loaded = load_spec(spec, overrides or ())
+    address = address or os.environ.get("RAY_ADDRESS")
+    if detach:
+        launch_detached(loaded, address, local=local, smoke=smoke, as_json=as_json)
+        return
     terminal = open_terminal(live=not local)
     results = _launch(loaded, terminal, overrides or (), smoke=smoke, local=local, address=address)
     for result in results:
@@ -66,16 +75,17 @@ def _launch(
 ) -> list[TrialResult]:
     from runner.errors import SpecError
     from runner.execute.launch import Launch, resolve_here
+    from runner.execute.underway import noted
     from runner.plan import smoke as smoke_of
     from runner.terminal.progress import StageReporter
 
     spec = smoke_of(loaded.spec) if smoke else loaded.spec
-    address = address or os.environ.get("RAY_ADDRESS")
     try:
         made = resolve_here(spec, StageReporter(terminal, "data"), elsewhere=bool(address) and not local)
         storage = spec.compute.storage or Path("runs").resolve()
         launch = Launch(loaded, made, storage, overrides, terminal, afresh=smoke)
-        return launch.run(lambda: _executor(local, address))
+        with noted(storage / made.spec.name):
+            return launch.run(lambda: _executor(local, address))
     except SpecError as error:
         raise loaded.located(error) from error
     finally:
