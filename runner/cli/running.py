@@ -142,7 +142,7 @@ def stop(
     elif now:
         _ask(jobs, ["stop", job.name, "--now", "--storage", job.storage], _show)
     else:
-        jobs.stop(job.name)
+        jobs.stop(job)
         print(f"{job.name} was asked to stop: its trials save and end")
 
 

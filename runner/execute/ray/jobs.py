@@ -8,7 +8,6 @@ import logging
 import os
 import secrets
 import shlex
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from runner.errors import StepError, UnmetError
+from runner.execute.ray.access import nobody, refuse_missing_token, refuse_silence, token_advice
 from runner.execute.underway import JOB_VARIABLE
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -31,11 +31,16 @@ ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 STOP = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "1800"}
 """Ray stops a job as Ctrl-C does, and leaves it half an hour to save; by default it kills after three seconds."""
 
+TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Ray's loggers that tell of every file that is sent and every connection that is closed."""
+
 EXPERIMENT, STORAGE = "runner_experiment", "runner_storage"
 """What a job of ours is known by, in its metadata."""
 
-ANSWER_SECONDS = 5.0
-"""A head that does not take a connection within this is not there."""
 START_SECONDS = 60.0
 """A job that the head has not begun by then is left to itself."""
 POLL_SECONDS = 0.3
@@ -107,9 +112,11 @@ class Jobs:
         """
         self.address = address
         if "://" not in address:
-            _refuse_silence(address)
+            refuse_silence(address)
+        refuse_missing_token()
         os.environ[ADDRESS_VARIABLE] = address
-        logging.getLogger("ray").setLevel(logging.ERROR)
+        for name in TALKATIVE:
+            logging.getLogger(name).setLevel(logging.ERROR)
         with self._answered():
             self._client = JobSubmissionClient(address)
 
@@ -154,12 +161,12 @@ class Jobs:
             raise UnmetError(f"the cluster did not start the launch: {_last_line(told.message)}")
 
     def find(self, name: str) -> Job | None:
-        """The launch of this name, or whose name begins so; None where there is none.
+        """The launch of this name, or whose name begins so; None where there is none, as for an experiment's name.
 
         Raises:
             UnmetError: Several begin so; they are listed.
         """
-        fitting = [job for job in self.listed() if job.name.startswith(name)]
+        fitting = [job for job in self.listed() if job.name.startswith(name) and name.startswith(f"{job.experiment}-")]
         if len(fitting) > 1 and name not in {job.name for job in fitting}:
             known = ", ".join(job.name for job in fitting)
             raise UnmetError(f"{name!r} can be {len(fitting)} jobs; write more of one's name: {known}")
@@ -172,10 +179,16 @@ class Jobs:
         ours = [Job.of(each) for each in told if EXPERIMENT in (each.metadata or {})]
         return sorted(ours, key=lambda job: job.started or 0)
 
-    def stop(self, name: str) -> None:
-        """Ask a launch to stop, as Ctrl-C does."""
+    def stop(self, job: Job) -> None:
+        """Ask a launch to stop, as Ctrl-C does.
+
+        Raises:
+            UnmetError: It is at its end.
+        """
         with self._answered():
-            self._client.stop_job(name)
+            running = self._client.stop_job(job.name)
+        if not running:
+            raise UnmetError(f"{job.name} does not run: it is {job.status}")
 
     def follow(self, name: str, show: Callable[[str], None]) -> None:
         """Show what a job prints, until it is at its end."""
@@ -223,42 +236,11 @@ class Jobs:
         try:
             yield
         except AuthenticationError as error:
-            raise UnmetError(f"{self.address}: {_token_advice()}") from error
+            raise UnmetError(token_advice(self.address)) from error
         except (ConnectionError, requests.RequestException, RayError, ValueError) as error:
-            raise UnmetError(_nobody(self.address, _last_line(str(error)))) from error
+            raise UnmetError(nobody(self.address, _last_line(str(error)))) from error
         except RuntimeError as error:
             raise UnmetError(f"the cluster at {self.address} refuses: {_last_line(str(error))}") from error
-
-
-def _refuse_silence(address: str) -> None:
-    """Refuse an address at which nobody takes connections; Ray would ask it for forty seconds.
-
-    Raises:
-        UnmetError: It is no `host:port`, or nobody answers.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise UnmetError(_nobody(address, "it is no host:port"))
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
-    except OSError as error:
-        raise UnmetError(_nobody(address, str(error))) from error
-
-
-def _nobody(address: str, reason: str) -> str:
-    return (
-        f"no cluster takes jobs at {address} ({reason}); name the dashboard of its head, such as http://head:8265 (its "
-        "`ray start --head` wants --dashboard-host=0.0.0.0), or the head itself, such as head:6379"
-    )
-
-
-def _token_advice() -> str:
-    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-        return "the cluster asks for a token: set RAY_AUTH_MODE=token, and the token as RAY_AUTH_TOKEN_PATH=FILE"
-    return (
-        "the cluster does not take this machine's token, or there is none: copy the cluster's to ~/.ray/auth_token, or "
-        "name its file in RAY_AUTH_TOKEN_PATH (or the token itself in RAY_AUTH_TOKEN)"
-    )
 
 
 def _last_line(text: str | None) -> str:
