@@ -27,7 +27,7 @@ from runner.stages import TrackedRun
 FINGERPRINT_TAG = "mmre.fingerprint"
 """By which a run is found again."""
 
-STATUSES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+STATUSES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "pruned": "FINISHED"}
 FILES = ("plan.json", "record.json", "metrics.json", "scores.jsonl", "predictions.jsonl", "events.jsonl")
 """What is copied from the run directory, beside the spec."""
 
@@ -83,7 +83,7 @@ class MlflowTracker:
         if events:
             self._last_event = milliseconds(events[-1])
 
-    def finish(self, status: Literal["finished", "failed", "interrupted"]) -> None:
+    def finish(self, status: Literal["finished", "failed", "interrupted", "pruned"]) -> None:
         """Send files, and of a finished trial predictions and model; set the final status in any case."""
         tracked = self._started()
         try:

@@ -49,7 +49,7 @@ class Tracker(Protocol):
     def deliver(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Pass on events in order; each metric and step at most once, whatever is delivered again."""
 
-    def finish(self, status: Literal["finished", "failed", "interrupted"]) -> None:
+    def finish(self, status: Literal["finished", "failed", "interrupted", "pruned"]) -> None:
         """Send artifacts and set the final status."""
 
     def link(self) -> str:
