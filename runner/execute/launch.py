@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from runner.spec.load import LoadedSpec
 from runner.spec.models import ExperimentSpec
 from runner.stages import Reporter, TrackedRun, Tracker
 from runner.steps.outcome import Outcome, Status
+
+POLL_SECONDS = 0.1
+"""Between two looks at a trial that runs."""
 
 
 class LaunchListener(Listener, Protocol):
@@ -175,7 +179,7 @@ class Launch:
         outcome = Outcome("failed")
         try:
             with self._stop_on_interrupt(run):
-                outcome = executor.run(plan_json(trial.plan), run.path, self.plan.spec.compute)
+                outcome = self._outcome(trial, run, executor)
         except RunnerError as error:
             outcome = Outcome("failed", error)
         except KeyboardInterrupt:
@@ -184,6 +188,24 @@ class Launch:
             run.update_record(status=outcome.status)
             watch.end(outcome.status)
         return self._ended(trial, run, feed, outcome)
+
+    def _outcome(self, trial: Trial, run: RunDirectory, executor: Executor) -> Outcome:
+        compute = self.plan.spec.compute
+        executor.refuse_unplaceable(compute)
+        running = None
+        try:
+            while True:
+                running = running or executor.start(plan_json(trial.plan), run.path, compute)
+                outcome = running.outcome() if running else None
+                if outcome is not None:
+                    return outcome
+                if running is None and run.stop_request.exists():
+                    return Outcome("interrupted")
+                time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            if running is not None:
+                running.end()
+            raise
 
     def _ended(self, trial: Trial, run: RunDirectory, feed: TrackerFeed, outcome: Outcome) -> TrialResult:
         error = outcome.error
