@@ -29,8 +29,11 @@ FINGERPRINT_TAG = "mmre.fingerprint"
 """By which a run is found again."""
 
 STATUSES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "pruned": "FINISHED"}
+"""MLflow has no word for what a search has pruned; the tag `mmre.status` has."""
 FILES = ("plan.json", "record.json", "metrics.json", "scores.jsonl", "predictions.jsonl", "events.jsonl")
-"""What is copied from the run directory, beside the spec."""
+"""What is copied from the run directory of a trial, beside the spec."""
+SWEEP_FILES = ("sweep.json", "parallel_coordinates.html", "importances.html")
+"""What is copied from the folder of a sweep besides."""
 
 TABLE = "predictions.json"
 

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ class Delivery(threading.Thread):
             due = [(feed, end) for feed, end in due if feed not in self._postponed]
         misses = 0
         for feed, end in due:
-            done = self._attempt(feed.serve if end is None else lambda f=feed, e=end: f.finish(*e))
+            done = self._attempt(feed.serve if end is None else partial(feed.finish, *end))
             misses = 0 if done else misses + 1
             if end is not None and done:
                 with self._held:

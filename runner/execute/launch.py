@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 
 from runner.errors import UnmetError
 from runner.execute.executor import Executor
@@ -13,7 +12,6 @@ from runner.execute.listener import LaunchListener
 from runner.execute.loop import Loop
 from runner.execute.resources import local_gpus, unmet_by
 from runner.execute.results import LaunchResult
-from runner.execute.sweep_folder import FOLDER, SweepFolder
 from runner.plan import Plan, expand, resolve
 from runner.spec.models import ExperimentSpec
 from runner.stages import Reporter

@@ -83,7 +83,7 @@ class Loop:
             while not self._over():
                 moved = self._collect()
                 if not self._interrupts.asked:
-                    moved = self._place_waiting() and self._propose() or moved
+                    moved = (self._place_waiting() and self._propose()) or moved
                     if not (moved or self._live or self._done()):
                         break  # No result can come any more that the search would propose something after.
                 if not moved:

@@ -82,7 +82,7 @@ class LaunchResult:
 
     def as_json(self) -> dict[str, Any]:
         """The launch as docs/interface.md's `launch --json` holds it."""
-        told = {
+        told: dict[str, Any] = {
             "experiment": self.plan.spec.name,
             "fingerprint": self.plan.fingerprint,
             "trials": [trial.as_json() for trial in self.trials],

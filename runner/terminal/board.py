@@ -79,7 +79,7 @@ class Board:
                 row.where = f"{TITLES.get(event['stage'], event['stage'])} {event['done']}/{event['total']}"
                 row.figures = _figures(event["shown"]) or row.figures
             elif event["kind"] == "state" and event["state"] == "started":
-                row.where = TITLES.get(event["step"], event["step"])
+                row.where = str(TITLES.get(event["step"], event["step"]))
             elif event["kind"] == "metrics":
                 row.figures = _figures({k: v for k, v in event["values"].items() if k.startswith("validation/")})
 
@@ -133,7 +133,7 @@ class Board:
         return f"{objective.get('metric', 'objective')} {value:.4g}"
 
     def _best(self, best: Mapping[str, Any]) -> str:
-        at = ", ".join(f"{path} = {_shown(value)}" for path, value in best["parameters"].items())
+        at = ", ".join(f"{path} = {shown(value)}" for path, value in best["parameters"].items())
         return f"{self._named(best['value'])} at {at or best['group']}"
 
     def _table(self) -> RenderableType:
@@ -166,7 +166,7 @@ class Board:
 
     def _seconds_left(self, num_seen: int, num_going: int) -> float | None:
         """By the mean of the trials that finished, with as many side by side as now; None before there is one."""
-        expected = self._summary.get("expected")
+        expected: int | None = self._summary.get("expected")
         if expected is None or not self._seconds:
             return None
         mean = sum(self._seconds) / len(self._seconds)
@@ -179,7 +179,7 @@ class Board:
 def parameters_text(trial: Trial) -> str:
     """What sets a trial apart, in one line: the last part of each path, where that is enough to tell them apart."""
     names = short_names(list(trial.parameters))
-    told = [f"{names[path]}={_shown(value)}" for path, value in trial.parameters.items()]
+    told = [f"{names[path]}={shown(value)}" for path, value in trial.parameters.items()]
     return "  ".join(told) or trial.group
 
 
@@ -206,5 +206,6 @@ def _figures(shown: Mapping[str, Any]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in shown.items() if isinstance(value, int | float))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Write a parameter's value for people."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
