@@ -24,7 +24,7 @@ class Plan:
     """What will run.
 
     Attributes:
-        spec: With every default written out and `pinned` filled in.
+        spec: Of one trial, with every default written out and `pinned` filled in.
         dataset: The data set as it was found.
     """
 
@@ -87,7 +87,7 @@ def resolve(spec: ExperimentSpec, reporter: Reporter) -> Plan:
     pins = Pins(fingerprint=fingerprint(content), data=dataset.fingerprint, model=revision, plugins=plugins)
     if spec.pinned is not None:
         _refuse_drift(spec.pinned, pins)
-    return Plan(spec.model_copy(update={"pinned": pins}), dataset)
+    return Plan(spec.model_copy(update={"pinned": pins, "sweep": None}), dataset)
 
 
 def _numeric(plugins: Mapping[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from runner.errors import Problem
+from runner.spec.sweep import SweepOptions
 from runner.stages import FilePath, GeneratorOptions, Options, Stage
 
 NONE = "none"
@@ -163,6 +164,8 @@ class ExperimentSpec(Specification):
     """Where runs are shown."""
     compute: ComputeOptions = ComputeOptions()
     """Workers and what each of them gets."""
+    sweep: SweepOptions | None = None
+    """Many trials instead of one: a space to search, arms, seeds."""
     pinned: Pins | None = None
     """Only in a `plan.json`: what the plan was made of. A launch refuses what has changed since."""
 
@@ -174,6 +177,10 @@ class ExperimentSpec(Specification):
         if twice:
             raise ValueError(f"{', '.join(twice)} stands here twice; one of a kind is enough")
         return metrics
+
+    def as_json(self) -> dict[str, Any]:
+        """The spec with every default written out; a spec that sweeps nothing does not mention it."""
+        return {name: value for name, value in super().as_json().items() if name != "sweep" or value is not None}
 
     def sections(self) -> Iterator[Section]:
         """All sections, in the order of the spec, less those that are `none`."""
