@@ -15,7 +15,7 @@ from runner.spec.models import NONE, ExperimentSpec, Pins, Section
 from runner.spec.tree import Tree
 from runner.stages import DatasetInfo, Reporter
 
-SEPARATE = {"name", "tracker", "compute", "pinned"}
+SEPARATE = {"name", "tracker", "compute", "pinned", "sweep"}
 """Fields of a spec that cannot change a number: what a run is called, where it is shown and where it runs."""
 
 
@@ -24,7 +24,7 @@ class Plan:
     """What will run.
 
     Attributes:
-        spec: With every default written out and `pinned` filled in.
+        spec: Of one trial, with every default written out and `pinned` filled in.
         dataset: The data set as it was found.
     """
 
@@ -51,11 +51,19 @@ class Trial:
         name: Its folder: unique in the experiment, and another one when the plan changes.
         plan: All that it is told.
         parameters: What sets it apart from the other trials of its experiment, by dotted path.
+        group: The arm or the point of a sweep that it repeats: trials of one group differ in their seed alone. Empty
+            outside of a sweep.
     """
 
     name: str
     plan: Plan
     parameters: Mapping[str, Any]
+    group: str = ""
+
+    @property
+    def seed(self) -> int:
+        """What all that is random in it is drawn from."""
+        return self.plan.spec.seed
 
 
 def resolve(spec: ExperimentSpec, reporter: Reporter) -> Plan:
@@ -79,7 +87,7 @@ def resolve(spec: ExperimentSpec, reporter: Reporter) -> Plan:
     pins = Pins(fingerprint=fingerprint(content), data=dataset.fingerprint, model=revision, plugins=plugins)
     if spec.pinned is not None:
         _refuse_drift(spec.pinned, pins)
-    return Plan(spec.model_copy(update={"pinned": pins}), dataset)
+    return Plan(spec.model_copy(update={"pinned": pins, "sweep": None}), dataset)
 
 
 def _numeric(plugins: Mapping[str, str]) -> dict[str, str]:

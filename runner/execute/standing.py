@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from runner.artifacts import RunDirectory
 from runner.errors import SpecError
 from runner.events import Event, EventTail
+from runner.execute.sweep_folder import FOLDER
 from runner.execute.underway import Note, notes
 from runner.registry import nearest
 
@@ -60,6 +63,8 @@ class ExperimentStanding:
     folder: Path
     trials: Sequence[TrialStanding]
     launches: Sequence[Note]
+    best: Mapping[str, Any] | None
+    """Of a sweep with an objective: `metric`, `mode`, `value`, and the `parameters` and `trials` that reached it."""
 
     def as_json(self) -> dict[str, Any]:
         """The experiment as docs/interface.md's `status --json` lists it."""
@@ -70,6 +75,7 @@ class ExperimentStanding:
             "experiment": self.name,
             "folder": str(self.folder),
             "launches": launches,
+            "best": self.best,
             "trials": [trial.as_json() for trial in self.trials],
         }
 
@@ -109,7 +115,7 @@ def find_trial(name: str, storage: Path) -> Path:
 
 def _find(name: str, storage: Path) -> Found:
     for path in (Path(name), storage / name):
-        if (path / "plan.json").is_file():
+        if path.is_dir() and path.resolve() in _trials(path.resolve().parent):
             return Found(path.resolve().parent, [path.resolve()], whole=False)
         if path.is_dir() and _trials(path):
             return _whole(path.resolve())
@@ -147,14 +153,31 @@ def experiments(storage: Path) -> list[Path]:
 
 
 def _trials(folder: Path) -> list[Path]:
-    return sorted(plan.parent for plan in folder.glob("*/plan.json"))
+    return sorted(plan.parent for plan in folder.glob("trial-*/plan.json"))
 
 
 def standing(found: Found) -> ExperimentStanding:
     """Read how an experiment, or some trials of it, stand."""
     launches = [note for note in notes(found.experiment) if note.alive]
     trials = [trial_standing(trial, launched=bool(launches)) for trial in found.trials]
-    return ExperimentStanding(found.experiment.name, found.experiment, trials, launches)
+    return ExperimentStanding(found.experiment.name, found.experiment, trials, launches, _best(found.experiment))
+
+
+def _best(experiment: Path) -> dict[str, Any] | None:
+    """The best of a sweep so far: by the mean of the trials that differ in their seed alone."""
+    file = experiment / FOLDER / "sweep.json"
+    sweep = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    objective = sweep.get("objective")
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for trial in sweep.get("trials", ()):
+        if trial.get("status") == "finished" and trial.get("objective") is not None:
+            groups.setdefault(trial["group"], []).append(trial)
+    if not objective or not groups:
+        return None
+    means = {group: fmean(trial["objective"] for trial in trials) for group, trials in groups.items()}
+    group = (min if objective["mode"] == "min" else max)(means, key=lambda each: means[each])
+    names = [trial["name"] for trial in groups[group]]
+    return {**objective, "value": means[group], "parameters": groups[group][0]["parameters"], "trials": names}
 
 
 def trial_standing(folder: Path, *, launched: bool) -> TrialStanding:

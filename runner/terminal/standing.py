@@ -29,9 +29,10 @@ def standing_table(told: Mapping[str, Any]) -> Table:
     trials = told["trials"]
     counted = ", ".join(f"{number} {status}" for status, number in Counter(each["status"] for each in trials).items())
     table = Table(title=f"{told['experiment']}: {counted}", title_justify="left", caption_justify="left")
-    table.caption = "\n".join(_launch(each) for each in told["launches"]) or None
+    best = [_best(told["best"])] if told["best"] else []
+    table.caption = "\n".join([*best, *(_launch(each) for each in told["launches"])]) or None
     for heading in ("trial", "status", "step", "figures", "last told"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading != "figures")
     for trial in trials:
         status = trial["status"]
         style = STYLES.get(status, "")
@@ -68,6 +69,12 @@ def figures(metrics: Mapping[str, float | None]) -> str:
 def _launch(told: Mapping[str, Any]) -> str:
     job = f", job {told['job']}" if told["job"] else ""
     return f"launched {told['started']} on {told['host']} (process {told['pid']}{job})"
+
+
+def _best(told: Mapping[str, Any]) -> str:
+    chosen = ", ".join(f"{name}={value}" for name, value in told["parameters"].items() if name != "seed")
+    mean = f", the mean of {len(told['trials'])}" if len(told["trials"]) > 1 else ""
+    return escape(f"best {told['metric']}: {told['value']:.4g}{mean} ({', '.join(told['trials'])}; {chosen})")
 
 
 def _step(trial: Mapping[str, Any]) -> str:

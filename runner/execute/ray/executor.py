@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from runner.artifacts import steps_of, write_json
-from runner.errors import StepError
+from runner.errors import RunnerError, StepError
 from runner.execute.ray.cluster import (
     connect,
     disconnect,
@@ -46,6 +46,29 @@ class TrialActor:
         return outcome_of_trial(plan, Path(folder), steps).as_json()
 
 
+class InThread:
+    """A trial that a thread waits for; see `Running`."""
+
+    def __init__(self, run: Callable[[], Outcome]) -> None:
+        """Begin."""
+        self._told: Outcome | None = None
+        self._thread = Thread(target=self._keep, args=(run,), daemon=True)
+        self._thread.start()
+
+    def _keep(self, run: Callable[[], Outcome]) -> None:
+        try:
+            self._told = run()
+        except RunnerError as error:
+            self._told = Outcome("failed", error)
+
+    def outcome(self) -> Outcome | None:
+        """How it ended; None while it runs."""
+        return self._told
+
+    def end(self) -> None:
+        """It ends with the cluster."""
+
+
 class RayExecutor:
     """Runs trials on this machine's own Ray, or on a cluster."""
 
@@ -53,15 +76,20 @@ class RayExecutor:
         """Connect; see `connect`."""
         connect(address)
 
-    def run(self, plan: str, folder: Path, compute: ComputeOptions) -> Outcome:
-        """Run a trial; see `Executor.run`.
+    def refuse_unplaceable(self, compute: ComputeOptions) -> None:
+        """See `Executor.refuse_unplaceable`."""
+        refuse_unplaceable(compute, worker_resources(compute, nodes()))
 
-        Raises:
-            UnmetError: The cluster can never hold the trial.
-            StepError: A worker died.
-        """
+    def start(self, plan: str, folder: Path, compute: ComputeOptions) -> InThread:
+        """Begin a trial; see `Executor.start`."""
+        return InThread(lambda: self._run(plan, folder, compute))
+
+    def waits_for(self, compute: ComputeOptions) -> str:
+        """See `Executor.waits_for`."""
+        return "the trials that run"
+
+    def _run(self, plan: str, folder: Path, compute: ComputeOptions) -> Outcome:
         asked = worker_resources(compute, nodes())
-        refuse_unplaceable(compute, asked)
         steps = steps_of(read_plan(plan))
         if compute.workers > 1 and TRAIN in steps:
             trained = _train_on_group(plan, folder, compute, asked)
