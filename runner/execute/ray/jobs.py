@@ -21,7 +21,6 @@ from runner.execute.underway import JOB_VARIABLE
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-import requests
 from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
@@ -118,7 +117,7 @@ class Jobs:
         for name in TALKATIVE:
             logging.getLogger(name).setLevel(logging.ERROR)
         with self._answered():
-            self._client = JobSubmissionClient(address)
+            self._client = JobSubmissionClient(address, verify=os.environ.get("RAY_TLS_CA_CERT") or True)
 
     def launch(self, experiment: str, storage: str, spec: str, flags: Sequence[str]) -> str:
         """Launch a spec on the head and return the job's name, once it runs.
@@ -237,7 +236,7 @@ class Jobs:
             yield
         except AuthenticationError as error:
             raise UnmetError(token_advice(self.address)) from error
-        except (ConnectionError, requests.RequestException, RayError, ValueError) as error:
+        except (OSError, RayError, ValueError) as error:
             raise UnmetError(nobody(self.address, _last_line(str(error)))) from error
         except RuntimeError as error:
             raise UnmetError(f"the cluster at {self.address} refuses: {_last_line(str(error))}") from error
