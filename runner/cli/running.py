@@ -113,7 +113,7 @@ def _logs_here(trial: str, storage: Path | None, *, follow: bool) -> None:
         if not going:
             break
         time.sleep(FOLLOW_SECONDS)
-    for file in sorted(run.path.glob("*.log")):
+    for file in sorted(file for file in run.path.glob("*.log") if file.stat().st_size):
         print(f"--- {file.name}\n{file.read_text(encoding='utf-8', errors='replace')}", end="")
 
 

@@ -6,6 +6,10 @@ import os
 import socket
 from pathlib import Path
 
+# What Ray's own commands ask a head with: nothing public asks just once. It is compiled, and mypy cannot see it.
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.exceptions import AuthenticationError
+
 from runner.errors import UnmetError
 
 ANSWER_SECONDS = 5.0
@@ -19,11 +23,13 @@ def refuse_silence(address: str) -> None:
     """Refuse an address at which nobody takes connections.
 
     Args:
-        address: A cluster's, such as `head:6379`.
+        address: A cluster's, such as `head:6379`; one with a scheme, and Ray's own words, are left to Ray.
 
     Raises:
         UnmetError: It is no `host:port`, or nobody answers.
     """
+    if not is_host_and_port(address):
+        return
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise UnmetError(nobody(address, "it is no host:port"))
@@ -55,6 +61,27 @@ def refuse_missing_token() -> None:
             f"RAY_AUTH_MODE is token, and {file} holds none: copy the cluster's token there, or name its file in "
             "RAY_AUTH_TOKEN_PATH"
         )
+
+
+def refuse_wrong_token(address: str) -> None:
+    """Refuse a cluster that does not take this machine's token; `ray.init` would try for minutes, and not say why.
+
+    Args:
+        address: As `refuse_silence` takes it; only of a `host:port` it is known.
+
+    Raises:
+        UnmetError: The cluster asks for another token, or for one at all.
+    """
+    if is_host_and_port(address):
+        try:
+            GcsClient(address=address)
+        except AuthenticationError as error:
+            raise UnmetError(token_advice(address)) from error
+
+
+def is_host_and_port(address: str) -> bool:
+    """Whether an address is neither a URL nor one of Ray's own words."""
+    return "://" not in address and address not in {"auto", "local"}
 
 
 def asks_with_token() -> bool:

@@ -13,8 +13,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from runner.errors import UnmetError
+from runner.execute.ray.access import nobody, refuse_missing_token, refuse_silence, refuse_wrong_token, token_advice
 from runner.spec.models import ComputeOptions
 
 OBJECT_STORE_BYTES = 200_000_000
@@ -32,8 +34,12 @@ def connect(address: str | None) -> None:
     """Join the cluster at an address, or start Ray on this machine.
 
     Raises:
-        UnmetError: There is no cluster at that address.
+        UnmetError: There is no cluster at that address, or it asks for a token that this machine lacks.
     """
+    if address:
+        refuse_silence(address)
+        refuse_missing_token()
+        refuse_wrong_token(address)
     own: dict[str, Any] = {} if address else {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
         ray.init(
@@ -43,9 +49,12 @@ def connect(address: str | None) -> None:
             runtime_env={"env_vars": WORKER_ENVIRONMENT},
             **own,
         )
+    except AuthenticationError as error:
+        raise UnmetError(token_advice(address or "this machine")) from error
     except (ConnectionError, RuntimeError, ValueError) as error:
-        hint = "; one that asks for tokens wants RAY_AUTH_MODE=token in the environment" if address else ""
-        raise UnmetError(f"no Ray cluster answers at {address or 'this machine'}: {error}{hint}") from error
+        if address is None:
+            raise UnmetError(f"Ray does not start on this machine: {error}") from error
+        raise UnmetError(nobody(address, str(error))) from error
 
 
 def nodes() -> list[dict[str, float]]:

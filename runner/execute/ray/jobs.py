@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from ray.exceptions import AuthenticationError, RayError
+from ray.job_submission import JobDetails, JobSubmissionClient
+
 from runner.errors import StepError, UnmetError
 from runner.execute.ray.access import nobody, refuse_missing_token, refuse_silence, token_advice
 from runner.execute.underway import JOB_VARIABLE
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-
-from ray.exceptions import AuthenticationError, RayError
-from ray.job_submission import JobDetails, JobSubmissionClient
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 """What Ray takes for the address, whatever it is called with; so an address that was named is put there."""
@@ -110,8 +108,7 @@ class Jobs:
             UnmetError: Nothing answers there, or it asks for a token that this machine lacks.
         """
         self.address = address
-        if "://" not in address:
-            refuse_silence(address)
+        refuse_silence(address)
         refuse_missing_token()
         os.environ[ADDRESS_VARIABLE] = address
         for name in TALKATIVE:
