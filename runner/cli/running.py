@@ -42,7 +42,7 @@ def status(
     debug: Debug = False,
 ) -> None:
     """Show how trials stand: step, last figures, and how long ago each told anything."""
-    from runner.terminal.standing import jobs_table, standing_table
+    from runner.terminal.standing import jobs_table, standing_lines, standing_table
     from runner.terminal.tables import print_tables
 
     if address:
@@ -54,7 +54,10 @@ def status(
         print(json.dumps(told, ensure_ascii=False))
         return
     print_tables([jobs_table(told["jobs"])] if told.get("jobs") else [])
-    print_tables([standing_table(each) for each in told["experiments"]])
+    for each in told["experiments"]:
+        print_tables([standing_table(each)])
+        for line in standing_lines(each):
+            print(line)
     if not told["experiments"] and not told.get("jobs"):
         print("no runs here yet" if not address else "the cluster knows of no launch")
 

@@ -28,9 +28,7 @@ def standing_table(told: Mapping[str, Any]) -> Table:
     """A row a trial, of an experiment as `runner status --json` lists it."""
     trials = told["trials"]
     counted = ", ".join(f"{number} {status}" for status, number in Counter(each["status"] for each in trials).items())
-    table = Table(title=f"{told['experiment']}: {counted}", title_justify="left", caption_justify="left")
-    best = [_best(told["best"])] if told["best"] else []
-    table.caption = "\n".join([*best, *(_launch(each) for each in told["launches"])]) or None
+    table = Table(title=f"{told['experiment']}: {counted}", title_justify="left")
     for heading in ("trial", "status", "step", "figures", "last told"):
         table.add_column(heading, no_wrap=heading != "figures")
     for trial in trials:
@@ -44,6 +42,12 @@ def standing_table(told: Mapping[str, Any]) -> Table:
             _age(trial),
         )
     return table
+
+
+def standing_lines(told: Mapping[str, Any]) -> list[str]:
+    """What is said below that table: the best of a sweep so far, and the launches that are at it."""
+    best = [_best(told["best"])] if told["best"] else []
+    return [*best, *(_launch(each) for each in told["launches"])]
 
 
 def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
@@ -74,7 +78,7 @@ def _launch(told: Mapping[str, Any]) -> str:
 def _best(told: Mapping[str, Any]) -> str:
     chosen = ", ".join(f"{name}={value}" for name, value in told["parameters"].items() if name != "seed")
     mean = f", the mean of {len(told['trials'])}" if len(told["trials"]) > 1 else ""
-    return escape(f"best {told['metric']}: {told['value']:.4g}{mean} ({', '.join(told['trials'])}; {chosen})")
+    return f"best {told['metric']}: {told['value']:.4g}{mean} ({', '.join(told['trials'])}; {chosen})"
 
 
 def _step(trial: Mapping[str, Any]) -> str:

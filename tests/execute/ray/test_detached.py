@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.execute.standing import find, standing
+
 BIN = Path(sys.executable).parent
 LONG = ("--set", "trainer.epochs=4000", "--set", "trainer.checkpoint_every=5")
 
@@ -85,9 +87,12 @@ def head(emoji_at, tmp_path_factory):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(params=["dashboard", "head"])
-def address(request, head):
-    return f"http://127.0.0.1:{head.dashboard}" if request.param == "dashboard" else f"127.0.0.1:{head.port}"
+def through_dashboard(head):
+    return f"http://127.0.0.1:{head.dashboard}"
+
+
+def through_head(head):
+    return f"127.0.0.1:{head.port}"
 
 
 class Laptop:
@@ -117,84 +122,71 @@ class Laptop:
         chosen = ("../emoji.yaml", "--set", f"compute.storage={self.storage}", "--set", "compute.cpus_per_worker=1")
         return json.loads(self.run("launch", *chosen, *settings, "--detach", "--json"))["job"]
 
+    def standing(self, *, through_cluster=False):
+        """The one trial, as the cluster tells of it, or as its folder does."""
+        if through_cluster:
+            return json.loads(self.run("status", "emoji", "--storage", str(self.storage), "--json"))
+        return {"experiments": [standing(found).as_json() for found in find(["emoji"], self.storage)]}
+
     def trial(self):
-        """The one trial, when it is there, with its job."""
-        while True:
-            told = json.loads(self.run("status", "emoji", "--storage", str(self.storage), "--json"))
-            if told["experiments"][0]["trials"]:
-                return told["experiments"][0]["trials"][0], told
+        return self.standing()["experiments"][0]["trials"][0]
 
-    def wait_for_training(self):
-        logs = self.storage.glob("emoji/trial-*/events.jsonl")
-        while not any('"train/loss"' in log.read_text() for log in self.storage.glob("emoji/trial-*/events.jsonl")):
+    def wait_for_step(self, step):
+        """Wait until the training of the one trial is beyond a step."""
+        while not list(self.storage.glob("emoji/trial-*/plan.json")) or self._step() <= step:
             time.sleep(0.2)
-        return logs
+
+    def _step(self):
+        trial = self.trial()
+        return trial["done"] if (trial["status"], trial["stage"]) == ("running", "train") else 0
 
 
-@pytest.fixture
-def laptop(emoji, head, address):
-    return Laptop(emoji, head, address)
+@pytest.fixture(params=[through_dashboard])
+def laptop(emoji, head, request):
+    return Laptop(emoji, head, request.param(head))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_launch_is_handed_over_and_followed_to_its_end(laptop):
     job = laptop.detach()
     printed = laptop.run("logs", job, "--follow")
     assert "parsed as published" in printed
     assert "Running entrypoint" not in printed
-    trial, told = laptop.trial()
+    told = laptop.standing(through_cluster=True)
+    [trial] = told["experiments"][0]["trials"]
     assert trial["status"] == "finished"
     assert trial["metrics"] == json.loads((Path(trial["run_dir"]) / "metrics.json").read_text())
     [listed] = [each for each in told["jobs"] if each["name"] == job]
     assert (listed["status"], listed["storage"]) == ("finished", str(laptop.storage))
-    assert not list(laptop.elsewhere.iterdir())
-    lines = laptop.run("logs", trial["name"], "--storage", str(laptop.storage)).splitlines()
-    assert any("training finished" in line for line in lines)
-    assert lines[-1].endswith("scoring finished")
-    # Only its launches are listed, not the questions about them.
+    # Only launches are listed, not the questions about them.
     assert {each["experiment"] for each in told["jobs"]} == {"emoji"}
+    assert not list(laptop.elsewhere.iterdir())
+    lines = laptop.run("logs", trial["name"], "--follow", "--storage", str(laptop.storage)).splitlines()
+    assert any("training finished" in line for line in lines)
+    assert any("scoring finished" in line for line in lines)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("now", [False, True], ids=["asked", "now"])
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("laptop", "now"), [(through_head, False), (through_dashboard, True)], indirect=["laptop"])
 def test_a_launch_is_stopped_and_goes_on_when_handed_over_again(laptop, now):
     job = laptop.detach(*LONG)
-    laptop.wait_for_training()
-    trial, _ = laptop.trial()
-    assert (trial["status"], trial["stage"]) == ("running", "train")
-    followed = subprocess.Popen(
-        laptop.workplace.command("logs", job, "--follow", "--address", laptop.address),
-        env=laptop.workplace.environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    laptop.wait_for_step(0)
     laptop.run("stop", job, *(["--now"] if now else []))
-    assert "the same command goes on" in followed.communicate()[0]
-    trial, told = laptop.trial()
+    # It is at its end when its output is.
+    assert "the same command goes on" in laptop.run("logs", job, "--follow")
+    trial = laptop.trial()
     assert trial["status"] == "interrupted"
-    assert [each["status"] for each in told["jobs"] if each["name"] == job] == ["interrupted"]
-    assert (
-        "does not run"
-        in subprocess.run(
-            laptop.workplace.command("stop", job, "--address", laptop.address),
-            env=laptop.workplace.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stderr
-    )
-    if not now:
-        reached = trial["done"]
-        again = laptop.detach(*LONG)
-        laptop.wait_for_training()
-        while (trial := laptop.trial()[0])["status"] != "running" or trial["done"] == reached:
-            pass
-        assert trial["done"] > reached
-        laptop.run("stop", "emoji", "--now", "--storage", str(laptop.storage))
-        laptop.run("logs", again, "--follow")
+    laptop.run("stop", job, status=2)
+    again = laptop.detach(*LONG)
+    laptop.wait_for_step(trial["done"])
+    laptop.run("stop", again)
+    laptop.run("logs", again, "--follow")
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("laptop", [through_dashboard, through_head], indirect=True)
 def test_without_the_token_a_line_says_so(laptop):
     for changed, told in [
         ({"RAY_AUTH_MODE": "disabled"}, "set RAY_AUTH_MODE=token"),
