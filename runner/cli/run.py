@@ -88,7 +88,7 @@ def _launch(
     from runner.execute.launch import launch
     from runner.terminal.board import Board
 
-    shown = Board(terminal) if getattr(experiment.plan.spec, "sweep", None) else terminal
+    shown = Board(terminal) if experiment.plan.spec.sweep else terminal
     try:
         return launch(experiment, make_executor, shown, interrupts)
     except SpecError as error:

@@ -36,10 +36,46 @@ def launch(
         UnmetError: The tracker's store cannot be opened, or no trial can ever be placed.
         StepError: Another launch is running this sweep.
     """
-    proposals = FixedTrials(expand(experiment.plan))
-    loop = Loop(proposals, experiment, make_executor, listener, interrupts)
+    if experiment.plan.spec.sweep is not None:
+        return _launch_sweep(experiment, make_executor, listener, interrupts)
+    loop = Loop(FixedTrials(expand(experiment.plan)), experiment, make_executor, listener, interrupts)
     loop.run()
     return LaunchResult(experiment.plan, loop.close(), interrupted=interrupts.asked and not loop.done)
+
+
+def _launch_sweep(
+    experiment: Experiment,
+    make_executor: Callable[[], Executor],
+    listener: LaunchListener,
+    interrupts: Interrupts,
+) -> LaunchResult:
+    sweep = SweepFolder(experiment.folder / FOLDER, experiment.plan)
+    options = experiment.plan.spec.sweep
+    assert options is not None
+    with sweep.held():
+        proposals = Study(experiment.plan, sweep.path)
+        experiment.begin_sweep(sweep, proposals.summary()["objective"], prunes=options.pruning is not None)
+        loop = Loop(proposals, experiment, make_executor, listener, interrupts)
+        loop.run()
+        interrupted = interrupts.asked and not loop.done
+        if not interrupted:
+            _draw(sweep, listener)
+        feed = experiment.sweep_feed
+        assert feed is not None
+        if feed.outstanding:
+            loop.delivery.finish(feed, "interrupted" if interrupted else "finished")
+        trials, summary = loop.close(), proposals.summary()
+    return LaunchResult(experiment.plan, trials, interrupted, summary, feed.run_id, feed.link)
+
+
+def _draw(sweep: SweepFolder, listener: LaunchListener) -> None:
+    """Draw the sweep's figures anew where a value has come; a figure that cannot be drawn stops nothing."""
+    if sweep.objective is None or not sweep.points or not sweep.changed:
+        return
+    try:
+        write_figures(sweep.points, sweep.objective["metric"], sweep.objective["mode"], sweep.path)
+    except Exception as error:  # what Optuna and Plotly raise is not theirs alone to say
+        listener.warn(f"the sweep's figures could not be drawn ({type(error).__name__}: {error})")
 
 
 def resolve_here(spec: ExperimentSpec, reporter: Reporter, *, elsewhere: bool) -> Plan:

@@ -88,6 +88,9 @@ class Loop:
                         break  # No result can come any more that the search would propose something after.
                 if not moved:
                     time.sleep(POLL_SECONDS)
+        except BaseException:
+            self.delivery.close(lambda: True)
+            raise
         finally:
             self._stop_all()
         return self._results

@@ -14,6 +14,7 @@ from runner.artifacts import LOCK, write_json, write_text
 from runner.errors import StepError
 from runner.events import EventLog
 from runner.execute.delivery import STATE_FILE
+from runner.sweep.point import Point
 from runner.plan import Plan, Trial, plan_json
 
 FOLDER = "sweep"
@@ -23,14 +24,22 @@ OBJECTIVE = "objective"
 
 
 class SweepFolder:
-    """`runs/<experiment>/sweep/`, as docs/interface.md lays it out."""
+    """`runs/<experiment>/sweep/`, as docs/interface.md lays it out.
+
+    Attributes:
+        path: The folder.
+        events: Its log.
+        objective: The `metric` and `mode` that the search goes by; None where it goes by none.
+        changed: A value has come since it was begun.
+    """
 
     def __init__(self, path: Path, plan: Plan) -> None:
         """Name the folder; it need not exist yet."""
         self.path = path
         self.events = path / "events.jsonl"
         self._plan, self._file = plan, path / "sweep.json"
-        self._objective: Mapping[str, Any] | None = None
+        self.objective: Mapping[str, Any] | None = None
+        self.changed = False
         self._trials: dict[str, dict[str, Any]] = {}
 
     @contextmanager
@@ -53,7 +62,7 @@ class SweepFolder:
 
         With another base, or another objective, it is another sweep: what still fits is counted anew.
         """
-        self._objective = objective
+        self.objective = objective
         told = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
         same = (told.get("fingerprint"), told.get("objective")) == (self._plan.fingerprint, objective)
         if same and not afresh:
@@ -85,17 +94,24 @@ class SweepFolder:
         # The log comes first: a value that a kill makes it tell twice is shown once, by its number.
         if objective is not None and objective != before:
             EventLog(self.events).metrics(number, {OBJECTIVE: objective})
+            self.changed = True
         self._write()
 
     def trials(self) -> list[dict[str, Any]]:
         """The trials so far, by number, as `sweep.json` holds them."""
         return sorted(self._trials.values(), key=lambda trial: int(trial["number"]))
 
+    @property
+    def points(self) -> list[Point]:
+        """The trials that have a value."""
+        valued = [trial for trial in self.trials() if trial.get("objective") is not None]
+        return [Point(trial["parameters"], trial["objective"]) for trial in valued]
+
     def _write(self) -> None:
         told = {
             "experiment": self._plan.spec.name,
             "fingerprint": self._plan.fingerprint,
-            "objective": self._objective,
+            "objective": self.objective,
             "trials": self.trials(),
         }
         write_json(self._file, told)

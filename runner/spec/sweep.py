@@ -123,9 +123,7 @@ def _once(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
-Search = Annotated[
-    GridSearch | RandomSearch | TpeSearch | GaussianSearch | GeneticSearch, Field(discriminator="type")
-]
+Search = Annotated[GridSearch | RandomSearch | TpeSearch | GaussianSearch | GeneticSearch, Field(discriminator="type")]
 Pruning = Annotated[MedianPruning | HalvingPruning | HyperbandPruning, Field(discriminator="type")]
 
 
