@@ -123,9 +123,7 @@ def _once(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
-Search = Annotated[
-    GridSearch | RandomSearch | TpeSearch | GaussianSearch | GeneticSearch, Field(discriminator="type")
-]
+Search = Annotated[GridSearch | RandomSearch | TpeSearch | GaussianSearch | GeneticSearch, Field(discriminator="type")]
 Pruning = Annotated[MedianPruning | HalvingPruning | HyperbandPruning, Field(discriminator="type")]
 
 
@@ -158,4 +156,4 @@ class SweepOptions(Options):
     def smoke(self) -> Mapping[str, Any]:
         """The first seed and two points of each arm."""
         seeds = self.seeds and self.seeds[:1]
-        return {"seeds": seeds, "budget": Budget(trials=2 if self.space else None), "parallel": self.parallel}
+        return {"seeds": seeds, "budget": Budget(trials=2 if self.space else None)}
