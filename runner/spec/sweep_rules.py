@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from runner.errors import Problem, SpecError
 from runner.spec.check import check
 from runner.spec.layers import parts
+from runner.spec.measures import unknown_figure
 from runner.spec.models import ExperimentSpec
 from runner.spec.sweep import SweepOptions
 from runner.spec.variants import ARMS, SPACE, Variants
@@ -100,13 +101,6 @@ def _ignored(sweep: SweepOptions) -> Iterator[Problem]:
     if sweep.pruning is not None and sweep.objective is None:
         wanted = "objective: {metric: validation/loss, mode: min}"
         yield Problem(f"goes by the objective while trials train; say which: {wanted}", ("sweep", "pruning"))
-
-
-def unknown_figure(spec: ExperimentSpec, name: str) -> str | None:
-    """Say why nothing can be chosen by a figure; None where it can."""
-    if not name.startswith("validation/"):
-        return f"{name!r} is a figure of the test split, which decides nothing; name one of validation/…"
-    return None if spec.trainer else f"nothing gives {name!r}, as `trainer: none` trains nothing"
 
 
 def _objective_problems(swept: Variants) -> Iterator[Problem]:
