@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from runner.errors import Problem, SpecError
 from runner.spec.check import check
 from runner.spec.layers import parts
-from runner.spec.measures import unknown_figure
+from runner.spec.measures import VALIDATION, unknown_figure, validation_figures
 from runner.spec.models import ExperimentSpec
 from runner.spec.sweep import SweepOptions
 from runner.spec.variants import ARMS, SPACE, Variants
@@ -113,6 +113,9 @@ def _objective_problems(swept: Variants) -> Iterator[Problem]:
         except SpecError:
             continue  # The values of the arm are told apart.
         message = unknown_figure(spec, objective.metric)
+        if message and not validation_figures(spec) and objective.metric.startswith(VALIDATION):
+            share = "; set trainer.validation, the share of the training samples to keep aside, such as 0.05"
+            message = f"nothing is measured while training{share if spec.trainer else ''}"
         if message:
             yield Problem(message + (f" (in the arm {arm!r})" if arm else ""), ("sweep", "objective", "metric"))
             return

@@ -37,6 +37,11 @@ class Point:
         return self.trials[0].group
 
 
+def as_it_is(spec: ExperimentSpec) -> ExperimentSpec:
+    """Adjust nothing."""
+    return spec
+
+
 @dataclass(frozen=True)
 class Composer:
     """Makes the trials of a sweep.
@@ -49,7 +54,7 @@ class Composer:
 
     swept: Variants
     survey: Survey
-    adjust: Callable[[ExperimentSpec], ExperimentSpec]
+    adjust: Callable[[ExperimentSpec], ExperimentSpec] = as_it_is
 
     def point(self, arm: str | None, number: int, parameters: Mapping[str, Drawn]) -> Point:
         """Compose the trials of a point.
@@ -94,16 +99,13 @@ class Composer:
         return unique([*first, *grid])
 
     def expected(self) -> int | None:
-        """How many trials there are in all; None where that depends on results or on time."""
+        """How many trials there are at most; None where only time ends the sweep. Pruning leaves some seeds out."""
         sweep = self.swept.sweep
-        budget, seeds = sweep.budget, len(sweep.seeds or (0,))
-        if sweep.pruning and seeds > 1:
-            return None
-        within = budget.trials // seeds if budget.trials else None
+        seeds = len(sweep.seeds or (0,))
+        within = sweep.budget.trials // seeds if sweep.budget.trials else None
         total = 0
         for arm in self.swept.arms:
-            points = self.num_points(arm)
-            limits = [limit for limit in (points, within) if limit is not None]
+            limits = [limit for limit in (self.num_points(arm), within) if limit is not None]
             if not limits:
                 return None
             total += min(limits) * seeds

@@ -20,7 +20,7 @@ from runner.stages import Reporter
 from runner.steps.outcome import Status
 from runner.sweep.arm import Arm
 from runner.sweep.memory import open_journal
-from runner.sweep.points import Composer, Point
+from runner.sweep.points import Composer, Point, as_it_is
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def open_search(
     sweep: SweepOptions,
     folder: Path,
     reporter: Reporter,
-    adjust: Callable[[ExperimentSpec], ExperimentSpec] | None = None,
+    adjust: Callable[[ExperimentSpec], ExperimentSpec] = as_it_is,
 ) -> Search:
     """Take up the search of a sweep, or begin it.
 
@@ -234,4 +234,4 @@ def open_search(
         DataError: A data set is missing or broken.
         UnmetError: A model's checkpoint cannot be had.
     """
-    return Search(Composer(Variants(tree, sweep), Survey(reporter), adjust or (lambda spec: spec)), folder)
+    return Search(Composer(Variants(tree, sweep), Survey(reporter), adjust), folder)
