@@ -182,6 +182,19 @@ def read_plan(text: str) -> ExperimentSpec:
     return check(Tree(json.loads(text)), ExperimentSpec)
 
 
+def plan_with(text: str, changed: Mapping[str, Mapping[str, Any]]) -> str:
+    """Change options in the JSON of a plan, such as a micro-batch, that cannot change a number.
+
+    Args:
+        text: The plan.
+        changed: Options by section.
+    """
+    told = json.loads(text)
+    for name, options in changed.items():
+        told[name] |= options
+    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+
+
 def smoke(spec: ExperimentSpec) -> ExperimentSpec:
     """Make the spec of a smoke run: the same code path with each section's small stand-in.
 
