@@ -87,10 +87,12 @@ def _launch(
     from runner.errors import SpecError
     from runner.execute.launch import launch
     from runner.terminal.board import Board
+    from runner.terminal.progress import StageReporter
 
     shown = Board(terminal) if experiment.plan.spec.sweep else terminal
+    reporter = shown if isinstance(shown, Board) else StageReporter(terminal, "data")
     try:
-        return launch(experiment, make_executor, shown, interrupts)
+        return launch(experiment, make_executor, shown, interrupts, reporter)
     except SpecError as error:
         raise experiment.loaded.located(error) from error
     finally:

@@ -12,10 +12,14 @@ from runner.execute.listener import LaunchListener
 from runner.execute.loop import Loop
 from runner.execute.resources import local_gpus, unmet_by
 from runner.execute.results import LaunchResult
-from runner.plan import Plan, expand, resolve
+from runner.execute.sweep_folder import FOLDER, SweepFolder
+from runner.plan import Plan, expand, resolve, smoke
 from runner.spec.models import ExperimentSpec
 from runner.stages import Reporter
+from runner.sweep.figures import write_figures
+from runner.sweep.points import as_it_is
 from runner.sweep.proposals import FixedTrials
+from runner.sweep.search import open_search
 
 
 def launch(
@@ -23,6 +27,7 @@ def launch(
     make_executor: Callable[[], Executor],
     listener: LaunchListener,
     interrupts: Interrupts,
+    reporter: Reporter,
 ) -> LaunchResult:
     """Run every trial that is not finished.
 
@@ -31,13 +36,14 @@ def launch(
         make_executor: Called once a trial needs it: a finished experiment is reported without starting Ray.
         listener: Shown what happens.
         interrupts: Hears Ctrl-C.
+        reporter: Told of the progress of data that a sweep's trials need.
 
     Raises:
         UnmetError: The tracker's store cannot be opened, or no trial can ever be placed.
         StepError: Another launch is running this sweep.
     """
     if experiment.plan.spec.sweep is not None:
-        return _launch_sweep(experiment, make_executor, listener, interrupts)
+        return _launch_sweep(experiment, make_executor, listener, interrupts, reporter)
     loop = Loop(FixedTrials(expand(experiment.plan)), experiment, make_executor, listener, interrupts)
     loop.run()
     return LaunchResult(experiment.plan, loop.close(), interrupted=interrupts.asked and not loop.done)
@@ -48,12 +54,16 @@ def _launch_sweep(
     make_executor: Callable[[], Executor],
     listener: LaunchListener,
     interrupts: Interrupts,
+    reporter: Reporter,
 ) -> LaunchResult:
     sweep = SweepFolder(experiment.folder / FOLDER, experiment.plan)
     options = experiment.plan.spec.sweep
     assert options is not None
     with sweep.held():
-        proposals = Study(experiment.plan, sweep.path)
+        if experiment.afresh:
+            sweep.clear()
+        adjust = smoke if experiment.afresh else as_it_is
+        proposals = open_search(experiment.loaded.tree, options, sweep.path, reporter, adjust)
         experiment.begin_sweep(sweep, proposals.summary()["objective"], prunes=options.pruning is not None)
         loop = Loop(proposals, experiment, make_executor, listener, interrupts)
         loop.run()

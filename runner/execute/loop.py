@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -77,6 +78,7 @@ class Loop:
         Raises:
             UnmetError: The tracker's store cannot be opened, or the experiment's trials can never be placed.
         """
+        self._listener.searched(self._proposals.summary())
         self._watch.start()
         self.delivery.start()
         try:
@@ -138,8 +140,8 @@ class Loop:
         try:
             held.enter_context(run.locked())
         except StepError as error:
-            self._tell(trial, "failed", {}, {})
             self._add(self._result(trial, run, Outcome("failed", error), "failed", None))
+            self._tell(trial, "failed", {}, {})
             return
         status = self._status_before(run)
         if status is not None:
@@ -174,7 +176,7 @@ class Loop:
             last |= self._report_objectives(trial, event)
         if run.read_record().get("status") != status:
             run.update_record(status=status)  # A kill came between the last step and its note.
-        objective = self._objective(last)
+        objective = self._objective(status, last)
         if tracker_state(run.path).get("complete"):
             held.close()
         else:
@@ -182,8 +184,8 @@ class Loop:
             self.delivery.finish(feed, status, _results(objective))
             self._ended.append((feed, held))
         metrics = run.read_metrics() if status == "finished" else {}
-        self._tell(trial, status, metrics, last)
         self._add(TrialResult(trial, status, metrics, run.path, None, "", reused=True, objective=objective))
+        self._tell(trial, status, metrics, last)
 
     def _ready_executor(self) -> Executor:
         """Get what runs trials, when the first one is begun; whatever keeps all of them from running is raised."""
@@ -205,6 +207,10 @@ class Loop:
                 live.running = executor.start(plan_json(live.trial.plan), live.run.path, compute)
         except RunnerError as error:
             self._end(live, Outcome("failed", error))
+            return True
+        except Exception as error:  # what a cluster's library raises fails a trial, and not the sweep
+            told = StepError(f"the trial could not be placed: {type(error).__name__}: {error}")
+            self._end(live, Outcome("failed", told, traceback.format_exc()))
             return True
         except KeyboardInterrupt:
             self._end(live, Outcome("interrupted"))
@@ -251,12 +257,12 @@ class Loop:
         del self._live[trial.name]
         status: Status = "pruned" if live.pruned and outcome.status == "interrupted" else outcome.status
         run.update_record(status=status)
-        objective = self._objective(live.last)
+        objective = self._objective(status, live.last)
         self.delivery.finish(live.feed, status, _results(objective))
         self._ended.append((live.feed, live.held))
         result = self._result(trial, run, outcome, status, objective)
-        self._tell(trial, status, result.metrics, live.last)
         self._add(result)
+        self._tell(trial, status, result.metrics, live.last)
 
     def _result(
         self, trial: Trial, run: RunDirectory, outcome: Outcome, status: Status, objective: float | None
@@ -280,17 +286,17 @@ class Loop:
         with self._searching:
             self._proposals.tell(trial, status, metrics, validation)
             summary = self._proposals.summary()
-        self._experiment.note(trial, status, self._objective(validation))
+        self._experiment.note(trial, status, self._objective(status, validation))
         self._listener.searched(summary)
 
     def _add(self, result: TrialResult) -> None:
         self._results.append(result)
         self._listener.trial_ended(result)
 
-    def _objective(self, last: dict[str, float]) -> float | None:
-        """The value that the search goes by, where there is one."""
+    def _objective(self, status: Status, last: dict[str, float]) -> float | None:
+        """The value that the search goes by, of a trial that has come to its end."""
         metric = self._experiment.objective
-        return last.get(metric) if metric else None
+        return last.get(metric) if metric and status == "finished" else None
 
     def _seen(self, name: str, event: Event, new: bool) -> None:
         """Hear an event of a trial that runs, in the watch's thread."""

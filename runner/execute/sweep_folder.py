@@ -57,15 +57,20 @@ class SweepFolder:
         except Timeout as error:
             raise StepError(f"{self.path}: another launch is running this sweep; wait for it or stop it") from error
 
-    def begin(self, spec_text: str, objective: Mapping[str, Any] | None, *, afresh: bool) -> None:
+    def clear(self) -> None:
+        """Remove all that an earlier launch left, but for the lock that is held."""
+        for entry in self.path.iterdir():
+            if entry.name != LOCK:
+                entry.unlink()
+
+    def begin(self, spec_text: str, objective: Mapping[str, Any] | None) -> None:
         """Take up what an earlier launch left; write down what this one launches.
 
         With another base, or another objective, it is another sweep: what still fits is counted anew.
         """
         self.objective = objective
         told = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
-        same = (told.get("fingerprint"), told.get("objective")) == (self._plan.fingerprint, objective)
-        if same and not afresh:
+        if (told.get("fingerprint"), told.get("objective")) == (self._plan.fingerprint, objective):
             self._trials = {trial["name"]: trial for trial in told["trials"]}
         else:
             for left in (self._file, self.events, self.path / STATE_FILE):
@@ -103,7 +108,7 @@ class SweepFolder:
 
     @property
     def points(self) -> list[Point]:
-        """The trials that have a value."""
+        """The finished trials that have a value."""
         valued = [trial for trial in self.trials() if trial.get("objective") is not None]
         return [Point(trial["parameters"], trial["objective"]) for trial in valued]
 

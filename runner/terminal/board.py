@@ -51,6 +51,7 @@ class Board:
         self._changing = threading.RLock()
         self._live: Live | None = None
         self._said: set[str] = set()
+        self._preparing = ""
         if terminal.live:
             self._live = Live(get_renderable=self._table, console=terminal.console, refresh_per_second=REFRESHES)
             self._live.start()
@@ -102,13 +103,25 @@ class Board:
         """The search took note of a result."""
         with self._changing:
             before, self._summary = self._summary.get("best"), summary
-        for dropped in summary.get("dropped", ()):
-            if dropped not in self._said:
-                self._said.add(dropped)
-                self._terminal.say(dropped)
+        for told in (*summary["dropped"], *summary["refused"]):
+            if told not in self._said:
+                self._said.add(told)
+                self._terminal.say(told)
         best = summary.get("best")
         if best is not None and best != before:
             self._line(f"best so far: {self._best(best)}")
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """As a reporter: figures of the driver's own work are not kept."""
+
+    def progress(self, done: int, total: int, **shown: float) -> None:
+        """As a reporter: show how far data are that trials need."""
+        with self._changing:
+            self._preparing = f"data {done}/{total}" if done < total else ""
+
+    def stop_requested(self) -> bool:
+        """As a reporter: Ctrl-C asks trials."""
+        return False
 
     def warn(self, message: str) -> None:
         """Tell what went wrong and stops nothing."""
@@ -153,6 +166,8 @@ class Board:
         counts = Counter(row.state for row in rows)
         states = ("running", "waiting", "finished", "pruned", "failed", "interrupted")
         told = [f"{counts[state]} {state}" for state in states if counts[state]]
+        if self._preparing:
+            told.append(self._preparing)
         expected = self._summary.get("expected")
         if expected is not None:
             told.append(f"of {expected}")

@@ -1,4 +1,4 @@
-"""The driver's loop: side by side, a trial fails alone, pruned, stopped, killed and launched again, the tracker away."""
+"""The driver's loop: trials side by side, failed, pruned, stopped, launched again, and a tracker that is away."""
 
 import os
 import signal
@@ -161,5 +161,5 @@ def test_another_base_is_another_sweep(place):
     place.launch(FixedTrials(place.trials(1)), {})
     [edited] = place.trials(7)
     folder = SweepFolder(place.folder / "runs" / "many" / "sweep", edited.plan)
-    folder.begin("", {"metric": "validation/loss", "mode": "min"}, afresh=False)
+    folder.begin("", {"metric": "validation/loss", "mode": "min"})
     assert folder.trials() == [] and not folder.events.exists()

@@ -1,4 +1,4 @@
-"""What a launch reads of its trials, and how it serves the tracker: one that fails costs a warning, and misses nothing."""
+"""How a launch reads its trials and serves the tracker: one that fails costs a warning, and misses nothing."""
 
 import json
 import time
