@@ -86,17 +86,20 @@ def _launch(
 ) -> LaunchResult:
     from runner.errors import SpecError
     from runner.execute.launch import launch
-    from runner.terminal.board import Board
-    from runner.terminal.progress import StageReporter
 
-    shown = Board(terminal) if experiment.plan.spec.sweep else terminal
-    reporter = shown if isinstance(shown, Board) else StageReporter(terminal, "data")
     try:
-        return launch(experiment, make_executor, shown, interrupts, reporter)
+        if experiment.plan.spec.sweep is None:
+            return launch(experiment, make_executor, terminal, interrupts)
+        # Optuna and Plotly are imported where something is searched.
+        from runner.execute.launch_sweep import launch_sweep
+        from runner.terminal.board import Board
+
+        with Board(terminal) as board:
+            return launch_sweep(experiment, make_executor, board, interrupts, board)
     except SpecError as error:
         raise experiment.loaded.located(error) from error
     finally:
-        shown.close()
+        terminal.close()
 
 
 def _executor(local: bool, address: str | None) -> Executor:

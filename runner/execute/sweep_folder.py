@@ -1,4 +1,4 @@
-"""The folder `sweep/` of an experiment: its trials with their values, and what the tracker is told of them together."""
+"""The folder `sweep/` of an experiment: its trials with their values, and the log that the tracker is told by."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from runner.artifacts import LOCK, write_json, write_text
 from runner.errors import StepError
 from runner.events import EventLog
 from runner.execute.delivery import STATE_FILE
-from runner.sweep.point import Point
 from runner.plan import Plan, Trial, plan_json
+from runner.sweep.point import Point
 
 FOLDER = "sweep"
 """Its name; trials' names begin otherwise."""

@@ -1,4 +1,4 @@
-"""The figures of a sweep, each a page that stands by itself: parallel coordinates, and how much each parameter matters."""
+"""The figures of a sweep, each a page of its own: parallel coordinates, and how much each parameter matters."""
 
 from __future__ import annotations
 

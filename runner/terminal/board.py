@@ -52,9 +52,19 @@ class Board:
         self._live: Live | None = None
         self._said: set[str] = set()
         self._preparing = ""
-        if terminal.live:
-            self._live = Live(get_renderable=self._table, console=terminal.console, refresh_per_second=REFRESHES)
+
+    def __enter__(self) -> Board:
+        """Show the table."""
+        if self._terminal.live:
+            self._live = Live(get_renderable=self._table, console=self._terminal.console, refresh_per_second=REFRESHES)
             self._live.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Leave the table as it is."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def trial_started(self, trial: Trial, folder: Path, *, resumed: bool) -> None:
         """A trial begins, or goes on."""
@@ -130,12 +140,6 @@ class Board:
     def stopping(self) -> None:
         """The user asked to stop."""
         self._terminal.say("stopping: trials save their state; press Ctrl-C again to stop at once")
-
-    def close(self) -> None:
-        """Leave the table as it is."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
 
     def _line(self, message: str) -> None:
         if self._live is None:

@@ -107,7 +107,7 @@ class Executor:
     def refuse_unplaceable(self, compute): ...
 
     def start(self, plan, folder, compute):
-        live = [each for each in self.started if not (each.run.read_record().get("status") != "running")]
+        live = [each for each in self.started if each.run.read_record().get("status") == "running"]
         if len(live) >= self.room:
             return None
         running = Running(folder, self.scripts.get(read_plan(plan).seed, [(1, 1.0)]), self._deaf)
