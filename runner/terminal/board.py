@@ -18,6 +18,7 @@ from rich.text import Text
 from runner.events import Event
 from runner.execute.results import TrialResult
 from runner.plan import Trial
+from runner.sweep.point import short_names
 from runner.terminal.progress import TITLES, Terminal
 
 ROWS = 12
@@ -200,18 +201,6 @@ def parameters_text(trial: Trial) -> str:
     names = short_names(list(trial.parameters))
     told = [f"{names[path]}={shown(value)}" for path, value in trial.parameters.items()]
     return "  ".join(told) or trial.group
-
-
-def short_names(paths: list[str]) -> dict[str, str]:
-    """Name each dotted path by its last parts, as few as tell it from the others."""
-    names = {}
-    for path in paths:
-        parts = path.split(".")
-        tails = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
-        names[path] = next(
-            (tail for tail in tails if sum(f".{each}".endswith(f".{tail}") for each in paths) == 1), path
-        )
-    return names
 
 
 def duration(seconds: float) -> str:
