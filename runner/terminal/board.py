@@ -25,6 +25,8 @@ ROWS = 12
 """Trials that are shown one by one: those that run, then the latest that ended. The counts tell of all."""
 REFRESHES = 4
 """Of the table, a second."""
+COLUMNS = (("trial", 14, None), ("state", 11, None), ("", 16, 44), ("figures", 20, 44), ("parameters", 0, None))
+"""With their least and greatest widths; what does not fit is cut, and a narrow terminal loses parameters first."""
 STYLES = {"finished": "green", "pruned": "yellow", "failed": "red", "interrupted": "magenta", "waiting": "dim"}
 
 
@@ -158,8 +160,8 @@ class Board:
         with self._changing:
             rows = list(self._rows.values())
             table = Table(box=None, pad_edge=False, header_style="dim")
-            for column in ("trial", "state", "", "figures", "parameters"):
-                table.add_column(column, overflow="ellipsis", no_wrap=True)
+            for column, least, most in COLUMNS:
+                table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=least, max_width=most)
             going = [row for row in rows if row.state in {"running", "waiting"}]
             ended = [row for row in rows if row not in going]
             for row in [*ended[len(ended) - max(0, ROWS - len(going)) :], *going]:
