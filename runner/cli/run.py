@@ -42,6 +42,7 @@ def launch(
 ) -> None:
     """Train, generate and score every trial of a spec; what is finished is not run again."""
     from runner.execute.interrupts import Interrupts
+    from runner.execute.underway import noted
     from runner.spec.load import load_spec
     from runner.terminal.tables import print_results
 
@@ -55,7 +56,8 @@ def launch(
     experiment = _experiment(loaded, terminal, overrides or (), smoke=smoke, elsewhere=bool(address) and not local)
     # From here to the end of the process: Ctrl-C asks, and is never an exception between two lines.
     interrupts = Interrupts()
-    result = _launch(experiment, terminal, interrupts, lambda: _executor(local, address))
+    with noted(experiment.folder):
+        result = _launch(experiment, terminal, interrupts, lambda: _executor(local, address))
     for trial in result.trials:
         if trial.error is not None:
             terminal.problem(f"{trial.trial.name}: {trial.error}" if result.sweep else str(trial.error))
@@ -94,17 +96,20 @@ def _launch(
 ) -> LaunchResult:
     from runner.errors import SpecError
     from runner.execute.launch import launch
-    from runner.execute.underway import noted
-    from runner.terminal.board import Board
 
-    shown = Board(terminal) if getattr(experiment.plan.spec, "sweep", None) else terminal
     try:
-        with noted(experiment.folder):
-            return launch(experiment, make_executor, shown, interrupts)
+        if experiment.plan.spec.sweep is None:
+            return launch(experiment, make_executor, terminal, interrupts)
+        # Optuna and Plotly are imported where something is searched.
+        from runner.execute.launch_sweep import launch_sweep
+        from runner.terminal.board import Board
+
+        with Board(terminal) as board:
+            return launch_sweep(experiment, make_executor, board, interrupts, board)
     except SpecError as error:
         raise experiment.loaded.located(error) from error
     finally:
-        shown.close()
+        terminal.close()
 
 
 def _executor(local: bool, address: str | None) -> Executor:

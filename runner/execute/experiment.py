@@ -56,7 +56,7 @@ class Experiment:
 
     def begin_sweep(self, sweep: SweepFolder, objective: Mapping[str, Any] | None, *, prunes: bool) -> None:
         """Let the trials be those of a sweep, whose folder is held."""
-        sweep.begin(self.loaded.file.read_text(encoding="utf-8"), objective, afresh=self.afresh)
+        sweep.begin(self.loaded.file.read_text(encoding="utf-8"), objective)
         self.sweep, self.prunes = sweep, prunes
         self.objective = str(objective["metric"]) if objective else None
         run = TrackedRun(

@@ -21,7 +21,9 @@ class Interrupts:
         self._count = 0
         self._raises = False
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._count_one)
+            # An alarm repeats an earlier Ctrl-C that was lost; see `insistent_interrupts` of the command line.
+            for number in (signal.SIGINT, signal.SIGALRM):
+                signal.signal(number, self._count_one)
 
     @property
     def asked(self) -> bool:

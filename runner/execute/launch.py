@@ -1,4 +1,4 @@
-"""Launches every trial of a plan: those that are finished are reported, the others begun or taken up again."""
+"""Launches a plan: what is finished is reported, else begun or taken up again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def launch(
     listener: LaunchListener,
     interrupts: Interrupts,
 ) -> LaunchResult:
-    """Run every trial that is not finished.
+    """Run the one trial of a spec that sweeps nothing, unless it is finished.
 
     Args:
         experiment: What is launched.
@@ -33,11 +33,9 @@ def launch(
         interrupts: Hears Ctrl-C.
 
     Raises:
-        UnmetError: The tracker's store cannot be opened, or no trial can ever be placed.
-        StepError: Another launch is running this sweep.
+        UnmetError: The tracker's store cannot be opened, or the trial can never be placed.
     """
-    proposals = FixedTrials(expand(experiment.plan))
-    loop = Loop(proposals, experiment, make_executor, listener, interrupts)
+    loop = Loop(FixedTrials(expand(experiment.plan)), experiment, make_executor, listener, interrupts)
     loop.run()
     return LaunchResult(experiment.plan, loop.close(), interrupted=interrupts.asked and not loop.done)
 

@@ -1,4 +1,4 @@
-"""The folder `sweep/` of an experiment: its trials with their values, and what the tracker is told of them together."""
+"""The folder `sweep/` of an experiment: its trials with their values, and the log that the tracker is told by."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from runner.errors import StepError
 from runner.events import EventLog
 from runner.execute.delivery import STATE_FILE
 from runner.plan import Plan, Trial, plan_json
+from runner.sweep.point import Point
 
 FOLDER = "sweep"
 """Its name; trials' names begin otherwise."""
@@ -23,14 +24,22 @@ OBJECTIVE = "objective"
 
 
 class SweepFolder:
-    """`runs/<experiment>/sweep/`, as docs/interface.md lays it out."""
+    """`runs/<experiment>/sweep/`, as docs/interface.md lays it out.
+
+    Attributes:
+        path: The folder.
+        events: Its log.
+        objective: The `metric` and `mode` that the search goes by; None where it goes by none.
+        changed: A value has come since it was begun.
+    """
 
     def __init__(self, path: Path, plan: Plan) -> None:
         """Name the folder; it need not exist yet."""
         self.path = path
         self.events = path / "events.jsonl"
         self._plan, self._file = plan, path / "sweep.json"
-        self._objective: Mapping[str, Any] | None = None
+        self.objective: Mapping[str, Any] | None = None
+        self.changed = False
         self._trials: dict[str, dict[str, Any]] = {}
 
     @contextmanager
@@ -48,15 +57,20 @@ class SweepFolder:
         except Timeout as error:
             raise StepError(f"{self.path}: another launch is running this sweep; wait for it or stop it") from error
 
-    def begin(self, spec_text: str, objective: Mapping[str, Any] | None, *, afresh: bool) -> None:
+    def clear(self) -> None:
+        """Remove all that an earlier launch left, but for the lock that is held."""
+        for entry in self.path.iterdir():
+            if entry.name != LOCK:
+                entry.unlink()
+
+    def begin(self, spec_text: str, objective: Mapping[str, Any] | None) -> None:
         """Take up what an earlier launch left; write down what this one launches.
 
         With another base, or another objective, it is another sweep: what still fits is counted anew.
         """
-        self._objective = objective
+        self.objective = objective
         told = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
-        same = (told.get("fingerprint"), told.get("objective")) == (self._plan.fingerprint, objective)
-        if same and not afresh:
+        if (told.get("fingerprint"), told.get("objective")) == (self._plan.fingerprint, objective):
             self._trials = {trial["name"]: trial for trial in told["trials"]}
         else:
             for left in (self._file, self.events, self.path / STATE_FILE):
@@ -85,17 +99,24 @@ class SweepFolder:
         # The log comes first: a value that a kill makes it tell twice is shown once, by its number.
         if objective is not None and objective != before:
             EventLog(self.events).metrics(number, {OBJECTIVE: objective})
+            self.changed = True
         self._write()
 
     def trials(self) -> list[dict[str, Any]]:
         """The trials so far, by number, as `sweep.json` holds them."""
         return sorted(self._trials.values(), key=lambda trial: int(trial["number"]))
 
+    @property
+    def points(self) -> list[Point]:
+        """The finished trials that have a value."""
+        valued = [trial for trial in self.trials() if trial.get("objective") is not None]
+        return [Point(trial["parameters"], trial["objective"]) for trial in valued]
+
     def _write(self) -> None:
         told = {
             "experiment": self._plan.spec.name,
             "fingerprint": self._plan.fingerprint,
-            "objective": self._objective,
+            "objective": self.objective,
             "trials": self.trials(),
         }
         write_json(self._file, told)

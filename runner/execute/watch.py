@@ -69,11 +69,3 @@ def objectives(event: Event) -> dict[str, float]:
         return {}
     values: Mapping[str, Any] = event["values"]
     return {name: value for name, value in values.items() if name.startswith(OBJECTIVES) and value is not None}
-
-
-def last_objectives(log: Path) -> dict[str, float]:
-    """The last value of each metric of a log that a search may go by."""
-    last: dict[str, float] = {}
-    for event in EventTail(log).read():
-        last |= objectives(event)
-    return last

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
@@ -106,16 +106,19 @@ class Dimension(Options):
         values = getattr(self, self.kind) if self.kind in {"grid", "choice"} else {}
         return values if isinstance(values, dict) else {label(value): value for value in values}
 
-    def values(self) -> list[Drawn] | None:
+    def values(self) -> Sequence[Drawn] | None:
         """All values, as a search knows them; None where there is no end of them."""
         low, high = self.bounds
         if self.kind in {"int", "logint"}:
-            return list(range(round(low), round(high) + 1))
-        if self.kind == "quantized":
-            step = self.step
-            assert step is not None
-            return [min(low + number * step, high) for number in range(round((high - low) / step) + 1)]
+            return range(round(low), round(high) + 1)
+        if self.step is not None:
+            return [self._at(number) for number in range(round((high - low) / self.step) + 1)]
         return list(self.labelled) or None
+
+    def _at(self, number: float) -> float:
+        """The value after so many steps."""
+        low, high = self.bounds
+        return min(low + round(number) * (self.step or 1), high)
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -139,11 +142,13 @@ class Dimension(Options):
                 return str(value)
             same = (name for name, each in self.labelled.items() if each == value and type(each) is type(value))
             return next(same, None)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        low, high = self.bounds
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             return None
-        if self.kind in {"int", "logint", "quantized"}:
-            return next((each for each in self.values() or [] if math.isclose(float(each), value)), None)
-        return value if self.bounds[0] <= value <= self.bounds[1] else None
+        if self.kind in {"uniform", "loguniform"}:
+            return value
+        near = self._at((value - low) / (self.step or 1))
+        return (round(near) if self.step is None else near) if math.isclose(near, value) else None
 
     def __str__(self) -> str:
         """The dimension as a line of a table: `loguniform 1e-07 to 1e-05`."""

@@ -156,4 +156,4 @@ class SweepOptions(Options):
     def smoke(self) -> Mapping[str, Any]:
         """The first seed and two points of each arm."""
         seeds = self.seeds and self.seeds[:1]
-        return {"seeds": seeds, "budget": Budget(trials=2 if self.space else None), "parallel": self.parallel}
+        return {"seeds": seeds, "budget": Budget(trials=2 if self.space else None)}

@@ -45,9 +45,10 @@ class Proposals(Protocol):
         """What is known so far, for the table and JSON.
 
         Returns:
-            `expected`: trials in all, None where that is not known; `objective`: `metric` and `mode`, None without one;
+            `expected`: trials at most, None where that is not known; `objective`: `metric` and `mode`, None without;
             `best`: of the best group so far `group`, `value` (the mean over its seeds), `parameters` and `trials`, None
-            before there is one; `dropped`: what of an earlier launch does not fit any more, in words, one by one.
+            before there is one; `dropped`: what of an earlier launch does not fit any more, in words, one by one;
+            `refused`: what was drawn and not tried, as its values do not go together, likewise.
         """
 
 
@@ -78,4 +79,4 @@ class FixedTrials:
 
     def summary(self) -> Mapping[str, Any]:
         """The number of trials."""
-        return {"expected": self._expected, "objective": None, "best": None, "dropped": []}
+        return {"expected": self._expected, "objective": None, "best": None, "dropped": [], "refused": []}

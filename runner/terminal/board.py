@@ -18,12 +18,15 @@ from rich.text import Text
 from runner.events import Event
 from runner.execute.results import TrialResult
 from runner.plan import Trial
+from runner.sweep.point import short_names
 from runner.terminal.progress import TITLES, Terminal
 
 ROWS = 12
 """Trials that are shown one by one: those that run, then the latest that ended. The counts tell of all."""
 REFRESHES = 4
 """Of the table, a second."""
+COLUMNS = (("trial", 14, None), ("state", 11, None), ("", 16, 44), ("figures", 20, 44), ("parameters", 0, None))
+"""With their least and greatest widths; what does not fit is cut, and a narrow terminal loses parameters first."""
 STYLES = {"finished": "green", "pruned": "yellow", "failed": "red", "interrupted": "magenta", "waiting": "dim"}
 
 
@@ -51,9 +54,20 @@ class Board:
         self._changing = threading.RLock()
         self._live: Live | None = None
         self._said: set[str] = set()
-        if terminal.live:
-            self._live = Live(get_renderable=self._table, console=terminal.console, refresh_per_second=REFRESHES)
+        self._preparing = ""
+
+    def __enter__(self) -> Board:
+        """Show the table."""
+        if self._terminal.live:
+            self._live = Live(get_renderable=self._table, console=self._terminal.console, refresh_per_second=REFRESHES)
             self._live.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Leave the table as it is."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def trial_started(self, trial: Trial, folder: Path, *, resumed: bool) -> None:
         """A trial begins, or goes on."""
@@ -102,13 +116,25 @@ class Board:
         """The search took note of a result."""
         with self._changing:
             before, self._summary = self._summary.get("best"), summary
-        for dropped in summary.get("dropped", ()):
-            if dropped not in self._said:
-                self._said.add(dropped)
-                self._terminal.say(dropped)
+        for told in (*summary["dropped"], *summary["refused"]):
+            if told not in self._said:
+                self._said.add(told)
+                self._terminal.say(told)
         best = summary.get("best")
         if best is not None and best != before:
             self._line(f"best so far: {self._best(best)}")
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """As a reporter: figures of the driver's own work are not kept."""
+
+    def progress(self, done: int, total: int, **shown: float) -> None:
+        """As a reporter: show how far data are that trials need."""
+        with self._changing:
+            self._preparing = f"data {done}/{total}" if done < total else ""
+
+    def stop_requested(self) -> bool:
+        """As a reporter: Ctrl-C asks trials."""
+        return False
 
     def warn(self, message: str) -> None:
         """Tell what went wrong and stops nothing."""
@@ -117,12 +143,6 @@ class Board:
     def stopping(self) -> None:
         """The user asked to stop."""
         self._terminal.say("stopping: trials save their state; press Ctrl-C again to stop at once")
-
-    def close(self) -> None:
-        """Leave the table as it is."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
 
     def _line(self, message: str) -> None:
         if self._live is None:
@@ -140,8 +160,8 @@ class Board:
         with self._changing:
             rows = list(self._rows.values())
             table = Table(box=None, pad_edge=False, header_style="dim")
-            for column in ("trial", "state", "", "figures", "parameters"):
-                table.add_column(column, overflow="ellipsis", no_wrap=True)
+            for column, least, most in COLUMNS:
+                table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=least, max_width=most)
             going = [row for row in rows if row.state in {"running", "waiting"}]
             ended = [row for row in rows if row not in going]
             for row in [*ended[len(ended) - max(0, ROWS - len(going)) :], *going]:
@@ -153,6 +173,8 @@ class Board:
         counts = Counter(row.state for row in rows)
         states = ("running", "waiting", "finished", "pruned", "failed", "interrupted")
         told = [f"{counts[state]} {state}" for state in states if counts[state]]
+        if self._preparing:
+            told.append(self._preparing)
         expected = self._summary.get("expected")
         if expected is not None:
             told.append(f"of {expected}")
@@ -181,18 +203,6 @@ def parameters_text(trial: Trial) -> str:
     names = short_names(list(trial.parameters))
     told = [f"{names[path]}={shown(value)}" for path, value in trial.parameters.items()]
     return "  ".join(told) or trial.group
-
-
-def short_names(paths: list[str]) -> dict[str, str]:
-    """Name each dotted path by its last parts, as few as tell it from the others."""
-    names = {}
-    for path in paths:
-        parts = path.split(".")
-        tails = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
-        names[path] = next(
-            (tail for tail in tails if sum(f".{each}".endswith(f".{tail}") for each in paths) == 1), path
-        )
-    return names
 
 
 def duration(seconds: float) -> str:

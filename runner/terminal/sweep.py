@@ -9,7 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from runner.execute.results import LaunchResult, TrialResult
-from runner.terminal.board import short_names, shown
+from runner.sweep.point import short_names
+from runner.terminal.board import shown
 
 HEADLINE = ("ner_f1", "image_entity_accuracy", "rougeL", "bleu")
 """The results that stand beside the objective; `metrics.json` has the others."""
@@ -24,9 +25,9 @@ def sweep_tables(result: LaunchResult) -> list[Table]:
     figures = _figures(result)
     trials = Table(title="trials; results on the test split", title_justify="left")
     for column in ("trial", "status", *names.values(), "seed"):
-        trials.add_column(column)
+        trials.add_column(column, no_wrap=column in {"trial", "status"})
     for column in figures:
-        trials.add_column(column, justify="right")
+        trials.add_column(column, justify="right", overflow="fold")
     for trial in result.trials:
         cells = [_cell(_figure(trial, column)) for column in figures]
         seed = str(trial.trial.seed)
@@ -58,7 +59,7 @@ def _group_table(
     for column in ("group", *names.values(), "n"):
         table.add_column(column)
     for column in figures:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     for group, members in groups.items():
         cells = [spread([_figure(each, column) for each in members]) for column in figures]
         table.add_row(group, *_parameters(members[0], names), str(len(members)), *cells)
