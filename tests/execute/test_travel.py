@@ -42,6 +42,15 @@ def test_what_travels_needs_neither_files_nor_environment(spec, tmp_path, monkey
     assert json.loads((elsewhere / "far.json").read_text())["trainer"]["epochs"] == 3
 
 
+@pytest.mark.parametrize(
+    "name", ["tiny_mmre", "qwen_mmre", "gpt4o_baseline", "tiny_sweep", "qwen_mmre_sweep", "mre_ablation"]
+)
+def test_shipped_specs_travel(project, tmp_path, name):
+    loaded = load_spec(project.folder / "specs" / f"{name}.yaml", [f"compute.storage={tmp_path}"])
+    (tmp_path / "there.json").write_text(travelling(loaded))
+    assert load_spec(tmp_path / "there.json").spec == loaded.spec
+
+
 def test_runs_that_would_stay_in_a_job_s_own_folder_are_refused(spec):
     spec.write_text("extends: base.yaml\n")
     with pytest.raises(SpecError, match=r"compute.storage: .*--set compute.storage=/shared/runs"):
