@@ -1,0 +1,204 @@
+"""A cluster with a token: launches are handed over to it, and shown, followed and stopped through it."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from runner.execute.standing import find, standing
+
+BIN = Path(sys.executable).parent
+LONG = ("--set", "trainer.epochs=4000", "--set", "trainer.checkpoint_every=5")
+
+
+def free_ports(number):
+    sockets = [socket.socket() for _ in range(number)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class Head:
+    """A head node on loopback that asks for a token."""
+
+    def __init__(self, environment, folder):
+        self.token = secrets.token_hex(16)
+        self.port, self.dashboard, *others = free_ports(4)
+        self.environment = {
+            **environment,
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+        }
+        options = {
+            "port": self.port,
+            "dashboard-port": self.dashboard,
+            "ray-client-server-port": others[0],
+            "dashboard-agent-listen-port": others[1],
+            "min-worker-port": 0,
+            "max-worker-port": 0,
+            "num-cpus": 4,
+            "temp-dir": folder,
+            "object-store-memory": 100_000_000,
+        }
+        # A session of its own: `ray stop` would end every cluster of this machine.
+        self.process = subprocess.Popen(
+            [BIN / "ray", "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())],
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._wait()
+
+    def _wait(self):
+        while self.process.poll() is None:
+            with socket.socket() as tried:
+                if tried.connect_ex(("127.0.0.1", self.dashboard)) == 0:
+                    return
+            time.sleep(0.5)
+        raise AssertionError("ray start ended")
+
+    def close(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def head(emoji_at, tmp_path_factory):
+    """The cluster; its folder is short, as it holds sockets."""
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    workplace = emoji_at(tmp_path_factory.mktemp("head"))
+    head = Head(workplace.environment, folder)
+    yield head
+    head.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def through_dashboard(head):
+    return f"http://127.0.0.1:{head.dashboard}"
+
+
+def through_head(head):
+    return f"127.0.0.1:{head.port}"
+
+
+class Laptop:
+    """Commands on a machine that has the token and no runs."""
+
+    def __init__(self, workplace, head, address):
+        self.workplace, self.address, self.storage = workplace, address, workplace.folder / "shared"
+        shown = {name: head.environment[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+        self.workplace.environment.update(shown)
+        self.elsewhere = workplace.folder / "laptop"
+        self.elsewhere.mkdir()
+
+    def run(self, *arguments, status=0):
+        done = subprocess.run(
+            self.workplace.command(*arguments, "--address", self.address),
+            cwd=self.elsewhere,
+            env=self.workplace.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    def detach(self, *settings):
+        chosen = ("../emoji.yaml", "--set", f"compute.storage={self.storage}", "--set", "compute.cpus_per_worker=1")
+        return json.loads(self.run("launch", *chosen, *settings, "--detach", "--json"))["job"]
+
+    def standing(self, *, through_cluster=False):
+        """The one trial, as the cluster tells of it, or as its folder does."""
+        if through_cluster:
+            return json.loads(self.run("status", "emoji", "--storage", str(self.storage), "--json"))
+        return {"experiments": [standing(found).as_json() for found in find(["emoji"], self.storage)]}
+
+    def trial(self):
+        return self.standing()["experiments"][0]["trials"][0]
+
+    def wait_for_step(self, step):
+        """Wait until the training of the one trial is beyond a step."""
+        while not list(self.storage.glob("emoji/trial-*/plan.json")) or self._step() <= step:
+            time.sleep(0.2)
+
+    def _step(self):
+        trial = self.trial()
+        return trial["done"] if (trial["status"], trial["stage"]) == ("running", "train") else 0
+
+
+@pytest.fixture(params=[through_dashboard])
+def laptop(emoji, head, request):
+    return Laptop(emoji, head, request.param(head))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_launch_is_handed_over_and_followed_to_its_end(laptop):
+    job = laptop.detach()
+    printed = laptop.run("logs", job, "--follow")
+    assert "parsed as published" in printed
+    assert "Running entrypoint" not in printed
+    told = laptop.standing(through_cluster=True)
+    [trial] = told["experiments"][0]["trials"]
+    assert trial["status"] == "finished"
+    assert trial["metrics"] == json.loads((Path(trial["run_dir"]) / "metrics.json").read_text())
+    [listed] = [each for each in told["jobs"] if each["name"] == job]
+    assert (listed["status"], listed["storage"]) == ("finished", str(laptop.storage))
+    # Only launches are listed, not the questions about them.
+    assert {each["experiment"] for each in told["jobs"]} == {"emoji"}
+    assert not list(laptop.elsewhere.iterdir())
+    lines = laptop.run("logs", trial["name"], "--follow", "--storage", str(laptop.storage)).splitlines()
+    assert any("training finished" in line for line in lines)
+    assert any("scoring finished" in line for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("laptop", "now"), [(through_head, False), (through_dashboard, True)], indirect=["laptop"])
+def test_a_launch_is_stopped_and_goes_on_when_handed_over_again(laptop, now):
+    job = laptop.detach(*LONG)
+    laptop.wait_for_step(0)
+    laptop.run("stop", job, *(["--now"] if now else []))
+    # It is at its end when its output is.
+    assert "the same command goes on" in laptop.run("logs", job, "--follow")
+    trial = laptop.trial()
+    assert trial["status"] == "interrupted"
+    laptop.run("stop", job, status=2)
+    again = laptop.detach(*LONG)
+    laptop.wait_for_step(trial["done"])
+    laptop.run("stop", again)
+    laptop.run("logs", again, "--follow")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("laptop", [through_dashboard, through_head], indirect=True)
+def test_without_the_token_a_line_says_so(laptop):
+    for changed, told in [
+        ({"RAY_AUTH_MODE": "disabled"}, "set RAY_AUTH_MODE=token"),
+        ({"RAY_AUTH_TOKEN": "f" * 32}, "does not take this machine's token"),
+        ({"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "/nowhere"}, "/nowhere holds none"),
+    ]:
+        done = subprocess.run(
+            laptop.workplace.command("status", "--address", laptop.address),
+            env={**laptop.workplace.environment, **changed},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert told in done.stderr.splitlines()[-1]

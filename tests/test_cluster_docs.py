@@ -1,0 +1,77 @@
+"""The cluster documentation: scripts parse, and every command has the options that it is shown with."""
+
+import re
+import shlex
+import subprocess
+import warnings
+
+import typer
+
+from runner.cli import app
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of Ray Serve, about pydantic
+    from ray.scripts.scripts import cli as ray_cli
+
+COMMAND = re.compile(r"(?:^|\s)(?P<line>(?:runner|ray) [a-z-]+\b.*)")
+CONTINUED = re.compile(r"\\\n\s*")
+
+
+def commands(text):
+    """The `runner` and `ray` commands of shell text, as words; what shell would put in stays as it is written."""
+    # In a container the image stands between the command and its arguments.
+    for line in CONTINUED.sub(" ", text).replace("ray mmre-runner ", "ray ").splitlines():
+        found = COMMAND.search(line.partition(" #")[0])
+        if found and not line.lstrip().startswith("#"):
+            yield shlex.split(re.split(r"[|&;`]|2>", found["line"])[0])
+
+
+def documented(project):
+    page = (project.folder / "docs" / "clusters.md").read_text()
+    fenced = re.findall(r"^```\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    inline = re.findall(r"`((?:runner|ray) [^`]+)`", page)
+    script = (project.folder / "docs" / "cluster" / "slurm.sbatch").read_text()
+    return [words for text in (*fenced, *inline, script) for words in commands(text)]
+
+
+def test_every_command_has_the_options_it_is_shown_with(project):
+    shown = documented(project)
+    roots = {"runner": typer.main.get_command(app), "ray": ray_cli}
+    assert {tuple(words[:2]) for words in shown} >= {
+        ("runner", "launch"),
+        ("runner", "status"),
+        ("runner", "logs"),
+        ("runner", "stop"),
+        ("ray", "start"),
+        ("ray", "status"),
+    }
+    for words in shown:
+        command = roots[words[0]].commands[words[1]]
+        known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        options = {word.partition("=")[0] for word in words[2:] if word.startswith("-")}
+        assert options <= known, words
+
+
+def test_ports_named_in_the_page_are_options_of_ray_start(project):
+    page = (project.folder / "docs" / "clusters.md").read_text()
+    known = {name for parameter in ray_cli.commands["start"].params for name in parameter.opts}
+    named = set(re.findall(r"`(--[a-z-]+-port)`", page))
+    assert len(named) > 5
+    assert named <= known
+
+
+def test_the_slurm_script_parses(project):
+    script = project.folder / "docs" / "cluster" / "slurm.sbatch"
+    subprocess.run(["bash", "-n", script], check=True)
+    directives = [line.split()[1] for line in script.read_text().splitlines() if line.startswith("#SBATCH")]
+    # Slurm reads them only above the first command.
+    assert script.read_text().index("#SBATCH --output") < script.read_text().index("set -euo")
+    assert "--signal=B:USR1@600" in directives
+    assert "USR1" in re.findall(r"^trap .* (\w+)$", script.read_text(), flags=re.MULTILINE)
+
+
+def test_the_container_copies_what_there_is(project):
+    lines = (project.folder / "docs" / "cluster" / "Containerfile").read_text().splitlines()
+    copied = [word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]]
+    assert copied
+    assert all((project.folder / name).exists() for name in copied)

@@ -1,0 +1,96 @@
+"""The Slurm script with stand-ins for Slurm, which run everything on this machine: Ray and the launch are real."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+BIN = Path(sys.executable).parent
+
+SRUN = """\
+#!/bin/bash
+# Drops srun's own options, and keeps the ports of several nodes on one machine apart.
+while [[ $1 == --* ]]; do shift; done
+extra=(--min-worker-port=0 --max-worker-port=0 --object-store-memory=100000000)
+port() { python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'; }
+extra+=(--dashboard-agent-listen-port="$(port)")
+[[ " $* " == *" --head "* ]] && extra+=(--ray-client-server-port="$(port)" --dashboard-port="$(port)")
+exec "$@" "${extra[@]}"
+"""
+
+SCONTROL = """\
+#!/bin/bash
+if [[ $1 == show ]]; then printf 'localhost\\n%.0s' $(seq "$SLURM_JOB_NUM_NODES"); else echo "$@" >> scontrol.log; fi
+"""
+
+
+@pytest.fixture
+def slurm(emoji, project):
+    """Starts the script in the experiment's folder, as Slurm would."""
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("activate", f"export PATH={BIN}:$PATH\n")):
+        file = emoji.folder / "bin" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        file.chmod(0o755)
+    with socket.socket() as free:
+        free.bind(("", 0))
+        job = free.getsockname()[1]
+    environment = {
+        **emoji.environment,
+        "PATH": f"{emoji.folder / 'bin'}:{os.environ['PATH']}",
+        "RUNNER_ENVIRONMENT": ".",
+        "SLURM_JOB_ID": str(job),
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_CPUS_ON_NODE": "2",
+    }
+
+    def start(*arguments):
+        script = project.folder / "docs" / "cluster" / "slurm.sbatch"
+        command = ["bash", script, "emoji.yaml", "--set", "compute.storage=shared", *arguments]
+        return subprocess.Popen(
+            command, cwd=emoji.folder, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    return emoji.folder, job, start
+
+
+def test_of_the_session_nothing_is_left_and_the_trial_is_finished(slurm):
+    folder, job, start = slurm
+    process = start("--json")
+    printed, _ = process.communicate()
+    assert process.returncode == 0
+    [trial] = json.loads(printed[printed.index('{"experiment"') :])["trials"]
+    assert trial["status"] == "finished"
+    assert trial["run_dir"].startswith(str(folder / "shared"))
+    assert not list(folder.glob(".ray-token-*"))
+    assert not _processes(job)
+
+
+def test_the_warning_before_the_limit_makes_it_save_and_queue_again(slurm):
+    folder, job, start = slurm
+    process = start("--set", "trainer.epochs=4000")
+    logs = folder / "shared" / "emoji"
+    while not any('"train/loss"' in log.read_text() for log in logs.glob("trial-*/events.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGUSR1)
+    printed, _ = process.communicate()
+    assert process.returncode == 130
+    assert "the same command goes on" in printed
+    assert (folder / "scontrol.log").read_text() == f"requeue {job}\n"
+    assert not _processes(job)
+
+
+def _processes(job):
+    """What of the session's Ray still runs: its folder stands in each command line."""
+    found = subprocess.run(["pgrep", "-f", f"/tmp/ray-{job}/"], capture_output=True, text=True, check=False)
+    return found.stdout.split()
