@@ -81,6 +81,7 @@ def test_a_plan_that_is_not_known_yet_is_shown_as_such():
         "memory": {},
         "disk": {},
         "hours": {},
+        "sweep": None,
         "where": "1 worker, on the CPU",
     }
     [table] = plan_tables(told)
