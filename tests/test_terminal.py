@@ -83,7 +83,6 @@ def test_a_plan_that_is_not_known_yet_is_shown_as_such():
         "hours": {},
         "sweep": None,
         "where": "1 worker, on the CPU",
-        "sweep": None,
     }
     [table] = plan_tables(told)
     assert "unknown yet" in shown(table)
