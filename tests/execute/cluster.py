@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -14,7 +15,7 @@ from pathlib import Path
 import psutil
 
 RAY = Path(sys.executable).parent / "ray"
-NODE = ("--num-gpus=4", "--num-cpus=8", '--resources={"accelerator_type:A100":1}', "--object-store-memory=80000000")
+NODE = ("--num-gpus=4", "--num-cpus=8", "--object-store-memory=80000000")
 
 ATTEMPTS = 5
 
@@ -45,7 +46,8 @@ class Cluster:
 
     def _start(self, *arguments: str) -> None:
         """Start a node; where it takes longer than Ray allows, as on a machine that is busy, start it again."""
-        command = [RAY, "start", "--block", "--disable-usage-stats", *arguments, *NODE]
+        own = json.dumps({"accelerator_type:A100": 1, f"place-{len(self.nodes)}": 1})
+        command = [RAY, "start", "--block", "--disable-usage-stats", *arguments, *NODE, f"--resources={own}"]
         log = self._folder / f"node-{len(self.nodes)}.log"
         for _ in range(ATTEMPTS):
             with log.open("wb") as told:
