@@ -235,3 +235,19 @@ def test_samples_that_are_left_out_take_no_memory(build_smoke):
     assert trainer.forecast(model, adamw(ALL), counts, 1, gpus=False).ways[0].memory == short
     whole = SftTrainer(SftOptions()).forecast(model, adamw(ALL), counts, 1, gpus=False).ways[0].memory
     assert whole.total > short.total
+
+
+def test_answers_need_the_whole_weights_on_every_worker_that_divides_them(build_smoke):
+    def memory(workers, **options):
+        told = forecast(
+            SftOptions(strategy="fsdp", precision="bf16", **options), model, adamw(ALL), counts, workers, gpus=True
+        )
+        return told.ways[0].memory
+
+    model, counts = build_smoke(), [TokenCount(1, 0, 1)]
+    numbers = sum(each.numel() for each in model.module.parameters())
+    answering = memory(8, validation=0.1, generate_every=10)
+    assert answering.moment == "answer"
+    assert answering.weights == pytest.approx(4 * numbers / 8 + 2 * numbers, rel=1e-6)
+    assert memory(8).moment != "answer"
+    assert memory(1, validation=0.1, generate_every=10) == memory(1)
