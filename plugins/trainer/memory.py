@@ -2,8 +2,8 @@
 
 A step has moments that can need most, and the largest counts: the loss, when everything is kept and gradients
 are only there of earlier micro-batches; the backward pass, where layers are computed again and where it comes to the
-vision tower, all the language model's gradients being there; and the optimizer's step, when nothing is kept any more. Where workers that
-divide the weights answer samples between two steps, each has all of them then.
+vision tower, all the language model's gradients being there; and the optimizer's step, when nothing is kept any more.
+Where workers that divide the weights answer samples between two steps, each has all of them then.
 """
 
 from __future__ import annotations
