@@ -99,7 +99,7 @@ class Arm:
 
     def _drop(self, trial: FrozenTrial, reason: str) -> None:
         told = ", ".join(f"{name} = {value}" for name, value in trial.params.items())
-        self.dropped.append(f"{trial.user_attrs['group']}{f' ({told})' if told else ''}: {reason}")
+        self.dropped.append(f"dropped {trial.user_attrs['group']}{f' ({told})' if told else ''}: {reason}")
 
     def _seen(self) -> set[frozenset[tuple[str, Any]]]:
         return {frozen(point.parameters) for point in self.points}
@@ -132,7 +132,7 @@ class Arm:
 
     def _refuse(self, parameters: Mapping[str, Drawn], error: SpecError) -> None:
         told = ", ".join(f"{name} = {value}" for name, value in parameters.items())
-        self.refused.append(f"{told}: {'; '.join(each.message for each in error.problems)}")
+        self.refused.append(f"left out {told}: {'; '.join(each.message for each in error.problems)}")
 
     def _add(self, point: Point, like: FrozenTrial | None, noted: Mapping[str, Any] | None = None) -> Point:
         """Write a point into the journal, in one line."""
