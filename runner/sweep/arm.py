@@ -17,7 +17,7 @@ from runner.spec.check import check
 from runner.spec.dimension import Drawn
 from runner.spec.models import ExperimentSpec
 from runner.spec.variants import OutsideSpaceError
-from runner.sweep.memory import studies_of
+from runner.sweep.memory import studies_by_arm
 from runner.sweep.points import Composer, Point, frozen
 from runner.sweep.sampling import distributions, draw, pruner
 
@@ -48,10 +48,11 @@ class Arm:
         self._composer, self._storage = composer, storage
         self._known = composer.known(name)
         composer.refuse(name, self._known)
-        earlier = studies_of(storage, name)
+        earlier = studies_by_arm(storage).get(name, [])
         self._study = self._open()
         self.points = [self._restored(trial) for trial in self._study.get_trials(deepcopy=False)]
-        if not self._study.user_attrs.get("taken_over"):
+        self.is_new = not self._study.user_attrs.get("taken_over")
+        if self.is_new:
             for left in [each for each in earlier if each != self._study.study_name][-1:]:
                 self._take_over(optuna.load_study(study_name=left, storage=storage))
             self._study.set_user_attr("taken_over", True)

@@ -314,6 +314,13 @@ def test_an_edited_spec_goes_on_with_what_fits_and_says_what_it_dropped(opened):
     assert all("trainer.batch_size is 8, which lies outside of choice 2, 4" in told for told in dropped)
 
 
+def test_an_arm_that_is_gone_is_dropped_and_the_others_stay(opened):
+    before = run(opened("arms: {joint: {}, alone: {adapter.tasks: [ner]}}\nseeds: [1, 2]"))
+    search = opened("arms: {joint: {}}\nseeds: [1, 2, 3]")
+    assert run(search)[:2] == before[:2]
+    assert search.summary()["dropped"] == ["dropped the arm alone"]
+
+
 def test_a_larger_budget_goes_on_and_other_seeds_are_added(opened):
     sweep = RATES + SEARCHES["random"]
     before = run(opened(sweep + "\nbudget: {trials: 3}\nseeds: [1]"))
