@@ -177,7 +177,8 @@ class Memory:
     """Bytes on the device of one worker when a training step needs most.
 
     Attributes:
-        moment: When that is: `loss` (the forward pass is done), `backward`, or `step` (the optimizer's).
+        moment: When that is: `loss` (the forward pass is done), `backward`, `step` (the optimizer's), or `answer`
+            (samples kept aside are answered by whole weights; what the generator keeps is not counted).
         weights: Master weights, and what is computed with besides: copies in a lower precision, weights gathered
             from other workers.
         gradients: Those that are there at that moment, and what exchanges them between workers.
@@ -186,7 +187,7 @@ class Memory:
         logits: What the output layer and the cross-entropy take.
     """
 
-    moment: Literal["loss", "backward", "step"]
+    moment: Literal["loss", "backward", "step", "answer"]
     weights: int
     gradients: int
     optimizer: int

@@ -123,7 +123,10 @@ class GreedyDecoder:
             **settings,
         )
         with torch.inference_mode():
-            return self.module.generate(**asked.inputs, generation_config=config, stopping_criteria=ends)
+            # Workers in training answer each its own prompts, and never wait for another to end.
+            return self.module.generate(
+                **asked.inputs, generation_config=config, stopping_criteria=ends, synced_gpus=False
+            )
 
     def write(self, prompts: Sequence[Rendered]) -> list[Written]:
         """Answer a batch, which takes as long as its longest answer."""

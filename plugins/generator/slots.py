@@ -120,8 +120,9 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # by its bas
         used, width = len(key_states), self._slots.width
         self._reserve(width)
         rows, columns = torch.arange(used, device=key_states.device), self._slots.lengths[:used]
-        self.keys[rows, :, columns] = key_states[:, :, 0]
-        self.values[rows, :, columns] = value_states[:, :, 0]
+        # Within autocast, transformers' own cache keeps both in the precision of the keys.
+        self.keys[rows, :, columns] = key_states[:, :, 0].to(self.keys.dtype)
+        self.values[rows, :, columns] = value_states[:, :, 0].to(self.values.dtype)
         return self.keys[:used, :, :width], self.values[:used, :, :width]
 
     def _reserve(self, width: int) -> None:

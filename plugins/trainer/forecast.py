@@ -69,6 +69,7 @@ def _written(options: SftOptions, size: int, *, packs: bool, gpus: bool) -> Way:
         size=size,
         limit=MICRO_BATCH_POSITIONS if gpus else CPU_POSITIONS,
         packed=packs and options.packing == "auto",
+        answers=options.answers_validation,
     )
 
 

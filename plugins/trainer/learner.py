@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -186,8 +187,11 @@ class Learner:
 
     def pass_over(self) -> None:
         """Move the rates on as a step would, and change no weight."""
-        for rate in self._rates:
-            rate.step()
+        with warnings.catch_warnings():
+            # That no step was taken before is meant so.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            for rate in self._rates:
+                rate.step()
 
     def total(self, number: int) -> int:
         """Add up a number over all workers."""

@@ -1,8 +1,9 @@
 """The memory of a training step on one worker, from a model's anatomy and the lengths of what it trains on.
 
-A step has three moments that can need most, and the largest counts: the loss, when everything is kept and gradients
+A step has moments that can need most, and the largest counts: the loss, when everything is kept and gradients
 are only there of earlier micro-batches; the backward pass, where layers are computed again and where it comes to the
 vision tower, all the language model's gradients being there; and the optimizer's step, when nothing is kept any more.
+Where workers that divide the weights answer samples between two steps, each has all of them then.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Way:
         size: Bytes of a number of the precision that is computed in.
         limit: Positions of a micro-batch of unspecified size.
         packed: Whether the samples of a micro-batch stand one after the other, without padding.
+        answers: Whether samples are answered between steps.
     """
 
     strategy: Strategy
@@ -41,6 +43,7 @@ class Way:
     size: int
     limit: int
     packed: bool
+    answers: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,11 @@ def _moments(
     first = head + FULL * language.largest_layer * learning_share / divided
 
     def memory(
-        moment: Literal["loss", "backward", "step"], copies: float, gradients: float, kept: float, logits: float
+        moment: Literal["loss", "backward", "step", "answer"],
+        copies: float,
+        gradients: float,
+        kept: float,
+        logits: float,
     ) -> Memory:
         return Memory(
             moment, round(held + copies), round(gradients + buckets), round(state / divided), round(kept), round(logits)
@@ -131,6 +138,7 @@ def _moments(
         memory("backward", copied_again, max(before, first), text_again * batch.total + image, 0),
         memory("backward", min(copied_again, seen), behind, image_again * patches, 0),
         memory("step", 0, learning, 0, 0),
+        *((memory("answer", way.size * numbers_in(anatomy), 0, 0, 0),) if way.answers and divided > 1 else ()),
     )
 
 

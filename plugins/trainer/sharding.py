@@ -70,7 +70,10 @@ def undivided(module: torch.nn.Module) -> Iterator[None]:
         for part in parts:
             # What is in no layer stays whole between forward and backward pass.
             part.set_reshard_after_forward(part is not module, recurse=False)
-        divide_again(module)
+        if isinstance(module, FSDPModule):
+            # It divides again, and forgets the order of the passes, by which the workers' next backward pass gathers
+            # layers ahead: it was another on each.
+            module.reset_iter_state()
 
 
 def gather(module: torch.nn.Module, *, keep: bool) -> None:

@@ -113,6 +113,19 @@ def test_a_cut_answer_is_told(looked):
     assert "the end of the answer is cut off" in _printed(cut[0])
 
 
+def test_a_sample_that_is_left_out_is_shown_whole_and_told(looked):
+    whole = {each.id: each.lengths["total"] for each in looked().shown(None)}
+    longest = max(whole.values())
+    shown = list(looked(f"trainer.max_length={longest - 1}", "trainer.overlong=skip").shown(None))
+    skipped = [each for each in shown if each.skipped]
+    assert [each.id for each in skipped] == [name for name, length in whole.items() if length == longest]
+    for each in skipped:
+        assert (each.lengths["total"], each.trained_text, each.problems) == (longest, "", ())
+        assert each.as_json()["skipped"]
+    assert "too long, and left out of training" in _printed(skipped[0])
+    assert not any(each.as_json()["skipped"] for each in looked().shown(2))
+
+
 def test_an_image_that_cannot_be_read_is_a_problem_of_its_sample(looked, tmp_path):
     preview = looked()
     broken = tmp_path / "broken.png"

@@ -107,6 +107,26 @@ def test_truncated_answers_are_counted_and_told(proven, model, samples, reporter
     )
 
 
+def test_samples_that_are_left_out_are_named_and_neither_encoded_nor_counted(proven, model, samples, reporter):
+    lengths = {sample.id: len(model.encode(sample)["input_ids"]) for sample in samples}
+    limit = sorted(lengths.values())[3]
+    proof = proven(model, samples, max_length=limit, overlong="skip")
+    over = tuple(name for name, length in lengths.items() if length > limit)
+    assert over
+    assert (proof.samples, proof.skipped, proof.truncated) == (7, over, ())
+    assert set(proof.encoded_whole) == set(lengths) - set(over)
+    assert proof.longest == limit
+    kept = [model.encode(sample) for sample in samples if sample.id not in over]
+    assert proof.tokens_trained == sum(int((each["labels"] != -100).sum()) for each in kept)
+    told = f"{len(over)} of 7 training samples are longer than {limit} tokens and left out: {', '.join(over)};"
+    assert reporter.warnings == [f"{told} events.jsonl lists them"]
+
+
+def test_where_all_would_be_left_out_nothing_is_trained(proven, model, samples):
+    with pytest.raises(DataError, match="all 7 training samples are longer than 5 tokens, and left out"):
+        proven(model, samples, max_length=5, overlong="skip")
+
+
 def test_a_prompt_beyond_the_limit_is_refused_though_answers_may_be_cut(proven, model, samples):
     count = model.count(samples[2])
     with pytest.raises(DataError, match=r"^sample s2: .* an answer alone may be cut"):

@@ -70,3 +70,17 @@ def test_what_a_question_shares_is_never_shown_solved(shared):
     assert caught.value.problems[0].path == ("generator", "examples")
     examples = with_examples(ADAPTER, TEST, [shared, sample(1)], 1, 0)[0].examples
     assert [example.id for example in examples] == ["n1"]
+
+
+@given(number=st.integers(1, 15), seed=st.integers(0, 2**32 - 1), aside=st.sets(st.integers(0, 19), max_size=5))
+def test_samples_kept_aside_are_shown_what_the_test_split_is_less_themselves(number, seed, aside):
+    questions = [TRAIN[place] for place in sorted(aside)] or [TRAIN[0]]
+    ids = {question.id for question in questions}
+    of_test = [each.id for each in with_examples(ADAPTER, TEST, TRAIN, 20, seed)[0].examples]
+    shown = with_examples(ADAPTER, questions, TRAIN, number, seed, TEST)[0].examples
+    assert [each.id for each in shown] == [name for name in of_test if name not in ids][:number]
+
+
+def test_too_few_beside_the_samples_kept_aside_are_told():
+    with pytest.raises(SpecError, match="18 samples that share neither text nor image with the test split or the"):
+        with_examples(ADAPTER, TRAIN[:2], TRAIN, 19, 0, TEST)

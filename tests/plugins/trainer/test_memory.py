@@ -20,6 +20,7 @@ from plugins.trainer.kept import Anatomy, Part, dissect
 from plugins.trainer.learner import Learner, make_accelerator
 from plugins.trainer.memory import Length, Way, learning_in, numbers_in, peak
 from plugins.trainer.operations import flops
+from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from runner.stages import TokenCount
 
@@ -208,3 +209,45 @@ def test_ways_take_less_and_less_and_the_disk_is_counted(build_smoke, precision)
     assert all(way.change for way in told.ways[1:])
     assert (told.checkpoint, told.num_checkpoints) == (12 * numbers, 3)
     assert told.model == SIZES[precision] * numbers
+
+
+@pytest.mark.parametrize(
+    ("groups", "advised"),
+    [
+        (ALL, True),
+        ({"all": {"match": "*", "lr": 1e-4, "lora": {}}}, False),
+        ({"vision": {"match": "*visual*", "frozen": True}, "rest": {"match": "*", "lr": 1e-4, "lora": {}}}, False),
+        ({"vision": {"match": "*visual*", "lr": 1e-4}, "rest": {"match": "*", "lr": 1e-4, "lora": {}}}, True),
+    ],
+    ids=["none", "everywhere", "beside frozen weights", "in part"],
+)
+def test_adapters_are_advised_where_not_they_alone_learn_already(build_smoke, groups, advised):
+    model, optimizer = build_smoke(), adamw(groups)
+    optimizer.prepare(model.module, 0)
+    told = forecast(SftOptions(batch_size=8), model, optimizer, [TokenCount(100, 60, 20)], 2, gpus=True)
+    assert any("adapters" in way.change for way in told.ways) == advised
+
+
+def test_samples_that_are_left_out_take_no_memory(build_smoke):
+    model, counts = build_smoke(), [TokenCount(100, 0, 20), TokenCount(900, 0, 100)]
+    trainer = SftTrainer(SftOptions(max_length=500, overlong="skip"))
+    short = trainer.forecast(model, adamw(ALL), counts[:1], 1, gpus=False).ways[0].memory
+    assert trainer.forecast(model, adamw(ALL), counts, 1, gpus=False).ways[0].memory == short
+    whole = SftTrainer(SftOptions()).forecast(model, adamw(ALL), counts, 1, gpus=False).ways[0].memory
+    assert whole.total > short.total
+
+
+def test_answers_need_the_whole_weights_on_every_worker_that_divides_them(build_smoke):
+    def memory(workers, **options):
+        told = forecast(
+            SftOptions(strategy="fsdp", precision="bf16", **options), model, adamw(ALL), counts, workers, gpus=True
+        )
+        return told.ways[0].memory
+
+    model, counts = build_smoke(), [TokenCount(1, 0, 1)]
+    numbers = sum(each.numel() for each in model.module.parameters())
+    answering = memory(8, validation=0.1, generate_every=10)
+    assert answering.moment == "answer"
+    assert answering.weights == pytest.approx(4 * numbers / 8 + 2 * numbers, rel=1e-6)
+    assert memory(8).moment != "answer"
+    assert memory(1, validation=0.1, generate_every=10) == memory(1)

@@ -1,0 +1,146 @@
+"""Answers to samples kept aside: when they are asked for, what they decide, and that training goes on undisturbed."""
+
+import pytest
+import torch
+from examiner import LetterExaminer
+from pydantic import ValidationError
+
+from plugins.optimizer.adamw import AdamWOptimizer
+from plugins.optimizer.adamw_options import AdamWOptions
+from plugins.trainer.sft import SftTrainer
+from plugins.trainer.sft_options import SftOptions
+from runner.stages import StopRequestedError, TrainingRun
+
+GROUPS = {"vision": {"match": "*visual*", "lr": 2e-3}, "language": {"match": "*", "lr": 4e-3}}
+PARTLY = {"vision": {"match": "*visual*", "frozen": True}, "language": {"match": "*", "lr": 4e-3, "lora": {"rank": 2}}}
+ASIDE = {"validation": 0.25, "generate_every": 2}
+RISING = {"metric": "validation/letters", "mode": "max"}
+
+
+@pytest.fixture
+def begin(build_smoke, colour_samples, tmp_path):
+    """A function that trains the smoke-sized model for six steps, three of twelve samples aside; again, it goes on."""
+
+    def begin(reporter, folder, examiner=None, groups=GROUPS, **options):
+        model = build_smoke()
+        reporter.weights, progress = {}, reporter.progress
+
+        def weigh(done, total, **shown):
+            progress(done, total, **shown)
+            reporter.weights[done] = _weights(model)
+
+        reporter.progress = weigh
+        optimizer = AdamWOptimizer(AdamWOptions(groups=groups, warmup=0.2))
+        optimizer.prepare(model.module, 0)
+        run = TrainingRun(tmp_path / folder, 11, reporter, examiner=examiner)
+        options = {"epochs": 2, "batch_size": 3, "precision": "fp32", "validation": 0.25, **options}
+        ids = [sample.id for sample in colour_samples]
+        return SftTrainer(SftOptions(**options)).train(model, optimizer, colour_samples, ids, run)
+
+    return begin
+
+
+def _weights(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.module.parameters()])
+
+
+def _figures(reporter, name):
+    return [(step, values[name]) for step, values in reporter.recorded if name in values]
+
+
+@pytest.mark.parametrize(
+    ("precision", "groups"), [("fp32", GROUPS), ("bf16", GROUPS), ("fp32", PARTLY)], ids=["fp32", "bf16", "lora"]
+)
+def test_answering_changes_nothing_of_the_training(begin, recorder, colour_samples, precision, groups):
+    options = {"precision": precision, "gradient_checkpointing": precision == "bf16", "groups": groups}
+    plain, asked, examiner = recorder(), recorder(), LetterExaminer(colour_samples)
+    expected = _weights(begin(plain, "plain", **options))
+    assert _weights(begin(asked, "asked", examiner, **ASIDE, **options)).equal(expected)
+    assert len(examiner.asked) == 3
+    for name in ("train/loss", "train/grad_norm", "validation/loss"):
+        assert _figures(asked, name) == _figures(plain, name)
+
+
+def test_a_stop_amid_answers_is_heard_and_they_are_written_when_training_goes_on(begin, recorder, colour_samples):
+    whole, parts = recorder(), [recorder(), recorder(), recorder()]
+    expected = _weights(begin(whole, "whole", LetterExaminer(colour_samples), **ASIDE))
+    for stop_at, reporter in ((1, parts[0]), (1, parts[1])):
+        # The first is stopped at its second time, after step 4; the next asks again there, and is stopped at the end.
+        with pytest.raises(StopRequestedError):
+            begin(reporter, "parts", LetterExaminer(colour_samples, stop_at), **ASIDE)
+    assert list(parts[0].weights) == [1, 2, 3, 4]
+    assert list(parts[1].weights) == [5, 6]
+    assert _weights(begin(parts[2], "parts", LetterExaminer(colour_samples), **ASIDE)).equal(expected)
+    assert not parts[2].weights
+    for name in ("validation/letters", "validation/loss"):
+        assert [each for part in parts for each in _figures(part, name)] == _figures(whole, name)
+
+
+def test_a_kill_between_answers_loses_nothing_of_their_history(begin, recorder, colour_samples):
+    options = {**ASIDE, "checkpoint_every": 3, "final": "best", "best_by": RISING}
+    whole, first, second = recorder(), recorder(stop_after=3), recorder()
+    expected = _weights(begin(whole, "whole", LetterExaminer(colour_samples), **options))
+    with pytest.raises(StopRequestedError):
+        begin(first, "parts", LetterExaminer(colour_samples), **options)
+    assert _weights(begin(second, "parts", LetterExaminer(colour_samples), **options)).equal(expected)
+    assert [step for step, _ in _figures(second, "validation/letters")] == [4, 6]
+
+
+def test_the_first_samples_are_asked_about_when_it_is_due_and_what_is_no_number_is_not_told(
+    begin, recorder, colour_samples
+):
+    reporter, examiner = recorder(), LetterExaminer(colour_samples)
+    begin(reporter, "run", examiner, validation=0.25, generate_every=4, generate_samples=2)
+    assert [step for step, _ in _figures(reporter, "validation/letters")] == [4, 6]
+    assert examiner.prepared == [3, 4]  # of 3, 4 and 8
+    assert examiner.asked == [[3, 4]] * 2
+    assert not _figures(reporter, "validation/nothing")
+
+
+class Told(LetterExaminer):
+    """Gives figures that it was told to give."""
+
+    def __init__(self, *figures):
+        self.left = list(figures)
+
+    def prepare(self, model, places):
+        pass
+
+    def examine(self, model, places):
+        return [{} for _ in places]
+
+    def figures(self, counts):
+        return {"letters": self.left.pop(0)}
+
+
+def test_the_best_by_a_figure_of_answers_is_the_result(begin, recorder):
+    reporter = recorder()
+    options = {**ASIDE, "generate_every": 1, "final": "best", "best_by": RISING, "early_stopping": 3}
+    model = begin(reporter, "run", Told(0.1, 0.5, None, 0.5, 0.4), **options)
+    assert _weights(model).equal(reporter.weights[2])
+    assert reporter.warnings == [
+        "stopped early after step 5 of 6: validation/letters was best after step 2, "
+        "and 3 evaluation(s) since then were no better"
+    ]
+
+
+def test_where_the_figure_was_never_a_number_the_last_weights_are_the_result(begin, recorder):
+    reporter = recorder()
+    model = begin(reporter, "run", Told(None, None, None), **ASIDE, final="best", best_by=RISING)
+    assert _weights(model).equal(reporter.weights[6])
+    assert "validation/letters was never measured, so that the last weights are the result" in reporter.warnings
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"generate_every": 5}, "set validation"),
+        ({"generate_samples": 5, "validation": 0.1}, "set generate_every"),
+        ({"best_by": RISING, "validation": 0.1}, "best_by would be ignored"),
+        ({"best_by": {"metric": "validation/loss", "mode": "max"}, "final": "best", "validation": 0.1}, "mode is min"),
+        ({"best_by": {"metric": "validation/letters"}, "final": "best", "validation": 0.1}, "mode"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(options, message):
+    with pytest.raises(ValidationError, match=message):
+        SftOptions(**options)

@@ -1,0 +1,124 @@
+"""Samples beyond the limit that are left out of their batches."""
+
+import pytest
+import torch
+
+from plugins.optimizer.adamw import AdamWOptimizer
+from plugins.optimizer.adamw_options import AdamWOptions
+from plugins.trainer.batches import Order
+from plugins.trainer.encoded import is_skipped
+from plugins.trainer.sft import SftTrainer
+from plugins.trainer.sft_options import SftOptions
+from runner.stages import StopRequestedError, TrainingRun
+
+GROUPS = {"vision": {"match": "*visual*", "lr": 2e-3}, "language": {"match": "*", "lr": 4e-3}}
+LIMIT = 40
+"""Tokens that five of the twelve samples have more than."""
+
+
+@pytest.fixture
+def lengths(build_smoke, colour_samples):
+    model = build_smoke()
+    return [len(model.encode(sample)["input_ids"]) for sample in colour_samples]
+
+
+@pytest.fixture
+def begin(build_smoke, colour_samples, tmp_path):
+    def begin(reporter, folder="run", **options):
+        model = build_smoke()
+        reporter.weights, progress = {0: _weights(model)}, reporter.progress
+
+        def weigh(done, total, **shown):
+            progress(done, total, **shown)
+            reporter.weights[done] = _weights(model)
+
+        reporter.progress = weigh
+        optimizer = AdamWOptimizer(AdamWOptions(groups=GROUPS, warmup=0.2))
+        run = TrainingRun(tmp_path / folder, 11, reporter)
+        options = {
+            "epochs": 2,
+            "batch_size": 3,
+            "precision": "fp32",
+            "max_length": LIMIT,
+            "overlong": "skip",
+            **options,
+        }
+        ids = [sample.id for sample in colour_samples]
+        return SftTrainer(SftOptions(**options)).train(model, optimizer, colour_samples, ids, run)
+
+    return begin
+
+
+def _weights(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.module.parameters()])
+
+
+def test_the_others_of_a_batch_are_learnt_from_as_if_they_had_been_alone(begin, recorder, lengths, monkeypatch):
+    skipping, without = recorder(), recorder()
+    skipped = _weights(begin(skipping))
+    batches = Order.batches
+
+    def short_ones(self, first, end):
+        yield from (
+            (step, [place for place in batch if lengths[place] <= LIMIT]) for step, batch in batches(self, first, end)
+        )
+
+    monkeypatch.setattr(Order, "batches", short_ones)
+    assert _weights(begin(without, "without", overlong="refuse")).equal(skipped)
+    assert skipping.series("train/loss") == without.series("train/loss")
+    assert not without.series("train/samples_skipped")
+
+
+@pytest.mark.filterwarnings("error:Detected call")
+def test_a_step_of_nothing_else_changes_no_weight_while_the_rates_go_on(begin, recorder, lengths):
+    reporter, all_of_them = recorder(), recorder()
+    begin(reporter, batch_size=1, epochs=1)
+    begin(all_of_them, "all", batch_size=1, epochs=1, overlong="refuse", max_length=None)
+    passed, rates = set(), dict(all_of_them.recorded)
+    for step, values in reporter.recorded:
+        if "train/loss" not in values:
+            passed.add(step)
+            assert values.keys() == {"train/samples_skipped"}
+            assert reporter.weights[step].equal(reporter.weights[step - 1])
+        else:
+            assert values["train/lr/language"] == rates[step]["train/lr/language"]
+            # The first step has a warm-up's rate of zero.
+            assert step == 1 or not reporter.weights[step].equal(reporter.weights[step - 1])
+    assert len(passed) == sum(length > LIMIT for length in lengths)
+    assert not reporter.warnings
+
+
+def test_the_count_goes_on_after_an_interruption(begin, recorder, lengths):
+    whole, first, second = recorder(), recorder(stop_after=5), recorder()
+    expected = _weights(begin(whole, "whole"))
+    with pytest.raises(StopRequestedError):
+        begin(first)
+    assert _weights(begin(second)).equal(expected)
+    counts = first.series("train/samples_skipped") + second.series("train/samples_skipped")
+    assert counts == whole.series("train/samples_skipped")
+    assert counts == sorted(counts)
+    assert counts[-1] == 2 * sum(length > LIMIT for length in lengths)
+
+
+def test_a_validation_part_of_nothing_else_has_no_loss(begin, recorder, monkeypatch, lengths):
+    reporter = recorder()
+    longest = [lengths.index(max(lengths))]
+    monkeypatch.setattr(
+        "plugins.trainer.sft.divide",
+        lambda *_: type("Division", (), {"training": tuple(range(12)), "validation": tuple(longest)})(),
+    )
+    begin(reporter, validation=0.1, final="best", max_length=max(lengths) - 1)
+    assert not reporter.series("validation/loss")
+    assert any("validation/loss is nan, which decides nothing" in warning for warning in reporter.warnings)
+    assert "validation/loss was never measured, so that the last weights are the result" in reporter.warnings
+
+
+def test_what_is_left_out_has_no_tokens(build_smoke, colour_samples, lengths):
+    model, trainer = build_smoke(), SftTrainer(SftOptions(overlong="skip", max_length=LIMIT))
+    for sample, length in zip(colour_samples, lengths, strict=True):
+        features = trainer.encode(model, sample)
+        assert is_skipped(features) == (length > LIMIT)
+        if length > LIMIT:
+            assert features.keys() == {"input_ids", "labels"}
+        else:
+            assert len(features["input_ids"]) == length

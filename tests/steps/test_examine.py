@@ -1,0 +1,144 @@
+"""Answers to samples kept aside: asked, read and counted as the test split's are."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from plugins.adapter.pfa import PromptFormatAdapter
+from plugins.adapter.pfa_options import PfaOptions
+from runner.errors import DataError, SpecError, StepError
+from runner.plan import implement
+from runner.records import Completion, Entity, Sample, Segment
+from runner.spec.load import section
+from runner.stages import TokenCount
+from runner.steps import examine
+from runner.steps.examine import LiveWeights, TrialExaminer
+from runner.steps.rendering import prompts_of
+from runner.steps.score import score_corpus
+
+LABELS = ("person", "other")
+METRICS = ("ner_f1", "rouge", "ner_f1_by_label")
+ADAPTER = PromptFormatAdapter(PfaOptions(), LABELS)
+
+
+def sample(number, image=None):
+    entities = tuple(Entity("person", f"Name {number} {place}") for place in range(1 + number % 3))
+    segments = (Segment("a", Path(f"{number}-a.png"), entities[0].text, (0, 0, 1, 1)),)
+    picture = Path(image or f"{number}.png")
+    return Sample(f"n{number}", f"text {number}", picture, f"A summary of {number}.", entities, segments)
+
+
+TRAIN = [sample(number) for number in range(12)]
+TEST = [sample(number) for number in range(100, 103)]
+
+
+class Reporter:
+    def __init__(self):
+        self.told, self.warnings = [], []
+
+    def progress(self, done, total, **shown):
+        self.told.append((done, total))
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+    def stop_requested(self):
+        return False
+
+
+class Generator:
+    """Answers what every third sample's own answer is, and nothing to the others; remembers its prompts."""
+
+    def __init__(self, options):
+        self.asked = []
+
+    def generate(self, weights, prompts, done, reporter):
+        assert weights.load() == "the model"
+        reporter.warn("as it is")
+        self.asked.append(list(prompts))
+        for prompt in reversed(prompts):
+            place = int(prompt.id[1:])
+            yield Completion(prompt.id, ADAPTER.render_training(TRAIN[place]).target if place % 3 else "")
+
+
+@pytest.fixture
+def context():
+    """As much of a trial as an examiner asks for."""
+    generator = section("generator", {"type": "transformers", "examples": 2, "max_new_tokens": 10})
+    reporter = Reporter()
+    return SimpleNamespace(
+        spec=SimpleNamespace(generator=generator, generator_options=generator.options, seed=5),
+        adapter=ADAPTER,
+        metrics={name: implement(section("metric", {"type": name})) for name in METRICS},
+        samples={"train": TRAIN, "test": TEST}.__getitem__,
+        reporter=lambda stage: reporter,
+        told=reporter,
+    )
+
+
+@pytest.fixture
+def examiner(context, monkeypatch):
+    monkeypatch.setattr(examine, "implement", lambda part: Generator(part.options))
+    return TrialExaminer(context, TRAIN)
+
+
+def model(room):
+    return SimpleNamespace(context_length=room, count=lambda rendered: TokenCount(50, 10, 0))
+
+
+def test_the_figures_are_those_of_the_score_step_however_the_samples_are_shared_out(examiner, context):
+    places = [1, 2, 3, 5, 8]
+    examiner.prepare(model(None), places)
+    shares = [examiner.examine("the model", share) for share in (places[::2], places[1::2], [])]
+    assert shares[2] == []
+    counts = [shares[place % 2][place // 2] for place in range(5)]
+    outputs = {f"n{place}": ADAPTER.render_training(TRAIN[place]).target if place % 3 else "" for place in places}
+    references = {f"n{place}": ADAPTER.reference(TRAIN[place]) for place in places}
+    whole = score_corpus(ADAPTER, context.metrics, references, outputs, ADAPTER.parse_modes[0], Reporter())
+    assert examiner.figures(counts) == whole.figures
+    assert 0 < whole.figures["ner_f1"] < 1
+    assert context.told.warnings == ["as it is"]
+
+
+def test_solved_samples_are_those_of_the_test_split_but_for_what_is_asked(examiner, context):
+    shown = [example.id for example in prompts_of(context, TEST)[0].examples]
+    free = [place for place in range(12) if f"n{place}" not in shown]
+    examiner.prepare(model(None), free[:2])
+    examiner.examine("the model", free[1:2])
+    [[prompt]] = examiner._generator.asked
+    assert [example.id for example in prompt.examples] == shown
+    asked = int(shown[0][1:])
+    examiner.prepare(model(None), [asked])
+    examiner.examine("the model", [asked])
+    again = [example.id for example in examiner._generator.asked[1][0].examples]
+    assert again[0] == shown[1]
+    assert shown[0] not in again
+    assert len(again) == 2
+
+
+def test_answers_must_find_room_before_anything_is_trained(examiner):
+    examiner.prepare(model(70), [1, 2])
+    with pytest.raises(SpecError, match=r"^generator.max_new_tokens: the prompt of sample n1 has 60 tokens"):
+        examiner.prepare(model(69), [1, 2])
+    with pytest.raises(DataError, match="no answer can be written"):
+        examiner.prepare(model(60), [1])
+
+
+def test_one_worker_tells_and_all_hear(examiner, context, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    examiner.prepare(model(None), [1])
+    examiner.examine("the model", [1])
+    assert context.told.told == context.told.warnings == []
+
+
+def test_a_sample_without_an_answer_stops_the_training(examiner, monkeypatch):
+    examiner.prepare(model(None), [1, 2])
+    monkeypatch.setattr(Generator, "generate", lambda *_: iter([Completion("n1", "")]))
+    with pytest.raises(StepError, match="gave no answer to sample n2"):
+        examiner.examine("the model", [1, 2])
+
+
+def test_weights_in_memory_stand_in_no_folder():
+    with pytest.raises(SpecError, match=r"^trainer.generate_every: the generator reads weights from a folder"):
+        LiveWeights(None).folder()
