@@ -70,8 +70,11 @@ class HeldOut:
 
     def _note(self, done: int, figures: Mapping[str, float]) -> None:
         self.history.add(done, figures)
-        if self.accelerator.is_main_process:
-            self.run.reporter.metrics(done, {name: value for name, value in figures.items() if math.isfinite(value)})
+        if not self.accelerator.is_main_process:
+            return
+        self.run.reporter.metrics(done, {name: value for name, value in figures.items() if math.isfinite(value)})
+        if not math.isfinite(figures.get(LOSS, 0.0)):
+            self.run.reporter.warn(f"step {done}: {LOSS} is {figures[LOSS]}, which decides nothing")
 
     def _asked(self) -> Sequence[int]:
         return self.places[: self.options.generate_samples]

@@ -17,7 +17,7 @@ from runner.spec.check import check
 from runner.spec.dimension import Drawn
 from runner.spec.models import ExperimentSpec
 from runner.spec.variants import OutsideSpaceError
-from runner.sweep.memory import studies_of
+from runner.sweep.memory import studies_by_arm
 from runner.sweep.points import Composer, Point, frozen
 from runner.sweep.sampling import distributions, draw, pruner
 
@@ -48,10 +48,11 @@ class Arm:
         self._composer, self._storage = composer, storage
         self._known = composer.known(name)
         composer.refuse(name, self._known)
-        earlier = studies_of(storage, name)
+        earlier = studies_by_arm(storage).get(name, [])
         self._study = self._open()
         self.points = [self._restored(trial) for trial in self._study.get_trials(deepcopy=False)]
-        if not self._study.user_attrs.get("taken_over"):
+        self.is_new = not self._study.user_attrs.get("taken_over")
+        if self.is_new:
             for left in [each for each in earlier if each != self._study.study_name][-1:]:
                 self._take_over(optuna.load_study(study_name=left, storage=storage))
             self._study.set_user_attr("taken_over", True)
@@ -99,7 +100,7 @@ class Arm:
 
     def _drop(self, trial: FrozenTrial, reason: str) -> None:
         told = ", ".join(f"{name} = {value}" for name, value in trial.params.items())
-        self.dropped.append(f"{trial.user_attrs['group']}{f' ({told})' if told else ''}: {reason}")
+        self.dropped.append(f"dropped {trial.user_attrs['group']}{f' ({told})' if told else ''}: {reason}")
 
     def _seen(self) -> set[frozenset[tuple[str, Any]]]:
         return {frozen(point.parameters) for point in self.points}
@@ -132,7 +133,7 @@ class Arm:
 
     def _refuse(self, parameters: Mapping[str, Drawn], error: SpecError) -> None:
         told = ", ".join(f"{name} = {value}" for name, value in parameters.items())
-        self.refused.append(f"{told}: {'; '.join(each.message for each in error.problems)}")
+        self.refused.append(f"left out {told}: {'; '.join(each.message for each in error.problems)}")
 
     def _add(self, point: Point, like: FrozenTrial | None, noted: Mapping[str, Any] | None = None) -> Point:
         """Write a point into the journal, in one line."""

@@ -27,11 +27,10 @@ def open_journal(folder: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(file)))
 
 
-def studies_of(storage: JournalStorage, arm: str | None) -> list[str]:
-    """Name the studies of an arm, the latest last."""
-    named = (
-        study.study_name
-        for study in optuna.get_all_study_summaries(storage, include_best_trial=False)
-        if study.user_attrs.get("arm", "") == arm
-    )
-    return list(named)
+def studies_by_arm(storage: JournalStorage) -> dict[str | None, list[str]]:
+    """Name the studies of each arm, the latest last."""
+    found: dict[str | None, list[str]] = {}
+    for study in optuna.get_all_study_summaries(storage, include_best_trial=False):
+        if "arm" in study.user_attrs:
+            found.setdefault(study.user_attrs["arm"], []).append(study.study_name)
+    return found

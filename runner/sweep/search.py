@@ -19,7 +19,7 @@ from runner.spec.variants import Variants
 from runner.stages import Reporter
 from runner.steps.outcome import Status
 from runner.sweep.arm import Arm
-from runner.sweep.memory import open_journal
+from runner.sweep.memory import open_journal, studies_by_arm
 from runner.sweep.points import Composer, Point, as_it_is
 
 
@@ -56,7 +56,12 @@ class Search:
         self._composer, self._sweep = composer, composer.swept.sweep
         self._runs = folder.parent
         storage = open_journal(folder)
+        earlier = studies_by_arm(storage)
         self._arms = [Arm(composer, name, storage) for name in composer.swept.arms]
+        self._dropped = [told for arm in self._arms for told in arm.dropped]
+        if any(arm.is_new for arm in self._arms):
+            gone = [name for name in earlier if name not in composer.swept.arms]
+            self._dropped += [f"dropped {'all points' if name is None else f'the arm {name}'}" for name in gone]
         self._asked: dict[str, Trial] = {}
         self._ended: dict[str, End] = {}
         self._expected = composer.expected()
@@ -198,7 +203,7 @@ class Search:
             "expected": self._expected,
             "objective": objective.model_dump() if objective else None,
             "best": self._best(),
-            "dropped": [told for arm in self._arms for told in arm.dropped],
+            "dropped": self._dropped,
             "refused": [told for arm in self._arms for told in arm.refused],
         }
 

@@ -6,7 +6,7 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import BASE, RATES, finish, run
+from made_up import BASE, RATES, finish, loss, run
 
 from runner.artifacts import RunDirectory
 from runner.errors import SpecError
@@ -205,6 +205,38 @@ def test_a_decision_to_prune_outlives_the_driver_and_steps_told_again_change_not
     assert again.ask().name != bad.name
 
 
+def train(search, ends=99, dies_after=None):
+    """Run a search whose trials report their losses; the driver may die in the trial after so many, at a step."""
+    asked = []
+    while len(asked) <= ends and (trial := search.ask()) is not None:
+        base, pruned = loss(trial), False
+        for step in (1, 2, 4, 8):
+            pruned = pruned or search.report(trial, step, {"validation/loss": base + 1 / step})
+            if len(asked) == ends and step == dies_after:
+                return asked
+        search.tell(trial, "pruned" if pruned else "finished", {}, {"validation/loss": base})
+        asked.append((trial.name, pruned))
+    return asked
+
+
+@pytest.mark.parametrize(
+    "pruning",
+    [
+        "{type: median, startup: 2}",
+        "{type: successive_halving, first_rung: 1, reduction: 2}",
+        "{type: hyperband, first_rung: 1, steps: 8, reduction: 2}",
+    ],
+)
+def test_what_is_pruned_is_the_same_wherever_the_driver_is_killed(opened, pruning):
+    sweep = f"{RATES}{SEARCHES['tpe']}\npruning: {pruning}\nbudget: {{trials: 10}}\nparallel: 1"
+    undisturbed = train(opened(sweep))
+    assert {pruned for _, pruned in undisturbed} == {True, False}
+    for ends, step in ((2, 1), (5, 4), (7, 8)):
+        folder = f"killed-{ends}"
+        train(opened(sweep, folder), ends, step)
+        assert train(opened(sweep, folder)) == undisturbed
+
+
 def test_only_the_objective_prunes(opened):
     search = opened(PRUNED + "budget: {trials: 4}")
     for value in (0.1, 0.1, 0.1, 99.0):
@@ -312,6 +344,13 @@ def test_an_edited_spec_goes_on_with_what_fits_and_says_what_it_dropped(opened):
     dropped = search.summary()["dropped"]
     assert len(dropped) == 6 - len(kept)
     assert all("trainer.batch_size is 8, which lies outside of choice 2, 4" in told for told in dropped)
+
+
+def test_an_arm_that_is_gone_is_dropped_and_the_others_stay(opened):
+    before = run(opened("arms: {joint: {}, alone: {adapter.tasks: [ner]}}\nseeds: [1, 2]"))
+    search = opened("arms: {joint: {}}\nseeds: [1, 2, 3]")
+    assert run(search)[:2] == before[:2]
+    assert search.summary()["dropped"] == ["dropped the arm alone"]
 
 
 def test_a_larger_budget_goes_on_and_other_seeds_are_added(opened):

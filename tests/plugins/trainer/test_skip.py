@@ -109,6 +109,7 @@ def test_a_validation_part_of_nothing_else_has_no_loss(begin, recorder, monkeypa
     )
     begin(reporter, validation=0.1, final="best", max_length=max(lengths) - 1)
     assert not reporter.series("validation/loss")
+    assert any("validation/loss is nan, which decides nothing" in warning for warning in reporter.warnings)
     assert "validation/loss was never measured, so that the last weights are the result" in reporter.warnings
 
 
