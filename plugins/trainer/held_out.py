@@ -72,7 +72,8 @@ class HeldOut:
         self.history.add(done, figures)
         if not self.accelerator.is_main_process:
             return
-        self.run.reporter.metrics(done, {name: value for name, value in figures.items() if math.isfinite(value)})
+        if numbers := {name: value for name, value in figures.items() if math.isfinite(value)}:
+            self.run.reporter.metrics(done, numbers)
         if not math.isfinite(figures.get(LOSS, 0.0)):
             self.run.reporter.warn(f"step {done}: {LOSS} is {figures[LOSS]}, which decides nothing")
 

@@ -5,6 +5,8 @@ import torch
 from examiner import LetterExaminer
 from pydantic import ValidationError
 
+from plugins.model.qwen2_5_vl import Qwen25VLModel
+from plugins.model.qwen2_5_vl_options import Qwen25VLOptions
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.adamw_options import AdamWOptions
 from plugins.trainer.sft import SftTrainer
@@ -95,6 +97,16 @@ def test_the_first_samples_are_asked_about_when_it_is_due_and_what_is_no_number_
     assert examiner.prepared == [3, 4]  # of 3, 4 and 8
     assert examiner.asked == [[3, 4]] * 2
     assert not _figures(reporter, "validation/nothing")
+
+
+def test_the_answers_are_those_of_the_model_once_it_is_saved(begin, recorder, colour_samples, tmp_path):
+    reporter, examiner = recorder(), LetterExaminer(colour_samples)
+    begin(reporter, "run", examiner, epochs=6, **ASIDE).save(tmp_path / "model", "fp32")
+    saved = Qwen25VLModel(Qwen25VLOptions(size="smoke")).load(tmp_path / "model")
+    counts = examiner.examine(saved, examiner.prepared)
+    told = _figures(reporter, "validation/letters")
+    assert told[-1] == (18, examiner.figures(counts)["letters"])
+    assert len({value for _, value in told}) > 1
 
 
 class Told(LetterExaminer):
