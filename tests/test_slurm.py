@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 BIN = Path(sys.executable).parent
 
@@ -49,15 +49,19 @@ def slurm(emoji, project):
         "RUNNER_ENVIRONMENT": ".",
         "SLURM_JOB_ID": str(job),
         "SLURM_JOB_NODELIST": "localhost",
-        "SLURM_JOB_NUM_NODES": "2",
         "SLURM_CPUS_ON_NODE": "2",
     }
 
-    def start(*arguments):
+    def start(*arguments, nodes):
         script = project.folder / "docs" / "cluster" / "slurm.sbatch"
         command = ["bash", script, "emoji.yaml", "--set", "compute.storage=shared", *arguments]
         return subprocess.Popen(
-            command, cwd=emoji.folder, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            cwd=emoji.folder,
+            env={**environment, "SLURM_JOB_NUM_NODES": str(nodes)},
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
 
     return emoji.folder, job, start
@@ -65,7 +69,7 @@ def slurm(emoji, project):
 
 def test_of_the_session_nothing_is_left_and_the_trial_is_finished(slurm):
     folder, job, start = slurm
-    process = start("--json")
+    process = start("--json", nodes=2)
     printed, _ = process.communicate()
     assert process.returncode == 0
     [trial] = json.loads(printed[printed.index('{"experiment"') :])["trials"]
@@ -77,7 +81,7 @@ def test_of_the_session_nothing_is_left_and_the_trial_is_finished(slurm):
 
 def test_the_warning_before_the_limit_makes_it_save_and_queue_again(slurm):
     folder, job, start = slurm
-    process = start("--set", "trainer.epochs=4000")
+    process = start("--set", "trainer.epochs=4000", nodes=1)
     logs = folder / "shared" / "emoji"
     while not any('"train/loss"' in log.read_text() for log in logs.glob("trial-*/events.jsonl")):
         assert process.poll() is None

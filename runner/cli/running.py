@@ -167,6 +167,7 @@ def launch_detached(
     """
     from runner.errors import UnmetError
     from runner.execute.travel import travelling
+    from runner.plan import smoke as smoke_of
 
     if local or not address:
         wrong = "--local runs here" if local else "no cluster was named"
@@ -174,7 +175,7 @@ def launch_detached(
             f"--detach hands a launch over to a cluster, and {wrong}: name one, as --address http://head:8265"
         )
     text = travelling(loaded)
-    name, storage = loaded.spec.name, str(loaded.spec.compute.storage)
+    name, storage = (smoke_of(loaded.spec) if smoke else loaded.spec).name, str(loaded.spec.compute.storage)
     job = _jobs(address).launch(name, storage, text, ["--smoke"] if smoke else [])
     if as_json:
         print(json.dumps({"job": job, "address": address, "experiment": name, "storage": storage}))

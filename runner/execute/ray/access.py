@@ -41,6 +41,10 @@ def refuse_silence(address: str) -> None:
 
 def nobody(address: str, reason: str) -> str:
     """Phrase that there is no cluster at an address, and which address would be right."""
+    if address.startswith("https:") and not os.environ.get("RAY_TLS_CA_CERT"):
+        reason = (
+            f"{reason.rstrip('.')}; if its certificate is of an authority of your own, name that by RAY_TLS_CA_CERT"
+        )
     return (
         f"no cluster answers at {address} ({reason.rstrip('.')}); name its head, such as head:6379, or its head's "
         "dashboard, such as http://head:8265 (`ray start --head` opens it to others with --dashboard-host=0.0.0.0)"

@@ -34,6 +34,7 @@ class Head:
     """A head node on loopback that asks for a token."""
 
     def __init__(self, environment, folder):
+        self.folder = Path(folder)
         self.token = secrets.token_hex(16)
         self.port, self.dashboard, *others = free_ports(4)
         self.environment = {
@@ -53,23 +54,29 @@ class Head:
             "temp-dir": folder,
             "object-store-memory": 100_000_000,
         }
-        # A session of its own: `ray stop` would end every cluster of this machine.
-        self.process = subprocess.Popen(
-            [BIN / "ray", "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())],
-            env=self.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        self._wait()
+        self.command = [BIN / "ray", "start", "--head", "--block"]
+        self.command += [f"--{name}={value}" for name, value in options.items()]
+        self._start()
 
-    def _wait(self):
-        while self.process.poll() is None:
-            with socket.socket() as tried:
-                if tried.connect_ex(("127.0.0.1", self.dashboard)) == 0:
+    def _start(self):
+        """Ray gives up on a node that is not there after thirty seconds, which a busy machine may need."""
+        while True:
+            # A session of its own: `ray stop` would end every cluster of this machine.
+            with (self.folder / "start.log").open("w+") as told:
+                self.process = subprocess.Popen(
+                    self.command, env=self.environment, stdout=told, stderr=told, start_new_session=True
+                )
+                if self._answers():
                     return
+                told.seek(0)
+                assert "timed out during startup" in told.read()
+
+    def _answers(self):
+        while self.process.poll() is None:
+            if "Ray runtime started" in (self.folder / "start.log").read_text():
+                return True
             time.sleep(0.5)
-        raise AssertionError("ray start ended")
+        return False
 
     def close(self):
         self.process.send_signal(signal.SIGTERM)
