@@ -93,12 +93,15 @@ class TrainingRun:
         reporter: Told of losses and progress.
         check: Called with each sample as it is encoded, before anything is learnt from it; raises where the tokens
             that carry loss are not the answer.
+        encoded: Folder for samples as `check` has passed them, shared by all trainings of this model on these data,
+            other workers', other trials' and later ones; others of its kind lie beside it. None to keep none.
     """
 
     checkpoints: Path
     seed: int
     reporter: Reporter = field(repr=False)
     check: Callable[[Rendered, Features], object] = field(default=_taken_as_it_is, repr=False)
+    encoded: Path | None = None
 
 
 class Trainer(Protocol):

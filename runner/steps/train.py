@@ -13,6 +13,7 @@ from runner.proof.prove import prove
 from runner.records import Rendered, Sample
 from runner.stages import Trainer, TrainingRun
 from runner.steps.context import TrialContext, main_process
+from runner.steps.encoding import encoded_folder
 from runner.steps.manifest import by_group
 from runner.steps.rendering import prompts_of, training_texts
 
@@ -43,7 +44,13 @@ def train(context: TrialContext) -> None:
     inspector = Inspector.of(model, trainer)
     if main_process():
         _prove(context, inspector, trainer, samples, rendered)
-    run = TrainingRun(context.run.checkpoints, context.spec.seed, context.reporter("train"), inspector.check)
+    run = TrainingRun(
+        context.run.checkpoints,
+        context.spec.seed,
+        context.reporter("train"),
+        inspector.check,
+        encoded_folder(context),
+    )
     trained = trainer.train(model, optimizer, rendered, groups, run)
     if trained is None:
         return
