@@ -56,6 +56,7 @@ class SampleFiles:
 
     def write(self, sample: Rendered, features: Features) -> None:
         """Keep a sample, where there is room for it."""
+        self._folder.mkdir(parents=True, exist_ok=True)  # Somebody may have cleared the cache.
         size = sum(each.nbytes for each in features.values())
         if shutil.disk_usage(self._folder).free - size < self._least:
             self._tell_full()
@@ -63,8 +64,9 @@ class SampleFiles:
         target = self._file(sample)
         unfinished = target.with_name(f".{uuid4().hex}")
         save_file({name: tensor.contiguous() for name, tensor in features.items()}, unfinished)
-        unfinished.chmod(0o644)  # safetensors makes files private; a storage is shared.
-        unfinished.replace(target)
+        with suppress(FileNotFoundError):  # cleared just now
+            unfinished.chmod(0o644)  # safetensors makes files private; a storage is shared.
+            unfinished.replace(target)
 
     def _file(self, sample: Rendered) -> Path:
         """The file of a sample, named by what it says; the bytes of its images are the folder's business."""

@@ -11,7 +11,7 @@ from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.adamw_options import AdamWOptions
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
-from runner.stages import TrainingRun
+from runner.stages import StopRequestedError, TrainingRun
 
 LANGUAGE = {"language": {"match": "*", "lr": 1e-3}}
 FROZEN = {"vision": {"match": "*visual*", "frozen": True}, **LANGUAGE}
@@ -41,6 +41,23 @@ def train(colour_samples, tmp_path, recorder):
         return losses, torch.cat([each.detach().flatten() for each in trained.module.parameters()])
 
     return train
+
+
+def test_an_interrupted_training_ends_as_if_it_had_not_been(build_smoke, colour_samples, tmp_path, recorder):
+    def train(folder, reporter):
+        model, adamw = build_smoke(), AdamWOptimizer(AdamWOptions(groups=FROZEN))
+        adamw.prepare(model.module, 0)
+        run = TrainingRun(tmp_path / folder, 11, reporter, encoded=tmp_path / "encoded" / folder)
+        ids = [sample.id for sample in colour_samples]
+        trained = SftTrainer(SftOptions(**OPTIONS)).train(model, adamw, colour_samples, ids, run)
+        return torch.cat([each.detach().flatten() for each in trained.module.parameters()])
+
+    expected = train("whole", recorder())
+    with pytest.raises(StopRequestedError):
+        train("parts", recorder(stop_after=2))
+    for file in list((tmp_path / "encoded" / "parts").iterdir())[::2]:
+        file.unlink()
+    assert train("parts", recorder()).equal(expected)
 
 
 @pytest.fixture

@@ -96,6 +96,15 @@ def test_what_a_kill_left_is_removed_in_time_and_never_read(open_files, tmp_path
     assert [file.name for file in new.parent.iterdir()] == [".new"]
 
 
+def test_the_folder_may_be_removed_while_it_is_used(open_files, tmp_path):
+    files = open_files()
+    files.write(SAMPLE, FEATURES)
+    shutil.rmtree(tmp_path / "encoded")
+    assert files.read(SAMPLE) is None
+    files.write(SAMPLE, FEATURES)
+    assert _same(files.read(SAMPLE))
+
+
 def _write_often(rank, folder):
     files = SampleFiles(folder, [], str)
     for round in range(30):
