@@ -148,7 +148,7 @@ class SftTrainer:
         """The files of encoded samples, where any are kept: they go by all that the folder's name does not say."""
         if run.encoded is None:
             return None
-        made_by = [self.trailing, self.limit(model), self.truncates]
+        made_by = [self.trailing, self.limit(model), self._options.overlong]
         if vision is not None:
             made_by += [vision.digest, self._options.precision, accelerator.device.type]
         return SampleFiles(run.encoded, made_by, run.reporter.warn if accelerator.is_main_process else str)
