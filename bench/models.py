@@ -166,6 +166,6 @@ def collated(batch: Sequence[Features], padding_side: Literal["left", "right"]) 
     }
     ones = [torch.ones_like(each["input_ids"]) for each in batch]
     stacked["attention_mask"] = pad_sequence(ones, batch_first=True, padding_side=padding_side)
-    for name in ("pixel_values", "image_grid_thw"):
+    for name in batch[0].keys() - stacked.keys():
         stacked[name] = torch.cat([each[name] for each in batch])
     return stacked

@@ -2,6 +2,7 @@
 
     python bench/training.py                     both models, about half an hour on an idle core
     python bench/training.py --steps 8 --repeats 1 --models balanced
+    python bench/training.py --frozen-vision     three epochs in which nothing of the vision part learns
 
 Prints a JSON document: for each model and way CPU seconds a sample and peak memory, the ratios to Hugging Face's
 trainer (medians over repeats, in which the ways take turns), and the largest difference of a step's loss, which must
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ import torch
 from models import SHAPES, Features, collated, mmre_lengths, random_model, random_sample
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from plugins.model.chat.frozen_vision import FrozenFeatures, as_encoded
 from plugins.model.chat.packing import packed, prepare_packing
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.adamw_options import AdamWOptions
@@ -74,7 +76,12 @@ class RandomModel:
         """Pad and stack; causal attention needs no mask on the right."""
         stacked = collated(batch, padding_side)
         del stacked["attention_mask"]
-        return stacked
+        return as_encoded(stacked, self.module.config.get_text_config().hidden_size)
+
+    def frozen_vision(self) -> FrozenFeatures | None:
+        """What looks at images, where nothing of it learns."""
+        vision = FrozenFeatures(self.module)
+        return vision if vision.steady else None
 
     def pack(self, batch: Sequence[Features]) -> dict[str, Any]:
         """Lay samples in a row."""
@@ -85,7 +92,7 @@ class Meter:
     """Takes the time from the end of the first step on, as that one also makes the optimizer's state."""
 
     def __init__(self, module: torch.nn.Module) -> None:
-        self._state = 3 * sum(each.nbytes for each in module.parameters())
+        self._state = 3 * sum(each.nbytes for each in module.parameters() if each.requires_grad)
         self._held_before = _resident_bytes()
         self._times: list[float] = []
 
@@ -141,40 +148,53 @@ class Task:
     name: str
     steps: int
     seed: int
+    frozen: bool = False
+
+    @property
+    def epochs(self) -> int:
+        """How often each sample comes: once, or where vision is frozen as often as in the paper's run."""
+        return 3 if self.frozen else 1
+
+    @property
+    def num_samples(self) -> int:
+        """Samples, which fill the batches of an epoch."""
+        return self.steps // self.epochs * BATCH_SIZE
 
     def samples(self) -> dict[str, Features]:
-        """Make the samples: one batch a step, so that none comes twice."""
+        """Make the samples: one batch a step of an epoch."""
         drawn = torch.Generator().manual_seed(self.seed)
-        lengths = mmre_lengths(self.steps * BATCH_SIZE, self.seed)
+        lengths = mmre_lengths(self.num_samples, self.seed)
         words = SHAPES[self.name].words
         return {str(place): random_sample(each, words, drawn, with_answer=True) for place, each in enumerate(lengths)}
 
     def batches(self) -> list[list[int]]:
         """The samples of each step, as our trainer orders them."""
-        num_samples = self.steps * BATCH_SIZE
-        order = Order(tuple(range(num_samples)), num_samples, BATCH_SIZE, self.seed)
-        return [batch for _, batch in order.batches(0, self.steps)]
+        order = Order(tuple(range(self.num_samples)), self.num_samples, BATCH_SIZE, self.seed)
+        return [batch for _, batch in order.batches(0, self.epochs * order.steps_per_epoch)]
 
-    def optimizer(self) -> AdamWOptimizer:
-        """AdamW at one rate, the same for all."""
-        return AdamWOptimizer(AdamWOptions(groups={"all": {"match": "*", "lr": RATE}}))
+    def optimizer(self, model: torch.nn.Module) -> AdamWOptimizer:
+        """AdamW at one rate, the same for all that learns."""
+        frozen = {"vision": {"match": "*visual*", "frozen": True}} if self.frozen else {}
+        optimizer = AdamWOptimizer(AdamWOptions(groups={**frozen, "rest": {"match": "*", "lr": RATE}}))  # type: ignore[arg-type]
+        optimizer.prepare(model, self.seed)
+        return optimizer
 
     def ours(self, options: dict[str, Any]) -> dict[str, Any]:
         """Train our way."""
         samples, model = self.samples(), random_model(self.name, self.seed)
         rendered = [Rendered(key, ()) for key in samples]
-        settings = SftOptions(epochs=1, batch_size=BATCH_SIZE, precision="fp32", **options)
+        settings = SftOptions(epochs=self.epochs, batch_size=BATCH_SIZE, precision="fp32", **options)
+        keys, optimizer = list(samples), self.optimizer(model)
         with tempfile.TemporaryDirectory() as folder:
             listener = Listener(Meter(model))
-            run = TrainingRun(Path(folder), self.seed, listener)
-            keys = list(samples)
-            SftTrainer(settings).train(RandomModel(model, samples), self.optimizer(), rendered, keys, run)  # type: ignore[arg-type]
+            run = TrainingRun(Path(folder), self.seed, listener, encoded=Path(folder, "encoded", "samples"))
+            SftTrainer(settings).train(RandomModel(model, samples), optimizer, rendered, keys, run)  # type: ignore[arg-type]
         return listener.meter.result(listener.losses, self.batches())
 
     def theirs(self) -> dict[str, Any]:
         """Train with Hugging Face's trainer."""
         samples, model = list(self.samples().values()), random_model(self.name, self.seed)
-        (built,) = self.optimizer().build(model, self.steps)
+        (built,) = self.optimizer(model).build(model, len(self.batches()))
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
                 folder,
@@ -240,7 +260,7 @@ def measured(task: Task, repeats: int) -> dict[str, Any]:
 
 
 def _in_a_process(task: Task, way: str) -> dict[str, Any]:
-    asked = json.dumps({"name": task.name, "steps": task.steps, "seed": task.seed})
+    asked = json.dumps(asdict(task))
     command = [sys.executable, __file__, "--task", asked, "--way", way]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -266,6 +286,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--frozen-vision", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--way", choices=(THEIRS, *WAYS), help=argparse.SUPPRESS)
@@ -276,9 +297,10 @@ def main() -> None:
         print(json.dumps(task.theirs() if given.way == THEIRS else task.ours(WAYS[given.way])))
         return
     told: dict[str, Any] = {"batch_size": BATCH_SIZE, "steps": given.steps, "repeats": given.repeats}
+    told["frozen_vision"] = given.frozen_vision
     for name in given.models:
         print(name, file=sys.stderr)
-        told[name] = measured(Task(name, given.steps, given.seed), given.repeats)
+        told[name] = measured(Task(name, given.steps, given.seed, given.frozen_vision), given.repeats)
     print(json.dumps(told, indent=2))
 
 

@@ -94,6 +94,8 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.stop_request = path / ".stop"
+        # Shared by the runs of all experiments that lie beside this one's.
+        self.encoded = path.parent.parent / ".cache" / "encoded"
 
     def begin(self, plan: Plan, spec_text: str, overrides: Sequence[str]) -> None:
         """Make the folder, or take it up again, with its plan and record."""

@@ -28,11 +28,13 @@ class PublishedOutline:
     Attributes:
         module: On the meta device.
         packs: As the family does with this attention.
+        replaces_pixels: As the family does.
         context_length: As published.
     """
 
     module: torch.nn.Module
     packs: bool
+    replaces_pixels = True
     context_length: int | None
 
     def __init__(self, size: PublishedSize, min_pixels: int, max_pixels: int, attention: str) -> None:

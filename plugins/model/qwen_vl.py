@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2VLImageProcessorPil
 
+from plugins.model.chat.frozen_vision import FrozenFeatures, as_encoded
 from plugins.model.chat.loaded import LoadedChatModel
 from plugins.model.chat.options import PixelOptions
 from plugins.model.chat.packing import packed, prepare_packing
@@ -31,6 +32,8 @@ QwenOptions = TypeVar("QwenOptions", bound=PixelOptions)
 class LoadedQwenVL(LoadedChatModel):
     """A Qwen-VL in memory: a feature for each block of patches that the vision tower merges."""
 
+    replaces_pixels = True
+
     def __init__(self, module: PreTrainedModel, processor: Processor) -> None:
         """Take the module and the processor of a checkpoint, and make the module ready for `pack`."""
         super().__init__(module, processor)
@@ -39,6 +42,15 @@ class LoadedQwenVL(LoadedChatModel):
     def pack(self, batch: Sequence[Features]) -> dict[str, Any]:
         """Lay encoded samples one after the other in a row; see `VisionLanguageModel.pack`."""
         return packed(batch, self.module)
+
+    def collate(self, batch: Sequence[Features], padding_side: Literal["left", "right"]) -> dict[str, Any]:
+        """Pad and stack encoded samples, with pixels or with features in their place; see `LoadedChatModel.collate`."""
+        return as_encoded(super().collate(batch, padding_side), self.module.config.get_text_config().hidden_size)
+
+    def frozen_vision(self) -> FrozenFeatures | None:
+        """What looks at images, where it never changes; see `VisionLanguageModel.frozen_vision`."""
+        vision = FrozenFeatures(self.module)
+        return vision if vision.steady else None
 
     def num_image_features(self, features: Features) -> int:
         """Count the merged blocks in the grids of a sample's pixels."""

@@ -1,18 +1,13 @@
-"""Encodes samples within a limit when they are first needed and keeps them on the disk, as far as it goes."""
+"""Encodes samples within a limit when they are first needed."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Lock
 from typing import Literal
 
-from safetensors.torch import load, save
-
+from plugins.trainer.sample_files import SampleFiles
 from runner.errors import DataError
 from runner.records import IGNORED, Rendered
 from runner.stages import Features
@@ -67,27 +62,22 @@ def within_limit(features: Features, limit: int | None, sample: str, overlong: O
 class EncodedSamples:
     """Training samples as the model takes them, by their place in the split.
 
-    What is encoded goes to a file without a name: memory holds only what the operating system has to spare for it, and
-    however the process ends, the disk is free again. An image of a megapixel takes 24 MB there. A worker takes no more
-    than it leaves, which checkpoints need; samples beyond that are encoded again in every epoch.
+    A sample is encoded where there is no file of it: one that was written had passed its check.
     """
 
-    def __init__(self, samples: Sequence[Rendered], encode: Callable[[Rendered], Features], folder: Path) -> None:
+    def __init__(
+        self, samples: Sequence[Rendered], encode: Callable[[Rendered], Features], files: SampleFiles | None
+    ) -> None:
         """Take rendered samples and what encodes one; nothing is encoded yet.
 
         Args:
             samples: The split.
-            encode: Also checks what it encodes; called once for a sample that there is room for.
-            folder: On the disk that has the room; made where it is missing.
+            encode: Also checks what it encodes.
+            files: Where they are kept; None to encode a sample each time that it is needed.
         """
         self._samples = samples
         self._encode = encode
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        # It lives as long as this object, and closes with it.
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        self._kept: dict[int, tuple[int, int]] = {}
-        self._end = 0
+        self._files = files
         # Tokenizers do not bear two threads at once.
         self._lock = Lock()
 
@@ -107,17 +97,12 @@ class EncodedSamples:
         Raises:
             DataError: An image cannot be used, or the sample is too long.
         """
+        sample = self._samples[place]
         with self._lock:
-            if place in self._kept:
-                start, size = self._kept[place]
-                return load(os.pread(self._file.fileno(), size, start))
-            features = self._encode(self._samples[place])
-            self._keep(place, save({name: tensor.contiguous() for name, tensor in features.items()}))
+            kept = self._files.read(sample) if self._files else None
+            if kept is not None:
+                return kept
+            features = self._encode(sample)
+            if self._files:
+                self._files.write(sample, features)
             return features
-
-    def _keep(self, place: int, written: bytes) -> None:
-        if self._end + len(written) > shutil.disk_usage(self._folder).free:
-            return
-        os.pwrite(self._file.fileno(), written, self._end)
-        self._kept[place] = self._end, len(written)
-        self._end += len(written)

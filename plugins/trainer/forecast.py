@@ -40,13 +40,17 @@ def forecast(
     longest = sorted((_length(count) for count in counts), key=lambda each: each.total, reverse=True)
     share = longest[: max(1, options.batch_size // workers)]
     ways: list[TrainingWay] = []
-    as_written, adapted = _written(options, size, packs=model.packs, gpus=gpus), adapters_alone(module)
+    features = model.replaces_pixels and anatomy.vision.num_learning == 0
+    as_written = replace(_written(options, size, packs=model.packs, gpus=gpus), features=features)
+    adapted = adapters_alone(module)
     for change, way, lora in _ways(options, workers, as_written, adapted=adapted):
         trained, kept = (bare(anatomy), 0.0) if lora else (anatomy, state)
         memory = peak(trained, share, way, workers, kept)
         if not ways or memory.total < ways[-1].memory.total:
             ways.append(TrainingWay(change, way.strategy, memory))
-    mean = sum(flops(anatomy, _length(count), again=options.gradient_checkpointing) for count in counts) / len(counts)
+    looks = 1 / options.epochs if features else 1.0
+    again = options.gradient_checkpointing
+    mean = sum(flops(anatomy, _length(count), again=again, looks=looks) for count in counts) / len(counts)
     return Forecast(
         ways=tuple(ways),
         flops_per_step=mean * options.batch_size,

@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, send_to_device
 from torch.distributed.tensor import DTensor
 
 from plugins.trainer.batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, micro_batches
@@ -230,9 +230,8 @@ class Learner:
             yield batch if whole else [*batch, company]
 
     def _inputs(self, batch: Sequence[Features]) -> dict[str, Any]:
-        device = self._accelerator.device
         made = self.model.pack(batch) if self._packs else self.model.collate(batch, "right")
-        return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in made.items()}
+        return cast(dict[str, Any], send_to_device(made, self._accelerator.device))
 
     def _sum(self, *values: float | torch.Tensor) -> list[float]:
         """Add up figures over all workers."""

@@ -35,6 +35,7 @@ class Way:
         limit: Positions of a micro-batch of unspecified size.
         packed: Whether the samples of a micro-batch stand one after the other, without padding.
         answers: Whether samples are answered between steps.
+        features: Whether a frozen vision part looks at images apart from the steps, whole on each worker.
     """
 
     strategy: Strategy
@@ -44,6 +45,7 @@ class Way:
     limit: int
     packed: bool
     answers: bool = False
+    features: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _moments(
     language, vision = anatomy.language, anatomy.vision
     patches = batch.image * anatomy.patches
     divided = workers if way.strategy == "fsdp" else 1
-    held = FULL * numbers_in(anatomy) / divided
+    held = FULL * (numbers_in(anatomy) / divided + (vision.num_parameters if way.features and divided > 1 else 0))
     learning = FULL * learning_in(anatomy) / divided
     # Data parallelism keeps a second set of gradients, in the buckets that it sends.
     buckets = learning if way.strategy == "ddp" and workers > 1 else 0
@@ -152,7 +154,8 @@ def _copied(anatomy: Anatomy, way: Way, divided: int) -> float:
         ends = anatomy.head if anatomy.tied else anatomy.head + anatomy.embeddings
         # Gathered gradients are float32 until they are divided.
         return way.size * (ends + GATHERED_LAYERS * largest) + FULL * largest
-    return way.size * (language.matrices + vision.matrices + anatomy.head) if way.size < FULL else 0
+    looking = 0 if way.features else vision.matrices
+    return way.size * (language.matrices + looking + anatomy.head) if way.size < FULL else 0
 
 
 def loss_bytes(anatomy: Anatomy, num_labels: int, size: int) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 
 from plugins.trainer.batches import Division, Order, divide, num_validation, steps_per_epoch
@@ -14,12 +15,13 @@ from plugins.trainer.forecast import forecast
 from plugins.trainer.held_out import HeldOut
 from plugins.trainer.history import History
 from plugins.trainer.learner import Learner, make_accelerator, unlabelled
+from plugins.trainer.sample_files import SampleFiles
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.sharding import gather, layer_classes
 from plugins.trainer.state import TrainingState
 from runner.errors import SpecError
 from runner.records import Forecast, ImagePart, Rendered
-from runner.stages import Features, Optimizer, Outline, TokenCount, TrainingRun, VisionLanguageModel
+from runner.stages import Features, FrozenVision, Optimizer, Outline, TokenCount, TrainingRun, VisionLanguageModel
 
 
 class SftTrainer:
@@ -97,20 +99,16 @@ class SftTrainer:
         division = divide(groups, self._options.validation, run.seed)
         num_steps = self.num_steps(len(samples))
         built = optimizer.build(model.module, num_steps)
-        company = self._company(model, samples) if accelerator.distributed_type is DistributedType.FSDP else None
+        vision = model.frozen_vision()
+        encode = self._encoding(model, vision, accelerator, run)
+        files = self._files(model, vision, accelerator, run)
+        company = self._company(encode, samples) if accelerator.distributed_type is DistributedType.FSDP else None
         learner = Learner(accelerator, model, built, self._options, company)
         optimizer.check(model.module, learner.optimizers)
-
-        def encode(rendered: Rendered) -> Features:
-            features = self.encode(model, rendered)
-            if not is_skipped(features):
-                run.check(rendered, features)
-            return features
-
         if accelerator.is_main_process:
             self._warn_of_large_groups(division, run)
         history = History(self._options.best_by)
-        encoded = EncodedSamples(samples, encode, run.checkpoints)
+        encoded = EncodedSamples(samples, encode, files)
         order = Order(division.training, self._epoch_size(len(samples)), self._options.batch_size, run.seed)
         state = TrainingState(
             model.module, [each.optimizer for each in learner.optimizers], [each.schedule for each in built]
@@ -143,10 +141,40 @@ class SftTrainer:
         accelerator.free_memory()
         return model if accelerator.is_main_process else None
 
-    def _company(self, model: VisionLanguageModel, samples: Sequence[Rendered]) -> Features:
+    def _encoding(
+        self, model: VisionLanguageModel, vision: FrozenVision | None, accelerator: Accelerator, run: TrainingRun
+    ) -> Callable[[Rendered], Features]:
+        """What encodes a sample, checks it, and looks at its images where that is the same at every step."""
+        if vision is not None:
+            vision.to(accelerator.device)
+
+        def encode(rendered: Rendered) -> Features:
+            features = self.encode(model, rendered)
+            if is_skipped(features):
+                return features
+            run.check(rendered, features)
+            if vision is None:
+                return features
+            with accelerator.autocast():
+                return vision.replace_pixels(features)
+
+        return encode
+
+    def _files(
+        self, model: VisionLanguageModel, vision: FrozenVision | None, accelerator: Accelerator, run: TrainingRun
+    ) -> SampleFiles | None:
+        """The files of encoded samples, where any are kept: they go by all that the folder's name does not say."""
+        if run.encoded is None:
+            return None
+        made_by = [self.trailing, self.limit(model), self._options.overlong]
+        if vision is not None:
+            made_by += [vision.digest, self._options.precision, accelerator.device.type]
+        return SampleFiles(run.encoded, made_by, run.reporter.warn if accelerator.is_main_process else str)
+
+    def _company(self, encode: Callable[[Rendered], Features], samples: Sequence[Rendered]) -> Features:
         """A sample to compute along with others: one with an image if there is any, and without labels."""
         pictured_first = sorted(samples, key=lambda each: not any(isinstance(part, ImagePart) for part in each.content))
-        encoded = (self.encode(model, each) for each in pictured_first)
+        encoded = (encode(each) for each in pictured_first)
         return unlabelled(next(each for each in encoded if not is_skipped(each)))
 
     def _check_workers(self, num_workers: int) -> None:

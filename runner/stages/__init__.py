@@ -3,7 +3,7 @@
 from runner.stages.adapter import Adapter
 from runner.stages.data import Data, DatasetInfo, LeftOut, Source, SourceTweet
 from runner.stages.evaluation import DecodingOptions, Generator, GeneratorOptions, Metric, MetricOptions, Weights
-from runner.stages.model import Features, Model, Outline, TokenCount, VisionLanguageModel
+from runner.stages.model import Features, FrozenVision, Model, Outline, TokenCount, VisionLanguageModel
 from runner.stages.options import FilePath, LocatedStr, Options, OutsideFingerprint, Stage
 from runner.stages.reporter import Reporter, StopRequestedError
 from runner.stages.tracker import TrackedRun, Tracker
@@ -28,6 +28,7 @@ __all__ = [
     "Examiner",
     "Features",
     "FilePath",
+    "FrozenVision",
     "Generator",
     "GeneratorOptions",
     "LeftOut",

@@ -34,6 +34,24 @@ class TokenCount:
     estimated: bool = False
 
 
+class FrozenVision(Protocol):
+    """What looks at the images of a model, where nothing in it learns: it makes the same of a sample at every step."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over its weights, in hexadecimal."""
+
+    def to(self, device: torch.device) -> None:
+        """Move it to a device, where it stays."""
+
+    def replace_pixels(self, features: Features) -> Features:
+        """Put its features of an encoded sample's images in the place of their pixels.
+
+        They are computed in the precision that autocast says, and come back on the CPU. `collate` and `pack` take the
+        result as any other sample; samples with pixels and with features do not go together.
+        """
+
+
 class Outline(Protocol):
     """What planning needs of a model; every `VisionLanguageModel` is one."""
 
@@ -44,6 +62,10 @@ class Outline(Protocol):
     @property
     def packs(self) -> bool:
         """Whether its samples are laid in a row without padding; see `VisionLanguageModel.pack`."""
+
+    @property
+    def replaces_pixels(self) -> bool:
+        """Whether features can stand in the place of pixels where the vision part is frozen; see `FrozenVision`."""
 
     @property
     def context_length(self) -> int | None:
@@ -81,6 +103,16 @@ class VisionLanguageModel(Protocol):
 
     packs: bool
     """Whether `pack` can be asked."""
+
+    replaces_pixels: bool
+    """Whether `frozen_vision` can give anything; otherwise the family is shown pixels at every step."""
+
+    def frozen_vision(self) -> FrozenVision | None:
+        """What looks at images, before anything wraps the module; it shares the module's weights.
+
+        Returns:
+            None where something in it learns or is random, or the family does not take features for pixels.
+        """
 
     def collate(self, batch: Sequence[Features], padding_side: Literal["left", "right"]) -> Features:
         """Pad and stack encoded samples; labels are padded with -100."""

@@ -163,6 +163,8 @@ class TrainingRun:
         check: Called with each sample as it is encoded, before anything is learnt from it; raises where the tokens
             that carry loss are not the answer.
         examiner: Where the options ask for answers to the samples kept aside (`TrainerOptions.answers_validation`).
+        encoded: Folder for samples as `check` has passed them, shared by all trainings of this model on these data,
+            other workers', other trials' and later ones; others of its kind lie beside it. None to keep none.
     """
 
     checkpoints: Path
@@ -170,6 +172,7 @@ class TrainingRun:
     reporter: Reporter = field(repr=False)
     check: Callable[[Rendered, Features], object] = field(default=_taken_as_it_is, repr=False)
     examiner: Examiner | None = field(default=None, repr=False)
+    encoded: Path | None = None
 
 
 class Trainer(Protocol):

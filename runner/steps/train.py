@@ -13,6 +13,7 @@ from runner.proof.prove import prove
 from runner.records import Rendered, Sample
 from runner.stages import Trainer, TrainingRun
 from runner.steps.context import TrialContext, main_process
+from runner.steps.encoding import encoded_folder
 from runner.steps.examine import TrialExaminer
 from runner.steps.manifest import by_group
 from runner.steps.rendering import prompts_of, training_texts
@@ -51,6 +52,7 @@ def train(context: TrialContext) -> None:
         context.reporter("train"),
         check=inspector.check,
         examiner=TrialExaminer(context, samples) if options and options.answers_validation else None,
+        encoded=encoded_folder(context),
     )
     trained = trainer.train(model, optimizer, rendered, groups, run)
     if trained is None:

@@ -21,7 +21,7 @@ from plugins.model.chat.processor import Processor
 from plugins.model.chat.template import ChatTemplate, make_special
 from runner.errors import UnmetError
 from runner.records import IGNORED, Rendered
-from runner.stages import Features, TokenCount
+from runner.stages import Features, FrozenVision, TokenCount
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -43,9 +43,12 @@ class LoadedChatModel(ABC):
         image_token_ids: The token that stands for one place of the vision tower's features.
         context_length: Positions that the language model was configured for.
         packs: Whether `pack` keeps each sample what it is alone; false where a family has not shown it.
+        replaces_pixels: Whether `frozen_vision` can give anything; false where a family has not shown it.
     """
 
     packs = False
+
+    replaces_pixels = False
 
     mask_on_the_right = False
     """Whether padding on the right needs a mask. Causal attention never looks there, and without a mask its
@@ -177,6 +180,10 @@ class LoadedChatModel(ABC):
     def pack(self, batch: Sequence[Features]) -> dict[str, Any]:
         """Lay samples in a row; see `VisionLanguageModel.pack`. Families that pack have it of their own."""
         raise NotImplementedError(f"{type(self.module).__name__} does not pack samples")
+
+    def frozen_vision(self) -> FrozenVision | None:
+        """What looks at images, where it never changes; see `VisionLanguageModel.frozen_vision`."""
+        return None
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turn generated tokens into text, without special tokens, nothing else cleaned up."""

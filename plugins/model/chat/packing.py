@@ -10,6 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from plugins.model.chat.frozen_vision import IMAGE_FEATURES, as_encoded
 from runner.records import IGNORED
 from runner.stages import Features
 
@@ -70,8 +71,8 @@ def packed(batch: Sequence[Features], module: Any) -> dict[str, Any]:
     begins again with each, as transformers has it; the attention above by `sample_lengths`.
 
     Args:
-        batch: With `input_ids`, `labels` and `mm_token_type_ids` (length,), and perhaps `pixel_values` and
-            `image_grid_thw`.
+        batch: With `input_ids`, `labels` and `mm_token_type_ids` (length,), and perhaps `image_grid_thw` and
+            `pixel_values` or features in their place.
         module: Its base gives the positions (`get_rope_index`).
     """
     lengths = [len(each["input_ids"]) for each in batch]
@@ -85,10 +86,10 @@ def packed(batch: Sequence[Features], module: Any) -> dict[str, Any]:
     else:
         places = torch.cat([torch.arange(length) for length in lengths]).expand(1, 1, -1)
         row["position_ids"] = torch.cat([places, positions])
-    for name in ("pixel_values", "image_grid_thw"):
+    for name in ("pixel_values", IMAGE_FEATURES, "image_grid_thw"):
         if parts := [each[name] for each in batch if name in each]:
             row[name] = torch.cat(parts)
-    return row
+    return as_encoded(row, module.config.get_text_config().hidden_size)
 
 
 def _positions(sample: Features, base: Any) -> torch.Tensor:

@@ -1,10 +1,10 @@
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 import torch
 
-from plugins.trainer import encoded
 from plugins.trainer.encoded import EncodedSamples
+from plugins.trainer.sample_files import SampleFiles
 from runner.records import Rendered
 
 SAMPLES = [Rendered(f"s{place}", ()) for place in range(3)]
@@ -31,8 +31,13 @@ def encode(calls):
     return made
 
 
-def test_a_sample_is_encoded_once_and_comes_back_as_it_was(encode, calls, tmp_path):
-    samples = EncodedSamples(SAMPLES, encode, tmp_path / "run")
+@pytest.fixture
+def files(tmp_path):
+    return SampleFiles(tmp_path / "encoded" / "key", ["made"], pytest.fail)
+
+
+def test_a_sample_is_encoded_once_and_comes_back_as_it_was(encode, calls, files):
+    samples = EncodedSamples(SAMPLES, encode, files)
     for place in (2, 0, 1, 0, 2, 2):
         features, expected = samples[place], encode(SAMPLES[place])
         assert features.keys() == expected.keys()
@@ -43,29 +48,22 @@ def test_a_sample_is_encoded_once_and_comes_back_as_it_was(encode, calls, tmp_pa
     assert samples.id(1) == "s1"
 
 
-def test_the_file_has_no_name_that_could_be_left_behind(encode, tmp_path):
-    samples = EncodedSamples(SAMPLES, encode, tmp_path)
-    assert samples[0]["input_ids"].tolist() == [0]
-    assert list(tmp_path.iterdir()) == []
+def test_without_files_a_sample_is_encoded_each_time(encode, calls):
+    samples = EncodedSamples(SAMPLES, encode, None)
+    assert [samples[1]["input_ids"].tolist() for _ in range(2)] == [[0, 1], [0, 1]]
+    assert calls == ["s1", "s1"]
 
 
-def test_what_has_no_room_is_encoded_again(encode, calls, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoded.shutil, "disk_usage", lambda folder: SimpleNamespace(free=500))
-    samples = EncodedSamples(SAMPLES, encode, tmp_path)  # each takes about 300 bytes
-    for place in (0, 1, 0, 1):
-        assert samples[place]["input_ids"].tolist() == list(range(place + 1))
-    assert calls == ["s0", "s1", "s1"]
-
-
-def test_what_fails_its_check_is_not_kept(tmp_path):
+def test_what_fails_its_check_is_not_kept(files, tmp_path):
     tried = []
 
     def refuse(rendered):
         tried.append(rendered.id)
         raise ValueError(rendered.id)
 
-    samples = EncodedSamples(SAMPLES, refuse, tmp_path)
+    samples = EncodedSamples(SAMPLES, refuse, files)
     for _ in range(2):
         with pytest.raises(ValueError, match="s1"):
             samples[1]
     assert tried == ["s1", "s1"]
+    assert not list(Path(tmp_path).rglob("*.safetensors"))

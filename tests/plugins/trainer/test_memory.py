@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
+from plugins.model.chat.frozen_vision import FrozenFeatures, as_encoded
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.adamw_options import AdamWOptions
 from plugins.optimizer.muon import MuonOptimizer
@@ -36,7 +37,7 @@ def adamw(groups):
 class RandomModel:
     """A model of the benchmarks, as the trainer sees one."""
 
-    packs = False
+    packs = replaces_pixels = False
 
     def __init__(self, module, models):
         self.module, self.models = module, models
@@ -45,6 +46,18 @@ class RandomModel:
         made = self.models.collated(batch, padding_side)
         del made["attention_mask"]
         return made
+
+
+class FeaturesModel(RandomModel):
+    """The same where features stand in the place of pixels."""
+
+    replaces_pixels = True
+
+    def collate(self, batch, padding_side):
+        without = {"pixel_values": torch.zeros(0)}
+        made = super().collate([{**without, **each} for each in batch], padding_side)
+        made["pixel_values"], made["image_features"] = None, torch.cat([each["image_features"] for each in batch])
+        return as_encoded(made, self.module.config.text_config.hidden_size)
 
 
 @pytest.fixture
@@ -99,6 +112,27 @@ def test_the_peak_of_real_steps_is_within_15_percent(models, name, precision, gr
     # What depends on the lengths alone must not hide behind weights that are easy to count.
     fixed = told.optimizer + 4 * sum(each.numel() for each in model.module.parameters())
     assert told.total - fixed == pytest.approx(measured - fixed, rel=0.3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_peak_is_within_15_percent_where_features_stand_for_pixels(models, precision):
+    drawn, words = torch.Generator().manual_seed(0), models.SHAPES["deep"].words
+    samples = [models.random_sample(each, words, drawn, with_answer=True) for each in models.mmre_lengths(3, seed=0)]
+    counts = [counted(each, models) for each in samples]
+    vision = FrozenFeatures(models.random_model("deep", 0))
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        samples = [vision.replace_pixels(each) for each in samples]
+    options = SftOptions(precision=precision, batch_size=3, micro_batch_size=3)
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        model, optimizer = FeaturesModel(models.random_model("deep", 0), models), adamw(FROZEN_VISION)
+        optimizer.prepare(model.module, 0)
+        learner = Learner(make_accelerator(precision), model, optimizer.build(model.module, 3), options)
+        for _ in range(2):
+            learner.accumulate(samples)
+            learner.apply()
+    told = forecast(options, model, optimizer, counts, 1, gpus=False).ways[0].memory
+    assert told.total == pytest.approx(allocated(profiled), rel=0.15)
 
 
 def counted(sample, models):
@@ -178,6 +212,20 @@ def test_what_is_frozen_keeps_nothing_and_costs_no_gradient(build_smoke):
     vision = whole.vision.matrices * 20 * whole.patches
     assert flops(whole, length, again=False) - flops(frozen, length, again=False) == 4 * vision
     assert flops(whole, length, again=True) > flops(whole, length, again=False)
+
+
+def test_features_of_a_frozen_vision_part_take_less_work_and_whole_weights_on_each_worker(build_smoke):
+    model, options = build_smoke(), SftOptions(precision="bf16", strategy="fsdp", epochs=3)
+    adamw(FROZEN_VISION).prepare(model.module, 0)
+    count = TokenCount(20, 20, 5)
+    ours = forecast(options, model, adamw(FROZEN_VISION), [count], 2, gpus=True)
+    model.replaces_pixels = False
+    theirs = forecast(options, model, adamw(FROZEN_VISION), [count], 2, gpus=True)
+    vision = dissect(model.module, 2).vision
+    spared = 4 * 2 * vision.matrices * 20 * dissect(model.module, 2).patches  # forward, of four samples
+    assert theirs.flops_per_step - ours.flops_per_step == pytest.approx(spared * 2 / 3)
+    held = ours.ways[0].memory.weights - theirs.ways[0].memory.weights
+    assert held == pytest.approx(4 * vision.num_parameters, abs=1)
 
 
 def test_the_optimizers_state_is_what_it_keeps(build_smoke):

@@ -78,7 +78,9 @@ def _train(samples, folder: Path, reporter, groups=GROUPS, spoilt=False, eps=1e-
     options = {"epochs": 2, "precision": "fp32", "validation": 0.25, "micro_batch_size": 1, **options}
     keys = [sample.id for sample in samples]
     trainer = SftTrainer(SftOptions(**options))
-    trained = trainer.train(model, optimizer, samples, keys, TrainingRun(folder, SEED, reporter))
+    # The workers share what they encode.
+    run = TrainingRun(folder, SEED, reporter, encoded=folder.parent / "encoded" / folder.name)
+    trained = trainer.train(model, optimizer, samples, keys, run)
     assert optimizer.divided == (options.get("strategy") == "fsdp" and distributed.is_initialized())
     if trained is not None:
         optimizer.finish(trained.module)
@@ -121,9 +123,9 @@ def _work(rank: int, samples, folder: Path) -> None:
         assert (model is None) == (rank == 1)
         assert bool(reporter.recorded) == (rank == 0)
         results[begun] = (model and _weights(model), reporter.recorded)
-    for precision in ("fp32", "bf16"):
-        reporter, name = Recorder(), f"partly-{precision}"
-        model = _train(samples, folder / name, reporter, PARTLY, strategy="fsdp", precision=precision)
+    for strategy, precision in (("fsdp", "fp32"), ("fsdp", "bf16"), ("ddp", "fp32")):
+        reporter, name = Recorder(), f"partly-{strategy}-{precision}"
+        model = _train(samples, folder / name, reporter, PARTLY, strategy=strategy, precision=precision)
         results[name] = (model and _weights(model), reporter.recorded)
     if rank == 0:
         torch.save(results, folder / "results.pt")
@@ -163,8 +165,9 @@ def test_two_workers_learn_what_one_learns_and_either_continues_the_other(colour
     for begun in ("ddp-for-one", "fsdp-for-one"):
         _assert_same(alone(begun), expected)
     partly = alone("partly", PARTLY)
-    _assert_same(results["partly-fp32"], partly)
-    weights, recorded = results["partly-bf16"]
+    _assert_same(results["partly-fsdp-fp32"], partly)
+    _assert_same(results["partly-ddp-fp32"], partly)
+    weights, recorded = results["partly-fsdp-bf16"]
     assert weights.dtype == torch.float32
     assert _losses(recorded) == pytest.approx(_losses(partly[1]), rel=0.02)
     assert _losses(recorded) != _losses(partly[1])

@@ -1,0 +1,140 @@
+"""Files of encoded samples: whole or not there, told apart by all that decides them, within their share of the disk."""
+
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import multiprocessing
+
+from plugins.trainer.sample_files import ABANDONED, SampleFiles
+from runner.records import ImagePart, Rendered, TextPart
+
+SAMPLE = Rendered("7", (ImagePart(Path("/here/7.png")), TextPart("Who?")), "Ada", (Rendered("6", (), "Alan"),))
+FEATURES = {"input_ids": torch.arange(5), "pixel_values": torch.randn(3, 4)}
+
+
+@pytest.fixture
+def open_files(tmp_path):
+    """A function that opens the files of a folder, as another training does too."""
+
+    def open_files(made_by=("all", 1), key="key", warn=pytest.fail):
+        return SampleFiles(tmp_path / "encoded" / key, list(made_by), warn)
+
+    return open_files
+
+
+def _same(features):
+    return features is not None and all(features[name].equal(FEATURES[name]) for name in FEATURES)
+
+
+def test_what_one_writes_another_reads(open_files):
+    assert open_files().read(SAMPLE) is None
+    open_files().write(SAMPLE, FEATURES)
+    assert _same(open_files().read(SAMPLE))
+
+
+def test_it_is_mapped_and_not_copied(open_files, tmp_path):
+    open_files().write(SAMPLE, FEATURES)
+    features = open_files().read(SAMPLE)
+    [file] = (tmp_path / "encoded" / "key").iterdir()
+    assert str(file) in Path("/proc/self/maps").read_text()
+    features["input_ids"][0] = 9  # a copy of one's own
+    assert _same(open_files().read(SAMPLE))
+
+
+def test_whoever_may_read_the_storage_may_read_it(open_files, tmp_path):
+    open_files().write(SAMPLE, FEATURES)
+    [file] = (tmp_path / "encoded" / "key").iterdir()
+    assert file.stat().st_mode & 0o444 == 0o444
+
+
+def test_another_place_of_the_same_image_is_the_same_sample(open_files):
+    open_files().write(SAMPLE, FEATURES)
+    moved = replace(SAMPLE, content=(ImagePart(Path("/there/7.png")), TextPart("Who?")))
+    assert _same(open_files().read(moved))
+
+
+text = st.text("ab", max_size=2)
+parts = st.builds(TextPart, text) | st.builds(lambda name: ImagePart(Path("/here") / f"i{name}"), st.integers(0, 3))
+rendered = st.builds(Rendered, text, st.lists(parts, max_size=3).map(tuple), st.none() | text)
+samples = st.builds(replace, rendered, examples=st.lists(rendered, max_size=2).map(tuple))
+makers = st.lists(st.none() | st.booleans() | st.integers() | text, max_size=3)
+
+
+@settings(max_examples=60)
+@given(st.tuples(samples, makers), st.tuples(samples, makers))
+def test_what_differs_in_anything_has_another_file(tmp_path_factory, one, other):
+    folder = tmp_path_factory.getbasetemp() / "named"
+    first, second = (SampleFiles(folder, made_by, str)._file(sample) for sample, made_by in (one, other))
+    assert (first == second) == (repr(one) == repr(other))
+
+
+@pytest.mark.parametrize("torn", [b"", b"half of a hea", None])
+def test_a_torn_file_is_as_none_and_is_written_again(open_files, tmp_path, torn):
+    open_files().write(SAMPLE, FEATURES)
+    [file] = (tmp_path / "encoded" / "key").iterdir()
+    file.write_bytes(file.read_bytes()[:-1] if torn is None else torn)
+    assert open_files().read(SAMPLE) is None
+    open_files().write(SAMPLE, FEATURES)
+    assert _same(open_files().read(SAMPLE))
+
+
+def test_what_a_kill_left_is_removed_in_time_and_never_read(open_files, tmp_path):
+    open_files()
+    old, new = (tmp_path / "encoded" / "key" / name for name in (".old", ".new"))
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (0, time.time() - ABANDONED - 1))
+    assert open_files().read(SAMPLE) is None
+    assert [file.name for file in new.parent.iterdir()] == [".new"]
+
+
+def test_the_folder_may_be_removed_while_it_is_used(open_files, tmp_path):
+    files = open_files()
+    files.write(SAMPLE, FEATURES)
+    shutil.rmtree(tmp_path / "encoded")
+    assert files.read(SAMPLE) is None
+    files.write(SAMPLE, FEATURES)
+    assert _same(files.read(SAMPLE))
+
+
+def _write_often(rank, folder):
+    files = SampleFiles(folder, [], str)
+    for round in range(30):
+        for place in range(5):
+            sample = Rendered(str(place), ())
+            found = files.read(sample)
+            assert found is None or found["input_ids"].tolist() == [place] * 1000
+            if found is None or round % 3 == rank:
+                files.write(sample, {"input_ids": torch.full((1000,), place)})
+
+
+def test_two_processes_that_write_the_same_at_once_do_no_harm(tmp_path):
+    folder = tmp_path / "encoded" / "key"
+    multiprocessing.start_processes(_write_often, args=(folder,), nprocs=2, start_method="fork")
+    assert len(list(folder.iterdir())) == 5
+
+
+def test_it_takes_half_of_what_is_free_without_it_however_often_it_is_opened(open_files, tmp_path, monkeypatch):
+    disk, told = 10_000, []
+    encoded = tmp_path / "encoded"
+
+    def held():
+        return sum(file.stat().st_size for file in encoded.rglob("*.safetensors"))
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=disk - held()))
+    for opened in range(4):
+        files = open_files(key=f"key{opened % 2}", warn=told.append)
+        for place in range(20):
+            files.write(Rendered(f"{opened}-{place}", ()), {"input_ids": torch.zeros(100, dtype=torch.int64)})
+    assert disk / 2 - 1000 < held() <= disk / 2 + 100  # a sample's header is not counted beforehand
+    assert len(told) == 4
+    assert "encoded again in every epoch" in told[0]
+    assert str(encoded) in told[0]
