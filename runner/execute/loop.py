@@ -67,11 +67,11 @@ class Loop:
         self._watch.start()
         self.delivery.start()
         try:
-            while not self._over():
+            while self._live or not (self._interrupts.asked or self._conversation.done()):
                 moved = self._collect()
                 if not self._interrupts.asked:
                     moved = (self._place_waiting() and self._propose()) or moved
-                    if not (moved or self._live or self._conversation.done()):
+                    if not (moved or self._live):
                         break  # No result can come any more that the search would propose something after.
                 if not moved:
                     time.sleep(POLL_SECONDS)
@@ -96,9 +96,6 @@ class Loop:
     def _let_go(self) -> None:
         for _, held in self._ended:
             held.close()
-
-    def _over(self) -> bool:
-        return not self._live and (self._interrupts.asked or self._conversation.done())
 
     @property
     def done(self) -> bool:
@@ -132,7 +129,7 @@ class Loop:
             self._report(trial, run, held, status)
             return
         resumed = self._experiment.begin(trial, run)
-        feed = self._experiment.feed(trial, run)
+        feed = self._feed(trial, run)
         executor = self._ready_executor()
         live = LiveTrial(trial, run, feed, held, resumed)
         self._live[trial.name] = live
@@ -164,12 +161,19 @@ class Loop:
         if tracker_state(run.path).get("complete"):
             held.close()
         else:
-            feed = self._experiment.feed(trial, run)
+            feed = self._feed(trial, run)
             self.delivery.finish(feed, status, _results(objective))
             self._ended.append((feed, held))
         metrics = run.read_metrics() if status == "finished" else {}
         self._add(TrialResult(trial, status, metrics, run.path, None, "", reused=True, objective=objective))
         self._tell(trial, status, metrics, last)
+
+    def _feed(self, trial: Trial, run: RunDirectory) -> TrackerFeed:
+        """Make the tracker's feed of a trial; from the first one on the sweep is shown as it goes."""
+        feed = self._experiment.feed(trial, run)
+        if self._experiment.sweep_feed is not None:
+            self.delivery.follow(self._experiment.sweep_feed)
+        return feed
 
     def _ready_executor(self) -> Executor:
         """Get what runs trials, when the first one is begun; whatever keeps all of them from running is raised."""
