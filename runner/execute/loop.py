@@ -54,11 +54,8 @@ class Loop:
         self._results: list[TrialResult] = []
         self._told_to_stop = False
 
-    def run(self) -> list[TrialResult]:
+    def run(self) -> None:
         """Run every trial that is proposed and not finished.
-
-        Returns:
-            How each ended, in the order in which they did.
 
         Raises:
             UnmetError: The tracker's store cannot be opened, or the experiment's trials can never be placed.
@@ -81,14 +78,9 @@ class Loop:
             self._let_go()
             raise
         self._stop_all()
-        return self._results
 
     def close(self) -> list[TrialResult]:
-        """Wait for the tracker and let go of all folders.
-
-        Returns:
-            The results, with what the tracker told of them.
-        """
+        """Wait for the tracker and let go of all folders; how the trials ended, in the order in which they did."""
         self.delivery.close(lambda: self._interrupts.hurried)
         self._let_go()
         return [with_tracker(result) for result in self._results]
