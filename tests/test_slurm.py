@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -64,7 +65,8 @@ def slurm(emoji, project):
             start_new_session=True,
         )
 
-    return emoji.folder, job, start
+    yield emoji.folder, job, start
+    shutil.rmtree(f"/tmp/ray-{job}", ignore_errors=True)
 
 
 def test_of_the_session_nothing_is_left_and_the_trial_is_finished(slurm):

@@ -54,11 +54,8 @@ class Loop:
         self._results: list[TrialResult] = []
         self._told_to_stop = False
 
-    def run(self) -> list[TrialResult]:
+    def run(self) -> None:
         """Run every trial that is proposed and not finished.
-
-        Returns:
-            How each ended, in the order in which they did.
 
         Raises:
             UnmetError: The tracker's store cannot be opened, or the experiment's trials can never be placed.
@@ -67,11 +64,11 @@ class Loop:
         self._watch.start()
         self.delivery.start()
         try:
-            while not self._over():
+            while self._live or not (self._interrupts.asked or self._conversation.done()):
                 moved = self._collect()
                 if not self._interrupts.asked:
                     moved = (self._place_waiting() and self._propose()) or moved
-                    if not (moved or self._live or self._conversation.done()):
+                    if not (moved or self._live):
                         break  # No result can come any more that the search would propose something after.
                 if not moved:
                     time.sleep(POLL_SECONDS)
@@ -81,14 +78,9 @@ class Loop:
             self._let_go()
             raise
         self._stop_all()
-        return self._results
 
     def close(self) -> list[TrialResult]:
-        """Wait for the tracker and let go of all folders.
-
-        Returns:
-            The results, with what the tracker told of them.
-        """
+        """Wait for the tracker and let go of all folders; how the trials ended, in the order in which they did."""
         self.delivery.close(lambda: self._interrupts.hurried)
         self._let_go()
         return [with_tracker(result) for result in self._results]
@@ -96,9 +88,6 @@ class Loop:
     def _let_go(self) -> None:
         for _, held in self._ended:
             held.close()
-
-    def _over(self) -> bool:
-        return not self._live and (self._interrupts.asked or self._conversation.done())
 
     @property
     def done(self) -> bool:
@@ -132,7 +121,7 @@ class Loop:
             self._report(trial, run, held, status)
             return
         resumed = self._experiment.begin(trial, run)
-        feed = self._experiment.feed(trial, run)
+        feed = self._feed(trial, run)
         executor = self._ready_executor()
         live = LiveTrial(trial, run, feed, held, resumed)
         self._live[trial.name] = live
@@ -164,12 +153,19 @@ class Loop:
         if tracker_state(run.path).get("complete"):
             held.close()
         else:
-            feed = self._experiment.feed(trial, run)
+            feed = self._feed(trial, run)
             self.delivery.finish(feed, status, _results(objective))
             self._ended.append((feed, held))
         metrics = run.read_metrics() if status == "finished" else {}
         self._add(TrialResult(trial, status, metrics, run.path, None, "", reused=True, objective=objective))
         self._tell(trial, status, metrics, last)
+
+    def _feed(self, trial: Trial, run: RunDirectory) -> TrackerFeed:
+        """Make the tracker's feed of a trial; from the first one on the sweep is shown as it goes."""
+        feed = self._experiment.feed(trial, run)
+        if self._experiment.sweep_feed is not None:
+            self.delivery.follow(self._experiment.sweep_feed)
+        return feed
 
     def _ready_executor(self) -> Executor:
         """Get what runs trials, when the first one is begun; whatever keeps all of them from running is raised."""
