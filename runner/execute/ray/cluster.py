@@ -45,7 +45,7 @@ def connect(address: str | None) -> None:
             log_to_driver=False,
             **own,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # of this very class where Ray takes longer to start than it allows itself
         hint = "; one that asks for tokens wants RAY_AUTH_MODE=token in the environment" if address else ""
         raise UnmetError(f"no Ray cluster answers at {address or 'this machine'}: {error}{hint}") from error
 
