@@ -19,13 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import psutil
 
-SAMPLE_SECONDS = 0.1
+SAMPLE_SECONDS = POLL_SECONDS = 0.1
+ATTEMPTS = 5
 
 IDLE = """\
 import accelerate, torch
@@ -67,7 +69,7 @@ def run_ours(trials: int) -> None:
 
     Path("idle.yaml").write_text(SPEC)
     plan = resolve(load_spec(Path("idle.yaml")).spec, Quiet())
-    executor = RayExecutor()
+    executor = patiently(RayExecutor)
     _say("ready")
     waiting, running = [Path(f"runs/{number}").resolve() for number in range(trials)], []
     while waiting or running:
@@ -84,7 +86,7 @@ def run_ours(trials: int) -> None:
                 assert outcome.status == "finished", outcome.error
                 assert RunDirectory(each[0]).read_metrics()
                 running.remove(each)
-        time.sleep(0.02)
+        time.sleep(POLL_SECONDS)
     _say("done")
     executor.close()
 
@@ -100,7 +102,8 @@ def run_tune(trials: int) -> None:
 
         return {"value": float(config["number"])}
 
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
+    own = {"include_dashboard": False, "log_to_driver": False, "object_store_memory": 200_000_000}
+    patiently(lambda: ray.init(address="local", **own))
     _say("ready")
     tuner = tune.Tuner(
         tune.with_resources(train, {"cpu": 1}),
@@ -111,6 +114,16 @@ def run_tune(trials: int) -> None:
     assert values == list(map(float, range(trials))), values
     _say("done")
     ray.shutdown()
+
+
+def patiently(begin: Callable[[], Any]) -> Any:
+    """Begin again where Ray takes longer to start than it allows itself, as on a machine that is busy."""
+    for _ in range(ATTEMPTS):
+        try:
+            return begin()
+        except Exception as error:
+            failure = error
+    raise failure
 
 
 def _say(what: str) -> None:
