@@ -94,6 +94,17 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.stop_request = path / ".stop"
+        self.afresh = path / ".afresh"
+
+    @property
+    def storage(self) -> Path:
+        """The folder of all runs: this is `<storage>/<experiment>/<trial>`."""
+        return self.path.parent.parent
+
+    @property
+    def name(self) -> str:
+        """Experiment and trial: `tiny_mmre/trial-aa1055e9`."""
+        return f"{self.path.parent.name}/{self.path.name}"
 
     def begin(self, plan: Plan, spec_text: str, overrides: Sequence[str]) -> None:
         """Make the folder, or take it up again, with its plan and record."""
