@@ -88,6 +88,7 @@ class RunDirectory:
         self.record = path / "record.json"
         self.events = path / "events.jsonl"
         self.predictions = path / "predictions.jsonl"
+        self.unfinished_predictions = path / ".predictions.jsonl"
         self.scores = path / "scores.jsonl"
         self.metrics = path / "metrics.json"
         self.parameters = path / "parameters.jsonl"
@@ -116,12 +117,13 @@ class RunDirectory:
             write_json(self.record, _first_record(plan, overrides))
 
     def clear(self) -> None:
-        """Remove all that an earlier launch left, but for the lock that is held."""
+        """Remove all that an earlier launch left, but for the lock that is held, and take nothing from the cache."""
         for entry in self.path.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
             elif entry.name != LOCK:
                 entry.unlink()
+        self.afresh.touch()
 
     def read_record(self) -> dict[str, Any]:
         """The record; empty before the first launch."""

@@ -44,8 +44,8 @@ def claimed(entry: Entry, trial: str) -> Iterator[None]:
     try:
         write_json(_beside(entry, "maker"), {"trial": trial, "host": host()["name"]})
         yield
-        _beside(entry, "maker").unlink(missing_ok=True)
     finally:
+        _beside(entry, "maker").unlink(missing_ok=True)
         lease.release()
 
 

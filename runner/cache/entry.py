@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from runner.artifacts import write_json
+from runner.artifacts import write_json, write_text
 from runner.cache.files import damage, describe, files_below, link_or_copy
 from runner.errors import RunnerError
 
@@ -51,11 +51,12 @@ class Entry:
         except ValueError:
             return {"files": {DESCRIPTION: {"size": 0, "sha256": ""}}}
 
-    def publish(self, parts: Mapping[str, Path], made_by: str) -> None:
+    def publish(self, parts: Mapping[str, Path | str], made_by: str) -> None:
         """Put files and folders here, all at once; an entry that is there already stays.
 
         Args:
-            parts: Name in the entry to a file or folder; its files are linked, and must never be written to again.
+            parts: Name in the entry to a file, a folder, or the text of a file. Files are linked, and must never be
+                written to again.
             made_by: The trial, as `experiment/trial`.
 
         Raises:
@@ -63,17 +64,15 @@ class Entry:
         """
         unfinished = self.beside("unfinished")
         try:
+            unfinished.mkdir(parents=True)
             for name, part in parts.items():
-                inside = files_below(part) if part.is_dir() else [("", part)]
-                for below, file in inside:
-                    link_or_copy(file, unfinished / name / below if below else unfinished / name)
+                _put(part, unfinished / name)
             self.settle(unfinished, made_by)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def settle(self, unfinished: Path, made_by: str) -> None:
         """Describe the files of a folder beside this entry, and make it the entry unless there is one already."""
-        unfinished.mkdir(parents=True, exist_ok=True)
         told = {
             "kind": self.kind,
             "key": self.key,
@@ -127,3 +126,13 @@ class Entry:
     def beside(self, what: str) -> Path:
         """A place beside the entry that nobody else uses."""
         return self.folder.with_name(f".{self.key[:12]}.{what}.{uuid4().hex[:12]}")
+
+
+def _put(part: Path | str, target: Path) -> None:
+    if isinstance(part, str):
+        write_text(target, part)
+    elif part.is_dir():
+        for below, file in files_below(part):
+            link_or_copy(file, target / below)
+    else:
+        link_or_copy(part, target)
