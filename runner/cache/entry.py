@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,6 +114,8 @@ class Entry:
         wrong = damage(folder, told["files"])
         if wrong is not None:
             raise DamagedError(f"{self.folder}: {wrong}")
+        with suppress(OSError):  # it says when the entry was last of use, and is no reason to do without
+            os.utime(self.folder / DESCRIPTION)
         return told
 
     def remove(self) -> None:

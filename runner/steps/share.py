@@ -88,13 +88,14 @@ class _Sharing:
         tell_group(self._context.run, self._step, make=True)
         make(self._context)
         try:
-            self._entry.publish(self._kept.parts(self._context), self._context.run.name)
+            self._context.cache.publish(self._entry, self._kept.parts(self._context), self._context.run.name)
         except OSError as error:
             self._context.log.warning(f"{self._kept.word} cannot be kept for other trials: {error}")
         return {"reused_from": None}
 
     def _taken(self) -> dict[str, Any] | None:
         """Take the entry up; None where there is none that could be taken."""
+        self._fetch()
         folder = empty_folder(self._context.run)
         try:
             told = self._entry.take(folder)
@@ -114,6 +115,12 @@ class _Sharing:
             shutil.rmtree(folder, ignore_errors=True)
         tell_group(self._context.run, self._step, make=False)
         return {"reused_from": None if own else maker}
+
+    def _fetch(self) -> None:
+        try:
+            self._context.cache.fetch(self._entry)
+        except (DamagedError, OSError) as error:
+            self._context.log.warning(f"nothing was fetched from the shared cache: {error}")
 
     def _remove(self) -> None:
         try:
