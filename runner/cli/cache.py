@@ -83,8 +83,8 @@ def cache(
         print(json.dumps(told, ensure_ascii=False))
         return
     shown = chosen if criteria.any else rows
-    title = "would be removed" if dry_run else "removed" if criteria.any else f"what trials share in {opened.root}"
+    title = "would be removed" if dry_run else "was removed" if criteria.any else f"is kept in {opened.root}"
     if shown:
-        print_tables([cache_table(shown, now, title)])
+        print_tables([cache_table(shown, now, f"what {title}")])
     else:
-        print(f"nothing: {title}")
+        print(f"nothing {title}")

@@ -19,9 +19,9 @@ def cache_table(rows: Sequence[Held], now: datetime, title: str) -> Table:
     summed = total(rows)
     table.add_column("kind", footer=f"{len(rows):,}", no_wrap=True)
     table.add_column("key", no_wrap=True)
-    table.add_column("size", justify="right", footer=size(summed["size"]))
-    table.add_column("of its own", justify="right", footer=size(summed["freed"]))
-    table.add_column("last used", justify="right")
+    table.add_column("size", justify="right", no_wrap=True, footer=size(summed["size"]))
+    table.add_column("own", justify="right", no_wrap=True, footer=size(summed["freed"]))
+    table.add_column("last used", justify="right", no_wrap=True)
     table.add_column("made by", overflow="fold")
     table.add_column("used by", overflow="fold")
     for row in rows:
