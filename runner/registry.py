@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -9,9 +10,12 @@ from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any, cast, get_args
 
 from runner.errors import PluginError
-from runner.stages import GeneratorOptions, Options, Stage
+from runner.stages import GeneratorOptions, MetricOptions, Options, Stage, TrainerOptions
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
+
+BASES: dict[str, type[Options]] = {"generator": GeneratorOptions, "trainer": TrainerOptions}
+"""What the options of a stage derive from, where that is more than `Options`."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Plugin:
             PluginError: It cannot be imported or is no `Options`.
         """
         loaded = _load(self.options_entry)
-        base = GeneratorOptions if self.stage == "generator" else Options
+        base = BASES.get(self.stage, Options)
         if not (isinstance(loaded, type) and issubclass(loaded, base)):
             raise PluginError(
                 f"{self.stage} plugin {self.name!r} ({self.distribution}): {self.options_entry.value} is no "
@@ -51,6 +55,11 @@ class Plugin:
             PluginError: It cannot be imported.
         """
         return _load(self.entry)
+
+    def figures(self) -> Sequence[str]:
+        """The names of a metric's figures; without importing it, where its options say them."""
+        options = self.options_class()
+        return options.figures if issubclass(options, MetricOptions) else self.implementation().names
 
 
 def _load(entry: EntryPoint) -> Any:

@@ -13,6 +13,7 @@ class FixedOptions(GeneratorOptions):
     """The same answer to every prompt; no model is asked."""
 
     needs_model: ClassVar[bool] = False
+    answers_in_training: ClassVar[bool] = False
 
     answer: str = ""
     """The answer's text."""

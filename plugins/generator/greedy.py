@@ -61,15 +61,18 @@ class GreedyDecoder:
     """
 
     def __init__(self, model: VisionLanguageModel, limit: Callable[[Rendered, int], int]) -> None:
-        """Move the model to the GPU where there is one.
+        """Move the model to the GPU where there is one; a model that is being trained stands there already.
 
         Args:
             model: In the precision that it is to compute in.
             limit: The most tokens of an answer, by prompt and the prompt's number of tokens.
         """
         self.model, self._limit = model, limit
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.module: Any = model.module.to(self.device).eval()
+        module: Any = model.module
+        if module.device.type == "cpu" and torch.cuda.is_available():
+            module = module.to("cuda")
+        self.device: torch.device = module.device
+        self.module = module.eval()
         self.stops = frozenset(model.stop_token_ids)
 
     def ask(self, prompts: Sequence[Rendered]) -> Asked:

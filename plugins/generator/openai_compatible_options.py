@@ -15,6 +15,7 @@ class OpenAICompatibleOptions(DecodingOptions):
     """Zero- and few-shot answers from a server that speaks OpenAI's chat completions; greedy, temperature 0."""
 
     needs_model: ClassVar[bool] = False
+    answers_in_training: ClassVar[bool] = False
 
     model: Annotated[str, Field(min_length=1)]
     """The model's name at the server, such as `gpt-4o-2024-08-06`: with a date where there is one, as an undated

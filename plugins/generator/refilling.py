@@ -45,9 +45,10 @@ def can_refill(decoder: GreedyDecoder, prompts: Sequence[Rendered]) -> bool:
         layer.crop(-1)
     slots = _slots(decoder, len(prompts), told.past_key_values)
     _fill(decoder, slots, asked, told.past_key_values, 0)
-    ours = slots.step(decoder.module, told.sequences[:, asked.width]).float()
+    ours = slots.step(decoder.module, told.sequences[:, asked.width])
     theirs = told.logits[1].float()
-    tolerance = torch.finfo(decoder.module.dtype).eps ** 0.5
+    # In the precision that is computed in, which need not be that of the weights.
+    tolerance = torch.finfo(ours.dtype).eps ** 0.5
     return bool(((ours - theirs).norm(dim=-1) <= tolerance * theirs.norm(dim=-1)).all())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -12,6 +12,8 @@ from runner.stages import DecodingOptions, OutsideFingerprint
 
 class VllmOptions(DecodingOptions):
     """Greedy decoding by vLLM on this machine's GPUs, from the folder of the weights."""
+
+    answers_in_training: ClassVar[bool] = False
 
     gpu_memory: Annotated[float, Field(gt=0, le=1), OutsideFingerprint()] = 0.9
     """Share of the GPU's memory that vLLM may take."""

@@ -17,7 +17,7 @@ class Bleu:
     Smoothed by method 1 of Chen and Cherry (2014): an n-gram order without a match counts 0.1 matches.
     """
 
-    names: Sequence[str] = ("bleu",)
+    names = BleuOptions.figures
 
     def __init__(self, options: BleuOptions) -> None:
         """Prepare the smoothing."""

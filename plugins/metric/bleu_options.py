@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from runner.stages import Options
+from collections.abc import Sequence
+from typing import ClassVar
+
+from runner.stages import MetricOptions
 
 
-class BleuOptions(Options):
+class BleuOptions(MetricOptions):
     """BLEU-4 between summaries; nothing to choose, so that results compare."""
+
+    figures: ClassVar[Sequence[str]] = ("bleu",)

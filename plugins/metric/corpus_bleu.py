@@ -20,7 +20,7 @@ class CorpusBleu:
     made of the counts that are kept for each sample, so that samples can be drawn anew without their texts.
     """
 
-    names: Sequence[str] = ("corpus_bleu",)
+    names = CorpusBleuOptions.figures
 
     def __init__(self, options: CorpusBleuOptions) -> None:
         """Prepare the smoothing."""

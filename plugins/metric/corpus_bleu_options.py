@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from runner.stages import Options
+from collections.abc import Sequence
+from typing import ClassVar
+
+from runner.stages import MetricOptions
 
 
-class CorpusBleuOptions(Options):
+class CorpusBleuOptions(MetricOptions):
     """BLEU-4 between summaries over the whole corpus; nothing to choose, so that results compare."""
+
+    figures: ClassVar[Sequence[str]] = ("corpus_bleu",)

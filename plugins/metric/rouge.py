@@ -18,7 +18,7 @@ REMEMBERED = 50_000
 class Rouge:
     """The mean F-measure of ROUGE-1, ROUGE-2 and ROUGE-L with Porter's stemmer (Lin 2004)."""
 
-    names: Sequence[str] = ("rouge1", "rouge2", "rougeL")
+    names = RougeOptions.figures
 
     def __init__(self, options: RougeOptions) -> None:
         """Prepare the scorer, with a memory: all ways of reading an answer find the same summary."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from runner.stages import Options
+from collections.abc import Sequence
+from typing import ClassVar
+
+from runner.stages import MetricOptions
 
 
-class RougeOptions(Options):
+class RougeOptions(MetricOptions):
     """ROUGE-1, ROUGE-2 and ROUGE-L between summaries; nothing to choose, so that results compare."""
+
+    figures: ClassVar[Sequence[str]] = ("rouge1", "rouge2", "rougeL")

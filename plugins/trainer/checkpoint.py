@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from plugins.trainer.history import History
 from plugins.trainer.state import METADATA, TrainingState, random_states, set_random_states
-from plugins.trainer.validation import ValidationLosses
 from runner.errors import StepError
 
 _NAME = re.compile(r"step-(\d{8})")
@@ -23,16 +23,16 @@ BYTES_PER_WEIGHT = 12
 class Checkpoints:
     """The checkpoints in a folder that all workers share.
 
-    Each is a folder with the tensors of a `TrainingState`, `course.pt` with the rates and the validation losses so
-    far, and `random-<worker>.pt`. Where in the data a training is follows from the step in the folder's name.
+    Each is a folder with the tensors of a `TrainingState`, `course.pt` with the rates and the history so far,
+    and `random-<worker>.pt`. Where in the data a training is follows from the step in the folder's name.
     """
 
     def __init__(
-        self, folder: Path, keep: int, accelerator: Accelerator, state: TrainingState, losses: ValidationLosses
+        self, folder: Path, keep: int, accelerator: Accelerator, state: TrainingState, history: History
     ) -> None:
         """Take the folder, how many of the newest to keep, and what to save and restore."""
         self._folder, self._keep = folder, keep
-        self._accelerator, self._state, self._losses = accelerator, state, losses
+        self._accelerator, self._state, self._history = accelerator, state, history
 
     def restore(self) -> int:
         """Load the newest checkpoint.
@@ -49,7 +49,7 @@ class Checkpoints:
         self._state.read(saved[newest])
         course = torch.load(saved[newest] / "course.pt", weights_only=True)
         self._state.set_rates(course["rates"])
-        self._losses.replace(course["validation"])
+        self._history.restore(course["history"])
         if self._random(saved[newest]).exists():
             set_random_states(torch.load(self._random(saved[newest]), weights_only=True))
         return newest
@@ -75,7 +75,7 @@ class Checkpoints:
         self._accelerator.wait_for_everyone()
         torch.save(random_states(), self._random(unfinished))
         if self._accelerator.is_main_process:
-            torch.save({"rates": self._state.rates(), "validation": self._losses.by_step}, unfinished / "course.pt")
+            torch.save({"rates": self._state.rates(), "history": self._history.state()}, unfinished / "course.pt")
         self._state.write(unfinished)
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:

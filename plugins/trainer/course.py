@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 from accelerate import Accelerator
 
 from plugins.trainer.batches import Order
 from plugins.trainer.checkpoint import Checkpoints
-from plugins.trainer.encoded import EncodedSamples
+from plugins.trainer.encoded import EncodedSamples, is_skipped
 from plugins.trainer.health import Health, memory_gb
+from plugins.trainer.held_out import HeldOut
+from plugins.trainer.history import History
 from plugins.trainer.learner import Gradient, Learner, unlabelled
 from plugins.trainer.sft_options import SftOptions
-from plugins.trainer.validation import ValidationLosses
 from runner.errors import StepError
 from runner.stages import Features, StopRequestedError, TrainingRun
+
+
+@dataclass(frozen=True)
+class Share:
+    """This worker's part of a step.
+
+    Attributes:
+        features: Its samples; one without labels where others' are all that there is, none where all of the step are
+            left out, on every worker alike.
+        num_skipped: Its samples that are left out.
+    """
+
+    features: list[Features]
+    num_skipped: int
 
 
 @dataclass(frozen=True)
@@ -30,10 +46,10 @@ class Course:
         accelerator: With everything prepared.
         learner: Takes the steps.
         checkpoints: Of everything that changes.
-        losses: The validation losses, which the checkpoints keep.
+        history: What the checkpoints keep beside the weights.
         encoded: The whole split.
         order: Which samples train at a step.
-        validation: Places of the samples kept aside; may be none.
+        held_out: The samples kept aside.
         num_steps: Optimizer steps of the whole training.
         run: Where to keep checkpoints, and whom to tell.
     """
@@ -42,10 +58,10 @@ class Course:
     accelerator: Accelerator
     learner: Learner
     checkpoints: Checkpoints
-    losses: ValidationLosses
+    history: History
     encoded: EncodedSamples
     order: Order
-    validation: Sequence[int]
+    held_out: HeldOut
     num_steps: int
     run: TrainingRun
 
@@ -57,7 +73,10 @@ class Course:
             StepError: The loss or its gradient is no longer a number, or the disk has no room for a checkpoint.
         """
         self._warn(self.checkpoints.room(best=self._keeps_best))
+        self.held_out.prepare()
         first = done = self.checkpoints.restore()
+        if done:
+            self._evaluate(done)
         health = Health(self.num_steps)
         began, num_samples = time.perf_counter(), 0
         for step, batch, share in self._encoded_ahead(first):
@@ -68,14 +87,21 @@ class Course:
             for message in health.warnings(done, figures):
                 self._warn(message)
             num_samples += len(batch)
-            self._progress(done, figures["train/loss"], num_samples / (time.perf_counter() - began))
-            if self._evaluation_due(done):
-                self._evaluate(done)
+            self._progress(done, figures, num_samples / (time.perf_counter() - began))
+            self._evaluate(done)
             self._save_or_stop(done)
         self._take_best(done)
 
+    def _evaluate(self, done: int) -> None:
+        """Measure what is due; what a stop leaves unmeasured is measured when the training goes on from here."""
+        try:
+            self.held_out.evaluate(done)
+        except StopRequestedError:
+            self.checkpoints.save(done, self._best())
+            raise
+
     def _save_or_stop(self, done: int) -> None:
-        best = self.losses.best() if self._keeps_best else None
+        best = self._best()
         stop = self.learner.any_worker(self.run.reporter.stop_requested())
         if done == self.num_steps:
             return
@@ -88,24 +114,32 @@ class Course:
     def _keeps_best(self) -> bool:
         return self.options.final == "best"
 
+    def _best(self) -> int | None:
+        """The step whose checkpoint stays for its figure."""
+        return self.history.best() if self._keeps_best else None
+
     def _stopped_early(self, done: int) -> bool:
-        """Whether the validation loss has not fallen for as long as the options allow."""
+        """Whether nothing better was measured for as long as the options allow."""
         patience = self.options.early_stopping
-        if patience is None or self.losses.since_best() < patience:
+        if patience is None or self.history.since_best() < patience:
             return False
         self._warn(
-            f"stopped early after step {done} of {self.num_steps}: the validation loss was lowest after step "
-            f"{self.losses.best()}, and {patience} evaluation(s) since then were no better"
+            f"stopped early after step {done} of {self.num_steps}: {self.options.best_by.metric} was best after step "
+            f"{self.history.best()}, and {patience} evaluation(s) since then were no better"
         )
         return True
 
     def _take_best(self, done: int) -> None:
-        """Put back the weights of the lowest validation loss, where they are asked for."""
-        best = self.losses.best()
-        if self._keeps_best and best is not None and best != done:
+        """Put back the best weights, where they are asked for."""
+        if not self._keeps_best:
+            return
+        best = self.history.best()
+        if best is None:
+            self._warn(f"{self.options.best_by.metric} was never measured, so that the last weights are the result")
+        elif best != done:
             self.checkpoints.restore_weights(best)
 
-    def _encoded_ahead(self, first: int) -> Iterator[tuple[int, list[int], list[Features]]]:
+    def _encoded_ahead(self, first: int) -> Iterator[tuple[int, list[int], Share]]:
         """Yield each step with this worker's samples, the next of which a thread encodes in the meantime."""
         with ThreadPoolExecutor(max_workers=1) as thread:
             waiting = None
@@ -117,28 +151,41 @@ class Course:
             if waiting:
                 yield waiting[0], waiting[1], waiting[2].result()
 
-    def _step(self, step: int, batch: Sequence[int], share: Sequence[Features]) -> dict[str, float]:
+    def _step(self, step: int, batch: Sequence[int], share: Share) -> dict[str, float]:
+        """Take a step, or pass over one whose samples are all left out, and report its figures."""
+        figures: dict[str, float] = {}
+        if share.features:
+            figures = self._learn(step, batch, share.features)
+        else:
+            self.learner.pass_over()
+        if self.options.overlong == "skip":
+            self.history.num_skipped += self.learner.total(share.num_skipped)
+            figures["train/samples_skipped"] = self.history.num_skipped
+        self._report(step + 1, figures)
+        return figures
+
+    def _learn(self, step: int, batch: Sequence[int], features: Sequence[Features]) -> dict[str, float]:
         began = time.perf_counter()
         rates = self.learner.rates()
-        gradient = self.learner.accumulate(share)
+        gradient = self.learner.accumulate(features)
         self._check(step, batch, gradient)
         self.learner.apply()
-        figures = {
+        return {
             "train/loss": gradient.loss,
             "train/grad_norm": gradient.norm,
             "train/tokens_per_second": gradient.num_tokens / (time.perf_counter() - began),
             "train/memory_gb": memory_gb(),
             **{f"train/lr/{group}": rate for group, rate in rates.items()},
         }
-        self._report(step + 1, figures)
-        return figures
 
-    def _share(self, batch: Sequence[int]) -> list[Features]:
-        """This worker's samples; one without labels where there are fewer samples than workers."""
-        share = [self.encoded[place] for place in self._own(batch)]
-        if share:
-            return share
-        return [unlabelled(self.encoded[batch[0]])]
+    def _share(self, batch: Sequence[int]) -> Share:
+        """Encode this worker's samples; where it has none, the batch's first that is not left out."""
+        own = [self.encoded[place] for place in self._own(batch)]
+        kept = [each for each in own if not is_skipped(each)]
+        if not kept:
+            others = (self.encoded[place] for place in batch)
+            kept = [unlabelled(each) for each in islice((each for each in others if not is_skipped(each)), 1)]
+        return Share(kept, len(own) - sum(not is_skipped(each) for each in own))
 
     def _own(self, places: Sequence[int]) -> Sequence[int]:
         return places[self.accelerator.process_index :: self.accelerator.num_processes]
@@ -153,27 +200,14 @@ class Course:
             "longer warm-up or fp32 may help"
         )
 
-    def _evaluation_due(self, done: int) -> bool:
-        every = self.options.evaluate_every or self.order.steps_per_epoch
-        return bool(self.validation) and (done % every == 0 or done == self.num_steps)
-
-    def _evaluate(self, done: int) -> None:
-        loss = self.learner.evaluate(self._validation_batches())
-        self.losses.by_step[done] = loss
-        self._report(done, {"validation/loss": loss})
-
-    def _validation_batches(self) -> Iterator[list[Features]]:
-        own, size = self._own(self.validation), self.options.batch_size
-        for start in range(0, len(own), size):
-            yield [self.encoded[place] for place in own[start : start + size]]
-
     def _report(self, done: int, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
             self.run.reporter.metrics(done, values)
 
-    def _progress(self, done: int, loss: float, samples_per_second: float) -> None:
+    def _progress(self, done: int, figures: Mapping[str, float], samples_per_second: float) -> None:
         if self.accelerator.is_main_process:
-            self.run.reporter.progress(done, self.num_steps, loss=loss, samples_per_second=samples_per_second)
+            shown = {"loss": figures["train/loss"]} if "train/loss" in figures else {}
+            self.run.reporter.progress(done, self.num_steps, **shown, samples_per_second=samples_per_second)
 
     def _warn(self, message: str | None) -> None:
         if message and self.accelerator.is_main_process:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
+from typing import Literal
 
 from safetensors.torch import load, save
 
@@ -15,9 +17,17 @@ from runner.errors import DataError
 from runner.records import IGNORED, Rendered
 from runner.stages import Features
 
+Overlong = Literal["refuse", "truncate", "skip"]
+"""What becomes of a sample beyond the limit; see `SftOptions.overlong`."""
 
-def within_limit(features: Features, limit: int | None, sample: str, *, truncate: bool) -> Features:
-    """Cut an encoded sample to a limit, or refuse it.
+
+def is_skipped(features: Features) -> bool:
+    """Whether a sample was beyond the limit and is left out: it has no tokens."""
+    return not len(features["input_ids"])
+
+
+def within_limit(features: Features, limit: int | None, sample: str, overlong: Overlong) -> Features:
+    """Cut an encoded sample to a limit, leave it out, or refuse it.
 
     What is cut off is the end of what is trained: an answer that is not whole has no end token. Prompt and images stay
     whole, and at least one token of the answer is left.
@@ -26,7 +36,10 @@ def within_limit(features: Features, limit: int | None, sample: str, *, truncate
         features: Tensors of shape (length,) hold a value a token; the others are left as they are.
         limit: The most tokens; None for any number.
         sample: Its id, for the error.
-        truncate: Whether it may be cut.
+        overlong: What becomes of it beyond the limit.
+
+    Returns:
+        The sample; one that is left out without any token or image.
 
     Raises:
         DataError: It may not be cut, or its prompt alone leaves no room for an answer.
@@ -34,12 +47,14 @@ def within_limit(features: Features, limit: int | None, sample: str, *, truncate
     length = len(features["input_ids"])
     if limit is None or length <= limit:
         return features
+    if overlong == "skip":
+        return {name: features[name][:0] for name in ("input_ids", "labels")}
     prompt = length - int((features["labels"] != IGNORED).sum())
     told = f"sample {sample}: {length:,} tokens ({prompt:,} of the prompt with its images) are more than {limit:,}"
-    if not truncate:
+    if overlong == "refuse":
         raise DataError(
             f"{told}; show images with fewer pixels (model.max_pixels), raise trainer.max_length where the model "
-            "allows it, or let the end of the answer be cut (trainer.overlong: truncate)"
+            "allows it, let the end of the answer be cut (trainer.overlong: truncate), or leave such samples out (skip)"
         )
     if prompt >= limit:
         raise DataError(
@@ -79,6 +94,12 @@ class EncodedSamples:
     def id(self, place: int) -> str:
         """The id of the sample at this place."""
         return self._samples[place].id
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let no thread encode meanwhile."""
+        with self._lock:
+            yield
 
     def __getitem__(self, place: int) -> Features:
         """The encoded sample at this place.

@@ -40,7 +40,8 @@ def forecast(
     longest = sorted((_length(count) for count in counts), key=lambda each: each.total, reverse=True)
     share = longest[: max(1, options.batch_size // workers)]
     ways: list[TrainingWay] = []
-    for change, way, lora in _ways(options, workers, _written(options, size, packs=model.packs, gpus=gpus)):
+    as_written, adapted = _written(options, size, packs=model.packs, gpus=gpus), adapters_alone(module)
+    for change, way, lora in _ways(options, workers, as_written, adapted=adapted):
         trained, kept = (bare(anatomy), 0.0) if lora else (anatomy, state)
         memory = peak(trained, share, way, workers, kept)
         if not ways or memory.total < ways[-1].memory.total:
@@ -71,13 +72,14 @@ def _written(options: SftOptions, size: int, *, packs: bool, gpus: bool) -> Way:
     )
 
 
-def _ways(options: SftOptions, workers: int, written: Way) -> Iterator[tuple[str, Way, bool]]:
+def _ways(options: SftOptions, workers: int, written: Way, *, adapted: bool) -> Iterator[tuple[str, Way, bool]]:
     """Yield what can be changed, what it amounts to, and whether adapters learn in place of the weights.
 
-    What costs least comes first: dividing the weights, smaller micro-batches, computing layers again, adapters.
+    What costs least comes first: dividing the weights, smaller micro-batches, computing layers again, adapters
+    (where not they alone learn already).
     """
     divided: tuple[Strategy, ...] = ("fsdp",) if workers > 1 else ()
-    for lora, again in product((False, True), dict.fromkeys((written.again, True))):
+    for lora, again in product((False,) if adapted else (False, True), dict.fromkeys((written.again, True))):
         for chosen, micro in product(
             dict.fromkeys((written.strategy, *divided)), dict.fromkeys((written.micro_batch_size, 1))
         ):
@@ -93,6 +95,12 @@ def _change(before: Way, after: Way, *, lora: bool) -> str:
     }
     changes = [f"trainer.{name}={value}" for name, value in told.items() if value is not None]
     return " ".join([*changes, *([f"and {ADAPTERS}" if changes else ADAPTERS] if lora else [])])
+
+
+def adapters_alone(module: torch.nn.Module) -> bool:
+    """Whether nothing but low-rank adapters learns, by the names that peft gives them."""
+    learning = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    return bool(learning) and all(".lora_" in name for name in learning)
 
 
 def bare(anatomy: Anatomy) -> Anatomy:

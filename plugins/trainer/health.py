@@ -35,7 +35,8 @@ class Health:
 
         Args:
             done: Optimizer steps, this one included.
-            values: The step's metrics, by name; rates as `train/lr/<group>`.
+            values: The step's metrics, by name; rates as `train/lr/<group>`. A step that was passed over has neither
+                loss nor norm nor rates.
 
         Returns:
             What is new and wrong: a loss or a norm far above its running median, a rate of zero where it should not
@@ -49,6 +50,8 @@ class Health:
     def _spikes(self, done: int, values: Mapping[str, float]) -> dict[str, str]:
         found = {}
         for name, (times, least) in SPIKES.items():
+            if name not in values:
+                continue
             recent, value = self._recent[name], values[name]
             usual = median(recent) if len(recent) >= KNOWN else value
             if value > max(times * usual, usual + least):

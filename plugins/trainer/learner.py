@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ from torch.distributed.tensor import DTensor
 from plugins.trainer.batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, micro_batches
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
-from plugins.trainer.sharding import divide_again, sharding_plugin
+from plugins.trainer.sharding import divide_again, sharding_plugin, undivided
+from plugins.trainer.undisturbed import undisturbed
 from runner.records import IGNORED
 from runner.stages import Features, ScheduledOptimizer, VisionLanguageModel
 
@@ -70,9 +72,11 @@ class Learner:
     """Computes gradients that are the same whatever the number of workers and micro-batches.
 
     Attributes:
+        model: What learns.
         optimizers: As accelerate has wrapped them.
     """
 
+    model: VisionLanguageModel
     optimizers: list[AcceleratedOptimizer]
 
     def __init__(
@@ -94,7 +98,7 @@ class Learner:
                 among workers, which then pass through the same layers equally often.
         """
         self._accelerator = accelerator
-        self._model = model
+        self.model = model
         self._options = options
         self._company = company
         self._packs = options.packing == "auto" and model.packs
@@ -153,7 +157,7 @@ class Learner:
             batches: This worker's samples; all workers' together are the whole.
 
         Returns:
-            Mean over the labelled tokens on all workers, in nats.
+            Mean over the labelled tokens on all workers, in nats; NaN where there are none.
         """
         # The workers may have different numbers of batches, so none may wait for another one's forward pass.
         loss = self._accelerator.unwrap_model(self._loss).eval()
@@ -163,7 +167,31 @@ class Learner:
             num_labels += _num_labels(batch)
         divide_again(loss)
         total, all_labels = self._sum(total, num_labels)
-        return total / all_labels
+        return total / all_labels if all_labels else math.nan
+
+    @contextmanager
+    def answering(self) -> Iterator[VisionLanguageModel]:
+        """Let the model answer as it will when it is saved, whole on each worker; training then goes on undisturbed.
+
+        It computes in the precision of training. All workers must take part, and may leave at different times.
+        """
+        loss = self._accelerator.unwrap_model(self._loss)
+        with undisturbed(loss), self._accelerator.autocast():
+            if self._company is not None:
+                # Only a pass through all of it tells the divided parts which of them is the outermost.
+                with torch.no_grad():
+                    loss(**self._inputs([self._company]))
+            with undivided(loss):
+                yield self.model
+
+    def pass_over(self) -> None:
+        """Move the rates on as a step would, and change no weight."""
+        for rate in self._rates:
+            rate.step()
+
+    def total(self, number: int) -> int:
+        """Add up a number over all workers."""
+        return round(self._sum(number)[0])
 
     def any_worker(self, yes: bool) -> bool:
         """Whether it is so on some worker; all get the same answer."""
@@ -199,7 +227,7 @@ class Learner:
 
     def _inputs(self, batch: Sequence[Features]) -> dict[str, Any]:
         device = self._accelerator.device
-        made = self._model.pack(batch) if self._packs else self._model.collate(batch, "right")
+        made = self.model.pack(batch) if self._packs else self.model.collate(batch, "right")
         return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in made.items()}
 
     def _sum(self, *values: float | torch.Tensor) -> list[float]:

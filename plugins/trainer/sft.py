@@ -9,13 +9,14 @@ from accelerate.utils import DistributedType, set_seed
 from plugins.trainer.batches import Division, Order, divide, num_validation, steps_per_epoch
 from plugins.trainer.checkpoint import Checkpoints
 from plugins.trainer.course import Course
-from plugins.trainer.encoded import EncodedSamples, within_limit
+from plugins.trainer.encoded import EncodedSamples, is_skipped, within_limit
 from plugins.trainer.forecast import forecast
+from plugins.trainer.held_out import HeldOut
+from plugins.trainer.history import History
 from plugins.trainer.learner import Learner, make_accelerator, unlabelled
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.sharding import gather, layer_classes
 from plugins.trainer.state import TrainingState
-from plugins.trainer.validation import ValidationLosses
 from runner.errors import SpecError
 from runner.records import Forecast, ImagePart, Rendered
 from runner.stages import Features, Optimizer, Outline, TokenCount, TrainingRun, VisionLanguageModel
@@ -29,12 +30,13 @@ class SftTrainer:
         self._options = options
         self.trailing = options.trailing
         self.truncates = options.overlong == "truncate"
+        self.skips = options.overlong == "skip"
 
     def precision(self) -> str:
         """The precision the trained weights are saved in: `fp32` or `bf16`."""
         return self._options.precision
 
-    def limit(self, model: VisionLanguageModel) -> int | None:
+    def limit(self, model: Outline) -> int | None:
         """The most tokens of a sample: the option, else what the model was configured for.
 
         Raises:
@@ -55,7 +57,7 @@ class SftTrainer:
             DataError: It is too long, or an image cannot be used.
         """
         features = model.encode(rendered, self.trailing)
-        return within_limit(features, self.limit(model), rendered.id, truncate=self.truncates)
+        return within_limit(features, self.limit(model), rendered.id, self._options.overlong)
 
     def num_steps(self, num_samples: int) -> int:
         """Count the optimizer steps for a training split of this size, the validation part still in it."""
@@ -69,7 +71,9 @@ class SftTrainer:
         self, model: Outline, optimizer: Optimizer, counts: Sequence[TokenCount], workers: int, *, gpus: bool
     ) -> Forecast:
         """Work out memory, disk and operations; see `Trainer.forecast`."""
-        return forecast(self._options, model, optimizer, counts, workers, gpus=gpus)
+        limit = self.limit(model) if self.skips else None
+        trained = [count for count in counts if limit is None or count.text + count.image + count.target <= limit]
+        return forecast(self._options, model, optimizer, trained or counts, workers, gpus=gpus)
 
     def train(
         self,
@@ -99,12 +103,15 @@ class SftTrainer:
 
         def encode(rendered: Rendered) -> Features:
             features = self.encode(model, rendered)
-            run.check(rendered, features)
+            if not is_skipped(features):
+                run.check(rendered, features)
             return features
 
         if accelerator.is_main_process:
             self._warn_of_large_groups(division, run)
-        losses = ValidationLosses()
+        history = History(self._options.best_by)
+        encoded = EncodedSamples(samples, encode, run.checkpoints)
+        order = Order(division.training, self._epoch_size(len(samples)), self._options.batch_size, run.seed)
         state = TrainingState(
             model.module, [each.optimizer for each in learner.optimizers], [each.schedule for each in built]
         )
@@ -112,11 +119,21 @@ class SftTrainer:
             options=self._options,
             accelerator=accelerator,
             learner=learner,
-            checkpoints=Checkpoints(run.checkpoints, self._options.keep_checkpoints, accelerator, state, losses),
-            losses=losses,
-            encoded=EncodedSamples(samples, encode, run.checkpoints),
-            order=Order(division.training, self._epoch_size(len(samples)), self._options.batch_size, run.seed),
-            validation=division.validation,
+            checkpoints=Checkpoints(run.checkpoints, self._options.keep_checkpoints, accelerator, state, history),
+            history=history,
+            encoded=encoded,
+            order=order,
+            held_out=HeldOut(
+                options=self._options,
+                accelerator=accelerator,
+                learner=learner,
+                encoded=encoded,
+                places=division.validation,
+                steps_per_epoch=order.steps_per_epoch,
+                num_steps=num_steps,
+                history=history,
+                run=run,
+            ),
             num_steps=num_steps,
             run=run,
         ).complete()
@@ -128,8 +145,9 @@ class SftTrainer:
 
     def _company(self, model: VisionLanguageModel, samples: Sequence[Rendered]) -> Features:
         """A sample to compute along with others: one with an image if there is any, and without labels."""
-        pictured = (each for each in samples if any(isinstance(part, ImagePart) for part in each.content))
-        return unlabelled(self.encode(model, next(pictured, samples[0])))
+        pictured_first = sorted(samples, key=lambda each: not any(isinstance(part, ImagePart) for part in each.content))
+        encoded = (self.encode(model, each) for each in pictured_first)
+        return unlabelled(next(each for each in encoded if not is_skipped(each)))
 
     def _check_workers(self, num_workers: int) -> None:
         if self._options.batch_size % num_workers:

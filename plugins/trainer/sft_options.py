@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from runner.stages import Options, OutsideFingerprint
+from runner.stages import Measure, OutsideFingerprint, TrainerOptions
 
 Count = Annotated[int, Field(gt=0)]
 
+LOSS = "validation/loss"
+"""The figure of the samples kept aside that needs no answers."""
 
-class SftOptions(Options):
+
+class SftOptions(TrainerOptions):
     """Supervised fine-tuning: cross-entropy on the answers, every trainable part of the model."""
 
     epochs: Count = 3
@@ -54,23 +57,36 @@ class SftOptions(Options):
     """Tokens that a sample may have, its images and its answer included; by default as many as the model was
     configured for."""
 
-    overlong: Literal["refuse", "truncate"] = "refuse"
+    overlong: Literal["refuse", "truncate", "skip"] = "refuse"
     """What becomes of a longer sample. `refuse` stops before training. `truncate` cuts the end of its answer,
     never the prompt or an image; an answer that is cut has no end token, so that the model does not learn to stop
-    early."""
+    early. `skip` leaves it out of its batch, whose other samples weigh the more; a step that has no other sample
+    changes no weight."""
 
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the training samples kept aside for a validation loss; those of one image stay together."""
 
-    evaluate_every: Annotated[Count | None, OutsideFingerprint()] = None
+    evaluate_every: Count | None = None
     """Optimizer steps from one validation loss to the next, by default an epoch; the last has one too."""
 
+    generate_every: Count | None = None
+    """Optimizer steps from one time that the samples kept aside are answered, read and scored as the test split will be
+    (`validation/ner_f1` and so on) to the next; the last has it too. By default they are not answered. With `fsdp`
+    each worker needs room for the whole weights then."""
+
+    generate_samples: Count | None = None
+    """At most how many of the samples kept aside are answered, the first of them; by default all."""
+
     early_stopping: Count | None = None
-    """Evaluations in a row without a lower validation loss after which training ends; by default it does not."""
+    """Evaluations in a row that were no better than the best, by `best_by`, after which training ends; by default it
+    does not."""
 
     final: Literal["last", "best"] = "last"
-    """Which weights are the result: the last, or those of the lowest validation loss, whose checkpoint stays on the
-    disk beside the newest."""
+    """Which weights are the result: the last, or the best by `best_by`, whose checkpoint stays on the disk beside the
+    newest."""
+
+    best_by: Measure = Measure(metric=LOSS, mode="min")
+    """What `final: best` and `early_stopping` go by."""
 
     checkpoint_every: Annotated[Count, OutsideFingerprint()] = 100
     """Optimizer steps between checkpoints that an interrupted training continues from."""
@@ -84,12 +100,37 @@ class SftOptions(Options):
 
     @model_validator(mode="after")
     def _validation_where_it_decides(self) -> SftOptions:
-        if not self.validation and (self.early_stopping or self.final == "best"):
+        if not self.validation and (self.early_stopping or self.final == "best" or self.generate_every):
             raise ValueError(
-                "early_stopping and final: best go by the validation loss; set validation, the share of the training "
-                "samples to keep aside for it, such as 0.05"
+                "early_stopping, final: best and generate_every go by samples that are not trained on; set validation, "
+                "the share of the training samples to keep aside for it, such as 0.05"
             )
+        if self.generate_samples and not self.generate_every:
+            raise ValueError("generate_samples would be ignored, as nothing is answered; set generate_every")
         return self
+
+    @model_validator(mode="after")
+    def _measure_that_is_used(self) -> SftOptions:
+        if self.best_by != type(self).model_fields["best_by"].default and self.chosen_by is None:
+            raise ValueError("best_by would be ignored; set final: best, or early_stopping")
+        if self.best_by == Measure(metric=LOSS, mode="max"):
+            raise ValueError(f"best_by: the lower {LOSS}, the better: its mode is min")
+        return self
+
+    @property
+    def own_figures(self) -> Sequence[str]:
+        """The validation loss, where samples are kept aside."""
+        return (LOSS,) if self.validation else ()
+
+    @property
+    def answers_validation(self) -> bool:
+        """Whether samples kept aside are answered."""
+        return self.generate_every is not None
+
+    @property
+    def chosen_by(self) -> Measure | None:
+        """What decides, where something is decided."""
+        return self.best_by if self.early_stopping or self.final == "best" else None
 
     def smoke(self) -> Mapping[str, Any]:
         """Two steps with a checkpoint after each; the tiny twin's tokens are others, so their limit is its own."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from accelerate import FullyShardedDataParallelPlugin
@@ -49,6 +50,27 @@ def divide_again(module: torch.nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
+
+
+@contextmanager
+def undivided(module: torch.nn.Module) -> Iterator[None]:
+    """Let every worker have the whole weights for a while, so that none waits for another in its forward passes.
+
+    Args:
+        module: The one that was divided, through which a forward pass has gone; all workers must enter together. It
+            must not be moved meanwhile, which would divide it again.
+    """
+    parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            # What is in no layer stays whole between forward and backward pass.
+            part.set_reshard_after_forward(part is not module, recurse=False)
+        divide_again(module)
 
 
 def gather(module: torch.nn.Module, *, keep: bool) -> None:

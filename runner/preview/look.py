@@ -58,16 +58,20 @@ class Preview:
         shown = ShownSample(sample.id, pictures, (), rendered.target, "", False, limit, refused)
         if features is None:
             return shown
-        # What was refused for its length is told already.
-        inspector = replace(self.inspector, limit=None) if refused else self.inspector
+        skipped = not len(features["input_ids"])
+        if skipped:
+            features = self.inspector.encode_whole(rendered)
+        # What was refused, or is left out, for its length is told already.
+        inspector = replace(self.inspector, limit=None) if refused or skipped else self.inspector
         found = inspector.inspect(rendered, features, inspector.prompt_ids(rendered))
         pieces = cutter.pieces(*_tokens(features))
         return replace(
             shown,
             pictures=pictures_of(sample, rendered, pieces),
             pieces=pieces,
-            trained_text=found.trained_text,
+            trained_text="" if skipped else found.trained_text,
             truncated=found.truncated,
+            skipped=skipped,
             problems=(*refused, *found.problems, *_turn_problems(inspector, rendered)),
         )
 

@@ -50,6 +50,7 @@ class ShownSample:
         truncated: The end of the answer is cut off at the limit.
         limit: The most tokens that it may have; None for any number.
         problems: What the proof finds wrong with it.
+        skipped: It is beyond the limit and left out of training.
     """
 
     id: str
@@ -60,6 +61,7 @@ class ShownSample:
     truncated: bool
     limit: int | None
     problems: tuple[str, ...]
+    skipped: bool = False
 
     @property
     def prompt(self) -> str:
@@ -87,6 +89,7 @@ class ShownSample:
             "pictures": [picture.as_json() for picture in self.pictures],
             "lengths": self.lengths,
             "truncated": self.truncated,
+            "skipped": self.skipped,
             "problems": list(self.problems),
         }
 

@@ -57,10 +57,18 @@ def refuse_overlong(
     """Refuse what the trainer will refuse, in its own words, and say how many there are.
 
     Raises:
-        DataError: A sample is too long.
+        DataError: A sample is too long, or all are where such samples are left out.
     """
     limit = inspector.limit
     if limit is None:
+        return
+    if trainer.skips:
+        if all(each.length > limit for each in measured):
+            raise DataError(
+                f"all {len(rendered):,} training samples are longer than {limit:,} tokens, and left out "
+                "(trainer.overlong: skip), so that nothing would be learnt; raise trainer.max_length, or show images "
+                "with fewer pixels (model.max_pixels)"
+            )
         return
     overlong = [
         place

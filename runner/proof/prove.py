@@ -14,19 +14,23 @@ from runner.proof.prompts import Progress, prove_prompts
 from runner.records import IGNORED, Rendered
 from runner.stages import Features, Reporter, Trainer, VisionLanguageModel
 
+NAMED = 5
+"""Samples that are left out whose ids a warning names."""
+
 
 @dataclass(frozen=True)
 class Proof:
     """What was found before a training.
 
     Attributes:
-        samples: How many; the words of each were checked.
+        samples: How many, with those that are left out; the words of each were checked.
         encoded_whole: Ids of those that were encoded with their images.
         tokens_trained: Tokens that carry loss in an epoch over all samples.
-        longest: Tokens of the longest sample.
+        longest: Tokens of the longest sample that is not left out.
         longest_id: Its id.
         limit: The most tokens of a sample; None for any number.
         truncated: Ids of the samples whose answers are cut at the limit.
+        skipped: Ids of the samples that are left out, as they are beyond the limit.
         respelt: Ids of the samples in whose answers the tokenizer writes characters in another, equal way.
         longest_prompt: Tokens of the test split's longest prompt.
     """
@@ -38,6 +42,7 @@ class Proof:
     longest_id: str
     limit: int | None
     truncated: tuple[str, ...]
+    skipped: tuple[str, ...]
     respelt: tuple[str, ...]
     longest_prompt: int
 
@@ -77,28 +82,26 @@ def prove(
     longest_prompt = prove_prompts(inspector.model, prompts, max_new_tokens, progress)
     measured = [measure(inspector, each, progress) for each in rendered]
     refuse_overlong(inspector, trainer, rendered, measured)
-    chosen = choose(rendered, [each.length for each in measured])
-    _prove_whole(inspector, [(rendered[place], measured[place]) for place in chosen], progress)
-    proof = _summed(inspector.limit, rendered, measured, chosen, longest_prompt)
+    over = [inspector.limit is not None and each.length > inspector.limit for each in measured]
+    trained = [place for place in range(len(rendered)) if not (over[place] and trainer.skips)]
+    samples, lengths = [rendered[place] for place in trained], [measured[place] for place in trained]
+    chosen = choose(samples, [each.length for each in lengths])
+    _prove_whole(inspector, [(samples[place], lengths[place]) for place in chosen], progress)
+    longest = max(range(len(samples)), key=lambda place: lengths[place].length)
+    proof = Proof(
+        samples=len(rendered),
+        encoded_whole=tuple(samples[place].id for place in chosen),
+        tokens_trained=sum(_trained(each, inspector.limit) for each in lengths),
+        longest=lengths[longest].length,
+        longest_id=samples[longest].id,
+        limit=inspector.limit,
+        truncated=() if trainer.skips else _ids(rendered, over),
+        skipped=_ids(rendered, over) if trainer.skips else (),
+        respelt=_ids(samples, [each.respelt for each in lengths]),
+        longest_prompt=longest_prompt,
+    )
     _warn(proof, reporter)
     return proof
-
-
-def _summed(
-    limit: int | None, rendered: Sequence[Rendered], measured: Sequence[Measured], chosen: Sequence[int], prompt: int
-) -> Proof:
-    longest = max(range(len(rendered)), key=lambda place: measured[place].length)
-    return Proof(
-        samples=len(rendered),
-        encoded_whole=tuple(rendered[place].id for place in chosen),
-        tokens_trained=sum(_trained(each, limit) for each in measured),
-        longest=measured[longest].length,
-        longest_id=rendered[longest].id,
-        limit=limit,
-        truncated=_ids(rendered, [limit is not None and each.length > limit for each in measured]),
-        respelt=_ids(rendered, [each.respelt for each in measured]),
-        longest_prompt=prompt,
-    )
 
 
 def _prove_whole(inspector: Inspector, chosen: Sequence[tuple[Rendered, Measured]], progress: Progress) -> None:
@@ -154,6 +157,12 @@ def _warn(proof: Proof, reporter: Reporter) -> None:
         reporter.warn(
             f"{len(proof.truncated):,} of {proof.samples:,} training samples are longer than {proof.limit:,} tokens, "
             f"such as {proof.truncated[0]}: the end of their answers is cut off; events.jsonl lists them"
+        )
+    if proof.skipped:
+        more = " and so on" if len(proof.skipped) > NAMED else ""
+        reporter.warn(
+            f"{len(proof.skipped):,} of {proof.samples:,} training samples are longer than {proof.limit:,} tokens and "
+            f"left out: {', '.join(proof.skipped[:NAMED])}{more}; events.jsonl lists them"
         )
     if proof.respelt:
         reporter.warn(

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from runner.errors import Problem
-from runner.stages import FilePath, GeneratorOptions, Options, Place, Stage
+from runner.stages import FilePath, GeneratorOptions, Options, Place, Stage, TrainerOptions
 
 NONE = "none"
 """How a spec says that a section which may be left out is: `trainer: none`."""
@@ -182,6 +182,13 @@ class ExperimentSpec(Specification):
         assert isinstance(options, GeneratorOptions)
         return options
 
+    @property
+    def trainer_options(self) -> TrainerOptions | None:
+        """What the engine itself must know of the trainer; None where nothing is trained."""
+        options = self.trainer.options if self.trainer else None
+        assert options is None or isinstance(options, TrainerOptions)
+        return options
+
     def conflicts(self) -> Iterator[Problem]:
         """Yield what is missing for training or answering, and what would be ignored."""
         elsewhere = f"the generator {self.generator.type!r} does not answer with this spec's model"
@@ -199,3 +206,4 @@ class ExperimentSpec(Specification):
             yield Problem(f"would train in vain, as {elsewhere}; say `trainer: none`", ("trainer",))
         elif self.model is not None:
             yield Problem(f"would be ignored, as {elsewhere}; say `model: none`", ("model",))
+        yield from measure_problems(self)

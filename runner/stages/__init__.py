@@ -2,25 +2,39 @@
 
 from runner.stages.adapter import Adapter
 from runner.stages.data import Data, DatasetInfo, LeftOut, Source, SourceTweet
-from runner.stages.evaluation import DecodingOptions, Generator, GeneratorOptions, Metric, Weights
+from runner.stages.evaluation import DecodingOptions, Generator, GeneratorOptions, Metric, MetricOptions, Weights
 from runner.stages.model import Features, Model, Outline, TokenCount, VisionLanguageModel
 from runner.stages.options import FilePath, LocatedStr, Options, OutsideFingerprint, Place, Stage
 from runner.stages.reporter import Reporter, StopRequestedError
 from runner.stages.tracker import TrackedRun, Tracker
-from runner.stages.training import Optimizer, ParameterRow, ScheduledOptimizer, Trainer, TrainingRun
+from runner.stages.training import (
+    Counts,
+    Examiner,
+    Measure,
+    Optimizer,
+    ParameterRow,
+    ScheduledOptimizer,
+    Trainer,
+    TrainerOptions,
+    TrainingRun,
+)
 
 __all__ = [
     "Adapter",
+    "Counts",
     "Data",
     "DatasetInfo",
     "DecodingOptions",
+    "Examiner",
     "Features",
     "FilePath",
     "Generator",
     "GeneratorOptions",
     "LeftOut",
     "LocatedStr",
+    "Measure",
     "Metric",
+    "MetricOptions",
     "Model",
     "Optimizer",
     "Options",
@@ -38,6 +52,7 @@ __all__ = [
     "TrackedRun",
     "Tracker",
     "Trainer",
+    "TrainerOptions",
     "TrainingRun",
     "VisionLanguageModel",
     "Weights",

@@ -20,6 +20,10 @@ class GeneratorOptions(Options):
     needs_model: ClassVar[bool] = True
     """Whether answers come from the weights of the spec's `model`; where they do not, that section is `none`."""
 
+    answers_in_training: ClassVar[bool] = True
+    """Whether a model that is being trained in this process can answer: `Weights.load` is all that is called, and the
+    model is left where it is. False for what reads weights from a folder, or asks elsewhere."""
+
     examples: Annotated[int, Field(ge=0)] = 0
     """Solved samples shown before each question. They are drawn from the training split by the spec's seed, the
     same for every question; a larger number begins with those of a smaller one."""
@@ -85,11 +89,21 @@ class Generator(Protocol):
         """
 
 
+class MetricOptions(Options):
+    """The base of the options of a metric that takes long to import.
+
+    They name its figures, so that a spec is checked without it.
+    """
+
+    figures: ClassVar[Sequence[str]]
+    """`Metric.names`."""
+
+
 class Metric(Protocol):
     """Stage `metric`: a scorer of one answer, and a reduction over many."""
 
     names: Sequence[str]
-    """The figures that `reduce` gives."""
+    """The figures that `reduce` gives whatever the data are."""
 
     def __init__(self, options: Any) -> None:
         """Take the section's options."""

@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from runner.records import Forecast, Rendered
 from runner.stages.model import Features, Outline, TokenCount, VisionLanguageModel
+from runner.stages.options import Options
 from runner.stages.reporter import Reporter
 
 if TYPE_CHECKING:
     import torch
+
+
+class Measure(Options):
+    """What the better of two models is told by, never a figure of the test split."""
+
+    metric: str
+    """A figure of the samples that training keeps aside: `validation/loss`, or, where they are answered too,
+    `validation/` and a figure of the spec's metrics, such as `validation/ner_f1`."""
+
+    mode: Literal["min", "max"]
+    """Whether less of it or more is better."""
+
+
+class TrainerOptions(Options):
+    """The base of every trainer's options."""
+
+    @property
+    def own_figures(self) -> Sequence[str]:
+        """What the trainer itself measures on the samples that it keeps aside, such as `validation/loss`."""
+        return ()
+
+    @property
+    def answers_validation(self) -> bool:
+        """Whether it has those samples answered (`TrainingRun.examiner`); the option's name is `generate_every`."""
+        return False
+
+    @property
+    def chosen_by(self) -> Measure | None:
+        """What decides between the models of a training, the option `best_by`; None where nothing is chosen."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -83,6 +114,44 @@ def _taken_as_it_is(rendered: Rendered, features: Features) -> None:
     """Check nothing: the caller does not ask for a proof."""
 
 
+Counts = Mapping[str, Mapping[str, float]]
+"""What each metric counts in one answer, by the metric's plugin; it lacks those that were not asked about."""
+
+
+class Examiner(Protocol):
+    """Has samples of the training split answered by a model in training, and measures the answers.
+
+    Prompts, generator, reading and metrics are those of the test split.
+    """
+
+    def prepare(self, model: VisionLanguageModel, places: Sequence[int]) -> None:
+        """Render the questions, before anything is trained.
+
+        Args:
+            model: Only counts tokens.
+            places: Of all samples that will be asked about, on whatever worker. None of them, nor what shares an image
+                or a text with one, is shown solved before a question.
+
+        Raises:
+            SpecError: An answer finds no room behind a prompt, or there are too few samples to show.
+            DataError: A prompt alone is too long.
+        """
+
+    def examine(self, model: VisionLanguageModel, places: Sequence[int]) -> list[Counts]:
+        """Have samples answered by the model as it is, and count what is right.
+
+        Args:
+            model: Stands whole on this worker; it may be left in another mode, with other random numbers drawn.
+            places: This worker's, of those that were prepared.
+
+        Raises:
+            StopRequestedError: The user asked to stop; the answers are lost.
+        """
+
+    def figures(self, counts: Sequence[Counts]) -> Mapping[str, float | None]:
+        """Reduce the counts of all workers' samples, in the order of their places, to the figures of the metrics."""
+
+
 @dataclass(frozen=True)
 class TrainingRun:
     """Where and how one training happens.
@@ -93,27 +162,32 @@ class TrainingRun:
         reporter: Told of losses and progress.
         check: Called with each sample as it is encoded, before anything is learnt from it; raises where the tokens
             that carry loss are not the answer.
+        examiner: Where the options ask for answers to the samples kept aside (`TrainerOptions.answers_validation`).
     """
 
     checkpoints: Path
     seed: int
     reporter: Reporter = field(repr=False)
     check: Callable[[Rendered, Features], object] = field(default=_taken_as_it_is, repr=False)
+    examiner: Examiner | None = field(default=None, repr=False)
 
 
 class Trainer(Protocol):
-    """Stage `trainer`: fits a model to rendered samples."""
+    """Stage `trainer`: fits a model to rendered samples. Its options derive from `TrainerOptions`."""
 
     trailing: str
     """Text that is trained after the end token of an answer."""
 
     truncates: bool
-    """Whether the answer of a sample beyond the limit is cut at its end; otherwise such a sample is refused."""
+    """Whether the answer of a sample beyond the limit is cut at its end."""
+
+    skips: bool
+    """Whether a sample beyond the limit is left out of training; one that is neither cut nor left out is refused."""
 
     def __init__(self, options: Any) -> None:
         """Take the section's options."""
 
-    def limit(self, model: VisionLanguageModel) -> int | None:
+    def limit(self, model: Outline) -> int | None:
         """The most tokens that a sample may have; None where there is no limit.
 
         Raises:
@@ -123,8 +197,11 @@ class Trainer(Protocol):
     def encode(self, model: VisionLanguageModel, rendered: Rendered) -> Features:
         """Encode a sample with its target, and `trailing`, as it is trained on.
 
+        Returns:
+            What the model takes; no token at all where the sample is left out.
+
         Raises:
-            DataError: It is beyond the limit and must not be cut, or an image cannot be used.
+            DataError: It is beyond the limit and neither cut nor left out, or an image cannot be used.
         """
 
     def num_steps(self, num_samples: int) -> int:

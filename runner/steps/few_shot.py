@@ -12,7 +12,12 @@ from runner.stages import Adapter
 
 
 def with_examples(
-    adapter: Adapter, questions: Sequence[Sample], solved: Sequence[Sample], number: int, seed: int
+    adapter: Adapter,
+    questions: Sequence[Sample],
+    solved: Sequence[Sample],
+    number: int,
+    seed: int,
+    test: Sequence[Sample] | None = None,
 ) -> list[Rendered]:
     """Render questions, each after the same solved samples.
 
@@ -20,10 +25,12 @@ def with_examples(
 
     Args:
         adapter: Renders both.
-        questions: The test split.
+        questions: The test split, or samples that are kept aside from training.
         solved: The training split.
         number: How many examples.
         seed: Of the draw; with the same seed, more examples begin with those of fewer.
+        test: The test split where the questions are others. They are shown its examples, but for those that share
+            something with a question, in whose place the next of the draw stand.
 
     Raises:
         SpecError: There are not so many samples to draw.
@@ -32,17 +39,23 @@ def with_examples(
     prompts = [adapter.render_prompt(question) for question in questions]
     if not number:
         return prompts
-    asked = {part for question in questions for part in _parts(question)}
-    apart = [sample for sample in solved if asked.isdisjoint(_parts(sample))]
-    if len(apart) < number:
+    apart = _apart(solved, questions if test is None else test)
+    drawn = random.Random(f"examples {seed}").sample(apart, len(apart))
+    shown = _apart(drawn, questions)
+    if len(shown) < number:
+        others = "the test split" if test is None else "the test split or the samples kept aside for validation"
         raise SpecError(
-            f"{number} examples are asked for, and the training split has {len(apart)} samples that share neither "
-            "text nor image with the test split",
+            f"{number} examples are asked for, and the training split has {len(shown)} samples that share neither "
+            f"text nor image with {others}",
             path=("generator", "examples"),
         )
-    order = random.Random(f"examples {seed}").sample(range(len(apart)), len(apart))
-    examples = tuple(adapter.render_training(apart[place]) for place in order[:number])
+    examples = tuple(adapter.render_training(sample) for sample in shown[:number])
     return [replace(prompt, examples=examples) for prompt in prompts]
+
+
+def _apart(samples: Sequence[Sample], questions: Sequence[Sample]) -> list[Sample]:
+    asked = {part for question in questions for part in _parts(question)}
+    return [sample for sample in samples if asked.isdisjoint(_parts(sample))]
 
 
 def _parts(sample: Sample) -> set[object]:

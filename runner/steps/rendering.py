@@ -14,8 +14,13 @@ def training_texts(rendered: list[Rendered]) -> list[str]:
     return [text for each in rendered for text in (each.prompt, each.target or "")]
 
 
-def prompts_of(context: TrialContext, questions: Sequence[Sample]) -> list[Rendered]:
+def prompts_of(context: TrialContext, questions: Sequence[Sample], *, of_test: bool = True) -> list[Rendered]:
     """Render questions with as many solved samples before them as the generator's options say.
+
+    Args:
+        context: The trial.
+        questions: The test split, or samples of the training split.
+        of_test: Which of the two.
 
     Raises:
         SpecError: The training split has not so many.
@@ -23,4 +28,5 @@ def prompts_of(context: TrialContext, questions: Sequence[Sample]) -> list[Rende
     """
     number, seed = context.spec.generator_options.examples, context.spec.seed
     solved = context.samples("train") if number else ()
-    return with_examples(context.adapter, questions, solved, number, seed)
+    test = None if of_test or not number else context.samples("test")
+    return with_examples(context.adapter, questions, solved, number, seed, test)

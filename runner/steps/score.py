@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from runner.artifacts import read_lines, write_json, write_lines
 from runner.records import Answer, Ending, Score
-from runner.stages import Adapter, Metric, Reporter
+from runner.stages import Adapter, Counts, Metric, Reporter
 from runner.steps.context import TrialContext
 
 
@@ -61,15 +61,21 @@ def score_corpus(
     scores = []
     for done, (name, right) in enumerate(references.items(), start=1):
         prediction = adapter.parse(outputs[name], mode)
-        scores.append(Score(name, prediction.ending, prediction.notes, _counts(metrics, prediction.answer, right)))
+        scores.append(Score(name, prediction.ending, prediction.notes, count(metrics, prediction.answer, right)))
         reporter.progress(done, len(references))
+    return Scored(mode, scores, reduce(metrics, [score.counts for score in scores]))
+
+
+def reduce(metrics: Mapping[str, Metric], counts: Sequence[Counts]) -> dict[str, float | None]:
+    """Turn the counts of many samples into the figures of all metrics."""
     figures: dict[str, float | None] = {}
     for name, metric in metrics.items():
-        figures |= metric.reduce([score.counts[name] for score in scores if name in score.counts])
-    return Scored(mode, scores, figures)
+        figures |= metric.reduce([each[name] for each in counts if name in each])
+    return figures
 
 
-def _counts(metrics: Mapping[str, Metric], prediction: Answer, reference: Answer) -> dict[str, Mapping[str, float]]:
+def count(metrics: Mapping[str, Metric], prediction: Answer, reference: Answer) -> Counts:
+    """Count one answer by every metric; those that it was not asked about are left out."""
     counted = {name: metric.score(prediction, reference) for name, metric in metrics.items()}
     return {name: counts for name, counts in counted.items() if counts is not None}
 

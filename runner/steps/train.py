@@ -13,6 +13,7 @@ from runner.proof.prove import prove
 from runner.records import Rendered, Sample
 from runner.stages import Trainer, TrainingRun
 from runner.steps.context import TrialContext, main_process
+from runner.steps.examine import TrialExaminer
 from runner.steps.manifest import by_group
 from runner.steps.rendering import prompts_of, training_texts
 
@@ -43,7 +44,14 @@ def train(context: TrialContext) -> None:
     inspector = Inspector.of(model, trainer)
     if main_process():
         _prove(context, inspector, trainer, samples, rendered)
-    run = TrainingRun(context.run.checkpoints, context.spec.seed, context.reporter("train"), inspector.check)
+    options = context.spec.trainer_options
+    run = TrainingRun(
+        context.run.checkpoints,
+        context.spec.seed,
+        context.reporter("train"),
+        check=inspector.check,
+        examiner=TrialExaminer(context, samples) if options and options.answers_validation else None,
+    )
     trained = trainer.train(model, optimizer, rendered, groups, run)
     if trained is None:
         return
@@ -73,4 +81,5 @@ def _prove(
     context.reporter("train").metrics(0, {"train/samples_truncated": len(proof.truncated)})
     told = proof.as_json()
     context.log.append("proof", **told)
-    context.run.update_record(proof={**told, "truncated": len(proof.truncated), "respelt": len(proof.respelt)})
+    listed = ("truncated", "skipped", "respelt")
+    context.run.update_record(proof={**told, **{name: len(told[name]) for name in listed}})

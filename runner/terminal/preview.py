@@ -112,5 +112,6 @@ def length_line(sample: ShownSample) -> str:
     told = sample.lengths
     share = "" if told["share"] is None else f"; {told['share']:.1%} of {told['limit']:,}"
     cut = "; the end of the answer is cut off" if sample.truncated else ""
+    cut = "; too long, and left out of training" if sample.skipped else cut
     kinds = f"text {told['text']:,}, images {told['image']:,}, trained {told['target']:,}"
     return f"{told['total']:,} tokens: {kinds}{share}{cut}"

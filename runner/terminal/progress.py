@@ -27,6 +27,7 @@ TITLES = {
     "model": "model",
     "proof": "proof",
     "train": "training",
+    "validate": "validation",
     "generate": "generation",
     "score": "scoring",
     "import": "import",

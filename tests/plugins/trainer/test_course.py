@@ -66,7 +66,7 @@ def test_training_ends_when_the_validation_loss_no_longer_falls(begin, validate_
     assert len(reporter.series("train/loss")) == 4
     assert reporter.series("validation/loss") == [3.0, 2.0, 2.5, 2.0]
     assert reporter.warnings == [
-        "stopped early after step 4 of 6: the validation loss was lowest after step 2, "
+        "stopped early after step 4 of 6: validation/loss was best after step 2, "
         "and 2 evaluation(s) since then were no better"
     ]
     assert _weights(model).equal(reporter.weights[4])

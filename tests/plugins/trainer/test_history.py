@@ -1,0 +1,51 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plugins.trainer.history import History
+from runner.stages import Measure
+
+LOSSES = st.dictionaries(st.integers(1, 500), st.floats(allow_nan=True, allow_infinity=True), max_size=20)
+FALLING = Measure(metric="validation/loss", mode="min")
+RISING = Measure(metric="validation/ner_f1", mode="max")
+MEASURES = pytest.mark.parametrize("measure", [FALLING, RISING], ids=lambda measure: measure.mode)
+
+
+def history(measure, by_step):
+    return History(measure, {measure.metric: dict(sorted(by_step.items())), "validation/other": {1: 0.0}})
+
+
+@MEASURES
+@given(by_step=LOSSES)
+def test_the_best_is_a_number_that_none_is_better_than_and_the_earliest_such(measure, by_step):
+    best = history(measure, by_step).best()
+    numbers = {step: value for step, value in by_step.items() if math.isfinite(value)}
+    assert (best is None) == (not numbers)
+    if best is not None:
+        assert numbers[best] == (min if measure is FALLING else max)(numbers.values())
+        assert all(value != numbers[best] for step, value in numbers.items() if step < best)
+
+
+@MEASURES
+@given(by_step=LOSSES)
+def test_evaluations_are_counted_from_the_best_on(measure, by_step):
+    told = history(measure, by_step)
+    best = told.best()
+    assert told.since_best() == len([step for step in by_step if best is None or step > best])
+
+
+def test_an_equal_figure_is_no_better():
+    assert history(FALLING, {5: 1.0, 10: 1.0}).since_best() == 1
+    assert history(RISING, {5: 1.0, 10: 1.0}).since_best() == 1
+
+
+@given(st.dictionaries(st.sampled_from("abc"), LOSSES), st.integers(0, 9))
+def test_what_a_checkpoint_kept_comes_back_and_is_no_longer_shared(figures, skipped):
+    before, after = History(RISING, figures, skipped), History(RISING)
+    after.restore(before.state())
+    assert repr(after.state()) == repr(before.state())
+    after.add(1000, {"a": 1.0})
+    assert after.measured(1000) == {"a"}
+    assert not before.measured(1000)
