@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from runner.errors import Problem
+from runner.spec.measures import measure_problems
 from runner.stages import FilePath, GeneratorOptions, Options, Place, Stage, TrainerOptions
 
 NONE = "none"

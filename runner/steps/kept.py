@@ -7,17 +7,20 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runner.artifacts import RunDirectory, read_lines
 from runner.events import Event
 from runner.proof.prompts import Progress, prove_prompts
 from runner.spec.models import ExperimentSpec
 from runner.steps.context import TrialContext
+from runner.steps.figures import Figures, measured_by
 from runner.steps.keys import generation_key, training_key
 from runner.steps.rendering import prompts_of, training_texts
 
 TOLD = "told.json"
-"""What a training told on its way: `events`, the record's entry `proof`, and the `answer_limit` it was proven with."""
+"""What a training told on its way: `events`, the record's entry `proof`, the `answer_limit` it was proven with, and the
+`metrics` that measured the samples kept aside."""
 TOLD_KINDS = ("metrics", "parameters", "proof", "warning")
 
 
@@ -44,6 +47,7 @@ def _training_parts(context: TrialContext) -> dict[str, Path | str]:
     run = context.run
     told = {
         "events": [event for event in read_lines(run.events) if _is_of_training(event)],
+        "metrics": measured_by(context.spec),
         "proof": run.read_record().get("proof"),
         "answer_limit": context.spec.generator_options.answer_limit,
     }
@@ -68,11 +72,24 @@ def _take_training(context: TrialContext, folder: Path, maker: str) -> None:
     shutil.rmtree(run.model, ignore_errors=True)
     (folder / "model").rename(run.model)
     (folder / run.parameters.name).replace(run.parameters)
-    for event in told["events"]:
-        passed_on = {name: value for name, value in event.items() if name not in {"time", "kind"}}
-        context.log.append(event["kind"], **{**passed_on, "reused_from": maker})
+    _pass_on(context, told, maker)
     run.update_record(proof=told["proof"])
     context.log.artifact("model", run.model)
+
+
+def _pass_on(context: TrialContext, told: Mapping[str, Any], maker: str) -> None:
+    """Tell what was told when it was trained, as far as it is right of this trial too."""
+    figures = Figures(context.spec, told["metrics"])
+    for event in told["events"]:
+        passed_on = {name: value for name, value in event.items() if name not in {"time", "kind"}}
+        if event["kind"] == "metrics":
+            passed_on["values"] = figures.still_right(event["values"])
+        context.log.append(event["kind"], **{**passed_on, "reused_from": maker})
+    if figures.lacking:
+        context.log.warning(
+            f"{', '.join(figures.lacking)}: no figures of the samples kept aside, as the training is reused, and these "
+            "metrics did not measure them then as they would now"
+        )
 
 
 def _prove_room(context: TrialContext) -> None:
