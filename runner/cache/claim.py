@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from filelock import SoftFileLease, Timeout
@@ -22,40 +21,43 @@ class ClaimedError(Exception):
     """Another one is making the entry; its text says who."""
 
 
-@contextmanager
-def claimed(entry: Entry, trial: str) -> Iterator[None]:
-    """Be the one who makes an entry.
+class Claim:
+    """The right to make an entry.
 
-    Files and folders alone are used, as NFS has them: no locks of the operating system.
-
-    Args:
-        entry: What is to be made.
-        trial: Who makes it, for those who wait.
-
-    Raises:
-        ClaimedError: Another one is at it, and alive.
+    Files alone are used, as NFS has them: no locks of the operating system.
     """
-    entry.folder.parent.mkdir(parents=True, exist_ok=True)
-    lease = SoftFileLease(_beside(entry, "claim"), lease_duration=LEASE_SECONDS)
-    try:
-        lease.acquire(timeout=0)
-    except Timeout as error:
-        raise ClaimedError(_maker(entry)) from error
-    try:
-        write_json(_beside(entry, "maker"), {"trial": trial, "host": host()["name"]})
-        yield
-    finally:
-        _beside(entry, "maker").unlink(missing_ok=True)
-        lease.release()
 
+    def __init__(self, entry: Entry, trial: str) -> None:
+        """Name what is to be made, and who makes it, for those who wait."""
+        self._trial = trial
+        self._maker = entry.folder.with_name(f".{entry.key}.maker")
+        # It watches the signs of another maker from one try to the next.
+        self._lease = SoftFileLease(entry.folder.with_name(f".{entry.key}.claim"), lease_duration=LEASE_SECONDS)
 
-def _beside(entry: Entry, what: str) -> Path:
-    return entry.folder.with_name(f".{entry.key}.{what}")
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold it.
 
+        Raises:
+            ClaimedError: Another one does, and is alive.
+            OSError: The cache cannot be written to.
+        """
+        folder = self._maker.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lease.acquire(timeout=0)
+        except Timeout as error:
+            raise ClaimedError(self._told()) from error
+        try:
+            write_json(self._maker, {"trial": self._trial, "host": host()["name"]})
+            yield
+        finally:
+            self._maker.unlink(missing_ok=True)
+            self._lease.release()
 
-def _maker(entry: Entry) -> str:
-    try:
-        told: dict[str, Any] = json.loads(_beside(entry, "maker").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return "another trial"
-    return f"{told['trial']} on {told['host']}"
+    def _told(self) -> str:
+        try:
+            told: dict[str, Any] = json.loads(self._maker.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return "another trial"
+        return f"{told['trial']} on {told['host']}"

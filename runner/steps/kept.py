@@ -55,8 +55,9 @@ def _training_parts(context: TrialContext) -> dict[str, Path | str]:
 
 
 def _is_of_training(event: Event) -> bool:
-    """Whether an event belongs to a training: its figures have a step, unlike the trial's results."""
-    return event["kind"] in TOLD_KINDS and not (event["kind"] == "metrics" and event["step"] is None)
+    """Whether an event belongs to this trial's training: its figures have a step, unlike the trial's results."""
+    is_result = event["kind"] == "metrics" and event["step"] is None
+    return event["kind"] in TOLD_KINDS and not is_result and "reused_from" not in event
 
 
 def _take_training(context: TrialContext, folder: Path, maker: str) -> None:
@@ -72,7 +73,8 @@ def _take_training(context: TrialContext, folder: Path, maker: str) -> None:
     shutil.rmtree(run.model, ignore_errors=True)
     (folder / "model").rename(run.model)
     (folder / run.parameters.name).replace(run.parameters)
-    _pass_on(context, told, maker)
+    if maker != run.name:
+        _pass_on(context, told, maker)
     run.update_record(proof=told["proof"])
     context.log.artifact("model", run.model)
 

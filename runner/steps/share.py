@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from runner.cache.claim import ClaimedError, claimed
+from runner.cache.claim import Claim, ClaimedError
 from runner.cache.entry import DamagedError, Entry
 from runner.stages import StopRequestedError
 from runner.steps.context import TrialContext, main_process
@@ -66,22 +66,26 @@ class _Sharing:
     def __init__(self, context: TrialContext, step: str, kept: Kept, entry: Entry) -> None:
         self._context, self._step, self._kept, self._entry = context, step, kept, entry
         self._waits_for = ""
+        self._told: set[str] = set()
 
     def get(self, make: Action) -> dict[str, Any]:
         """Take it, wait for who makes it, or make it."""
+        claim = Claim(self._entry, self._context.run.name)
+        self._fetch()
         while True:
             taken = self._taken()
             if taken is not None:
                 return taken
             with ExitStack() as stack:
                 try:
-                    stack.enter_context(claimed(self._entry, self._context.run.name))
+                    stack.enter_context(claim.held())
                 except ClaimedError as error:
                     self._wait(str(error))
                     continue
                 except OSError as error:
-                    self._context.log.warning(f"the cache cannot be written to: {error}")
+                    self._trouble(f"the cache cannot be written to: {error}")
                 # Between the look and the claim another trial may have finished it.
+                self._fetch()
                 return self._taken() or self._made(make)
 
     def _made(self, make: Action) -> dict[str, Any]:
@@ -90,12 +94,11 @@ class _Sharing:
         try:
             self._context.cache.publish(self._entry, self._kept.parts(self._context), self._context.run.name)
         except OSError as error:
-            self._context.log.warning(f"{self._kept.word} cannot be kept for other trials: {error}")
+            self._trouble(f"{self._kept.word} cannot be kept for other trials: {error}")
         return {"reused_from": None}
 
     def _taken(self) -> dict[str, Any] | None:
         """Take the entry up; None where there is none that could be taken."""
-        self._fetch()
         folder = empty_folder(self._context.run)
         try:
             told = self._entry.take(folder)
@@ -108,7 +111,7 @@ class _Sharing:
                 _tell(self._context, self._step, "reused", message, trial=maker)
             self._kept.take(self._context, folder, maker)
         except (DamagedError, OSError) as error:
-            self._context.log.warning(f"the cache holds what cannot be used: {error}; it is made again")
+            self._trouble(f"the cache holds what cannot be used: {error}; it is made again")
             self._remove()
             return None
         finally:
@@ -120,13 +123,18 @@ class _Sharing:
         try:
             self._context.cache.fetch(self._entry)
         except (DamagedError, OSError) as error:
-            self._context.log.warning(f"nothing was fetched from the shared cache: {error}")
+            self._trouble(f"nothing was fetched from the shared cache: {error}")
+
+    def _trouble(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            _tell(self._context, self._step, "trouble", message)
 
     def _remove(self) -> None:
         try:
             self._entry.remove()
         except OSError as error:
-            self._context.log.warning(f"nor can it be removed: {error}")
+            self._trouble(f"nor can it be removed: {error}")
 
     def _wait(self, maker: str) -> None:
         """Wait a moment for another trial; say for whom, once.

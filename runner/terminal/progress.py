@@ -84,7 +84,7 @@ class Terminal:
         elif kind == "warning":
             self.warn(event["message"])
         elif kind == "cache":
-            self.say(event["message"])
+            (self.warn if event["state"] == "trouble" else self.say)(event["message"])
         elif kind == "parameters":
             self.say("; ".join(_group(each) for each in event["groups"]))
         elif kind == "state" and event["state"] == "started" and not self._live:
