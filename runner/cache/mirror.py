@@ -22,6 +22,10 @@ UPLOAD = "upload"
 """Of a description here: the folder of the files. Two that upload the same at once never mix theirs."""
 
 
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+"""Have no folders: to make one is to make a bucket, which a misspelt URI must not."""
+
+
 class MirrorError(OSError):
     """The place does not answer, or refuses."""
 
@@ -106,10 +110,15 @@ class Mirror:
         upload = uuid4().hex
         for name in told["files"]:
             target = self._at(entry, upload, name)
-            self._ask(self._files.makedirs, target.rpartition("/")[0], exist_ok=True)
+            self._make_folder(target.rpartition("/")[0])
             self._ask(self._files.put_file, str(entry.folder / name), target)
         text = json.dumps({**told, UPLOAD: upload}).encode()
         self._ask(self._files.pipe_file, self._at(entry, DESCRIPTION), text)
+
+    def _make_folder(self, folder: str) -> None:
+        protocols = self._files.protocol
+        if OBJECT_STORES.isdisjoint([protocols] if isinstance(protocols, str) else protocols):
+            self._ask(self._files.makedirs, folder, exist_ok=True)
 
     def entries(self) -> Iterator[Mapping[str, Any]]:
         """Yield the descriptions of all entries.
@@ -117,6 +126,7 @@ class Mirror:
         Raises:
             MirrorError: The place does not answer.
         """
+        self._files.invalidate_cache()  # of what others have written meanwhile, a client knows nothing
         for path in self._ask(self._files.find, self._root):
             if path.endswith(f"/{DESCRIPTION}"):
                 yield json.loads(self._ask(self._files.cat_file, path))
