@@ -48,7 +48,7 @@ class Entry:
         """What `entry.json` says: `kind`, `key`, `made_by`, `created`, `files`; None where there is no such entry."""
         try:
             return dict(json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError:
             return {"files": {DESCRIPTION: {"size": 0, "sha256": ""}}}
