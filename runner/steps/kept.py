@@ -86,6 +86,8 @@ def _pass_on(context: TrialContext, told: Mapping[str, Any], maker: str) -> None
         passed_on = {name: value for name, value in event.items() if name not in {"time", "kind"}}
         if event["kind"] == "metrics":
             passed_on["values"] = figures.still_right(event["values"])
+            if not passed_on["values"]:
+                continue
         context.log.append(event["kind"], **{**passed_on, "reused_from": maker})
     if figures.lacking:
         context.log.warning(

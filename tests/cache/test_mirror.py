@@ -11,6 +11,8 @@ from runner.cache.cache import Cache
 from runner.cache.entry import DESCRIPTION, DamagedError
 from runner.cache.mirror import MirrorError
 from runner.errors import UnmetError
+from runner.spec.models import ComputeOptions
+from runner.stages import LocatedStr
 
 KEY = "0123456789ab" * 5
 
@@ -124,6 +126,18 @@ def test_a_uri_that_nothing_here_can_reach_is_told(tmp_path):
 def test_a_folder_is_no_mirror(tmp_path):
     assert Cache.of(None, tmp_path) == Cache(tmp_path / ".cache")
     assert Cache.of(str(tmp_path / "shared"), tmp_path) == Cache(Path(tmp_path / "shared"))
+
+
+@pytest.mark.parametrize(
+    ("told", "meant"), [("../shared", "{above}/shared"), ("/shared", "/shared"), ("s3://bucket/x", "s3://bucket/x")]
+)
+def test_a_folder_is_relative_to_its_spec_and_a_uri_stays_as_it_is(tmp_path, told, meant):
+    folder = tmp_path / "specs"
+    folder.mkdir()
+    cache = ComputeOptions.model_validate({"cache": LocatedStr(told, folder)}).cache
+    assert cache == meant.format(above=tmp_path)
+    assert type(cache) is str
+    assert ComputeOptions.model_validate({"cache": cache}).cache == cache
 
 
 @pytest.mark.slow
