@@ -88,6 +88,20 @@ class StepError(RunnerError):
     """A step of a trial failed while it ran."""
 
 
+class LostWorkerError(StepError):
+    """A worker, or its node, ended under a step; another one can take the step up from its checkpoint."""
+
+
+class OutOfMemoryError(StepError):
+    """A step needed more memory than its GPU or its machine had."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Python or torch says that there was no memory; torch, which is not imported, by its words."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)
+
+
 def read_error(path: Path, line: int, message: str) -> DataError:
     """Make the error for a line of a data file that cannot be used."""
     return DataError(f"{path}:{line}: {message}")

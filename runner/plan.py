@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from runner.errors import SpecError
 from runner.fingerprint import fingerprint, identity
 from runner.registry import find
-from runner.spec.load import check, section
+from runner.spec.check import check, section
 from runner.spec.models import NONE, ExperimentSpec, Pins, Section
 from runner.spec.tree import Tree
 from runner.stages import DatasetInfo, Reporter
 
-SEPARATE = {"name", "tracker", "compute", "pinned"}
+T = TypeVar("T")
+
+SEPARATE = {"name", "tracker", "compute", "pinned", "sweep"}
 """Fields of a spec that cannot change a number: what a run is called, where it is shown and where it runs."""
+
+AFTER = {"generator", "metrics", "metric"}
+"""Fields of a spec, and stages, that come in after training."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +56,26 @@ class Trial:
         name: Its folder: unique in the experiment, and another one when the plan changes.
         plan: All that it is told.
         parameters: What sets it apart from the other trials of its experiment, by dotted path.
+        group: The arm or the point of a sweep that it repeats: trials of one group differ in their seed alone. Empty
+            outside of a sweep.
     """
 
     name: str
     plan: Plan
     parameters: Mapping[str, Any]
+    group: str = ""
+
+    @property
+    def seed(self) -> int:
+        """What all that is random in it is drawn from."""
+        return self.plan.spec.seed
 
 
 def resolve(spec: ExperimentSpec, reporter: Reporter) -> Plan:
     """Look at the data and the model, and pin the spec to what was found.
 
     Args:
-        spec: As loaded; one that is pinned already must still fit what is found.
+        spec: As loaded; one that is pinned already must still fit what is found. Its sweep changes nothing.
         reporter: Told of the progress of a data set that is made on the way.
 
     Raises:
@@ -70,16 +83,37 @@ def resolve(spec: ExperimentSpec, reporter: Reporter) -> Plan:
         UnmetError: The model's checkpoint cannot be had.
         SpecError: The spec is pinned, and something has changed since.
     """
-    dataset = implement(spec.data).prepare(reporter)
-    revision = implement(spec.model).revision() if spec.model else NONE
-    plugins = {f"{each.stage}.{each.type}": find(each.stage, each.type).distribution for each in spec.sections()}
-    # The model's place in a folder or on a hub is not its content: `revision` stands for that.
-    told = {name: _identities(getattr(spec, name)) for name in type(spec).model_fields if name not in SEPARATE}
-    content = {"spec": told, "data": dataset.fingerprint, "model": revision, "plugins": _numeric(plugins)}
-    pins = Pins(fingerprint=fingerprint(content), data=dataset.fingerprint, model=revision, plugins=plugins)
-    if spec.pinned is not None:
-        _refuse_drift(spec.pinned, pins)
-    return Plan(spec.model_copy(update={"pinned": pins}), dataset)
+    return Survey(reporter).resolve(spec)
+
+
+class Survey:
+    """What was found of data sets and models: each is looked at once, however many plans use it."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        """Look at nothing yet; see `resolve`."""
+        self._reporter = reporter
+        self._datasets: dict[str, DatasetInfo] = {}
+        self._revisions: dict[str, str] = {}
+
+    def resolve(self, spec: ExperimentSpec) -> Plan:
+        """Pin a spec to what is found; see the function of that name."""
+        dataset = self._once(self._datasets, spec.data, lambda: implement(spec.data).prepare(self._reporter))
+        model = spec.model
+        revision = self._once(self._revisions, model, lambda: implement(model).revision()) if model else NONE
+        plugins = {f"{each.stage}.{each.type}": find(each.stage, each.type).distribution for each in spec.sections()}
+        # The model's place in a folder or on a hub is not its content: `revision` stands for that.
+        told = {name: _identities(getattr(spec, name)) for name in type(spec).model_fields if name not in SEPARATE}
+        content = {"spec": told, "data": dataset.fingerprint, "model": revision, "plugins": _numeric(plugins)}
+        pins = Pins(fingerprint=fingerprint(content), data=dataset.fingerprint, model=revision, plugins=plugins)
+        if spec.pinned is not None:
+            _refuse_drift(spec.pinned, pins)
+        return Plan(spec.model_copy(update={"pinned": pins}), dataset)
+
+    def _once(self, known: dict[str, T], part: Section, look: Callable[[], T]) -> T:
+        key = json.dumps(part.as_json(), sort_keys=True)
+        if key not in known:
+            known[key] = look()
+        return known[key]
 
 
 def _numeric(plugins: Mapping[str, str]) -> dict[str, str]:
@@ -112,8 +146,21 @@ def _refuse_drift(before: Pins, now: Pins) -> None:
 
 
 def expand(plan: Plan) -> list[Trial]:
-    """List the trials of a plan: one, as long as nothing is swept."""
-    return [Trial(f"trial-{plan.fingerprint[:8]}", plan, {})]
+    """List the trials of a plan that nothing is swept in: one."""
+    return [Trial(trial_name(plan), plan, {})]
+
+
+def trial_name(plan: Plan) -> str:
+    """The name of a plan's trial, and of its folder."""
+    return f"trial-{plan.fingerprint[:8]}"
+
+
+def training_fingerprint(plan: Plan) -> str:
+    """SHA-256 of all that can change what is learnt: not how answers are got and measured afterwards."""
+    spec, pins = plan.spec, plan.pins
+    told = {name: _identities(getattr(spec, name)) for name in type(spec).model_fields if name not in SEPARATE | AFTER}
+    plugins = {name: version for name, version in _numeric(pins.plugins).items() if name.split(".")[0] not in AFTER}
+    return fingerprint({"spec": told, "data": pins.data, "model": pins.model, "plugins": plugins})
 
 
 def implement(part: Section, *args: Any) -> Any:
@@ -135,6 +182,19 @@ def read_plan(text: str) -> ExperimentSpec:
     return check(Tree(json.loads(text)), ExperimentSpec)
 
 
+def plan_with(text: str, changed: Mapping[str, Mapping[str, Any]]) -> str:
+    """Change options in the JSON of a plan, such as a micro-batch, that cannot change a number.
+
+    Args:
+        text: The plan.
+        changed: Options by section.
+    """
+    told = json.loads(text)
+    for name, options in changed.items():
+        told[name] |= options
+    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+
+
 def smoke(spec: ExperimentSpec) -> ExperimentSpec:
     """Make the spec of a smoke run: the same code path with each section's small stand-in.
 
@@ -143,7 +203,9 @@ def smoke(spec: ExperimentSpec) -> ExperimentSpec:
     """
     small = {name: _small(getattr(spec, name)) for name in spec.stages()}
     compute = spec.compute.model_copy(update=dict(spec.compute.smoke()))
-    return spec.model_copy(update={**small, "compute": compute, "name": f"{spec.name}_smoke", "pinned": None})
+    sweep = spec.sweep and spec.sweep.model_copy(update=dict(spec.sweep.smoke()))
+    own = {"name": f"{spec.name}_smoke", "compute": compute, "sweep": sweep, "pinned": None}
+    return spec.model_copy(update={**small, **own})
 
 
 def _small(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any, cast, get_args
 
@@ -27,9 +27,9 @@ class Plugin:
     options_entry: EntryPoint
     entry: EntryPoint
 
-    @property
+    @cached_property
     def distribution(self) -> str:
-        """The distribution it came with and its version: `mmre-runner 0.1.0`."""
+        """The distribution it came with and its version: `mmre-runner 0.1.0`; its metadata is parsed once."""
         dist = self.entry.dist
         return f"{dist.name} {dist.version}" if dist else "unknown"
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from runner.execute.launch import TrialResult
+from runner.execute.results import TrialResult
 from runner.plan import Trial
 from runner.terminal.plan import plan_tables
 from runner.terminal.progress import PLAIN_LINES, Terminal
@@ -27,10 +27,10 @@ def result(**metrics):
 def test_without_a_terminal_a_step_is_a_few_plain_lines():
     stream = io.StringIO()
     terminal = Terminal(stream)
-    terminal.event({"kind": "state", "step": "train", "state": "started"})
+    terminal.event("trial-1", {"kind": "state", "step": "train", "state": "started"})
     for done in range(1, 1001):
         figures = {"loss": 0.5, "samples_per_second": 80.0}
-        terminal.event({"kind": "progress", "stage": "train", "done": done, "total": 1000, "shown": figures})
+        terminal.event("trial-1", {"kind": "progress", "stage": "train", "done": done, "total": 1000, "shown": figures})
     lines = stream.getvalue().splitlines()
     assert lines[0] == "training …"
     assert len(lines) == 1 + PLAIN_LINES
@@ -44,7 +44,7 @@ def test_on_a_terminal_a_step_is_a_bar_with_its_figures(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "140")
     terminal = Terminal(stream)
-    terminal.event({"kind": "progress", "stage": "train", "done": 3, "total": 4, "shown": {"loss": 0.25}})
+    terminal.event("trial-1", {"kind": "progress", "stage": "train", "done": 3, "total": 4, "shown": {"loss": 0.25}})
     terminal.close()
     assert "training" in stream.getvalue()
     assert "3/4" in stream.getvalue()

@@ -16,6 +16,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 from mlflow.entities import Run, RunTag
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_PARAMS_TAGS_PER_BATCH
 
 from plugins.tracker import mlflow_content as content
@@ -27,9 +28,12 @@ from runner.stages import TrackedRun
 FINGERPRINT_TAG = "mmre.fingerprint"
 """By which a run is found again."""
 
-STATUSES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+STATUSES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "pruned": "FINISHED"}
+"""MLflow has no word for what a search has pruned; the tag `mmre.status` has."""
 FILES = ("plan.json", "record.json", "metrics.json", "scores.jsonl", "predictions.jsonl", "events.jsonl")
-"""What is copied from the run directory, beside the spec."""
+"""What is copied from the run directory of a trial, beside the spec."""
+SWEEP_FILES = ("sweep.json", "parallel_coordinates.html", "importances.html")
+"""What is copied from the folder of a sweep besides."""
 
 TABLE = "predictions.json"
 
@@ -63,6 +67,7 @@ class MlflowTracker:
                 experiment_id = self._store.experiment(run.experiment)
                 self._run = self._find(experiment_id) or self._create(experiment_id)
             self._client.update_run(self._run_id, status="RUNNING")
+            self._client.log_batch(self._run_id, tags=self._tags(run))
             self._ledger = Ledger(
                 metric
                 for key in self._run.data.metrics
@@ -83,11 +88,12 @@ class MlflowTracker:
         if events:
             self._last_event = milliseconds(events[-1])
 
-    def finish(self, status: Literal["finished", "failed", "interrupted"]) -> None:
+    def finish(self, status: Literal["finished", "failed", "interrupted", "pruned"]) -> None:
         """Send files, and of a finished trial predictions and model; set the final status in any case."""
         tracked = self._started()
         try:
-            self._send_files(tracked.spec_file, *(tracked.run_dir / name for name in FILES))
+            self._client.log_batch(self._run_id, tags=[RunTag("mmre.status", status)])
+            self._send_files(tracked.spec_file, *(tracked.run_dir / name for name in (*FILES, *SWEEP_FILES)))
             if status == "finished":
                 self._send_predictions(tracked.run_dir)
                 self._send_model(tracked.run_dir / "model")
@@ -126,6 +132,12 @@ class MlflowTracker:
         tracked = self._started()
         tags = {FINGERPRINT_TAG: tracked.fingerprint, "mmre.run_dir": str(tracked.run_dir)}
         return self._client.create_run(experiment_id, tags=tags, run_name=tracked.trial)
+
+    def _tags(self, run: TrackedRun) -> list[RunTag]:
+        """The tags that a later launch may change: the sweep that a trial belongs to, and its place in it."""
+        nested = {MLFLOW_PARENT_RUN_ID: run.parent} if run.parent else {}
+        told = {**nested, **{f"mmre.{name}": value for name, value in run.tags.items()}}
+        return [RunTag(name, value) for name, value in told.items()]
 
     def _send_parameters(self, plan: Mapping[str, Any]) -> None:
         """Log the parameters that are not there yet; those that are stay, since MLflow changes none."""

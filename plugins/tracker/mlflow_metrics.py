@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -16,37 +17,38 @@ class Ledger:
 
     def __init__(self, logged: Iterable[Metric] = ()) -> None:
         """Take the metrics that the store holds of the run."""
-        self._last_steps: dict[str, int] = {}
+        self._steps: dict[str, set[int]] = defaultdict(set)
         self._results: dict[str, float] = {}
         self.note(sorted(logged, key=lambda metric: int(metric.timestamp)))
 
     def note(self, metrics: Iterable[Metric]) -> None:
         """Remember metrics that the store has taken."""
         for metric in metrics:
-            self._last_steps[metric.key] = max(metric.step, self._last_steps.get(metric.key, metric.step))
+            self._steps[metric.key].add(metric.step)
             if metric.step == 0:
                 self._results[metric.key] = metric.value
 
     def new(self, events: Sequence[Mapping[str, Any]]) -> list[Metric]:
         """Get the metrics of events that the store lacks, in order.
 
-        A step that is not past the last one of its key repeats what a training did before it was resumed. Of
-        the trial's results, which have no step and stand at step 0, one whose value has changed is new.
+        A step that its key has repeats what a training did before it was resumed; those of a sweep are numbers of
+        trials, which come in any order. Of the trial's results, which have no step and stand at step 0, one whose value
+        has changed is new.
         """
         ahead = Ledger()
-        ahead._last_steps, ahead._results = dict(self._last_steps), dict(self._results)
         found: list[Metric] = []
         for event in events:
             if event["kind"] == "metrics":
-                fresh = [metric for metric in _metrics(event) if not ahead._has(metric, event["step"] is None)]
+                fresh = [metric for metric in _metrics(event) if not self._has(metric, ahead, event["step"] is None)]
                 ahead.note(fresh)
                 found += fresh
         return found
 
-    def _has(self, metric: Metric, is_result: bool) -> bool:
+    def _has(self, metric: Metric, ahead: Ledger, is_result: bool) -> bool:
+        """Whether the store has a metric, or will have it by what is ahead of it."""
         if is_result:
-            return self._results.get(metric.key) == metric.value
-        return metric.key in self._last_steps and metric.step <= self._last_steps[metric.key]
+            return ahead._results.get(metric.key, self._results.get(metric.key)) == metric.value
+        return metric.step in self._steps[metric.key] or metric.step in ahead._steps[metric.key]
 
 
 def _metrics(event: Mapping[str, Any]) -> list[Metric]:

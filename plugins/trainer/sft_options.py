@@ -144,3 +144,8 @@ class SftOptions(TrainerOptions):
             "checkpoint_every": 1,
             "gradient_checkpointing": False,
         }
+
+    def with_less_memory(self, workers: int) -> Mapping[str, Any]:
+        """Half the micro-batch: of its own size, or of a worker's share of the batch where that is not set."""
+        size = self.micro_batch_size or self.batch_size // workers
+        return {"micro_batch_size": size // 2} if size > 1 else {}

@@ -57,7 +57,7 @@ def _valid(specs: Sequence[Path]) -> str:
 
 @app.command(rich_help_panel=BEGIN)
 def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Show what would run: steps, tokens, parameters a group, memory, disk, hours, and where."""
+    """Show what would run: trials, steps, tokens, parameters a group, memory, disk, hours, and where."""
     from runner.errors import SpecError
     from runner.execute.estimate import describe_plan
     from runner.spec.load import load_spec
@@ -69,7 +69,7 @@ def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, d
     loaded = load_spec(spec, overrides or ())
     terminal = open_terminal()
     try:
-        told = describe_plan(loaded.spec, StageReporter(terminal, "data"))
+        told = describe_plan(loaded, StageReporter(terminal, "data"))
     except SpecError as error:
         raise loaded.located(error) from error
     finally:

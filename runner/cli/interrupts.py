@@ -21,21 +21,22 @@ def insistent_interrupts() -> Iterator[None]:
     """Raise `KeyboardInterrupt` on Ctrl-C, and again as long as it is lost.
 
     In a callback of a weak reference, of which every import has one, Python only notes an exception; and compiled code
-    may drop one. A launch spends its first seconds on imports of such code.
+    may drop one. A launch spends its first seconds on imports of such code. Afterwards the command is over, and Ctrl-C
+    is ignored: it could only add a traceback to the end of the process.
     """
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGALRM)}
+    for number in (signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, _interrupt)
     hook, sys.unraisablehook = sys.unraisablehook, _note_but_interrupts
     try:
         yield
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = hook
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    if signum == signal.SIGALRM and _is_heard():
+    if _is_heard():
         return
     signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
     raise KeyboardInterrupt

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from runner.cli.app import RUN, AsJson, Debug, Overrides, SpecFile, app, open_terminal, settle_environment
 
 if TYPE_CHECKING:
-    from runner.execute.launch import TrialResult
+    from runner.execute.executor import Executor
+    from runner.execute.experiment import Experiment
+    from runner.execute.interrupts import Interrupts
+    from runner.execute.results import LaunchResult
     from runner.spec.load import LoadedSpec
     from runner.spec.models import ExperimentSpec
     from runner.terminal.progress import Terminal
@@ -33,56 +36,73 @@ def launch(
     debug: Debug = False,
 ) -> None:
     """Train, generate and score every trial of a spec; what is finished is not run again."""
-    from runner.execute.launch import as_json_document, worst
+    from runner.execute.interrupts import Interrupts
     from runner.spec.load import load_spec
     from runner.terminal.tables import print_results
 
     settle_environment()
     loaded = load_spec(spec, overrides or ())
+    address = address or os.environ.get("RAY_ADDRESS")
     terminal = open_terminal(live=not local)
-    results = _launch(loaded, terminal, overrides or (), smoke=smoke, local=local, address=address)
-    for result in results:
-        if result.error is not None:
-            terminal.problem(str(result.error))
-            if debug and result.trace:
-                terminal.problem(result.trace)
+    experiment = _experiment(loaded, terminal, overrides or (), smoke=smoke, elsewhere=bool(address) and not local)
+    # From here to the end of the process: Ctrl-C asks, and is never an exception between two lines.
+    interrupts = Interrupts()
+    result = _launch(experiment, terminal, interrupts, lambda: _executor(local, address))
+    for trial in result.trials:
+        if trial.error is not None:
+            terminal.problem(f"{trial.trial.name}: {trial.error}" if result.sweep else str(trial.error))
+            if debug and trial.trace:
+                terminal.problem(trial.trace)
     if as_json:
-        print(json.dumps(as_json_document(results), ensure_ascii=False))
+        print(json.dumps(result.as_json(), ensure_ascii=False))
     else:
-        print_results(results)
-        if smoke and worst(results) == 0:
+        print_results(result)
+        if smoke and result.exit_status == 0:
             print("the smoke run passed: this spec's code path works; its figures mean nothing")
-    raise typer.Exit(worst(results))
+    raise typer.Exit(result.exit_status)
 
 
-def _launch(
-    loaded: LoadedSpec[ExperimentSpec],
-    terminal: Terminal,
-    overrides: Sequence[str],
-    *,
-    smoke: bool,
-    local: bool,
-    address: str | None,
-) -> list[TrialResult]:
+def _experiment(
+    loaded: LoadedSpec[ExperimentSpec], terminal: Terminal, overrides: Sequence[str], *, smoke: bool, elsewhere: bool
+) -> Experiment:
     from runner.errors import SpecError
-    from runner.execute.launch import Launch, resolve_here
+    from runner.execute.experiment import Experiment
+    from runner.execute.launch import resolve_here
     from runner.plan import smoke as smoke_of
     from runner.terminal.progress import StageReporter
 
     spec = smoke_of(loaded.spec) if smoke else loaded.spec
-    address = address or os.environ.get("RAY_ADDRESS")
     try:
-        made = resolve_here(spec, StageReporter(terminal, "data"), elsewhere=bool(address) and not local)
-        storage = spec.compute.storage or Path("runs").resolve()
-        launch = Launch(loaded, made, storage, overrides, terminal, afresh=smoke)
-        return launch.run(lambda: _executor(local, address))
+        plan = resolve_here(spec, StageReporter(terminal, "data"), elsewhere=elsewhere)
     except SpecError as error:
         raise loaded.located(error) from error
     finally:
         terminal.close()
+    return Experiment(loaded, plan, spec.compute.storage or Path("runs").resolve(), overrides, afresh=smoke)
 
 
-def _executor(local: bool, address: str | None) -> Any:
+def _launch(
+    experiment: Experiment, terminal: Terminal, interrupts: Interrupts, make_executor: Callable[[], Executor]
+) -> LaunchResult:
+    from runner.errors import SpecError
+    from runner.execute.launch import launch
+
+    try:
+        if experiment.plan.spec.sweep is None:
+            return launch(experiment, make_executor, terminal, interrupts)
+        # Optuna and Plotly are imported where something is searched.
+        from runner.execute.launch_sweep import launch_sweep
+        from runner.terminal.board import Board
+
+        with Board(terminal) as board:
+            return launch_sweep(experiment, make_executor, board, interrupts, board)
+    except SpecError as error:
+        raise experiment.loaded.located(error) from error
+    finally:
+        terminal.close()
+
+
+def _executor(local: bool, address: str | None) -> Executor:
     if local:
         from runner.execute.local import LocalExecutor
 

@@ -9,23 +9,28 @@ from runner.errors import DataError, UnmetError
 from runner.execute.fit import disk, hours, judged
 from runner.execute.lengths import assumed_length, length_figures
 from runner.execute.resources import local_gpus, unmet_by
-from runner.plan import Plan, expand, implement, resolve
+from runner.plan import Plan, Survey, expand, implement, resolve
 from runner.records import Rendered
+from runner.spec.load import LoadedSpec
 from runner.spec.models import ComputeOptions, ExperimentSpec
+from runner.spec.variants import Variants
 from runner.stages import DatasetInfo, Outline, Reporter
 from runner.steps.manifest import by_group
 from runner.steps.rendering import training_texts
+from runner.sweep.outlook import known_trials, outlook
+from runner.sweep.points import Composer
 
 
-def describe_plan(spec: ExperimentSpec, reporter: Reporter) -> dict[str, Any]:
+def describe_plan(loaded: LoadedSpec[ExperimentSpec], reporter: Reporter) -> dict[str, Any]:
     """Describe what would run, as docs/interface.md's `plan --json` holds it.
 
     What stands in the way of a launch here is listed under `unmet`; figures that need it are then null or empty, or
-    marked as estimated or assumed.
+    marked as estimated or assumed. Those of a sweep are of the spec as it is without it.
 
     Raises:
-        SpecError: The optimizer's groups do not fit the model's parameters.
+        SpecError: The optimizer's groups do not fit the model's parameters, or trials of a sweep cannot be made.
     """
+    spec = loaded.spec
     unmet = unmet_by(spec.compute, local_gpus())
     told: dict[str, Any] = {
         "fingerprint": None,
@@ -39,22 +44,32 @@ def describe_plan(spec: ExperimentSpec, reporter: Reporter) -> dict[str, Any]:
         "hours": {},
         "fits": None,
         "advice": [],
+        "sweep": None,
         "where": where(spec.compute),
         "unmet": unmet,
     }
+    composer = None
+    if spec.sweep is not None:
+        composer = Composer(Variants(loaded.tree, spec.sweep), Survey(reporter))
+        told["sweep"] = outlook(composer)
     try:
-        plan = resolve(spec, reporter)
+        told |= _pinned(resolve(spec, reporter), composer)
     except (DataError, UnmetError) as error:
         unmet.append(str(error))
-    else:
-        told |= _pinned(plan)
-    return told | _trained(spec, reporter, unmet)
+    told |= _trained(spec, reporter, unmet)
+    if spec.sweep is not None:
+        told["sweep"]["gpu_hours"] = _times(told["hours"].get("gpu"), told["sweep"]["num_trials"])
+    return told
 
 
-def _pinned(plan: Plan) -> dict[str, Any]:
+def _times(hours: float | None, num_trials: int | None) -> float | None:
+    return None if hours is None or num_trials is None else hours * num_trials
+
+
+def _pinned(plan: Plan, composer: Composer | None) -> dict[str, Any]:
     trials = [
         {"name": trial.name, "fingerprint": trial.plan.fingerprint, "parameters": dict(trial.parameters)}
-        for trial in expand(plan)
+        for trial in (expand(plan) if composer is None else known_trials(composer))
     ]
     return {"fingerprint": plan.fingerprint, "trials": trials}
 

@@ -13,7 +13,7 @@ from runner.errors import DataError, PluginError, SpecError
 from runner.plan import implement
 from runner.records import Answer, Sample
 from runner.registry import find
-from runner.spec.load import section
+from runner.spec.check import section
 from runner.spec.models import Section
 from runner.stages import Adapter, Reporter, Stage
 from runner.steps.score import Scored, all_figures, metric_figures, score_modes, score_rows

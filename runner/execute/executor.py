@@ -1,4 +1,4 @@
-"""What can run a trial."""
+"""What can run trials."""
 
 from __future__ import annotations
 
@@ -9,17 +9,40 @@ from runner.spec.models import ComputeOptions
 from runner.steps.outcome import Outcome
 
 
-class Executor(Protocol):
-    """Runs trials one at a time; a request to stop reaches them by the run directory's stop file."""
+class Running(Protocol):
+    """A trial that was started."""
 
-    def run(self, plan: str, folder: Path, compute: ComputeOptions) -> Outcome:
-        """Run the unfinished steps of a trial.
+    def outcome(self) -> Outcome | None:
+        """How it ended; None while it runs. Never raises: a worker that died is an outcome that failed."""
+
+    def end(self) -> None:
+        """End it at once; what it saved stays."""
+
+
+class Executor(Protocol):
+    """Runs trials side by side; a request to stop reaches a trial by its run directory's stop file."""
+
+    def refuse_unplaceable(self, compute: ComputeOptions) -> None:
+        """Refuse what can never be placed.
+
+        Raises:
+            UnmetError: With what there is and what would fit.
+        """
+
+    def start(self, plan: str, folder: Path, compute: ComputeOptions) -> Running | None:
+        """Begin the unfinished steps of a trial.
 
         Args:
             plan: The trial's plan as JSON.
             folder: Its run directory, which has been begun.
             compute: What the trial's workers need.
+
+        Returns:
+            The trial, or None where there is no room for it now.
         """
+
+    def waits_for(self, compute: ComputeOptions) -> str:
+        """What a trial that found no room waits for: "4 GPUs on one node; at most 2 are free on one"."""
 
     def close(self) -> None:
         """Let go of what was started."""

@@ -48,5 +48,25 @@ def unmet_by(compute: ComputeOptions, gpus: Sequence[Gpu]) -> list[str]:
 
 def _fits(gpu: Gpu, compute: ComputeOptions) -> bool:
     named = compute.accelerator is None or compute.accelerator.lower() in re.split(r"[^a-z0-9]+", gpu.name.lower())
+    return named and _large_enough(gpu, compute)
+
+
+def too_small(compute: ComputeOptions, gpus: Sequence[Gpu], given: Sequence[int | str]) -> str | None:
+    """Say what a worker's GPUs lack of the memory that the spec asks for.
+
+    Args:
+        compute: What the spec asks for.
+        gpus: All of the machine; none where no driver tells, and then nothing can be said.
+        given: Those of the worker, by their places, or by names that are not looked up.
+    """
+    own = [gpus[int(place)] for place in given if str(place).isdecimal() and int(place) < len(gpus)]
+    small = [gpu for gpu in own if not _large_enough(gpu, compute)]
+    if not small:
+        return None
+    found = ", ".join(f"{gpu.name} ({gpu.memory:.0f} GB)" for gpu in small)
+    return f"the spec asks for GPUs with {compute.gpu_memory}, and the worker was given {found}"
+
+
+def _large_enough(gpu: Gpu, compute: ComputeOptions) -> bool:
     wanted = float(compute.gpu_memory.removesuffix("GB")) if compute.gpu_memory else 0
-    return named and gpu.memory >= wanted * MEMORY_TOLERANCE
+    return gpu.memory >= wanted * MEMORY_TOLERANCE

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from runner.errors import SpecError
 from runner.plan import implement
-from runner.spec.load import load_spec, section
+from runner.spec.check import section
+from runner.spec.load import load_spec
 
 
 def serve_command(spec: Path | None, host: str, port: int) -> Sequence[str]:

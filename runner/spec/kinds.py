@@ -7,8 +7,8 @@ from pathlib import Path
 
 from runner.spec.dataset_spec import DatasetSpec
 from runner.spec.layers import apply_overrides, read_layers
-from runner.spec.load import check
 from runner.spec.models import ExperimentSpec, Specification
+from runner.spec.sweep_check import check_swept
 
 
 def load_any(file: Path, overrides: Sequence[str] = ()) -> Specification:
@@ -19,4 +19,4 @@ def load_any(file: Path, overrides: Sequence[str] = ()) -> Specification:
     """
     tree = apply_overrides(read_layers(file, str(file)), overrides, Path.cwd())
     kind: type[Specification] = DatasetSpec if "source" in tree.value else ExperimentSpec
-    return check(tree, kind)
+    return check_swept(tree, kind)

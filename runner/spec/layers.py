@@ -84,13 +84,13 @@ def apply_overrides(tree: Tree, overrides: Sequence[str], folder: Path) -> Tree:
     for text in overrides:
         shown = f"--set {text}"
         name, equals, value = text.partition("=")
-        path = tuple(int(part) if part.isdigit() else part for part in name.split("."))
+        path = parts(name)
         if not equals or not all(str(part) for part in path):
             problems.append(Problem("write PATH=VALUE, such as trainer.epochs=1", file=shown))
             continue
         try:
             leaf = parse_tree(value, shown, folder, lined=False)
-            tree = _assign(tree, path, leaf, Mark(shown))
+            tree = assign(tree, path, leaf)
         except SpecError as error:
             problems.extend(error.problems)
     if problems:
@@ -98,13 +98,29 @@ def apply_overrides(tree: Tree, overrides: Sequence[str], folder: Path) -> Tree:
     return tree
 
 
-def _assign(tree: Tree, path: SpecPath, leaf: Tree, mark: Mark) -> Tree:
+def assign(tree: Tree, path: SpecPath, leaf: Tree) -> Tree:
+    """Put a value at a place of a tree, which is not changed.
+
+    Args:
+        tree: The spec.
+        path: The place; mappings on the way that are not there are made.
+        leaf: The value, whose marks say where it was written.
+
+    Raises:
+        SpecError: The place cannot hold a value.
+    """
+    mark = leaf.marks[()]
     marks = {key: known for key, known in tree.marks.items() if key[: len(path)] != path}
     for depth in range(1, len(path)):
         marks.setdefault(path[:depth], mark)
-    marks |= {(*path, *below): mark for below in leaf.marks}
+    marks |= {(*path, *below): known for below, known in leaf.marks.items()}
     value = _with_value(tree.value, path, leaf.value, mark, ())
     return Tree(value, marks, [*tree.problems, *leaf.problems])
+
+
+def parts(name: str) -> SpecPath:
+    """Take a dotted path apart; list items are named by number."""
+    return tuple(int(part) if part.isdigit() else part for part in name.split("."))
 
 
 def _with_value(value: Any, path: SpecPath, leaf: Any, mark: Mark, above: SpecPath) -> Any:

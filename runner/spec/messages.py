@@ -47,6 +47,11 @@ def _message(details: Any, model: type[BaseModel], depth: int) -> str:
     if kind in {"literal_error", "enum"}:
         expected = [part.strip("' ") for part in details["ctx"]["expected"].replace(" or ", ",").split(",")]
         return f"{given!r} is not valid{nearest(str(given), expected)}"
+    if kind == "union_tag_invalid":
+        tags = [part.strip("' ") for part in details["ctx"]["expected_tags"].split(",")]
+        return f"{details['ctx']['tag']!r} is not valid{nearest(details['ctx']['tag'], tags)}"
+    if kind == "union_tag_not_found":
+        return "needs a `type` that says which it is, such as {type: random}"
     message = details["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     lowered = message[:1].lower() + message[1:]
     shown = given is not None and not isinstance(given, dict | list) and kind != "value_error"
@@ -78,7 +83,7 @@ def _model_at(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseMod
         return None
     rest = location[1:]
     models = _models_in(field.annotation)
-    by_name = [each for each in models if rest and rest[0] == each.__name__]
+    by_name = [each for each in models if rest and rest[0] in {each.__name__, *_tags(each)}]
     if by_name:
         return _model_at(by_name[0], rest[1:])
     for each in models:
@@ -87,6 +92,12 @@ def _model_at(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseMod
         if found is not None:
             return found
     return None
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    """What `type` may say where the model is one of several."""
+    field = model.model_fields.get("type")
+    return get_args(field.annotation) if field else ()
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

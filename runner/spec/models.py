@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from runner.errors import Problem
 from runner.spec.measures import measure_problems
+from runner.spec.sweep import SweepOptions
 from runner.stages import FilePath, GeneratorOptions, Options, Place, Stage, TrainerOptions
 
 NONE = "none"
@@ -107,6 +108,15 @@ class ComputeOptions(Options):
     """The GPU's type as Ray names it, such as `A100` (an 80 GB card has this name too)."""
     gpu_memory: Annotated[str | None, Field(pattern=r"^\d+ ?GB$")] = None
     """Memory that each GPU must have, such as `80GB`."""
+    pack: Literal["node", "any"] = "node"
+    """Where the workers of a trial go. `node`: onto one node, or, where none is large enough, onto the fewest that are;
+    the trial waits until these have room. `any`: onto whatever nodes have room now, close together if they can."""
+    retries: Annotated[int, Field(ge=0)] = 3
+    """How often a trial is taken up again whose worker or node was lost, or which ran out of memory. One that fails by
+    an error of its own is not."""
+    smaller_micro_batch: bool = True
+    """Whether a trial that ran out of memory is taken up again with a smaller micro-batch; its numbers stay the same
+    but for rounding. Else it fails."""
     storage: FilePath | None = None
     """Folder for runs, shared by all nodes where there are several; none: `runs` in the current folder."""
     cache: Place | None = None
@@ -158,6 +168,8 @@ class ExperimentSpec(Specification):
     """Where runs are shown."""
     compute: ComputeOptions = ComputeOptions()
     """Workers and what each of them gets."""
+    sweep: SweepOptions | None = None
+    """Many trials instead of one: a space to search, arms, seeds."""
     pinned: Pins | None = None
     """Only in a `plan.json`: what the plan was made of. A launch refuses what has changed since."""
 
@@ -169,6 +181,10 @@ class ExperimentSpec(Specification):
         if twice:
             raise ValueError(f"{', '.join(twice)} stands here twice; one of a kind is enough")
         return metrics
+
+    def as_json(self) -> dict[str, Any]:
+        """The spec with every default written out; a spec that sweeps nothing does not mention it."""
+        return {name: value for name, value in super().as_json().items() if name != "sweep" or value is not None}
 
     def sections(self) -> Iterator[Section]:
         """All sections, in the order of the spec, less those that are `none`."""

@@ -69,3 +69,14 @@ class Options(BaseModel):
             Options to change, by name; with a `type`, the whole section of that other plugin of the same stage.
         """
         return {}
+
+    def with_less_memory(self, workers: int) -> Mapping[str, Any]:
+        """Say what would need less memory and change no number.
+
+        Args:
+            workers: Who share the work.
+
+        Returns:
+            Options to change, by name; none where nothing is left to change.
+        """
+        return {}

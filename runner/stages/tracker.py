@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -12,16 +12,18 @@ from runner.stages.data import DatasetInfo
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is told of a trial when it begins.
+    """What a tracker is told of a trial, or of a whole sweep, when it begins.
 
     Attributes:
         experiment: The spec's name.
-        trial: The trial's folder name.
+        trial: The trial's folder name, or the sweep's name.
         fingerprint: By which the same run is found again.
-        run_dir: The trial's folder, with plan and record.
+        run_dir: The trial's folder, with plan and record; or the sweep's.
         parameters: The plan, flattened to dotted paths.
         dataset: What is trained and tested on.
         spec_file: The spec as the user wrote it.
+        parent: The tracker's id of the sweep's run that the trial is shown under.
+        tags: What sets it apart in its sweep: `group`, `seed`, and its number as `trial`.
     """
 
     experiment: str
@@ -31,6 +33,8 @@ class TrackedRun:
     parameters: Mapping[str, Any]
     dataset: DatasetInfo
     spec_file: Path
+    parent: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class Tracker(Protocol):
@@ -49,7 +53,7 @@ class Tracker(Protocol):
     def deliver(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Pass on events in order; each metric and step at most once, whatever is delivered again."""
 
-    def finish(self, status: Literal["finished", "failed", "interrupted"]) -> None:
+    def finish(self, status: Literal["finished", "failed", "interrupted", "pruned"]) -> None:
         """Send artifacts and set the final status."""
 
     def link(self) -> str:

@@ -13,7 +13,8 @@ from runner.errors import Problem, RunnerError, SpecError, StepError
 from runner.stages import StopRequestedError
 from runner.steps.trial import run_trial
 
-Status = Literal["finished", "failed", "interrupted"]
+Status = Literal["finished", "failed", "interrupted", "pruned"]
+"""`pruned`: a sweep asked for its end, as its figures had fallen behind; what it saved stays."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Outcome:
     """How a trial ended.
 
     Attributes:
-        status: Finished, failed, or interrupted with its state saved.
+        status: Finished, failed, interrupted with its state saved, or likewise pruned.
         error: What went wrong, as the user is told it.
         trace: The traceback, for `--debug`.
     """

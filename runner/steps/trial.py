@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.artifacts import RunDirectory, steps_of
-from runner.errors import RunnerError, StepError
+from runner.errors import OutOfMemoryError, RunnerError, StepError, out_of_memory
 from runner.events import EventLog
 from runner.plan import read_plan
 from runner.stages import StopRequestedError
@@ -54,7 +54,8 @@ def _run_step(context: TrialContext, step: str) -> None:
         raise
     except Exception as error:
         _end(context, step, "failed", started, error=f"{type(error).__name__}: {error}")
-        raise StepError(f"{step}: {type(error).__name__}: {error}") from error
+        kind = OutOfMemoryError if out_of_memory(error) else StepError
+        raise kind(f"{step}: {type(error).__name__}: {error}") from error
     _end(context, step, "finished", started, **told)
 
 

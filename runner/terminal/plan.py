@@ -14,6 +14,8 @@ PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "total")
 def plan_tables(told: Mapping[str, Any]) -> list[Table]:
     """Lay out what `describe_plan` tells; what is not known has no table."""
     tables = [_run(told)]
+    if told["sweep"]:
+        tables.append(_sweep(told["sweep"]))
     if told["parameters"]:
         tables.append(_groups(told))
     if told["memory"]:
@@ -25,7 +27,7 @@ def _run(told: Mapping[str, Any]) -> Table:
     table = Table(title="what would run", title_justify="left", show_header=False)
     rows = {
         "fingerprint": (told["fingerprint"] or "unknown yet")[:16],
-        "trials": _count(len(told["trials"])),
+        "trials": _trials(told),
         "samples": ", ".join(f"{split} {number:,}" for split, number in told["num_samples"].items()),
         "steps a trial": _count(told["steps_per_trial"]),
         **_tokens(told["tokens"]),
@@ -35,6 +37,41 @@ def _run(told: Mapping[str, Any]) -> Table:
     for name, value in rows.items():
         table.add_row(name, value or "unknown yet")
     return table
+
+
+def _trials(told: Mapping[str, Any]) -> str:
+    sweep = told["sweep"]
+    if sweep is None:
+        return _count(len(told["trials"]))
+    return "as many as the budget has time for" if sweep["num_trials"] is None else f"at most {sweep['num_trials']:,}"
+
+
+def _sweep(sweep: Mapping[str, Any]) -> Table:
+    """A row a path of the space and an arm; then how points are chosen and how often each is repeated."""
+    table = Table(title="the sweep; figures here are of the spec without it", title_justify="left", show_header=False)
+    for path, values in sweep["space"].items():
+        table.add_row(path, values)
+    for arm, values in sweep["arms"].items():
+        table.add_row(f"arm {arm}", ", ".join(f"{path} = {value}" for path, value in values.items()) or "as it is")
+    rows = {
+        "seeds": ", ".join(map(str, sweep["seeds"] or ())),
+        "search": _told(sweep["search"]) if sweep["space"] else "",
+        "pruning": _told(sweep["pruning"]),
+        "objective": _told(sweep["objective"]),
+        "budget": _told(sweep["budget"]),
+        "GPU hours": "" if sweep["gpu_hours"] is None else f"at most {sweep['gpu_hours']:,.0f}, were none pruned",
+    }
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, value)
+    return table
+
+
+def _told(options: Mapping[str, Any] | None) -> str:
+    """Options in words: the type, then what is set."""
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    first = [str(given.pop(name)) for name in ("type", "metric") if name in given]
+    return ", ".join([*first, *(f"{name} {value}" for name, value in given.items())])
 
 
 def _tokens(tokens: Mapping[str, Any]) -> dict[str, str]:

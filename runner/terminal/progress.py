@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from runner.events import Event
-from runner.execute.launch import TrialResult
+from runner.execute.results import TrialResult
 from runner.plan import Trial
 
 TITLES = {
@@ -40,15 +40,16 @@ PLAIN_LINES = 10
 
 
 class Terminal:
-    """Shows progress and messages on standard error; see `runner.execute.launch.LaunchListener`."""
+    """Shows progress and messages on standard error, of one trial; see `runner.execute.listener.LaunchListener`."""
 
     def __init__(self, stream: IO[str], *, live: bool = True) -> None:
         """Show on a stream; bars only where it is a terminal and `live` is not refused."""
         self.console = Console(file=stream, highlight=False, soft_wrap=True)
-        self._live = live and self.console.is_terminal
+        self.live = live and self.console.is_terminal
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._told: dict[str, int] = {}
+        self._waits_for = ""
 
     def say(self, message: str) -> None:
         """Tell something, a line."""
@@ -66,18 +67,27 @@ class Terminal:
         """A trial begins, or goes on."""
         self.say(f"{'resuming' if resumed else 'running'} {trial.plan.spec.name}/{trial.name} in {folder}")
 
+    def trial_waits(self, trial: Trial, reason: str) -> None:
+        """A trial found no room."""
+        if reason != self._waits_for:
+            self._waits_for = reason
+            self.say(f"{trial.plan.spec.name}/{trial.name} waits for {reason}")
+
     def trial_ended(self, result: TrialResult) -> None:
         """A trial is at its end: bars stay as they are, and what follows is printed below."""
         self.close()
         if result.reused:
             self.say(f"{result.trial.plan.spec.name}/{result.trial.name} is finished already; nothing was run again")
 
+    def searched(self, summary: Mapping[str, Any]) -> None:
+        """Nothing is searched where there is one trial."""
+
     def stopping(self) -> None:
         """The user asked to stop."""
         self.say("stopping: the state is being saved; press Ctrl-C again to stop at once")
 
-    def event(self, event: Event) -> None:
-        """Show an event of the running trial."""
+    def event(self, trial: str, event: Event) -> None:
+        """Show an event of the trial that runs."""
         kind = event["kind"]
         if kind == "progress":
             self.progress(event["stage"], event["done"], event["total"], event["shown"])
@@ -87,14 +97,14 @@ class Terminal:
             (self.warn if event["state"] == "trouble" else self.say)(event["message"])
         elif kind == "parameters":
             self.say("; ".join(_group(each) for each in event["groups"]))
-        elif kind == "state" and event["state"] == "started" and not self._live:
+        elif kind == "state" and event["state"] == "started" and not self.live:
             self.say(f"{TITLES.get(event['step'], event['step'])} …")
 
     def progress(self, stage: str, done: int, total: int, shown: Mapping[str, float]) -> None:
         """Show how far a step is, with figures beside the bar."""
         figures = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in shown.items())
         title = TITLES.get(stage, stage)
-        if not self._live:
+        if not self.live:
             self._plain(title, done, total, figures)
             return
         bars = self._bars()

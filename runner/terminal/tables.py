@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from runner.execute.launch import TrialResult
+from runner.execute.results import INTERRUPTED, LaunchResult, TrialResult
+from runner.terminal.sweep import sweep_lines, sweep_tables
 
 Metrics = Mapping[str, float | None]
 
@@ -82,8 +83,19 @@ def _figure(value: Any) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
-def print_results(results: Sequence[TrialResult]) -> None:
-    """Print the end of a launch on standard output: the table, and where everything lies."""
+def print_results(result: LaunchResult) -> None:
+    """Print the end of a launch on standard output: the tables, and where everything lies."""
+    if result.sweep is not None:
+        print_tables(sweep_tables(result))
+        for line in sweep_lines(result):
+            print(line)
+    else:
+        _print_trials(result.trials)
+    if result.exit_status == INTERRUPTED:
+        print("the same command goes on from where it stopped")
+
+
+def _print_trials(results: Sequence[TrialResult]) -> None:
     finished = [result for result in results if result.status == "finished"]
     if finished:
         print_tables([results_table(finished)])
@@ -91,8 +103,6 @@ def print_results(results: Sequence[TrialResult]) -> None:
         print(f"run: {result.run_dir} ({result.status})")
         if result.link:
             print(f"tracker: {result.link}")
-        if result.status == "interrupted":
-            print("the same command goes on from where it stopped")
 
 
 def print_tables(tables: Sequence[Table]) -> None:

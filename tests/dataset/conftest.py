@@ -14,8 +14,8 @@ from PIL import Image
 from runner.dataset.build import Built, build_dataset
 from runner.dataset.publish import publishing
 from runner.records import Entity, Sample, Segment
+from runner.spec.check import section
 from runner.spec.dataset_spec import DatasetSpec
-from runner.spec.load import section
 
 LABELS = ("person", "location")
 QUADRANTS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "yellow": (240, 220, 40)}

@@ -37,7 +37,7 @@ def away(monkeypatch):
 
 
 def plan_of(*overrides):
-    return describe_plan(load_spec(SPECS / "qwen_mmre.yaml", ["data.path=/nowhere", *overrides]).spec, Silent())
+    return describe_plan(load_spec(SPECS / "qwen_mmre.yaml", ["data.path=/nowhere", *overrides]), Silent())
 
 
 WHOLE = ("trainer.strategy=ddp", "trainer.gradient_checkpointing=false")
@@ -92,7 +92,7 @@ def test_a_sample_is_assumed_as_long_as_the_spec_allows(away):
 
 def test_a_small_run_is_counted_and_not_estimated(tmp_path):
     overrides = [f"data.path={tmp_path}/data", "data.train=12", "data.test=4", "compute.accelerator=A100"]
-    told = describe_plan(load_spec(SPECS / "tiny_mmre.yaml", overrides).spec, Silent())
+    told = describe_plan(load_spec(SPECS / "tiny_mmre.yaml", overrides), Silent())
     tokens = told["tokens"]
     assert (
         tokens["text"] + tokens["image"] + tokens["target"]

@@ -133,6 +133,24 @@ def test_ctrl_c_at_any_time_leaves_a_run_that_the_next_launch_resumes(emoji, und
     assert trial["metrics"] == undisturbed
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [(), ("--local",)], ids=str)
+@pytest.mark.parametrize("pause", [0.02, 0.2, 0.8])
+def test_a_second_ctrl_c_at_any_time_ends_with_a_word(emoji, undisturbed, mode, pause):
+    started = emoji.start("launch", "emoji.yaml", *mode)
+    _wait(emoji, "train", started)
+    os.killpg(started.pid, signal.SIGINT)
+    time.sleep(pause)
+    if started.poll() is None:
+        os.killpg(started.pid, signal.SIGINT)
+    output, errors = started.communicate(timeout=60)
+    assert started.returncode == 130, errors
+    assert "the same command goes on" in output + errors
+    assert "Traceback" not in errors
+    _, trial, _ = launch(emoji, "emoji.yaml", *mode)
+    assert trial["metrics"] == undisturbed
+
+
 def _wait(workplace, moment, process):
     """Wait some seconds, or until a step is seen to begin."""
     if isinstance(moment, float):

@@ -11,7 +11,8 @@ from runner.errors import SpecError
 from runner.events import EventLog
 from runner.execute.estimate import describe_plan
 from runner.plan import plan_json, resolve, smoke
-from runner.spec.load import load_spec
+from runner.spec.load import LoadedSpec, load_spec
+from runner.spec.tree import Tree
 from runner.steps.context import TrialContext
 from runner.steps.trial import run_trial
 from runner.steps.weights import TrialWeights
@@ -112,7 +113,8 @@ def test_a_missing_key_is_told_before_anything_runs(served):
 
 def test_a_plan_counts_nothing_and_a_smoke_run_asks_no_server(plan_of, tmp_path):
     plan = plan_of(SERVED.format(url="http://127.0.0.1:9/v1", more="examples: 2"), smoke)
-    told = describe_plan(plan.spec, Silent())
+    loaded = LoadedSpec(plan.spec, Tree(plan.spec.as_json()), tmp_path / "served.yaml")
+    told = describe_plan(loaded, Silent())
     assert (told["steps_per_trial"], told["parameters"], told["tokens"], told["unmet"]) == (0, [], {}, [])
     directory = run(plan, tmp_path / "run")
     assert directory.read_metrics()["parse/malformed"] == plan.dataset.num_samples["test"]

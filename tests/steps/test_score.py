@@ -11,7 +11,7 @@ from runner.artifacts import RunDirectory, read_lines
 from runner.dataset.folder import DatasetFolder
 from runner.execute.evaluate import Request, evaluate
 from runner.plan import implement
-from runner.spec.load import section
+from runner.spec.check import section
 from runner.steps.score import score
 
 METRICS = (

@@ -1,10 +1,11 @@
-"""Starts Ray on this machine or joins a cluster, quietly, and says what it has."""
+"""Starts Ray on this machine or joins a cluster, quietly; says what its nodes have, and reserves places on them."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 # Ray reads this when it is imported.
@@ -13,9 +14,11 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
+from ray._private.state import available_resources_per_node  # there is no public one by node
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from runner.errors import UnmetError
-from runner.spec.models import ComputeOptions
+from runner.execute.ray.placement import Resources, Shape
 
 OBJECT_STORE_BYTES = 200_000_000
 """Only plans and outcomes cross, so a machine of its own needs no large store."""
@@ -26,6 +29,9 @@ WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+
+RESERVATION_SECONDS = 5.0
+"""In which places that are free are given; when another one's trial took them meanwhile, the next poll tries again."""
 
 
 def connect(address: str | None) -> None:
@@ -48,59 +54,96 @@ def connect(address: str | None) -> None:
         raise UnmetError(f"no Ray cluster answers at {address or 'this machine'}: {error}{hint}") from error
 
 
-def nodes() -> list[dict[str, float]]:
-    """The resources of each living node, by Ray's names."""
-    listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"] for node in listed if node["Alive"]]
-
-
-def worker_resources(compute: ComputeOptions, available: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """What Ray is asked for, for each worker.
-
-    Without `cpus_per_worker`, the cores of the smallest node are shared by the workers.
-    """
-    fewest = min((node.get("CPU", 1.0) for node in available), default=1.0)
-    cpus = compute.cpus_per_worker or max(1, int(fewest // compute.workers))
-    asked: dict[str, float] = {"CPU": float(cpus)}
-    if compute.gpus_per_worker:
-        asked["GPU"] = compute.gpus_per_worker
-    if compute.accelerator:
-        asked[f"accelerator_type:{compute.accelerator}"] = 0.001
-    return asked
-
-
-def refuse_unplaceable(compute: ComputeOptions, asked: Mapping[str, float]) -> None:
-    """Refuse at once what the cluster can never hold; Ray itself would wait for ever without a word.
-
-    Raises:
-        UnmetError: With what is asked for and what each node has.
-    """
-    available = nodes()
-    places = sum(_workers_on(node, asked) for node in available)
-    if places < compute.workers:
-        have = "; ".join(_described(node) for node in available)
-        raise UnmetError(
-            f"{compute.workers} worker(s) of {_described(asked)} are asked for, and the cluster holds {places}. "
-            f"Its nodes have: {have}"
-        )
-
-
-def _workers_on(node: Mapping[str, float], asked: Mapping[str, float]) -> int:
-    return min(int(node.get(name, 0) // amount) for name, amount in asked.items())
-
-
-def _described(resources: Mapping[str, float]) -> str:
-    shown = {name: amount for name, amount in resources.items() if name in {"CPU", "GPU"}}
-    types = [name.removeprefix("accelerator_type:") for name in resources if name.startswith("accelerator_type:")]
-    return ", ".join([*(f"{amount:g} {name}" for name, amount in shown.items()), *types])
-
-
 def disconnect() -> None:
     """Leave the cluster; Ray that was started here ends."""
     ray.shutdown()
 
 
-def remote_options(asked: Mapping[str, float]) -> dict[str, Any]:
-    """Phrase the resources of a worker as the options of an actor."""
-    special = {name: amount for name, amount in asked.items() if name not in {"CPU", "GPU"}}
-    return {"num_cpus": asked["CPU"], "num_gpus": asked.get("GPU", 0), "resources": special}
+@dataclass(frozen=True)
+class Node:
+    """A living node.
+
+    Attributes:
+        id: Ray's.
+        name: Its host's, or its address.
+        total: What it has, free or not.
+    """
+
+    id: str
+    name: str
+    total: Resources
+
+
+def nodes() -> list[Node]:
+    """The living nodes."""
+    listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [
+        Node(each["NodeID"], f"{each['NodeManagerHostname']} ({each['NodeManagerAddress']})", each["Resources"])
+        for each in listed
+        if each["Alive"]
+    ]
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Places that a trial holds.
+
+    Attributes:
+        group: Ray's.
+        shape: What was asked for.
+        nodes: The node of each bundle, by id.
+    """
+
+    group: PlacementGroup
+    shape: Shape
+    nodes: tuple[str, ...]
+
+    def workers(self) -> Iterator[tuple[int, str]]:
+        """The bundle and the node of each worker."""
+        for bundle, (size, node) in enumerate(zip(self.shape.sizes, self.nodes, strict=True)):
+            for _ in range(size):
+                yield bundle, node
+
+
+class Places:
+    """The places that this driver's trials hold, and what is free beside them."""
+
+    def __init__(self) -> None:
+        """Begin with none held."""
+        self._held: list[Reservation] = []
+
+    def free(self) -> list[dict[str, float]]:
+        """What is free on each living node.
+
+        Ray's own account is some tenths of a second old, so that this driver's trials are counted here too.
+        """
+        available: Mapping[str, Resources] = available_resources_per_node()  # type: ignore[no-untyped-call]
+        free = []
+        for node in nodes():
+            left = dict(node.total)
+            for held in self._held:
+                for bundle, where in zip(held.shape.bundles(), held.nodes, strict=True):
+                    for name, amount in bundle.items() if where == node.id else ():
+                        left[name] = left.get(name, 0) - amount
+            told = available.get(node.id, {})
+            free.append({name: max(0.0, min(amount, told.get(name, 0))) for name, amount in left.items()})
+        return free
+
+    def reserve(self, shape: Shape) -> Reservation | None:
+        """Take places; None where there are none now."""
+        if not shape.fits(self.free()):
+            return None
+        strategy = "STRICT_SPREAD" if shape.apart else "PACK"
+        group = placement_group(shape.bundles(), strategy=strategy)
+        if not group.wait(timeout_seconds=RESERVATION_SECONDS):
+            remove_placement_group(group)
+            return None
+        placed: Mapping[int, str] = placement_group_table(group)["bundles_to_node_id"]
+        held = Reservation(group, shape, tuple(placed[bundle] for bundle in range(len(shape.sizes))))
+        self._held.append(held)
+        return held
+
+    def release(self, held: Reservation) -> None:
+        """Give places back; what still runs there is killed."""
+        self._held.remove(held)
+        remove_placement_group(held.group)

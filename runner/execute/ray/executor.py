@@ -1,157 +1,131 @@
-"""Runs a trial in an actor; one of several workers trains in a Ray Train worker group first."""
+"""Runs trials on Ray: on this machine's own, or on a cluster's nodes."""
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-from collections.abc import Sequence
-from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-from runner.artifacts import steps_of, write_json
-from runner.errors import StepError
-from runner.execute.ray.cluster import (
-    connect,
-    disconnect,
-    nodes,
-    refuse_unplaceable,
-    remote_options,
-    worker_resources,
-)
+from runner.artifacts import RunDirectory, steps_of
+from runner.errors import UnmetError
+from runner.execute.ray.attempt import TRAIN, Attempt
+from runner.execute.ray.cluster import Node, Places, Reservation, connect, disconnect, nodes
+from runner.execute.ray.node import NodeActor
+from runner.execute.ray.placement import Shape, shape, shortage
+from runner.execute.ray.running import RayRunning
+from runner.execute.software import differences, software
 from runner.plan import read_plan
 from runner.spec.models import ComputeOptions
-from runner.steps.outcome import Outcome, outcome_of_trial
+from runner.steps.outcome import Outcome
 
 import ray  # isort: skip - after cluster.py, which sets what Ray reads when it is imported
-from ray.exceptions import RayError
-from ray.train import RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-TRAIN = "train"
-"""The step that several workers share."""
-
-POLL_SECONDS = 0.1
-"""How long Ctrl-C waits at the most: Python hears of it only between two calls of Ray."""
-
-
-@ray.remote
-class TrialActor:
-    """A worker process that runs the steps of a trial."""
-
-    def run(self, plan: str, folder: str, steps: Sequence[str]) -> dict[str, Any]:
-        """Run steps; see `outcome_of_trial`. Plain data goes in and comes out."""
-        return outcome_of_trial(plan, Path(folder), steps).as_json()
+SOFTWARE_SECONDS = 120.0
+"""In which a node is to tell its software; its worker processes are started for it."""
 
 
 class RayExecutor:
-    """Runs trials on this machine's own Ray, or on a cluster."""
+    """Places trials on nodes; see `Executor`.
+
+    Worker processes are forked from a server on each node that has loaded the plugins, those of a trial with several
+    workers too: that costs milliseconds where Ray Train starts and imports anew, leaves one way to place and to retry
+    for any number of workers, and needs nothing of Ray Train's, as accelerate joins the workers by `RANK`,
+    `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT`.
+    """
 
     def __init__(self, address: str | None = None) -> None:
-        """Connect; see `connect`."""
-        connect(address)
-
-    def run(self, plan: str, folder: Path, compute: ComputeOptions) -> Outcome:
-        """Run a trial; see `Executor.run`.
+        """Connect.
 
         Raises:
-            UnmetError: The cluster can never hold the trial.
-            StepError: A worker died.
+            UnmetError: No cluster answers, or a node has other software than this machine.
         """
-        asked = worker_resources(compute, nodes())
-        refuse_unplaceable(compute, asked)
-        steps = steps_of(read_plan(plan))
-        if compute.workers > 1 and TRAIN in steps:
-            trained = _train_on_group(plan, folder, compute, asked)
-            if trained.status != "finished":
-                return trained
-            steps = tuple(step for step in steps if step != TRAIN)
-        return _run_in_actor(plan, folder, asked, steps)
+        connect(address)
+        self._places = Places()
+        self._actors: dict[str, Any] = {}
+        self._is_elsewhere = address is not None
+        try:
+            self._meet_nodes()
+        except UnmetError:
+            disconnect()
+            raise
+
+    def refuse_unplaceable(self, compute: ComputeOptions) -> None:
+        """Refuse at once what can never be placed; see `Executor.refuse_unplaceable`."""
+        self._shape(compute, compute.workers)
+
+    def start(self, plan: str, folder: Path, compute: ComputeOptions) -> RayRunning | None:
+        """Begin a trial, or find no room for it now; see `Executor.start`."""
+        first = self._attempt(plan, folder, compute)
+        return RayRunning(plan, folder, compute, self._attempt, first) if first else None
+
+    def waits_for(self, compute: ComputeOptions) -> str:
+        """Say what a trial that found no room waits for; see `Executor.waits_for`."""
+        return shortage(self._shape(compute, compute.workers), self._places.free())
 
     def close(self) -> None:
-        """Leave the cluster."""
+        """Leave the cluster, and with it what still runs."""
         disconnect()
 
-
-def _run_in_actor(plan: str, folder: Path, asked: dict[str, float], steps: Sequence[str]) -> Outcome:
-    actor = TrialActor.options(**remote_options(asked)).remote()  # type: ignore[attr-defined]
-    running = actor.run.remote(plan, str(folder), list(steps))
-    try:
-        while not ray.wait([running], timeout=POLL_SECONDS)[0]:
-            pass
-        return Outcome.from_json(ray.get(running))
-    except RayError as error:
-        raise StepError(f"the trial's worker died: {str(error).strip().splitlines()[0]}") from error
-    finally:
-        ray.kill(actor)
-
-
-def _train_on_group(plan: str, folder: Path, compute: ComputeOptions, asked: dict[str, float]) -> Outcome:
-    logging.getLogger("ray.train").setLevel(logging.ERROR)
-    _outcomes(folder)  # workers of a launch that was killed may have told how they ended with it
-    trainer = TorchTrainer(
-        _train_as_worker,
-        train_loop_config={"plan": plan, "folder": str(folder)},
-        scaling_config=ScalingConfig(
-            num_workers=compute.workers, use_gpu=bool(compute.gpus_per_worker), resources_per_worker=asked
-        ),
-        run_config=RunConfig(name="workers", storage_path=str(folder / ".ray_train")),
-    )
-    try:
-        _fit(trainer)
-    except (RayError, TrainingFailedError) as error:
-        told = _outcomes(folder)
-        first = str(error).strip().splitlines()[0]
-        return told[0] if told else Outcome("failed", StepError(f"the worker group died: {first}"))
-    told = _outcomes(folder)
-    return told[0] if told else Outcome("finished")
-
-
-def _fit(trainer: TorchTrainer) -> None:
-    """Run a worker group from another thread.
-
-    In the main one Ray Train takes Ctrl-C for itself and ends the group at once, where the workers are to save first.
-    A launch that is to end at once does not wait for the thread.
-    """
-    ended: Future[None] = Future()
-
-    def fit() -> None:
+    def _attempt(self, plan: str, folder: Path, compute: ComputeOptions) -> PlacedAttempt | None:
+        run = RunDirectory(folder)
+        steps = [step for step in steps_of(read_plan(plan)) if not run.finished(step)]
+        held = self._places.reserve(self._shape(compute, compute.workers if TRAIN in steps else 1))
+        if held is None:
+            return None
         try:
-            trainer.fit()
-        except Exception as error:
-            ended.set_exception(error)
-        else:
-            ended.set_result(None)
+            self._meet_nodes()
+            return PlacedAttempt(Attempt(plan, folder, steps, compute, held, self._actors), self._places, held)
+        except BaseException:
+            self._places.release(held)
+            raise
 
-    Thread(target=fit, daemon=True).start()
-    while not wait([ended], timeout=POLL_SECONDS).done:
-        pass
-    ended.result()
+    def _shape(self, compute: ComputeOptions, workers: int) -> Shape:
+        return shape(compute, [node.total for node in nodes()], workers)
 
-
-def _train_as_worker(config: dict[str, str]) -> None:
-    folder = Path(config["folder"])
-    outcome = outcome_of_trial(config["plan"], folder, (TRAIN,))
-    if outcome.status == "finished":
-        return
-    write_json(_outcome_file(folder, os.environ["RANK"]), outcome.as_json())
-    # Raising ends the whole group: the others may be waiting for this worker. Who was asked to stop has saved.
-    raise StepError(f"{outcome.status}: {outcome.error}")
+    def _meet_nodes(self) -> None:
+        """Put an actor onto each node that is new, and compare its software with this machine's."""
+        new = [node for node in nodes() if node.id not in self._actors]
+        actors = {node.id: _actor_on(node) for node in new}
+        if self._is_elsewhere:
+            _refuse_other_software({node.name: actors[node.id] for node in new})
+        self._actors |= actors
 
 
-def _outcome_file(folder: Path, rank: str) -> Path:
-    return folder / f".outcome-{rank}.json"
+@dataclass(frozen=True)
+class PlacedAttempt:
+    """An attempt, and how its places are given back; see `Holding`."""
+
+    attempt: Attempt
+    places: Places
+    held: Reservation
+
+    def outcome(self) -> Outcome | None:
+        """How it ended; None while it goes on."""
+        return self.attempt.outcome()
+
+    def release(self) -> None:
+        """Give the places back; what still runs there is killed."""
+        self.places.release(self.held)
 
 
-def _outcomes(folder: Path) -> list[Outcome]:
-    """Read and remove what workers said that did not finish.
+def _actor_on(node: Node) -> Any:
+    place = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    return NodeActor.options(scheduling_strategy=place).remote()  # type: ignore[attr-defined]
 
-    Those that were asked to stop come first: when they end, others may lose them in the middle of something.
+
+def _refuse_other_software(actors: dict[str, Any]) -> None:
+    """Compare nodes with this machine.
+
+    Raises:
+        UnmetError: By node and package, with both versions.
     """
-    told = []
-    for file in sorted(folder.glob(".outcome-*.json")):
-        told.append(Outcome.from_json(json.loads(file.read_text(encoding="utf-8"))))
-        file.unlink()
-    return sorted(told, key=lambda outcome: outcome.status != "interrupted")
+    ours = software()
+    asked = {name: actor.software.remote() for name, actor in actors.items()}
+    found = {name: differences(ours, ray.get(each, timeout=SOFTWARE_SECONDS)) for name, each in asked.items()}
+    told = [f"node {name}: {'; '.join(lines)}" for name, lines in found.items() if lines]
+    if told:
+        raise UnmetError(
+            f"{' | '.join(told)}. Trials on it would compute something else: install there what is here, or here what "
+            "is there"
+        )

@@ -1,0 +1,357 @@
+"""The driver's loop: a search proposes trials, an executor places them, what they tell is watched and told back."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+from runner.artifacts import RunDirectory
+from runner.errors import RunnerError, SpecError, StepError
+from runner.events import Event, EventTail
+from runner.execute.delivery import Delivery, TrackerFeed, tracker_state
+from runner.execute.executor import Executor, Running
+from runner.execute.experiment import Experiment
+from runner.execute.interrupts import Interrupts
+from runner.execute.listener import LaunchListener
+from runner.execute.results import TrialResult
+from runner.execute.sweep_folder import OBJECTIVE
+from runner.execute.watch import Watch, objectives
+from runner.plan import Trial, implement, plan_json
+from runner.steps.outcome import Outcome, Status
+from runner.sweep.proposals import Proposals
+
+POLL_SECONDS = 0.1
+"""How long the loop sleeps where nothing has moved."""
+WAIT_SECONDS = 2.0
+"""Between two questions what a trial waits for."""
+
+
+@dataclass
+class LiveTrial:
+    """A trial that runs, or waits for room; its folder is locked."""
+
+    trial: Trial
+    run: RunDirectory
+    feed: TrackerFeed
+    held: ExitStack
+    resumed: bool
+    running: Running | None = None
+    pruned: bool = False
+    asked_why: float = -math.inf
+    last: dict[str, float] = field(default_factory=dict)
+
+
+class Loop:
+    """Runs trials side by side until the search is done or the user stops it; a trial fails alone."""
+
+    def __init__(
+        self,
+        proposals: Proposals,
+        experiment: Experiment,
+        make_executor: Callable[[], Executor],
+        listener: LaunchListener,
+        interrupts: Interrupts,
+    ) -> None:
+        """Take what proposes, what it proposes for, what runs it, who is shown it, and who hears Ctrl-C."""
+        self._proposals, self._experiment, self._make_executor = proposals, experiment, make_executor
+        self._listener, self._interrupts = listener, interrupts
+        self.delivery = Delivery(listener.warn)
+        self._watch = Watch(self._seen, self._look)
+        self._searching = threading.Lock()
+        self._executor: Executor | None = None
+        self._live: dict[str, LiveTrial] = {}
+        self._ended: list[tuple[TrackerFeed, ExitStack]] = []
+        self._results: list[TrialResult] = []
+        self._told_to_stop = False
+
+    def run(self) -> list[TrialResult]:
+        """Run every trial that is proposed and not finished.
+
+        Returns:
+            How each ended, in the order in which they did.
+
+        Raises:
+            UnmetError: The tracker's store cannot be opened, or the experiment's trials can never be placed.
+        """
+        self._listener.searched(self._proposals.summary())
+        self._watch.start()
+        self.delivery.start()
+        try:
+            while not self._over():
+                moved = self._collect()
+                if not self._interrupts.asked:
+                    moved = (self._place_waiting() and self._propose()) or moved
+                    if not (moved or self._live or self._done()):
+                        break  # No result can come any more that the search would propose something after.
+                if not moved:
+                    time.sleep(POLL_SECONDS)
+        except BaseException:
+            self.delivery.close(lambda: True)
+            raise
+        finally:
+            self._stop_all()
+        return self._results
+
+    def close(self) -> list[TrialResult]:
+        """Wait for the tracker and let go of all folders.
+
+        Returns:
+            The results, with what the tracker told of them.
+        """
+        self.delivery.close(lambda: self._interrupts.hurried)
+        for _, held in self._ended:
+            held.close()
+        return [_with_tracker(result) for result in self._results]
+
+    def _over(self) -> bool:
+        return not self._live and (self._interrupts.asked or self._done())
+
+    @property
+    def done(self) -> bool:
+        """Whether all that is to be run has ended."""
+        return self._done() and all(result.status != "interrupted" for result in self._results)
+
+    def _done(self) -> bool:
+        with self._searching:
+            return self._proposals.done()
+
+    def _propose(self) -> bool:
+        """Begin what the search asks for, until it asks for nothing or there is no room; whether anything moved."""
+        moved = False
+        while not self._interrupts.asked:
+            with self._searching:
+                trial = self._proposals.ask()
+            if trial is None:
+                return moved
+            moved = True
+            self._begin(trial)
+            if not self._place_waiting():
+                break
+        return moved
+
+    def _begin(self, trial: Trial) -> None:
+        """Lock a trial's folder; report it if it has ended before, else make it ready to be placed."""
+        run, held = self._experiment.run_directory(trial), ExitStack()
+        try:
+            held.enter_context(run.locked())
+        except StepError as error:
+            self._add(self._result(trial, run, Outcome("failed", error), "failed", None))
+            self._tell(trial, "failed", {}, {})
+            return
+        status = self._status_before(run)
+        if status is not None:
+            self._report(trial, run, held, status)
+            return
+        resumed = self._experiment.begin(trial, run)
+        feed = self._experiment.feed(trial, run)
+        executor = self._ready_executor()
+        live = LiveTrial(trial, run, feed, held, resumed)
+        self._live[trial.name] = live
+        self.delivery.follow(feed)
+        try:
+            # What the whole experiment lacks was said with the first trial; this one may lack something of its own.
+            implement(trial.plan.spec.generator)
+            executor.refuse_unplaceable(trial.plan.spec.compute)
+        except RunnerError as error:
+            self._end(live, Outcome("failed", error))
+
+    def _status_before(self, run: RunDirectory) -> Status | None:
+        """How a trial ended before this launch; None where it is to be run."""
+        if self._experiment.afresh:
+            return None
+        if run.finished("score"):
+            return "finished"
+        was_pruned = self._experiment.prunes and run.read_record().get("status") == "pruned"
+        return "pruned" if was_pruned else None
+
+    def _report(self, trial: Trial, run: RunDirectory, held: ExitStack, status: Status) -> None:
+        """Report a trial that has ended, delivering to the tracker what an earlier launch could not."""
+        last: dict[str, float] = {}
+        for event in EventTail(run.events).read():
+            last |= self._report_objectives(trial, event)
+        if run.read_record().get("status") != status:
+            run.update_record(status=status)  # A kill came between the last step and its note.
+        objective = self._objective(status, last)
+        if tracker_state(run.path).get("complete"):
+            held.close()
+        else:
+            feed = self._experiment.feed(trial, run)
+            self.delivery.finish(feed, status, _results(objective))
+            self._ended.append((feed, held))
+        metrics = run.read_metrics() if status == "finished" else {}
+        self._add(TrialResult(trial, status, metrics, run.path, None, "", reused=True, objective=objective))
+        self._tell(trial, status, metrics, last)
+
+    def _ready_executor(self) -> Executor:
+        """Get what runs trials, when the first one is begun; whatever keeps all of them from running is raised."""
+        if self._executor is None:
+            # It says now what it lacks, such as a key, and not after the training.
+            implement(self._experiment.plan.spec.generator)
+            self._executor = self._make_executor()
+            self._executor.refuse_unplaceable(self._experiment.plan.spec.compute)
+        return self._executor
+
+    def _place_waiting(self) -> bool:
+        """Place the trial that waits, if one does; whether none waits any more."""
+        live = next((each for each in self._live.values() if each.running is None), None)
+        if live is None:
+            return True
+        executor, compute = self._ready_executor(), live.trial.plan.spec.compute
+        try:
+            with self._interrupts.raising():
+                live.running = executor.start(plan_json(live.trial.plan), live.run.path, compute)
+        except RunnerError as error:
+            self._end(live, Outcome("failed", error))
+            return True
+        except Exception as error:  # what a cluster's library raises fails a trial, and not the sweep
+            told = StepError(f"the trial could not be placed: {type(error).__name__}: {error}")
+            self._end(live, Outcome("failed", told, traceback.format_exc()))
+            return True
+        except KeyboardInterrupt:
+            self._end(live, Outcome("interrupted"))
+            return False
+        if live.running is None:
+            if time.monotonic() - live.asked_why > WAIT_SECONDS:
+                self._listener.trial_waits(live.trial, executor.waits_for(compute))
+                live.asked_why = time.monotonic()
+            return False
+        self._experiment.note(live.trial, "running", None)
+        self._listener.trial_started(live.trial, live.run.path, resumed=live.resumed)
+        self._watch.add(live.trial.name, live.run.events)
+        return True
+
+    def _collect(self) -> bool:
+        """Take leave of the trials that have ended; whether there were any."""
+        if self._interrupts.hurried:
+            self._end_at_once()
+            return True
+        ended = False
+        for live in list(self._live.values()):
+            outcome = self._outcome(live)
+            if outcome is not None:
+                self._end(live, outcome)
+                ended = True
+        for feed, held in [each for each in self._ended if not self.delivery.serves(each[0])]:
+            held.close()
+            self._ended.remove((feed, held))
+        return ended
+
+    def _outcome(self, live: LiveTrial) -> Outcome | None:
+        if live.running is None:
+            return Outcome("interrupted") if self._interrupts.asked else None
+        try:
+            with self._interrupts.raising():
+                return live.running.outcome()
+        except KeyboardInterrupt:
+            return Outcome("interrupted")
+
+    def _end(self, live: LiveTrial, outcome: Outcome) -> None:
+        trial, run = live.trial, live.run
+        if live.running is not None:
+            self._watch.leave(trial.name)
+        del self._live[trial.name]
+        status: Status = "pruned" if live.pruned and outcome.status == "interrupted" else outcome.status
+        run.update_record(status=status)
+        objective = self._objective(status, live.last)
+        self.delivery.finish(live.feed, status, _results(objective))
+        self._ended.append((live.feed, live.held))
+        result = self._result(trial, run, outcome, status, objective)
+        self._add(result)
+        self._tell(trial, status, result.metrics, live.last)
+
+    def _result(
+        self, trial: Trial, run: RunDirectory, outcome: Outcome, status: Status, objective: float | None
+    ) -> TrialResult:
+        error = outcome.error
+        return TrialResult(
+            trial,
+            status,
+            run.read_metrics() if status == "finished" else {},
+            run.path,
+            None,
+            "",
+            objective=objective,
+            error=self._experiment.loaded.located(error) if isinstance(error, SpecError) else error,
+            trace=outcome.trace,
+        )
+
+    def _tell(
+        self, trial: Trial, status: Status, metrics: dict[str, float | None], validation: dict[str, float]
+    ) -> None:
+        with self._searching:
+            self._proposals.tell(trial, status, metrics, validation)
+            summary = self._proposals.summary()
+        self._experiment.note(trial, status, self._objective(status, validation))
+        self._listener.searched(summary)
+
+    def _add(self, result: TrialResult) -> None:
+        self._results.append(result)
+        self._listener.trial_ended(result)
+
+    def _objective(self, status: Status, last: dict[str, float]) -> float | None:
+        """The value that the search goes by, of a trial that has come to its end."""
+        metric = self._experiment.objective
+        return last.get(metric) if metric and status == "finished" else None
+
+    def _seen(self, name: str, event: Event, new: bool) -> None:
+        """Hear an event of a trial that runs, in the watch's thread."""
+        live = self._live.get(name)
+        if live is not None:
+            self._hear(live, event)
+        if new:
+            self._listener.event(name, event)
+
+    def _hear(self, live: LiveTrial, event: Event) -> None:
+        values = objectives(event)
+        live.last |= values
+        if values and not live.pruned:
+            with self._searching:
+                live.pruned = self._proposals.report(live.trial, event["step"], values)
+            if live.pruned:
+                live.run.stop_request.touch()
+
+    def _report_objectives(self, trial: Trial, event: Event) -> dict[str, float]:
+        values = objectives(event)
+        if values:
+            with self._searching:
+                self._proposals.report(trial, event["step"], values)
+        return values
+
+    def _look(self) -> None:
+        """Pass Ctrl-C on to the trials, in the watch's thread: one of this process keeps the loop from doing it."""
+        if not self._interrupts.asked:
+            return
+        if not self._told_to_stop:
+            self._told_to_stop = True
+            self._listener.stopping()
+        for live in list(self._live.values()):
+            live.run.stop_request.touch()
+
+    def _end_at_once(self) -> None:
+        for live in list(self._live.values()):
+            if live.running is not None:
+                live.running.end()
+            self._end(live, Outcome("interrupted"))
+
+    def _stop_all(self) -> None:
+        """Leave nothing running, also where the loop itself failed."""
+        self._end_at_once()
+        self._watch.end()
+        if self._executor is not None:
+            self._executor.close()
+
+
+def _results(objective: float | None) -> dict[str, float]:
+    return {} if objective is None else {OBJECTIVE: objective}
+
+
+def _with_tracker(result: TrialResult) -> TrialResult:
+    state = tracker_state(result.run_dir)
+    # Launches of earlier versions kept the link in the record.
+    link = state.get("link") or RunDirectory(result.run_dir).read_record().get("tracker_link", "")
+    return replace(result, tracker_run_id=state.get("run_id"), link=str(link))

@@ -1,0 +1,140 @@
+"""One attempt at the unfinished steps of a trial, on places that it holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runner.errors import LostWorkerError, OutOfMemoryError, StepError, UnmetError
+from runner.execute.ray.cluster import Reservation
+from runner.execute.ray.node import Work, work_on
+from runner.plan import read_plan
+from runner.registry import find
+from runner.spec.models import ComputeOptions
+from runner.steps.outcome import Outcome
+
+import ray  # isort: skip - after cluster.py, which sets what Ray reads when it is imported
+from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+TRAIN = "train"
+"""The step that several workers share; one of them does the others."""
+
+GRACE_SECONDS = 10.0
+"""How long the other workers of a trial may take to end when one has; the one that lost another says the least."""
+
+
+class Attempt:
+    """Workers at the steps of a trial: first all at the training, then one at what comes after."""
+
+    def __init__(
+        self,
+        plan: str,
+        folder: Path,
+        steps: Sequence[str],
+        compute: ComputeOptions,
+        held: Reservation,
+        actors: Mapping[str, Any],
+    ) -> None:
+        """Begin.
+
+        Args:
+            plan: The trial's plan as JSON.
+            folder: Its run directory.
+            steps: What is unfinished.
+            compute: What each worker was promised.
+            held: The places.
+            actors: The `NodeActor` of each node there, by its id.
+        """
+        self._plan, self._folder, self._compute = plan, folder, compute
+        self._held, self._actors = held, actors
+        self._modules = _modules(plan)
+        together = [step for step in steps if step == TRAIN and compute.workers > 1]
+        alone = [step for step in steps if step not in together]
+        self._phases = [(each, num) for each, num in ((together, compute.workers), (alone, 1)) if each]
+        self._running: list[Any] = []
+        self._meeting: Any = None
+        self._failed_at = 0.0
+        self._begin_phase()
+
+    def outcome(self) -> Outcome | None:
+        """How the attempt ended; None while it goes on."""
+        if not self._running:
+            self._start_workers()
+            return None
+        ended, going = ray.wait(self._running, num_returns=len(self._running), timeout=0)
+        told = [_outcome(each) for each in ended]
+        failed = [each for each in told if each.status != "finished"]
+        if failed:
+            self._failed_at = self._failed_at or time.monotonic()
+            waits = going and time.monotonic() - self._failed_at < GRACE_SECONDS
+            return None if waits else min(failed, key=_precedence)
+        if going:
+            return None
+        self._phases.pop(0)
+        if not self._phases:
+            return Outcome("finished")
+        self._begin_phase()
+        return None
+
+    def _begin_phase(self) -> None:
+        """Start the phase's workers, or ask first where they are to meet."""
+        self._running, self._failed_at = [], 0.0
+        _, workers = self._phases[0]
+        self._meeting = self._actors[self._held.nodes[0]].meeting_point.remote() if workers > 1 else None
+        self._start_workers()
+
+    def _start_workers(self) -> None:
+        steps, workers = self._phases[0]
+        group: dict[str, str] = {}
+        if self._meeting is not None:
+            if not ray.wait([self._meeting], timeout=0)[0]:
+                return
+            address, port = ray.get(self._meeting)
+            group = {"WORLD_SIZE": str(workers), "MASTER_ADDR": address, "MASTER_PORT": str(port)}
+            # Each worker sees its own GPUs alone, so that for each the first one is its own.
+            group |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        for rank, (bundle, node) in enumerate(list(self._held.workers())[:workers]):
+            own = {**group, "RANK": str(rank)} if group else {}
+            self._running.append(self._start_worker(bundle, node, steps, own))
+
+    def _start_worker(self, bundle: int, node: str, steps: Sequence[str], group: Mapping[str, str]) -> Any:
+        asked = dict(self._held.shape.worker)
+        cores = asked.pop("CPU")
+        place = PlacementGroupSchedulingStrategy(self._held.group, placement_group_bundle_index=bundle)
+        options = {"num_cpus": cores, "num_gpus": asked.pop("GPU", 0), "resources": asked, "scheduling_strategy": place}
+        compute = self._compute.model_dump(mode="json")
+        work = Work(self._plan, str(self._folder), list(steps), self._modules, int(cores), compute, group)
+        return work_on.options(**options).remote(self._actors[node], work)
+
+
+def _modules(plan: str) -> list[str]:
+    """The modules of a plan's plugins, less the tracker's, which stays with the driver."""
+    sections = (each for each in read_plan(plan).sections() if each.stage != "tracker")
+    return [find(each.stage, each.type).entry.module for each in sections]
+
+
+def _outcome(ended: Any) -> Outcome:
+    try:
+        return Outcome.from_json(ray.get(ended))
+    except RayOutOfMemoryError as error:
+        return Outcome("failed", OutOfMemoryError(f"Ray ended the worker, as memory ran out: {_first_line(error)}"))
+    except RayTaskError as error:
+        return Outcome("failed", StepError(f"the worker failed: {str(error).strip().splitlines()[-1]}"), str(error))
+    except RayError as error:
+        return Outcome("failed", LostWorkerError(f"the worker or its node was lost: {_first_line(error)}"))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _precedence(outcome: Outcome) -> int:
+    """Which of several ends says why a group ended: a worker that loses another one fails for no reason of its own."""
+    if outcome.status == "interrupted":
+        return 0
+    kinds = (OutOfMemoryError, LostWorkerError, UnmetError)
+    return next((place for place, kind in enumerate(kinds, 1) if isinstance(outcome.error, kind)), len(kinds) + 1)

@@ -1,0 +1,106 @@
+"""How trials, and a launch of them, ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.errors import RunnerError, StepError
+from runner.plan import Plan, Trial
+from runner.steps.outcome import Status
+
+INTERRUPTED = 130
+"""The exit status of a launch that the user stopped."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """How a trial ended and where it lies.
+
+    Attributes:
+        trial: The trial.
+        status: Finished, pruned, failed or interrupted.
+        metrics: Its results by name.
+        run_dir: Its folder.
+        tracker_run_id: The tracker's id of the run; None where it never answered.
+        link: Where a person looks at it.
+        reused: It had ended before this launch.
+        objective: The value that the search goes by, where there is one.
+        error: What went wrong.
+        trace: The traceback, for `--debug`.
+    """
+
+    trial: Trial
+    status: Status
+    metrics: dict[str, float | None]
+    run_dir: Path
+    tracker_run_id: str | None
+    link: str
+    reused: bool = False
+    objective: float | None = None
+    error: RunnerError | None = None
+    trace: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The trial as docs/interface.md's `launch --json` lists it."""
+        return {
+            "name": self.trial.name,
+            "fingerprint": self.trial.plan.fingerprint,
+            "status": self.status,
+            "parameters": dict(self.trial.parameters),
+            "group": self.trial.group,
+            "seed": self.trial.seed,
+            "objective": self.objective,
+            "metrics": self.metrics,
+            "run_dir": str(self.run_dir),
+            "mlflow_run_id": self.tracker_run_id,
+            **({"error": str(self.error)} if self.error else {}),
+        }
+
+
+@dataclass(frozen=True)
+class LaunchResult:
+    """How a launch ended.
+
+    Attributes:
+        plan: What was launched.
+        trials: Those that were reached, in the order in which they began.
+        interrupted: The user stopped it.
+        sweep: What the search tells of itself; None where nothing is swept.
+        tracker_run_id: The tracker's id of the sweep's run.
+        link: Where a person looks at the sweep.
+    """
+
+    plan: Plan
+    trials: Sequence[TrialResult]
+    interrupted: bool = False
+    sweep: Mapping[str, Any] | None = None
+    tracker_run_id: str | None = None
+    link: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The launch as docs/interface.md's `launch --json` holds it."""
+        told: dict[str, Any] = {
+            "experiment": self.plan.spec.name,
+            "fingerprint": self.plan.fingerprint,
+            "trials": [trial.as_json() for trial in self.trials],
+        }
+        if self.sweep is not None:
+            told["sweep"] = {**self.sweep, "mlflow_run_id": self.tracker_run_id}
+        return told
+
+    @property
+    def exit_status(self) -> int:
+        """That of the gravest end of a trial, or of the launch."""
+        statuses = [_exit_status(trial) for trial in self.trials]
+        return max([*statuses, INTERRUPTED if self.interrupted else 0])
+
+
+def _exit_status(result: TrialResult) -> int:
+    if result.status in {"finished", "pruned"}:
+        return 0
+    if result.status == "interrupted":
+        return INTERRUPTED
+    return result.error.exit_status if result.error else StepError.exit_status

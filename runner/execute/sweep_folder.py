@@ -1,0 +1,122 @@
+"""The folder `sweep/` of an experiment: its trials with their values, and the log that the tracker is told by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from runner.artifacts import LOCK, write_json, write_text
+from runner.errors import StepError
+from runner.events import EventLog
+from runner.execute.delivery import STATE_FILE
+from runner.plan import Plan, Trial, plan_json
+from runner.sweep.point import Point
+
+FOLDER = "sweep"
+"""Its name; trials' names begin otherwise."""
+OBJECTIVE = "objective"
+"""The metric that a trial's value is shown as, whatever the search goes by."""
+
+
+class SweepFolder:
+    """`runs/<experiment>/sweep/`, as docs/interface.md lays it out.
+
+    Attributes:
+        path: The folder.
+        events: Its log.
+        objective: The `metric` and `mode` that the search goes by; None where it goes by none.
+        changed: A value has come since it was begun.
+    """
+
+    def __init__(self, path: Path, plan: Plan) -> None:
+        """Name the folder; it need not exist yet."""
+        self.path = path
+        self.events = path / "events.jsonl"
+        self._plan, self._file = plan, path / "sweep.json"
+        self.objective: Mapping[str, Any] | None = None
+        self.changed = False
+        self._trials: dict[str, dict[str, Any]] = {}
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder, so that two launches never search in one experiment.
+
+        Raises:
+            StepError: Another launch is at it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / LOCK)
+        try:
+            with lock.acquire(timeout=0):
+                yield
+        except Timeout as error:
+            raise StepError(f"{self.path}: another launch is running this sweep; wait for it or stop it") from error
+
+    def clear(self) -> None:
+        """Remove all that an earlier launch left, but for the lock that is held."""
+        for entry in self.path.iterdir():
+            if entry.name != LOCK:
+                entry.unlink()
+
+    def begin(self, spec_text: str, objective: Mapping[str, Any] | None) -> None:
+        """Take up what an earlier launch left; write down what this one launches.
+
+        With another base, or another objective, it is another sweep: what still fits is counted anew.
+        """
+        self.objective = objective
+        told = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
+        if (told.get("fingerprint"), told.get("objective")) == (self._plan.fingerprint, objective):
+            self._trials = {trial["name"]: trial for trial in told["trials"]}
+        else:
+            for left in (self._file, self.events, self.path / STATE_FILE):
+                left.unlink(missing_ok=True)
+        write_text(self.path / "spec.yaml", spec_text)
+        write_text(self.path / "plan.json", plan_json(self._plan))
+
+    def number(self, trial: Trial) -> int:
+        """Count a trial, from 0, in the order in which the search first asked for it."""
+        if trial.name not in self._trials:
+            self._trials[trial.name] = {"number": len(self._trials), "name": trial.name}
+        return int(self._trials[trial.name]["number"])
+
+    def note(self, trial: Trial, status: str, objective: float | None) -> None:
+        """Write down a trial's state and value, and tell the sweep's log of a new value."""
+        number = self.number(trial)
+        before = self._trials[trial.name].get("objective")
+        self._trials[trial.name] |= {
+            "fingerprint": trial.plan.fingerprint,
+            "parameters": dict(trial.parameters),
+            "group": trial.group,
+            "seed": trial.seed,
+            "status": status,
+            "objective": objective,
+        }
+        # The log comes first: a value that a kill makes it tell twice is shown once, by its number.
+        if objective is not None and objective != before:
+            EventLog(self.events).metrics(number, {OBJECTIVE: objective})
+            self.changed = True
+        self._write()
+
+    def trials(self) -> list[dict[str, Any]]:
+        """The trials so far, by number, as `sweep.json` holds them."""
+        return sorted(self._trials.values(), key=lambda trial: int(trial["number"]))
+
+    @property
+    def points(self) -> list[Point]:
+        """The finished trials that have a value."""
+        valued = [trial for trial in self.trials() if trial.get("objective") is not None]
+        return [Point(trial["parameters"], trial["objective"]) for trial in valued]
+
+    def _write(self) -> None:
+        told = {
+            "experiment": self._plan.spec.name,
+            "fingerprint": self._plan.fingerprint,
+            "objective": self.objective,
+            "trials": self.trials(),
+        }
+        write_json(self._file, told)

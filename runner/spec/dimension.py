@@ -1,0 +1,159 @@
+"""One dimension of a sweep's space: which values a path of the spec may take, and on what condition."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
+
+from runner.stages import Options
+
+Drawn = float | str
+"""A value as a search knows it: a number, or the label of one of several values."""
+
+Kind = Literal["grid", "choice", "uniform", "loguniform", "int", "logint", "quantized"]
+KINDS: tuple[Kind, ...] = ("grid", "choice", "uniform", "loguniform", "int", "logint", "quantized")
+
+
+def label(value: Any) -> str:
+    """Write a value of a `grid` or a `choice` for people: text as it is, anything else as JSON."""
+    return str(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _several(values: Any) -> Any:
+    if not isinstance(values, list | dict) or not values:
+        raise ValueError("takes a list of values, such as [1, 2], or a mapping of names to values")
+    names = list(values) if isinstance(values, dict) else [label(each) for each in values]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} stands here twice; each value is one of the choices")
+    return values
+
+
+def _ascending(bounds: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not bounds[0] < bounds[1]:
+        raise ValueError(f"its first bound must lie below the second, not {bounds[0]:g} and {bounds[1]:g}")
+    return bounds
+
+
+def _positive(bounds: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not bounds[0] > 0:
+        raise ValueError(f"a logarithmic scale begins above 0, not at {bounds[0]:g}")
+    return bounds
+
+
+def _stepped(bounds: tuple[float, float, float]) -> tuple[float, float, float]:
+    low, high, step = bounds
+    if not step > 0:
+        raise ValueError(f"takes [low, high, step] with a step above 0, not {step:g}")
+    if not math.isclose((high - low) / step, round((high - low) / step), abs_tol=1e-9):
+        raise ValueError(f"steps of {step:g} from {low:g} do not meet {high:g}")
+    return bounds
+
+
+Several = Annotated[
+    Any,
+    PlainValidator(_several),
+    WithJsonSchema({"anyOf": [{"type": "array", "minItems": 1}, {"type": "object", "minProperties": 1}]}),
+]
+Reals = Annotated[tuple[float, float], AfterValidator(_ascending)]
+Wholes = Annotated[tuple[int, int], AfterValidator(_ascending)]
+LogReals = Annotated[Reals, AfterValidator(_positive)]
+LogWholes = Annotated[Wholes, AfterValidator(_positive)]
+Steps = Annotated[tuple[float, float, float], AfterValidator(_ascending), AfterValidator(_stepped)]
+
+
+class Dimension(Options):
+    """The values of one path: just one of `grid`, `choice`, `uniform`, `loguniform`, `int`, `logint`, `quantized`."""
+
+    grid: Several | None = None
+    """Every one of these values is tried, with `search: {type: grid}`."""
+    choice: Several | None = None
+    """One of these values: a list, or names to values, which tables then show. A value may be a whole section."""
+    uniform: Reals | None = None
+    """A number from the first to the second, all alike."""
+    loguniform: LogReals | None = None
+    """A number from the first to the second, all magnitudes alike: for rates."""
+    int: Wholes | None = None
+    """A whole number from the first to the second, both included."""
+    logint: LogWholes | None = None
+    """Likewise, all magnitudes alike."""
+    quantized: Steps | None = None
+    """`[low, high, step]`: low, low + step, and so on up to high."""
+    when: Annotated[dict[str, Any], Field(min_length=1)] | None = None
+    """Only where these paths of the spec have these values, those of the paths before this one included. Elsewhere the
+    path stays as it is."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Dimension:
+        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            told = f"not {' and '.join(given)}" if given else "such as {loguniform: [1.0e-6, 1.0e-4]}"
+            raise ValueError(f"needs just one of {', '.join(KINDS)}, {told}")
+        return self
+
+    @property
+    def kind(self) -> Kind:
+        """Which of the kinds it is."""
+        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    @property
+    def labelled(self) -> Mapping[str, Any]:
+        """The values of a `grid` or a `choice` by their labels, in order; empty for numbers."""
+        values = getattr(self, self.kind) if self.kind in {"grid", "choice"} else {}
+        return values if isinstance(values, dict) else {label(value): value for value in values}
+
+    def values(self) -> Sequence[Drawn] | None:
+        """All values, as a search knows them; None where there is no end of them."""
+        low, high = self.bounds
+        if self.kind in {"int", "logint"}:
+            return range(round(low), round(high) + 1)
+        if self.step is not None:
+            return [self._at(number) for number in range(round((high - low) / self.step) + 1)]
+        return list(self.labelled) or None
+
+    def _at(self, number: float) -> float:
+        """The value after so many steps."""
+        low, high = self.bounds
+        return min(low + round(number) * (self.step or 1), high)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest number; without meaning for a `grid` or a `choice`."""
+        given = getattr(self, self.kind)
+        return (0, 0) if self.labelled else (given[0], given[1])
+
+    @property
+    def step(self) -> float | None:
+        """From one number to the next, where they are quantized."""
+        return self.quantized[2] if self.quantized else None
+
+    def drawn(self, value: Any) -> Drawn | None:
+        """Find a plain value in the dimension; None where it lies outside.
+
+        Args:
+            value: Of a spec, or a label.
+        """
+        if self.labelled:
+            if isinstance(value, str) and value in self.labelled:
+                return str(value)
+            same = (name for name, each in self.labelled.items() if each == value and type(each) is type(value))
+            return next(same, None)
+        low, high = self.bounds
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            return None
+        if self.kind in {"uniform", "loguniform"}:
+            return value
+        near = self._at((value - low) / (self.step or 1))
+        return (round(near) if self.step is None else near) if math.isclose(near, value) else None
+
+    def __str__(self) -> str:
+        """The dimension as a line of a table: `loguniform 1e-07 to 1e-05`."""
+        low, high = self.bounds
+        step = f" in steps of {self.step:g}" if self.step else ""
+        among = ", ".join(self.labelled) if self.labelled else f"{low:g} to {high:g}{step}"
+        only = ", ".join(f"{path} is {label(value)}" for path, value in (self.when or {}).items())
+        return f"{self.kind} {among}" + (f", where {only}" if only else "")
