@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import math
-import threading
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from runner.artifacts import RunDirectory
 from runner.errors import RunnerError, SpecError, StepError
 from runner.events import Event, EventTail
+from runner.execute.conversation import Conversation
 from runner.execute.delivery import Delivery, TrackerFeed, tracker_state
-from runner.execute.executor import Executor, Running
+from runner.execute.executor import Executor
 from runner.execute.experiment import Experiment
 from runner.execute.interrupts import Interrupts
 from runner.execute.listener import LaunchListener
-from runner.execute.results import TrialResult
+from runner.execute.live_trial import LiveTrial
+from runner.execute.results import TrialResult, result_of, with_tracker
 from runner.execute.sweep_folder import OBJECTIVE
-from runner.execute.watch import Watch, objectives
+from runner.execute.watch import Watch
 from runner.plan import Trial, implement, plan_json
 from runner.steps.outcome import Outcome, Status
 from runner.sweep.proposals import Proposals
@@ -29,21 +29,6 @@ POLL_SECONDS = 0.1
 """How long the loop sleeps where nothing has moved."""
 WAIT_SECONDS = 2.0
 """Between two questions what a trial waits for."""
-
-
-@dataclass
-class LiveTrial:
-    """A trial that runs, or waits for room; its folder is locked."""
-
-    trial: Trial
-    run: RunDirectory
-    feed: TrackerFeed
-    held: ExitStack
-    resumed: bool
-    running: Running | None = None
-    pruned: bool = False
-    asked_why: float = -math.inf
-    last: dict[str, float] = field(default_factory=dict)
 
 
 class Loop:
@@ -58,11 +43,11 @@ class Loop:
         interrupts: Interrupts,
     ) -> None:
         """Take what proposes, what it proposes for, what runs it, who is shown it, and who hears Ctrl-C."""
-        self._proposals, self._experiment, self._make_executor = proposals, experiment, make_executor
+        self._conversation = Conversation(proposals, experiment.objective)
+        self._experiment, self._make_executor = experiment, make_executor
         self._listener, self._interrupts = listener, interrupts
         self.delivery = Delivery(listener.warn)
         self._watch = Watch(self._seen, self._look)
-        self._searching = threading.Lock()
         self._executor: Executor | None = None
         self._live: dict[str, LiveTrial] = {}
         self._ended: list[tuple[TrackerFeed, ExitStack]] = []
@@ -78,7 +63,7 @@ class Loop:
         Raises:
             UnmetError: The tracker's store cannot be opened, or the experiment's trials can never be placed.
         """
-        self._listener.searched(self._proposals.summary())
+        self._listener.searched(self._conversation.summary())
         self._watch.start()
         self.delivery.start()
         try:
@@ -86,7 +71,7 @@ class Loop:
                 moved = self._collect()
                 if not self._interrupts.asked:
                     moved = (self._place_waiting() and self._propose()) or moved
-                    if not (moved or self._live or self._done()):
+                    if not (moved or self._live or self._conversation.done()):
                         break  # No result can come any more that the search would propose something after.
                 if not moved:
                     time.sleep(POLL_SECONDS)
@@ -106,26 +91,21 @@ class Loop:
         self.delivery.close(lambda: self._interrupts.hurried)
         for _, held in self._ended:
             held.close()
-        return [_with_tracker(result) for result in self._results]
+        return [with_tracker(result) for result in self._results]
 
     def _over(self) -> bool:
-        return not self._live and (self._interrupts.asked or self._done())
+        return not self._live and (self._interrupts.asked or self._conversation.done())
 
     @property
     def done(self) -> bool:
         """Whether all that is to be run has ended."""
-        return self._done() and all(result.status != "interrupted" for result in self._results)
-
-    def _done(self) -> bool:
-        with self._searching:
-            return self._proposals.done()
+        return self._conversation.done() and all(result.status != "interrupted" for result in self._results)
 
     def _propose(self) -> bool:
         """Begin what the search asks for, until it asks for nothing or there is no room; whether anything moved."""
         moved = False
         while not self._interrupts.asked:
-            with self._searching:
-                trial = self._proposals.ask()
+            trial = self._conversation.ask()
             if trial is None:
                 return moved
             moved = True
@@ -140,10 +120,12 @@ class Loop:
         try:
             held.enter_context(run.locked())
         except StepError as error:
-            self._add(self._result(trial, run, Outcome("failed", error), "failed", None))
+            self._add(result_of(trial, run, Outcome("failed", error), "failed", None))
             self._tell(trial, "failed", {}, {})
             return
         status = self._status_before(run)
+        if status is None and self._experiment.take_pruned(trial, run):
+            status = "pruned"
         if status is not None:
             self._report(trial, run, held, status)
             return
@@ -173,10 +155,10 @@ class Loop:
         """Report a trial that has ended, delivering to the tracker what an earlier launch could not."""
         last: dict[str, float] = {}
         for event in EventTail(run.events).read():
-            last |= self._report_objectives(trial, event)
+            self._conversation.hear(trial, event, last)
         if run.read_record().get("status") != status:
             run.update_record(status=status)  # A kill came between the last step and its note.
-        objective = self._objective(status, last)
+        objective = self._conversation.value(status, last)
         if tracker_state(run.path).get("complete"):
             held.close()
         else:
@@ -257,70 +239,36 @@ class Loop:
         del self._live[trial.name]
         status: Status = "pruned" if live.pruned and outcome.status == "interrupted" else outcome.status
         run.update_record(status=status)
-        objective = self._objective(status, live.last)
+        if status == "pruned":
+            self._experiment.keep_pruned(trial, run)
+        objective = self._conversation.value(status, live.last)
         self.delivery.finish(live.feed, status, _results(objective))
         self._ended.append((live.feed, live.held))
-        result = self._result(trial, run, outcome, status, objective)
+        if isinstance(outcome.error, SpecError):
+            outcome = replace(outcome, error=self._experiment.loaded.located(outcome.error))
+        result = result_of(trial, run, outcome, status, objective)
         self._add(result)
         self._tell(trial, status, result.metrics, live.last)
-
-    def _result(
-        self, trial: Trial, run: RunDirectory, outcome: Outcome, status: Status, objective: float | None
-    ) -> TrialResult:
-        error = outcome.error
-        return TrialResult(
-            trial,
-            status,
-            run.read_metrics() if status == "finished" else {},
-            run.path,
-            None,
-            "",
-            objective=objective,
-            error=self._experiment.loaded.located(error) if isinstance(error, SpecError) else error,
-            trace=outcome.trace,
-        )
 
     def _tell(
         self, trial: Trial, status: Status, metrics: dict[str, float | None], validation: dict[str, float]
     ) -> None:
-        with self._searching:
-            self._proposals.tell(trial, status, metrics, validation)
-            summary = self._proposals.summary()
-        self._experiment.note(trial, status, self._objective(status, validation))
+        summary = self._conversation.tell(trial, status, metrics, validation)
+        self._experiment.note(trial, status, self._conversation.value(status, validation))
         self._listener.searched(summary)
 
     def _add(self, result: TrialResult) -> None:
         self._results.append(result)
         self._listener.trial_ended(result)
 
-    def _objective(self, status: Status, last: dict[str, float]) -> float | None:
-        """The value that the search goes by, of a trial that has come to its end."""
-        metric = self._experiment.objective
-        return last.get(metric) if metric and status == "finished" else None
-
     def _seen(self, name: str, event: Event, new: bool) -> None:
         """Hear an event of a trial that runs, in the watch's thread."""
         live = self._live.get(name)
-        if live is not None:
-            self._hear(live, event)
+        if live is not None and self._conversation.hear(live.trial, event, live.last) and not live.pruned:
+            live.pruned = True
+            live.run.stop_request.touch()
         if new:
             self._listener.event(name, event)
-
-    def _hear(self, live: LiveTrial, event: Event) -> None:
-        values = objectives(event)
-        live.last |= values
-        if values and not live.pruned:
-            with self._searching:
-                live.pruned = self._proposals.report(live.trial, event["step"], values)
-            if live.pruned:
-                live.run.stop_request.touch()
-
-    def _report_objectives(self, trial: Trial, event: Event) -> dict[str, float]:
-        values = objectives(event)
-        if values:
-            with self._searching:
-                self._proposals.report(trial, event["step"], values)
-        return values
 
     def _look(self) -> None:
         """Pass Ctrl-C on to the trials, in the watch's thread: one of this process keeps the loop from doing it."""
@@ -348,10 +296,3 @@ class Loop:
 
 def _results(objective: float | None) -> dict[str, float]:
     return {} if objective is None else {OBJECTIVE: objective}
-
-
-def _with_tracker(result: TrialResult) -> TrialResult:
-    state = tracker_state(result.run_dir)
-    # Launches of earlier versions kept the link in the record.
-    link = state.get("link") or RunDirectory(result.run_dir).read_record().get("tracker_link", "")
-    return replace(result, tracker_run_id=state.get("run_id"), link=str(link))

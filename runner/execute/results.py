@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from runner.artifacts import RunDirectory
 from runner.errors import RunnerError, StepError
+from runner.execute.delivery import tracker_state
 from runner.plan import Plan, Trial
-from runner.steps.outcome import Status
+from runner.steps.outcome import Outcome, Status
 
 INTERRUPTED = 130
 """The exit status of a launch that the user stopped."""
@@ -96,6 +98,24 @@ class LaunchResult:
         """That of the gravest end of a trial, or of the launch."""
         statuses = [_exit_status(trial) for trial in self.trials]
         return max([*statuses, INTERRUPTED if self.interrupted else 0])
+
+
+def result_of(
+    trial: Trial, run: RunDirectory, outcome: Outcome, status: Status, objective: float | None
+) -> TrialResult:
+    """Make the result of a trial that has just ended; the tracker has not told of it yet."""
+    metrics = run.read_metrics() if status == "finished" else {}
+    return TrialResult(
+        trial, status, metrics, run.path, None, "", objective=objective, error=outcome.error, trace=outcome.trace
+    )
+
+
+def with_tracker(result: TrialResult) -> TrialResult:
+    """Add what the tracker told of the trial's run."""
+    state = tracker_state(result.run_dir)
+    # Launches of earlier versions kept the link in the record.
+    link = state.get("link") or RunDirectory(result.run_dir).read_record().get("tracker_link", "")
+    return replace(result, tracker_run_id=state.get("run_id"), link=str(link))
 
 
 def _exit_status(result: TrialResult) -> int:

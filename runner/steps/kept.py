@@ -43,7 +43,8 @@ class Kept:
     take: Callable[[TrialContext, Path, str], None]
 
 
-def _training_parts(context: TrialContext) -> dict[str, Path | str]:
+def told_in_training(context: TrialContext) -> str:
+    """What a training has told so far, as the text of the file `TOLD`."""
     run = context.run
     told = {
         "events": [event for event in read_lines(run.events) if _is_of_training(event)],
@@ -51,7 +52,12 @@ def _training_parts(context: TrialContext) -> dict[str, Path | str]:
         "proof": run.read_record().get("proof"),
         "answer_limit": context.spec.generator_options.answer_limit,
     }
-    return {"model": run.model, run.parameters.name: run.parameters, TOLD: json.dumps(told, ensure_ascii=False)}
+    return json.dumps(told, ensure_ascii=False)
+
+
+def _training_parts(context: TrialContext) -> dict[str, Path | str]:
+    run = context.run
+    return {"model": run.model, run.parameters.name: run.parameters, TOLD: told_in_training(context)}
 
 
 def _is_of_training(event: Event) -> bool:
@@ -74,13 +80,19 @@ def _take_training(context: TrialContext, folder: Path, maker: str) -> None:
     (folder / "model").rename(run.model)
     (folder / run.parameters.name).replace(run.parameters)
     if maker != run.name:
-        _pass_on(context, told, maker)
+        pass_on(context, told, maker)
     run.update_record(proof=told["proof"])
     context.log.artifact("model", run.model)
 
 
-def _pass_on(context: TrialContext, told: Mapping[str, Any], maker: str) -> None:
-    """Tell what was told when it was trained, as far as it is right of this trial too."""
+def pass_on(context: TrialContext, told: Mapping[str, Any], maker: str) -> None:
+    """Tell what was told in a training, as far as it is right of this trial too.
+
+    Args:
+        context: The trial that takes it up.
+        told: What the file `TOLD` holds.
+        maker: Who trained.
+    """
     figures = Figures(context.spec, told["metrics"])
     for event in told["events"]:
         passed_on = {name: value for name, value in event.items() if name not in {"time", "kind"}}

@@ -11,7 +11,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
 
-from runner.sweep.point import Point
+from runner.sweep.point import Point, short_names
 
 SEED = 0
 """Of the forest that importances are estimated with, so that the same trials give the same figure."""
@@ -32,6 +32,7 @@ def write_figures(points: Sequence[Point], metric: str, mode: str, folder: Path)
         `parallel_coordinates.html`, and `importances.html` where importances can be told: from at least two values that
         differ, and two parameters that all have and that vary.
     """
+    points = _shortly_named(points)
     study = _study(points, mode)
     if not any(point.parameters for point in points):
         return []
@@ -48,6 +49,12 @@ def write_figures(points: Sequence[Point], metric: str, mode: str, folder: Path)
         figure.write_html(path, include_plotlyjs=True)
         written.append(path)
     return written
+
+
+def _shortly_named(points: Sequence[Point]) -> list[Point]:
+    """Name parameters by the last parts of their paths: Optuna cuts what is long, and leaves what all begin with."""
+    names = short_names(list(dict.fromkeys(name for point in points for name in point.parameters)))
+    return [Point({names[name]: value for name, value in each.parameters.items()}, each.value) for each in points]
 
 
 def _study(points: Sequence[Point], mode: str) -> optuna.Study:

@@ -18,12 +18,15 @@ from rich.text import Text
 from runner.events import Event
 from runner.execute.results import TrialResult
 from runner.plan import Trial
+from runner.sweep.point import short_names
 from runner.terminal.progress import TITLES, Terminal
 
 ROWS = 12
 """Trials that are shown one by one: those that run, then the latest that ended. The counts tell of all."""
 REFRESHES = 4
 """Of the table, a second."""
+COLUMNS = (("trial", 14, None), ("state", 11, None), ("", 16, 44), ("figures", 20, 44), ("parameters", 0, None))
+"""With their least and greatest widths; what does not fit is cut, and a narrow terminal loses parameters first."""
 STYLES = {"finished": "green", "pruned": "yellow", "failed": "red", "interrupted": "magenta", "waiting": "dim"}
 
 
@@ -157,8 +160,8 @@ class Board:
         with self._changing:
             rows = list(self._rows.values())
             table = Table(box=None, pad_edge=False, header_style="dim")
-            for column in ("trial", "state", "", "figures", "parameters"):
-                table.add_column(column, overflow="ellipsis", no_wrap=True)
+            for column, least, most in COLUMNS:
+                table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=least, max_width=most)
             going = [row for row in rows if row.state in {"running", "waiting"}]
             ended = [row for row in rows if row not in going]
             for row in [*ended[len(ended) - max(0, ROWS - len(going)) :], *going]:
@@ -200,18 +203,6 @@ def parameters_text(trial: Trial) -> str:
     names = short_names(list(trial.parameters))
     told = [f"{names[path]}={shown(value)}" for path, value in trial.parameters.items()]
     return "  ".join(told) or trial.group
-
-
-def short_names(paths: list[str]) -> dict[str, str]:
-    """Name each dotted path by its last parts, as few as tell it from the others."""
-    names = {}
-    for path in paths:
-        parts = path.split(".")
-        tails = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
-        names[path] = next(
-            (tail for tail in tails if sum(f".{each}".endswith(f".{tail}") for each in paths) == 1), path
-        )
-    return names
 
 
 def duration(seconds: float) -> str:

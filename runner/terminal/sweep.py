@@ -9,7 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from runner.execute.results import LaunchResult, TrialResult
-from runner.terminal.board import short_names, shown
+from runner.sweep.point import short_names
+from runner.terminal.board import shown
 
 HEADLINE = ("ner_f1", "image_entity_accuracy", "rougeL", "bleu")
 """The results that stand beside the objective; `metrics.json` has the others."""

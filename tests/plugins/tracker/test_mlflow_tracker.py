@@ -357,3 +357,36 @@ def wait_for(address, seconds=60):
         except OSError:
             time.sleep(0.3)
     pytest.fail(f"{address} did not answer in {seconds} s")
+
+
+def test_trials_nest_under_the_run_of_their_sweep_and_move_to_a_later_one(storage, tracked):
+    parents = []
+    for name in ("sweep-1", "sweep-2"):
+        sweep = replace(tracked, trial=name, fingerprint=name)
+        parents.append(open_tracker(storage).start(sweep))
+        told = replace(tracked, parent=parents[-1], tags={"group": "point-1", "seed": "7"})
+        run_id = open_tracker(storage).start(told)
+        tags = client_of(storage).get_run(run_id).data.tags
+        assert tags["mlflow.parentRunId"] == parents[-1]
+        assert (tags["mmre.group"], tags["mmre.seed"]) == ("point-1", "7")
+    assert len({run_id, *parents}) == 3
+
+
+def test_values_of_a_sweep_come_in_any_order_of_trials_and_each_once(storage, tracked):
+    tracker = open_tracker(storage)
+    run_id = tracker.start(tracked)
+    events = [metrics(2, 1, objective=0.3), metrics(0, 2, objective=0.1)]
+    tracker.deliver(events)
+    again = open_tracker(storage)
+    again.start(tracked)
+    again.deliver([*events, metrics(1, 3, objective=0.2)])
+    assert sorted(history(storage, run_id, "objective")) == [(0, 0.1), (1, 0.2), (2, 0.3)]
+
+
+def test_a_pruned_trial_is_finished_with_a_tag(storage, tracked):
+    tracker = open_tracker(storage)
+    run_id = tracker.start(tracked)
+    tracker.finish("pruned")
+    run = client_of(storage).get_run(run_id)
+    assert (run.info.status, run.data.tags["mmre.status"]) == ("FINISHED", "pruned")
+    assert "model" not in {entry.path for entry in client_of(storage).list_artifacts(run_id)}
