@@ -264,7 +264,9 @@ class Loop:
     def _seen(self, name: str, event: Event, new: bool) -> None:
         """Hear an event of a trial that runs, in the watch's thread."""
         live = self._live.get(name)
-        if live is not None and self._conversation.hear(live.trial, event, live.last) and not live.pruned:
+        stopped = live is not None and self._conversation.hear(live.trial, event, live.last)
+        # A training that another trial has made is whole: nothing is saved by stopping it.
+        if live is not None and stopped and not live.pruned and "reused_from" not in event:
             live.pruned = True
             live.run.stop_request.touch()
         if new:
