@@ -248,8 +248,9 @@ def _surroundings(kind: str, folder: Path) -> Iterator[tuple[Server | None, Clus
         yield server, cluster
 
 
-def _wait_for_trials(sweep: Sweep, launched: subprocess.Popen[bytes]) -> None:
-    while launched.poll() is None and not sweep.trials():
+def _wait_for_trials(sweep: Sweep, launched: subprocess.Popen[bytes], count: int = 1) -> None:
+    """Wait until so many trials have begun; seconds alone would mean little on a machine that others use too."""
+    while launched.poll() is None and len(sweep.trials()) < count:
         time.sleep(0.05)
 
 
@@ -285,13 +286,14 @@ def _kill_one(kind: str, sweep: Sweep, launched: subprocess.Popen[bytes], draw: 
 def drill(kind: str, spec: str, count: int, draw: random.Random, reference: tuple[Sweep, float]) -> dict[str, Any]:
     """Disturb one sweep, and compare how it ended; see the module."""
     undisturbed, length = reference
-    seconds = draw.uniform(0, length)
+    num_trials = len(undisturbed.trials())
+    begun, seconds = draw.randint(1, num_trials - 1), draw.uniform(0, length / num_trials)
     folder = undisturbed.folder.parent / f"{kind}-{count}"
     folder.mkdir()
     with _surroundings(kind, folder) as (server, cluster):
         sweep = Sweep(folder, spec, server, cluster)
         launched = sweep.start()
-        _wait_for_trials(sweep, launched)
+        _wait_for_trials(sweep, launched, begun)
         with suppress(subprocess.TimeoutExpired):
             launched.wait(seconds)
         states = [trial["status"] for trial in sweep.trials()]
@@ -303,7 +305,14 @@ def drill(kind: str, spec: str, count: int, draw: random.Random, reference: tupl
         wrong = sweep.shown()
         if sweep.found() != undisturbed.found():
             wrong.append("other trials or metrics than undisturbed")
-    told = {"kill": kind, "seconds": round(seconds, 1), "was_over": was_over, "states": states, "wrong": wrong}
+    told = {
+        "kill": kind,
+        "trials_begun": begun,
+        "seconds_later": round(seconds, 1),
+        "was_over": was_over,
+        "states": states,
+        "wrong": wrong,
+    }
     print(told, file=sys.stderr, flush=True)
     return told
 

@@ -81,8 +81,8 @@ def test_a_plan_that_is_not_known_yet_is_shown_as_such():
         "memory": {},
         "disk": {},
         "hours": {},
-        "where": "1 worker, on the CPU",
         "sweep": None,
+        "where": "1 worker, on the CPU",
     }
     [table] = plan_tables(told)
     assert "unknown yet" in shown(table)

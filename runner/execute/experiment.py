@@ -39,13 +39,18 @@ class Experiment:
         *,
         afresh: bool,
     ) -> None:
-        """Take the plan, the folder of all runs, and the `--set` assignments for the record."""
+        """Take the plan, the folder of all runs, and the `--set` assignments for the record.
+
+        Raises:
+            UnmetError: The spec's cache cannot be reached with what is installed here.
+        """
         self.loaded, self.plan, self.afresh = loaded, plan, afresh
         self._storage, self._overrides = storage, overrides
         self.sweep: SweepFolder | None = None
         self.sweep_feed: TrackerFeed | None = None
         self.objective: str | None = None
         self.prunes = False
+        self._cache = Cache.of(plan.spec.compute.cache, storage)
         self._pruned: PrunedTrials | None = None
 
     @property
@@ -62,8 +67,7 @@ class Experiment:
         sweep.begin(self.loaded.file.read_text(encoding="utf-8"), objective)
         self.sweep, self.prunes = sweep, prunes
         if prunes and not self.afresh and self.plan.spec.sweep is not None:
-            cache = Cache.of(self.plan.spec.compute.cache, self._storage)
-            self._pruned = PrunedTrials(cache, self.plan.spec.sweep)
+            self._pruned = PrunedTrials(self._cache, self.plan.spec.sweep)
         self.objective = str(objective["metric"]) if objective else None
         run = TrackedRun(
             experiment=self.plan.spec.name,

@@ -76,10 +76,11 @@ class Loop:
                 if not moved:
                     time.sleep(POLL_SECONDS)
         except BaseException:
-            self.delivery.close(lambda: True)
-            raise
-        finally:
             self._stop_all()
+            self.delivery.close(lambda: True)
+            self._let_go()
+            raise
+        self._stop_all()
         return self._results
 
     def close(self) -> list[TrialResult]:
@@ -89,9 +90,12 @@ class Loop:
             The results, with what the tracker told of them.
         """
         self.delivery.close(lambda: self._interrupts.hurried)
+        self._let_go()
+        return [with_tracker(result) for result in self._results]
+
+    def _let_go(self) -> None:
         for _, held in self._ended:
             held.close()
-        return [with_tracker(result) for result in self._results]
 
     def _over(self) -> bool:
         return not self._live and (self._interrupts.asked or self._conversation.done())
@@ -234,8 +238,7 @@ class Loop:
 
     def _end(self, live: LiveTrial, outcome: Outcome) -> None:
         trial, run = live.trial, live.run
-        if live.running is not None:
-            self._watch.leave(trial.name)
+        self._watch.leave(trial.name)
         del self._live[trial.name]
         status: Status = "pruned" if live.pruned and outcome.status == "interrupted" else outcome.status
         run.update_record(status=status)

@@ -19,6 +19,8 @@ from runner.sweep.point import Point
 
 FOLDER = "sweep"
 """Its name; trials' names begin otherwise."""
+SEED = "seed"
+"""The parameter in which repetitions of a point differ."""
 OBJECTIVE = "objective"
 """The metric that a trial's value is shown as, whatever the search goes by."""
 
@@ -108,9 +110,10 @@ class SweepFolder:
 
     @property
     def points(self) -> list[Point]:
-        """The finished trials that have a value."""
+        """The trials that have a value, by what is searched: their seeds are repetitions."""
         valued = [trial for trial in self.trials() if trial.get("objective") is not None]
-        return [Point(trial["parameters"], trial["objective"]) for trial in valued]
+        searched = [{path: value for path, value in trial["parameters"].items() if path != SEED} for trial in valued]
+        return [Point(own, trial["objective"]) for own, trial in zip(searched, valued, strict=True)]
 
     def _write(self) -> None:
         told = {

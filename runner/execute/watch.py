@@ -40,9 +40,10 @@ class Watch(threading.Thread):
             self._logs[trial] = (EventTail(log), size)
 
     def leave(self, trial: str) -> None:
-        """Read the rest of a trial's log, in this thread, and follow it no longer."""
+        """Read the rest of a trial's log, in this thread, and follow it no longer; nothing, if it is not followed."""
         with self._reading:
-            self._read(trial, *self._logs.pop(trial))
+            if trial in self._logs:
+                self._read(trial, *self._logs.pop(trial))
 
     def run(self) -> None:
         """Read until told to end."""

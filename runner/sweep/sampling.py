@@ -25,9 +25,7 @@ from runner.spec.sweep import (
 from runner.spec.tree import Tree
 from runner.spec.variants import Variants
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-# Which of Optuna's classes are young is its own business; the versions that go together are pinned.
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def distribution(dimension: Dimension) -> BaseDistribution:
@@ -96,10 +94,17 @@ def _mixed(*numbers: int) -> int:
 
 def sampler(search: Search, seed: int, *, conditional: bool = False) -> optuna.samplers.BaseSampler:
     """Make the sampler of a search; a grid needs none and gets the random one."""
+    with warnings.catch_warnings():
+        # Which parts of Optuna are young is its own business; the versions that go together are pinned.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return _sampler(search, seed, conditional=conditional)
+
+
+def _sampler(search: Search, seed: int, *, conditional: bool) -> optuna.samplers.BaseSampler:
     if isinstance(search, TpeSearch):
         return optuna.samplers.TPESampler(n_startup_trials=search.startup, seed=seed, group=conditional)
     if isinstance(search, GaussianSearch):
-        return optuna.samplers.GPSampler(n_startup_trials=search.startup, seed=seed, deterministic_objective=False)
+        return optuna.samplers.GPSampler(n_startup_trials=search.startup, seed=seed)
     if isinstance(search, GeneticSearch):
         return optuna.samplers.NSGAIISampler(population_size=search.population, seed=seed)
     return optuna.samplers.RandomSampler(seed=seed)

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from runner.execute.results import LaunchResult, TrialResult
+from runner.execute.sweep_folder import SEED
 from runner.sweep.point import short_names
 from runner.terminal.board import shown
 
@@ -84,7 +85,7 @@ def _groups(results: Sequence[TrialResult]) -> dict[str, list[TrialResult]]:
 
 def _names(results: Sequence[TrialResult]) -> dict[str, str]:
     paths = dict.fromkeys(path for result in results for path in result.trial.parameters)
-    return short_names([path for path in paths if path != "seed"])
+    return short_names([path for path in paths if path != SEED])
 
 
 def _parameters(result: TrialResult, names: Mapping[str, str]) -> list[str]:

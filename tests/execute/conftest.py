@@ -98,10 +98,10 @@ class Running:
 
 
 class Executor:
-    """Has room for so many trials; what each does is said by its seed."""
+    """Has room for so many trials; what each does is said by a function of its plan."""
 
-    def __init__(self, room, scripts, deaf):
-        self.room, self.scripts, self._deaf = room, scripts, deaf
+    def __init__(self, room, script, deaf=False):
+        self.room, self._script, self._deaf = room, script, deaf
         self.started, self.most, self.closed = [], 0, False
 
     def refuse_unplaceable(self, compute): ...
@@ -110,7 +110,7 @@ class Executor:
         live = [each for each in self.started if each.run.read_record().get("status") == "running"]
         if len(live) >= self.room:
             return None
-        running = Running(folder, self.scripts.get(read_plan(plan).seed, [(1, 1.0)]), self._deaf)
+        running = Running(folder, self._script(read_plan(plan)), self._deaf)
         self.started.append(running)
         self.most = max(self.most, len(live) + 1)
         return running
@@ -141,6 +141,8 @@ class Listener:
 
     def searched(self, summary): ...
 
+    def progress(self, done, total, **shown): ...
+
     def warn(self, message):
         self.warnings.append(message)
 
@@ -169,7 +171,7 @@ class Place:
     def launch(self, proposals, scripts, *, prunes=False, listener=None, deaf=False):
         experiment = Experiment(self.loaded, self.plan, self.folder / "runs", (), afresh=False)
         folder = SweepFolder(self.folder / "runs" / "many" / "sweep", self.plan)
-        executor, listener = Executor(2, scripts, deaf), listener or Listener()
+        executor, listener = Executor(2, lambda plan: scripts.get(plan.seed, [(1, 1.0)]), deaf), listener or Listener()
         with folder.held():
             experiment.begin_sweep(folder, {"metric": "validation/loss", "mode": "min"}, prunes=prunes)
             loop = Loop(proposals, experiment, lambda: executor, listener, Interrupts())
@@ -195,3 +197,15 @@ def place(tmp_path, monkeypatch):
 def listener():
     """Who is shown a launch."""
     return Listener()
+
+
+@pytest.fixture
+def listener_of():
+    """Makes who is shown a launch."""
+    return Listener
+
+
+@pytest.fixture
+def scripted_executor():
+    """Makes an executor with room for two trials, which do what a function of their plan says."""
+    return lambda script: Executor(2, script)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runner.execute.resources import Gpu, unmet_by
+from runner.execute.resources import Gpu, too_small, unmet_by
 from runner.spec.models import ComputeOptions
 
 A100 = Gpu("NVIDIA A100-SXM4-80GB", 85.9)
@@ -28,3 +28,11 @@ def test_what_is_lacking_is_said_in_one_line():
 
 def test_no_gpu_is_needed_for_a_cpu_run():
     assert unmet_by(ComputeOptions(), []) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [([0], None), ([1], "PCIE-40GB (43 GB)"), (["GPU-1f"], None), ([], None), ([7], None)]
+)
+def test_a_worker_is_told_that_its_gpu_is_too_small(given, told):
+    lacking = too_small(PAPER, [A100, SMALL], given)
+    assert lacking is None if told is None else told in lacking

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.errors import LostWorkerError, OutOfMemoryError, StepError, UnmetError
+from runner.errors import LostWorkerError, OutOfMemoryError, StepError
 from runner.execute.ray.cluster import Reservation
 from runner.execute.ray.node import Work, work_on
 from runner.plan import read_plan
@@ -71,7 +71,7 @@ class Attempt:
         if failed:
             self._failed_at = self._failed_at or time.monotonic()
             waits = going and time.monotonic() - self._failed_at < GRACE_SECONDS
-            return None if waits else min(failed, key=_precedence)
+            return None if waits else min(failed, key=precedence)
         if going:
             return None
         self._phases.pop(0)
@@ -132,9 +132,12 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _precedence(outcome: Outcome) -> int:
+def precedence(outcome: Outcome) -> int:
     """Which of several ends says why a group ended: a worker that loses another one fails for no reason of its own."""
     if outcome.status == "interrupted":
         return 0
-    kinds = (OutOfMemoryError, LostWorkerError, UnmetError)
-    return next((place for place, kind in enumerate(kinds, 1) if isinstance(outcome.error, kind)), len(kinds) + 1)
+    if isinstance(outcome.error, OutOfMemoryError):
+        return 1
+    if isinstance(outcome.error, LostWorkerError):
+        return 2
+    return 4 if type(outcome.error) is StepError else 3

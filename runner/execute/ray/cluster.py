@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,15 +24,11 @@ from runner.execute.ray.placement import Resources, Shape
 OBJECT_STORE_BYTES = 200_000_000
 """Only plans and outcomes cross, so a machine of its own needs no large store."""
 
-WORKER_ENVIRONMENT = {
-    # Threads that spin while they wait slow each other fivefold where cores are fewer than threads.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "TOKENIZERS_PARALLELISM": "false",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-
 RESERVATION_SECONDS = 5.0
 """In which places that are free are given; when another one's trial took them meanwhile, the next poll tries again."""
+
+KNOWN_SECONDS = 1.0
+"""How long nodes stay known, as a driver that waits for room asks many times a second."""
 
 
 def connect(address: str | None) -> None:
@@ -46,7 +43,6 @@ def connect(address: str | None) -> None:
             address=address or "local",
             logging_level=logging.ERROR,
             log_to_driver=False,
-            runtime_env={"env_vars": WORKER_ENVIRONMENT},
             **own,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -111,6 +107,15 @@ class Places:
     def __init__(self) -> None:
         """Begin with none held."""
         self._held: list[Reservation] = []
+        self._nodes: list[Node] = []
+        self._known_until = 0.0
+
+    def nodes(self) -> list[Node]:
+        """The living nodes, as they were a moment ago."""
+        if time.monotonic() > self._known_until:
+            self._nodes = nodes()
+            self._known_until = time.monotonic() + KNOWN_SECONDS
+        return self._nodes
 
     def free(self) -> list[dict[str, float]]:
         """What is free on each living node.
@@ -118,20 +123,23 @@ class Places:
         Ray's own account is some tenths of a second old, so that this driver's trials are counted here too.
         """
         available: Mapping[str, Resources] = available_resources_per_node()  # type: ignore[no-untyped-call]
-        free = []
-        for node in nodes():
-            left = dict(node.total)
-            for held in self._held:
-                for bundle, where in zip(held.shape.bundles(), held.nodes, strict=True):
-                    for name, amount in bundle.items() if where == node.id else ():
-                        left[name] = left.get(name, 0) - amount
-            told = available.get(node.id, {})
-            free.append({name: max(0.0, min(amount, told.get(name, 0))) for name, amount in left.items()})
-        return free
+        return [
+            {name: min(amount, available.get(node, {}).get(name, 0)) for name, amount in left.items()}
+            for node, left in self._left().items()
+        ]
+
+    def _left(self) -> dict[str, dict[str, float]]:
+        """What this driver's trials leave of each node."""
+        left = {node.id: dict(node.total) for node in self.nodes()}
+        for held in self._held:
+            for bundle, node in zip(held.shape.bundles(), held.nodes, strict=True):
+                for name, amount in bundle.items() if node in left else ():
+                    left[node][name] = max(0.0, left[node][name] - amount)
+        return left
 
     def reserve(self, shape: Shape) -> Reservation | None:
         """Take places; None where there are none now."""
-        if not shape.fits(self.free()):
+        if not shape.fits(self._left().values()) or not shape.fits(self.free()):
             return None
         strategy = "STRICT_SPREAD" if shape.apart else "PACK"
         group = placement_group(shape.bundles(), strategy=strategy)

@@ -9,7 +9,7 @@ from typing import Any
 from runner.artifacts import RunDirectory, steps_of
 from runner.errors import UnmetError
 from runner.execute.ray.attempt import TRAIN, Attempt
-from runner.execute.ray.cluster import Node, Places, Reservation, connect, disconnect, nodes
+from runner.execute.ray.cluster import Node, Places, Reservation, connect, disconnect
 from runner.execute.ray.node import NodeActor
 from runner.execute.ray.placement import Shape, shape, shortage
 from runner.execute.ray.running import RayRunning
@@ -68,24 +68,24 @@ class RayExecutor:
         disconnect()
 
     def _attempt(self, plan: str, folder: Path, compute: ComputeOptions) -> PlacedAttempt | None:
-        run = RunDirectory(folder)
-        steps = [step for step in steps_of(read_plan(plan)) if not run.finished(step)]
-        held = self._places.reserve(self._shape(compute, compute.workers if TRAIN in steps else 1))
+        together = compute.workers > 1 and TRAIN in _unfinished(plan, folder)
+        held = self._places.reserve(self._shape(compute, compute.workers if together else 1))
         if held is None:
             return None
         try:
             self._meet_nodes()
-            return PlacedAttempt(Attempt(plan, folder, steps, compute, held, self._actors), self._places, held)
+            attempt = Attempt(plan, folder, _unfinished(plan, folder), compute, held, self._actors)
+            return PlacedAttempt(attempt, self._places, held)
         except BaseException:
             self._places.release(held)
             raise
 
     def _shape(self, compute: ComputeOptions, workers: int) -> Shape:
-        return shape(compute, [node.total for node in nodes()], workers)
+        return shape(compute, [node.total for node in self._places.nodes()], workers)
 
     def _meet_nodes(self) -> None:
         """Put an actor onto each node that is new, and compare its software with this machine's."""
-        new = [node for node in nodes() if node.id not in self._actors]
+        new = [node for node in self._places.nodes() if node.id not in self._actors]
         actors = {node.id: _actor_on(node) for node in new}
         if self._is_elsewhere:
             _refuse_other_software({node.name: actors[node.id] for node in new})
@@ -107,6 +107,12 @@ class PlacedAttempt:
     def release(self) -> None:
         """Give the places back; what still runs there is killed."""
         self.places.release(self.held)
+
+
+def _unfinished(plan: str, folder: Path) -> list[str]:
+    """The steps that are left of a trial."""
+    run = RunDirectory(folder)
+    return [step for step in steps_of(read_plan(plan)) if not run.finished(step)]
 
 
 def _actor_on(node: Node) -> Any:

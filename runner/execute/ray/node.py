@@ -76,6 +76,9 @@ def _server_environment(cores: int) -> dict[str, str]:
     told = {
         **os.environ,
         "OMP_NUM_THREADS": str(cores),
+        # Threads that spin while they wait slow each other fivefold where cores are fewer than threads.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
         # Asking whether there are GPUs must not open them: a process forked afterwards could not use them.
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
     }

@@ -34,7 +34,7 @@ class Shape:
 
     def bundles(self) -> list[dict[str, float]]:
         """What each bundle takes."""
-        return [{name: size * amount for name, amount in self.worker.items()} for size in self.sizes]
+        return [self._taken_by(size) for size in self.sizes]
 
     def fits(self, free: Iterable[Resources]) -> bool:
         """Whether nodes with these free resources have room."""
@@ -46,10 +46,15 @@ class Shape:
 
     def __str__(self) -> str:
         """What is waited for: `4 GPUs and 8 CPUs on one node`."""
-        if self.apart and len(self.sizes) > 1:
-            return " and ".join(f"{_told(bundle)} on one node" for bundle in self.bundles())
-        total = {name: sum(self.sizes) * amount for name, amount in self.worker.items()}
-        return f"{_told(total)} on one node" if len(self.sizes) == 1 else f"{_told(total)} on any nodes"
+        if not self.apart:
+            return f"{_told(self._taken_by(sum(self.sizes)))} on any nodes"
+        return " and ".join(
+            f"{_told(self._taken_by(size))} on {f'each of {number} nodes' if number > 1 else 'one node'}"
+            for size, number in Counter(self.sizes).items()
+        )
+
+    def _taken_by(self, workers: int) -> dict[str, float]:
+        return {name: workers * amount for name, amount in self.worker.items()}
 
 
 def worker_resources(compute: ComputeOptions, totals: Sequence[Resources]) -> dict[str, float]:
@@ -115,9 +120,10 @@ def described(nodes: Sequence[Resources]) -> str:
 
 
 def _refusal(compute: ComputeOptions, worker: Resources, workers: int, totals: Sequence[Resources], places: int) -> str:
-    asked = f"{workers} worker(s) of {_told(worker)} are asked for"
+    asked = f"a worker of {_told(worker)} is asked for"
     if workers > 1:
-        asked += f", {_told({name: workers * amount for name, amount in worker.items()})} in all"
+        total = {name: workers * amount for name, amount in worker.items()}
+        asked = f"{workers} workers of {_told(worker)} are asked for, {_told(total)} in all"
     if places:
         fitting = f"compute.workers: {places} would fit"
     else:
@@ -125,7 +131,7 @@ def _refusal(compute: ComputeOptions, worker: Resources, workers: int, totals: S
         short = ", ".join(name.removeprefix(TYPE) for name in lacking) or "all of it at once"
         fitting = f"no node has enough {short}; take less of it for each worker"
     have = described(totals)
-    return f"{asked}, and the cluster can hold {places} of them. Its nodes have {have}; {fitting}"
+    return f"{asked}, and the cluster can hold {places or 'none'} of them. Its nodes have {have}; {fitting}"
 
 
 def _told(resources: Resources, comma: str = " and ") -> str:

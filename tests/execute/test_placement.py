@@ -1,0 +1,85 @@
+"""Where trials go: what fits is found, what never can is refused, and both are said in numbers."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.errors import UnmetError
+from runner.execute.ray.placement import num_places, shape, shortage, worker_resources
+from runner.spec.models import ComputeOptions
+
+NODE = {"CPU": 8.0, "GPU": 4.0, "accelerator_type:A100": 1.0, "memory": 1e10}
+HEAD = {"CPU": 0.0, "memory": 1e10}
+
+
+def compute(**options):
+    return ComputeOptions(**{"gpus_per_worker": 1, "accelerator": "A100", **options})
+
+
+def test_four_gpus_lie_on_one_node_and_eight_on_two():
+    assert shape(compute(), [NODE] * 3, 4).sizes == (4,)
+    assert shape(compute(), [NODE] * 3, 8).sizes == (4, 4)
+    assert shape(compute(), [NODE] * 3, 6).sizes == (4, 2)
+    assert shape(compute(), [NODE, {**NODE, "GPU": 8.0, "CPU": 16.0}], 8).sizes == (8,)
+
+
+def test_a_whole_node_is_waited_for_or_any_places_taken():
+    half = [{**NODE, "GPU": 2.0}] * 2
+    waits = shape(compute(workers=4), [NODE] * 2, 4)
+    assert not waits.fits(half)
+    assert shortage(waits, half) == "4 GPUs and 8 CPUs (A100) on one node; free now: 2 × 2 GPUs, 8 CPUs, A100"
+    assert shape(compute(workers=4, pack="any"), [NODE] * 2, 4).fits(half)
+
+
+def test_what_spans_nodes_is_told_by_node():
+    told = shortage(shape(compute(workers=8), [NODE] * 3, 8), [])
+    assert told == "4 GPUs and 8 CPUs (A100) on each of 2 nodes; free now: no node"
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (
+            {"workers": 16},
+            "16 workers of 1 GPU and 2 CPUs (A100) are asked for, 16 GPUs and 32 CPUs (A100) in all, and the cluster "
+            "can hold 12 of them. Its nodes have 3 × 4 GPUs, 8 CPUs, A100; compute.workers: 12 would fit",
+        ),
+        ({"accelerator": "H100"}, "no node has enough H100"),
+        ({"gpus_per_worker": 8}, "no node has enough GPU"),
+        ({"cpus_per_worker": 9}, "no node has enough CPU"),
+    ],
+)
+def test_what_can_never_be_placed_is_refused_with_what_would_fit(asked, told):
+    with pytest.raises(UnmetError) as refused:
+        shape(compute(**asked), [NODE] * 3, asked.get("workers", 1))
+    assert told in str(refused.value)
+
+
+def test_cores_are_shared_by_gpus_or_by_the_workers_of_one_trial():
+    assert worker_resources(compute(), [HEAD, NODE])["CPU"] == 2
+    assert worker_resources(compute(gpus_per_worker=0.5), [NODE])["CPU"] == 1
+    assert worker_resources(ComputeOptions(workers=2), [HEAD, {"CPU": 8.0}])["CPU"] == 4
+    assert worker_resources(ComputeOptions(workers=5), [{"CPU": 2.0}])["CPU"] == 1
+    assert worker_resources(compute(cpus_per_worker=3), [NODE])["CPU"] == 3
+
+
+nodes = st.lists(
+    st.builds(lambda g, c: {**NODE, "GPU": float(g), "CPU": float(c)}, st.integers(0, 8), st.integers(1, 16))
+)
+
+
+@given(nodes, st.integers(1, 20), st.sampled_from(["node", "any"]))
+def test_a_shape_holds_all_workers_and_fits_the_empty_cluster(cluster, workers, pack):
+    options = compute(workers=workers, pack=pack, cpus_per_worker=1)
+    places = sorted((num_places(node, worker_resources(options, cluster)) for node in cluster), reverse=True)
+    if sum(places) < workers:
+        with pytest.raises(UnmetError):
+            shape(options, cluster, workers)
+        return
+    made = shape(options, cluster, workers)
+    assert sum(made.sizes) == workers
+    assert made.fits(cluster)
+    if pack == "node":
+        assert sum(places[: len(made.sizes) - 1]) < workers  # no fewer nodes hold it
+    taken = sum(bundle["GPU"] for bundle in made.bundles())
+    assert taken == pytest.approx(workers)

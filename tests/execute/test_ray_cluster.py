@@ -1,0 +1,174 @@
+"""Trials on a cluster of several nodes that claim four A100s each; the devices stay CPUs, joined by gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+
+from runner.artifacts import RunDirectory
+from runner.errors import UnmetError
+from runner.plan import plan_json, resolve
+from runner.spec.load import load_spec
+from runner.spec.models import ComputeOptions
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+SPEC = """\
+name: rack
+seed: 5
+data: {type: synthetic, path: data, train: 24, test: 4}
+adapter: {type: pfa, tasks: [ner, match], images: lettered}
+model: {type: qwen2_5_vl, size: smoke}
+optimizer: {type: adamw, groups: {vision: {match: "*visual*", lr: 1e-3}, rest: {match: "*", lr: 1e-3}}}
+trainer: {type: sft, epochs: 3, batch_size: 4, precision: fp32, checkpoint_every: 1}
+generator: {type: transformers, max_new_tokens: 8}
+metrics: [{type: ner_f1}, {type: rouge}]
+tracker: {type: mlflow}
+"""
+FOUR = {"workers": 2, "gpus_per_worker": 2, "cpus_per_worker": 1, "accelerator": "A100"}
+EIGHT = {**FOUR, "gpus_per_worker": 4}
+HEAD = 0
+ALONE = """\
+import sys
+from pathlib import Path
+from runner.steps.outcome import outcome_of_trial
+ended = outcome_of_trial(Path(sys.argv[1], "plan.json").read_text(), Path(sys.argv[1]))
+sys.exit(str(ended.error) if ended.error else None)
+"""
+
+
+class Quiet:
+    def progress(self, done, total, **shown):
+        pass
+
+
+class Rack:
+    """A driver at a cluster, and run directories of one plan."""
+
+    def __init__(self, folder: Path, cluster: Cluster) -> None:
+        from runner.execute.ray.executor import RayExecutor
+
+        self.cluster, self.folder = cluster, folder
+        self.executor = RayExecutor(cluster.address)
+        file = folder / "rack.yaml"
+        file.write_text(SPEC)
+        self.plan = resolve(load_spec(file).spec, Quiet())
+
+    def begin(self, name: str) -> RunDirectory:
+        run = RunDirectory(self.folder / "runs" / name)
+        run.begin(self.plan, SPEC, [])
+        return run
+
+    def start(self, name: str, **compute):
+        options = ComputeOptions(**compute)
+        return self.executor.start(plan_json(self.plan), self.begin(name).path, options), options
+
+    def finish(self, running):
+        while (outcome := running.outcome()) is None:
+            time.sleep(0.1)
+        assert outcome.status == "finished", outcome.error
+
+    def run(self, name: str, **compute):
+        """Run a trial to its end and tell its figures."""
+        while (running := self.start(name, **compute)[0]) is None:
+            time.sleep(0.1)
+        self.finish(running)
+        return self.figures(name)
+
+    def figures(self, name: str):
+        """Results, and the loss of each step; one that was taken twice has the same both times."""
+        run = RunDirectory(self.folder / "runs" / name)
+        losses: dict[int, set[float]] = {}
+        for line in run.events.read_text().splitlines():
+            event = json.loads(line)
+            if event["kind"] == "metrics" and "train/loss" in event["values"]:
+                losses.setdefault(event["step"], set()).add(event["values"]["train/loss"])
+        return run.read_metrics(), losses
+
+    def nodes_held(self):
+        """The nodes of each trial that runs, by their place in the cluster."""
+        return [{self.place(node) for node in held.nodes} for held in self.executor._places._held]
+
+    def place(self, node_id: str) -> int:
+        import ray
+
+        [resources] = [each["Resources"] for each in ray.nodes() if each["NodeID"] == node_id]
+        return next(place for place in range(3) if f"place-{place}" in resources)
+
+
+@pytest.fixture(scope="module")
+def rack(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        cluster = Cluster(tmp_path_factory.mktemp("ray"))
+        try:
+            for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+                patch.setenv(name, cluster.environment[name])
+            made = Rack(tmp_path_factory.mktemp("rack"), cluster)
+            yield made
+            made.executor.close()
+        finally:
+            cluster.close()
+
+
+def test_trials_of_four_gpus_pack_on_a_node_and_one_of_eight_spans_two(rack):
+    first, _ = rack.start("four", **FOUR)
+    second, _ = rack.start("four more", **FOUR)
+    eight = ComputeOptions(**EIGHT)
+    assert [len(nodes) for nodes in rack.nodes_held()] == [1, 1]
+    assert rack.start("eight", **EIGHT)[0] is None
+    waits = rack.executor.waits_for(eight)
+    assert waits.startswith("4 GPUs and 1 CPU (A100) on each of 2 nodes; free now: ")
+    rack.finish(first)
+    rack.finish(second)
+    while (running := rack.start("eight", **EIGHT)[0]) is None:
+        time.sleep(0.1)
+    assert [len(nodes) for nodes in rack.nodes_held()] == [2]
+    rack.finish(running)
+    assert rack.nodes_held() == []
+    assert rack.figures("four") == rack.figures("four more") == rack.figures("eight")
+
+
+def test_sixteen_gpus_are_refused_with_the_reason(rack):
+    with pytest.raises(
+        UnmetError, match=r"16 GPUs and .* in all, and the cluster can hold 12 of them. Its nodes have 3 ×"
+    ):
+        rack.executor.refuse_unplaceable(ComputeOptions(workers=16, gpus_per_worker=1, accelerator="A100"))
+
+
+def test_a_trial_has_the_same_figures_first_or_fifth_on_a_node_and_in_a_process_of_its_own(rack):
+    one = {"gpus_per_worker": 1, "cpus_per_worker": 1, "accelerator": "A100"}
+    first, *_, fifth = [rack.run(f"one {number}", **one) for number in range(5)]
+    run = rack.begin("alone")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", ALONE, str(run.path)], env=environment, check=True)
+    assert first == fifth == rack.figures("alone")
+
+
+def test_a_node_that_is_killed_loses_no_finished_trial_and_its_own_ends_as_if_undisturbed(rack):
+    undisturbed = rack.run("undisturbed", **FOUR)
+    fillers = []
+    while HEAD not in {place for nodes in rack.nodes_held() for place in nodes}:
+        fillers.append(rack.executor._places.reserve(rack.executor._shape(ComputeOptions(**FOUR), 2)))
+    for filler in fillers[:-1]:
+        rack.executor._places.release(filler)
+    while (running := rack.start("disturbed", **FOUR)[0]) is None:
+        time.sleep(0.1)
+    checkpoints = RunDirectory(rack.folder / "runs" / "disturbed").checkpoints
+    while not list(checkpoints.glob("step-*")):
+        assert running.outcome() is None
+        time.sleep(0.05)
+    [place] = rack.nodes_held()[-1]
+    rack.cluster.kill(place)
+    rack.finish(running)
+    rack.executor._places.release(fillers[-1])
+    assert rack.figures("disturbed") == undisturbed
+    assert rack.figures("undisturbed") == undisturbed
+    log = (rack.folder / "runs" / "disturbed" / "events.jsonl").read_text()
+    assert "taken up again from its last checkpoint (retry 1 of 3)" in log

@@ -1,0 +1,211 @@
+"""The section `sweep` is checked with the spec: every value by its field's own schema, all mistakes at once."""
+
+import json
+
+import pytest
+
+from runner.errors import SpecError
+from runner.plan import smoke
+from runner.spec.load import load_spec
+
+BASE = """\
+name: swept
+data: {type: synthetic, train: 8, test: 2}
+adapter: {type: pfa}
+model: {type: qwen2_5_vl, size: smoke}
+optimizer: {type: adamw, groups: {vision: {match: "*visual*", lr: 1e-3}, rest: {match: "*", lr: 1e-4}}}
+trainer: {type: sft, epochs: 2, batch_size: 4, validation: 0.25}
+generator: {type: transformers, max_new_tokens: 8}
+metrics: [{type: ner_f1}]
+tracker: {type: mlflow}
+sweep:
+"""
+FIRST = BASE.count("\n") + 1
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(sweep, *overrides):
+        path = tmp_path / "swept.yaml"
+        path.write_text(BASE + "".join(f"  {line}\n" for line in sweep.splitlines()))
+        return load_spec(path, overrides)
+
+    return load
+
+
+@pytest.fixture
+def problems(load):
+    """The problems of a sweep as (line of the section, column, path, message)."""
+
+    def problems(sweep, *overrides):
+        with pytest.raises(SpecError) as caught:
+            load(sweep, *overrides)
+        return [
+            (each.line and each.line - FIRST + 1, each.column, each.as_json()["path"], each.message)
+            for each in caught.value.problems
+        ]
+
+    return problems
+
+
+def test_every_mistake_is_told_at_once_with_line_column_and_the_nearest_name(problems):
+    found = problems(
+        """\
+space:
+  optimizer.groups.visoin.lr: {loguniform: [1.0e-7, 1.0e-5]}
+  optimizer.groups.vision.lr: {uniform: [-1, 1]}
+  trainer.batch_size: {choice: [4, eight]}
+  trainer.epoch: {choice: [1, 2]}
+  trainer.epochs: {loguniform: [0, 2]}
+  generator: {choice: {one: {type: transformer}, two: {type: fixed, answr: x}}}
+seeds: [1, 2, 1]
+search: {type: tep}
+arms: {odd: {adapter.tasks: [nerr]}}"""
+    )
+    places = [(line, path) for line, _, path, _ in found]
+    assert places == [
+        (2, "sweep.space.optimizer.groups.visoin.lr"),
+        (3, "optimizer.groups.vision.lr"),
+        (4, "trainer.batch_size"),
+        (5, "trainer.epoch"),
+        (6, "sweep.space.trainer.epochs.loguniform"),
+        (7, "generator.type"),
+        (7, "generator.answr"),
+        (8, "sweep.seeds"),
+        (9, "sweep.search"),
+        (10, "adapter.tasks"),
+        (10, "adapter.tasks.0"),
+    ]
+    told = "\n".join(message for *_, message in found)
+    for suggestion in ("optimizer.groups.vision.lr", "epochs", "transformers", "answer", "tpe", "ner"):
+        assert f"did you mean {suggestion!r}?" in told
+    # The column is that of the value that is refused, not of the path.
+    assert found[1][1] == len("    optimizer.groups.vision.lr: {uniform: [") + 1
+    assert found[2][1] == len("    trainer.batch_size: {choice: [4, ") + 1
+
+
+def test_mistakes_beside_the_sweep_are_told_with_it(problems):
+    found = problems("space: {trainer.epochs: {grid: [1, 0]}}", "trainer.batch_size=no")
+    assert {path for _, _, path, _ in found} == {"trainer.batch_size", "trainer.epochs"}
+
+
+@pytest.mark.parametrize(
+    ("sweep", "path", "message"),
+    [
+        ("{}", "sweep", "varies nothing"),
+        ("space: {name: {grid: [a]}}", "sweep.space.name", "changes no figure"),
+        ("space: {seed: {grid: [1]}}\nseeds: [1, 2]", "sweep.space.seed", "repeated by `seeds`"),
+        ("space: {trainer.epochs: {int: [1, 3]}}\nsearch: {type: random}", "sweep.search", "needs an end"),
+        ("space: {trainer.max_grad_norm: {uniform: [1, 3]}}", "sweep.space.trainer.max_grad_norm", "no end of values"),
+        (
+            "space: {trainer.epochs: {grid: [1, 3]}}\nsearch: {type: random}\nbudget: {trials: 1}",
+            "sweep.space.trainer.epochs.grid",
+            "say `choice`",
+        ),
+        (
+            "space: {trainer.epochs: {int: [1, 3]}}\nsearch: {type: tpe}\nbudget: {trials: 2}",
+            "sweep.search.type",
+            "goes by results",
+        ),
+        (
+            "space: {trainer.epochs: {grid: [1, 3]}}\nobjective: {metric: ner_f1, mode: max}",
+            "sweep.objective.metric",
+            "a figure of the test split, which decides nothing",
+        ),
+        (
+            "space: {trainer.epochs: {grid: [1, 3]}}\nobjective: {metric: validation/los}",
+            "sweep.objective.metric",
+            "did you mean 'validation/loss'?",
+        ),
+        (
+            "space: {trainer.epochs: {grid: [1, 3]}}\npruning: {type: median}",
+            "sweep.pruning",
+            "goes by the objective",
+        ),
+        ("seeds: [1, 2]\nsearch: {type: grid}", "sweep.search", "would be ignored"),
+        (
+            "space: {trainer.epochs: {grid: [1, 3]}}\nseeds: [1, 2, 3]\nbudget: {trials: 2}",
+            "sweep.budget.trials",
+            "no point fits in 2",
+        ),
+        (
+            "space: {trainer.epochs: {grid: [1, 3]}}\narms: {a: {trainer.epochs: 1}}",
+            "sweep.arms.a.trainer.epochs",
+            "would be overwritten by the space",
+        ),
+        (
+            "space:\n  trainer.epochs: {grid: [1, 3]}\n  trainer: {grid: [{type: sft}]}",
+            "sweep.space.trainer",
+            "comes after trainer.epochs",
+        ),
+        (
+            "space: {trainer.epochs: {grid: [1, 3], when: {optimizer.type: muon}}}",
+            "sweep.space.trainer.epochs.when.optimizer.type",
+            "never holds: optimizer.type is adamw",
+        ),
+        (
+            "space: {trainer.epochs: {grid: [1, 3]}}\nfirst: [{trainer.epochs: 2}]",
+            "sweep.first.0.trainer.epochs",
+            "is 2, which lies outside of grid 1, 3",
+        ),
+        ("space: {trainer.epochs: {grid: [1, 3]}}\nfirst: [{}]", "sweep.first.0", "trainer.epochs is 2"),
+    ],
+)
+def test_what_does_not_go_together_is_told_where_it_stands(problems, sweep, path, message):
+    found = problems(sweep)
+    assert [each[2] for each in found] == [path]
+    assert message in found[0][3]
+    assert found[0][0] >= 0
+
+
+def test_an_objective_needs_samples_that_are_kept_aside(problems):
+    sweep = "space: {trainer.epochs: {grid: [1, 3]}}\nobjective: {metric: validation/loss}\npruning: {type: median}"
+    [(_, _, path, message)] = problems(sweep, "trainer.validation=0")
+    assert path == "sweep.objective.metric"
+    assert "set trainer.validation" in message
+
+
+def test_a_plan_sweeps_nothing(problems):
+    pinned = "{fingerprint: a, data: b, model: c, plugins: {}}"
+    [(_, _, path, message)] = problems("seeds: [1, 2]", f"pinned={pinned}")
+    assert path == "sweep"
+    assert "`pinned`" in message
+
+
+def test_conditions_look_at_what_was_chosen_before_them(load):
+    loaded = load(
+        """\
+space:
+  optimizer:
+    choice:
+      adam: {type: adamw, groups: {all: {match: "*", lr: 1e-3}}}
+      muon: {type: muon, groups: {all: {match: "*", lr: 1e-2, algorithm: muon}}}
+  optimizer.groups.all.lr: {grid: [1.0e-3, 1.0e-2], when: {optimizer.type: muon}}"""
+    )
+    assert loaded.spec.sweep.space["optimizer.groups.all.lr"].when == {"optimizer.type": "muon"}
+
+
+def test_a_path_is_tried_in_every_section_that_may_stand_around_it(problems):
+    found = problems(
+        """\
+space:
+  optimizer:
+    choice:
+      adam: {type: adamw, groups: {all: {match: "*", lr: 1e-3}}}
+      muon: {type: muon, groups: {other: {match: "*", lr: 1e-2, algorithm: muon}}}
+  optimizer.groups.all.lr: {grid: [1.0e-3, 1.0e-2]}"""
+    )
+    assert [each[2] for each in found] == ["sweep.space.optimizer.groups.all.lr"]
+
+
+def test_a_sweep_is_no_part_of_a_trial_and_survives_being_written_out(load, tmp_path):
+    loaded = load("space: {trainer.epochs: {int: [1, 3]}}\nseeds: [3, 4]\nfirst: [{trainer.epochs: 1}]")
+    (tmp_path / "again.json").write_text(json.dumps(loaded.spec.as_json()))
+    assert load_spec(tmp_path / "again.json").spec.sweep.model_dump() == loaded.spec.sweep.model_dump()
+    plain = load("", "sweep=null").spec
+    assert "sweep" not in plain.as_json()
+
+
+def test_a_smoke_run_tries_two_points_with_one_seed(load):
+    small = smoke(load("space: {trainer.epochs: {int: [1, 3]}}\nseeds: [3, 4]").spec).sweep
+    assert (small.seeds, small.budget.trials) == ((3,), 2)

@@ -1,0 +1,40 @@
+"""A sweep whose results are made up."""
+
+BASE = """\
+name: swept
+data: {type: synthetic, train: 8, test: 2}
+adapter: {type: pfa}
+model: {type: qwen2_5_vl, size: smoke}
+optimizer: {type: adamw, groups: {vision: {match: "*visual*", lr: 1e-3}, rest: {match: "*", lr: 1e-4}}}
+trainer: {type: sft, epochs: 2, batch_size: 4, validation: 0.25}
+generator: {type: transformers, max_new_tokens: 8}
+metrics: [{type: ner_f1}]
+tracker: {type: mlflow}
+"""
+RATES = """\
+space:
+  optimizer.groups.vision.lr: {loguniform: [1.0e-5, 1.0e-1]}
+  optimizer.groups.rest.lr: {loguniform: [1.0e-5, 1.0e-1]}
+  trainer.batch_size: {choice: [2, 4, 8]}
+  trainer.epochs: {int: [1, 4], when: {trainer.batch_size: 8}}
+objective: {metric: validation/loss, mode: min}
+"""
+
+
+def loss(trial):
+    """A loss with its lowest place inside of the space."""
+    numbers = [value for value in trial.parameters.values() if isinstance(value, float)]
+    return sum(abs(value - 1e-3) for value in numbers) + 0.001 * trial.seed
+
+
+def finish(search, trial):
+    search.tell(trial, "finished", {}, {"validation/loss": loss(trial)})
+
+
+def run(search, ends=10_000):
+    """Run a search, its trials one at a time, until so many have ended; what was asked, by name and parameters."""
+    asked = []
+    while len(asked) < ends and (trial := search.ask()) is not None:
+        asked.append((trial.name, trial.group, tuple(trial.parameters.items())))
+        finish(search, trial)
+    return asked

@@ -1,0 +1,353 @@
+"""The search: what it asks, what it asks again after a kill, what ends it, and what it keeps of an edited spec."""
+
+import itertools
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up import BASE, RATES, finish, run
+
+from runner.artifacts import RunDirectory
+from runner.errors import SpecError
+from runner.plan import plan_json
+from runner.spec.load import load_spec
+from runner.spec.sweep import SweepOptions
+from runner.spec.tree import Mark, Tree
+from runner.spec.variants import Variants
+from runner.sweep.sampling import draw
+
+SEARCHES = {
+    "random": "search: {type: random, seed: 7}",
+    "tpe": "search: {type: tpe, seed: 7, startup: 3}",
+    "nsga2": "search: {type: nsga2, seed: 7, population: 4}",
+}
+
+
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_the_same_seed_asks_the_same_trials_wherever_the_driver_is_killed(opened, kind):
+    sweep = RATES + SEARCHES[kind] + "\nbudget: {trials: 9}\nparallel: 1"
+    undisturbed = run(opened(sweep))
+    assert len(undisturbed) == 9
+    for ends, running in ((0, True), (4, False), (8, True)):
+        folder = f"killed-{ends}-{running}"
+        before = opened(sweep, folder)
+        run(before, ends)
+        if running:
+            assert before.ask() is not None  # It was asked and never told: the driver died with it.
+        assert run(opened(sweep, folder)) == undisturbed
+
+
+def test_another_seed_asks_other_trials(opened):
+    sweep = RATES + "budget: {trials: 3}\n"
+    one, other = (run(opened(sweep + f"search: {{type: random, seed: {seed}}}", str(seed))) for seed in (1, 2))
+    assert not {name for name, *_ in one} & {name for name, *_ in other}
+
+
+def test_a_torn_journal_is_taken_up(opened, tmp_path):
+    sweep = RATES + SEARCHES["tpe"] + "\nbudget: {trials: 6}\nparallel: 1"
+    undisturbed = run(opened(sweep))
+    run(opened(sweep, "torn"), 4)
+    journal = tmp_path / "torn" / "swept" / "sweep" / "journal.log"
+    whole = journal.read_bytes()
+    for cut in (1, 40, len(whole) - whole.rstrip(b"\n").rfind(b"\n") - 2):
+        journal.write_bytes(whole[:-cut])
+        # The lock is left as by a kill in the middle of a line.
+        journal.with_name("journal.log.lock").symlink_to(journal)
+        assert run(opened(sweep, "torn")) == undisturbed
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), attempt=st.integers(0, 2), kind=st.sampled_from(["random", "tpe", "nsga2"]))
+def test_every_point_that_is_drawn_lies_in_the_space(data, attempt, kind):
+    low = data.draw(st.floats(1e-6, 1e-2))
+    high = data.draw(st.floats(2e-2, 1.0))
+    whole = sorted(data.draw(st.sets(st.integers(1, 40), min_size=2, max_size=2)))
+    sweep = SweepOptions.model_validate(
+        {
+            "space": {
+                "optimizer.groups.rest.lr": {"loguniform": [low, high]},
+                "trainer.max_grad_norm": {"uniform": [low, high]},
+                "trainer.epochs": {"int": whole},
+                "generator.max_new_tokens": {"logint": whole},
+                "trainer.validation": {"quantized": [0.1, 0.5, 0.1]},
+                "optimizer": {"choice": {"a": {"type": "adamw"}, "b": {"type": "muon"}}},
+                "optimizer.weight_decay": {"uniform": [0, 1], "when": {"optimizer.type": "muon"}},
+            },
+            "search": {"type": kind, "seed": data.draw(st.integers(0, 99))},
+        }
+    )
+    space = {name: each.model_dump(exclude_none=True) for name, each in sweep.space.items()}
+    swept = Variants(_tree({"optimizer": {"type": "adamw"}, "sweep": {"space": space}}), sweep)
+    drawn = draw(swept, None, optuna.create_study(study_name="x"), attempt).params
+    assert ("optimizer.weight_decay" in drawn) == (drawn["optimizer"] == "b")
+    assert all(sweep.space[name].drawn(value) is not None for name, value in drawn.items())
+
+
+def _tree(value):
+    return Tree(value, {(): Mark("made up")})
+
+
+def test_a_grid_is_the_product_once_with_every_seed_and_in_order(opened):
+    sweep = "space:\n  trainer.epochs: {grid: [3, 1]}\n  trainer.batch_size: {grid: [2, 4, 8]}\nseeds: [5, 6]"
+    asked = [dict(parameters) for _, _, parameters in run(opened(sweep))]
+    wanted = [
+        {"trainer.epochs": epochs, "trainer.batch_size": size, "seed": seed}
+        for epochs, size, seed in itertools.product([3, 1], [2, 4, 8], [5, 6])
+    ]
+    assert asked == wanted
+
+
+@given(st.lists(st.sets(st.integers(1, 9), min_size=1, max_size=3), min_size=1, max_size=3))
+@settings(max_examples=25, deadline=None)
+def test_a_grid_covers_just_the_product(values):
+    names = ["trainer.epochs", "trainer.batch_size", "generator.max_new_tokens"]
+    space = {name: {"grid": sorted(each)} for name, each in zip(names, values, strict=False)}
+    swept = Variants(_tree({"sweep": {"space": space}}), SweepOptions.model_validate({"space": space}))
+    points = [tuple(point.values()) for point in swept.grid(None)]
+    wanted = itertools.product(*(map(str, sorted(each)) for each in values))
+    assert points == list(wanted)
+
+
+def test_a_condition_takes_its_path_out_of_the_grid(opened):
+    sweep = """\
+space:
+  trainer.batch_size: {grid: [4, 8]}
+  trainer.epochs: {grid: [1, 3], when: {trainer.batch_size: 8}}"""
+    asked = [dict(parameters) for _, _, parameters in run(opened(sweep))]
+    assert asked == [
+        {"trainer.batch_size": 4},
+        {"trainer.batch_size": 8, "trainer.epochs": 1},
+        {"trainer.batch_size": 8, "trainer.epochs": 3},
+    ]
+
+
+def test_first_points_come_first_and_one_left_empty_is_the_spec_itself(opened):
+    sweep = RATES + SEARCHES["random"] + "\nbudget: {trials: 4}\nfirst: [{}, {trainer.batch_size: 2}]"
+    asked = [dict(parameters) for _, _, parameters in run(opened(sweep))]
+    default = {"optimizer.groups.vision.lr": 1e-3, "optimizer.groups.rest.lr": 1e-4, "trainer.batch_size": 4}
+    assert asked[:2] == [default, {**default, "trainer.batch_size": 2}]
+
+
+def test_arms_are_trained_with_every_seed_and_named(opened):
+    sweep = "arms: {joint: {}, alone: {adapter.tasks: [ner]}}\nseeds: [1, 2]"
+    search = opened(sweep)
+    asked = run(search)
+    assert [(group, dict(parameters)) for _, group, parameters in asked] == [
+        ("joint", {"seed": 1}),
+        ("joint", {"seed": 2}),
+        ("alone", {"adapter.tasks": ["ner"], "seed": 1}),
+        ("alone", {"adapter.tasks": ["ner"], "seed": 2}),
+    ]
+    assert search.summary()["expected"] == 4
+    assert search.summary()["best"] is None
+
+
+def test_each_arm_is_searched_on_its_own_over_the_same_random_points(opened):
+    sweep = RATES + SEARCHES["random"] + "\nbudget: {trials: 3}\narms: {joint: {}, alone: {adapter.tasks: [ner]}}"
+    asked = run(opened(sweep))
+    points = {}
+    for _, group, parameters in asked:
+        arm = group.partition("-")[0]
+        points.setdefault(arm, []).append({key: each for key, each in parameters if key != "adapter.tasks"})
+    assert len(points["joint"]) == 3
+    assert points["joint"] == points["alone"]
+
+
+def test_the_objective_is_the_mean_over_the_seeds(opened):
+    sweep = "space: {trainer.epochs: {grid: [1, 2]}}\nseeds: [1, 2]\nobjective: {metric: validation/loss, mode: max}"
+    search = opened(sweep)
+    values = {(1, 1): 0.1, (1, 2): 0.9, (2, 1): 0.4, (2, 2): 0.5}
+    while trial := search.ask():
+        value = values[trial.parameters["trainer.epochs"], trial.seed]
+        search.tell(trial, "finished", {"ner_f1": 0.0}, {"validation/loss": value})
+    best = search.summary()["best"]
+    assert best["value"] == pytest.approx(0.5)
+    assert best["parameters"] == {"trainer.epochs": 1}
+    assert len(best["trials"]) == 2
+
+
+PRUNED = RATES + SEARCHES["random"] + "\npruning: {type: median, startup: 2}\nparallel: 1\n"
+
+
+def test_pruning_goes_by_the_first_seed_and_spares_the_others(opened):
+    search = opened(PRUNED + "seeds: [1, 2]\nbudget: {trials: 7}")
+    asked = []
+    while trial := search.ask():
+        asked.append(trial)
+        bad = trial.group == "point-3"
+        stopped = [search.report(trial, step, {"validation/loss": 9.0 if bad else 1.0 / step}) for step in (5, 10)]
+        assert any(stopped) == bad
+        search.tell(trial, "pruned" if bad else "finished", {}, {"validation/loss": 0.1})
+    assert [trial.group for trial in asked].count("point-3") == 1
+    # Where a point was pruned, its budget is left for another.
+    assert [trial.group for trial in asked] == [f"point-{number}" for number in (1, 1, 2, 2, 3, 4, 4)]
+    assert search.done()
+
+
+def test_a_decision_to_prune_outlives_the_driver_and_steps_told_again_change_nothing(opened):
+    sweep = PRUNED + "budget: {trials: 4}"
+    search = opened(sweep)
+    for _ in range(2):
+        trial = search.ask()
+        assert not search.report(trial, 5, {"validation/loss": 0.1})
+        search.tell(trial, "finished", {}, {"validation/loss": 0.1})
+    bad = search.ask()
+    assert not search.report(bad, 4, {"validation/loss": 3.0})
+    assert search.report(bad, 5, {"validation/loss": 3.0})
+    again = opened(sweep)
+    for _ in range(2):
+        finished = again.ask()
+        again.tell(finished, "finished", {}, {"validation/loss": 0.1})
+    assert again.ask().name == bad.name
+    assert again.report(bad, 6, {"validation/loss": 0.0})
+    again.tell(bad, "pruned", {}, {})
+    assert again.ask().name != bad.name
+
+
+def test_only_the_objective_prunes(opened):
+    search = opened(PRUNED + "budget: {trials: 4}")
+    for value in (0.1, 0.1, 0.1, 99.0):
+        trial = search.ask()
+        assert not search.report(trial, 5, {"validation/ner_f1": value})
+        search.tell(trial, "finished", {}, {"validation/loss": 0.1})
+
+
+def test_at_most_so_many_run_at_once(opened):
+    search = opened(RATES + SEARCHES["tpe"] + "\nbudget: {trials: 5}\nparallel: 2")
+    first, second = search.ask(), search.ask()
+    assert search.ask() is None
+    assert not search.done()
+    finish(search, first)
+    assert search.ask() is not None
+    assert search.ask() is None
+    finish(search, second)
+    assert search.ask() is not None
+
+
+def test_too_many_failures_end_it_and_a_new_launch_tries_them_again(opened):
+    sweep = RATES + SEARCHES["random"] + "\nbudget: {trials: 9, failures: 2}"
+    search, asked = opened(sweep), []
+    while trial := search.ask():
+        asked.append(trial.name)
+        search.tell(trial, "failed" if len(asked) % 2 == 0 else "finished", {}, {"validation/loss": 1.0})
+    assert len(asked) == 4
+    assert search.done()
+    assert [name for name, *_ in run(opened(sweep))][:4] == asked
+
+
+def test_hours_end_it_whatever_launch_they_were_spent_in(opened):
+    sweep = RATES + SEARCHES["random"] + "\nbudget: {hours: 1.0e-9}"
+    assert opened(sweep).ask() is None
+    assert opened(sweep).done()
+
+
+def test_gpu_hours_are_those_of_the_trials_that_ended(opened, tmp_path):
+    sweep = RATES + SEARCHES["random"] + "\nbudget: {gpu_hours: 3}"
+    base = BASE + "compute: {workers: 2, gpus_per_worker: 1}\n"
+    search, asked = opened(sweep, base=base), 0
+    while trial := search.ask():
+        folder = RunDirectory(tmp_path / "runs" / "swept" / trial.name)
+        folder.path.mkdir()
+        folder.update_record(steps={"train": {"status": "finished", "seconds": 3000}, "generate": {"seconds": 600}})
+        finish(search, trial)
+        asked += 1
+    assert asked == 2  # two hours of two GPUs each time, after two trials more than three
+
+
+def test_a_space_that_is_used_up_ends_a_search_without_a_trial_twice(opened):
+    sweep = "space: {trainer.epochs: {choice: [1, 2, 3]}}\nsearch: {type: random}\nbudget: {trials: 50}"
+    search = opened(sweep)
+    asked = run(search)
+    assert sorted(parameters for *_, parameters in asked) == [(("trainer.epochs", each),) for each in (1, 2, 3)]
+    assert search.done()
+
+
+def test_points_that_are_the_same_trial_are_run_once(opened):
+    # A micro-batch changes no figure: all four points have the same fingerprint.
+    sweep = "space: {trainer.micro_batch_size: {grid: [1, 2, 3, 4]}}\nobjective: {metric: validation/loss}"
+    search = opened(sweep)
+    assert len(run(search)) == 1
+    assert search.done()
+
+
+def test_values_that_do_not_go_together_are_left_out_of_a_search_and_stop_a_grid(opened):
+    values = "{%s: [0.0, 0.5]}"
+    space = "space:\n  trainer.validation: %s\n  trainer.early_stopping: {%s: [3]}"
+    sweep = (space % (values, "choice") % "choice") + "\nsearch: {type: random}\nbudget: {trials: 5}"
+    search = opened(sweep)
+    assert [dict(each)["trainer.validation"] for *_, each in run(search)] == [0.5]
+    assert any("early_stopping" in told for told in search.summary()["refused"])
+    with pytest.raises(SpecError, match="early_stopping"):
+        opened(space % (values, "grid") % "grid", "grid")
+
+
+def test_a_loss_that_is_no_number_wins_nothing_and_is_not_asked_for_again(opened):
+    sweep = RATES + SEARCHES["tpe"] + "\nbudget: {trials: 3}"
+    search = opened(sweep)
+    for value in (float("nan"), 2.0, 3.0):
+        search.tell(search.ask(), "finished", {}, {"validation/loss": value})
+    assert search.summary()["best"]["value"] == 2.0
+    assert search.done()
+
+
+def test_metrics_of_the_test_split_decide_nothing(opened):
+    search = opened(RATES + SEARCHES["tpe"] + "\nbudget: {trials: 2}")
+    for value in (1.0, 2.0):
+        search.tell(search.ask(), "finished", {"validation/loss": -value}, {"validation/loss": value})
+    assert search.summary()["best"]["value"] == 1.0
+
+
+def test_an_edited_spec_goes_on_with_what_fits_and_says_what_it_dropped(opened):
+    sweep = RATES + SEARCHES["random"] + "\nbudget: {trials: 6}"
+    before = run(opened(sweep))
+    narrower = sweep.replace("choice: [2, 4, 8]", "choice: [2, 4]").replace(", when: {trainer.batch_size: 8}", "")
+    narrower = "\n".join(line for line in narrower.splitlines() if "trainer.epochs" not in line)
+    search = opened(narrower)
+    kept = [name for name, _, parameters in before if dict(parameters)["trainer.batch_size"] != 8]
+    assert 0 < len(kept) < 6
+    after = [name for name, *_ in run(search)]
+    assert after[: len(kept)] == kept
+    assert len(after) == 6
+    dropped = search.summary()["dropped"]
+    assert len(dropped) == 6 - len(kept)
+    assert all("trainer.batch_size is 8, which lies outside of choice 2, 4" in told for told in dropped)
+
+
+def test_a_larger_budget_goes_on_and_other_seeds_are_added(opened):
+    sweep = RATES + SEARCHES["random"]
+    before = run(opened(sweep + "\nbudget: {trials: 3}\nseeds: [1]"))
+    assert run(opened(sweep + "\nbudget: {trials: 5}\nseeds: [1]"))[:3] == before
+    repeated = run(opened(sweep + "\nbudget: {trials: 10}\nseeds: [1, 2]"))
+    assert {name for name, *_ in before} < {name for name, *_ in repeated}
+    assert len(repeated) == 10
+
+
+def test_a_metric_that_is_changed_asks_the_same_points_and_another_training_none(opened):
+    sweep = RATES + SEARCHES["tpe"] + "\nbudget: {trials: 5}"
+
+    def points(asked):
+        return [parameters for *_, parameters in asked]
+
+    before = points(run(opened(sweep)))
+    search = opened(sweep, base=BASE.replace("[{type: ner_f1}]", "[{type: ner_f1}, {type: rouge}]"))
+    assert points(run(search)) == before
+    assert search.summary()["dropped"] == []
+    search = opened(sweep, base=BASE.replace("epochs: 2", "epochs: 3"))
+    run(search)
+    told = search.summary()["dropped"]
+    assert told
+    assert all("what it was trained with has changed" in each for each in told)
+
+
+def test_data_are_looked_at_once_however_many_trials_there_are(opened, unseen):
+    run(opened("space: {trainer.epochs: {int: [1, 8]}}\nseeds: [1, 2, 3]"))
+    assert unseen == ["synthetic"]
+
+
+def test_a_trials_plan_is_a_plain_spec(opened, tmp_path):
+    trial = opened("space: {trainer.epochs: {int: [3, 4]}}\nseeds: [9]").ask()
+    told = trial.plan.spec.as_json()
+    assert (told["trainer"]["epochs"], told["seed"], "sweep" in told) == (3, 9, False)
+    (tmp_path / "plan.json").write_text(plan_json(trial.plan))
+    assert load_spec(tmp_path / "plan.json").spec == trial.plan.spec
