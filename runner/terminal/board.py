@@ -156,8 +156,9 @@ class Board:
         objective = self._summary.get("objective") or {}
         return f"{objective.get('metric', 'objective')} {value:.4g}"
 
-    def _best(self, best: Mapping[str, Any]) -> str:
-        at = ", ".join(f"{path} = {shown(value)}" for path, value in best["parameters"].items())
+    def _best(self, best: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
+        called = names or {}
+        at = ", ".join(f"{called.get(path, path)} = {shown(value)}" for path, value in best["parameters"].items())
         return f"{self._named(best['value'])} at {at or best['group']}"
 
     def _table(self) -> RenderableType:
@@ -171,7 +172,8 @@ class Board:
             for row in [*ended[len(ended) - max(0, ROWS - len(going)) :], *going]:
                 style = STYLES.get(row.state, "")
                 table.add_row(row.name, Text(row.state, style), row.where, row.figures, row.parameters)
-            return Group(table, Text(self._footer(rows, len(going)), "bold"))
+            footer = Text(self._footer(rows, len(going)), "bold", no_wrap=True, overflow="ellipsis")
+            return Group(table, footer)
 
     def _footer(self, rows: list[Row], num_going: int) -> str:
         counts = Counter(row.state for row in rows)
@@ -184,7 +186,7 @@ class Board:
             told.append(f"of {expected}")
         best = self._summary.get("best")
         if best is not None:
-            told.append(f"best {self._best(best)}")
+            told.append(f"best {self._best(best, short_names(list(best['parameters'])))}")
         left = self._seconds_left(len(rows), num_going)
         if left is not None:
             told.append(f"about {duration(left)} left")

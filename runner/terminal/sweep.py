@@ -20,7 +20,8 @@ HEADLINE = ("ner_f1", "image_entity_accuracy", "rougeL", "bleu")
 def sweep_tables(result: LaunchResult) -> list[Table]:
     """A row a trial, and where seeds repeat a row a group.
 
-    Of a group stand the mean and the sample's standard deviation (over n - 1) of the trials that have the figure.
+    Of a group stand the number of its trials that finished, and mean and the sample's standard deviation (over n - 1)
+    of those that have the figure.
     """
     names = _names(result.trials)
     figures = _figures(result)
@@ -63,7 +64,8 @@ def _group_table(
         table.add_column(column, justify="right", overflow="fold")
     for group, members in groups.items():
         cells = [spread([_figure(each, column) for each in members]) for column in figures]
-        table.add_row(group, *_parameters(members[0], names), str(len(members)), *cells)
+        num_finished = sum(each.status == "finished" for each in members)
+        table.add_row(group, *_parameters(members[0], names), str(num_finished), *cells)
     return table
 
 

@@ -96,6 +96,13 @@ class Rack:
         """The nodes of each trial that runs, by their place in the cluster."""
         return [{self.place(node) for node in held.nodes} for held in self.executor._places._held]
 
+    def kill_actors(self):
+        """End what keeps the fork servers of each node; Ray starts it again."""
+        import ray
+
+        for actor in self.executor._actors.values():
+            ray.kill(actor, no_restart=False)
+
     def place(self, node_id: str) -> int:
         import ray
 
@@ -145,10 +152,12 @@ def test_sixteen_gpus_are_refused_with_the_reason(rack):
 def test_a_trial_has_the_same_figures_first_or_fifth_on_a_node_and_in_a_process_of_its_own(rack):
     one = {"gpus_per_worker": 1, "cpus_per_worker": 1, "accelerator": "A100"}
     first, *_, fifth = [rack.run(f"one {number}", **one) for number in range(5)]
+    rack.kill_actors()
+    after_a_death = rack.run("one more", **one)
     run = rack.begin("alone")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", ALONE, str(run.path)], env=environment, check=True)
-    assert first == fifth == rack.figures("alone")
+    assert first == fifth == after_a_death == rack.figures("alone")
 
 
 def test_a_node_that_is_killed_loses_no_finished_trial_and_its_own_ends_as_if_undisturbed(rack):

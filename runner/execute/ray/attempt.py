@@ -62,8 +62,17 @@ class Attempt:
 
     def outcome(self) -> Outcome | None:
         """How the attempt ended; None while it goes on."""
+        try:
+            return self._look()
+        except RayError as error:
+            return Outcome("failed", LostWorkerError(f"the worker or its node was lost: {_first_line(error)}"))
+
+    def _look(self) -> Outcome | None:
+        if not self._phases:  # all was done before a worker was lost
+            return Outcome("finished")
         if not self._running:
-            self._start_workers()
+            if ray.wait([self._meeting], timeout=0)[0]:
+                self._start_workers(*ray.get(self._meeting))
             return None
         ended, going = ray.wait(self._running, num_returns=len(self._running), timeout=0)
         told = [_outcome(each) for each in ended]
@@ -75,33 +84,31 @@ class Attempt:
         if going:
             return None
         self._phases.pop(0)
-        if not self._phases:
-            return Outcome("finished")
         self._begin_phase()
-        return None
+        return None if self._phases else Outcome("finished")
 
     def _begin_phase(self) -> None:
-        """Start the phase's workers, or ask first where they are to meet."""
+        """Start the next phase's one worker, or ask where several are to meet."""
         self._running, self._failed_at = [], 0.0
+        if not self._phases:
+            return
         _, workers = self._phases[0]
-        self._meeting = self._actors[self._held.nodes[0]].meeting_point.remote() if workers > 1 else None
-        self._start_workers()
+        if workers > 1:
+            self._meeting = self._actors[self._held.nodes[0]].meeting_point.remote()
+        else:
+            bundle, node = next(self._held.workers())
+            self._running = [self._start_worker(bundle, node, {})]
 
-    def _start_workers(self) -> None:
-        steps, workers = self._phases[0]
-        group: dict[str, str] = {}
-        if self._meeting is not None:
-            if not ray.wait([self._meeting], timeout=0)[0]:
-                return
-            address, port = ray.get(self._meeting)
-            group = {"WORLD_SIZE": str(workers), "MASTER_ADDR": address, "MASTER_PORT": str(port)}
-            # Each worker sees its own GPUs alone, so that for each the first one is its own.
-            group |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-        for rank, (bundle, node) in enumerate(list(self._held.workers())[:workers]):
-            own = {**group, "RANK": str(rank)} if group else {}
-            self._running.append(self._start_worker(bundle, node, steps, own))
+    def _start_workers(self, address: str, port: int) -> None:
+        _, workers = self._phases[0]
+        # Each worker sees its own GPUs alone, so that for each the first one is its own.
+        here = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        group = {"WORLD_SIZE": str(workers), "MASTER_ADDR": address, "MASTER_PORT": str(port), **here}
+        for rank, (bundle, node) in enumerate(self._held.workers()):
+            self._running.append(self._start_worker(bundle, node, {**group, "RANK": str(rank)}))
 
-    def _start_worker(self, bundle: int, node: str, steps: Sequence[str], group: Mapping[str, str]) -> Any:
+    def _start_worker(self, bundle: int, node: str, group: Mapping[str, str]) -> Any:
+        steps, _ = self._phases[0]
         asked = dict(self._held.shape.worker)
         cores = asked.pop("CPU")
         place = PlacementGroupSchedulingStrategy(self._held.group, placement_group_bundle_index=bundle)

@@ -9,7 +9,7 @@ from typing import Any
 from runner.artifacts import RunDirectory, steps_of
 from runner.errors import UnmetError
 from runner.execute.ray.attempt import TRAIN, Attempt
-from runner.execute.ray.cluster import Node, Places, Reservation, connect, disconnect
+from runner.execute.ray.cluster import Node, Places, Reservation, connect, disconnect, nodes
 from runner.execute.ray.node import NodeActor
 from runner.execute.ray.placement import Shape, shape, shortage
 from runner.execute.ray.running import RayRunning
@@ -85,7 +85,7 @@ class RayExecutor:
 
     def _meet_nodes(self) -> None:
         """Put an actor onto each node that is new, and compare its software with this machine's."""
-        new = [node for node in self._places.nodes() if node.id not in self._actors]
+        new = [node for node in nodes() if node.id not in self._actors]
         actors = {node.id: _actor_on(node) for node in new}
         if self._is_elsewhere:
             _refuse_other_software({node.name: actors[node.id] for node in new})

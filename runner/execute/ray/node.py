@@ -23,6 +23,7 @@ from runner.spec.models import ComputeOptions
 from runner.steps.outcome import Outcome
 
 import ray  # isort: skip - after runner's modules, which need not wait for it
+from ray.exceptions import RayError
 
 PORTS_KEPT = 256
 """How many ports a node remembers to have given away; more trials do not begin at once."""
@@ -134,7 +135,7 @@ def _work(node: Any, work: Work) -> Outcome:
     killed_before = processes_killed_for_memory()
     try:
         ended = run_forked(ray.get(node.fork_server.remote(work.cores, work.modules)), request)
-    except OSError as error:
+    except (OSError, RayError) as error:
         return Outcome("failed", LostWorkerError(f"no worker could be started on {socket.gethostname()}: {error}"))
     memory_ran_out = processes_killed_for_memory() > killed_before
     return ended.outcome or Outcome("failed", cause_of(ended, work.folder, memory_ran_out=memory_ran_out))
