@@ -88,14 +88,29 @@ class RunDirectory:
         self.record = path / "record.json"
         self.events = path / "events.jsonl"
         self.predictions = path / "predictions.jsonl"
+        self.unfinished_predictions = path / ".predictions.jsonl"
         self.scores = path / "scores.jsonl"
         self.metrics = path / "metrics.json"
         self.parameters = path / "parameters.jsonl"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self.stop_request = path / ".stop"
-        # Shared by the runs of all experiments that lie beside this one's.
-        self.encoded = path.parent.parent / ".cache" / "encoded"
+        self.afresh = path / ".afresh"
+
+    @property
+    def storage(self) -> Path:
+        """The folder of all runs: this is `<storage>/<experiment>/<trial>`."""
+        return self.path.parent.parent
+
+    @property
+    def encoded(self) -> Path:
+        """Where encoded samples lie, shared by the runs of all experiments of this storage."""
+        return self.storage / ".cache" / "encoded"
+
+    @property
+    def name(self) -> str:
+        """Experiment and trial: `tiny_mmre/trial-aa1055e9`."""
+        return f"{self.path.parent.name}/{self.path.name}"
 
     def begin(self, plan: Plan, spec_text: str, overrides: Sequence[str]) -> None:
         """Make the folder, or take it up again, with its plan and record."""
@@ -107,12 +122,13 @@ class RunDirectory:
             write_json(self.record, _first_record(plan, overrides))
 
     def clear(self) -> None:
-        """Remove all that an earlier launch left, but for the lock that is held."""
+        """Remove all that an earlier launch left, but for the lock that is held, and take nothing from the cache."""
         for entry in self.path.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
             elif entry.name != LOCK:
                 entry.unlink()
+        self.afresh.touch()
 
     def read_record(self) -> dict[str, Any]:
         """The record; empty before the first launch."""

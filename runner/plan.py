@@ -20,9 +20,6 @@ T = TypeVar("T")
 SEPARATE = {"name", "tracker", "compute", "pinned", "sweep"}
 """Fields of a spec that cannot change a number: what a run is called, where it is shown and where it runs."""
 
-AFTER = {"generator", "metrics", "metric"}
-"""Fields of a spec, and stages, that come in after training."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -153,14 +150,6 @@ def expand(plan: Plan) -> list[Trial]:
 def trial_name(plan: Plan) -> str:
     """The name of a plan's trial, and of its folder."""
     return f"trial-{plan.fingerprint[:8]}"
-
-
-def training_fingerprint(plan: Plan) -> str:
-    """SHA-256 of all that can change what is learnt: not how answers are got and measured afterwards."""
-    spec, pins = plan.spec, plan.pins
-    told = {name: _identities(getattr(spec, name)) for name in type(spec).model_fields if name not in SEPARATE | AFTER}
-    plugins = {name: version for name, version in _numeric(pins.plugins).items() if name.split(".")[0] not in AFTER}
-    return fingerprint({"spec": told, "data": pins.data, "model": pins.model, "plugins": plugins})
 
 
 def implement(part: Section, *args: Any) -> Any:

@@ -28,13 +28,13 @@ def test_two_launches_never_share_a_trial(tmp_path):
         raise AssertionError("locked twice")
 
 
-def test_clearing_keeps_only_the_lock_that_is_held(tmp_path):
+def test_clearing_keeps_only_the_lock_that_is_held_and_turns_from_the_cache(tmp_path):
     run = RunDirectory(tmp_path)
     with run.locked():
         (run.checkpoints / "step").mkdir(parents=True)
         run.metrics.write_text("{}")
         run.clear()
-        assert [entry.name for entry in tmp_path.iterdir()] == [".lock"]
+        assert {entry.name for entry in tmp_path.iterdir()} == {".lock", ".afresh"}
 
 
 @pytest.mark.parametrize(

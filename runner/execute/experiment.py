@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.artifacts import RunDirectory
+from runner.cache.cache import Cache
 from runner.execute.delivery import TrackerFeed
+from runner.execute.pruned import PrunedTrials
 from runner.execute.sweep_folder import SweepFolder
 from runner.plan import Plan, Trial, flatten, implement
 from runner.spec.load import LoadedSpec
@@ -37,13 +39,19 @@ class Experiment:
         *,
         afresh: bool,
     ) -> None:
-        """Take the plan, the folder of all runs, and the `--set` assignments for the record."""
+        """Take the plan, the folder of all runs, and the `--set` assignments for the record.
+
+        Raises:
+            UnmetError: The spec's cache cannot be reached with what is installed here.
+        """
         self.loaded, self.plan, self.afresh = loaded, plan, afresh
         self._storage, self._overrides = storage, overrides
         self.sweep: SweepFolder | None = None
         self.sweep_feed: TrackerFeed | None = None
         self.objective: str | None = None
         self.prunes = False
+        self._cache = Cache.of(plan.spec.compute.cache, storage)
+        self._pruned: PrunedTrials | None = None
 
     @property
     def folder(self) -> Path:
@@ -58,6 +66,8 @@ class Experiment:
         """Let the trials be those of a sweep, whose folder is held."""
         sweep.begin(self.loaded.file.read_text(encoding="utf-8"), objective)
         self.sweep, self.prunes = sweep, prunes
+        if prunes and not self.afresh and self.plan.spec.sweep is not None:
+            self._pruned = PrunedTrials(self._cache, self.plan.spec.sweep)
         self.objective = str(objective["metric"]) if objective else None
         run = TrackedRun(
             experiment=self.plan.spec.name,
@@ -78,6 +88,18 @@ class Experiment:
         run.begin(trial.plan, self.loaded.file.read_text(encoding="utf-8"), self._overrides)
         run.update_record(status="running")
         return resumed
+
+    def keep_pruned(self, trial: Trial, run: RunDirectory) -> None:
+        """Keep how far a trial came that was pruned, so that one with the same training need not come as far."""
+        if self._pruned is not None:
+            self._pruned.keep(trial, run)
+
+    def take_pruned(self, trial: Trial, run: RunDirectory) -> bool:
+        """End a trial as one with the same training was pruned in this sweep, if any was; whether it was."""
+        if self._pruned is None or not self._pruned.knows(trial):
+            return False
+        self.begin(trial, run)
+        return self._pruned.take(trial, run)
 
     def feed(self, trial: Trial, run: RunDirectory) -> TrackerFeed:
         """Make the tracker's feed of a trial.

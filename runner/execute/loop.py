@@ -117,6 +117,8 @@ class Loop:
             self._tell(trial, "failed", {}, {})
             return
         status = self._status_before(run)
+        if status is None and self._experiment.take_pruned(trial, run):
+            status = "pruned"
         if status is not None:
             self._report(trial, run, held, status)
             return
@@ -236,6 +238,8 @@ class Loop:
         del self._live[trial.name]
         status: Status = "pruned" if live.pruned and outcome.status == "interrupted" else outcome.status
         run.update_record(status=status)
+        if status == "pruned":
+            self._experiment.keep_pruned(trial, run)
         objective = self._conversation.value(status, live.last)
         self.delivery.finish(live.feed, status, _results(objective))
         self._ended.append((live.feed, live.held))
@@ -259,7 +263,9 @@ class Loop:
     def _seen(self, name: str, event: Event, new: bool) -> None:
         """Hear an event of a trial that runs, in the watch's thread."""
         live = self._live.get(name)
-        if live is not None and self._conversation.hear(live.trial, event, live.last) and not live.pruned:
+        stopped = live is not None and self._conversation.hear(live.trial, event, live.last)
+        # A training that another trial has made is whole: nothing is saved by stopping it.
+        if live is not None and stopped and not live.pruned and "reused_from" not in event:
             live.pruned = True
             live.run.stop_request.touch()
         if new:

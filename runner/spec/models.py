@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from runner.errors import Problem
 from runner.spec.measures import measure_problems
 from runner.spec.sweep import SweepOptions
-from runner.stages import FilePath, GeneratorOptions, Options, Stage, TrainerOptions
+from runner.stages import FilePath, GeneratorOptions, Options, Place, Stage, TrainerOptions
 
 NONE = "none"
 """How a spec says that a section which may be left out is: `trainer: none`."""
@@ -119,6 +119,9 @@ class ComputeOptions(Options):
     but for rounding. Else it fails."""
     storage: FilePath | None = None
     """Folder for runs, shared by all nodes where there are several; none: `runs` in the current folder."""
+    cache: Place | None = None
+    """Where trials find what others trained and generated: a folder; or a URI such as `s3://bucket/folder`, which
+    storages then share beside the folder that each has of its own. None: `.cache` in the storage."""
 
     def smoke(self) -> Mapping[str, Any]:
         """One worker on the CPU, so that it runs anywhere."""

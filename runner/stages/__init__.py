@@ -4,7 +4,7 @@ from runner.stages.adapter import Adapter
 from runner.stages.data import Data, DatasetInfo, LeftOut, Source, SourceTweet
 from runner.stages.evaluation import DecodingOptions, Generator, GeneratorOptions, Metric, MetricOptions, Weights
 from runner.stages.model import Features, FrozenVision, Model, Outline, TokenCount, VisionLanguageModel
-from runner.stages.options import FilePath, LocatedStr, Options, OutsideFingerprint, Stage
+from runner.stages.options import FilePath, LocatedStr, Options, OutsideFingerprint, Place, Stage
 from runner.stages.reporter import Reporter, StopRequestedError
 from runner.stages.tracker import TrackedRun, Tracker
 from runner.stages.training import (
@@ -42,6 +42,7 @@ __all__ = [
     "Outline",
     "OutsideFingerprint",
     "ParameterRow",
+    "Place",
     "Reporter",
     "ScheduledOptimizer",
     "Source",

@@ -34,6 +34,16 @@ FilePath = Annotated[Path, BeforeValidator(_beside_its_file)]
 """A path of a spec: relative to the file it is written in; from `--set` or a default, to the current folder."""
 
 
+def _place(value: object) -> object:
+    if isinstance(value, str) and "://" not in value:
+        return str(_beside_its_file(value))
+    return str(value) if isinstance(value, str | Path) else value
+
+
+Place = Annotated[str, BeforeValidator(_place)]
+"""A URI, or a path as in `FilePath`."""
+
+
 @dataclass(frozen=True)
 class OutsideFingerprint:
     """Marks an option that cannot change a number, such as a path or a micro-batch.

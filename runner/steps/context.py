@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from runner.artifacts import RunDirectory
+from runner.cache.cache import Cache
 from runner.errors import DataError
 from runner.events import EventLog, StepReporter
 from runner.plan import implement
@@ -68,6 +69,11 @@ class TrialContext:
     def metrics(self) -> dict[str, Metric]:
         """The spec's metrics by plugin name, in its order."""
         return {each.type: implement(each) for each in self.spec.metrics}
+
+    @cached_property
+    def cache(self) -> Cache:
+        """What the trials of this storage share."""
+        return Cache.of(self.spec.compute.cache, self.run.storage)
 
     def reporter(self, stage: str) -> Reporter:
         """A reporter for a step of this name."""

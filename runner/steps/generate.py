@@ -23,7 +23,7 @@ def generate(context: TrialContext) -> None:
     if not samples:
         raise DataError("the test split holds no samples")
     prompts = prompts_of(context, samples)
-    unfinished = context.run.path / ".predictions.jsonl"
+    unfinished = context.run.unfinished_predictions
     rows = {row["id"]: row for row in read_lines(unfinished)}
     write_lines(unfinished, list(rows.values()))
     generator = implement(context.spec.generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from runner.artifacts import RunDirectory, steps_of
 from runner.errors import OutOfMemoryError, RunnerError, StepError, out_of_memory
@@ -14,6 +15,7 @@ from runner.stages import StopRequestedError
 from runner.steps.context import TrialContext, main_process
 from runner.steps.generate import generate
 from runner.steps.score import score
+from runner.steps.share import share
 from runner.steps.train import train
 
 ACTIONS: dict[str, Callable[[TrialContext], None]] = {"train": train, "generate": generate, "score": score}
@@ -42,24 +44,33 @@ def _run_step(context: TrialContext, step: str) -> None:
     started = datetime.now(UTC)
     if context.run.stop_request.exists():
         raise StopRequestedError
-    if main_process():
-        context.log.state(step, "started")
     try:
-        ACTIONS[step](context)
+        told = share(context, step, _started(step))
     except (StopRequestedError, KeyboardInterrupt):
-        _end(context, step, "interrupted", started, None)
+        _end(context, step, "interrupted", started)
         raise
     except RunnerError as error:
-        _end(context, step, "failed", started, str(error))
+        _end(context, step, "failed", started, error=str(error))
         raise
     except Exception as error:
-        _end(context, step, "failed", started, f"{type(error).__name__}: {error}")
+        _end(context, step, "failed", started, error=f"{type(error).__name__}: {error}")
         kind = OutOfMemoryError if out_of_memory(error) else StepError
         raise kind(f"{step}: {type(error).__name__}: {error}") from error
-    _end(context, step, "finished", started, None)
+    _end(context, step, "finished", started, **told)
 
 
-def _end(context: TrialContext, step: str, status: str, started: datetime, detail: str | None) -> None:
+def _started(step: str) -> Callable[[TrialContext], None]:
+    """A step that says when it begins: one that is taken from another trial does not."""
+
+    def run(context: TrialContext) -> None:
+        if main_process():
+            context.log.state(step, "started")
+        ACTIONS[step](context)
+
+    return run
+
+
+def _end(context: TrialContext, step: str, status: str, started: datetime, **told: Any) -> None:
     if main_process():
-        context.run.record_step(step, status, started, **({"error": detail} if detail else {}))
-        context.log.state(step, status, detail)
+        context.run.record_step(step, status, started, **told)
+        context.log.state(step, "reused" if told.get("reused_from") else status, told.get("error"))

@@ -12,11 +12,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from runner.errors import SpecError
 from runner.fingerprint import fingerprint
-from runner.plan import training_fingerprint
 from runner.spec.check import check
 from runner.spec.dimension import Drawn
 from runner.spec.models import ExperimentSpec
 from runner.spec.variants import OutsideSpaceError
+from runner.steps.keys import training_key
 from runner.sweep.memory import studies_by_arm
 from runner.sweep.points import Composer, Point, frozen
 from runner.sweep.sampling import distributions, draw, pruner
@@ -91,7 +91,7 @@ class Arm:
             except (OutsideSpaceError, SpecError) as error:
                 self._drop(trial, str(error))
                 continue
-            trained = {training_fingerprint(each.plan) for each in point.trials}
+            trained = {training_key(each.plan.spec) for each in point.trials}
             if trained.isdisjoint(trial.user_attrs["training"]):
                 self._drop(trial, "what it was trained with has changed")
                 continue
@@ -140,7 +140,7 @@ class Arm:
         attributes = {
             "group": point.group,
             "trials": [trial.name for trial in point.trials],
-            "training": [training_fingerprint(trial.plan) for trial in point.trials],
+            "training": [training_key(trial.plan.spec) for trial in point.trials],
         }
         self._study.add_trial(
             create_trial(

@@ -84,8 +84,10 @@ class Board:
     def event(self, trial: str, event: Event) -> None:
         """Show how far a trial is, and its last figures."""
         row = self._rows.get(trial)
-        if event["kind"] == "warning":
+        if event["kind"] == "warning" or event.get("state") == "trouble":
             self.warn(f"{trial}: {event['message']}")
+        elif event["kind"] == "cache":
+            self._line(f"{trial}: {event['message']}")
         if row is None:
             return
         with self._changing:
@@ -94,6 +96,8 @@ class Board:
                 row.figures = _figures(event["shown"]) or row.figures
             elif event["kind"] == "state" and event["state"] == "started":
                 row.where = str(TITLES.get(event["step"], event["step"]))
+            elif event["kind"] == "cache":
+                row.where = event["message"]
             elif event["kind"] == "metrics":
                 row.figures = _figures({k: v for k, v in event["values"].items() if k.startswith("validation/")})
 

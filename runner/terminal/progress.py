@@ -93,6 +93,8 @@ class Terminal:
             self.progress(event["stage"], event["done"], event["total"], event["shown"])
         elif kind == "warning":
             self.warn(event["message"])
+        elif kind == "cache":
+            (self.warn if event["state"] == "trouble" else self.say)(event["message"])
         elif kind == "parameters":
             self.say("; ".join(_group(each) for each in event["groups"]))
         elif kind == "state" and event["state"] == "started" and not self.live:

@@ -1,0 +1,142 @@
+"""One thing that is kept: files that appear all at once, with their hashes, and are refused where they are damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from runner.artifacts import write_json, write_text
+from runner.cache.files import damage, describe, files_below, link_or_copy
+from runner.errors import RunnerError
+
+DESCRIPTION = "entry.json"
+"""Beside the files of an entry: what it is, who made it, and each file's size and hash."""
+
+
+class DamagedError(RunnerError):
+    """An entry is not what was written."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A place in the cache, filled or not.
+
+    Attributes:
+        folder: Where its files stand.
+        kind: What it is, such as `trained`.
+        key: The hash of what made it.
+    """
+
+    folder: Path
+    kind: str
+    key: str
+
+    @property
+    def name(self) -> str:
+        """Kind and the key's beginning, for people."""
+        return f"{self.kind}/{self.key[:12]}"
+
+    def described(self) -> dict[str, Any] | None:
+        """What `entry.json` says: `kind`, `key`, `made_by`, `created`, `files`; None where there is no such entry."""
+        try:
+            return dict(json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8")))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError:
+            return {"files": {DESCRIPTION: {"size": 0, "sha256": ""}}}
+
+    def publish(self, parts: Mapping[str, Path | str], made_by: str) -> None:
+        """Put files and folders here, all at once; an entry that is there already stays.
+
+        Args:
+            parts: Name in the entry to a file, a folder, or the text of a file. Files are linked, and must never be
+                written to again.
+            made_by: The trial, as `experiment/trial`.
+
+        Raises:
+            OSError: There is no room, or the place cannot be written to.
+        """
+        unfinished = self.beside("unfinished")
+        try:
+            unfinished.mkdir(parents=True)
+            for name, part in parts.items():
+                _put(part, unfinished / name)
+            self.settle(unfinished, made_by)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def settle(self, unfinished: Path, made_by: str) -> None:
+        """Describe the files of a folder beside this entry, and make it the entry unless there is one already."""
+        told = {
+            "kind": self.kind,
+            "key": self.key,
+            "made_by": made_by,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "files": {name: describe(file) for name, file in files_below(unfinished)},
+        }
+        write_json(unfinished / DESCRIPTION, told)
+        self.place(unfinished)
+
+    def place(self, whole: Path) -> None:
+        """Make a folder that is whole, description and all, the entry, unless there is one already."""
+        try:
+            whole.rename(self.folder)
+        except OSError:
+            if self.described() is None:
+                raise
+
+    def take(self, folder: Path) -> dict[str, Any] | None:
+        """Link the files into a folder, after they were compared with their hashes.
+
+        Returns:
+            What `entry.json` says; None where there is no entry, or it was removed meanwhile.
+
+        Raises:
+            DamagedError: A file is not what was written; the message names it.
+        """
+        told = self.described()
+        if told is None:
+            return None
+        try:
+            for name in told["files"]:
+                link_or_copy(self.folder / name, folder / name)
+        except FileNotFoundError:
+            if self.described() is None:
+                return None
+        wrong = damage(folder, told["files"])
+        if wrong is not None:
+            raise DamagedError(f"{self.folder}: {wrong}")
+        with suppress(OSError):  # it says when the entry was last of use, and is no reason to do without
+            os.utime(self.folder / DESCRIPTION)
+        return told
+
+    def remove(self) -> None:
+        """Remove the entry; who is taking from it finds it gone, and never a part of it."""
+        doomed = self.beside("removed")
+        try:
+            self.folder.rename(doomed)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def beside(self, what: str) -> Path:
+        """A place beside the entry that nobody else uses."""
+        return self.folder.with_name(f".{self.key[:12]}.{what}.{uuid4().hex[:12]}")
+
+
+def _put(part: Path | str, target: Path) -> None:
+    if isinstance(part, str):
+        write_text(target, part)
+    elif part.is_dir():
+        for below, file in files_below(part):
+            link_or_copy(file, target / below)
+    else:
+        link_or_copy(part, target)

@@ -1,0 +1,81 @@
+"""One makes an entry while others wait; who died is followed at once, who is silent after a while."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+import runner.cache.claim
+from runner.cache.cache import Cache
+from runner.cache.claim import Claim, ClaimedError
+
+LEASE = 1.5
+
+
+def _hold(root: str, ready, lease: float) -> None:
+    runner.cache.claim.LEASE_SECONDS = lease
+    with Claim(Cache(Path(root)).entry("trained", "k"), "x/other").held():
+        ready.set()
+        time.sleep(600)
+
+
+@pytest.fixture
+def entry(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner.cache.claim, "LEASE_SECONDS", LEASE)
+    return Cache(tmp_path).entry("trained", "k")
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that holds the claim."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    holder = context.Process(target=_hold, args=(str(tmp_path), ready, LEASE))
+    holder.start()
+    assert ready.wait(60)
+    yield holder
+    holder.kill()
+    holder.join()
+
+
+def claimed_within(entry, seconds):
+    end = time.monotonic() + seconds
+    claim = Claim(entry, "x/mine")
+    while True:
+        try:
+            with claim.held():
+                return True
+        except ClaimedError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+
+
+def test_who_waits_is_told_for_whom(entry, other):
+    with pytest.raises(ClaimedError, match=f"x/other on {os.uname().nodename}"), Claim(entry, "x/mine").held():
+        raise AssertionError("claimed twice")
+    # It lives and gives signs of it.
+    assert not claimed_within(entry, 2 * LEASE)
+
+
+def test_a_dead_ones_claim_is_taken_over_at_once(entry, other):
+    os.kill(other.pid, signal.SIGKILL)
+    other.join()
+    before = time.monotonic()
+    assert claimed_within(entry, 30)
+    assert time.monotonic() - before < LEASE
+
+
+def test_the_claim_of_one_who_gives_no_sign_is_taken_over_after_a_while(entry, other):
+    os.kill(other.pid, signal.SIGSTOP)
+    assert claimed_within(entry, 30)
+
+
+def test_a_claim_ends_however_its_maker_ends(entry):
+    for _ in range(2):
+        with pytest.raises(ValueError, match="failed"), Claim(entry, "x/mine").held():
+            raise ValueError("failed")
+    assert list(entry.folder.parent.iterdir()) == []
