@@ -103,11 +103,6 @@ class RunDirectory:
         return self.path.parent.parent
 
     @property
-    def encoded(self) -> Path:
-        """Where encoded samples lie, shared by the runs of all experiments of this storage."""
-        return self.storage / ".cache" / "encoded"
-
-    @property
     def name(self) -> str:
         """Experiment and trial: `tiny_mmre/trial-aa1055e9`."""
         return f"{self.path.parent.name}/{self.path.name}"

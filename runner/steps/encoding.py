@@ -14,7 +14,7 @@ ENCODERS = ("torch", "transformers", "tokenizers", "numpy", "pillow")
 
 
 def encoded_folder(context: TrialContext) -> Path:
-    """The folder for samples of these data as this model encodes them, in the cache of the runs' storage.
+    """The folder for samples of these data as this model encodes them, in the cache that trials share.
 
     Its name is a hash over what decides the encoding: data, adapter and model with their options, content and plugins'
     versions, and the versions of what encodes and of what checks it. What a trainer adds is the trainer's to name.
@@ -34,4 +34,4 @@ def encoded_folder(context: TrialContext) -> Path:
             "packages": {name: version(name) for name in ENCODERS},
         }
     )
-    return context.run.encoded / key
+    return context.cache.root / "encoded" / key
