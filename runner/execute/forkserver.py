@@ -1,8 +1,8 @@
 """A process that has loaded what trials need and forks one that runs a trial, within milliseconds and with fresh state.
 
-It is started as `python -m runner.execute.forkserver SOCKET MODULE…`. Who connects to the socket sends one line of JSON
-(see `Request`), gets the outcome and how the process ended, a line each, and ends the trial by closing the connection.
-The server ends when its standard input does and no trial is left.
+`start_server` starts it as `python -m runner.execute.forkserver SOCKET MODULE…`, its socket listening already. Who
+connects sends one line of JSON (see `Request`), gets the outcome and how the process ended, a line each, and ends the
+trial by closing the connection. The server ends when its standard input does and no trial is left.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ import os
 import selectors
 import signal
 import socket
+import struct
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -27,6 +30,10 @@ from runner.steps.outcome import Outcome, outcome_of_trial
 
 OUTPUT = "output.log"
 """In a run directory: what the processes of the trial print."""
+
+BACKLOG = 128
+CREDENTIALS = struct.Struct("3i")
+"""Process, user and group of who connected: `struct ucred` of Linux's socket.h."""
 
 DIE_WITH_PARENT = 1
 """`PR_SET_PDEATHSIG` of Linux's prctl.h."""
@@ -60,6 +67,32 @@ class Exit:
 
     outcome: Outcome | None
     code: int | None
+
+
+def start_server(modules: Sequence[str], environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], str]:
+    """Start a server that ends when the standard input of its process is closed, and with this process.
+
+    Its address is a name without a file (Linux's abstract sockets), so that a server that is killed leaves nothing.
+
+    Args:
+        modules: What it loads before it forks; those who connect meanwhile wait.
+        environment: Its variables, and those of the processes it forks.
+
+    Returns:
+        The process, and the address for `run_forked`.
+    """
+    address = f"\0runner-{uuid.uuid4().hex}"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "runner.execute.forkserver", str(listener.fileno()), *modules],
+            stdin=subprocess.PIPE,
+            env=environment,
+            pass_fds=[listener.fileno()],
+            start_new_session=True,
+        )
+    return process, address
 
 
 def run_forked(address: str, request: Request) -> Exit:
@@ -108,6 +141,9 @@ class ForkServer:
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
+        if _user(connection) != os.getuid():
+            connection.close()
+            return
         with connection.makefile("rb") as lines:
             line = lines.readline()
         if not line.endswith(b"\n"):
@@ -132,6 +168,12 @@ class ForkServer:
             connection.sendall(json.dumps({"code": code}).encode() + b"\n")
         connection.close()
         self._num_running -= 1
+
+
+def _user(connection: socket.socket) -> int:
+    """Whose process connected: an address without a file has no permissions."""
+    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    return int(CREDENTIALS.unpack(told)[1])
 
 
 def end(process: int) -> None:
@@ -174,13 +216,9 @@ def _settle(request: Request) -> None:
             os.environ[name] = value
 
 
-def main(address: str, modules: Sequence[str]) -> None:
-    """Serve at a socket; those who connect while modules are imported wait."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        unready = Path(f"{address}.new")
-        listener.bind(str(unready))
-        listener.listen(128)
-        unready.rename(address)
+def main(listening: int, modules: Sequence[str]) -> None:
+    """Serve at a socket that listens, given by its file descriptor."""
+    with socket.socket(fileno=listening) as listener:
         for name in modules:
             # The trial that needs a broken module fails by it, and says so.
             with suppress(Exception):
@@ -189,8 +227,7 @@ def main(address: str, modules: Sequence[str]) -> None:
         gc.collect()
         gc.freeze()
         ForkServer(listener, sys.stdin.fileno()).serve()
-    Path(address).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(int(sys.argv[1]), sys.argv[2:])

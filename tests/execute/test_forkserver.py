@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -16,7 +14,7 @@ import psutil
 import pytest
 
 from runner.errors import LostWorkerError, OutOfMemoryError, StepError
-from runner.execute.forkserver import OUTPUT, Exit, Request, run_forked
+from runner.execute.forkserver import OUTPUT, Exit, Request, run_forked, start_server
 from runner.execute.ray.node import cause_of
 
 ACTS = """\
@@ -47,15 +45,14 @@ def server(tmp_path_factory):
     """A server whose trials do what their plan names."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "acts.py").write_text(ACTS)
-    address = folder / "fork"
-    environment = {**os.environ, "PYTHONPATH": str(folder), "TAKEN": "seen"}
-    command = [sys.executable, "-m", "runner.execute.forkserver", address, "acts", "no_such_module"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as process:
-        _wait(address.exists)
-        yield str(address)
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    process, address = start_server(["acts", "no_such_module"], {**os.environ, "PYTHONPATH": path, "TAKEN": "seen"})
+    with process:
+        yield address
         process.stdin.close()
         assert process.wait(timeout=60) == 0
-    assert not address.exists()
+    with pytest.raises(ConnectionRefusedError):
+        run_forked(address, Request("finish", str(folder), [], {}))
 
 
 def _wait(condition):

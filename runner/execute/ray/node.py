@@ -6,9 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import LostWorkerError, OutOfMemoryError, StepError, UnmetError
-from runner.execute.forkserver import OUTPUT, Exit, Request, run_forked
+from runner.execute.forkserver import OUTPUT, Exit, Request, run_forked, start_server
 from runner.execute.resources import local_gpus, too_small
 from runner.execute.software import software
 from runner.spec.models import ComputeOptions
@@ -45,15 +42,7 @@ class NodeActor:
         """
         server, address = self._servers.get(cores, (None, ""))
         if server is None or server.poll() is not None:
-            address = str(Path(tempfile.mkdtemp(prefix="runner-")) / "fork")
-            server = subprocess.Popen(
-                [sys.executable, "-m", "runner.execute.forkserver", address, *modules],
-                stdin=subprocess.PIPE,  # closed with this actor, which ends the server
-                env=_server_environment(cores),
-                start_new_session=True,
-            )
-            _wait_for(Path(address), server)
-            self._servers[cores] = server, address
+            server, address = self._servers[cores] = start_server(modules, _server_environment(cores))
         return address
 
     def meeting_point(self) -> tuple[str, int]:
@@ -86,11 +75,6 @@ def _server_environment(cores: int) -> dict[str, str]:
     # Which GPUs this actor sees says nothing of those that a trial gets.
     told.pop("CUDA_VISIBLE_DEVICES", None)
     return told
-
-
-def _wait_for(address: Path, server: subprocess.Popen[bytes]) -> None:
-    while not address.exists() and server.poll() is None:
-        time.sleep(0.01)
 
 
 @dataclass(frozen=True)
