@@ -10,7 +10,7 @@ from plugins.adapter.pfa_options import PfaOptions
 from runner.errors import DataError, SpecError, StepError
 from runner.plan import implement
 from runner.records import Completion, Entity, Sample, Segment
-from runner.spec.load import section
+from runner.spec.check import section
 from runner.stages import TokenCount
 from runner.steps import examine
 from runner.steps.examine import LiveWeights, TrialExaminer
