@@ -12,10 +12,10 @@ DRILL = Path(__file__).parent.parent.parent / "bench" / "sweep_kills.py"
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("kill", ["driver", "worker", "server", "node"])
-def test_one_kill_changes_no_trial_and_no_metric(kill):
-    command = [sys.executable, DRILL, "--kill", kill, "--kills", "1", "--trials", "4", "--seed", "2"]
+def test_one_kill_of_each_kind_changes_no_trial_and_no_metric():
+    command = [sys.executable, DRILL, "--kills", "1", "--trials", "4", "--seed", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    [told] = json.loads(done.stdout)["kills"]
-    assert told["kill"] == kill and not told["was_over"]
+    kills = json.loads(done.stdout)["kills"]
+    assert [each["kill"] for each in kills] == ["driver", "worker", "server", "node"]
+    assert not any(each["was_over"] for each in kills)
