@@ -156,18 +156,25 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder, so that two launches never write to one trial.
+        """Hold the folder; see `held`."""
+        with held(self.path, "this trial"):
+            yield
 
-        Raises:
-            StepError: Another launch is at it.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / LOCK)
-        try:
-            with lock.acquire(timeout=0):
-                yield
-        except Timeout as error:
-            raise StepError(f"{self.path}: another launch is running this trial; wait for it or stop it") from error
+
+@contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """Hold a folder, made where it is missing, so that two launches never write to it.
+
+    Raises:
+        StepError: Another launch is at it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        with lock.acquire(timeout=0):
+            yield
+    except Timeout as error:
+        raise StepError(f"{folder}: another launch is running {what}; wait for it or stop it") from error
 
 
 def _first_record(plan: Plan, overrides: Sequence[str]) -> dict[str, Any]:

@@ -8,10 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from runner.artifacts import LOCK, write_json, write_text
-from runner.errors import StepError
+from runner.artifacts import LOCK, held, write_json, write_text
 from runner.events import EventLog
 from runner.execute.delivery import STATE_FILE
 from runner.plan import Plan, Trial, plan_json
@@ -46,18 +43,9 @@ class SweepFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the folder, so that two launches never search in one experiment.
-
-        Raises:
-            StepError: Another launch is at it.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / LOCK)
-        try:
-            with lock.acquire(timeout=0):
-                yield
-        except Timeout as error:
-            raise StepError(f"{self.path}: another launch is running this sweep; wait for it or stop it") from error
+        """Hold the folder; see `runner.artifacts.held`."""
+        with held(self.path, "this sweep"):
+            yield
 
     def clear(self) -> None:
         """Remove all that an earlier launch left, but for the lock that is held."""

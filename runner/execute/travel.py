@@ -24,9 +24,6 @@ def travelling(loaded: LoadedSpec[ExperimentSpec]) -> str:
             a cluster is sent.
     """
     told = loaded.spec.as_json()
-    if loaded.spec.sweep is not None:
-        # Written out, its defaults would be settings of what it does not do, and those are refused.
-        told["sweep"] = loaded.spec.sweep.model_dump(mode="json", exclude_unset=True)
     problems = [Problem(_HIDE, path) for path, text in _texts(told, ()) if _PASSWORD.search(text)]
     if loaded.spec.compute.storage is None:
         problems.append(

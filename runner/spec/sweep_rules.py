@@ -91,7 +91,8 @@ def _search_problems(sweep: SweepOptions) -> Iterator[Problem]:
 def _ignored(sweep: SweepOptions) -> Iterator[Problem]:
     """Yield what a sweep without a space would ignore, and pruning that has nothing to go by."""
     given = {
-        "search": "search" in sweep.model_fields_set,
+        # Not whether it is written down: a plan has every default written out.
+        "search": sweep.search != SweepOptions.model_fields["search"].default,
         "pruning": sweep.pruning is not None,
         "first": bool(sweep.first),
         "budget.trials": sweep.budget.trials is not None,

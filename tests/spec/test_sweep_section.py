@@ -122,7 +122,7 @@ def test_mistakes_beside_the_sweep_are_told_with_it(problems):
             "sweep.pruning",
             "goes by the objective",
         ),
-        ("seeds: [1, 2]\nsearch: {type: grid}", "sweep.search", "would be ignored"),
+        ("seeds: [1, 2]\nsearch: {type: random}", "sweep.search", "would be ignored"),
         (
             "space: {trainer.epochs: {grid: [1, 3]}}\nseeds: [1, 2, 3]\nbudget: {trials: 2}",
             "sweep.budget.trials",

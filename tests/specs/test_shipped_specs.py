@@ -32,6 +32,13 @@ def test_it_is_valid(shipped):
     assert isinstance(load_any(shipped), SCHEMAS[schema_of(shipped)])
 
 
+def test_it_is_the_same_with_every_default_written_out(shipped, tmp_path):
+    spec = load_any(shipped)
+    whole = tmp_path / "plan.json"
+    whole.write_text(json.dumps(spec.as_json()), encoding="utf-8")
+    assert load_any(whole) == spec
+
+
 def test_its_schema_accepts_it_and_refuses_a_misspelling(shipped):
     schema = json.loads((SPECS / schema_of(shipped)).read_text())
     written = json.loads(json.dumps(yaml.safe_load(shipped.read_text().replace("e-", ".0e-"))))
