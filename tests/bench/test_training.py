@@ -12,7 +12,7 @@ BENCH = Path(__file__).parent.parent.parent / "bench"
 
 @pytest.mark.slow
 def test_it_prints_ratios_of_ways_that_learn_the_same():
-    command = [sys.executable, BENCH / "training.py", "--steps", "4", "--repeats", "1", "--models", "balanced"]
+    command = [sys.executable, BENCH / "training.py", "--steps", "2", "--repeats", "1", "--models", "balanced"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     told = json.loads(done.stdout)["balanced"]
     assert told["times_faster"]["as it comes"] > 1

@@ -176,11 +176,11 @@ def test_a_launch_is_handed_over_and_followed_to_its_end(laptop):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("laptop", "now"), [(through_head, False), (through_dashboard, True)], indirect=["laptop"])
-def test_a_launch_is_stopped_and_goes_on_when_handed_over_again(laptop, now):
+@pytest.mark.parametrize("laptop", [through_head], indirect=True)
+def test_a_launch_is_stopped_and_goes_on_when_handed_over_again(laptop):
     job = laptop.detach(*LONG)
     laptop.wait_for_step(0)
-    laptop.run("stop", job, *(["--now"] if now else []))
+    laptop.run("stop", job)
     # It is at its end when its output is.
     assert "the same command goes on" in laptop.run("logs", job, "--follow")
     trial = laptop.trial()
@@ -188,12 +188,12 @@ def test_a_launch_is_stopped_and_goes_on_when_handed_over_again(laptop, now):
     laptop.run("stop", job, status=2)
     again = laptop.detach(*LONG)
     laptop.wait_for_step(trial["done"])
-    laptop.run("stop", again)
+    laptop.run("stop", again, "--now")
     laptop.run("logs", again, "--follow")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("laptop", [through_dashboard, through_head], indirect=True)
+@pytest.mark.parametrize("laptop", [through_head], indirect=True)
 def test_without_the_token_a_line_says_so(laptop):
     for changed, told in [
         ({"RAY_AUTH_MODE": "disabled"}, "set RAY_AUTH_MODE=token"),
