@@ -51,6 +51,7 @@ class Specification(BaseModel):
     """The base of all that a spec file can be: unknown keys are errors, and it never changes."""
 
     model_config = ConfigDict(
+        defer_build=True,
         extra="forbid",
         frozen=True,
         use_attribute_docstrings=True,

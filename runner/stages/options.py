@@ -59,7 +59,13 @@ class Options(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+        # A class is made ready when it is first used: most commands use few of those that are there.
+        defer_build=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
     )
 
     def smoke(self) -> Mapping[str, Any]:
