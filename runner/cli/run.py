@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runner.cli.app import RUN, AsJson, Debug, Overrides, SpecFile, app, open_terminal, settle_environment
-from runner.cli.running import launch_detached
 
 if TYPE_CHECKING:
     from runner.execute.executor import Executor
@@ -50,6 +49,8 @@ def launch(
     loaded = load_spec(spec, overrides or ())
     address = address or os.environ.get("RAY_ADDRESS")
     if detach:
+        from runner.cli.running import launch_detached  # late, as the help shows this command first
+
         launch_detached(loaded, address, local=local, smoke=smoke, as_json=as_json)
         return
     terminal = open_terminal(live=not local)
