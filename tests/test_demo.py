@@ -1,4 +1,4 @@
-"""The demo's promises: what it reaches, that it looks at the pictures, and that it can be repeated."""
+"""The demo's promises: what it reaches, and that it looks at the pictures."""
 
 import json
 import sys
@@ -32,10 +32,3 @@ def test_it_learns_both_tasks(demo):
 def test_it_looks_at_the_pictures(demo):
     blind = metrics_with_blank_images(Path(demo["run_dir"]))
     assert demo["metrics"]["image_entity_accuracy"] - blind["image_entity_accuracy"] >= 0.25
-
-
-def test_the_same_seed_gives_the_same_metrics(demo, project, tmp_path):
-    again = project.run("launch", DEMO, "--json", "--set", f"compute.storage={tmp_path}", timeout=1200)
-    [trial] = json.loads(again.stdout)["trials"]
-    assert trial["run_dir"] != demo["run_dir"]
-    assert trial["metrics"] == demo["metrics"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,7 @@ def test_a_family_is_launched_and_not_generated_with_once_its_pixels_are_others(
     settings = json.loads((run / "model" / "processor_config.json").read_text())
     settings["image_processor"]["image_std"] = [0.9, 0.9, 0.9]
     (run / "model" / "processor_config.json").write_text(json.dumps(settings))
+    shutil.rmtree(tmp_path / "runs" / ".cache")  # the answers of the model as it was
     refused = _launch(tmp_path)
     assert refused.returncode == 2
     assert "pixels.image_std: trained with [0." in refused.stderr
