@@ -1,4 +1,4 @@
-"""Every family through the command line, and a model whose pixels were changed after training."""
+"""Families of each kind of processor through the command line, and a model whose pixels were changed after training."""
 
 import json
 import os
@@ -33,6 +33,7 @@ def _launch(folder):
     )
 
 
+@pytest.mark.parametrize("family", ["image_text_to_text", "internvl", "qwen2_5_vl"], indirect=True)
 def test_a_family_is_launched_and_not_generated_with_once_its_pixels_are_others(family, tmp_path):
     (tmp_path / "small.yaml").write_text(SPEC.format(name=family.name))
     done = _launch(tmp_path)
