@@ -61,8 +61,12 @@ class Rack:
         file.write_text(SPEC)
         self.plan = resolve(load_spec(file).spec, Quiet())
 
+    def directory(self, name: str) -> RunDirectory:
+        """A storage of its own, so that it finds no training of another trial in the cache."""
+        return RunDirectory(self.folder / name / "rack" / "trial")
+
     def begin(self, name: str) -> RunDirectory:
-        run = RunDirectory(self.folder / "runs" / name)
+        run = self.directory(name)
         run.begin(self.plan, SPEC, [])
         return run
 
@@ -84,7 +88,7 @@ class Rack:
 
     def figures(self, name: str):
         """Results, and the loss of each step; one that was taken twice has the same both times."""
-        run = RunDirectory(self.folder / "runs" / name)
+        run = self.directory(name)
         losses: dict[int, set[float]] = {}
         for line in run.events.read_text().splitlines():
             event = json.loads(line)
@@ -170,7 +174,7 @@ def test_a_node_that_is_killed_loses_no_finished_trial_and_its_own_ends_as_if_un
         rack.executor._places.release(filler)
     while (running := rack.start("disturbed", **FOUR)[0]) is None:
         time.sleep(0.1)
-    checkpoints = RunDirectory(rack.folder / "runs" / "disturbed").checkpoints
+    checkpoints = rack.directory("disturbed").checkpoints
     while not list(checkpoints.glob("step-*")):
         assert running.outcome() is None
         time.sleep(0.05)
@@ -180,5 +184,5 @@ def test_a_node_that_is_killed_loses_no_finished_trial_and_its_own_ends_as_if_un
     rack.executor._places.release(fillers[-1])
     assert rack.figures("disturbed") == undisturbed
     assert rack.figures("undisturbed") == undisturbed
-    log = (rack.folder / "runs" / "disturbed" / "events.jsonl").read_text()
+    log = rack.directory("disturbed").events.read_text()
     assert "taken up again from its last checkpoint (retry 1 of 3)" in log
