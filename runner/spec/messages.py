@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from runner.errors import Problem, SpecPath
 from runner.registry import nearest
 from runner.spec.tree import Mark, Tree
+from runner.stages import descriptions
 
 
 def problems_of(error: ValidationError, model: type[BaseModel], tree: Tree, above: SpecPath) -> list[Problem]:
@@ -71,8 +72,8 @@ def _names(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
 
 def _described(model: type[BaseModel], location: tuple[Any, ...]) -> str:
     owner = _model_at(model, location[:-1])
-    field = owner.model_fields.get(str(location[-1])) if owner else None
-    return f": {field.description}" if field and field.description else ""
+    told = descriptions(owner).get(str(location[-1])) if owner else None
+    return f": {told}" if told else ""
 
 
 def _model_at(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:

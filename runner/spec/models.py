@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from runner.errors import Problem
 from runner.spec.measures import measure_problems
 from runner.spec.sweep import SweepOptions
-from runner.stages import FilePath, GeneratorOptions, Options, Place, Stage, TrainerOptions
+from runner.stages import Described, FilePath, GeneratorOptions, Options, Place, Stage, TrainerOptions
 
 NONE = "none"
 """How a spec says that a section which may be left out is: `trainer: none`."""
@@ -47,14 +47,13 @@ class OfStage:
     stage: Stage
 
 
-class Specification(BaseModel):
+class Specification(Described):
     """The base of all that a spec file can be: unknown keys are errors, and it never changes."""
 
     model_config = ConfigDict(
         defer_build=True,
         extra="forbid",
         frozen=True,
-        use_attribute_docstrings=True,
         validate_default=True,
         allow_inf_nan=False,
         arbitrary_types_allowed=True,
@@ -129,10 +128,10 @@ class ComputeOptions(Options):
         return {"workers": 1, "gpus_per_worker": 0, "accelerator": None, "gpu_memory": None}
 
 
-class Pins(BaseModel):
+class Pins(Described):
     """What a plan was made of, by content: written into `plan.json`, and compared when that is launched."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     fingerprint: str
     """SHA-256 of all that can change a number."""

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from runner.registry import STAGES, Plugin, installed
 from runner.spec.models import NONE, OfStage, Specification
+from runner.stages import descriptions
 
 
 def spec_schema(kind: type[Specification]) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def spec_schema(kind: type[Specification]) -> dict[str, Any]:
                 schema = {"anyOf": [one, {"const": NONE}]}
         else:
             schema = _own(kind, name, definitions)
-        properties[name] = {**schema, "description": field.description or ""}
+        properties[name] = {**schema, "description": descriptions(kind).get(name, "")}
         if field.is_required():
             required.append(name)
     return {

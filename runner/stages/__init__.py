@@ -2,6 +2,7 @@
 
 from runner.stages.adapter import Adapter
 from runner.stages.data import Data, DatasetInfo, LeftOut, Source, SourceTweet
+from runner.stages.described import Described, descriptions
 from runner.stages.evaluation import DecodingOptions, Generator, GeneratorOptions, Metric, MetricOptions, Weights
 from runner.stages.model import Features, FrozenVision, Model, Outline, TokenCount, VisionLanguageModel
 from runner.stages.options import FilePath, LocatedStr, Options, OutsideFingerprint, Place, Stage
@@ -25,6 +26,7 @@ __all__ = [
     "Data",
     "DatasetInfo",
     "DecodingOptions",
+    "Described",
     "Examiner",
     "Features",
     "FilePath",
@@ -57,4 +59,5 @@ __all__ = [
     "TrainingRun",
     "VisionLanguageModel",
     "Weights",
+    "descriptions",
 ]

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BeforeValidator, ConfigDict
+
+from runner.stages.described import Described
 
 Stage = Literal["data", "adapter", "model", "optimizer", "trainer", "generator", "metric", "tracker", "source"]
 
@@ -52,7 +54,7 @@ class OutsideFingerprint:
     """
 
 
-class Options(BaseModel):
+class Options(Described):
     """The base of every plugin's options: a section of the spec less its `type`.
 
     Unknown keys are errors, instances are frozen, and the docstring under a field is its description.
@@ -63,7 +65,6 @@ class Options(BaseModel):
         defer_build=True,
         extra="forbid",
         frozen=True,
-        use_attribute_docstrings=True,
         validate_default=True,
         allow_inf_nan=False,
     )

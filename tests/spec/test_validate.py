@@ -77,7 +77,7 @@ def test_nothing_heavy_is_imported(five):
 
 
 def test_it_costs_little_more_than_its_libraries(five):
-    """CPU time against that of importing pydantic, PyYAML and Typer, in turns; sweeps have their part in it."""
+    """CPU time against that of importing pydantic, PyYAML and Typer, in turns: at most 0.3 s where that takes 0.1."""
 
     def seconds(*command):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -87,7 +87,7 @@ def test_it_costs_little_more_than_its_libraries(five):
 
     libraries = (sys.executable, "-c", "import pydantic.main, typer, yaml")
     told = [(seconds(*five.command("validate", "five.yaml")), seconds(*libraries)) for _ in range(8)]
-    assert min(ours for ours, _ in told) < 3.5 * min(theirs for _, theirs in told)
+    assert min(ours for ours, _ in told) < 3 * min(theirs for _, theirs in told)
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "name: [\n", "just text", "name: x\nname: y\n", "a: &a [*a]\n"])
