@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
 from accelerate import Accelerator
@@ -49,7 +50,7 @@ class Course:
         history: What the checkpoints keep beside the weights.
         encoded: The whole split.
         order: Which samples train at a step.
-        held_out: The samples kept aside.
+        validation: Places of the samples kept aside; may be none.
         num_steps: Optimizer steps of the whole training.
         run: Where to keep checkpoints, and whom to tell.
     """
@@ -61,9 +62,23 @@ class Course:
     history: History
     encoded: EncodedSamples
     order: Order
-    held_out: HeldOut
+    validation: Sequence[int]
     num_steps: int
     run: TrainingRun
+
+    @cached_property
+    def _held_out(self) -> HeldOut:
+        return HeldOut(
+            options=self.options,
+            accelerator=self.accelerator,
+            learner=self.learner,
+            encoded=self.encoded,
+            places=self.validation,
+            steps_per_epoch=self.order.steps_per_epoch,
+            num_steps=self.num_steps,
+            history=self.history,
+            run=self.run,
+        )
 
     def complete(self) -> None:
         """Take all steps that are left, from the newest checkpoint on.
@@ -73,7 +88,7 @@ class Course:
             StepError: The loss or its gradient is no longer a number, or the disk has no room for a checkpoint.
         """
         self._warn(self.checkpoints.room(best=self._keeps_best))
-        self.held_out.prepare()
+        self._held_out.prepare()
         first = done = self.checkpoints.restore()
         if done:
             self._evaluate(done)
@@ -95,7 +110,7 @@ class Course:
     def _evaluate(self, done: int) -> None:
         """Measure what is due; what a stop leaves unmeasured is measured when the training goes on from here."""
         try:
-            self.held_out.evaluate(done)
+            self._held_out.evaluate(done)
         except StopRequestedError:
             self.checkpoints.save(done, self._best())
             raise

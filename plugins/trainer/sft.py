@@ -12,7 +12,6 @@ from plugins.trainer.checkpoint import Checkpoints
 from plugins.trainer.course import Course
 from plugins.trainer.encoded import EncodedSamples, is_skipped, within_limit
 from plugins.trainer.forecast import forecast
-from plugins.trainer.held_out import HeldOut
 from plugins.trainer.history import History
 from plugins.trainer.learner import Learner, make_accelerator, unlabelled
 from plugins.trainer.sample_files import SampleFiles
@@ -108,8 +107,6 @@ class SftTrainer:
         if accelerator.is_main_process:
             self._warn_of_large_groups(division, run)
         history = History(self._options.best_by)
-        encoded = EncodedSamples(samples, encode, files)
-        order = Order(division.training, self._epoch_size(len(samples)), self._options.batch_size, run.seed)
         state = TrainingState(
             model.module, [each.optimizer for each in learner.optimizers], [each.schedule for each in built]
         )
@@ -119,19 +116,9 @@ class SftTrainer:
             learner=learner,
             checkpoints=Checkpoints(run.checkpoints, self._options.keep_checkpoints, accelerator, state, history),
             history=history,
-            encoded=encoded,
-            order=order,
-            held_out=HeldOut(
-                options=self._options,
-                accelerator=accelerator,
-                learner=learner,
-                encoded=encoded,
-                places=division.validation,
-                steps_per_epoch=order.steps_per_epoch,
-                num_steps=num_steps,
-                history=history,
-                run=run,
-            ),
+            encoded=EncodedSamples(samples, encode, files),
+            order=Order(division.training, self._epoch_size(len(samples)), self._options.batch_size, run.seed),
+            validation=division.validation,
             num_steps=num_steps,
             run=run,
         ).complete()
