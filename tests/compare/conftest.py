@@ -1,12 +1,11 @@
 """Finished runs without a training: answers to a small generated test split, spoilt by chance, scored by the steps."""
 
-import json
 import random
 from pathlib import Path
 
 import pytest
 
-from runner.artifacts import RunDirectory, read_lines, write_json, write_lines
+from runner.artifacts import RunDirectory, write_json, write_lines
 from runner.events import EventLog
 from runner.plan import implement, resolve, trial_name
 from runner.spec.load import load_spec
@@ -104,15 +103,3 @@ def ablation(tmp_path_factory):
     spoilt = {"joint": 0.1, "ner_alone": 0.6, "match_alone": 0.4, "without_ner": 0.1}
     made.sweep({arm: ((f"adapter.tasks=[{each}]",), spoilt[arm]) for arm, each in tasks.items()})
     return made
-
-
-def edited(path, change):
-    """Change a JSON file in place."""
-    told = json.loads(path.read_text())
-    change(told)
-    write_json(path, told)
-
-
-def lines(path):
-    """Read JSON lines."""
-    return read_lines(path)
