@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.cli.app import MEASURE, AsJson, Debug, app
+from runner.cli.app import MEASURE, AsJson, Debug, app, settle_environment
+
+if TYPE_CHECKING:
+    from runner.compare.comparison import Comparison
 
 
 @app.command(rich_help_panel=MEASURE)
@@ -50,7 +54,13 @@ def compare(
     seed: Annotated[int, typer.Option(min=0, help="Of those draws.")] = 0,
     confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of intervals.")] = 0.95,
     storage: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
-    html: Annotated[Path | None, typer.Option(help="Write a page with figures and samples to this file.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="SPEC", help="Fetch the experiments from the tracker of this spec."),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with figures and samples, and add it to the tracker's runs.")
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print the tables in LaTeX, for booktabs.")] = False,
     as_json: AsJson = False,
@@ -60,10 +70,7 @@ def compare(
     from runner.compare.comparison import DISAGREEMENTS, Question
     from runner.compare.comparison import compare as compare_runs
     from runner.compare.resampling import Resampling
-    from runner.compare.written import latex as as_latex
-    from runner.compare.written import markdown as as_markdown
-    from runner.terminal.compare import comparison_tables
-    from runner.terminal.tables import print_tables
+    from runner.compare.tracked import fetch_runs
 
     if markdown + latex + as_json > 1:
         raise typer.BadParameter("choose one of --json, --markdown and --latex")
@@ -77,18 +84,42 @@ def compare(
         samples=DISAGREEMENTS if samples is None else samples,
         resampling=Resampling(resamples, seed, confidence),
     )
-    found = compare_runs(names, storage, question)
+    settle_environment()
+    with TemporaryDirectory() as fetched:
+        if source is not None:
+            fetch_runs(names, source, Path(fetched))
+            storage = Path(fetched)
+        found = compare_runs(names, storage, question)
+        if html is not None:
+            _write_page(html, found, track=source is None)
     if as_json:
         print(json.dumps(found.as_json(), ensure_ascii=False))
     elif markdown or latex:
-        print((as_markdown if markdown else as_latex)(found, parts=parts), end="")
+        _print_for_paper(found, latex=latex, parts=parts)
     else:
-        print_tables(comparison_tables(found, parts=parts, samples=bool(samples)))
-    if not as_json and not markdown and not latex:
-        for each in found.warnings:
-            print(f"note: {each}")
-    if html is not None:
-        from runner.compare.page import write_page
+        _print_tables(found, parts=parts, samples=bool(samples))
 
-        write_page(html, found)
-        print(f"page: {html}", file=sys.stderr)
+
+def _write_page(file: Path, found: Comparison, *, track: bool) -> None:
+    from runner.compare.page import write_page
+    from runner.compare.tracked import attach_page
+
+    write_page(file, found)
+    print(f"page: {file}", file=sys.stderr)
+    for trouble in attach_page(file, found.runs) if track else ():
+        print(f"warning: {trouble}", file=sys.stderr)
+
+
+def _print_for_paper(found: Comparison, *, latex: bool, parts: bool) -> None:
+    from runner.compare import written
+
+    print((written.latex if latex else written.markdown)(found, parts=parts), end="")
+
+
+def _print_tables(found: Comparison, *, parts: bool, samples: bool) -> None:
+    from runner.terminal.compare import comparison_tables
+    from runner.terminal.tables import print_tables
+
+    print_tables(comparison_tables(found, parts=parts, samples=samples))
+    for each in found.warnings:
+        print(f"note: {each}")

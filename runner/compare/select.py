@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from runner.artifacts import RunDirectory
 from runner.compare.run import FINISHED, Run, read_run
 from runner.errors import SpecError
 from runner.execute.standing import Found, find
-from runner.execute.sweep_folder import FOLDER
+from runner.execute.sweep_folder import FOLDER, SWEEP_FILE
 
 PRUNED = "pruned"
 SHOWN = 5
@@ -66,19 +65,14 @@ def select(names: Sequence[str], storage: Path, *, finished: bool = False) -> Se
 
 def _members(found: Found) -> Iterator[tuple[Path, tuple[str, str]]]:
     """The trials that a name stands for, with the group and the arm of each in its sweep."""
-    sweep = found.experiment / FOLDER
-    listed: list[dict[str, Any]] = _read(sweep / "sweep.json").get("trials", [])
-    arms: dict[str, Any] = _read(sweep / "plan.json").get("sweep", {}).get("arms") or {}
-    groups = {trial["name"]: str(trial.get("group", "")) for trial in listed}
-    order = {name: place for place, name in enumerate(groups)}
+    file = found.experiment / FOLDER / SWEEP_FILE
+    listed: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["trials"] if file.exists() else []
+    groups = {each["name"]: str(each.get("group", "")) for each in listed}
+    places = {each["name"]: (groups[each["name"]], str(each.get("arm") or groups[each["name"]])) for each in listed}
+    order = {name: place for place, name in enumerate(places)}
     for trial in sorted(found.trials, key=lambda each: order.get(each.name, len(order))):
-        if not (found.whole and groups) or trial.name in groups:
-            group = groups.get(trial.name, "")
-            yield trial, (group, next((arm for arm in arms if re.fullmatch(re.escape(arm) + r"(-\d+)?", group)), group))
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+        if not (found.whole and places) or trial.name in places:
+            yield trial, places.get(trial.name, ("", ""))
 
 
 def _unfinished(left: Sequence[Path], ends: dict[Path, str], number: int) -> str:

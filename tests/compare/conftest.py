@@ -81,11 +81,10 @@ class Storage:
         for arm, (settings, spoilt) in arms.items():
             for seed in seeds:
                 run = self.run(*settings, f"seed={seed}", spoilt=spoilt, experiment=experiment)
-                trials.append({"name": run.path.name, "group": arm, "seed": seed, "status": "finished"})
+                trials.append({"name": run.path.name, "group": arm, "arm": arm, "seed": seed, "status": "finished"})
         folder = self.runs / experiment / "sweep"
         folder.mkdir(parents=True)
         write_json(folder / "sweep.json", {"experiment": experiment, "trials": trials})
-        write_json(folder / "plan.json", {"sweep": {"arms": {arm: {} for arm in arms}}})
         return self.runs / experiment
 
 

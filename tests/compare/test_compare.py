@@ -115,7 +115,7 @@ def test_different_ways_of_reading_are_refused_until_one_is_chosen(storage):
     found = compare(["one", "two"], storage.runs, ask(parse="published"))
     assert {test.difference for test in found.tests} == {0.0}
     assert found.as_json()["parse"] == "published"
-    with pytest.raises(SpecError, match="--parse strict: not all runs were read in that way; .*lossless"):
+    with pytest.raises(SpecError, match=r"--parse strict: not all runs were read in that way; .*lossless"):
         compare(["one", "two"], storage.runs, ask(parse="strict"))
 
 
@@ -169,7 +169,7 @@ def test_a_question_that_has_no_answer_is_said(ablation, question, message):
 
 def test_an_arm_is_asked_of_a_run_that_has_none(storage):
     storage.run(experiment="one")
-    with pytest.raises(SpecError, match="--by arm: one/trial-.* is no trial of a sweep"):
+    with pytest.raises(SpecError, match=r"--by arm: one/trial-.* is no trial of a sweep"):
         compare(["one"], storage.runs, ask(by="arm"))
 
 
@@ -185,7 +185,7 @@ def test_a_metric_that_counts_otherwise_now_is_refused(storage):
     run = storage.run(experiment="one", spoilt=0.3)
     told = json.loads(run.metrics.read_text())
     run.metrics.write_text(json.dumps({**told, "ner_f1": told["ner_f1"] + 0.01}))
-    with pytest.raises(DataError, match="ner_f1 is .* in metrics.json, and .* changed since"):
+    with pytest.raises(DataError, match=r"ner_f1 is .* in metrics.json, and .* changed since"):
         compare(["one"], storage.runs, ask())
 
 
