@@ -67,13 +67,13 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare finished runs: figures over seeds, differences with intervals and p-values, on the same test samples."""
+    if markdown + latex + as_json > 1:
+        raise typer.BadParameter("choose one of --json, --markdown and --latex")
     from runner.compare.comparison import DISAGREEMENTS, Question
     from runner.compare.comparison import compare as compare_runs
     from runner.compare.resampling import Resampling
     from runner.compare.tracked import fetch_runs
 
-    if markdown + latex + as_json > 1:
-        raise typer.BadParameter("choose one of --json, --markdown and --latex")
     question = Question(
         by=by,
         baseline=baseline,
@@ -117,9 +117,11 @@ def _print_for_paper(found: Comparison, *, latex: bool, parts: bool) -> None:
 
 
 def _print_tables(found: Comparison, *, parts: bool, samples: bool) -> None:
+    from rich.console import Console
+
     from runner.terminal.compare import comparison_tables
     from runner.terminal.tables import print_tables
 
-    print_tables(comparison_tables(found, parts=parts, samples=samples))
+    print_tables(comparison_tables(found, parts=parts, samples=samples, width=Console().width))
     for each in found.warnings:
         print(f"note: {each}")

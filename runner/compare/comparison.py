@@ -19,6 +19,8 @@ from runner.compare.slices import PartDifference, part_differences
 from runner.compare.statistics import SeedSummary, over_seeds
 from runner.errors import SpecError
 
+MANY_GROUPS = 8
+"""Of more groups, not each is compared with each: that takes minutes, and after the correction little would be left."""
 DISAGREEMENTS = 20
 """So many samples of each pair are listed where nobody says how many."""
 
@@ -30,7 +32,8 @@ class Question:
     Attributes:
         by: A path of the spec, `arm` or `experiment` that runs are grouped by; None: what differs in its seed alone
             is a group.
-        baseline: The value of the group that all others are compared with; None: each is compared with each.
+        baseline: The value of the group that all others are compared with; None: each is compared with each, up to
+            `MANY_GROUPS` groups.
         metrics: Figures, in the order in which they are shown; None: all.
         parse: In which way answers are read; None: that of the runs, which must be one.
         finished: Leave runs out that are not finished, instead of refusing them.
@@ -166,7 +169,7 @@ def compare(names: Sequence[str], storage: Path, question: Question | None = Non
         tests=paired_tests(pairs, measured, how),
         parts=list(part_differences(pairs, measured, how, chosen.runs)),
         disagreements=[each for pair in pairs for each in disagreements(pair, measured, question.samples)],
-        warnings=[*chosen.warnings, *doubts(groups, TASKS if question.mre else question.by)],
+        warnings=[*chosen.warnings, *_untested(groups, pairs), *doubts(groups, TASKS if question.mre else question.by)],
     )
 
 
@@ -177,9 +180,17 @@ def _pairs(runs: Sequence[Run], question: Question) -> tuple[Sequence[Group], Se
         return mre_pairs(runs)
     groups = group_runs(runs, question.by)
     if question.baseline is None:
+        if len(groups) > MANY_GROUPS:
+            return groups, []
         return groups, [Pair(one, other) for one, other in combinations(groups, 2)]
     baseline = find_baseline(groups, question.baseline)
     return groups, [Pair(group, baseline) for group in groups if group is not baseline]
+
+
+def _untested(groups: Sequence[Group], pairs: Sequence[Pair]) -> list[str]:
+    if len(groups) < 2 or pairs:
+        return []
+    return [f"nothing is compared: {len(groups)} groups are too many to set each beside each; name one by --baseline"]
 
 
 def _figures(group: Group, measured: Sequence[Measured], how: Resampling) -> Iterator[tuple[str, GroupFigure]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -9,13 +10,26 @@ from runner.compare import written
 from runner.compare.comparison import Comparison
 from runner.compare.written import figure
 
+WIDE = 120
+"""Columns of a terminal that all columns of the tests have room in."""
+LEFT_OUT = ("a", "b", "p", "effect size", "p of seeds")
+"""Columns of the tests that are left out where there is less."""
 SURE = 0.05
 """Differences whose corrected p-value is no larger are printed in green or red."""
 
 
-def comparison_tables(found: Comparison, *, parts: bool, samples: bool) -> list[Table]:
-    """The groups and the tests; on demand, parts of the test split, and samples one by one."""
-    told = [_table(written.groups_table(found)), _tests(found)] if found.tests else [_groups(found)]
+def comparison_tables(found: Comparison, *, parts: bool, samples: bool, width: int) -> list[Table]:
+    """The groups and the tests; on demand, parts of the test split, and samples one by one.
+
+    Args:
+        found: The comparison.
+        parts: Whether to show them.
+        samples: Whether to list them.
+        width: Of the terminal, in letters: where it is small some columns of the tests are left out.
+    """
+    if len(found.groups) == 1:
+        return [_alone(found)]
+    told = [_table(written.groups_table(found)), *([_tests(found, width)] if found.tests else [])]
     if parts and found.parts:
         told.append(_table(written.parts_table(found)))
     if samples and found.disagreements:
@@ -23,7 +37,7 @@ def comparison_tables(found: Comparison, *, parts: bool, samples: bool) -> list[
     return told
 
 
-def _groups(found: Comparison) -> Table:
+def _alone(found: Comparison) -> Table:
     """One group alone: its figures below one another, with intervals."""
     percent = f"{found.question.resampling.confidence:.0%}"
     table = Table(title=escape(f"{found.groups[0].label}, {found.num_samples:,} samples"), title_justify="left")
@@ -40,13 +54,19 @@ def _span(low: float | None, high: float | None) -> str:
     return written.NONE if low is None or high is None else f"{low:.4f} to {high:.4f}"
 
 
-def _tests(found: Comparison) -> Table:
+def _tests(found: Comparison, width: int) -> Table:
     """The tests, those that are sure after the correction in colour."""
     plain = written.tests_table(found)
-    table = _table(plain)
-    for test, number in zip(found.tests, range(len(plain.rows)), strict=True):
-        if test.p_holm <= SURE:
-            table.rows[number].style = "green" if test.difference > 0 else "red"
+    table = Table(title=escape(plain.title), title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    shown = [place for place, heading in enumerate(plain.headings) if width >= WIDE or heading not in LEFT_OUT]
+    for place in shown:
+        name = place < plain.num_names
+        table.add_column(escape(plain.headings[place]), justify="left" if name else "right", no_wrap=not name)
+    for test, row in zip(found.tests, plain.rows, strict=True):
+        style = ("green" if test.difference > 0 else "red") if test.p_holm <= SURE else ""
+        table.add_row(*(escape(row[place]) for place in shown), style=style)
+    if width < WIDE:
+        table.caption = f"with {WIDE} columns, and in --json, also: {', '.join(LEFT_OUT)}"
     return table
 
 

@@ -94,7 +94,7 @@ def storage(tmp_path):
     return Storage(tmp_path)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ablation(tmp_path_factory):
     """A sweep over tasks: together they are answered better than alone; three seeds."""
     made = Storage(tmp_path_factory.mktemp("ablation"))
