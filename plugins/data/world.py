@@ -65,6 +65,7 @@ class World:
             things = [Thing(label, _new_name(rng, names), Emblem(colour, shape)) for colour in colours]
             self.known += things[:THINGS_PER_LABEL]
             self.new += things[THINGS_PER_LABEL:]
+        self._seed = seed
 
     def draw(self, rng: random.Random, number: int, new_share: float, but: Collection[Thing] = ()) -> list[Thing]:
         """Draw different things, each of them a new one with probability `new_share`."""
@@ -74,11 +75,29 @@ class World:
             drawn.append(rng.choice([thing for thing in pool if thing not in drawn and thing not in but]))
         return drawn
 
+    def told(self, share: float) -> frozenset[Thing]:
+        """Choose the things whose emblem summaries name: the larger share has all of the smaller one.
+
+        Args:
+            share: Of the known things, and of the new ones; of each label alike, as far as their numbers allow.
+        """
+        rng = random.Random(f"told {self._seed}")
+        chosen: list[Thing] = []
+        for half in (self.known, self.new):
+            by_label = [rng.sample(each, len(each)) for each in _by_label(half)]
+            in_turns = [thing for turn in zip(*by_label, strict=True) for thing in rng.sample(turn, len(turn))]
+            chosen += in_turns[: round(share * len(in_turns))]
+        return frozenset(chosen)
+
     @staticmethod
     def tweet(rng: random.Random, things: Sequence[Thing]) -> str:
         """Write a text that names things, in their order."""
         clauses = [rng.choice(_CLAUSES[thing.label]).format(thing.name) for thing in things]
         return f"{rng.choice(_OPENERS)} {' , '.join(clauses)}{rng.choice(_CLOSERS)}"
+
+
+def _by_label(things: Sequence[Thing]) -> list[list[Thing]]:
+    return [[thing for thing in things if thing.label == label] for label in LABELS]
 
 
 def _new_name(rng: random.Random, taken: set[str]) -> str:
