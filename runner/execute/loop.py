@@ -12,9 +12,10 @@ from runner.artifacts import RunDirectory
 from runner.errors import RunnerError, SpecError, StepError
 from runner.events import Event, EventTail
 from runner.execute.conversation import Conversation
-from runner.execute.delivery import Delivery, TrackerFeed, tracker_state
+from runner.execute.delivery import Delivery
 from runner.execute.executor import Executor
 from runner.execute.experiment import Experiment
+from runner.execute.feed import TrackerFeed, tracker_state
 from runner.execute.interrupts import Interrupts
 from runner.execute.listener import LaunchListener
 from runner.execute.live_trial import LiveTrial
@@ -74,6 +75,9 @@ class Loop:
                     time.sleep(POLL_SECONDS)
         except BaseException:
             self._stop_all()
+            feed = self._experiment.sweep_feed
+            if feed is not None and self.delivery.serves(feed):
+                self.delivery.finish(feed, "failed")
             self.delivery.close(lambda: True)
             self._let_go()
             raise
@@ -127,7 +131,6 @@ class Loop:
         executor = self._ready_executor()
         live = LiveTrial(trial, run, feed, held, resumed)
         self._live[trial.name] = live
-        self.delivery.follow(feed)
         try:
             # What the whole experiment lacks was said with the first trial; this one may lack something of its own.
             implement(trial.plan.spec.generator)
@@ -163,10 +166,12 @@ class Loop:
         self._tell(trial, status, metrics, last)
 
     def _feed(self, trial: Trial, run: RunDirectory) -> TrackerFeed:
-        """Make the tracker's feed of a trial; from the first one on the sweep is shown as it goes."""
+        """Let a trial be delivered, and from the first one on the sweep; a tracker that refuses it is raised."""
         feed = self._experiment.feed(trial, run)
-        if self._experiment.sweep_feed is not None:
-            self.delivery.follow(self._experiment.sweep_feed)
+        for each in (self._experiment.sweep_feed, feed):
+            if each is not None:
+                self.delivery.follow(each)
+        self.delivery.await_answer(lambda: self._interrupts.asked)
         return feed
 
     def _ready_executor(self) -> Executor:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from runner.artifacts import LOCK, held, write_json, write_text
 from runner.events import EventLog
-from runner.execute.delivery import STATE_FILE
+from runner.execute.feed import LOCK_FILE, STATE_FILE
 from runner.plan import Plan, Trial, plan_json
+from runner.secrets import without_passwords
 from runner.sweep.point import Point
 
 FOLDER = "sweep"
@@ -50,7 +52,7 @@ class SweepFolder:
     def clear(self) -> None:
         """Remove all that an earlier launch left, but for the lock that is held."""
         for entry in self.path.iterdir():
-            if entry.name != LOCK:
+            if entry.name not in {LOCK, LOCK_FILE}:
                 entry.unlink()
 
     def begin(self, spec_text: str, objective: Mapping[str, Any] | None) -> None:
@@ -65,7 +67,7 @@ class SweepFolder:
         else:
             for left in (self._file, self.events, self.path / STATE_FILE):
                 left.unlink(missing_ok=True)
-        write_text(self.path / "spec.yaml", spec_text)
+        write_text(self.path / "spec.yaml", without_passwords(spec_text))
         write_text(self.path / "plan.json", plan_json(self._plan))
 
     def number(self, trial: Trial) -> int:
@@ -82,6 +84,7 @@ class SweepFolder:
             "fingerprint": trial.plan.fingerprint,
             "parameters": dict(trial.parameters),
             "group": trial.group,
+            "arm": trial.arm,
             "seed": trial.seed,
             "status": status,
             "objective": objective,
@@ -108,6 +111,7 @@ class SweepFolder:
             "experiment": self._plan.spec.name,
             "fingerprint": self._plan.fingerprint,
             "objective": self.objective,
+            "dataset": asdict(self._plan.dataset),
             "trials": self.trials(),
         }
         write_json(self._file, told)
