@@ -141,7 +141,7 @@ def _with_article(emblem: Emblem) -> str:
 
 
 def _samples(options: SyntheticOptions, unfinished: UnfinishedDataset) -> Iterator[tuple[str, Sample]]:
-    world = World(options.seed)
+    world = World(options.seed, options.things)
     rng = random.Random(f"samples {options.seed}")
     maker = _Maker(world, world.told(options.relatedness), rng, unfinished)
     matched = random.Random(f"matched {options.seed}")

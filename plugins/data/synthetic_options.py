@@ -28,6 +28,8 @@ class SyntheticOptions(Options):
     """Another seed gives other names, emblems, texts and pictures."""
     new_names: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the names in the test split that never stand in the training split."""
+    things: Annotated[int, Field(ge=1, le=4), AddedLater()] = 4
+    """Things of each label that training tells of; fewer are learnt sooner."""
     relatedness: Annotated[float, Field(ge=0, le=1), AddedLater()] = 1.0
     """How much the summaries tell about the match: of this share of the things they name the emblem, by which a
     segment is known to show a thing. Of the others they say where in the picture they stand, which tells nothing about

@@ -54,8 +54,13 @@ class World:
     A label has a shape, and each of its things a colour: of a thing that is new, its shape tells the label.
     """
 
-    def __init__(self, seed: int) -> None:
-        """Invent names and hand out emblems."""
+    def __init__(self, seed: int, num_known: int = THINGS_PER_LABEL) -> None:
+        """Invent names and hand out emblems.
+
+        Args:
+            seed: Another one gives other names and emblems.
+            num_known: Things of each label that training tells of, at most `THINGS_PER_LABEL`.
+        """
         rng = random.Random(f"world {seed}")
         names: set[str] = set()
         self.known: list[Thing] = []
@@ -63,7 +68,7 @@ class World:
         for label, shape in zip(LABELS, SHAPES, strict=True):
             colours = rng.sample(list(COLOURS), len(COLOURS))
             things = [Thing(label, _new_name(rng, names), Emblem(colour, shape)) for colour in colours]
-            self.known += things[:THINGS_PER_LABEL]
+            self.known += things[:num_known]
             self.new += things[THINGS_PER_LABEL:]
         self._seed = seed
 

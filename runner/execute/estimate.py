@@ -79,6 +79,7 @@ def _trial(trial: Trial, splits: Splits) -> dict[str, Any]:
         "fingerprint": trial.plan.fingerprint,
         "parameters": dict(trial.parameters),
         "group": trial.group,
+        "arm": trial.arm,
         "steps": extent.steps,
         "trained_tokens": extent.tokens,
     }
