@@ -15,7 +15,7 @@ from PIL import Image
 
 from runner.dataset.crop import Cropped, crop_tweet, store_images
 from runner.dataset.publish import UnfinishedDataset, alone, publishing, write_rows
-from runner.dataset.split import divide, find_leaks, leak_message
+from runner.dataset.split import divide_by, find_leaks, leak_message
 from runner.errors import DataError
 from runner.fingerprint import identity
 from runner.plan import implement
@@ -124,7 +124,7 @@ def _split(
         raise DataError("no sample is left; look at the source's paths and at crop.unusable_images")
     if isinstance(spec.split, Ratios):
         samples = [sample for _, sample in kept]
-        return divide(samples, spec.split.ratios, spec.split.seed, keep_together=spec.split.group_by == "content")
+        return divide_by(spec.split, samples, spec.near_images)
     splits: dict[str, list[Sample]] = {}
     for split, sample in kept:
         splits.setdefault(split, []).append(sample)
@@ -132,7 +132,7 @@ def _split(
 
 
 def _check_leaks(spec: DatasetSpec, splits: Mapping[str, Sequence[Sample]], reporter: Reporter) -> None:
-    leaks = find_leaks(splits)
+    leaks = find_leaks(splits, spec.near_images)
     if leaks and spec.leaks == "warn":
         reporter.warn(leak_message(leaks))
     elif leaks:

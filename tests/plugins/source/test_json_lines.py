@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plugins.source.json_lines import JsonLinesSource
@@ -135,6 +135,7 @@ json_values = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(st.dictionaries(st.sampled_from([*GOOD, "summary", "size"]), json_values, max_size=7), json_values)
 def test_any_json_is_read_or_refused_by_line(tmp_path_factory, changes, other):
     path = tmp_path_factory.mktemp("lines") / "mine.jsonl"
