@@ -14,7 +14,7 @@ from runner.dataset.ledger import Ledger
 from runner.dataset.publish import UnfinishedDataset, publishing, write_rows
 from runner.dataset.review import Reviewed, reviewed
 from runner.dataset.rows import sample_of
-from runner.dataset.split import divide, find_leaks, leak_message
+from runner.dataset.split import divide_by, find_leaks, leak_message
 from runner.dataset.work import WorkFolder
 from runner.errors import DataError
 from runner.files import link_or_copy, rows_of, write_rows_whole
@@ -65,7 +65,9 @@ class Release:
         content = hashlib.sha256()
         for row, _ in self._chosen():
             content.update(canonical_json(row).encode())
-        return fingerprint({"samples": content.hexdigest(), **{name: told[name] for name in ("split", "leaks")}})
+        return fingerprint(
+            {"samples": content.hexdigest(), **{name: told[name] for name in ("split", "leaks", "near_images")}}
+        )
 
     def split(self, key: str, reporter: Reporter) -> Row:
         """Write `WorkFolder.splits`.
@@ -77,7 +79,7 @@ class Release:
             DataError: No sample is left, too few for a split, or the splits leak and the spec refuses that.
         """
         splits = self._divided()
-        _check_leaks(splits, reporter, refuse=self._spec.leaks == "refuse")
+        self._check_leaks(splits, reporter)
         rows = ({"id": sample.id, "split": split} for split, samples in splits.items() for sample in samples)
         digest = write_rows_whole(self._work.splits, rows)
         number = sum(len(samples) for samples in splits.values())
@@ -137,11 +139,21 @@ class Release:
         chosen = self._spec.split
         if isinstance(chosen, Ratios):
             samples = [sample for _, sample in kept]
-            return divide(samples, chosen.ratios, chosen.seed, keep_together=chosen.group_by == "content")
+            return divide_by(chosen, samples, self._spec.near_images)
         splits: dict[str, list[Sample]] = {}
         for split, sample in kept:
             splits.setdefault(split, []).append(sample)
         return splits
+
+    def _check_leaks(self, splits: Mapping[str, Sequence[Sample]], reporter: Reporter) -> None:
+        leaks = find_leaks(splits, self._spec.near_images)
+        if leaks and self._spec.leaks == "refuse":
+            raise DataError(
+                f"{leak_message(leaks)}. Divide by ratios, which keeps what is shared together, or accept them with "
+                "leaks: warn"
+            )
+        if leaks:
+            reporter.warn(leak_message(leaks))
 
     def _placed(self, unfinished: UnfinishedDataset) -> dict[str, list[Sample]]:
         rows = {row["id"]: sample_of(row, unfinished.path) for row, _ in self._chosen()}
@@ -158,17 +170,6 @@ class Release:
                 told = {name: value for name, value in answer.items() if name != "key"}
                 decision = each.decision.decision if each.decision else None
                 yield {"id": each.row["id"], **told, "flags": each.row["flags"], "decision": decision}
-
-
-def _check_leaks(splits: Mapping[str, Sequence[Sample]], reporter: Reporter, *, refuse: bool) -> None:
-    leaks = find_leaks(splits)
-    if leaks and refuse:
-        raise DataError(
-            f"{leak_message(leaks)}. Divide by ratios, which keeps what is shared together, or accept them with "
-            "leaks: warn"
-        )
-    if leaks:
-        reporter.warn(leak_message(leaks))
 
 
 def _pictures(splits: Mapping[str, Sequence[Sample]], root: Path) -> Iterator[str]:

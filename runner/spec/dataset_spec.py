@@ -19,6 +19,8 @@ class Ratios(Options):
     """Another seed is another division."""
     group_by: Literal["content", "none"] = "content"
     """`content` keeps samples that share an image or a text in one split."""
+    stratify: list[Literal["segments", "labels"]] = Field(default=[])
+    """Of what each split is to have its share: of samples with each number of segments, of those with each label."""
 
     @field_validator("ratios")
     @classmethod
@@ -28,6 +30,10 @@ class Ratios(Options):
         if "left_out" in ratios:
             raise ValueError("left_out.jsonl lists what is in no split; name this split otherwise")
         return ratios
+
+
+NearImages = Annotated[int, Field(ge=0, le=16)] | None
+"""In how many bits, of 64, the perceptual hashes of two images may differ for them to count as one."""
 
 
 class CropOptions(Options):
@@ -60,6 +66,9 @@ class DatasetSpec(Specification):
     """The corpus's own splits, or a division by ratios."""
     leaks: Literal["refuse", "warn"] = "refuse"
     """What to do where splits share an id, a text or an image; a division that groups by content has none."""
+    near_images: NearImages = None
+    """Images that look alike count as the same for the division and for leaks: the most bits, of 64, in which their
+    perceptual hashes differ (4 finds other sizes and qualities of a picture); none: only exact copies do."""
     output: FilePath
     """The folder to make."""
 
