@@ -47,14 +47,21 @@ class CropOptions(Options):
 
 
 class DatasetSpec(Specification):
-    """A data set to be built: import, crop, split, publish."""
+    """A data set to be built: import, crop, annotate, review, split, publish."""
 
     name: Name
     """The data set's name."""
     source: Annotated[Section, OfStage("source")]
     """The published corpus."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """At most so many tweets, the first ones with a usable box, to try a spec on a few; none: all."""
     crop: CropOptions = CropOptions()
     """How segments are cut."""
+    annotator: Annotated[Section | None, OfStage("annotator")] = None
+    """Who writes the summary of each image that comes without one; `none`, or left out: nobody."""
+    publish: Literal["accepted", "everything"] | None = None
+    """Whether each sample waits until a reviewer has accepted or edited its summary (`runner review`), or only what a
+    reviewer rejected is left out. None: `accepted` where there is an annotator."""
     split: Literal["official"] | Ratios = Ratios()
     """The corpus's own splits, or a division by ratios."""
     leaks: Literal["refuse", "warn"] = "refuse"
@@ -64,3 +71,8 @@ class DatasetSpec(Specification):
     perceptual hashes differ (4 finds other sizes and qualities of a picture); none: only exact copies do."""
     output: FilePath
     """The folder to make."""
+
+    @property
+    def waits_for_review(self) -> bool:
+        """Whether nothing is published that nobody has accepted."""
+        return self.publish == "accepted" or (self.publish is None and self.annotator is not None)
