@@ -11,7 +11,9 @@ from typing import Any
 
 from filelock import FileLock
 
+from runner.dataset.card import CARD, card
 from runner.dataset.folder import DESCRIPTION, content_fingerprint
+from runner.dataset.rows import row_of
 from runner.dataset.statistics import statistics
 from runner.errors import DataError
 from runner.records import Sample
@@ -37,49 +39,32 @@ class UnfinishedDataset:
         labels: Sequence[str],
         splits: Mapping[str, Sequence[Sample]],
         provenance: Mapping[str, Any],
+        license_: str | None = None,
     ) -> dict[str, Any]:
-        """Write the splits and `dataset.json`, and return what that says.
+        """Write the splits, `dataset.json` and the card, and return what `dataset.json` says.
 
         Args:
             name: The data set's name.
             labels: In their order.
             splits: Samples whose images lie in this folder.
             provenance: How it was made, as plain data.
+            license_: Its identifier; None where none is declared.
         """
         for split, samples in splits.items():
-            write_rows(self.path / f"{split}.jsonl", (self._row(sample) for sample in samples))
+            write_rows(self.path / f"{split}.jsonl", (row_of(sample, self.path) for sample in samples))
         description = {
             "name": name,
             "labels": list(labels),
             "num_samples": {split: len(samples) for split, samples in splits.items()},
+            **({"license": license_} if license_ else {}),
             "fingerprint": content_fingerprint(labels, splits),
             "provenance": dict(provenance),
             "statistics": statistics([sample for samples in splits.values() for sample in samples]),
         }
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         (self.path / DESCRIPTION).write_text(text, encoding="utf-8")
+        (self.path / CARD).write_text(card(description), encoding="utf-8")
         return description
-
-    def _row(self, sample: Sample) -> dict[str, Any]:
-        return {
-            "id": sample.id,
-            "text": sample.text,
-            "image": self._relative(sample.image),
-            "summary": sample.summary,
-            "entities": [{"label": each.label, "text": each.text} for each in sample.entities],
-            "segments": [
-                {
-                    "letter": each.letter,
-                    "image": self._relative(each.image),
-                    "entity": each.entity,
-                    "box": list(each.box),
-                }
-                for each in sample.segments
-            ],
-        }
-
-    def _relative(self, path: Path | None) -> str | None:
-        return None if path is None else path.relative_to(self.path).as_posix()
 
 
 @contextmanager
@@ -104,13 +89,30 @@ def publishing(path: Path) -> Iterator[UnfinishedDataset]:
     Raises:
         DataError: Something else stands at that place.
     """
-    if path.exists() and not (path / DESCRIPTION).is_file():
-        raise DataError(f"{path}: is there already and is no data set; name another place, or remove it")
+    with replacing(path, DESCRIPTION, "is there already and is no data set") as unfinished:
+        yield UnfinishedDataset(unfinished)
+
+
+@contextmanager
+def replacing(path: Path, mark: str, otherwise: str) -> Iterator[Path]:
+    """Make a folder beside its place and move it there at the end, in place of an earlier one of its kind.
+
+    Args:
+        path: Its place.
+        mark: What is in every folder of its kind.
+        otherwise: What to say of something else at that place.
+
+    Raises:
+        DataError: Something else stands there.
+    """
+    if path.exists() and not (path / mark).exists():
+        raise DataError(f"{path}: {otherwise}; name another place, or remove it")
     unfinished, before = (path.with_name(f".{path.name}.{what}") for what in ("unfinished", "before"))
     _put_back(before, path)
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        yield UnfinishedDataset(unfinished)
+        unfinished.mkdir(parents=True)
+        yield unfinished
         if path.exists():
             path.rename(before)
         unfinished.rename(path)
