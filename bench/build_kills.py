@@ -59,11 +59,19 @@ class Drill:
         if self.start(name).wait():
             raise SystemExit((self.folder / f"{name}.txt").read_text()[-3000:])
 
-    def wait_for_words(self, name: str, process: subprocess.Popen[bytes]) -> None:
-        """Wait until a build tells what it found, as it does before it goes on with anything."""
+    def wait_for_work(self, name: str, process: subprocess.Popen[bytes], read: int) -> None:
+        """Wait until a build is where the one before it was: it cuts, or is about to ask.
+
+        Args:
+            name: Of the build.
+            process: It.
+            read: How much builds before it have printed, in bytes.
+        """
         output = self.folder / f"{name}.txt"
-        size = output.stat().st_size
-        while process.poll() is None and output.stat().st_size == size:
+        while process.poll() is None:
+            told = output.read_bytes()[read:]
+            if b"cropping" in told or b"annotate:" in told:
+                return
             time.sleep(0.02)
 
     def content(self, name: str) -> dict[str, str]:
@@ -115,9 +123,11 @@ def _kill_often(each: Drill, name: str, moments: list[float]) -> list[dict[str, 
     """Kill at moments of the undisturbed build's course, as far as a build goes on where the one before it was."""
     told, before = [], 0.0
     for moment in moments:
+        output = each.folder / f"{name}.txt"
+        read = output.stat().st_size if before else 0
         process = each.start(name)
         if before:
-            each.wait_for_words(name, process)
+            each.wait_for_work(name, process, read)
         try:
             process.wait(moment - before)
         except subprocess.TimeoutExpired:
