@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 from filelock import FileLock
 
 from runner.dataset.folder import DESCRIPTION, content_fingerprint
+from runner.dataset.statistics import statistics
 from runner.errors import DataError
 from runner.records import Sample
 
@@ -132,25 +131,3 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def statistics(samples: Sequence[Sample]) -> dict[str, Any]:
-    """The figures of the paper's Table 1, and what there is of entities and segments."""
-    summaries = [sample.summary for sample in samples if sample.summary is not None]
-    return {
-        "summary": {
-            "characters": _spread([len(summary) for summary in summaries]),
-            "words": _spread([len(summary.split()) for summary in summaries]),
-        }
-        if summaries
-        else None,
-        "entities": dict(sorted(Counter(each.label for sample in samples for each in sample.entities).items())),
-        "segments": sum(len(sample.segments) for sample in samples),
-        "segments_per_sample": _spread([len(sample.segments) for sample in samples]),
-    }
-
-
-def _spread(values: Sequence[int]) -> dict[str, float] | None:
-    if not values:
-        return None
-    return {"max": max(values), "min": min(values), "median": median(values), "mean": round(fmean(values), 2)}
