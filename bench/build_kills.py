@@ -110,10 +110,12 @@ def drill(folder: Path, stub: Stub, tweets: int, kills: int, seed: int) -> dict[
         each.finish(name)
         twice = Counter({question: times - 1 for question, times in stub.asked.items()}).total()
         underway = sum(kill["underway"] for kill in found)
-        same = each.content(name) == undisturbed
-        told += [{**kill, "build": name, "same_bytes": same, "asked_twice_in_this_build": twice} for kill in found]
-        right = same and twice <= underway and all(kill["underway"] <= CONCURRENCY for kill in found)
-        print(f"{name}: {len(found)} kills, asked twice {twice}, under way {underway}, same {same}", file=sys.stderr)
+        content = each.content(name)
+        differ = sorted(file for file in content | undisturbed if content.get(file) != undisturbed.get(file))
+        about = {"build": name, "other_files": differ, "asked_twice_in_this_build": twice}
+        told += [{**kill, **about} for kill in found]
+        right = not differ and twice <= underway and all(kill["underway"] <= CONCURRENCY for kill in found)
+        print(f"{name}: {len(found)} kills, {twice} asked twice, {underway} under way, {differ}", file=sys.stderr)
         if not right:
             break
     return {"seconds_undisturbed": round(length, 1), "samples": len(stub.asked), "right": right, "kills": told}

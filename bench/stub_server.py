@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -70,6 +70,11 @@ def serving(delay: float = 0.0) -> Iterator[Stub]:
                 self.wfile.write(told)
             except (BrokenPipeError, ConnectionResetError):
                 return  # The build was killed.
+
+        def handle(self) -> None:
+            """Take it as an end when a build that was killed leaves its connection."""
+            with suppress(ConnectionResetError):
+                super().handle()
 
         def log_message(self, *told: Any) -> None:
             """Nothing is printed."""

@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from runner.dataset.folder import DESCRIPTION, content_fingerprint
+from runner.dataset.rows import row_of
 from runner.dataset.statistics import statistics
 from runner.errors import DataError
 from runner.records import Sample
@@ -47,7 +48,7 @@ class UnfinishedDataset:
             provenance: How it was made, as plain data.
         """
         for split, samples in splits.items():
-            write_rows(self.path / f"{split}.jsonl", (self._row(sample) for sample in samples))
+            write_rows(self.path / f"{split}.jsonl", (row_of(sample, self.path) for sample in samples))
         description = {
             "name": name,
             "labels": list(labels),
@@ -59,27 +60,6 @@ class UnfinishedDataset:
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         (self.path / DESCRIPTION).write_text(text, encoding="utf-8")
         return description
-
-    def _row(self, sample: Sample) -> dict[str, Any]:
-        return {
-            "id": sample.id,
-            "text": sample.text,
-            "image": self._relative(sample.image),
-            "summary": sample.summary,
-            "entities": [{"label": each.label, "text": each.text} for each in sample.entities],
-            "segments": [
-                {
-                    "letter": each.letter,
-                    "image": self._relative(each.image),
-                    "entity": each.entity,
-                    "box": list(each.box),
-                }
-                for each in sample.segments
-            ],
-        }
-
-    def _relative(self, path: Path | None) -> str | None:
-        return None if path is None else path.relative_to(self.path).as_posix()
 
 
 @contextmanager
@@ -104,8 +84,7 @@ def publishing(path: Path) -> Iterator[UnfinishedDataset]:
     Raises:
         DataError: Something else stands at that place.
     """
-    if path.exists() and not (path / DESCRIPTION).is_file():
-        raise DataError(f"{path}: is there already and is no data set; name another place, or remove it")
+    refuse_other(path)
     unfinished, before = (path.with_name(f".{path.name}.{what}") for what in ("unfinished", "before"))
     _put_back(before, path)
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -117,6 +96,12 @@ def publishing(path: Path) -> Iterator[UnfinishedDataset]:
     finally:
         _put_back(before, path)
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def refuse_other(path: Path) -> None:
+    """Raise a DataError where something stands that is no data set, so that nothing else is ever written over."""
+    if path.exists() and not (path / DESCRIPTION).is_file():
+        raise DataError(f"{path}: is there already and is no data set; name another place, or remove it")
 
 
 def _put_back(before: Path, path: Path) -> None:
