@@ -67,7 +67,7 @@ def export_dataset(dataset: Path, target: Path, reporter: Reporter) -> dict[str,
         if not re.fullmatch(SPLIT_FORM, split):
             raise DataError(f"{dataset}: Hugging Face takes no split called {split!r}: letters, digits and _ alone")
     total = sum(len(samples) for samples in splits.values())
-    with alone(target), replacing(target, PARQUET, "is there already and is no export") as unfinished:
+    with alone(target), replacing(target, PARQUET, "export") as unfinished:
         (unfinished / PARQUET).mkdir()
         written = 0
         for split, samples in splits.items():

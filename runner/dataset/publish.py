@@ -89,24 +89,23 @@ def publishing(path: Path) -> Iterator[UnfinishedDataset]:
     Raises:
         DataError: Something else stands at that place.
     """
-    with replacing(path, DESCRIPTION, "is there already and is no data set") as unfinished:
+    with replacing(path) as unfinished:
         yield UnfinishedDataset(unfinished)
 
 
 @contextmanager
-def replacing(path: Path, mark: str, otherwise: str) -> Iterator[Path]:
+def replacing(path: Path, mark: str = DESCRIPTION, what: str = "data set") -> Iterator[Path]:
     """Make a folder beside its place and move it there at the end, in place of an earlier one of its kind.
 
     Args:
         path: Its place.
         mark: What is in every folder of its kind.
-        otherwise: What to say of something else at that place.
+        what: Its kind.
 
     Raises:
         DataError: Something else stands there.
     """
-    if path.exists() and not (path / mark).exists():
-        raise DataError(f"{path}: {otherwise}; name another place, or remove it")
+    refuse_other(path, mark, what)
     unfinished, before = (path.with_name(f".{path.name}.{what}") for what in ("unfinished", "before"))
     _put_back(before, path)
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -119,6 +118,12 @@ def replacing(path: Path, mark: str, otherwise: str) -> Iterator[Path]:
     finally:
         _put_back(before, path)
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def refuse_other(path: Path, mark: str = DESCRIPTION, what: str = "data set") -> None:
+    """Raise a DataError where something of another kind stands, so that nothing else is ever written over."""
+    if path.exists() and not (path / mark).exists():
+        raise DataError(f"{path}: is there already and is no {what}; name another place, or remove it")
 
 
 def _put_back(before: Path, path: Path) -> None:
