@@ -86,7 +86,7 @@ def _origin(description: Mapping[str, Any]) -> list[str]:
         f"Made by mmre-runner from: {provenance['source']}." if provenance.get("source") else "",
         f"Licence: {license_}." if license_ else "No licence is declared: the terms of its sources hold.",
         f"Fingerprint over its content: `{description['fingerprint']}`.",
-        f"```yaml\n{told}```" if provenance else "",
+        f"~~~yaml\n{told}~~~" if provenance else "",
     ]
 
 
