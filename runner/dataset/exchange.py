@@ -14,15 +14,13 @@ from datasets import Features, Image, List, Value, load_dataset
 from huggingface_hub import snapshot_download
 
 from runner.dataset.card import CARD, card
-from runner.dataset.folder import DESCRIPTION, DatasetFolder
+from runner.dataset.folder import DESCRIPTION, PARQUET, DatasetFolder
 from runner.dataset.publish import UnfinishedDataset, alone, publishing, replacing
 from runner.dataset.rows import row_of, sample_of
 from runner.errors import DataError, UnmetError
 from runner.records import Sample
 from runner.stages import Reporter
 
-PARQUET = "data"
-"""The folder of an export's Parquet files; a data-set folder has none of this name."""
 SPLIT_FORM = r"\w+(\.\w+)*"
 """What `datasets` takes as the name of a split."""
 ROWS = 50

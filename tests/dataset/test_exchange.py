@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -167,6 +168,19 @@ def test_nothing_else_is_written_over(folder, heard, tmp_path):
     again = content(export)
     export_dataset(folder, export, heard)
     assert content(export) == again
+
+
+def test_an_export_in_place_of_a_data_set_says_what_makes_one(folder, heard, tmp_path):
+    with pytest.raises(DataError, match=r"train\.jsonl: missing.* this is an export: `runner import"):
+        DatasetFolder(exported(folder, heard, tmp_path)).splits()
+
+
+def test_without_datasets_the_command_says_what_to_install(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "runner.dataset.exchange", None)
+    monkeypatch.delattr("runner.dataset.exchange")
+    done = CliRunner().invoke(app, ["export", str(folder), str(tmp_path / "export")])
+    assert isinstance(done.exception, UnmetError)
+    assert "pip install 'mmre-runner[hub]'" in str(done.exception)
 
 
 def test_a_split_that_hugging_face_does_not_take(folder, heard, tmp_path):
