@@ -34,6 +34,12 @@ def dropped():
     print("waited")
 
 @app.command()
+def terminated():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+    print("waited")
+
+@app.command()
 def cleaning():
     try:
         interrupted(None)
@@ -46,7 +52,9 @@ main()
 
 
 @pytest.mark.timeout(50)
-@pytest.mark.parametrize(("command", "printed"), [("noted", ""), ("dropped", ""), ("cleaning", "cleaned up\n")])
+@pytest.mark.parametrize(
+    ("command", "printed"), [("noted", ""), ("dropped", ""), ("terminated", ""), ("cleaning", "cleaned up\n")]
+)
 def test_ctrl_c_is_heard_wherever_it_falls_and_disturbs_no_cleaning_up(command, printed):
     done = subprocess.run([sys.executable, "-c", COMMAND, command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (130, printed)

@@ -1,4 +1,4 @@
-"""Makes Ctrl-C heard also where Python or a library drops it."""
+"""Makes Ctrl-C heard also where Python or a library drops it, and SIGTERM like it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
+ASKS_TO_STOP = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what Slurm, a container and a machine that is shut down send."""
 AGAIN_SECONDS = 0.5
 """After which an interrupt that nothing came of is raised again."""
 
 
 @contextmanager
 def insistent_interrupts() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` on Ctrl-C, and again as long as it is lost.
+    """Raise `KeyboardInterrupt` on Ctrl-C and on SIGTERM, and again as long as it is lost.
 
     In a callback of a weak reference, of which every import has one, Python only notes an exception; and compiled code
     may drop one. A launch spends its first seconds on imports of such code. Afterwards the command is over, and Ctrl-C
     is ignored: it could only add a traceback to the end of the process.
     """
-    for number in (signal.SIGINT, signal.SIGALRM):
+    for number in (*ASKS_TO_STOP, signal.SIGALRM):
         signal.signal(number, _interrupt)
     hook, sys.unraisablehook = sys.unraisablehook, _note_but_interrupts
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in ASKS_TO_STOP:
+            signal.signal(number, signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = hook
 

@@ -1,4 +1,4 @@
-"""Ctrl-C while trials run: the first asks them to save and stop, the second ends them at once."""
+"""Ctrl-C or SIGTERM while trials run: the first asks them to save and stop, the second ends them at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from types import FrameType
 
 
 class Interrupts:
-    """Counts Ctrl-C from the start of a launch until the process ends.
+    """Counts Ctrl-C, and SIGTERM as one, from the start of a launch until the process ends.
+
+    SIGTERM is how Slurm, a container and a machine that is shut down say that there is some time left.
 
     Nothing is raised, so that no moment is left in which one could end the launch without a word; but where a trial
     runs in this very process, which looks at no count.
@@ -22,7 +24,7 @@ class Interrupts:
         self._raises = False
         if threading.current_thread() is threading.main_thread():
             # An alarm repeats an earlier Ctrl-C that was lost; see `insistent_interrupts` of the command line.
-            for number in (signal.SIGINT, signal.SIGALRM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
                 signal.signal(number, self._count_one)
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from runner.errors import Problem
 from runner.spec.measures import measure_problems
@@ -101,7 +101,7 @@ class ComputeOptions(Options):
     workers: Annotated[int, Field(ge=1)] = 1
     """Processes that train one model together; they must divide the trainer's `batch_size`."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
-    """GPUs of each worker; a fraction lets trials share one."""
+    """GPUs of each worker; a fraction lets trials of one worker share one."""
     cpus_per_worker: Annotated[int, Field(ge=1)] | None = None
     """CPU cores of each worker; none: all the machine's cores, divided by the workers."""
     accelerator: str | None = None
@@ -122,6 +122,16 @@ class ComputeOptions(Options):
     cache: Place | None = None
     """Where trials find what others trained and generated: a folder; or a URI such as `s3://bucket/folder`, which
     storages then share beside the folder that each has of its own. None: `.cache` in the storage."""
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole(cls, gpus: float, info: ValidationInfo) -> float:
+        """A fraction of a GPU is for one worker: two of a trial could meet on the same one, where NCCL fails."""
+        workers = info.data.get("workers", 1)
+        if gpus != int(gpus) and (gpus > 1 or workers > 1):
+            several = f"with {workers} workers " if workers > 1 else "above 1 "
+            raise ValueError(f"{several}each takes whole GPUs, such as {max(1, round(gpus))}")
+        return gpus
 
     def smoke(self) -> Mapping[str, Any]:
         """One worker on the CPU, so that it runs anywhere."""

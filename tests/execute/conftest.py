@@ -188,9 +188,10 @@ class Place:
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with an experiment, a tracker that remembers, and no Ray; Ctrl-C means afterwards what it meant."""
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     yield Place(tmp_path, monkeypatch)
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -110,18 +110,20 @@ def undisturbed(tmp_path_factory, emoji_at):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mode", "moment"),
+    ("mode", "moment", "number"),
     [
-        *(((), moment) for moment in ("train", "generate", 0.2, 2.0)),
-        (("--local",), "train"),
-        (("--set", "compute.workers=2"), "train"),
+        *(((), moment, signal.SIGINT) for moment in ("train", "generate", 0.2, 2.0)),
+        (("--local",), "train", signal.SIGINT),
+        (("--set", "compute.workers=2"), "train", signal.SIGINT),
+        ((), "train", signal.SIGTERM),
     ],
     ids=str,
 )
-def test_ctrl_c_at_any_time_leaves_a_run_that_the_next_launch_resumes(emoji, undisturbed, mode, moment):
+def test_ctrl_c_at_any_time_leaves_a_run_that_the_next_launch_resumes(emoji, undisturbed, mode, moment, number):
     started = emoji.start("launch", "emoji.yaml", *mode)
     _wait(emoji, moment, started)
-    os.killpg(started.pid, signal.SIGINT)
+    # As they come: Ctrl-C to all that the terminal runs, SIGTERM from a scheduler to the command.
+    (os.killpg if number == signal.SIGINT else os.kill)(started.pid, number)
     output, errors = started.communicate(timeout=60)
     # What was nearly done when the signal came may be done before it is heard.
     assert started.returncode == 130 or (moment not in {"train", 0.2} and "(finished)" in output), errors

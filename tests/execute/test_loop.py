@@ -93,15 +93,16 @@ def test_what_a_search_prunes_is_asked_to_stop_and_stays_pruned(place):
     assert without["trial-2"].status == "finished"
 
 
-def press():
-    os.kill(os.getpid(), signal.SIGINT)
+def press(number=signal.SIGINT):
+    os.kill(os.getpid(), number)
 
 
 ENDLESS = [(step, 1.0) for step in range(10_000)]
 
 
-def test_ctrl_c_asks_all_that_run_to_stop_and_begins_nothing_more(place, listener):
-    listener.on_start = lambda: press() if len(listener.started) == 2 else None
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_asks_all_that_run_to_stop_and_begins_nothing_more(place, listener, number):
+    listener.on_start = lambda: press(number) if len(listener.started) == 2 else None
     results, executor, _ = place.launch(FixedTrials(place.trials(1, 2, 3)), {1: ENDLESS, 2: ENDLESS}, listener=listener)
     assert listener.stops == 1
     assert {name for name, _ in listener.started} == {"trial-1", "trial-2"}

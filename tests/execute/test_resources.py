@@ -36,3 +36,14 @@ def test_no_gpu_is_needed_for_a_cpu_run():
 def test_a_worker_is_told_that_its_gpu_is_too_small(given, told):
     lacking = too_small(PAPER, [A100, SMALL], given)
     assert lacking is None if told is None else told in lacking
+
+
+@pytest.mark.parametrize(("workers", "gpus"), [(1, 0.5), (1, 1), (1, 2), (4, 0), (4, 1)])
+def test_a_worker_has_whole_gpus_and_a_lone_one_a_share_of_one(workers, gpus):
+    assert ComputeOptions(workers=workers, gpus_per_worker=gpus).gpus_per_worker == gpus
+
+
+@pytest.mark.parametrize(("workers", "gpus", "instead"), [(2, 0.5, "such as 1"), (1, 1.5, "such as 2")])
+def test_a_share_of_a_gpu_that_nothing_could_be_placed_on_is_refused(workers, gpus, instead):
+    with pytest.raises(ValueError, match=instead):
+        ComputeOptions(workers=workers, gpus_per_worker=gpus)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,7 +38,7 @@ KNOWN_SECONDS = 1.0
 
 
 def connect(address: str | None) -> None:
-    """Join the cluster at an address, or start Ray on this machine.
+    """Join the cluster at an address, or start Ray on this machine; signals mean afterwards what they meant before.
 
     Raises:
         UnmetError: There is no cluster at that address, or it asks for a token that this machine lacks.
@@ -45,6 +47,7 @@ def connect(address: str | None) -> None:
         refuse_silence(address)
         refuse_missing_token()
         refuse_wrong_token(address)
+    heard = signal.getsignal(signal.SIGTERM)
     own: dict[str, Any] = {} if address else {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
         ray.init(
@@ -59,6 +62,10 @@ def connect(address: str | None) -> None:
         if address is None:
             raise UnmetError(f"Ray does not start on this machine: {error}") from error
         raise UnmetError(nobody(address, str(error))) from error
+    finally:
+        # Ray ends a driver on SIGTERM; ours lets its trials save.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, heard)
 
 
 def disconnect() -> None:
