@@ -290,7 +290,7 @@ def test_two_tweets_share_one_picture(corpus, build, painted, colour_at):
 sides = st.integers(-20, 110)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.tuples(st.integers(5, 90), st.integers(5, 90)),
     st.integers(1, 3),
