@@ -1,6 +1,7 @@
 """What the engine asks of a plugin: the options base and one protocol a stage."""
 
 from runner.stages.adapter import Adapter
+from runner.stages.annotator import Annotation, Annotator, Estimate, Tokens
 from runner.stages.data import Data, DatasetInfo, LeftOut, Source, SourceTweet
 from runner.stages.described import Described, descriptions
 from runner.stages.evaluation import DecodingOptions, Generator, GeneratorOptions, Metric, MetricOptions, Weights
@@ -22,11 +23,14 @@ from runner.stages.training import (
 
 __all__ = [
     "Adapter",
+    "Annotation",
+    "Annotator",
     "Counts",
     "Data",
     "DatasetInfo",
     "DecodingOptions",
     "Described",
+    "Estimate",
     "Examiner",
     "Features",
     "FilePath",
@@ -52,6 +56,7 @@ __all__ = [
     "Stage",
     "StopRequestedError",
     "TokenCount",
+    "Tokens",
     "TrackedRun",
     "Tracker",
     "Trainer",

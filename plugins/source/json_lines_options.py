@@ -1,0 +1,32 @@
+"""Options of the source `json_lines`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from runner.stages import FilePath, Options, OutsideFingerprint
+
+LABELS = ("person", "location", "organization", "other")
+
+
+class JsonLinesOptions(Options):
+    """Pictures, texts, entities and boxes of one's own, a line of JSON a sample (docs/datasets.md)."""
+
+    path: Annotated[FilePath, OutsideFingerprint()]
+    """A file, or a folder of `<split>.jsonl`; `split: official` calls each split as its file."""
+    images: Annotated[FilePath | None, OutsideFingerprint()] = None
+    """The folder that the lines' `image` starts from; none: that of the file."""
+    labels: list[Annotated[str, Field(min_length=1)]] = Field(default=list(LABELS), min_length=1)
+    """What entities may be called, in their order; those of the paper unless told otherwise."""
+
+    @field_validator("labels")
+    @classmethod
+    def _can_be_written(cls, labels: list[str]) -> list[str]:
+        for label in labels:
+            if set(label) & set(":;") or label != " ".join(label.split()):
+                raise ValueError(f"the label {label!r} cannot stand in an answer: no colon, semicolon or odd spaces")
+        if len(set(labels)) < len(labels):
+            raise ValueError("a label stands twice")
+        return labels
