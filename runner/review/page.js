@@ -29,6 +29,13 @@ function reviewEdit() {
   field.setSelectionRange(field.value.length, field.value.length);
 }
 
+// The address says what a reload begins with; another sample is looked at from its top.
+function reviewAt(address) {
+  const before = new URLSearchParams(location.search).get("sample");
+  history.replaceState(null, "", address);
+  if (before !== new URLSearchParams(address).get("sample")) scrollTo(0, 0);
+}
+
 function reviewDone(sample) {
   sessionStorage.removeItem(draft(sample));
 }

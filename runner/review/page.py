@@ -18,15 +18,15 @@ LOOK_SECONDS = 1.0
 """How often a page looks whether others have decided something."""
 
 BUTTONS: tuple[tuple[str, str, str, str], ...] = (
-    ("backward", "Back", "←", "flat color=grey"),
-    ("reject", "Reject", "R", "outline color=negative"),
-    ("edit", "Edit", "E", "outline color=primary"),
-    ("accept", "Accept", "A", "unelevated color=positive"),
-    ("forward", "Next", "→", "flat color=grey"),
-    ("undo", "Undo", "U", "flat color=grey"),
-    ("help", "Help", "?", "flat color=grey"),
+    ("backward", "Back", "←", "flat"),
+    ("reject", "Reject", "R", "outline"),
+    ("edit", "Edit", "E", "outline"),
+    ("accept", "Accept", "A", "unelevated"),
+    ("forward", "Next", "→", "flat"),
+    ("undo", "Undo", "U", "flat"),
+    ("help", "Help", "?", "flat"),
 )
-"""Action, words, key and looks of the buttons below."""
+"""Action, words, key and shape of the buttons below."""
 
 HELP: tuple[tuple[str, str], ...] = (
     ("A", "accept the summary as it stands, and go on"),
@@ -70,9 +70,9 @@ class ReviewPage:
             with ui.element("section").classes("read"):
                 self._lay_out_words()
                 self._details = ui.html(sanitize=False)
-        with ui.element("nav").classes("keys") as self._keys:
-            for action, words, key, looks in BUTTONS:
-                _button(action, words, key, looks)
+        with ui.element("nav").classes("keys"):
+            for button in BUTTONS:
+                _button(*button)
         self._help = _help()
         ui.on("review", self._act)
         ui.timer(LOOK_SECONDS, self._look)
@@ -92,8 +92,8 @@ class ReviewPage:
             with ui.element("div") as self._editing:
                 self._editor = ui.textarea().props("outlined autogrow aria-label=Summary").classes("editor")
                 with ui.element("div").classes("editing"):
-                    _button("save", "Save and accept", "Ctrl Enter", "unelevated color=positive")
-                    _button("cancel", "Cancel", "Esc", "flat color=grey")
+                    _button("save", "Save and accept", "Ctrl Enter", "unelevated")
+                    _button("cancel", "Cancel", "Esc", "flat")
             self._editing.set_visibility(False)
 
     def _act(self, event: GenericEventArguments) -> None:
@@ -178,7 +178,7 @@ class ReviewPage:
         self._tell_address()
 
     def _tell_filters(self, states: Mapping[Any, int]) -> None:
-        flags = {ANY_SAMPLE: "any or none", **{flag: f"{flag} ({n:,})" for flag, n in self._review.flags().items()}}
+        flags = {ANY_SAMPLE: "with or without", **{flag: f"{flag} ({n:,})" for flag, n in self._review.flags().items()}}
         if self._review.flags():
             flags[ANY_FLAG] = "any flag"
         self._show.set_options({show: f"{show} ({states[show]:,})" for show in SHOWS}, value=self._session.show)
@@ -188,12 +188,14 @@ class ReviewPage:
         """Keep in the address what a reload begins with."""
         session = self._session
         told = {"reviewer": session.who, "show": session.show, "flag": session.flag, "sample": self._sample}
-        address = json.dumps("?" + urlencode({key: value for key, value in told.items() if value}))
-        ui.run_javascript(f"history.replaceState(null, '', {address})")
+        address = "?" + urlencode({key: value for key, value in told.items() if value})
+        ui.run_javascript(f"reviewAt({json.dumps(address)})")
 
 
-def _button(action: str, words: str, key: str, looks: str) -> None:
-    with ui.button(words).props(f"no-caps {looks}").on("click", js_handler=f"(event) => reviewAct('{action}', event)"):
+def _button(action: str, words: str, key: str, shape: str) -> None:
+    # Without a colour of the library's own, none of which is readable on light and dark alike.
+    button = ui.button(words, color=None).props(f"no-caps {shape}").classes(f"act {action}")
+    with button.on("click", js_handler=f"(event) => reviewAct('{action}', event)"):
         ui.html(f"<kbd>{key}</kbd>", sanitize=False, tag="span")
 
 
@@ -202,7 +204,7 @@ def _help() -> ui.dialog:
         f"<tr><td>{' '.join(f'<kbd>{key}</kbd>' for key in keys.split())}</td><td>{does}</td></tr>"
         for keys, does in HELP
     )
-    with ui.dialog() as dialog, ui.card().classes("help"):
+    with ui.dialog() as dialog, ui.card().classes("key-list"):
         ui.html(f"<table>{rows}</table>", sanitize=False)
         ui.label("Every decision is on the disk before the next sample is shown. Closing the page loses nothing.")
     return dialog

@@ -40,7 +40,7 @@ def sample_pieces(session: Session, url: PictureUrl) -> Pieces:
     """
     written = _template()
     view = _view(session, url)
-    return Pieces(written.picture(view), written.summary(view), written.details(view))
+    return Pieces(*(str(piece(view)) for piece in (written.picture, written.summary, written.details)))
 
 
 def nothing_piece(session: Session, states: Mapping[Show, int], then: str) -> str:

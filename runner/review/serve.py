@@ -72,6 +72,7 @@ def serve_review(review: Review, *, host: str, port: int, who: str, then: str) -
 
     @ui.page("/", title=f"{review.name}: review")
     def page(reviewer: str = "", show: str = "", flag: str = "", sample: str = "") -> None:
+        review.log.catch_up()
         ReviewPage(review, Session(review, reviewer or who, show=show, flag=flag, start=sample), url, then)
 
     if is_loopback(host):
