@@ -1,7 +1,7 @@
 // Keys and clicks become one event, which says what sample they were meant for: what was not shown is never decided.
 const KEYS = {
   a: "accept", e: "edit", r: "reject", u: "undo", n: "undecided", "?": "help",
-  ArrowRight: "forward", j: "forward", ArrowLeft: "backward", k: "backward",
+  b: "boxes", ArrowRight: "forward", j: "forward", ArrowLeft: "backward", k: "backward",
 };
 const MAY_REPEAT = new Set(["forward", "backward"]);
 
@@ -12,6 +12,7 @@ const draft = (sample) => `draft of ${sample}`;
 function reviewAct(action, event) {
   // A button that was clicked gives the keyboard back, so that the space bar does not press it again.
   if (event?.detail) event.currentTarget?.blur?.();
+  if (action === "boxes") return document.body.classList.toggle("without-boxes");
   const { mark, sample } = shown();
   emitEvent("review", { action, mark, sample, text: editor()?.value ?? "" });
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -27,6 +27,11 @@ BUTTONS: tuple[tuple[str, str, str, str], ...] = (
     ("help", "Help", "?", "flat"),
 )
 """Action, words, key and shape of the buttons below."""
+EDITING: tuple[tuple[str, str, str, str], ...] = (
+    ("cancel", "Cancel", "Esc", "flat"),
+    ("save", "Save and accept", "Ctrl Enter", "unelevated"),
+)
+"""What stands in their place while a summary is edited."""
 
 HELP: tuple[tuple[str, str], ...] = (
     ("A", "accept the summary as it stands, and go on"),
@@ -36,6 +41,7 @@ HELP: tuple[tuple[str, str], ...] = (
     ("→ J", "the next sample"),
     ("← K", "the sample before"),
     ("N", "go through what is undecided"),
+    ("B", "hide the boxes on the picture, and show them again"),
     ("?", "this help"),
 )
 
@@ -70,9 +76,8 @@ class ReviewPage:
             with ui.element("section").classes("read"):
                 self._lay_out_words()
                 self._details = ui.html(sanitize=False)
-        with ui.element("nav").classes("keys"):
-            for button in BUTTONS:
-                _button(*button)
+        self._keys, self._editing_keys = _keys(BUTTONS), _keys(EDITING)
+        self._edit(None)
         self._help = _help()
         ui.on("review", self._act)
         ui.timer(LOOK_SECONDS, self._look)
@@ -89,17 +94,12 @@ class ReviewPage:
     def _lay_out_words(self) -> None:
         with ui.element("div").classes("words"):
             self._summary = ui.html(sanitize=False)
-            with ui.element("div") as self._editing:
-                self._editor = ui.textarea().props("outlined autogrow aria-label=Summary").classes("editor")
-                with ui.element("div").classes("editing"):
-                    _button("save", "Save and accept", "Ctrl Enter", "unelevated")
-                    _button("cancel", "Cancel", "Esc", "flat")
-            self._editing.set_visibility(False)
+            self._editor = ui.textarea().props("outlined autogrow aria-label=Summary").classes("editor")
 
     def _act(self, event: GenericEventArguments) -> None:
         """Do what a key or a button asks, if what it was meant for still stands there."""
         told: Mapping[str, Any] = event.args
-        action, is_editing = str(told.get("action")), self._editing.visible
+        action, is_editing = str(told.get("action")), self._editor.visible
         try:
             self._review.log.catch_up()
             if told.get("mark") != self._session.mark:
@@ -120,19 +120,24 @@ class ReviewPage:
         sample = self._sample
         said = self._session.edit(text) if action == "save" else None
         if said is None:
-            self._editing.set_visibility(False)
-            self._summary.set_visibility(True)
+            self._edit(None)
             ui.run_javascript(f"reviewDone({json.dumps(sample)})")
         return said
 
     def _open_editor(self) -> str | None:
         if self._session.current is None:
             return "there is nothing to edit here"
-        self._editor.set_value(self._session.summary or "")
-        self._summary.set_visibility(False)
-        self._editing.set_visibility(True)
+        self._edit(self._session.summary or "")
         ui.run_javascript("setTimeout(reviewEdit)")
         return None
+
+    def _edit(self, text: str | None) -> None:
+        """Put the editor with a text in the place of the summary, and its keys in that of the others; None: back."""
+        self._editor.set_value(text or "")
+        for element in (self._editor, self._editing_keys):
+            element.set_visibility(text is not None)
+        for element in (self._summary, self._keys):
+            element.set_visibility(text is None)
 
     def _show_help(self) -> None:
         self._help.open()
@@ -190,6 +195,13 @@ class ReviewPage:
         told = {"reviewer": session.who, "show": session.show, "flag": session.flag, "sample": self._sample}
         address = "?" + urlencode({key: value for key, value in told.items() if value})
         ui.run_javascript(f"reviewAt({json.dumps(address)})")
+
+
+def _keys(buttons: Sequence[tuple[str, str, str, str]]) -> ui.element:
+    with ui.element("nav").classes("keys") as keys:
+        for button in buttons:
+            _button(*button)
+    return keys
 
 
 def _button(action: str, words: str, key: str, shape: str) -> None:
