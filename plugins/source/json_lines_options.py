@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 from runner.stages import FilePath, Options, OutsideFingerprint
 
 LABELS = ("person", "location", "organization", "other")
+LABEL_FORM = r"^[^\s:;]+(?: [^\s:;]+)*$"
+"""Words with one space between them, no colon and no semicolon: what an answer can hold."""
 
 
 class JsonLinesOptions(Options):
@@ -18,15 +20,12 @@ class JsonLinesOptions(Options):
     """A file, or a folder of `<split>.jsonl`; `split: official` calls each split as its file."""
     images: Annotated[FilePath | None, OutsideFingerprint()] = None
     """The folder that the lines' `image` starts from; none: that of the file."""
-    labels: list[Annotated[str, Field(min_length=1)]] = Field(default=list(LABELS), min_length=1)
+    labels: list[Annotated[str, Field(pattern=LABEL_FORM)]] = Field(default=list(LABELS), min_length=1)
     """What entities may be called, in their order; those of the paper unless told otherwise."""
 
     @field_validator("labels")
     @classmethod
-    def _can_be_written(cls, labels: list[str]) -> list[str]:
-        for label in labels:
-            if set(label) & set(":;") or label != " ".join(label.split()):
-                raise ValueError(f"the label {label!r} cannot stand in an answer: no colon, semicolon or odd spaces")
+    def _distinct(cls, labels: list[str]) -> list[str]:
         if len(set(labels)) < len(labels):
-            raise ValueError("a label stands twice")
+            raise ValueError("a label stands twice; name each once")
         return labels

@@ -61,7 +61,7 @@ class Annotating:
                 answers.add(key, {**about, **_answer(each)})
                 log.add(key, {"when": now(), **each.passing})
                 took += each.tokens
-                reporter.progress(place, number, tokens=took.total)
+                reporter.progress(place, number, thousand_tokens=took.total / 1000)
         return took
 
     def gather(self, key: str) -> Row:

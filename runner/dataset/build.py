@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from runner.dataset.annotating import Annotating
 from runner.dataset.cropping import crop_corpus, crop_key
 from runner.dataset.importing import import_corpus, import_key
-from runner.dataset.publish import alone
+from runner.dataset.publish import alone, refuse_other
 from runner.dataset.release import Release, Standing, standing
 from runner.dataset.work import BuildStage, WorkFolder
 from runner.fingerprint import fingerprint, identity
@@ -96,6 +96,7 @@ def build_dataset(spec: DatasetSpec, listener: Listener, *, dry_run: bool = Fals
         UnmetError: There is no key for the annotator.
     """
     with alone(spec.output):
+        refuse_other(spec.output)
         return _Build(spec, listener).run(dry_run=dry_run)
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 from filelock import FileLock
 
 from runner.dataset.folder import DESCRIPTION, content_fingerprint
+from runner.dataset.rows import row_of
+from runner.dataset.statistics import statistics
 from runner.errors import DataError
 from runner.records import Sample
 
@@ -48,7 +48,7 @@ class UnfinishedDataset:
             provenance: How it was made, as plain data.
         """
         for split, samples in splits.items():
-            write_rows(self.path / f"{split}.jsonl", (self._row(sample) for sample in samples))
+            write_rows(self.path / f"{split}.jsonl", (row_of(sample, self.path) for sample in samples))
         description = {
             "name": name,
             "labels": list(labels),
@@ -60,27 +60,6 @@ class UnfinishedDataset:
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         (self.path / DESCRIPTION).write_text(text, encoding="utf-8")
         return description
-
-    def _row(self, sample: Sample) -> dict[str, Any]:
-        return {
-            "id": sample.id,
-            "text": sample.text,
-            "image": self._relative(sample.image),
-            "summary": sample.summary,
-            "entities": [{"label": each.label, "text": each.text} for each in sample.entities],
-            "segments": [
-                {
-                    "letter": each.letter,
-                    "image": self._relative(each.image),
-                    "entity": each.entity,
-                    "box": list(each.box),
-                }
-                for each in sample.segments
-            ],
-        }
-
-    def _relative(self, path: Path | None) -> str | None:
-        return None if path is None else path.relative_to(self.path).as_posix()
 
 
 @contextmanager
@@ -105,8 +84,7 @@ def publishing(path: Path) -> Iterator[UnfinishedDataset]:
     Raises:
         DataError: Something else stands at that place.
     """
-    if path.exists() and not (path / DESCRIPTION).is_file():
-        raise DataError(f"{path}: is there already and is no data set; name another place, or remove it")
+    refuse_other(path)
     unfinished, before = (path.with_name(f".{path.name}.{what}") for what in ("unfinished", "before"))
     _put_back(before, path)
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -118,6 +96,12 @@ def publishing(path: Path) -> Iterator[UnfinishedDataset]:
     finally:
         _put_back(before, path)
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def refuse_other(path: Path) -> None:
+    """Raise a DataError where something stands that is no data set, so that nothing else is ever written over."""
+    if path.exists() and not (path / DESCRIPTION).is_file():
+        raise DataError(f"{path}: is there already and is no data set; name another place, or remove it")
 
 
 def _put_back(before: Path, path: Path) -> None:
@@ -132,25 +116,3 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def statistics(samples: Sequence[Sample]) -> dict[str, Any]:
-    """The figures of the paper's Table 1, and what there is of entities and segments."""
-    summaries = [sample.summary for sample in samples if sample.summary is not None]
-    return {
-        "summary": {
-            "characters": _spread([len(summary) for summary in summaries]),
-            "words": _spread([len(summary.split()) for summary in summaries]),
-        }
-        if summaries
-        else None,
-        "entities": dict(sorted(Counter(each.label for sample in samples for each in sample.entities).items())),
-        "segments": sum(len(sample.segments) for sample in samples),
-        "segments_per_sample": _spread([len(sample.segments) for sample in samples]),
-    }
-
-
-def _spread(values: Sequence[int]) -> dict[str, float] | None:
-    if not values:
-        return None
-    return {"max": max(values), "min": min(values), "median": median(values), "mean": round(fmean(values), 2)}
