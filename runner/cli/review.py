@@ -13,7 +13,7 @@ import typer
 from runner.cli.app import RUN, Debug, app
 
 if TYPE_CHECKING:
-    from runner.review.session import Review
+    from runner.review.candidates import Review
 
 PORT = 8321
 

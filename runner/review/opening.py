@@ -8,8 +8,8 @@ from runner.dataset.rows import sample_of
 from runner.dataset.work import WorkFolder
 from runner.errors import DataError
 from runner.files import rows_of
+from runner.review.candidates import Candidate, Review
 from runner.review.log import ReviewLog
-from runner.review.session import Candidate, Review
 from runner.spec.dataset_spec import DatasetSpec
 from runner.spec.load import load
 

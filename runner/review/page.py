@@ -11,8 +11,9 @@ from nicegui import ui
 from nicegui.events import GenericEventArguments
 
 from runner.errors import DataError
+from runner.review.candidates import SHOWS, Review
 from runner.review.pieces import PictureUrl, nothing_piece, progress_piece, sample_pieces
-from runner.review.session import ANY_FLAG, ANY_SAMPLE, OVERTAKEN, SHOWS, Review, Session
+from runner.review.session import ANY_FLAG, ANY_SAMPLE, OVERTAKEN, Session
 
 LOOK_SECONDS = 1.0
 """How often a page looks whether others have decided something."""
@@ -167,6 +168,8 @@ class ReviewPage:
         return "" if current is None else current.sample.id
 
     def _refresh(self) -> None:
+        if self._session.current is None:
+            self._session.forward()  # Others may have taken a decision back.
         states = self._review.states()
         self._seen_lines = self._review.log.num_lines
         self._progress.set_content(progress_piece(self._session, states))
@@ -183,8 +186,8 @@ class ReviewPage:
         self._tell_address()
 
     def _tell_filters(self, states: Mapping[Any, int]) -> None:
-        flags = {ANY_SAMPLE: "with or without", **{flag: f"{flag} ({n:,})" for flag, n in self._review.flags().items()}}
-        if self._review.flags():
+        flags = {ANY_SAMPLE: "with or without", **{flag: f"{flag} ({n:,})" for flag, n in self._review.flags.items()}}
+        if self._review.flags:
             flags[ANY_FLAG] = "any flag"
         self._show.set_options({show: f"{show} ({states[show]:,})" for show in SHOWS}, value=self._session.show)
         self._flag.set_options(flags, value=self._session.flag)

@@ -11,7 +11,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from runner.review.session import Candidate, Session, Show
+from runner.review.candidates import Candidate, Show
+from runner.review.session import Session
 
 PRELOADED = 2
 """Samples ahead whose pictures a browser loads while a reviewer looks at this one."""

@@ -14,11 +14,13 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import FileResponse
 
 from runner.errors import UnmetError
+from runner.review.candidates import Candidate, Review
 from runner.review.page import ReviewPage
 from runner.review.pieces import MAIN
-from runner.review.session import Candidate, Review, Session
+from runner.review.session import Session
 
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+"""As browsers say them."""
 GRACE_SECONDS = 2
 """How long pages that are open may hold up the end."""
 
@@ -77,7 +79,7 @@ def serve_review(review: Review, *, host: str, port: int, who: str, then: str) -
 
     if is_loopback(host):
         # A page of a stranger whose name leads here is not answered.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_NAMES))
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_NAMES, host])
     here = files("runner.review")
     ui.add_css(here.joinpath("page.css").read_text(encoding="utf-8"), shared=True)
     ui.add_head_html(f"<script>{here.joinpath('page.js').read_text(encoding='utf-8')}</script>", shared=True)

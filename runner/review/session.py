@@ -2,88 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import chain, islice
-from pathlib import Path
-from typing import Literal, get_args
 
 from runner.dataset.review import Decision, Verdict, now
-from runner.records import Sample
-from runner.review.log import OvertakenError, ReviewLog
-
-Show = Literal["undecided", "accepted", "edited", "rejected", "all"]
-"""Which samples a page goes through, by what was decided about them."""
-SHOWS: tuple[Show, ...] = get_args(Show)
-STATES: Mapping[str, Show] = {"accept": "accepted", "edit": "edited", "reject": "rejected"}
+from runner.review.candidates import SHOWS, Candidate, Review, Show, state_of
+from runner.review.log import OvertakenError
 
 ANY_SAMPLE, ANY_FLAG = "", "any flag"
 """Of the flags: no matter whether there are any; at least one."""
 
 OVERTAKEN = "somebody else decided about this sample just now: look again"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A sample that waits for a reviewer.
-
-    Attributes:
-        sample: With pictures that exist.
-        flags: What is to be looked at, such as `refused`.
-        annotation: Which summary it has: a decision about another one does not hold.
-    """
-
-    sample: Sample
-    flags: tuple[str, ...]
-    annotation: str
-
-
-@dataclass(frozen=True)
-class Review:
-    """A data set under review, which all pages share.
-
-    Attributes:
-        path: The folder of its build.
-        name: Of the data set.
-        pictures: The folder that holds its pictures.
-        candidates: In the order in which they are gone through.
-        log: What was decided.
-    """
-
-    path: Path
-    name: str
-    pictures: Path
-    candidates: Sequence[Candidate]
-    log: ReviewLog
-
-    def standing(self, candidate: Candidate) -> Decision | None:
-        """The decision that holds about a candidate."""
-        return self.log.standing(candidate.sample.id, candidate.annotation)
-
-    def state(self, candidate: Candidate) -> Show:
-        """`undecided`, or what was decided."""
-        return _state(self.standing(candidate))
-
-    def states(self) -> dict[Show, int]:
-        """How many candidates there are of each state; of `all` too."""
-        counted = Counter(self.state(candidate) for candidate in self.candidates)
-        return {show: len(self.candidates) if show == "all" else counted[show] for show in SHOWS}
-
-    def flags(self) -> dict[str, int]:
-        """How many candidates have each flag, the most frequent first."""
-        counted = Counter(flag for candidate in self.candidates for flag in candidate.flags)
-        return dict(counted.most_common())
-
-    def as_json(self) -> dict[str, object]:
-        """How far the review is, as docs/interface.md's `review --json` holds it."""
-        decisions = {show: number for show, number in self.states().items() if show != "all"}
-        return {
-            "path": str(self.path),
-            "num_samples": len(self.candidates),
-            "decisions": decisions,
-            "flags": self.flags(),
-        }
 
 
 class Session:
@@ -108,9 +37,8 @@ class Session:
         """
         self._review, self.who = review, who
         self.show: Show = next((each for each in SHOWS if each == show), "undecided")
-        self.flag = flag if flag in (ANY_FLAG, *review.flags()) else ANY_SAMPLE
-        named = (index for index, each in enumerate(review.candidates) if each.sample.id == start)
-        self.position = next(named, None)
+        self.flag = flag if flag in (ANY_FLAG, *review.flags) else ANY_SAMPLE
+        self.position = self._place(start)
         if self.position is None:
             self.position = next(self._ahead(-1), None)
 
@@ -127,7 +55,7 @@ class Session:
     @property
     def state(self) -> Show:
         """The same as a word."""
-        return _state(self.decision)
+        return state_of(self.decision)
 
     @property
     def summary(self) -> str | None:
@@ -187,8 +115,8 @@ class Session:
             return OVERTAKEN
         if undone is None:
             return f"there is nothing of {self.who} to undo"
-        named = (index for index, each in enumerate(self._review.candidates) if each.sample.id == undone.sample)
-        self.position = next(named, self.position)
+        place = self._place(undone.sample)
+        self.position = self.position if place is None else place
         return None
 
     def _decide_text(self, summary: str) -> str | None:
@@ -218,6 +146,10 @@ class Session:
         if found is not None or self.show == "undecided":
             self.position = found
 
+    def _place(self, name: str) -> int | None:
+        """Where a sample stands; None for one that is no longer there."""
+        return next((index for index, each in enumerate(self._review.candidates) if each.sample.id == name), None)
+
     def _to(self, position: int | None) -> bool:
         if position is not None:
             self.position = position
@@ -233,10 +165,6 @@ class Session:
         candidate = self._review.candidates[index]
         flagged = self.flag == ANY_SAMPLE or self.flag in candidate.flags or (self.flag == ANY_FLAG and candidate.flags)
         return bool(flagged) and self.show in ("all", self._review.state(candidate))
-
-
-def _state(decision: Decision | None) -> Show:
-    return "undecided" if decision is None else STATES[decision.decision]
 
 
 def _characters(text: str) -> str:

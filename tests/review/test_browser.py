@@ -247,6 +247,9 @@ def test_a_finished_review_says_so(served, tab):
     shows(page, "6")
     page.keyboard.press("r")
     expect(page.locator(".picture")).to_contain_text("Every one of the 6 samples is decided.")
+    # Another's undo is seen too.
+    Session(open_review(served.waiting.dataset), "eve").undo()
+    shows(page, "5")
     page.keyboard.press("u")
     shows(page, "6")
 
@@ -273,12 +276,12 @@ def test_only_the_data_sets_pictures_are_served_and_to_this_machine_alone(served
 @pytest.mark.parametrize("width", [375, 1440])
 def test_the_page_fits_its_window_and_does_not_jump(tab, width):
     page = tab(viewport={"width": width, "height": 800})
-    keys = page.locator(".keys").bounding_box()
+    keys = page.locator(".keys:visible").bounding_box()
     text = page.locator(".text").bounding_box()
     for sample in "23":
         page.keyboard.press("ArrowRight")
         shows(page, sample)
-        assert page.locator(".keys").bounding_box() == keys
+        assert page.locator(".keys:visible").bounding_box() == keys
         assert page.locator(".text").bounding_box() == text
     page.keyboard.press("e")
     expect(page.locator(".editor textarea")).to_be_focused()
@@ -291,11 +294,11 @@ def test_thousands_of_samples_open_as_fast_as_a_few(tab, served):
     served.waiting.rows = [{**row, "id": f"{number}", "flags": []} for number in range(5_533)]
     served.waiting.write()
     served.stop()
-    for number in range(0, 5_000, 5):
+    for number in range(0, 5_000, 25):
         decide(served.waiting.work.decisions, Decision(f"{number}", "accept", row["annotation"], None, "eve", now()))
     served.start()
     page = tab()
-    expect(page.locator(".counts")).to_contain_text("1,000 of 5,533 decided")
+    expect(page.locator(".counts")).to_contain_text("200 of 5,533 decided")
     assert page.evaluate("document.querySelectorAll('*').length") < 400
     page.keyboard.press("a")
-    expect(page.locator(".counts")).to_contain_text("1,001 of 5,533 decided")
+    expect(page.locator(".counts")).to_contain_text("201 of 5,533 decided")

@@ -4,7 +4,7 @@ import json
 import multiprocessing
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.dataset.review import Decision, decide, read_decisions
@@ -134,6 +134,7 @@ steps = st.lists(
 )
 
 
+@settings(max_examples=40)
 @given(steps)
 def test_a_log_and_a_build_agree_on_what_stands(tmp_path_factory, taken):
     file = tmp_path_factory.mktemp("log") / "decisions.jsonl"

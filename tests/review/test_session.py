@@ -4,8 +4,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runner.review.candidates import SHOWS
 from runner.review.opening import open_review
-from runner.review.session import ANY_FLAG, OVERTAKEN, SHOWS, Session
+from runner.review.session import ANY_FLAG, OVERTAKEN, Session
 
 
 @pytest.fixture
