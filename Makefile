@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow check schema clean
+.PHONY: demo test test-slow check docs schema clean
 
 demo: $(INSTALLED)
 	$(BIN)/runner launch specs/tiny_mmre.yaml
@@ -24,6 +24,11 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Into site/, which needs no network: `python -m http.server --directory site`, or any web server. Opened from the disk,
+# all but its search works.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 schema: $(INSTALLED)
 	$(BIN)/runner schema -o specs/schema.json
 	$(BIN)/runner schema --dataset -o specs/dataset_schema.json
@@ -36,4 +41,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache site

@@ -1,0 +1,1 @@
+"""A plugin of each stage, for an experiment on captions."""

@@ -1,0 +1,16 @@
+"""Options of the trainer `plain`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from runner.stages import TrainerOptions
+
+
+class PlainOptions(TrainerOptions):
+    """One sample a step in float32, on one worker, without checkpoints."""
+
+    epochs: Annotated[int, Field(gt=0)] = 1
+    """Passes over the training split."""

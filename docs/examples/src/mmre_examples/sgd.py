@@ -1,0 +1,27 @@
+"""An optimizer: what `GroupedOptimizer` shares (groups, freezing, adapters, the manifest) with torch's SGD."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mmre_examples.sgd_options import SgdOptions
+from plugins.optimizer.grouped import GroupedOptimizer
+from plugins.optimizer.schedule import scheduled
+from runner.stages import ScheduledOptimizer
+
+
+class SgdOptimizer(GroupedOptimizer):
+    """The plugin `sgd` of the stage `optimizer`."""
+
+    def __init__(self, options: SgdOptions) -> None:
+        """Take the section's options."""
+        super().__init__(options.groups, options)
+        self._options = options
+
+    def build(self, module: torch.nn.Module, num_steps: int) -> Sequence[ScheduledOptimizer]:
+        """Make the optimizer and its schedule; see `Optimizer.build`."""
+        parameters = [torch_group for group in self.dealt(module) for torch_group in group.torch_groups()]
+        optimizer = torch.optim.SGD(parameters, momentum=self._options.momentum)
+        return [scheduled(optimizer, self._options, num_steps)]

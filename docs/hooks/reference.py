@@ -1,0 +1,95 @@
+"""The spec reference: a page for each section, generated from the schema of the installed plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+from words import Schema, default, variants, within, words
+
+from runner.registry import STAGES
+from runner.spec.dataset_spec import DatasetSpec
+from runner.spec.models import ExperimentSpec, Specification
+from runner.spec.schema import spec_schema
+
+KINDS: tuple[tuple[type[Specification], str, str], ...] = (
+    (ExperimentSpec, "An experiment spec", "experiment"),
+    (DatasetSpec, "A data-set spec", "dataset"),
+)
+
+
+@cache
+def pages() -> dict[str, str]:
+    """Markdown by the page's path: a page for each kind of spec, and one for each of its sections."""
+    made: dict[str, str] = {}
+    for kind, title, folder in KINDS:
+        schema = spec_schema(kind)
+        sections = {name: each for name, each in schema["properties"].items() if _has_page(each, schema)}
+        made[f"reference/{folder}.md"] = _overview(kind, title, folder, schema, sections)
+        for name, section in sections.items():
+            made[f"reference/{folder}-{name}.md"] = _section(name, section, schema)
+    return made
+
+
+def _overview(kind: type[Specification], title: str, folder: str, schema: Schema, sections: dict[str, Schema]) -> str:
+    lines = [f"# {title}", "", (kind.__doc__ or "").strip(), ""]
+    for name, each in schema["properties"].items():
+        if name in sections:
+            lines += [f"## [`{name}`]({folder}-{name}.md)", "", each.get("description", ""), ""]
+        else:
+            lines += list(_option(name, each, schema, required=name in schema["anyOf"][0]["required"], level=2))
+    return "\n".join(lines)
+
+
+def _section(name: str, section: Schema, schema: Schema) -> str:
+    lines = [f"# {name}", "", section.get("description", ""), ""]
+    plugins = _plugins(section, schema)
+    if plugins:
+        stage = next(iter(plugins)).partition(".")[0]
+        if stage in STAGES:
+            lines += [f"A plugin of one's own: [{stage}](../plugins/{stage}.md).", ""]
+        for full_name, options in plugins.items():
+            lines += [f"## {full_name.partition('.')[2]}", "", options.get("description", ""), ""]
+            lines += _options(options, schema, leave_out={"type"})
+        return "\n".join(lines)
+    for model in variants(section, schema):
+        lines += [] if model.get("description") == section.get("description") else [model.get("description", ""), ""]
+        lines += _options(model, schema)
+    return "\n".join(lines)
+
+
+def _options(
+    model: Schema, schema: Schema, prefix: str = "", leave_out: frozenset[str] | set[str] = frozenset()
+) -> list[str]:
+    """Every option of a model, each followed by those inside it, under the path that `--set` takes in the section."""
+    lines: list[str] = []
+    for name, option in model.get("properties", {}).items():
+        if name in leave_out:
+            continue
+        lines += _option(prefix + name, option, schema, required=name in model.get("required", ()))
+        for below, inner in within(option, schema):
+            marker = inner.get("properties", {}).get("type", {}).get("const")
+            if marker is not None:
+                lines += [f"With `{prefix}{name}.type: {marker}`: {inner.get('description', '')}", ""]
+            elif inner.get("description"):
+                lines += [inner["description"], ""]
+            lines += _options(inner, schema, f"{prefix}{name}{below}.", {"type"} if marker is not None else frozenset())
+    return lines
+
+
+def _option(path: str, option: Schema, schema: Schema, *, required: bool, level: int = 3) -> Iterator[str]:
+    told = words(option, schema)
+    worth = "needed" if required else f"default {default(option)}"
+    yield from (f"{'#' * level} `{path}`", "", f"*{told}; {worth}*", "", option.get("description", ""), "")
+
+
+def _plugins(section: Schema, schema: Schema) -> dict[str, Schema]:
+    """The plugins that may stand in a section, by `stage.name`; none where the section is the engine's own."""
+    one = section.get("items", section)
+    one = next((each for each in one.get("anyOf", ()) if "allOf" in each), one)
+    references = [branch["then"]["$ref"].rpartition("/")[2] for branch in one.get("allOf", ())]
+    return {name: schema["$defs"][name] for name in references}
+
+
+def _has_page(section: Schema, schema: Schema) -> bool:
+    return bool(_plugins(section, schema)) or any("properties" in each for each in variants(section, schema))

@@ -1,0 +1,110 @@
+"""The plugins that the documentation shows are installed as anybody's are, and an experiment of them runs."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from runner.registry import STAGES
+from tests.conftest import ROOT, Workplace
+
+EXAMPLES = ROOT / "docs" / "examples"
+COLOURS = ("red", "green", "blue", "yellow", "black", "white", "orange", "purple")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The folder that the examples are installed into, by pip."""
+    target = tmp_path_factory.mktemp("examples")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*install, "--target", target, EXAMPLES], check=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def captions(installed, tmp_path_factory):
+    """A folder with the examples' spec and pictures with captions."""
+    folder = tmp_path_factory.mktemp("captions")
+    shutil.copy(EXAMPLES / "captions.yaml", folder)
+    (folder / "pictures").mkdir()
+    for colour in COLOURS:
+        Image.new("RGB", (40, 30), colour).save(folder / "pictures" / f"{colour}.png")
+        (folder / "pictures" / f"{colour}.txt").write_text(f"A {colour} square.\n")
+    return Workplace(folder, {**os.environ, "PYTHONPATH": str(installed), "COLUMNS": "200"})
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def declared():
+    """Stage and name of each plugin in the examples' pyproject.toml."""
+    groups = tomllib.loads((EXAMPLES / "pyproject.toml").read_text())["project"]["entry-points"]
+    plain = {group.removeprefix("runner."): names for group, names in groups.items() if not group.endswith(".options")}
+    return {(stage, name) for stage, names in plain.items() for name in names}
+
+
+def test_there_is_one_of_each_stage_and_all_are_listed(captions):
+    assert {stage for stage, _ in declared()} == set(STAGES)
+    listed = json.loads(captions.run("plugins", "--json").stdout)
+    found = {(row["stage"], row["name"]) for row in listed if row["distribution"] == "mmre-examples 1.0.0"}
+    assert found == declared()
+
+
+def test_an_experiment_of_them_runs_from_data_to_figures(captions):
+    checked = captions.run("validate", "captions.yaml")
+    assert checked.returncode == 0, checked.stdout
+    done = captions.run("launch", "captions.yaml", "--local", "--json")
+    assert done.returncode == 0, done.stderr
+    [trial] = json.loads(done.stdout)["trials"]
+    assert 0 <= trial["metrics"]["word_overlap"] <= 1
+    run_dir = Path(trial["run_dir"])
+    assert {row["lr"] for row in read_lines(run_dir / "parameters.jsonl")} == {0.05}
+    assert [row["id"] for row in read_lines(run_dir / "predictions.jsonl")] == sorted(COLOURS)[::4]
+    with (run_dir / "figures.csv").open() as file:
+        figures = {(name, step): value for name, step, value, _ in csv.reader(file)}
+    assert sum(name == "train/loss" for name, _ in figures) == 12
+    assert float(figures["word_overlap", ""]) == trial["metrics"]["word_overlap"]
+
+
+def test_their_mistakes_are_told_as_ours_are(captions, tmp_path):
+    (tmp_path / "captions.yaml").write_text((EXAMPLES / "captions.yaml").read_text())
+    wrong = captions.run("validate", tmp_path / "captions.yaml", "--set", "generator.beam=3")
+    assert wrong.returncode == 2
+    assert "did you mean 'beams'?" in wrong.stdout
+    nowhere = captions.run("launch", tmp_path / "captions.yaml", "--local")
+    assert nowhere.returncode == 2
+    assert "no pictures here; data.path names a folder of PNG files" in nowhere.stderr
+
+
+BOXES = """\
+id,text,image,label,entity,left,top,right,bottom
+1,Ada meets Bob,red.png,person,Ada,0,0,20,20
+1,Ada meets Bob,red.png,person,Bob,20,0,40,20
+2,Cleo is in Rome,green.png,person,Cleo,0,0,20,20
+3,What a dog,blue.png,animal,dog,0,0,20,20
+"""
+
+
+def test_the_source_builds_a_data_set(captions):
+    shutil.copy(EXAMPLES / "boxes.yaml", captions.folder)
+    (captions.folder / "boxes.csv").write_text(BOXES)
+    for picture in (captions.folder / "pictures").glob("*.png"):
+        shutil.copy(picture, captions.folder)
+    done = captions.run("build", "boxes.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["num_samples"] == {"train": 1, "test": 1}
+    assert told["left_out"] == {"unknown label": 1}
+    broken = BOXES.replace("20,0,40,20", "20,0,wide,20")
+    (captions.folder / "boxes.csv").write_text(broken)
+    refused = captions.run("build", "boxes.yaml")
+    assert refused.returncode == 2
+    assert "boxes.csv:3: a corner of the box is no whole number" in refused.stderr
