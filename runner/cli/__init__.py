@@ -11,7 +11,21 @@ from runner.cli.app import app
 from runner.cli.interrupts import insistent_interrupts
 from runner.errors import RunnerError
 
-__all__ = ["app", "begin", "build", "cache", "compare", "datasets", "look", "main", "measure", "review", "run", "running", "sync"]
+__all__ = [
+    "app",
+    "begin",
+    "build",
+    "cache",
+    "compare",
+    "datasets",
+    "look",
+    "main",
+    "measure",
+    "review",
+    "run",
+    "running",
+    "sync",
+]
 
 
 def main() -> NoReturn:
