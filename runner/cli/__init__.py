@@ -6,7 +6,7 @@ import sys
 import traceback
 from typing import NoReturn
 
-from runner.cli import begin, run, running, sync, compare, build, review, measure, look, datasets, cache  # isort: skip - the help shows panels in this order
+from runner.cli import begin, run, running, sync, compare, measure, build, review, datasets, look, cache  # isort: skip - the help shows panels in this order
 from runner.cli.app import app
 from runner.cli.interrupts import insistent_interrupts
 from runner.errors import RunnerError

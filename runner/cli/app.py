@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Declarative experiment specs for multimodal information extraction, trained, evaluated and tracked. "
-    "The usual way: init, validate, plan, preview, launch, compare in `ui`.",
+    "The usual way: init, validate, plan, preview, launch, compare.",
 )
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A spec in YAML, or a run's plan.json.")]
@@ -30,7 +30,7 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
-BEGIN, RUN, MEASURE, LOOK = "Begin", "Run", "Measure", "Look"
+BEGIN, RUN, MEASURE, DATA, LOOK = "Begin", "Run", "Measure", "Data sets", "Look"
 
 
 def settle_environment() -> None:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.cli.app import RUN, AsJson, Debug, Overrides, SpecFile, app, open_terminal
+from runner.cli.app import DATA, AsJson, Debug, Overrides, SpecFile, app, open_terminal
 
 if TYPE_CHECKING:
     from runner.dataset.build import Built
 
 
-@app.command(rich_help_panel=RUN)
+@app.command(rich_help_panel=DATA)
 def build(
     spec: SpecFile,
     *,

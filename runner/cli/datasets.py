@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runner.cli.app import LOOK, AsJson, Debug, app, open_terminal, settle_environment
+from runner.cli.app import DATA, AsJson, Debug, app, open_terminal, settle_environment
 
 if TYPE_CHECKING:
     from runner.stages import Reporter
@@ -29,7 +29,7 @@ def _reporter(stage: str) -> Iterator[Reporter]:
         terminal.close()
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=DATA)
 def stats(
     dataset: DatasetFolder,
     *,
@@ -63,7 +63,7 @@ def stats(
         print(f"page: {html}")
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=DATA)
 def export(
     dataset: DatasetFolder,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to make.")],
@@ -82,7 +82,7 @@ def export(
     print(f"to the hub: hf upload NAME {folder} --repo-type dataset")
 
 
-@app.command("import", rich_help_panel=LOOK)
+@app.command("import", rich_help_panel=DATA)
 def import_(
     place: Annotated[str, typer.Argument(metavar="PLACE", help="An export's folder, or its name on the hub.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The data set's folder, to be made.")],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.cli.app import RUN, Debug, app
+from runner.cli.app import DATA, Debug, app
 
 if TYPE_CHECKING:
     from runner.review.candidates import Review
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PORT = 8321
 
 
-@app.command(rich_help_panel=RUN)
+@app.command(rich_help_panel=DATA)
 def review(
     dataset: Annotated[
         Path, typer.Argument(metavar="DATASET", help="A data-set spec whose build waits for review, or its data set.")
