@@ -152,15 +152,15 @@ class _Build:
         split = self._stage(
             "split",
             "samples",
-            release.split_key(),
+            release.split_key(release.choose()),
             lambda key: release.split(key, self._listener.reporter("split")),
         )
         provenance = {"source": imported["name"], "spec": _provenance(self._spec)}
-        key = release.publish_key(dict(split), provenance)
+        key = release.publish_key(split, provenance)
         note = release.published(key)
         self._stages["publish"] = "made" if note is None else "unchanged"
         if note is None:
-            note = release.publish(key, imported["labels"], provenance)
+            note = release.publish(key, list(split["digests"]), imported["labels"], provenance)
         else:
             self._listener.say(f"publish: {self._spec.output} is as it was published")
         reasons = Counter(_kind(row["reason"]) for row in release.left_out())

@@ -59,7 +59,7 @@ class UnfinishedDataset:
             **({"license": license_} if license_ else {}),
             "fingerprint": content_fingerprint(labels, splits),
             "provenance": dict(provenance),
-            "statistics": statistics([sample for samples in splits.values() for sample in samples]),
+            "statistics": statistics(*splits.values()),
         }
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         (self.path / DESCRIPTION).write_text(text, encoding="utf-8")
