@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from huggingface_hub import snapshot_download
 
 from runner.dataset.card import CARD, card
 from runner.dataset.folder import DESCRIPTION, PARQUET, DatasetFolder
-from runner.dataset.parquet import picture_name, rows_of_parquet, write_parquet
+from runner.dataset.parquet import lacks_something, picture_name, rows_of_parquet, write_parquet
 from runner.dataset.publish import UnfinishedDataset, alone, publishing, replacing
 from runner.dataset.rows import sample_of
 from runner.errors import DataError, UnmetError
@@ -41,9 +41,7 @@ def export_dataset(dataset: Path, target: Path, reporter: Reporter) -> dict[str,
     """
     folder = DatasetFolder(dataset.resolve())
     splits = folder.splits()
-    for split in splits:
-        if not re.fullmatch(SPLIT_FORM, split):
-            raise DataError(f"{dataset}: Hugging Face takes no split called {split!r}: letters, digits and _ alone")
+    _check_names(dataset, splits)
     total = sum(len(samples) for samples in splits.values())
     with alone(target), replacing(target, PARQUET, "export") as unfinished:
         (unfinished / PARQUET).mkdir()
@@ -76,6 +74,7 @@ def import_dataset(place: str, target: Path, reporter: Reporter) -> dict[str, An
     """
     source = Path(place).expanduser() if Path(place).expanduser().is_dir() else _downloaded(place)
     described = DatasetFolder(source, with_images=False).description
+    _check_names(source, described["num_samples"])
     if not (source / PARQUET).is_dir():
         raise DataError(f"{source}: holds no {PARQUET}/ with Parquet files; `runner export` writes them")
     if (target / PARQUET).exists():
@@ -97,6 +96,13 @@ def import_dataset(place: str, target: Path, reporter: Reporter) -> dict[str, An
     return description
 
 
+def _check_names(place: Path, splits: Iterable[str]) -> None:
+    """Refuse names of splits that Hugging Face does not take; those of a stranger's export name files here, too."""
+    for split in splits:
+        if not re.fullmatch(SPLIT_FORM, split):
+            raise DataError(f"{place}: Hugging Face takes no split called {split!r}: letters, digits and _ alone")
+
+
 def _downloaded(name: str) -> Path:
     try:
         return Path(snapshot_download(name, repo_type="dataset"))
@@ -108,7 +114,7 @@ def _downloaded(name: str) -> Path:
 def _read(
     source: Path, num_samples: Mapping[str, int], unfinished: UnfinishedDataset, reporter: Reporter
 ) -> Iterator[tuple[str, list[Sample]]]:
-    total, done = sum(num_samples.values()), 0
+    total, done = sum(number for number in num_samples.values() if isinstance(number, int)), 0
     for split in num_samples:
         files = sorted((source / PARQUET).glob(f"{split}-*.parquet"))
         if not files:
@@ -123,6 +129,8 @@ def _read(
 
 def _stored(row: dict[str, Any], root: Path) -> Sample:
     """Write a row's pictures under their names, and make a sample of it."""
+    if lacks_something(row):
+        raise DataError(f"sample {row['id']}: lacks a value where only summary and images may be null")
 
     def name(picture: Mapping[str, Any] | None) -> str | None:
         if picture is None:

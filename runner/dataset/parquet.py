@@ -92,6 +92,14 @@ def rows_of_parquet(file: Path) -> Iterator[dict[str, Any]]:
         raise DataError(f"{file}: is not as `runner export` writes it: {error}") from error
 
 
+def lacks_something(value: Any) -> bool:
+    """Whether a row, or anything in it, is null that may not be: a summary and an image may, but not half of one."""
+    if isinstance(value, dict):
+        told = (each for key, each in value.items() if each is not None or key not in {"summary", "image"})
+        return any(lacks_something(each) for each in told)
+    return any(lacks_something(each) for each in value) if isinstance(value, list) else value is None
+
+
 def picture_name(name: str | None, sample: str) -> str:
     """Check the name of a picture, which is its path in the data set.
 

@@ -123,7 +123,11 @@ BROKEN = {
     "a picture outside": (lambda row: row["image"].update(path="../1.png"), "is in no folder"),
     "a picture anywhere": (lambda row: row["image"].update(path="/etc/passwd"), "is in no folder"),
     "a picture in place of a split": (lambda row: row["image"].update(path="test.jsonl"), "is in no folder"),
-    "no name": (lambda row: row["image"].update(path=None), "is in no folder"),
+    "no name": (lambda row: row["image"].update(path=None), "sample s1: lacks a value"),
+    "no bytes": (lambda row: row["image"].update(bytes=None), "sample s1: lacks a value"),
+    "no text": (lambda row: row.update(text=None), "sample s1: lacks a value"),
+    "no label": (lambda row: row["entities"][0].update(label=None), "sample s1: lacks a value"),
+    "no segments": (lambda row: row.update(segments=None), "sample s1: lacks a value"),
     "one name for two": (lambda row: row["image"].update(path="images/2.png"), "another picture is called"),
     "an unknown label": (lambda row: row["entities"][0].update(label="pet"), "'pet' is none of person, location"),
     "a double id": (lambda row: row.update(id="s2"), "the id 's2' stands in an earlier line"),
@@ -168,6 +172,14 @@ def test_nothing_else_is_written_over(folder, heard, tmp_path):
     again = content(export)
     export_dataset(folder, export, heard)
     assert content(export) == again
+
+
+def test_a_split_that_leads_out_is_refused(folder, heard, tmp_path):
+    export = exported(folder, heard, tmp_path)
+    described = json.loads((export / "dataset.json").read_text())
+    (export / "dataset.json").write_text(json.dumps(described | {"num_samples": {"../../train": 3}}))
+    with pytest.raises(DataError, match=r"takes no split called '\.\./\.\./train'"):
+        import_dataset(str(export), tmp_path / "back", heard)
 
 
 def test_a_picture_that_could_not_come_back_is_refused(folder, heard, tmp_path):
