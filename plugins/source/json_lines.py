@@ -13,6 +13,7 @@ from plugins.source.json_lines_options import JsonLinesOptions
 from runner.dataset.answers import refuse
 from runner.errors import DataError, SpecPath
 from runner.records import Entity, Sample, Segment, segment_letters
+from runner.spec.dataset_spec import RESERVED
 from runner.spec.messages import problems_of
 from runner.spec.tree import Mark, Tree
 from runner.stages import LeftOut, SourceTweet
@@ -97,13 +98,14 @@ class JsonLinesSource:
         refuse(checked.problems)
 
     def _files(self) -> list[Path]:
-        if self._path.is_file():
-            return [self._path]
-        if not self._path.is_dir():
+        if not self._path.exists():
             raise DataError(f"{self._path}: no such file or folder; source.path names JSON lines, or their folder")
-        files = sorted(self._path.glob("*.jsonl"))
+        files = [self._path] if self._path.is_file() else sorted(self._path.glob("*.jsonl"))
         if not files:
             raise DataError(f"{self._path}: holds no <split>.jsonl, such as train.jsonl")
+        for file in files:
+            if file.stem in RESERVED:
+                raise DataError(f"{file}: {file.stem!r} is no name for a split; call it otherwise, such as train.jsonl")
         return files
 
 
