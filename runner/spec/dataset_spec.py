@@ -31,7 +31,7 @@ class Ratios(Options):
         if not {"train", "test"} <= set(ratios):
             raise ValueError("name at least train and test, such as {train: 0.7, test: 0.3}")
         for taken in RESERVED & set(ratios):
-            raise ValueError(f"{taken}.jsonl is no split in a data set; name this one otherwise")
+            raise ValueError(f"{taken}.jsonl is no split in a data set; name this split otherwise")
         return ratios
 
 
