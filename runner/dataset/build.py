@@ -95,7 +95,7 @@ def build_dataset(spec: DatasetSpec, listener: Listener, *, dry_run: bool = Fals
         StepError: Annotating failed, or its budget is spent.
         UnmetError: There is no key for the annotator.
     """
-    with alone(spec.output):
+    with alone(spec.output, lambda: listener.say(f"waiting for another build of {spec.output}")):
         refuse_other(spec.output)
         return _Build(spec, listener).run(dry_run=dry_run)
 
@@ -178,7 +178,7 @@ class _Build:
 
 def _estimated(number: int, estimate: Estimate) -> str:
     tokens = estimate.tokens
-    price = "" if estimate.cost is None else f", which cost {estimate.cost:,.2f}"
+    price = "" if estimate.cost is None else f", {estimate.cost:,.2f} by annotator.prices"
     limit = "" if estimate.budget is None else f"; the budget is {estimate.budget:,} in all"
     return (
         f"annotate: {number:,} images to ask about, some {tokens.input:,} tokens of questions and at most "
