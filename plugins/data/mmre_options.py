@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from runner.spec.dataset_spec import NearImages, Ratios
-from runner.stages import FilePath, Options, OutsideFingerprint
+from runner.stages import AddedLater, FilePath, Options, OutsideFingerprint
 
 
 class MmreOptions(Options):
@@ -20,7 +20,7 @@ class MmreOptions(Options):
     """The data set's own splits, or a division by ratios."""
     leaks: Literal["refuse", "warn"] = "refuse"
     """What to do where splits share an id, a text or an image."""
-    near_images: NearImages = None
+    near_images: Annotated[NearImages, AddedLater()] = None
     """Images that look alike count as the same: the most bits, of 64, in which their perceptual hashes differ; none:
     only exact copies do. All images are then looked at whenever the data are read."""
     limit: Annotated[int, Field(ge=1)] | None = None
