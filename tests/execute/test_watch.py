@@ -204,6 +204,21 @@ def test_a_run_that_is_another_one_in_the_tracker_is_told_everything_again(log, 
     assert other.told == values(1, 2)
 
 
+def test_a_run_that_moves_to_another_tracker_is_told_everything_there(log, feed_of):
+    log.metrics(1, {"loss": 1})
+    first = TrackerFeed(Recorder, feed_of(None)._run, store="sqlite:///here.db")
+    first.finish("finished", {})
+    first.release()
+    other = Recorder()
+    moved = TrackerFeed(lambda: other, first._run, store="http://group:5000")
+    assert moved.lacks("finished")
+    moved.finish("finished", {})
+    moved.release()
+    assert other.told == values(1)
+    assert not TrackerFeed(lambda: other, first._run, store="http://group:5000").lacks("finished")
+    assert TrackerFeed(lambda: other, first._run, store="sqlite:///here.db").lacks("finished")
+
+
 def test_a_watch_tells_old_events_from_new_ones_and_reads_the_rest_when_it_leaves(tmp_path, log):
     log.metrics(1, {"loss": 1})
     seen, looks = [], []

@@ -188,3 +188,18 @@ def test_two_sweeps_into_one_database_at_once_lose_and_double_nothing(emoji_at, 
             assert sorted((key, each.step) for key, values in kept.items() for each in values) == told_by(folder)
             names = [path for path, _ in artifacts(client, run.info.run_id, place.folder)]
             assert len(names) == len(set(names)) and "predictions.json" in names
+
+
+def test_a_password_in_the_address_is_used_and_is_found_nowhere(server, emoji):
+    uri = server.uri.replace("://", "://ann:s3cret-word@")
+    spec = emoji.folder / "emoji.yaml"
+    spec.write_text(spec.read_text().replace("{type: mlflow}", f'{{type: mlflow, uri: "{uri}"}}'))
+    done = emoji.run("launch", "emoji.yaml", *SHORT)
+    assert done.returncode == 0, done.stderr
+    assert "s3cret" not in done.stdout + done.stderr
+    places = [emoji.folder / "runs", server.folder]
+    files = [file for place in places for file in place.rglob("*") if file.is_file()]
+    assert {"plan.json", "spec.yaml", "record.json", "tracker.json", "server.db"} <= {file.name for file in files}
+    assert not [file for file in files if b"s3cret" in file.read_bytes()]
+    again = emoji.run("launch", trial_of(emoji) / "plan.json")
+    assert again.returncode == 0 and "finished already" in again.stderr
