@@ -1,4 +1,4 @@
-"""A sample of wrong answers is kept with what was shown; what is right is not in it, and a bad picture stops nothing."""
+"""A sample of wrong answers is kept with what was shown; what is right is not in it; a bad picture stops nothing."""
 
 import json
 from pathlib import Path
