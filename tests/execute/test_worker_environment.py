@@ -28,4 +28,4 @@ def test_a_fork_server_is_started_without_the_keys_to_the_tracker(monkeypatch, w
         server.wait(30)
     assert "OMP_NUM_THREADS=2" in told and "HF_TOKEN=secret" in told
     assert "MLFLOW_TRACKING" not in told and "PGPASSWORD" not in told
-    assert ("AWS_SECRET_KEY" in told) == with_cloud
+    assert ("AWS_SECRET_ACCESS_KEY" in told) == with_cloud
