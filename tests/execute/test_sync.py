@@ -60,7 +60,7 @@ def test_one_trial_alone_can_be_named(left):
 def test_a_driver_that_was_killed_leaves_interrupted_runs_also_such_as_no_tracker_ever_saw(left):
     folder = left.folder / "runs" / "many" / "trial-1"
     RunDirectory(folder).update_record(status="running", steps={})
-    (folder / "tracker.json").unlink()
+    (folder / "tracker.json").unlink(missing_ok=True)
     file = left.folder / "runs" / "many" / "sweep" / "sweep.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "status": "running"}))
     runs, _ = sync(left)
@@ -110,3 +110,16 @@ def test_a_plan_that_cannot_be_read_is_told_and_stops_nothing_else(left):
     runs, _ = sync(left)
     assert "plan.json cannot be read" in runs["trial-1"].error
     assert runs["trial-2"].delivered
+
+
+def test_a_sweep_that_cannot_be_read_keeps_its_trials_from_nothing(left):
+    (left.folder / "runs" / "many" / "sweep" / "plan.json").write_text("{}")
+    runs, _ = sync(left)
+    assert runs["sweep"].error and runs["trial-1"].delivered and runs["trial-2"].delivered
+
+
+def test_a_launch_elsewhere_is_believed_and_where_its_note_lies_is_said(left):
+    note = left.folder / "runs" / "many" / ".launch-elsewhere-7.json"
+    note.write_text(json.dumps({"host": "elsewhere", "pid": 7, "born": 0, "started": "", "job": None}))
+    runs, syncing = sync(left)
+    assert runs == {} and str(note) in syncing.refused["many"]
