@@ -75,6 +75,7 @@ class RunDirectory:
         self.unfinished_predictions = path / ".predictions.jsonl"
         self.scores = path / "scores.jsonl"
         self.metrics = path / "metrics.json"
+        self.mistakes = path / "mistakes"
         self.parameters = path / "parameters.jsonl"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from runner.errors import UnmetError
+from runner.secrets import without_passwords
 
 ARTIFACTS = "mlartifacts"
 """The folder of artifacts, in the folder of all runs, where no server keeps them."""
@@ -39,7 +39,7 @@ class Store:
         self._storage = storage.resolve()
         self.uri = uri or f"sqlite:///{self._storage / 'mlflow.db'}"
         self.is_server = self.uri.startswith(("http://", "https://", "databricks"))
-        self._shown = _without_password(self.uri)
+        self._shown = without_passwords(self.uri)
         _quieten(self.uri)
         with self.explained(), self.locked():
             if self.uri.startswith("sqlite") and (file := _sqlite_file(self.uri)):
@@ -60,7 +60,7 @@ class Store:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             advice = "start it, or name" if self.is_server else "name"
             raise UnmetError(
-                f"the tracker's store {self._shown} cannot be opened: {_without_password(lines[0])[:300]}; "
+                f"the tracker's store {self._shown} cannot be opened: {without_passwords(lines[0])[:300]}; "
                 f"{advice} another one under tracker.uri"
             ) from error
 
@@ -106,10 +106,6 @@ class Store:
             *("--artifacts-destination", (self._storage / ARTIFACTS).as_uri()),
             *("--host", host, "--port", str(port), "--workers", "1"),
         )
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"(://[^\s:/@]*):[^\s@/]*@", r"\1:***@", text)
 
 
 def _quieten(uri: str) -> None:

@@ -70,7 +70,8 @@ class TrackerFeed:
             tracker = self._make_tracker()
             run = replace(self._run, known_as=self.run_id)
             if self._parent is not None:
-                self._parent.open()
+                if self._parent.run_id is None:
+                    self._parent.open()
                 run = replace(run, parent=self._parent.run_id)
             run_id = tracker.start(run)
             if run_id != self.run_id:

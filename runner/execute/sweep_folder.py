@@ -14,10 +14,13 @@ from runner.events import EventLog
 from runner.execute.feed import LOCK_FILE, STATE_FILE
 from runner.plan import Plan, Trial, plan_json
 from runner.secrets import without_passwords
+from runner.steps.outcome import Status
 from runner.sweep.point import Point
 
 FOLDER = "sweep"
 """Its name; trials' names begin otherwise."""
+SWEEP_FILE = "sweep.json"
+"""In it: the trials with their values."""
 SEED = "seed"
 """The parameter in which repetitions of a point differ."""
 OBJECTIVE = "objective"
@@ -38,10 +41,11 @@ class SweepFolder:
         """Name the folder; it need not exist yet."""
         self.path = path
         self.events = path / "events.jsonl"
-        self._plan, self._file = plan, path / "sweep.json"
+        self._plan, self._file = plan, path / SWEEP_FILE
         self.objective: Mapping[str, Any] | None = None
         self.changed = False
         self._trials: dict[str, dict[str, Any]] = {}
+        self._status = "running"
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -95,6 +99,11 @@ class SweepFolder:
             self.changed = True
         self._write()
 
+    def end(self, status: Status) -> None:
+        """Write down how the launch of the sweep ended."""
+        self._status = status
+        self._write()
+
     def trials(self) -> list[dict[str, Any]]:
         """The trials so far, by number, as `sweep.json` holds them."""
         return sorted(self._trials.values(), key=lambda trial: int(trial["number"]))
@@ -111,6 +120,7 @@ class SweepFolder:
             "experiment": self._plan.spec.name,
             "fingerprint": self._plan.fingerprint,
             "objective": self.objective,
+            "status": self._status,
             "dataset": asdict(self._plan.dataset),
             "trials": self.trials(),
         }

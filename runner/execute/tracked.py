@@ -9,12 +9,10 @@ from typing import Any
 
 from runner.artifacts import RunDirectory
 from runner.errors import DataError
+from runner.execute.sweep_folder import FOLDER, SWEEP_FILE
 from runner.plan import flatten, read_plan, settings
 from runner.spec.models import ExperimentSpec
 from runner.stages import DatasetInfo, TrackedRun
-
-SWEEP_FILE = "sweep.json"
-"""In the folder of a sweep: its trials with their values."""
 
 
 def tracked_trial(spec: ExperimentSpec, dataset: DatasetInfo, run: RunDirectory, tags: Mapping[str, str]) -> TrackedRun:
@@ -53,7 +51,8 @@ def found_trial(run: RunDirectory) -> tuple[ExperimentSpec, TrackedRun]:
         DataError: It holds no plan that this version can read.
     """
     spec = _plan(run.plan)
-    entry = sweep_entries(run.path.parent / "sweep").get(run.path.name, {})
+    swept = sweep_as_told(run.path.parent / FOLDER).get("trials", ())
+    entry: dict[str, Any] = next((trial for trial in swept if trial["name"] == run.path.name), {})
     names = {"group": "group", "arm": "arm", "number": "trial"}
     tags = {tag: str(entry[name]) for name, tag in names.items() if entry.get(name) not in (None, "")}
     return spec, tracked_trial(spec, _dataset(run.read_record().get("dataset"), spec), run, tags)
@@ -62,22 +61,18 @@ def found_trial(run: RunDirectory) -> tuple[ExperimentSpec, TrackedRun]:
 def found_sweep(folder: Path) -> tuple[ExperimentSpec, TrackedRun]:
     """Read the folder of a sweep; see `found_trial`."""
     spec = _plan(folder / "plan.json")
-    return spec, tracked_sweep(spec, _dataset(_sweep(folder).get("dataset"), spec), folder)
+    return spec, tracked_sweep(spec, _dataset(sweep_as_told(folder).get("dataset"), spec), folder)
 
 
-def sweep_entries(folder: Path) -> dict[str, dict[str, Any]]:
-    """The trials that `sweep.json` in a folder lists, by name; none where nothing is swept."""
-    return {trial["name"]: trial for trial in _sweep(folder).get("trials", ())}
+def sweep_as_told(folder: Path) -> dict[str, Any]:
+    """What `sweep.json` in a folder says; nothing where nothing is swept."""
+    file = folder / SWEEP_FILE
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 
 def parameters_of(spec: ExperimentSpec) -> dict[str, Any]:
     """A plan as dotted paths. The tracker's own section says nothing of the run, and its URI may hold a password."""
     return dict(flatten({name: value for name, value in spec.as_json().items() if name != "tracker"}))
-
-
-def _sweep(folder: Path) -> dict[str, Any]:
-    file = folder / SWEEP_FILE
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 
 def _plan(file: Path) -> ExperimentSpec:
