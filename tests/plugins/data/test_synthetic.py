@@ -279,6 +279,13 @@ def test_data_made_before_there_was_a_dial_stay_what_they_were(tmp_path, recorde
     assert info.fingerprint == "1c752811bfc6e94fe53b3e4ee8f05a887f44685414623fede4bc23ea2a63e3ec"
 
 
+def test_a_smaller_world_has_some_of_the_larger_ones_things(tmp_path, recorder):
+    assert set(World(3, 2).known) < set(World(3).known)
+    assert World(3, 2).new == World(3).new
+    samples, _ = make(tmp_path, recorder(), train=60, test=10, things=2)
+    assert len(names(everything(samples))) == 2 * len(LABELS)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_world(seed):
     world = World(seed)
