@@ -32,7 +32,7 @@ def effect(setting: float, seeds: Sequence[int], storage: Path, *overrides: str)
 
     Returns:
         `setting`, `joint` and `alone` (means over seeds), `difference` with `low` and `high` (95 % of resampled test
-        samples) and `p_value`, and each seed's figures.
+        samples) and `p_value`, `seed_low` and `seed_high` (95 % over seeds), and each seed's figures.
     """
     name = f"mre_dial_{round(100 * setting):03}"
     told = (f"name={name}", f"data.relatedness={setting}", f"sweep.seeds={list(seeds)}", f"compute.storage={storage}")
@@ -49,6 +49,8 @@ def effect(setting: float, seeds: Sequence[int], storage: Path, *overrides: str)
         "low": test.low,
         "high": test.high,
         "p_value": test.p_value,
+        "seed_low": test.seeds and test.seeds.low,
+        "seed_high": test.seeds and test.seeds.high,
         "seeds": {arm: list(rows[FIGURE]) for arm, rows in frame.groupby("arm")},
     }
 
