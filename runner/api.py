@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,14 @@ from runner.spec.models import ExperimentSpec
 if TYPE_CHECKING:
     import pandas
 
+    from runner.compare.comparison import Comparison
     from runner.events import Event
     from runner.execute.executor import Executor
     from runner.execute.experiment import Experiment
     from runner.execute.results import LaunchResult, TrialResult
     from runner.plan import Trial
 
-__all__ = ["launch", "load_spec", "plan", "results"]
+__all__ = ["compare", "launch", "load_spec", "plan", "results"]
 
 Spec = LoadedSpec[ExperimentSpec]
 """A checked spec, which knows where each of its values was written."""
@@ -118,6 +119,46 @@ def results(*names: str, storage: str | Path = "runs") -> pandas.DataFrame:
     from runner.execute.table import rows
 
     return pandas.DataFrame(rows(names, Path(storage)))
+
+
+def compare(
+    name: str,
+    *names: str,
+    storage: str | Path = "runs",
+    by: str | None = None,
+    baseline: str | None = None,
+    metrics: Sequence[str] | None = None,
+    mre: bool = False,
+    confidence: float = 0.95,
+) -> Comparison:
+    """Compare finished runs on the test samples that they share, as `runner compare` does.
+
+    Args:
+        name: An experiment or a trial, as in `results`.
+        names: Others.
+        storage: The folder of all runs.
+        by: A path of the spec, `arm` or `experiment` to group by; None: what differs in its seed alone is a group.
+        baseline: The value of the group that all others are compared with; None: each with each.
+        metrics: Figures to compare, such as `ner_f1`; None: all.
+        mre: Compare what was trained on all tasks with each task alone, and with all but one.
+        confidence: Of the intervals.
+
+    Returns:
+        `figures` of the `groups`, `tests` of their differences with intervals and p-values, `warnings`; `as_json()` is
+        what `runner compare --json` prints.
+
+    Raises:
+        SpecError: Nothing is found, something is not finished, test samples or ways of reading answers differ, or a
+            group or figure is named that there is not.
+        DataError: A file of a run is missing or broken.
+        PluginError: A metric of the runs is not installed.
+    """
+    from runner.compare.comparison import Question
+    from runner.compare.comparison import compare as compare_runs
+    from runner.compare.resampling import Resampling
+
+    how = Resampling(confidence=confidence)
+    return compare_runs([name, *names], Path(storage), Question(by, baseline, metrics, mre=mre, resampling=how))
 
 
 def _experiment(spec: Spec, *, smoke: bool, elsewhere: bool) -> Experiment:

@@ -75,6 +75,15 @@ def test_what_is_finished_is_reported_and_nothing_is_printed(notebook, capsys, c
     assert [record.getMessage().split()[-1] for record in caplog.records] == ["finished"] * 4
 
 
+def test_groups_are_compared_over_seeds_and_samples(notebook):
+    told = api.compare("answers", by="arm", baseline="silent", metrics=["ner_f1"])
+    frame = api.results("answers")
+    means = frame.groupby("arm")["ner_f1"].mean()
+    assert [group.value for group in told.groups] == ["silent", "wordy"]
+    [test] = told.tests
+    assert test.difference == pytest.approx(means["wordy"] - means["silent"])
+
+
 def test_a_trial_that_is_not_finished_has_no_figures(notebook, tmp_path):
     run = tmp_path / "answers" / "trial-0"
     run.mkdir(parents=True)
