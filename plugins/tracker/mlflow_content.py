@@ -35,7 +35,7 @@ def fitted_key(name: str) -> str:
     # It reads names as paths, which must be in their simplest form.
     parts = [part for part in allowed.split("/") if part not in ("", ".", "..")]
     fitted = "/".join(parts)
-    if fitted == name and len(name) <= MAX_ENTITY_KEY_LENGTH:
+    if fitted == name and 0 < len(name) <= MAX_ENTITY_KEY_LENGTH:
         return name
     mark = hashlib.sha256(name.encode("utf-8", errors="backslashreplace")).hexdigest()[:6]
     return f"{fitted[: MAX_ENTITY_KEY_LENGTH - 7].rstrip('/') or '_'}-{mark}"

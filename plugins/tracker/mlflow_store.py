@@ -8,6 +8,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
@@ -37,7 +38,7 @@ class Store:
             UnmetError: It cannot be opened.
         """
         self._storage = storage.resolve()
-        self.uri = uri or f"sqlite:///{self._storage / 'mlflow.db'}"
+        self.uri = _with_driver(uri or f"sqlite:///{self._storage / 'mlflow.db'}")
         self.is_server = self.uri.startswith(("http://", "https://", "databricks"))
         self._shown = without_passwords(self.uri)
         _quieten(self.uri)
@@ -59,6 +60,8 @@ class Store:
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             advice = "start it, or name" if self.is_server else "name"
+            if isinstance(error, ImportError):
+                advice = "install its driver (for PostgreSQL: pip install 'mmre-runner[postgresql]'), or name"
             raise UnmetError(
                 f"the tracker's store {self._shown} cannot be opened: {without_passwords(lines[0])[:300]}; "
                 f"{advice} another one under tracker.uri"
@@ -106,6 +109,14 @@ class Store:
             *("--artifacts-destination", (self._storage / ARTIFACTS).as_uri()),
             *("--host", host, "--port", str(port), "--workers", "1"),
         )
+
+
+def _with_driver(uri: str) -> str:
+    """Name the driver of PostgreSQL that is installed: SQLAlchemy takes the newer one, MLflow recommends the older."""
+    scheme = "postgresql://"
+    if uri.startswith(scheme) and find_spec("psycopg") is None and find_spec("psycopg2") is not None:
+        return f"postgresql+psycopg2://{uri.removeprefix(scheme)}"
+    return uri
 
 
 def _quieten(uri: str) -> None:

@@ -35,7 +35,7 @@ def keep_mistakes(context: TrialContext, outputs: Mapping[str, str], references:
     shutil.rmtree(folder, ignore_errors=True)
     rows: list[dict[str, Any]] = []
     for name in [name for name in wrong if name in drawn]:
-        row = {"text": samples[name].text, "output": outputs[name], **_sides(read[name], references[name])}
+        row = {"text": samples[name].text, **_sides(read[name], references[name]), "output": outputs[name]}
         picture = _strip(samples[name])
         file = folder / f"{len(rows) + 1}.jpg"
         if picture is not None:
@@ -57,12 +57,14 @@ def is_wrong(prediction: Prediction, right: Answer) -> bool:
 def _sides(prediction: Prediction, right: Answer) -> dict[str, Any]:
     """What was read and what is right, side by side, as text."""
     read = prediction.answer
-    told: dict[str, Any] = {"parse": prediction.ending, "notes": "; ".join(prediction.notes)}
+    told: dict[str, Any] = {}
     if right.pairs is not None:
         told |= {"pairs": _pairs(read.pairs), "right pairs": _pairs(right.pairs)}
     if right.mapping is not None:
         told |= {"segments": _mapping(read.mapping), "right segments": _mapping(right.mapping)}
-    return told | ({"summary": read.summary, "right summary": right.summary} if right.summary is not None else {})
+    if right.summary is not None:
+        told |= {"summary": read.summary, "right summary": right.summary}
+    return {**told, "parse": prediction.ending, "notes": "; ".join(prediction.notes)}
 
 
 def _pairs(pairs: frozenset[tuple[str, str]] | None) -> str:

@@ -47,26 +47,27 @@ class _Sampler(threading.Thread):
         created = run.read_record().get("created")
         self._created = datetime.fromisoformat(created).timestamp() if created else time.time()
         self._log, self._seconds = log, seconds
-        self._usage, self._ending = Usage(), threading.Event()
+        self._ending = threading.Event()
 
     def run(self) -> None:
         """Sample until told to end, and then once more."""
+        usage = Usage()
         while not self._ending.wait(self._seconds):
-            self._tell()
-        self._tell()
+            self._tell(usage)
+        self._tell(usage)
 
     def end(self) -> None:
         """Sample no more."""
         self._ending.set()
         self.join()
 
-    def _tell(self) -> None:
+    def _tell(self, usage: Usage) -> None:
         step = int(datetime.now(UTC).timestamp() - self._created)
-        self._log.append(KIND, step=step, values=self._usage.figures())
+        self._log.append(KIND, step=step, values=usage.figures())
 
 
 class Usage:
-    """Reads the use of this machine since the last reading."""
+    """Reads the use of this machine since the last reading, in the thread that makes it: psutil counts by thread."""
 
     def __init__(self) -> None:
         """Begin a first interval."""
@@ -104,7 +105,7 @@ def _visible_gpus() -> Iterator[tuple[int, Any]]:
     try:
         nvml: Any = import_module("pynvml")
         nvml.nvmlInit()
-        numbers = range(nvml.nvmlDeviceGetCount())
+        numbers = list(range(nvml.nvmlDeviceGetCount()))
     except Exception:  # no library, no driver or no GPU: each says so with an error of its own
         return
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
