@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
@@ -60,8 +62,8 @@ def _tests(found: Comparison, width: int) -> Table:
     table = Table(title=escape(plain.title), title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
     shown = [place for place, heading in enumerate(plain.headings) if width >= WIDE or heading not in LEFT_OUT]
     for place in shown:
-        name = place < plain.num_names
-        table.add_column(escape(plain.headings[place]), justify="left" if name else "right", no_wrap=not name)
+        justify: Literal["left", "right"] = "left" if place < plain.num_names else "right"
+        table.add_column(escape(plain.headings[place]), justify=justify, no_wrap=place >= plain.num_names - 1)
     for test, row in zip(found.tests, plain.rows, strict=True):
         style = ("green" if test.difference > 0 else "red") if test.p_holm <= SURE else ""
         table.add_row(*(escape(row[place]) for place in shown), style=style)
