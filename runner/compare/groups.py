@@ -163,6 +163,8 @@ def doubts(groups: Sequence[Group], by: str | None) -> list[str]:
         if apart:
             shown: Mapping[str, str] = short_names(apart)
             told.append(f"the runs of {group.label} differ in more than their seed: {', '.join(shown.values())}")
+        elif len({run.seed for run in group.runs}) < len(group.runs):
+            told.append(f"{group.label} has runs of the same seed, which are counted as if they were different ones")
     return told
 
 

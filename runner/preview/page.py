@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image, ImageOps
 
 from runner.errors import UnmetError
@@ -29,17 +29,23 @@ def write_page(file: Path, title: str, samples: Iterator[ShownSample]) -> None:
     Raises:
         UnmetError: The file cannot be written.
     """
+    template = page_template("runner.preview", THUMBNAIL)
+    with _opened(file) as stream:
+        for part in template.generate(title=title, samples=samples):
+            stream.write(part)
+
+
+def page_template(package: str, side: int) -> Template:
+    """The template `page.html.jinja` of a package; its filter `data_url` makes thumbnails of so many pixels."""
     environment = Environment(
-        loader=PackageLoader("runner.preview", "."),
+        loader=PackageLoader(package, "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_url"] = data_url
-    with _opened(file) as stream:
-        for part in environment.get_template("page.html.jinja").generate(title=title, samples=samples):
-            stream.write(part)
+    environment.filters["data_url"] = lambda path: data_url(path, side)
+    return environment.get_template("page.html.jinja")
 
 
 def _opened(file: Path) -> IO[str]:
@@ -52,7 +58,7 @@ def _opened(file: Path) -> IO[str]:
         ) from error
 
 
-def data_url(path: Path, side: int = THUMBNAIL) -> str:
+def data_url(path: Path, side: int) -> str:
     """A small copy of an image that stands in the page itself; nothing where it cannot be read.
 
     Args:
