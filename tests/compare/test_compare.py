@@ -238,3 +238,20 @@ def test_the_effect_size_of_a_mean_is_cohens_d_of_paired_values(storage):
 def test_the_same_question_has_the_same_answer(ablation):
     one, other = (compare(["swept"], ablation.runs, ask(mre=True)).as_json() for _ in range(2))
     assert one == other
+
+
+class Away:
+    def __init__(self, options, storage): ...
+
+    def attach(self, run_id, file, folder):
+        raise ConnectionError("nobody there")
+
+
+def test_a_tracker_that_is_away_is_told_about_once_and_harms_nothing(ablation, monkeypatch):
+    from runner.compare import tracked
+
+    monkeypatch.setattr(tracked, "tracker_state", lambda folder: {"run_id": folder.name})
+    monkeypatch.setattr(tracked, "implement", lambda part, storage: Away(part.options, storage))
+    runs = compare(["swept"], ablation.runs, ask(metrics=["bleu"])).runs
+    (told,) = tracked.attach_page(ablation.folder / "page.html", runs)
+    assert told == "warning: the tracker of swept has not taken it (ConnectionError: nobody there)"
