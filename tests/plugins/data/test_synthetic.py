@@ -7,10 +7,13 @@ from collections import Counter
 from statistics import fmean
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageChops
+from pydantic import ValidationError
 
 from plugins.data import synthetic
-from plugins.data.emblems import COLOURS, SHAPES
+from plugins.data.emblems import CELL, COLOURS, SHAPES
 from plugins.data.synthetic import SyntheticData
 from plugins.data.synthetic_options import SyntheticOptions
 from plugins.data.world import LABELS, THINGS_PER_LABEL, World
@@ -161,9 +164,9 @@ def test_what_is_shown_is_named_and_some_of_what_is_named_is_not_shown(made):
         named = {entity.text for entity in sample.entities}
         shown = [segment.entity for segment in sample.segments]
         assert set(shown) <= named
-        assert len(set(shown)) == len(shown) in range(synthetic.SHOWN[0], synthetic.SHOWN[1] + 1)
+        assert len(set(shown)) == len(shown) in (2, 3)
         assert all(name in sample.text for name in named)
-        if len(shown) == synthetic.SHOWN[0]:
+        if len(shown) == 2:
             hidden.append(len(named) - len(shown))
         else:
             assert named == set(shown)
@@ -205,6 +208,100 @@ def test_segments_show_what_the_summary_tells(made):
         assert all(emblem_colour(segment) in sample.summary for segment in sample.segments)
 
 
+PLACE = re.compile(r"something at the (top|middle|bottom) (left|centre|right)")
+
+
+def place_of(segment):
+    left, top, _, _ = segment.box
+    return ("top", "middle", "bottom")[top // CELL], ("left", "centre", "right")[left // CELL]
+
+
+def test_relatedness_changes_the_summaries_alone(tmp_path, recorder):
+    made = [
+        everything(make(tmp_path / str(share), recorder(), train=30, test=10, relatedness=share)[0])
+        for share in (0.0, 0.5, 1.0)
+    ]
+    for same in zip(*made, strict=True):
+        assert len({sample.text for sample in same}) == 1
+        assert len({sample.entities for sample in same}) == 1
+        assert len({sample.image.read_bytes() for sample in same}) == 1
+        segments = [[(each.letter, each.entity, each.box) for each in sample.segments] for sample in same]
+        assert segments[0] == segments[1] == segments[2]
+        assert all(len({each.image.read_bytes() for each in of_one}) == 1 for of_one in segment_rows(same))
+    none, half, all_told = ([len(EMBLEM.findall(sample.summary)) for sample in samples] for samples in made)
+    assert not any(none)
+    assert sum(none) < sum(half) < sum(all_told) == sum(len(sample.segments) for sample in made[2])
+
+
+def segment_rows(samples):
+    return zip(*(sample.segments for sample in samples), strict=True)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_a_summary_names_an_emblem_or_says_the_place(tmp_path, recorder, share):
+    """What is told of a thing is the same in every summary, and of a share of the things."""
+    told = {}
+    for sample in everything(make(tmp_path, recorder(), train=200, test=20, relatedness=share)[0]):
+        seen = re.split(", | and ", sample.summary.removeprefix("This image shows ").removesuffix("."))
+        for words, segment in zip(seen, sample.segments, strict=True):
+            place = PLACE.fullmatch(words)
+            assert place is None or place.groups() == place_of(segment)
+            assert told.setdefault(segment.entity, place is None) == (place is None)
+    assert sum(told.values()) == share * THINGS == share * len(told)
+
+
+@given(st.integers(0, 1000), st.floats(0, 1), st.floats(0, 1))
+def test_a_larger_share_tells_of_all_that_a_smaller_one_tells_of(seed, one, other):
+    world = World(seed)
+    assert world.told(min(one, other)) <= world.told(max(one, other))
+    for half in (world.known, world.new):
+        told = Counter(thing.label for thing in half if thing in world.told(one))
+        assert told.total() == round(one * len(half))
+        assert max(told.values(), default=0) - min(told.get(label, 0) for label in LABELS) <= 1
+
+
+def test_what_is_not_matched_has_no_segments(tmp_path, recorder):
+    whole, _ = make(tmp_path / "whole", recorder(), train=300, test=20)
+    part, _ = make(tmp_path / "part", recorder(), train=300, test=20, matched=0.2)
+    left = [sample for sample in part["train"] if sample.segments]
+    assert len(left) / 300 == pytest.approx(0.2, abs=0.07)
+    assert all(len(sample.segments) in (2, 3) for sample in [*left, *part["test"]])
+    assert len(list((only(tmp_path / "part") / "segments").iterdir())) == sum(
+        len(sample.segments) for sample in everything(part)
+    )
+    for one, other in zip(everything(whole), everything(part), strict=True):
+        assert (one.text, one.summary, one.entities) == (other.text, other.summary, other.entities)
+
+
+def test_data_made_before_there_was_a_dial_stay_what_they_were(tmp_path, recorder):
+    """Their folder, their content and so the fingerprints of runs on them."""
+    _, info = make(tmp_path, recorder(), train=12, test=4)
+    assert only(tmp_path).name == "06b2bfb27ac1"
+    assert info.fingerprint == "1c752811bfc6e94fe53b3e4ee8f05a887f44685414623fede4bc23ea2a63e3ec"
+
+
+def test_of_three_named_things_one_is_shown(tmp_path, recorder):
+    for sample in everything(make(tmp_path, recorder(), train=60, test=10, shown=(1, 1))[0]):
+        [segment] = sample.segments
+        named = {entity.text for entity in sample.entities}
+        assert segment.entity in named
+        assert len(named) == 3
+        [emblem] = EMBLEM.findall(sample.summary)
+        assert sample.summary == f"This image shows {'an' if emblem[0] == 'orange' else 'a'} {' '.join(emblem)}."
+
+
+def test_the_least_number_of_things_comes_first():
+    with pytest.raises(ValidationError, match=r"the least comes first: \[1, 2\]"):
+        SyntheticOptions(shown=(2, 1))
+
+
+def test_a_smaller_world_has_some_of_the_larger_ones_things(tmp_path, recorder):
+    assert set(World(3, 2).known) < set(World(3).known)
+    assert World(3, 2).new == World(3).new
+    samples, _ = make(tmp_path, recorder(), train=60, test=10, things=2)
+    assert len(names(everything(samples))) == 2 * len(LABELS)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_world(seed):
     world = World(seed)
@@ -218,13 +315,12 @@ def test_a_world(seed):
 
 def test_more_samples_than_texts_are_refused(tmp_path, recorder, monkeypatch):
     """With two things a text and no third, and nothing but their names, there is a text for each ordered pair."""
-    monkeypatch.setattr(synthetic, "SHOWN", (2, 2))
     monkeypatch.setattr(synthetic, "EXTRA_SHARE", 0.0)
     monkeypatch.setattr(World, "tweet", staticmethod(lambda rng, things: " ".join(thing.name for thing in things)))
     pairs = THINGS * (THINGS - 1)
-    assert len(make(tmp_path / "fits", recorder(), train=pairs // 2, test=20)[0]["train"]) == pairs // 2
+    assert len(make(tmp_path / "fits", recorder(), train=pairs // 2, test=20, shown=(2, 2))[0]["train"]) == pairs // 2
     with pytest.raises(DataError, match="no more different texts; ask for fewer"):
-        make(tmp_path / "not", recorder(), train=pairs, test=1)
+        make(tmp_path / "not", recorder(), train=pairs, test=1, shown=(2, 2))
     assert [each for each in (tmp_path / "not").iterdir() if each.is_dir()] == []
 
 
