@@ -114,6 +114,6 @@ class Metric(Protocol):
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
         """Turn the counts of many samples into figures; of none, each figure is None.
 
-        `runner compare` calls it on many thousand draws of samples: in seconds where the figures follow from the sums or
-        from the means of the counts alone, as those of all shipped metrics do.
+        `runner compare` calls it on many thousand draws of samples: in seconds where figures follow from the sums or
+        the means of the counts alone, as those of all shipped metrics do.
         """
