@@ -11,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from runner.dataset.card import CARD, card
 from runner.dataset.folder import DESCRIPTION, content_fingerprint
 from runner.dataset.rows import row_of
 from runner.dataset.statistics import statistics
@@ -38,14 +39,16 @@ class UnfinishedDataset:
         labels: Sequence[str],
         splits: Mapping[str, Sequence[Sample]],
         provenance: Mapping[str, Any],
+        license_: str | None = None,
     ) -> dict[str, Any]:
-        """Write the splits and `dataset.json`, and return what that says.
+        """Write the splits, `dataset.json` and the card, and return what `dataset.json` says.
 
         Args:
             name: The data set's name.
             labels: In their order.
             splits: Samples whose images lie in this folder.
             provenance: How it was made, as plain data.
+            license_: Its identifier; None where none is declared.
         """
         for split, samples in splits.items():
             write_rows(self.path / f"{split}.jsonl", (row_of(sample, self.path) for sample in samples))
@@ -53,12 +56,14 @@ class UnfinishedDataset:
             "name": name,
             "labels": list(labels),
             "num_samples": {split: len(samples) for split, samples in splits.items()},
+            **({"license": license_} if license_ else {}),
             "fingerprint": content_fingerprint(labels, splits),
             "provenance": dict(provenance),
             "statistics": statistics([sample for samples in splits.values() for sample in samples]),
         }
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         (self.path / DESCRIPTION).write_text(text, encoding="utf-8")
+        (self.path / CARD).write_text(card(description), encoding="utf-8")
         return description
 
 
@@ -84,12 +89,29 @@ def publishing(path: Path) -> Iterator[UnfinishedDataset]:
     Raises:
         DataError: Something else stands at that place.
     """
-    refuse_other(path)
+    with replacing(path) as unfinished:
+        yield UnfinishedDataset(unfinished)
+
+
+@contextmanager
+def replacing(path: Path, mark: str = DESCRIPTION, what: str = "data set") -> Iterator[Path]:
+    """Make a folder beside its place and move it there at the end, in place of an earlier one of its kind.
+
+    Args:
+        path: Its place.
+        mark: What is in every folder of its kind.
+        what: Its kind.
+
+    Raises:
+        DataError: Something else stands there.
+    """
+    refuse_other(path, mark, what)
     unfinished, before = (path.with_name(f".{path.name}.{what}") for what in ("unfinished", "before"))
     _put_back(before, path)
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        yield UnfinishedDataset(unfinished)
+        unfinished.mkdir(parents=True)
+        yield unfinished
         if path.exists():
             path.rename(before)
         unfinished.rename(path)
@@ -98,10 +120,10 @@ def publishing(path: Path) -> Iterator[UnfinishedDataset]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def refuse_other(path: Path) -> None:
-    """Raise a DataError where something stands that is no data set, so that nothing else is ever written over."""
-    if path.exists() and not (path / DESCRIPTION).is_file():
-        raise DataError(f"{path}: is there already and is no data set; name another place, or remove it")
+def refuse_other(path: Path, mark: str = DESCRIPTION, what: str = "data set") -> None:
+    """Raise a DataError where something of another kind stands, so that nothing else is ever written over."""
+    if path.exists() and not (path / mark).exists():
+        raise DataError(f"{path}: is there already and is no {what}; name another place, or remove it")
 
 
 def _put_back(before: Path, path: Path) -> None:

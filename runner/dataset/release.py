@@ -96,7 +96,12 @@ class Release:
 
     def publish_key(self, split: Row, provenance: Mapping[str, Any]) -> str:
         """Hash all that decides the folder's content: the division, what it divides, and what is told of it."""
-        told = {"name": self._spec.name, "provenance": dict(provenance), "left_out": list(self.left_out())}
+        told = {
+            "name": self._spec.name,
+            "license": self._spec.license,
+            "provenance": dict(provenance),
+            "left_out": list(self.left_out()),
+        }
         return fingerprint({"samples": split["key"], "splits": split["digest"], **told})
 
     def published(self, key: str) -> Mapping[str, Any] | None:
@@ -115,7 +120,7 @@ class Release:
             splits = self._placed(unfinished)
             for name in _pictures(splits, unfinished.path):
                 link_or_copy(self._work.pictures / name, unfinished.path / name)
-            description = unfinished.describe(self._spec.name, labels, splits, provenance)
+            description = unfinished.describe(self._spec.name, labels, splits, provenance, self._spec.license)
             write_rows(unfinished.path / "left_out.jsonl", self.left_out())
             if self._spec.annotator is not None:
                 write_rows(unfinished.path / "annotations.jsonl", self._annotations())

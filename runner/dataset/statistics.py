@@ -15,7 +15,6 @@ SPREAD = ("max", "min", "median", "mean")
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "Twitter GMNER": {
         "counts": {"samples": 5533},
-        "shares": {"train": 0.7, "test": 0.3},
         "spreads": {
             "summary_characters": {"max": 573, "min": 40, "median": 317, "mean": 318},
             "summary_words": {"max": 97, "min": 10, "median": 54, "mean": 53},

@@ -69,6 +69,8 @@ class DatasetSpec(Specification):
     near_images: NearImages = None
     """Images that look alike count as the same for the division and for leaks: the most bits, of 64, in which their
     perceptual hashes differ (4 finds other sizes and qualities of a picture); none: only exact copies do."""
+    license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = None
+    """For the card: the data's licence as the Hugging Face hub calls it, such as `cc-by-4.0`, or `other`."""
     output: FilePath
     """The folder to make."""
 

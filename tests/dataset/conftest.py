@@ -148,11 +148,11 @@ def build(corpus: Corpus, heard: Heard, tmp_path: Path) -> Callable[..., Built]:
     """A function that builds the corpus, official splits and skipping unless told otherwise."""
 
     def run(output: str = "made", skip: bool = True, dry_run: bool = False, **settings: Any) -> Built:
-        settings = {"split": "official", **settings}
+        crop = {"unusable_images": "skip" if skip else "refuse"}
+        settings = {"split": "official", "crop": crop, **settings}
         spec = DatasetSpec(
             name="made",
             source=section("source", {"type": "gmner", "path": str(corpus.path)}),
-            crop={"unusable_images": "skip" if skip else "refuse"},
             output=tmp_path / output,
             **settings,
         )

@@ -1,6 +1,8 @@
 """Cutting segments: whatever the picture is stored as, a segment shows what its box was drawn around."""
 
 import io
+import struct
+import zlib
 
 import pytest
 from PIL import Image, ImageOps
@@ -174,6 +176,46 @@ def test_grey_is_grey(corpus, build, mode, value):
     expected = 255 if mode == "1" else 100
     for path in (sample.image, segment.image):
         assert all(abs(channel - expected) <= 2 for channel in middle(path))
+
+
+def sixteen_bit_png(colour_type, pixel, *chunks):
+    """A picture as cameras and scanners write it and Pillow does not: 16 bits a channel, 40 by 40."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 40, 40, 16, colour_type, 0, 0, 0))
+    rows = (b"\0" + struct.pack(f">{len(pixel)}H", *(257 * value for value in pixel)) * 40) * 40
+    return b"".join([b"\x89PNG\r\n\x1a\n", head, *chunks, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")])
+
+
+def tiff(mode):
+    held = io.BytesIO()
+    Image.new(mode, (40, 40), 257 * 100).save(held, "TIFF")
+    return held.getvalue()
+
+
+CLEAR = struct.pack(">I", 2) + b"tRNS" + struct.pack(">H", 5)
+WIDE = {
+    "grey": (sixteen_bit_png(0, (100,)), (100, 100, 100)),
+    "grey with a clear value": (
+        sixteen_bit_png(0, (100,), CLEAR + struct.pack(">I", zlib.crc32(CLEAR[4:]))),
+        (100, 100, 100),
+    ),
+    "grey with alpha": (sixteen_bit_png(4, (100, 255)), (100, 100, 100)),
+    "colour": (sixteen_bit_png(2, (100, 50, 200)), (100, 50, 200)),
+    "big-endian TIFF": (tiff("I;16B"), (100, 100, 100)),
+    "TIFF of 32 bits": (tiff("I"), (100, 100, 100)),
+}
+
+
+@pytest.mark.parametrize(("data", "expected"), WIDE.values(), ids=WIDE)
+def test_sixteen_bits_become_eight(corpus, build, data, expected):
+    (corpus.images / "1.png").write_bytes(data)
+    corpus.boxes("1", [("Ada", (0, 0, 20, 20))], (40, 40))
+    corpus.tweet("1")
+    _, (segment,) = segments_of(build().path)
+    assert all(abs(found - wanted) <= 3 for found, wanted in zip(middle(segment.image), expected, strict=True))
 
 
 def test_a_resized_picture_moves_its_boxes(corpus, build, painted, colour_at):

@@ -30,6 +30,7 @@ def test_what_is_written_can_be_read(tmp_path):
     publish(path, "a", "b")
     assert [each.id for each in DatasetFolder(path).load("train")] == ["a", "b"]
     assert sorted(each.name for each in path.iterdir()) == [
+        "README.md",
         "dataset.json",
         "images",
         "segments",
