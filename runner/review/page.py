@@ -73,7 +73,7 @@ class ReviewPage:
         }
         self._lay_out_top()
         with ui.element("main").classes("sheet"):
-            self._picture = ui.html(sanitize=False, tag="section")
+            self._picture = ui.html(sanitize=False, tag="section").classes("look")
             with ui.element("section").classes("read"):
                 self._lay_out_words()
                 self._details = ui.html(sanitize=False)
