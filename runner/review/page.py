@@ -123,6 +123,8 @@ class ReviewPage:
         if said is None:
             self._edit(None)
             ui.run_javascript(f"reviewDone({json.dumps(sample)})")
+        else:
+            ui.run_javascript("editor()?.focus()")
         return said
 
     def _open_editor(self) -> str | None:
