@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from runner import __version__
 from runner.errors import StepError
 from runner.plan import Plan, plan_json
+from runner.provenance import Provenance, host, packages
+from runner.secrets import without_passwords
 from runner.spec.models import ExperimentSpec
 
 STEPS = ("train", "generate", "score")
@@ -33,20 +31,6 @@ def steps_of(spec: ExperimentSpec) -> tuple[str, ...]:
 
 
 LOCK = ".lock"
-
-RECORDED_PACKAGES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "tokenizers",
-    "ray",
-    "mlflow",
-    "pydantic",
-    "numpy",
-    "pillow",
-    "rouge-score",
-    "nltk",
-)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -91,9 +75,11 @@ class RunDirectory:
         self.unfinished_predictions = path / ".predictions.jsonl"
         self.scores = path / "scores.jsonl"
         self.metrics = path / "metrics.json"
+        self.mistakes = path / "mistakes"
         self.parameters = path / "parameters.jsonl"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
+        self.installed = path / "packages.txt"
         self.stop_request = path / ".stop"
         self.afresh = path / ".afresh"
 
@@ -107,14 +93,18 @@ class RunDirectory:
         """Experiment and trial: `tiny_mmre/trial-aa1055e9`."""
         return f"{self.path.parent.name}/{self.path.name}"
 
-    def begin(self, plan: Plan, spec_text: str, overrides: Sequence[str]) -> None:
-        """Make the folder, or take it up again, with its plan and record."""
+    def begin(self, plan: Plan, spec_text: str, overrides: Sequence[str], made_by: Provenance | None = None) -> None:
+        """Make the folder, or take it up again, with its plan and record; passwords of addresses stay out of it."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.stop_request.unlink(missing_ok=True)
-        write_text(self.spec, spec_text)
+        write_text(self.spec, without_passwords(spec_text))
         write_text(self.plan, plan_json(plan))
         if not self.record.exists():
-            write_json(self.record, _first_record(plan, overrides))
+            made_by = made_by or Provenance.of(self.path)
+            for name, diff in made_by.diffs.items():
+                write_text(self.path / name, diff)
+            write_text(self.installed, made_by.packages)
+            write_json(self.record, _first_record(plan, overrides, made_by))
 
     def clear(self) -> None:
         """Remove all that an earlier launch left, but for the lock that is held, and take nothing from the cache."""
@@ -177,58 +167,20 @@ def held(folder: Path, what: str) -> Iterator[None]:
         raise StepError(f"{folder}: another launch is running {what}; wait for it or stop it") from error
 
 
-def _first_record(plan: Plan, overrides: Sequence[str]) -> dict[str, Any]:
+def _first_record(plan: Plan, overrides: Sequence[str], made_by: Provenance) -> dict[str, Any]:
     return {
         "fingerprint": plan.fingerprint,
         "experiment": plan.spec.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "status": "running",
-        "overrides": list(overrides),
+        "overrides": [without_passwords(each) for each in overrides],
         "seeds": {"seed": plan.spec.seed},
         "inputs": {"data": plan.pins.data, "model": plan.pins.model},
+        "dataset": asdict(plan.dataset),
         "plugins": plan.pins.plugins,
-        "code": {"version": __version__, **git_state(Path(__file__).parent)},
+        "code": dict(made_by.code),
+        "workspace": dict(made_by.workspace),
         "packages": packages(),
         "host": host(),
         "steps": {},
     }
-
-
-def packages() -> dict[str, str]:
-    """The versions of what computes a number, as installed, with Python's."""
-    found = {"python": platform.python_version()}
-    for name in RECORDED_PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def host() -> dict[str, Any]:
-    """The machine that this process runs on."""
-    return {
-        "name": platform.node(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "python": sys.executable,
-    }
-
-
-def git_state(folder: Path) -> dict[str, Any]:
-    """The commit of the code and whether it was edited since; empty outside a checkout."""
-    try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        return {
-            "commit": commit,
-            "edited": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")),
-        }
-    except (OSError, subprocess.SubprocessError):
-        return {}
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10
-    )
-    return done.stdout.strip()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 Event = dict[str, Any]
-"""`time` (ISO 8601, UTC), `kind` (state, metrics, progress, artifact, warning) and what that kind tells."""
+"""`time` (ISO 8601, UTC), `kind` (state, metrics, progress, artifact, warning, system) and what that kind tells."""
 
 PROGRESS_INTERVALS = (0.2, 5.0)
 """Least and most seconds between two progress events of a step, the last of which is always written. They grow with
@@ -38,8 +38,10 @@ class EventLog:
     def append(self, kind: str, **told: Any) -> None:
         """Append one event, stamped now."""
         stamped = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "kind": kind, **told}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(stamped, ensure_ascii=False) + "\n")
+        line = json.dumps(stamped, ensure_ascii=False) + "\n"
+        # Without a buffer, which would part a long line: several threads append.
+        with self._path.open("ab", buffering=0) as file:
+            file.write(line.encode())
 
     def state(self, step: str, state: str, detail: str | None = None) -> None:
         """Tell that a step, or the whole `trial`, was started, finished, failed or interrupted."""

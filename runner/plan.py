@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 from runner.errors import SpecError
 from runner.fingerprint import fingerprint, identity
 from runner.registry import find
+from runner.secrets import without_passwords
 from runner.spec.check import check, section
 from runner.spec.models import NONE, ExperimentSpec, Pins, Section
 from runner.spec.tree import Tree
-from runner.stages import DatasetInfo, Reporter
+from runner.stages import DatasetInfo, Options, Reporter
 
 T = TypeVar("T")
 
@@ -55,12 +56,14 @@ class Trial:
         parameters: What sets it apart from the other trials of its experiment, by dotted path.
         group: The arm or the point of a sweep that it repeats: trials of one group differ in their seed alone. Empty
             outside of a sweep.
+        arm: The arm of a sweep that it belongs to; empty where there are none.
     """
 
     name: str
     plan: Plan
     parameters: Mapping[str, Any]
     group: str = ""
+    arm: str = ""
 
     @property
     def seed(self) -> int:
@@ -162,8 +165,8 @@ def implement(part: Section, *args: Any) -> Any:
 
 
 def plan_json(plan: Plan) -> str:
-    """Write a plan as a spec file."""
-    return json.dumps(plan.spec.as_json(), indent=2, ensure_ascii=False) + "\n"
+    """Write a plan as a spec file, without the passwords that its addresses may hold: it is kept, shown and sent."""
+    return without_passwords(json.dumps(plan.spec.as_json(), indent=2, ensure_ascii=False)) + "\n"
 
 
 def read_plan(text: str) -> ExperimentSpec:
@@ -205,6 +208,21 @@ def _small(value: Any) -> Any:
     stand_in = dict(value.options.smoke())
     whole = stand_in if "type" in stand_in else {**value.as_json(), **stand_in}
     return section(value.stage, whole)
+
+
+def settings(spec: ExperimentSpec) -> dict[str, Any]:
+    """What a spec chooses: the leaves, by dotted path, whose values are no defaults. A section's type is a choice."""
+    names = [name for name in type(spec).model_fields if name not in {"name", "tracker", "pinned", "sweep"}]
+    leaves = flatten({name: _chosen(getattr(spec, name)) for name in names})
+    return {path: value for path, value in leaves if value != {}}
+
+
+def _chosen(value: Any) -> Any:
+    if isinstance(value, Section):
+        return {"type": value.type, **value.options.model_dump(mode="json", exclude_defaults=True)}
+    if isinstance(value, tuple):
+        return [_chosen(each) for each in value]
+    return value.model_dump(mode="json", exclude_defaults=True) if isinstance(value, Options) else value
 
 
 def flatten(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
+import getpass
+import json
 import os
+import platform
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 # MLflow reads this when it is imported; what somebody runs is nobody else's business.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# With MLflow's own seven retries a server that is away holds a launch up for minutes. Two are enough, since the
-# engine delivers later what was missed.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+# With MLflow's own seven retries a server that is away holds the delivery up for minutes. One is enough, since the
+# engine delivers later what was missed; and a server that takes a minute to answer is still heard.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "90")
 
 from mlflow.entities import Run, RunTag
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
-from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_PARAMS_TAGS_PER_BATCH
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_GIT_BRANCH,
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NOTE,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_SOURCE_TYPE,
+    MLFLOW_USER,
+)
+from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_PARAMS_TAGS_PER_BATCH, MAX_TAG_VAL_LENGTH
 
 from plugins.tracker import mlflow_content as content
+from plugins.tracker import mlflow_tables as tables
 from plugins.tracker.mlflow_metrics import Ledger, milliseconds
 from plugins.tracker.mlflow_options import MlflowOptions
 from plugins.tracker.mlflow_store import Store
+from runner.errors import UnmetError
 from runner.stages import TrackedRun
 
 FINGERPRINT_TAG = "mmre.fingerprint"
-"""By which a run is found again."""
+"""By which a run is found again, with the two that name its place: one spec may be run by several people."""
+HOST_TAG, FOLDER_TAG = "mmre.host", "mmre.run_dir"
 
 STATUSES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "pruned": "FINISHED"}
 """MLflow has no word for what a search has pruned; the tag `mmre.status` has."""
-FILES = ("plan.json", "record.json", "metrics.json", "scores.jsonl", "predictions.jsonl", "events.jsonl")
-"""What is copied from the run directory of a trial, beside the spec."""
+FILES_AT_START = ("spec.yaml", "plan.json", "record.json", "packages.txt", "workspace.diff", "code.diff")
+FILES = (
+    *("spec.yaml", "plan.json", "record.json", "events.jsonl"),
+    *("parameters.jsonl", "predictions.jsonl", "scores.jsonl", "metrics.json"),
+)
+"""What is copied from the run directory of a trial: when it begins, and what has come or grown at its end."""
 SWEEP_FILES = ("sweep.json", "parallel_coordinates.html", "importances.html")
 """What is copied from the folder of a sweep besides."""
-
-TABLE = "predictions.json"
 
 
 class MlflowTracker:
@@ -56,7 +72,7 @@ class MlflowTracker:
         self._last_event: int | None = None
 
     def start(self, run: TrackedRun) -> str:
-        """Open the trial's run, or take up the one of the same fingerprint.
+        """Open the trial's run, or take up the one that was begun for the same folder.
 
         Raises:
             UnmetError: The store cannot be used.
@@ -67,15 +83,16 @@ class MlflowTracker:
                 experiment_id = self._store.experiment(run.experiment)
                 self._run = self._find(experiment_id) or self._create(experiment_id)
             self._client.update_run(self._run_id, status="RUNNING")
-            self._client.log_batch(self._run_id, tags=self._tags(run))
+            self._client.log_batch(self._run_id, tags=_tags(run))
             self._ledger = Ledger(
                 metric
                 for key in self._run.data.metrics
                 for metric in self._client.get_metric_history(self._run_id, key)
             )
             self._send_parameters(run.parameters)
-            self._client.log_inputs(self._run_id, [content.dataset_input(run.dataset)])
-            self._send_files(run.spec_file, run.run_dir / "plan.json", run.run_dir / "record.json")
+            trained = run.parameters.get("trainer") != "none"
+            self._client.log_inputs(self._run_id, list(content.dataset_inputs(run.dataset, trained=trained)))
+            self._send_files(*(run.run_dir / name for name in FILES_AT_START))
         return self._run_id
 
     def deliver(self, events: Sequence[Mapping[str, Any]]) -> None:
@@ -90,15 +107,36 @@ class MlflowTracker:
 
     def finish(self, status: Literal["finished", "failed", "interrupted", "pruned"]) -> None:
         """Send files, and of a finished trial predictions and model; set the final status in any case."""
-        tracked = self._started()
+        folder = self._started().run_dir
         try:
             self._client.log_batch(self._run_id, tags=[RunTag("mmre.status", status)])
-            self._send_files(tracked.spec_file, *(tracked.run_dir / name for name in (*FILES, *SWEEP_FILES)))
+            self._send_files(*(folder / name for name in (*FILES, *SWEEP_FILES)))
             if status == "finished":
-                self._send_predictions(tracked.run_dir)
-                self._send_model(tracked.run_dir / "model")
+                self._send_tables(folder)
+                self._send_model(folder / "model")
         finally:
             self._client.set_terminated(self._run_id, STATUSES[status], end_time=self._last_event)
+
+    def attach(self, run_id: str, file: Path, folder: str) -> None:
+        """Add a file to the artifacts of a run, in place of an earlier one of its name."""
+        self._client.log_artifact(run_id, str(file), folder or None)
+
+    def fetch(self, experiment: str, into: Path) -> Sequence[Path]:
+        """Bring the files of an experiment's trials here, a folder for each; of several of a name the newest.
+
+        Raises:
+            UnmetError: There is no such experiment, or its artifacts cannot be had.
+        """
+        folders: dict[Path, None] = {}
+        with self._store.explained():
+            found = self._client.get_experiment_by_name(experiment)
+            if found is None:
+                raise UnmetError(f"the tracker has no experiment {experiment!r}")
+            oldest_first = ["attributes.start_time ASC"]
+            for run in self._client.search_runs([found.experiment_id], order_by=oldest_first):
+                if FINGERPRINT_TAG in run.data.tags:
+                    folders[self._fetch_run(run, into)] = None
+        return list(folders)
 
     def link(self) -> str:
         """The run's page; for a database, with the command that serves it."""
@@ -123,21 +161,30 @@ class MlflowTracker:
         return self._tracked
 
     def _find(self, experiment_id: str) -> Run | None:
-        wanted = f"tags.`{FINGERPRINT_TAG}` = '{self._started().fingerprint}'"
-        latest_first = ["attributes.start_time DESC"]
-        found = self._client.search_runs([experiment_id], wanted, max_results=1, order_by=latest_first)
-        return found[0] if found else None
+        """The run that was begun for this folder.
+
+        A request that was taken for lost may have made it and the next one another: of these the first is kept.
+        """
+        run = self._started()
+        wanted = f"tags.`{FINGERPRINT_TAG}` = '{run.fingerprint}'"
+        found = self._client.search_runs([experiment_id], wanted, order_by=["attributes.start_time ASC"])
+        own = [each for each in found if each.info.run_id == run.known_as or _is_of(each, run)]
+        for surplus in own[1:]:
+            if not surplus.data.metrics:
+                self._client.delete_run(surplus.info.run_id)
+        return own[0] if own else None
 
     def _create(self, experiment_id: str) -> Run:
-        tracked = self._started()
-        tags = {FINGERPRINT_TAG: tracked.fingerprint, "mmre.run_dir": str(tracked.run_dir)}
-        return self._client.create_run(experiment_id, tags=tags, run_name=tracked.trial)
-
-    def _tags(self, run: TrackedRun) -> list[RunTag]:
-        """The tags that a later launch may change: the sweep that a trial belongs to, and its place in it."""
-        nested = {MLFLOW_PARENT_RUN_ID: run.parent} if run.parent else {}
-        told = {**nested, **{f"mmre.{name}": value for name, value in run.tags.items()}}
-        return [RunTag(name, value) for name, value in told.items()]
+        run = self._started()
+        told = content.description(run.parameters, run.chosen)
+        fixed = {
+            FINGERPRINT_TAG: run.fingerprint,
+            HOST_TAG: platform.node(),
+            FOLDER_TAG: str(run.run_dir),
+            MLFLOW_RUN_NOTE: told,
+            MLFLOW_USER: _user(),
+        }
+        return self._client.create_run(experiment_id, tags=fixed, run_name=run.trial)
 
     def _send_parameters(self, plan: Mapping[str, Any]) -> None:
         """Log the parameters that are not there yet; those that are stay, since MLflow changes none."""
@@ -152,16 +199,25 @@ class MlflowTracker:
             if file.exists():
                 self._client.log_artifact(self._run_id, str(file))
 
-    def _send_predictions(self, folder: Path) -> None:
-        table = content.prediction_table(folder)
-        if table is None:
-            return
-        # MLflow would append to the table of an earlier launch.
-        if any(entry.path == TABLE for entry in self._client.list_artifacts(self._run_id)):
-            assert self._run is not None
-            artifacts = get_artifact_repository(self._run.info.artifact_uri, tracking_uri=self._store.uri)
-            artifacts.delete_artifacts(TABLE)  # type: ignore[no-untyped-call]
-        self._client.log_table(self._run_id, data=table, artifact_file=TABLE)
+    def _send_tables(self, folder: Path) -> None:
+        """Send predictions beside references, and the wrong ones that have pictures."""
+        with tempfile.TemporaryDirectory() as place:
+            written = tables.write_tables(folder, Path(place))
+            self._send_files(*written)
+        if (folder / "mistakes").is_dir():
+            self._client.log_artifacts(self._run_id, str(folder / "mistakes"), "mistakes")
+        if written:
+            listed = tables.listed(file.name for file in written)
+            self._client.log_batch(self._run_id, tags=[RunTag(tables.LISTED_TAG, listed)])
+
+    def _fetch_run(self, run: Run, into: Path) -> Path:
+        folder = into / str(run.info.run_name)
+        folder.mkdir(parents=True, exist_ok=True)
+        there = {entry.path for entry in self._client.list_artifacts(run.info.run_id)}
+        for name in (*FILES, *SWEEP_FILES):
+            if name in there:
+                self._client.download_artifacts(run.info.run_id, name, str(folder))
+        return folder
 
     def _send_model(self, model: Path) -> None:
         """Note where the model lies, and copy it if it is small enough."""
@@ -171,3 +227,33 @@ class MlflowTracker:
         size = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
         if size <= self._options.max_artifact_mb * 1e6:
             self._client.log_artifacts(self._run_id, str(model), "model")
+
+
+def _is_of(found: Run, run: TrackedRun) -> bool:
+    """Whether a run of the same fingerprint was begun for the same folder."""
+    tags = found.data.tags
+    return tags.get(FOLDER_TAG) == str(run.run_dir) and tags.get(HOST_TAG, platform.node()) == platform.node()
+
+
+def _tags(run: TrackedRun) -> list[RunTag]:
+    """The tags that a later launch may change: the sweep that a trial belongs to, its place in it, its code."""
+    record = run.run_dir / "record.json"
+    tree = json.loads(record.read_text(encoding="utf-8")).get("workspace", {}) if record.exists() else {}
+    told = {
+        MLFLOW_PARENT_RUN_ID: run.parent,
+        MLFLOW_SOURCE_NAME: str(run.spec_file),
+        MLFLOW_SOURCE_TYPE: "LOCAL",
+        MLFLOW_GIT_COMMIT: tree.get("commit"),
+        MLFLOW_GIT_BRANCH: tree.get("branch"),
+        "mmre.experiment": run.experiment,
+        "mmre.status": "running",
+        **{f"mmre.{name}": value for name, value in run.tags.items()},
+    }
+    return [RunTag(name, content.fitted_text(str(value), MAX_TAG_VAL_LENGTH)) for name, value in told.items() if value]
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user need have no name
+        return str(os.getuid())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -10,6 +12,9 @@ from typing import Any
 from mlflow.entities import Metric
 
 from plugins.tracker.mlflow_content import fitted_key
+
+KINDS = {"metrics": "", "system": "system/"}
+"""The events that hold figures, and before which of their names MLflow shows them on a page of their own."""
 
 
 class Ledger:
@@ -38,7 +43,7 @@ class Ledger:
         ahead = Ledger()
         found: list[Metric] = []
         for event in events:
-            if event["kind"] == "metrics":
+            if event["kind"] in KINDS:
                 fresh = [metric for metric in _metrics(event) if not self._has(metric, ahead, event["step"] is None)]
                 ahead.note(fresh)
                 found += fresh
@@ -47,17 +52,23 @@ class Ledger:
     def _has(self, metric: Metric, ahead: Ledger, is_result: bool) -> bool:
         """Whether the store has a metric, or will have it by what is ahead of it."""
         if is_result:
-            return ahead._results.get(metric.key, self._results.get(metric.key)) == metric.value
+            known = ahead._results.get(metric.key, self._results.get(metric.key))
+            return known is not None and (known == metric.value or (math.isnan(known) and math.isnan(metric.value)))
         return metric.step in self._steps[metric.key] or metric.step in ahead._steps[metric.key]
 
 
 def _metrics(event: Mapping[str, Any]) -> list[Metric]:
-    stamp = milliseconds(event)
+    stamp, prefix = milliseconds(event), KINDS[event["kind"]]
     return [
-        Metric(fitted_key(name), float(value), stamp, event["step"] or 0)
+        Metric(fitted_key(f"{prefix}{name}"), _stored(float(value)), stamp, event["step"] or 0)
         for name, value in event["values"].items()
         if value is not None
     ]
+
+
+def _stored(value: float) -> float:
+    """A value as MLflow's database gives it back: it keeps what is no number, and of infinity the largest number."""
+    return math.copysign(sys.float_info.max, value) if math.isinf(value) else value
 
 
 def milliseconds(event: Mapping[str, Any]) -> int:

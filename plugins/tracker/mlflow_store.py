@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
@@ -18,6 +18,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from runner.errors import UnmetError
+from runner.secrets import without_passwords
 
 ARTIFACTS = "mlartifacts"
 """The folder of artifacts, in the folder of all runs, where no server keeps them."""
@@ -37,9 +38,9 @@ class Store:
             UnmetError: It cannot be opened.
         """
         self._storage = storage.resolve()
-        self.uri = uri or f"sqlite:///{self._storage / 'mlflow.db'}"
+        self.uri = _with_driver(uri or f"sqlite:///{self._storage / 'mlflow.db'}")
         self.is_server = self.uri.startswith(("http://", "https://", "databricks"))
-        self._shown = _without_password(self.uri)
+        self._shown = without_passwords(self.uri)
         _quieten(self.uri)
         with self.explained(), self.locked():
             if self.uri.startswith("sqlite") and (file := _sqlite_file(self.uri)):
@@ -59,8 +60,10 @@ class Store:
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             advice = "start it, or name" if self.is_server else "name"
+            if isinstance(error, ImportError):
+                advice = "install its driver (for PostgreSQL: pip install 'mmre-runner[postgresql]'), or name"
             raise UnmetError(
-                f"the tracker's store {self._shown} cannot be opened: {_without_password(lines[0])[:300]}; "
+                f"the tracker's store {self._shown} cannot be opened: {without_passwords(lines[0])[:300]}; "
                 f"{advice} another one under tracker.uri"
             ) from error
 
@@ -108,8 +111,12 @@ class Store:
         )
 
 
-def _without_password(text: str) -> str:
-    return re.sub(r"(://[^\s:/@]*):[^\s@/]*@", r"\1:***@", text)
+def _with_driver(uri: str) -> str:
+    """Name the driver of PostgreSQL that is installed: SQLAlchemy takes the newer one, MLflow recommends the older."""
+    scheme = "postgresql://"
+    if uri.startswith(scheme) and find_spec("psycopg") is None and find_spec("psycopg2") is not None:
+        return f"postgresql+psycopg2://{uri.removeprefix(scheme)}"
+    return uri
 
 
 def _quieten(uri: str) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from filelock import SoftFileLease, Timeout
 
-from runner.artifacts import host, write_json
+from runner.artifacts import write_json
 from runner.cache.entry import Entry
+from runner.provenance import host
 
 LEASE_SECONDS = 60.0
 """A maker on another node that gave no sign for so long is taken to be dead; one on this node is looked up at once.

@@ -2,104 +2,52 @@
 
 from __future__ import annotations
 
-import json
+import math
 import threading
+import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from runner.artifacts import write_json
-from runner.events import EventTail
-from runner.stages import TrackedRun, Tracker
+from runner.errors import RunnerError, UnmetError
+from runner.execute.feed import TrackerFeed
+from runner.secrets import without_passwords
 from runner.steps.outcome import Status
 
 DELIVERY_SECONDS = 2.0
 """A tracker is fed in batches of this length, since each delivery is a transaction."""
-STATE_FILE = "tracker.json"
-LOG_FILE = "events.jsonl"
-FINAL = ("finished", "pruned")
-"""How a run ended that nothing is added to any more."""
-MISSES_AT_END = 2
-"""After so many failures in turn a launch that is over waits no longer for the tracker."""
-
-
-def tracker_state(folder: Path) -> dict[str, Any]:
-    """How far the tracker is served with a run; or nothing.
-
-    Returns:
-        `run_id`, `link`, `delivered` (bytes of the log) and `complete`.
-    """
-    file = folder / STATE_FILE
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
-
-
-class TrackerFeed:
-    """Serves the tracker with one run out of its log; remembers how far it came, across launches."""
-
-    def __init__(self, make_tracker: Callable[[], Tracker], run: TrackedRun) -> None:
-        """Take up the run where an earlier launch left it; the tracker is made when it is first needed."""
-        self._make_tracker, self._run = make_tracker, run
-        self._tracker: Tracker | None = None
-        state = tracker_state(run.run_dir)
-        self.delivered = int(state.get("delivered", 0))
-        self.complete = bool(state.get("complete", False))
-        self.run_id: str | None = state.get("run_id")
-        self.link = str(state.get("link", ""))
-
-    def open(self) -> Tracker:
-        """Begin the run with the tracker, or take it up there; whatever the tracker raises is raised."""
-        if self._tracker is None:
-            tracker = self._make_tracker()
-            self.run_id = tracker.start(self._run)
-            self.link = tracker.link()
-            self.complete = False
-            self._save()
-            self._tracker = tracker
-        return self._tracker
-
-    @property
-    def outstanding(self) -> bool:
-        """Whether the tracker lacks something of the run."""
-        log = self._run.run_dir / LOG_FILE
-        return not self.complete or (log.exists() and log.stat().st_size > self.delivered)
-
-    def serve(self) -> None:
-        """Deliver what is new; whatever the tracker raises is raised, and what it missed comes with the next call."""
-        tracker = self.open()
-        tail = EventTail(self._run.run_dir / LOG_FILE, self.delivered)
-        events = list(tail.read())
-        if events:
-            tracker.deliver(events)
-        if tail.offset != self.delivered:
-            self.delivered = tail.offset
-            self._save()
-
-    def finish(self, status: Status, results: Mapping[str, float]) -> None:
-        """Deliver the rest, and results that no log holds, and set the run's final status; see `serve`."""
-        self.serve()
-        tracker = self.open()
-        if results:
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            tracker.deliver([{"time": now, "kind": "metrics", "step": None, "values": dict(results)}])
-        tracker.finish(status)
-        self.complete = status in FINAL
-        self._save()
-
-    def _save(self) -> None:
-        state = {"run_id": self.run_id, "link": self.link, "delivered": self.delivered, "complete": self.complete}
-        write_json(self._run.run_dir / STATE_FILE, state)
-
+OPENING_SECONDS = 30.0
+"""How long a launch waits for the tracker before its first trial; one that has refused nothing by then is slow."""
+LONGEST_PAUSE = 300.0
+"""The longest between two attempts at a run that the tracker does not take; each pause is twice the one before."""
+MISSES_IN_TURN = 2
+"""After so many runs in turn that the tracker does not take it seems to be away, and is left alone for a while."""
+PATIENCE_SECONDS = 5.0
+"""A launch that waits longer than this for the tracker at its end says so."""
+LAST_SECONDS = 5.0
+"""How long a launch that is ended at once still tries to tell the tracker."""
 
 End = tuple[Status, Mapping[str, float]]
 
 
-class Delivery(threading.Thread):
-    """A thread that serves the tracker with all runs.
+@dataclass
+class Pause:
+    """How long a run is left alone that the tracker did not take: `misses` in turn, none again before `until`."""
 
-    A tracker that fails costs nothing but a warning: what it missed is delivered later, or when the spec is launched
-    again.
+    misses: int = 0
+    until: float = -math.inf
+
+    def grow(self) -> None:
+        """After one more miss."""
+        self.misses += 1
+        self.until = time.monotonic() + min(DELIVERY_SECONDS * 2**self.misses, LONGEST_PAUSE)
+
+
+class Delivery(threading.Thread):
+    """A thread that serves the tracker with all runs; nothing else talks to the tracker while it lives.
+
+    A tracker that fails costs nothing but a warning: what it missed is delivered later, or by `runner sync`, or when
+    the spec is launched again.
     """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
@@ -107,14 +55,33 @@ class Delivery(threading.Thread):
         super().__init__(daemon=True, name="delivery")
         self._warn, self._warned = warn, False
         self._feeds: dict[TrackerFeed, End | None] = {}
-        self._postponed: set[TrackerFeed] = set()
+        self._pauses: dict[TrackerFeed, Pause] = {}
         self._held = threading.Lock()
-        self._wake, self._closing = threading.Event(), threading.Event()
+        self._wake, self._closing, self._answered = threading.Event(), threading.Event(), threading.Event()
+        self._refusal: Exception | None = None
 
     def follow(self, feed: TrackerFeed) -> None:
         """Deliver what is told of a run from now on."""
         with self._held:
-            self._feeds[feed] = None
+            self._feeds.setdefault(feed, None)
+
+    def await_answer(self, hurried: Callable[[], bool]) -> None:
+        """Wait until the tracker has taken or refused the first run; a slow one is not waited for long.
+
+        Raises:
+            RunnerError: It refused, so that the launch's runs could be shown nowhere.
+        """
+        deadline = time.monotonic() + OPENING_SECONDS
+        self._wake.set()
+        while not self._answered.wait(0.05) and self.is_alive() and not hurried():
+            if time.monotonic() > deadline:
+                self._answered.set()
+                self._complain(f"the tracker has not answered in {OPENING_SECONDS:.0f} s")
+        if isinstance(self._refusal, RunnerError):
+            raise self._refusal
+        if self._refusal is not None:
+            told = without_passwords(f"{type(self._refusal).__name__}: {self._refusal}")
+            raise UnmetError(f"the tracker cannot be opened: {told}") from self._refusal
 
     def finish(self, feed: TrackerFeed, status: Status, results: Mapping[str, float] | None = None) -> None:
         """Deliver the rest of a run that has ended, soon."""
@@ -136,42 +103,71 @@ class Delivery(threading.Thread):
         self._round()
 
     def close(self, hurried: Callable[[], bool]) -> None:
-        """Deliver what is left; not waited for where the user is in a hurry."""
+        """Deliver what is left; a user in a hurry waits for `LAST_SECONDS` at most. Says what was not delivered."""
         self._closing.set()
         self._wake.set()
-        while self.is_alive() and not hurried():
+        began, hurry = time.monotonic(), math.inf if self._refusal is None else -math.inf
+        told = False
+        while self.is_alive() and time.monotonic() < hurry:
             self.join(0.1)
+            if hurried():
+                hurry = min(hurry, time.monotonic() + LAST_SECONDS)
+            elif not told and time.monotonic() - began > PATIENCE_SECONDS:
+                told = True
+                self._warn("waiting for the tracker; Ctrl-C leaves what it lacks to `runner sync`")
+        with self._held:
+            left = [feed for feed, end in self._feeds.items() if end is not None]
+        for feed in left:
+            feed.release()
+        if left and self._refusal is None and not self._warned:
+            self._warn(f"the tracker lacks something of {len(left)} run(s): `runner sync` delivers it")
 
     def _round(self) -> None:
-        """Serve every run, those that have ended first; none more where the tracker seems to be away.
+        """Serve every run that is not left alone; none more where the tracker seems to be away.
 
-        An end that failed, of which a large file may be the cause, is tried once more when the launch closes.
+        Those that it took last time come first, so that one that it never takes keeps nothing from the others; and
+        before them, at the end, those that have ended.
         """
-        with self._held:
-            due = sorted(self._feeds.items(), key=lambda item: item[1] is None)
-        if not self._closing.is_set():
-            due = [(feed, end) for feed, end in due if feed not in self._postponed]
         misses = 0
-        for feed, end in due:
-            done = self._attempt(feed.serve if end is None else partial(feed.finish, *end))
+        for feed, end in self._due():
+            done = self._attempt(feed, end)
             misses = 0 if done else misses + 1
             if end is not None and done:
+                feed.release()
                 with self._held:
                     self._feeds.pop(feed, None)
-            elif end is not None:
-                self._postponed.add(feed)
-            if misses >= MISSES_AT_END:
+            if misses >= MISSES_IN_TURN:
                 return
 
-    def _attempt(self, action: Callable[[], None]) -> bool:
+    def _due(self) -> list[tuple[TrackerFeed, End | None]]:
+        closing, now = self._closing.is_set(), time.monotonic()
+        with self._held:
+            due = [each for each in self._feeds.items() if closing or now >= self._pause(each[0]).until]
+        return sorted(due, key=lambda each: (self._pause(each[0]).misses, each[1] is None))
+
+    def _pause(self, feed: TrackerFeed) -> Pause:
+        return self._pauses.setdefault(feed, Pause())
+
+    def _attempt(self, feed: TrackerFeed, end: End | None) -> bool:
         try:
-            action()
+            feed.open()
+            self._answered.set()
+            (feed.serve if end is None else partial(feed.finish, *end))()
         except Exception as error:  # a tracker's failure must never end a training
-            if not self._warned:
-                self._warn(
-                    f"the tracker does not answer ({type(error).__name__}: {str(error).strip()[:200]}); the run goes "
-                    "on, and what it misses is delivered when it answers or when this spec is launched again"
-                )
-            self._warned = True
+            if not self._answered.is_set():
+                self._refusal = error
+                self._answered.set()
+                return False
+            self._complain(f"the tracker does not answer ({type(error).__name__}: {str(error).strip()[:200]})")
+            self._pause(feed).grow()
             return False
+        self._pauses.pop(feed, None)
         return True
+
+    def _complain(self, what: str) -> None:
+        if not self._warned:
+            self._warn(
+                f"{without_passwords(what)}; the run goes on, and what it misses is delivered when it answers, by "
+                "`runner sync`, or when this spec is launched again"
+            )
+        self._warned = True

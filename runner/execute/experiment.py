@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from runner.artifacts import RunDirectory
 from runner.cache.cache import Cache
-from runner.execute.delivery import TrackerFeed
+from runner.execute.feed import TrackerFeed
 from runner.execute.pruned import PrunedTrials
 from runner.execute.sweep_folder import SweepFolder
-from runner.plan import Plan, Trial, flatten, implement
+from runner.execute.tracked import tracked_sweep, tracked_trial
+from runner.plan import Plan, Trial, implement
+from runner.provenance import Provenance
 from runner.spec.load import LoadedSpec
 from runner.spec.models import ExperimentSpec
-from runner.stages import TrackedRun, Tracker
+from runner.stages import Tracker
 
 
 class Experiment:
@@ -69,15 +72,7 @@ class Experiment:
         if prunes and not self.afresh and self.plan.spec.sweep is not None:
             self._pruned = PrunedTrials(self._cache, self.plan.spec.sweep)
         self.objective = str(objective["metric"]) if objective else None
-        run = TrackedRun(
-            experiment=self.plan.spec.name,
-            trial=f"sweep-{self.plan.fingerprint[:8]}",
-            fingerprint=f"sweep-{self.plan.fingerprint}",
-            run_dir=sweep.path,
-            parameters=_parameters(self.plan),
-            dataset=self.plan.dataset,
-            spec_file=sweep.path / "spec.yaml",
-        )
+        run = tracked_sweep(self.plan.spec, self.plan.dataset, sweep.path)
         self.sweep_feed = TrackerFeed(self._tracker, run)
 
     def begin(self, trial: Trial, run: RunDirectory) -> bool:
@@ -85,9 +80,14 @@ class Experiment:
         if self.afresh:
             run.clear()
         resumed = bool(run.read_record())
-        run.begin(trial.plan, self.loaded.file.read_text(encoding="utf-8"), self._overrides)
+        text = self.loaded.file.read_text(encoding="utf-8")
+        run.begin(trial.plan, text, self._overrides, self._made_by)
         run.update_record(status="running")
         return resumed
+
+    @cached_property
+    def _made_by(self) -> Provenance:
+        return Provenance.of(self.loaded.file.resolve().parent)
 
     def keep_pruned(self, trial: Trial, run: RunDirectory) -> None:
         """Keep how far a trial came that was pruned, so that one with the same training need not come as far."""
@@ -102,34 +102,13 @@ class Experiment:
         return self._pruned.take(trial, run)
 
     def feed(self, trial: Trial, run: RunDirectory) -> TrackerFeed:
-        """Make the tracker's feed of a trial.
-
-        The first one opens the store, as a tracker that cannot be opened stops a launch; one that is away later does
-        not.
-
-        Raises:
-            UnmetError: The store cannot be opened.
-        """
-        parent, tags = None, {}
-        if self.sweep is not None and self.sweep_feed is not None:
-            self.sweep_feed.open()
-            parent = self.sweep_feed.run_id
-            tags = {"group": trial.group, "seed": str(trial.seed), "trial": str(self.sweep.number(trial))}
-        tracked = TrackedRun(
-            experiment=self.plan.spec.name,
-            trial=trial.name,
-            fingerprint=trial.plan.fingerprint,
-            run_dir=run.path,
-            parameters=_parameters(trial.plan),
-            dataset=trial.plan.dataset,
-            spec_file=run.spec,
-            parent=parent,
-            tags=tags,
-        )
-        feed = TrackerFeed(self._tracker, tracked)
-        if parent is None:
-            feed.open()
-        return feed
+        """Make the tracker's feed of a trial, under that of its sweep."""
+        tags = {}
+        if self.sweep is not None:
+            arm = {"arm": trial.arm} if trial.arm else {}
+            tags = {"group": trial.group, **arm, "trial": str(self.sweep.number(trial))}
+        tracked = tracked_trial(trial.plan.spec, trial.plan.dataset, run, tags)
+        return TrackerFeed(self._tracker, tracked, self.sweep_feed)
 
     def note(self, trial: Trial, status: str, objective: float | None) -> None:
         """Write a trial's state and value into the folder of the sweep."""
@@ -138,8 +117,3 @@ class Experiment:
 
     def _tracker(self) -> Tracker:
         return implement(self.plan.spec.tracker, self._storage)  # type: ignore[no-any-return]
-
-
-def _parameters(plan: Plan) -> dict[str, Any]:
-    # The tracker's own section says nothing of the run, and its URI may hold a password.
-    return dict(flatten({name: value for name, value in plan.spec.as_json().items() if name != "tracker"}))

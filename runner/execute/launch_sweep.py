@@ -13,6 +13,7 @@ from runner.execute.results import LaunchResult
 from runner.execute.sweep_folder import FOLDER, SweepFolder
 from runner.plan import smoke
 from runner.stages import Reporter
+from runner.steps.outcome import Status
 from runner.sweep.figures import write_figures
 from runner.sweep.points import as_it_is
 from runner.sweep.search import open_search
@@ -53,10 +54,12 @@ def launch_sweep(
         interrupted = interrupts.asked and not loop.done
         if not interrupted:
             _draw(sweep, listener)
+        status: Status = "interrupted" if interrupted else "failed" if loop.failed else "finished"
+        sweep.end(status)
         feed = experiment.sweep_feed
         assert feed is not None
-        if feed.outstanding:
-            loop.delivery.finish(feed, "interrupted" if interrupted else "finished")
+        if feed.lacks(status):
+            loop.delivery.finish(feed, status)
         trials, summary = loop.close(), proposals.summary()
     return LaunchResult(experiment.plan, trials, interrupted, summary, feed.run_id, feed.link)
 

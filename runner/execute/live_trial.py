@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from runner.artifacts import RunDirectory
-from runner.execute.delivery import TrackerFeed
 from runner.execute.executor import Running
+from runner.execute.feed import TrackerFeed
 from runner.plan import Trial
 
 

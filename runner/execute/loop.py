@@ -12,9 +12,10 @@ from runner.artifacts import RunDirectory
 from runner.errors import RunnerError, SpecError, StepError
 from runner.events import Event, EventTail
 from runner.execute.conversation import Conversation
-from runner.execute.delivery import Delivery, TrackerFeed, tracker_state
+from runner.execute.delivery import Delivery
 from runner.execute.executor import Executor
 from runner.execute.experiment import Experiment
+from runner.execute.feed import TrackerFeed
 from runner.execute.interrupts import Interrupts
 from runner.execute.listener import LaunchListener
 from runner.execute.live_trial import LiveTrial
@@ -74,6 +75,9 @@ class Loop:
                     time.sleep(POLL_SECONDS)
         except BaseException:
             self._stop_all()
+            feed = self._experiment.sweep_feed
+            if feed is not None and self.delivery.serves(feed):
+                self.delivery.finish(feed, "failed")
             self.delivery.close(lambda: True)
             self._let_go()
             raise
@@ -93,6 +97,11 @@ class Loop:
     def done(self) -> bool:
         """Whether all that is to be run has ended."""
         return self._conversation.done() and all(result.status != "interrupted" for result in self._results)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a trial has failed."""
+        return any(result.status == "failed" for result in self._results)
 
     def _propose(self) -> bool:
         """Begin what the search asks for, until it asks for nothing or there is no room; whether anything moved."""
@@ -123,11 +132,11 @@ class Loop:
             self._report(trial, run, held, status)
             return
         resumed = self._experiment.begin(trial, run)
-        feed = self._feed(trial, run)
+        feed = self._experiment.feed(trial, run)
+        self._deliver(feed)
         executor = self._ready_executor()
         live = LiveTrial(trial, run, feed, held, resumed)
         self._live[trial.name] = live
-        self.delivery.follow(feed)
         try:
             # What the whole experiment lacks was said with the first trial; this one may lack something of its own.
             implement(trial.plan.spec.generator)
@@ -152,22 +161,23 @@ class Loop:
         if run.read_record().get("status") != status:
             run.update_record(status=status)  # A kill came between the last step and its note.
         objective = self._conversation.value(status, last)
-        if tracker_state(run.path).get("complete"):
+        feed = self._experiment.feed(trial, run)
+        if not feed.lacks(status):
             held.close()
         else:
-            feed = self._feed(trial, run)
+            self._deliver(feed)
             self.delivery.finish(feed, status, _results(objective))
             self._ended.append((feed, held))
         metrics = run.read_metrics() if status == "finished" else {}
         self._add(TrialResult(trial, status, metrics, run.path, None, "", reused=True, objective=objective))
         self._tell(trial, status, metrics, last)
 
-    def _feed(self, trial: Trial, run: RunDirectory) -> TrackerFeed:
-        """Make the tracker's feed of a trial; from the first one on the sweep is shown as it goes."""
-        feed = self._experiment.feed(trial, run)
-        if self._experiment.sweep_feed is not None:
-            self.delivery.follow(self._experiment.sweep_feed)
-        return feed
+    def _deliver(self, feed: TrackerFeed) -> None:
+        """Let a trial be delivered, and from the first one on the sweep; a tracker that refuses it is raised."""
+        for each in (self._experiment.sweep_feed, feed):
+            if each is not None:
+                self.delivery.follow(each)
+        self.delivery.await_answer(lambda: self._interrupts.asked)
 
     def _ready_executor(self) -> Executor:
         """Get what runs trials, when the first one is begun; whatever keeps all of them from running is raised."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from runner.artifacts import RunDirectory
 from runner.errors import RunnerError, StepError
-from runner.execute.delivery import tracker_state
+from runner.execute.feed import tracker_state
 from runner.plan import Plan, Trial
 from runner.steps.outcome import Outcome, Status
 

@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
 
-from runner.artifacts import packages
+from runner.provenance import packages
 from runner.registry import STAGES, installed
 
 Software = Mapping[str, str]

@@ -197,7 +197,8 @@ def trial_standing(folder: Path, *, launched: bool) -> TrialStanding:
         done=progress["done"] if progress else None,
         total=progress["total"] if progress else None,
         metrics=run.read_metrics() or _last_metrics(events),
-        age=_age(events),
+        # A machine goes on being used where a trial is stuck.
+        age=_age([event for event in events if event["kind"] != "system"]),
         error=errors[-1] if errors and status == "failed" else None,
         run_dir=folder,
     )

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from runner.artifacts import LOCK, held, write_json, write_text
 from runner.events import EventLog
-from runner.execute.delivery import STATE_FILE
+from runner.execute.feed import LOCK_FILE, STATE_FILE
 from runner.plan import Plan, Trial, plan_json
+from runner.secrets import without_passwords
+from runner.steps.outcome import Status
 from runner.sweep.point import Point
 
 FOLDER = "sweep"
 """Its name; trials' names begin otherwise."""
+SWEEP_FILE = "sweep.json"
+"""In it: the trials with their values."""
 SEED = "seed"
 """The parameter in which repetitions of a point differ."""
 OBJECTIVE = "objective"
@@ -36,10 +41,11 @@ class SweepFolder:
         """Name the folder; it need not exist yet."""
         self.path = path
         self.events = path / "events.jsonl"
-        self._plan, self._file = plan, path / "sweep.json"
+        self._plan, self._file = plan, path / SWEEP_FILE
         self.objective: Mapping[str, Any] | None = None
         self.changed = False
         self._trials: dict[str, dict[str, Any]] = {}
+        self._status = "running"
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -50,7 +56,7 @@ class SweepFolder:
     def clear(self) -> None:
         """Remove all that an earlier launch left, but for the lock that is held."""
         for entry in self.path.iterdir():
-            if entry.name != LOCK:
+            if entry.name not in {LOCK, LOCK_FILE}:
                 entry.unlink()
 
     def begin(self, spec_text: str, objective: Mapping[str, Any] | None) -> None:
@@ -65,7 +71,7 @@ class SweepFolder:
         else:
             for left in (self._file, self.events, self.path / STATE_FILE):
                 left.unlink(missing_ok=True)
-        write_text(self.path / "spec.yaml", spec_text)
+        write_text(self.path / "spec.yaml", without_passwords(spec_text))
         write_text(self.path / "plan.json", plan_json(self._plan))
 
     def number(self, trial: Trial) -> int:
@@ -82,6 +88,7 @@ class SweepFolder:
             "fingerprint": trial.plan.fingerprint,
             "parameters": dict(trial.parameters),
             "group": trial.group,
+            "arm": trial.arm,
             "seed": trial.seed,
             "status": status,
             "objective": objective,
@@ -90,6 +97,11 @@ class SweepFolder:
         if objective is not None and objective != before:
             EventLog(self.events).metrics(number, {OBJECTIVE: objective})
             self.changed = True
+        self._write()
+
+    def end(self, status: Status) -> None:
+        """Write down how the launch of the sweep ended."""
+        self._status = status
         self._write()
 
     def trials(self) -> list[dict[str, Any]]:
@@ -108,6 +120,8 @@ class SweepFolder:
             "experiment": self._plan.spec.name,
             "fingerprint": self._plan.fingerprint,
             "objective": self.objective,
+            "status": self._status,
+            "dataset": asdict(self._plan.dataset),
             "trials": self.trials(),
         }
         write_json(self._file, told)

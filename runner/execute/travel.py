@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from runner.errors import Problem, SpecError, SpecPath
+from runner.secrets import holds_password
 from runner.spec.load import LoadedSpec
 from runner.spec.models import ExperimentSpec
-
-_PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 
 
 def travelling(loaded: LoadedSpec[ExperimentSpec]) -> str:
@@ -24,7 +22,7 @@ def travelling(loaded: LoadedSpec[ExperimentSpec]) -> str:
             a cluster is sent.
     """
     told = loaded.spec.as_json()
-    problems = [Problem(_HIDE, path) for path, text in _texts(told, ()) if _PASSWORD.search(text)]
+    problems = [Problem(_HIDE, path) for path, text in _texts(told, ()) if holds_password(text)]
     if loaded.spec.compute.storage is None:
         problems.append(
             Problem(

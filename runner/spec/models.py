@@ -117,6 +117,9 @@ class ComputeOptions(Options):
     smaller_micro_batch: bool = True
     """Whether a trial that ran out of memory is taken up again with a smaller micro-batch; its numbers stay the same
     but for rounding. Else it fails."""
+    sample_every: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    """Seconds between two samples of the use of CPU, memory and GPU, which the tracker shows; 0 takes none. Default:
+    MLflow's own."""
     storage: FilePath | None = None
     """Folder for runs, shared by all nodes where there are several; none: `runs` in the current folder."""
     cache: Place | None = None

@@ -11,6 +11,7 @@ from runner.artifacts import read_lines, write_json, write_lines
 from runner.records import Answer, Ending, Score
 from runner.stages import Adapter, Counts, Metric, Reporter
 from runner.steps.context import TrialContext
+from runner.steps.mistakes import keep_mistakes
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,14 @@ def count(metrics: Mapping[str, Metric], prediction: Answer, reference: Answer) 
 def score(context: TrialContext) -> None:
     """Score the predictions in the adapter's own parse mode and, beside it, in the others.
 
-    Leaves `scores.jsonl`, a line a sample with its reference, and `metrics.json`; see `score_rows` and `all_figures`.
+    Leaves `scores.jsonl`, a line a sample with its reference, `mistakes.jsonl`, some of the wrong ones with pictures,
+    and `metrics.json`; see `score_rows`, `keep_mistakes` and `all_figures`.
     """
     references = {sample.id: context.adapter.reference(sample) for sample in context.samples("test")}
     outputs = {row["id"]: row["output"] for row in read_lines(context.run.predictions)}
     modes = score_modes(context.adapter, context.metrics, lambda mode: references, outputs, context.reporter("score"))
     write_lines(context.run.scores, score_rows(modes, references))
+    keep_mistakes(context, outputs, references)
     figures = all_figures(modes)
     write_json(context.run.metrics, figures)
     context.log.metrics(None, figures)

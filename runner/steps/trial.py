@@ -17,6 +17,7 @@ from runner.steps.generate import generate
 from runner.steps.score import score
 from runner.steps.share import share
 from runner.steps.train import train
+from runner.steps.usage import sampled
 
 ACTIONS: dict[str, Callable[[TrialContext], None]] = {"train": train, "generate": generate, "score": score}
 
@@ -35,9 +36,12 @@ def run_trial(plan: str, folder: Path, steps: Sequence[str] | None = None) -> No
     """
     run = RunDirectory(folder)
     context = TrialContext(read_plan(plan), run, EventLog(run.events))
-    for step in steps_of(context.spec) if steps is None else steps:
-        if not run.finished(step):
-            _run_step(context, step)
+    # One process of a group samples, since one alone writes the log.
+    seconds = context.spec.compute.sample_every if main_process() else 0
+    with sampled(run, context.log, seconds):
+        for step in steps_of(context.spec) if steps is None else steps:
+            if not run.finished(step):
+                _run_step(context, step)
 
 
 def _run_step(context: TrialContext, step: str) -> None:

@@ -69,7 +69,7 @@ class Composer:
     def _trial(self, arm: str | None, parameters: Mapping[str, Drawn], seed: int | None, group: str) -> Trial:
         spec = check(self.swept.compose(arm, parameters, seed), ExperimentSpec)
         plan = self.survey.resolve(self.adjust(spec))
-        return Trial(trial_name(plan), plan, self.swept.shown(arm, parameters, seed), group)
+        return Trial(trial_name(plan), plan, self.swept.shown(arm, parameters, seed), group, arm or "")
 
     def refuse(self, arm: str | None, points: Iterable[Mapping[str, Drawn]]) -> None:
         """Check that the values of points go together.

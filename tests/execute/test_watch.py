@@ -2,13 +2,15 @@
 
 import json
 import time
-from types import SimpleNamespace
 
 import pytest
 
 from runner.events import EventLog
-from runner.execute.delivery import Delivery, TrackerFeed
+from runner.execute import delivery as module
+from runner.execute.delivery import Delivery
+from runner.execute.feed import TrackerFeed
 from runner.execute.watch import Watch, objectives
+from runner.stages import DatasetInfo, TrackedRun
 
 
 class Recorder:
@@ -43,7 +45,9 @@ def log(tmp_path):
 @pytest.fixture
 def feed_of(tmp_path):
     """Makes the feed of the run in the test's folder."""
-    return lambda tracker: TrackerFeed(lambda: tracker, SimpleNamespace(run_dir=tmp_path))
+    dataset = DatasetInfo("mmre", "/data", "f" * 64, (), {})
+    run = TrackedRun("demo", "trial-1", "1" * 64, tmp_path, {}, dataset, tmp_path / "spec.yaml")
+    return lambda tracker: TrackerFeed(lambda: tracker, run)
 
 
 def values(*numbers):
@@ -108,7 +112,8 @@ def test_a_resumed_trial_delivers_only_what_is_new(tmp_path, log, feed_of):
     assert feed_of(tracker).outstanding, "somebody added to it"
 
 
-def test_a_hurried_end_does_not_wait_for_a_tracker_that_hangs(log, feed_of):
+def test_a_hurried_end_does_not_wait_for_a_tracker_that_hangs(log, feed_of, monkeypatch):
+    monkeypatch.setattr(module, "LAST_SECONDS", 0.2)
     tracker = Recorder()
     feed = feed_of(tracker)
     feed.open()

@@ -16,6 +16,7 @@ from runner.errors import LostWorkerError, OutOfMemoryError, StepError, UnmetErr
 from runner.execute.forkserver import OUTPUT, Exit, Request, run_forked, start_server
 from runner.execute.resources import local_gpus, too_small
 from runner.execute.software import software
+from runner.secrets import for_workers
 from runner.spec.models import ComputeOptions
 from runner.steps.outcome import Outcome
 
@@ -32,17 +33,20 @@ class NodeActor:
 
     def __init__(self) -> None:
         """Begin with no server."""
-        self._servers: dict[int, tuple[subprocess.Popen[bytes], str]] = {}
+        self._servers: dict[tuple[int, bool], tuple[subprocess.Popen[bytes], str]] = {}
         self._ports: deque[socket.socket] = deque(maxlen=PORTS_KEPT)
 
-    def fork_server(self, cores: int, modules: Sequence[str]) -> str:
+    def fork_server(self, cores: int, modules: Sequence[str], *, with_cloud: bool) -> str:
         """The socket of the server for processes of so many threads, started where it does not run.
 
-        OpenMP reads the number of threads when it is loaded, so that each number needs a server of its own.
+        OpenMP reads the number of threads when it is loaded, so that each number needs a server of its own; and so do
+        those that keep the keys to a store of objects.
         """
-        server, address = self._servers.get(cores, (None, ""))
+        kind = (cores, with_cloud)
+        server, address = self._servers.get(kind, (None, ""))
         if server is None or server.poll() is not None:
-            server, address = self._servers[cores] = start_server(modules, _server_environment(cores))
+            environment = _server_environment(cores, with_cloud=with_cloud)
+            server, address = self._servers[kind] = start_server(modules, environment)
         return address
 
     def meeting_point(self) -> tuple[str, int]:
@@ -62,9 +66,9 @@ class NodeActor:
         return software()
 
 
-def _server_environment(cores: int) -> dict[str, str]:
+def _server_environment(cores: int, *, with_cloud: bool) -> dict[str, str]:
     told = {
-        **os.environ,
+        **for_workers(os.environ, with_cloud=with_cloud),
         "OMP_NUM_THREADS": str(cores),
         # Threads that spin while they wait slow each other fivefold where cores are fewer than threads.
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -111,14 +115,17 @@ def work_on(node: Any, work: Work) -> dict[str, Any]:
 
 
 def _work(node: Any, work: Work) -> Outcome:
-    lacking = too_small(ComputeOptions.model_validate(work.compute), local_gpus(), ray.get_gpu_ids())
+    compute = ComputeOptions.model_validate(work.compute)
+    lacking = too_small(compute, local_gpus(), ray.get_gpu_ids())
     if lacking:
         return Outcome("failed", UnmetError(f"{lacking} on {socket.gethostname()}"))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     request = Request(work.plan, work.folder, work.steps, {**work.group, "CUDA_VISIBLE_DEVICES": visible})
     killed_before = processes_killed_for_memory()
     try:
-        ended = run_forked(ray.get(node.fork_server.remote(work.cores, work.modules)), request)
+        shared = "://" in (compute.cache or "")
+        server = ray.get(node.fork_server.remote(work.cores, work.modules, with_cloud=shared))
+        ended = run_forked(server, request)
     except (OSError, RayError) as error:
         return Outcome("failed", LostWorkerError(f"no worker could be started on {socket.gethostname()}: {error}"))
     memory_ran_out = processes_killed_for_memory() > killed_before

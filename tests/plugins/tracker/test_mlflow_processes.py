@@ -64,8 +64,8 @@ def test_two_processes_make_one_store_at_once_and_a_third_finds_its_run_again(tm
     experiment = client.get_experiment_by_name("demo")
     runs = client.search_runs([experiment.experiment_id])
     assert {run.info.run_id: run.info.status for run in runs} == {first: "FINISHED", second: "FINISHED"}
-    (data,) = client.get_run(first).inputs.dataset_inputs
-    assert data.dataset.digest == "f" * 36
+    inputs = client.get_run(first).inputs.dataset_inputs
+    assert [data.dataset.digest for data in inputs] == ["f" * 36] * 2, "one a split, each once"
     assert [each.step for each in client.get_metric_history(first, "loss")] == [1]
 
 

@@ -1,0 +1,141 @@
+"""Delivers to the tracker what launches that are gone have left: trials and sweeps, in order, each thing once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from runner.artifacts import RunDirectory
+from runner.errors import RunnerError
+from runner.execute.feed import TrackerFeed
+from runner.execute.standing import Found
+from runner.execute.sweep_folder import FOLDER, OBJECTIVE
+from runner.execute.tracked import found_sweep, found_trial, sweep_as_told
+from runner.execute.underway import notes
+from runner.plan import implement
+from runner.secrets import without_passwords
+from runner.spec.models import ExperimentSpec
+from runner.stages import Tracker
+from runner.steps.outcome import Status
+
+MISSES_IN_TURN = 2
+"""After so many runs in turn that the tracker did not take it seems to be away, and no others are tried."""
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What came of one run.
+
+    Attributes:
+        experiment: Its experiment.
+        name: Its folder's.
+        status: How it ended; one that a launch left in the middle is interrupted.
+        delivered: Whether the tracker lacked something, and has it now.
+        events: How many lines of its log that were.
+        run_id: The tracker's id of it.
+        error: Why the tracker still lacks something.
+    """
+
+    experiment: str
+    name: str
+    status: Status
+    delivered: bool = False
+    events: int = 0
+    run_id: str | None = None
+    error: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The run as `sync --json` lists it."""
+        told = dict(vars(self))
+        return {"mlflow_run_id": told.pop("run_id"), **told}
+
+
+class Sync:
+    """Goes through experiments and delivers what their trackers lack.
+
+    Attributes:
+        refused: Why an experiment was left alone, by its name.
+    """
+
+    def __init__(self, storage: Path) -> None:
+        """Take the folder of all runs, for stores beside them."""
+        self._storage = storage.resolve()
+        self._misses = 0
+        self.refused: dict[str, str] = {}
+
+    def experiment(self, found: Found) -> Iterator[Synced]:
+        """Deliver an experiment, or the trials of it that were named; one that a launch is still at is refused."""
+        name = found.experiment.name
+        launches = [note for note in notes(found.experiment) if note.alive]
+        if launches:
+            places = ", ".join(f"process {note.pid} on {note.host}" for note in launches)
+            self.refused[name] = f"a launch is still at it ({places}), which delivers; `runner stop {name}` ends it"
+            return
+        sweep = _SweepAt(found.experiment / FOLDER, self._storage)
+        for path in found.trials:
+            if self._away(name):
+                return
+            yield self._deliver(*self._trial(RunDirectory(path), sweep))
+        # Last, as it was opened anew where a trial was to be shown under it.
+        if sweep.feed is not None and not self._away(name):
+            yield self._deliver(Synced(name, FOLDER, sweep.status), sweep.feed, {})
+
+    def _away(self, name: str) -> bool:
+        if self._misses >= MISSES_IN_TURN:
+            self.refused[name] = "the tracker does not answer, and the rest was not tried"
+        return self._misses >= MISSES_IN_TURN
+
+    def _trial(self, run: RunDirectory, sweep: _SweepAt) -> tuple[Synced, TrackerFeed | None, dict[str, float]]:
+        told = Synced(run.path.parent.name, run.path.name, _status(run))
+        try:
+            spec, tracked = found_trial(run)
+        except RunnerError as error:
+            return Synced(told.experiment, told.name, told.status, error=str(error)), None, {}
+        entry = sweep.trials.get(run.path.name)
+        feed = TrackerFeed(lambda: _tracker(spec, self._storage), tracked, None if entry is None else sweep.feed)
+        value = (entry or {}).get("objective")
+        return told, feed, {} if value is None else {OBJECTIVE: value}
+
+    def _deliver(self, told: Synced, feed: TrackerFeed | None, results: dict[str, float]) -> Synced:
+        if feed is None:
+            return told
+        about = (told.experiment, told.name, told.status)
+        if not feed.lacks(told.status):
+            return Synced(*about, run_id=feed.run_id)
+        try:
+            events = feed.finish(told.status, results)
+        except Exception as error:  # whatever a tracker raises is told, and the other runs are tried
+            self._misses += 1
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            return Synced(*about, run_id=feed.run_id, error=without_passwords(lines[0]))
+        finally:
+            feed.release()
+        self._misses = 0
+        return Synced(*about, delivered=True, events=events, run_id=feed.run_id)
+
+
+class _SweepAt:
+    """The sweep that lies in a folder, if one does."""
+
+    def __init__(self, folder: Path, storage: Path) -> None:
+        self.feed: TrackerFeed | None = None
+        told = sweep_as_told(folder)
+        self.trials: dict[str, dict[str, Any]] = {trial["name"]: trial for trial in told.get("trials", ())}
+        self.status: Status = told["status"] if told.get("status") in get_args(Status) else "interrupted"
+        if (folder / "plan.json").exists():
+            spec, run = found_sweep(folder)
+            self.feed = TrackerFeed(lambda: _tracker(spec, storage), run)
+
+
+def _tracker(spec: ExperimentSpec, storage: Path) -> Tracker:
+    made: Tracker = implement(spec.tracker, storage)
+    return made
+
+
+def _status(run: RunDirectory) -> Status:
+    if run.finished("score"):
+        return "finished"
+    noted: Status = run.read_record().get("status", "interrupted")
+    return noted if noted in get_args(Status) else "interrupted"

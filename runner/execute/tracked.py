@@ -1,0 +1,95 @@
+"""Tells the tracker of trials and sweeps, as a launch has them in memory or as any process finds them on the disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.artifacts import RunDirectory
+from runner.errors import DataError
+from runner.execute.sweep_folder import FOLDER, SWEEP_FILE
+from runner.plan import flatten, read_plan, settings
+from runner.spec.models import ExperimentSpec
+from runner.stages import DatasetInfo, TrackedRun
+
+
+def tracked_trial(spec: ExperimentSpec, dataset: DatasetInfo, run: RunDirectory, tags: Mapping[str, str]) -> TrackedRun:
+    """Describe a trial; `tags` is what sets it apart in its sweep."""
+    return TrackedRun(
+        experiment=spec.name,
+        trial=run.path.name,
+        fingerprint=_fingerprint(spec),
+        run_dir=run.path,
+        parameters=parameters_of(spec),
+        dataset=dataset,
+        spec_file=run.spec,
+        tags={"seed": str(spec.seed), **tags},
+        chosen=frozenset(settings(spec)),
+    )
+
+
+def tracked_sweep(spec: ExperimentSpec, dataset: DatasetInfo, folder: Path) -> TrackedRun:
+    """Describe the sweep that lies in a folder."""
+    return TrackedRun(
+        experiment=spec.name,
+        trial=f"sweep-{_fingerprint(spec)[:8]}",
+        fingerprint=f"sweep-{_fingerprint(spec)}",
+        run_dir=folder,
+        parameters=parameters_of(spec),
+        dataset=dataset,
+        spec_file=folder / "spec.yaml",
+        chosen=frozenset(settings(spec)),
+    )
+
+
+def found_trial(run: RunDirectory) -> tuple[ExperimentSpec, TrackedRun]:
+    """Read a trial's folder, and its place in its sweep if it has one.
+
+    Raises:
+        DataError: It holds no plan that this version can read.
+    """
+    spec = _plan(run.plan)
+    swept = sweep_as_told(run.path.parent / FOLDER).get("trials", ())
+    entry: dict[str, Any] = next((trial for trial in swept if trial["name"] == run.path.name), {})
+    names = {"group": "group", "arm": "arm", "number": "trial"}
+    tags = {tag: str(entry[name]) for name, tag in names.items() if entry.get(name) not in (None, "")}
+    return spec, tracked_trial(spec, _dataset(run.read_record().get("dataset"), spec), run, tags)
+
+
+def found_sweep(folder: Path) -> tuple[ExperimentSpec, TrackedRun]:
+    """Read the folder of a sweep; see `found_trial`."""
+    spec = _plan(folder / "plan.json")
+    return spec, tracked_sweep(spec, _dataset(sweep_as_told(folder).get("dataset"), spec), folder)
+
+
+def sweep_as_told(folder: Path) -> dict[str, Any]:
+    """What `sweep.json` in a folder says; nothing where nothing is swept."""
+    file = folder / SWEEP_FILE
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+
+def parameters_of(spec: ExperimentSpec) -> dict[str, Any]:
+    """A plan as dotted paths. The tracker's own section says nothing of the run, and its URI may hold a password."""
+    return dict(flatten({name: value for name, value in spec.as_json().items() if name != "tracker"}))
+
+
+def _plan(file: Path) -> ExperimentSpec:
+    try:
+        return read_plan(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
+
+
+def _fingerprint(spec: ExperimentSpec) -> str:
+    assert spec.pinned is not None, "a plan is pinned"
+    return spec.pinned.fingerprint
+
+
+def _dataset(told: Mapping[str, Any] | None, spec: ExperimentSpec) -> DatasetInfo:
+    """The data set as a launch noted it; of runs of earlier versions, what the plan says of it."""
+    if told is None:
+        assert spec.pinned is not None, "a plan is pinned"
+        return DatasetInfo(spec.data.type, "", spec.pinned.data, (), {})
+    return DatasetInfo(told["name"], told["location"], told["fingerprint"], tuple(told["labels"]), told["num_samples"])

@@ -1,0 +1,190 @@
+"""A server that is killed for a whole training, and two sweeps in one database: all is there, and once."""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from servers import Server
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+SHORT = ("--local", "--set", "trainer.epochs=2", "--set", "compute.sample_every=1")
+VARYING = {"train/tokens_per_second", "train/memory_gb"}
+"""Figures of the machine, which no two trainings share."""
+GROWN = {"events.jsonl", "record.json", "plan.json", "code.diff"}
+"""Files that hold times and places."""
+SWEEP = """\
+extends: emoji.yaml
+name: {name}
+trainer: {{type: sft, epochs: 2, batch_size: 2, precision: fp32, validation: 0.4}}
+sweep:
+  seeds: [1, 2]
+  objective: {{metric: validation/loss, mode: min}}
+"""
+
+
+@pytest.fixture
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.kill()
+
+
+def trial_of(workplace, experiment="emoji"):
+    [folder] = (workplace.folder / "runs" / experiment).glob("trial-*")
+    return folder
+
+
+def told_by(folder):
+    """How many values of each metric a run's log holds: one a step, and of results one."""
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    prefixes = {"metrics": "", "system": "system/"}
+    values = {
+        (prefixes[event["kind"]] + name, event["step"] or 0)
+        for event in events
+        if event["kind"] in prefixes
+        for name, value in event["values"].items()
+        if value is not None
+    }
+    return sorted(values)
+
+
+def histories(client, run):
+    return {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
+
+
+def artifacts(client, run_id, into, folder=None):
+    """The files of a run and their hashes, whatever is listed twice twice."""
+    for entry in client.list_artifacts(run_id, folder):
+        if entry.is_dir:
+            yield from artifacts(client, run_id, into, entry.path)
+        else:
+            content = Path(client.download_artifacts(run_id, entry.path, str(into))).read_bytes()
+            yield entry.path, hashlib.sha256(content).hexdigest() if entry.path not in GROWN else ""
+
+
+def all_of(client, folder, into):
+    """What the tracker has of a run, less what no two runs share; every value that its log tells is there once."""
+    run = client.get_run(json.loads((folder / "tracker.json").read_text())["run_id"])
+    kept = histories(client, run)
+    assert sorted((key, metric.step) for key, values in kept.items() for metric in values) == told_by(folder)
+    for values in kept.values():
+        assert [metric.step for metric in values] == sorted(metric.step for metric in values), "in order"
+    into.mkdir()
+    return {
+        "status": (run.info.status, run.data.tags["mmre.status"]),
+        "params": {key: value for key, value in run.data.params.items() if not key.startswith("compute.")},
+        "metrics": {
+            key: [(metric.step, metric.value) for metric in values]
+            for key, values in kept.items()
+            if key not in VARYING and not key.startswith("system/")
+        },
+        "artifacts": sorted(artifacts(client, run.info.run_id, into)),
+        "inputs": sorted((each.dataset.name, each.dataset.digest) for each in run.inputs.dataset_inputs),
+    }
+
+
+def launch_while_the_server_is_dead(workplace, server):
+    started = workplace.start("launch", "emoji.yaml", *SHORT, "--set", f"tracker.uri={server.uri}", "--json")
+    while not list(workplace.folder.glob("runs/emoji/*/tracker.json")):
+        assert started.poll() is None, started.communicate()
+        time.sleep(0.02)
+    server.kill()
+    output, errors = started.communicate(timeout=300)
+    assert started.returncode == 0, errors
+    assert "runner sync" in errors and "Traceback" not in errors
+    return json.loads(output)
+
+
+def test_a_server_killed_for_a_whole_training_lacks_nothing_afterwards(server, emoji_at, tmp_path):
+    there = ("launch", "emoji.yaml", *SHORT, "--set", f"tracker.uri={server.uri}")
+    places = {name: tmp_path / name for name in ("undisturbed", "synced", "relaunched")}
+    for folder in places.values():
+        folder.mkdir()
+    undisturbed, synced, relaunched = map(emoji_at, places.values())
+    done = undisturbed.run(*there)
+    assert done.returncode == 0, done.stderr
+    client = MlflowClient(tracking_uri=server.uri)
+    right = all_of(client, trial_of(undisturbed), tmp_path / "right")
+    assert right["status"] == ("FINISHED", "finished")
+
+    launch_while_the_server_is_dead(synced, server)
+    gone = synced.run("sync")
+    assert gone.returncode == 1 and "Traceback" not in gone.stderr and server.uri in gone.stdout
+    server.start()
+    done = synced.run("sync", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    [told] = json.loads(done.stdout)["runs"]
+    assert told["delivered"] and told["events"] > 10
+    assert all_of(client, trial_of(synced), tmp_path / "one") == right
+    again = json.loads(synced.run("sync", "--json").stdout)
+    assert (again["delivered"], again["lacking"]) == (0, 0)
+
+    launch_while_the_server_is_dead(relaunched, server)
+    server.start()
+    done = relaunched.run(*there)
+    assert done.returncode == 0 and "finished already" in done.stderr
+    assert all_of(client, trial_of(relaunched), tmp_path / "two") == right
+
+    found = client.search_runs([client.get_experiment_by_name("emoji").experiment_id])
+    assert len(found) == 3, "one spec, run in three places: three runs, and none of them twice"
+
+
+def test_a_driver_that_is_killed_leaves_a_run_that_sync_calls_killed_and_the_next_launch_ends(emoji, tmp_path):
+    slow = ("launch", "emoji.yaml", "--local", "--set", "trainer.epochs=40")
+    started = emoji.start(*slow)
+    while not any("train/loss" in file.read_text() for file in emoji.folder.glob("runs/emoji/*/events.jsonl")):
+        assert started.poll() is None, started.communicate()
+        time.sleep(0.05)
+    beside = emoji.run("sync")
+    assert beside.returncode == 1 and "a launch is still at it" in beside.stdout
+    started.kill()
+    started.communicate()
+    client = MlflowClient(tracking_uri=f"sqlite:///{emoji.folder}/runs/mlflow.db")
+    state = json.loads((trial_of(emoji) / "tracker.json").read_text())
+    assert client.get_run(state["run_id"]).info.status == "RUNNING"
+    assert emoji.run("sync").returncode == 0
+    assert client.get_run(state["run_id"]).info.status == "KILLED"
+    done = emoji.run(*slow, timeout=400)
+    assert done.returncode == 0, done.stderr
+    run = client.get_run(state["run_id"])
+    assert run.info.status == "FINISHED"
+    steps = [metric.step for metric in client.get_metric_history(state["run_id"], "train/loss")]
+    assert steps == sorted(set(steps)) and steps[-1] > 40
+    assert len(client.search_runs([run.info.experiment_id])) == 1
+
+
+def test_two_sweeps_into_one_database_at_once_lose_and_double_nothing(emoji_at, tmp_path):
+    store = ("--set", f"tracker.uri=sqlite:///{tmp_path}/shared/mlflow.db")
+    places = []
+    for name in ("left", "right"):
+        (tmp_path / name).mkdir()
+        workplace = emoji_at(tmp_path / name)
+        (workplace.folder / "sweep.yaml").write_text(SWEEP.format(name=name))
+        places.append((name, workplace))
+    running = [place.start("launch", "sweep.yaml", "--local", "--json", *store) for _, place in places]
+    for each in running:
+        output, errors = each.communicate(timeout=600)
+        assert each.returncode == 0, errors
+        assert "tracker" not in errors, errors
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/shared/mlflow.db")
+    for name, place in places:
+        runs = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+        [sweep] = [run for run in runs if "mmre.trial" not in run.data.tags]
+        trials = [run for run in runs if run is not sweep]
+        assert sorted(run.data.tags["mmre.seed"] for run in trials) == ["1", "2"]
+        assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {sweep.info.run_id}
+        assert {run.info.status for run in runs} == {"FINISHED"}
+        objectives = client.get_metric_history(sweep.info.run_id, "objective")
+        assert sorted(metric.step for metric in objectives) == [0, 1]
+        for folder in (place.folder / "runs" / name).glob("trial-*"):
+            run = client.get_run(json.loads((folder / "tracker.json").read_text())["run_id"])
+            kept = histories(client, run)
+            assert len(kept.pop("objective")) == 1
+            assert sorted((key, each.step) for key, values in kept.items() for each in values) == told_by(folder)
+            names = [path for path, _ in artifacts(client, run.info.run_id, place.folder)]
+            assert len(names) == len(set(names)) and "predictions.json" in names
