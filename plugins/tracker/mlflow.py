@@ -18,6 +18,9 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "90")
 
+# Its bars would stand between the lines of a command that fetches many small files.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
 from mlflow.entities import Run, RunTag
 from mlflow.utils.mlflow_tags import (
     MLFLOW_GIT_BRANCH,

@@ -6,12 +6,12 @@ import sys
 import traceback
 from typing import NoReturn
 
-from runner.cli import begin, run, running, sync, measure, look, cache  # isort: skip - the help shows panels in this order
+from runner.cli import begin, run, running, sync, compare, measure, look, cache  # isort: skip - the help shows panels in this order
 from runner.cli.app import app
 from runner.cli.interrupts import insistent_interrupts
 from runner.errors import RunnerError
 
-__all__ = ["app", "begin", "cache", "look", "main", "measure", "run", "running", "sync"]
+__all__ = ["app", "begin", "cache", "compare", "look", "main", "measure", "run", "running", "sync"]
 
 
 def main() -> NoReturn:

@@ -52,14 +52,19 @@ def _opened(file: Path) -> IO[str]:
         ) from error
 
 
-def data_url(path: Path) -> str:
-    """A small copy of an image that stands in the page itself; nothing where it cannot be read."""
+def data_url(path: Path, side: int = THUMBNAIL) -> str:
+    """A small copy of an image that stands in the page itself; nothing where it cannot be read.
+
+    Args:
+        path: The image.
+        side: The longest that a side of the copy may be, in pixels.
+    """
     try:
         with Image.open(path) as image:
             small = ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return ""
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.thumbnail((side, side))
     written = io.BytesIO()
     small.save(written, "JPEG", quality=75)
     return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode('ascii')}"

@@ -1,0 +1,105 @@
+"""The same difference on parts of the test split: samples with a label, and samples by their number of segments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from runner.compare.measure import Measured
+from runner.compare.pairs import Pair
+from runner.compare.resampling import Resampling, bootstrap_weights, interval
+from runner.compare.run import Run
+from runner.compare.tally import Floats
+
+MANY_SEGMENTS = 4
+"""Samples with so many segments or more are taken together."""
+RESAMPLES = 1_000
+"""Draws for an interval of a part: there are many parts, and they are looked at, not tested."""
+LABEL, SEGMENTS = "label", "segments"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples of the test split.
+
+    Attributes:
+        kind: `label`: samples whose reference names one; `segments`: samples with so many.
+        value: The label, or the number.
+        members: 1 for each sample that belongs to it, else 0, in order.
+    """
+
+    kind: str
+    value: str
+    members: Floats
+
+
+@dataclass(frozen=True)
+class PartDifference:
+    """What one figure says of a pair on a part of the samples; no p-value, as there are so many."""
+
+    part: Part
+    metric: str
+    pair: Pair
+    value_a: float
+    value_b: float
+    low: float | None
+    high: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The difference as docs/compare.md lists it."""
+        return {
+            "by": self.part.kind,
+            "value": self.part.value,
+            "num_samples": int(self.part.members.sum()),
+            "metric": self.metric,
+            "a": self.pair.a.value,
+            "b": self.pair.b.value,
+            "value_a": self.value_a,
+            "value_b": self.value_b,
+            "difference": self.value_a - self.value_b,
+            "low": self.low,
+            "high": self.high,
+            **self.pair.told,
+        }
+
+
+def parts(runs: Sequence[Run]) -> list[Part]:
+    """Part the samples by what the references of any run hold, as one that was not asked for a task has none of it."""
+    labels, segments = [], []
+    for sample in runs[0].rows:
+        references = [run.rows[sample].get("reference") or {} for run in runs]
+        labels.append({label for each in references for label, _ in each.get("pairs") or ()})
+        numbers = [len(each["mapping"]) for each in references if each.get("mapping") is not None]
+        segments.append(_number(numbers[0]) if numbers else "")
+    by_label = {label: [label in each for each in labels] for label in sorted(set().union(*labels))}
+    by_number = {number: [number == each for each in segments] for number in sorted(set(segments)) if number}
+    return [
+        Part(kind, value, np.array(members, dtype=np.float64))
+        for kind, found in ((LABEL, by_label), (SEGMENTS, by_number))
+        for value, members in found.items()
+    ]
+
+
+def _number(segments: int) -> str:
+    return f"{MANY_SEGMENTS} or more" if segments >= MANY_SEGMENTS else str(segments)
+
+
+def part_differences(
+    pairs: Sequence[Pair], measured: Sequence[Measured], how: Resampling, runs: Sequence[Run]
+) -> Iterator[PartDifference]:
+    """Compare each pair on each part of the samples, with bootstrap intervals."""
+    draws = np.vstack(list(bootstrap_weights(len(runs[0].rows), min(RESAMPLES, how.num_resamples), how.seed)))
+    for part in parts(runs):
+        weights = np.vstack([part.members, draws * part.members])
+        for figure in measured:
+            known = {run.name: figure.on(run, weights) for run in runs if run.name in figure.values}
+            for pair in pairs:
+                if figure.of_all([*pair.a.runs, *pair.b.runs]):
+                    one, other = (np.mean([known[run.name] for run in each.runs], axis=0) for each in (pair.a, pair.b))
+                    found = interval(one[1:] - other[1:], how.confidence)
+                    if np.isfinite(one[0] - other[0]):
+                        low, high = found or (None, None)
+                        yield PartDifference(part, figure.name, pair, float(one[0]), float(other[0]), low, high)

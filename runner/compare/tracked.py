@@ -1,0 +1,64 @@
+"""A comparison and the tracker: runs whose folders are not here are fetched, and a page is shown beside its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from runner.compare.run import Run
+from runner.errors import SpecError
+from runner.execute.feed import tracker_state
+from runner.execute.sweep_folder import FOLDER
+from runner.plan import implement
+from runner.spec.check import section
+from runner.spec.load import load_spec
+
+SHOWN_UNDER = "compare"
+"""The folder of a run's artifacts that pages are put into."""
+
+
+def fetch_runs(experiments: Sequence[str], spec_file: Path, into: Path) -> None:
+    """Bring the files of experiments here, laid out as in a folder of all runs.
+
+    Args:
+        experiments: Their names.
+        spec_file: A spec whose section `tracker` says where they are.
+        into: The folder; one for each experiment is made.
+
+    Raises:
+        SpecError: The spec is wrong, or the tracker has no trial of an experiment.
+        UnmetError: The tracker cannot be asked.
+    """
+    spec = load_spec(spec_file).spec
+    tracker = implement(spec.tracker, spec.compute.storage or Path("runs").resolve())
+    for name in experiments:
+        (into / name).mkdir(parents=True)
+        if not tracker.fetch(name, into / name):
+            raise SpecError(f"--from {spec_file}: the tracker has no run of the experiment {name!r}")
+
+
+def attach_page(file: Path, runs: Sequence[Run]) -> list[str]:
+    """Add a page to the artifacts of the sweeps that its runs belong to, else of the runs themselves.
+
+    Returns:
+        Why it could not be added somewhere, in words; a comparison is none the worse for it.
+    """
+    told: dict[str, None] = {}
+    for run, run_id in _shown_at(runs):
+        try:
+            tracker = implement(section("tracker", run.plan["tracker"]), run.folder.parent.parent)
+            tracker.attach(run_id, file, SHOWN_UNDER)
+        except Exception as error:  # whatever a tracker raises: the page is written, and stays
+            told[f"the tracker of {run.experiment} has not taken the page ({type(error).__name__}: {error})"] = None
+    return list(told)
+
+
+def _shown_at(runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
+    """The tracker's ids of the runs that the page belongs to; those that no tracker knows are left out."""
+    ids: dict[str, Run] = {}
+    for run in runs:
+        known = tracker_state(run.folder.parent / FOLDER) if run.group else tracker_state(run.folder)
+        if known.get("run_id"):
+            ids.setdefault(str(known["run_id"]), run)
+    for run_id, run in ids.items():
+        yield run, run_id

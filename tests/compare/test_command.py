@@ -1,0 +1,81 @@
+"""`runner compare` as a user calls it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUNNER = Path(sys.executable).parent / "runner"
+
+SWEEP = """\
+name: told
+seed: 1
+data: {type: synthetic, path: data, train: 2, test: 8}
+adapter: {type: pfa, tasks: [summary, ner, match]}
+model: none
+trainer: none
+generator: {type: fixed, answer: "Task 1 Answer: a cross"}
+metrics: [{type: ner_f1}, {type: bleu}]
+tracker: {type: mlflow}
+sweep:
+  arms: {joint: {adapter.tasks: [summary, ner, match]}, summary_alone: {adapter.tasks: [summary]}}
+  seeds: [1, 2]
+"""
+
+
+def run(folder, *arguments):
+    command = [str(RUNNER), *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_json_is_the_whole_of_standard_output(ablation):
+    done = run(ablation.folder, "compare", "swept", "--by", "arm", "--baseline", "joint", "--resamples", 200, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [group["value"] for group in told["groups"]] == ["joint", "ner_alone", "match_alone", "without_ner"]
+    assert {"metric", "a", "b", "difference", "low", "high", "p_value"} <= told["tests"][0].keys()
+    assert {"mean", "std", "low", "high"} <= told["groups"][0]["metrics"]["ner_f1"].keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["other"], "no experiment and no trial 'other'"),
+        (["swept", "--markdown", "--json"], "choose one of"),
+        (["swept", "--baseline", "none"], "there are: joint; ner_alone"),
+    ],
+)
+def test_a_mistake_ends_with_two_and_says_what_would_be_right(ablation, arguments, message):
+    done = run(ablation.folder, "compare", *arguments, "--resamples", 100)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_page_is_shown_at_the_sweep_and_the_runs_are_read_from_the_tracker_where_they_are_not_here(tmp_path):
+    (tmp_path / "told.yaml").write_text(SWEEP)
+    launched = run(tmp_path, "launch", "told.yaml", "--local")
+    assert launched.returncode == 0, launched.stderr
+    compared = run(tmp_path, "compare", "told", "--mre", "--resamples", 200, "--html", "page.html")
+    assert compared.returncode == 0, compared.stderr
+    assert "warning" not in compared.stderr
+    sweep = json.loads((tmp_path / "runs" / "told" / "sweep" / "tracker.json").read_text())["run_id"]
+    (shown,) = (tmp_path / "runs" / "mlartifacts").rglob("page.html")
+    assert sweep in shown.parts
+    assert shown.read_bytes() == (tmp_path / "page.html").read_bytes()
+    here = run(tmp_path, "compare", "told", "--by", "adapter.tasks", "--resamples", 200, "--json")
+    shutil.rmtree(tmp_path / "runs" / "told")
+    there = run(
+        tmp_path, "compare", "told", "--from", "told.yaml", "--by", "adapter.tasks", "--resamples", 200, "--json"
+    )
+    assert there.returncode == 0, there.stderr
+    one, other = json.loads(here.stdout), json.loads(there.stdout)
+    by_value = {str(group["value"]): group["metrics"] for group in one["groups"]}
+    assert {str(group["value"]): group["metrics"] for group in other["groups"]} == by_value
+    missing = run(tmp_path, "compare", "nowhere", "--from", "told.yaml")
+    assert missing.returncode == 2
+    assert "no experiment 'nowhere'" in missing.stderr
