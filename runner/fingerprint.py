@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from runner.errors import PluginError
-from runner.stages import OutsideFingerprint
+from runner.stages import AddedLater, OutsideFingerprint
 
 
 def fingerprint(value: Any) -> str:
@@ -32,15 +33,20 @@ def canonical_json(value: Any) -> str:
 
 
 def identity(options: BaseModel) -> dict[str, Any]:
-    """The options that can change a number: all but those marked `OutsideFingerprint`.
+    """The options that can change a number: not those marked `OutsideFingerprint`, nor `AddedLater` at their default.
 
     The order of a mapping can matter (optimizer groups are matched in order), so mappings become lists of pairs.
     """
     return {
         name: _identity_value(getattr(options, name))
         for name, field in type(options).model_fields.items()
-        if not any(isinstance(mark, OutsideFingerprint) for mark in field.metadata)
+        if not _is_passed_over(field, getattr(options, name))
     }
+
+
+def _is_passed_over(field: FieldInfo, value: Any) -> bool:
+    later = any(isinstance(mark, AddedLater) for mark in field.metadata)
+    return any(isinstance(mark, OutsideFingerprint) for mark in field.metadata) or (later and value == field.default)
 
 
 def _identity_value(value: Any) -> Any:

@@ -216,6 +216,19 @@ class TrainingWay:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is trained, as a trainer works it out before it runs; a training that is stopped early has less.
+
+    Attributes:
+        steps: Optimizer steps; None where that takes the lengths of the samples, which are not known.
+        tokens: Tokens of answers that are trained on in all these steps; None where the lengths are not known.
+    """
+
+    steps: int | None
+    tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """What a training takes, as its trainer works it out before it runs.
 

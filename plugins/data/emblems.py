@@ -31,6 +31,8 @@ COLOURS = {
     "white": (250, 250, 250),
     "black": (20, 20, 20),
 }
+ROWS = ("top", "middle", "bottom")
+COLUMNS = ("left", "centre", "right")
 SHAPES = ("circle", "square", "triangle", "cross")
 
 
@@ -69,6 +71,12 @@ class Picture:
         """Left, top, right and bottom of a cell, in pixels."""
         row, column = divmod(cell, GRID)
         return column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL
+
+    @staticmethod
+    def place_of(cell: int) -> str:
+        """Where a cell is, in words, such as `top left`."""
+        row, column = divmod(cell, GRID)
+        return f"{ROWS[row]} {COLUMNS[column]}"
 
     def save(self, path: Path) -> None:
         """Write the picture."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
-from plugins.data.emblems import Picture
+from plugins.data.emblems import Emblem, Picture
 from plugins.data.synthetic_options import SyntheticOptions
 from plugins.data.world import LABELS, Thing, World
 from runner.dataset.folder import DatasetFolder
@@ -73,64 +74,78 @@ class SyntheticData:
             unfinished.describe("synthetic M-MRE", LABELS, splits, provenance)
 
 
+@dataclass(frozen=True)
+class _Maker:
+    """Draws samples, each with a text that no other has.
+
+    Attributes:
+        world: The things there are.
+        told: Those whose emblem a summary names.
+        rng: For all of a sample but whether its segments are given.
+        unfinished: Where pictures go.
+        texts: Of the samples so far.
+    """
+
+    world: World
+    told: frozenset[Thing]
+    rng: random.Random
+    unfinished: UnfinishedDataset
+    texts: set[str] = field(default_factory=set)
+
+    def sample(self, name: str, new_share: float, *, matched: bool = True) -> Sample:
+        """Draw a sample whose text is not there yet, with its segments or without.
+
+        Raises:
+            DataError: There is none.
+        """
+        rng = self.rng
+        for _ in range(MAX_TRIES):
+            shown = self.world.draw(rng, rng.randint(*SHOWN), new_share)
+            more = len(shown) < SHOWN[1] and rng.random() < EXTRA_SHARE
+            extra = self.world.draw(rng, 1, new_share, but=shown) if more else []
+            named = rng.sample([*shown, *extra], len(shown) + len(extra))
+            text = self.world.tweet(rng, named)
+            key = " ".join(text.casefold().split())
+            if key not in self.texts:
+                self.texts.add(key)
+                return self._shown(name, text, named, shown, matched=matched)
+        raise DataError("the synthetic data has no more different texts; ask for fewer samples")
+
+    def _shown(self, name: str, text: str, named: Sequence[Thing], shown: Sequence[Thing], *, matched: bool) -> Sample:
+        picture = Picture(self.rng)
+        picture.place(self.rng, [thing.emblem for thing in shown])
+        image = self.unfinished.images / f"{name}.png"
+        picture.save(image)
+        # Cells are numbered in reading order, which has nothing to do with the order of the text.
+        by_cell = sorted(zip(picture.cells, shown, strict=True), key=lambda pair: pair[0])
+        segments = []
+        for letter, (cell, thing) in zip(segment_letters(), by_cell if matched else (), strict=False):
+            path = self.unfinished.segments / f"{name}-{letter}.png"
+            box = picture.box(cell)
+            picture.crop(box, path)
+            segments.append(Segment(letter, path, thing.name, box))
+        entities = tuple(Entity(thing.label, thing.name) for thing in named)
+        return Sample(name, text, image, self._summary(by_cell), entities, tuple(segments))
+
+    def _summary(self, by_cell: Sequence[tuple[int, Thing]]) -> str:
+        """Describe what a picture shows, in reading order."""
+        seen = [
+            _with_article(thing.emblem) if thing in self.told else f"something at the {Picture.place_of(cell)}"
+            for cell, thing in by_cell
+        ]
+        return f"This image shows {', '.join(seen[:-1])} and {seen[-1]}."
+
+
+def _with_article(emblem: Emblem) -> str:
+    return f"{'an' if emblem.colour[0] in 'aeiou' else 'a'} {emblem}"
+
+
 def _samples(options: SyntheticOptions, unfinished: UnfinishedDataset) -> Iterator[tuple[str, Sample]]:
-    world = World(options.seed)
+    world = World(options.seed, options.things)
     rng = random.Random(f"samples {options.seed}")
-    texts: set[str] = set()
-    for split, size in (("train", options.train), ("test", options.test)):
-        new_share = options.new_names if split == "test" else 0.0
-        for number in range(1, size + 1):
-            yield split, _new_sample(world, rng, new_share, texts, f"{split}-{number}", unfinished)
-
-
-def _new_sample(
-    world: World,
-    rng: random.Random,
-    new_share: float,
-    texts: set[str],
-    name: str,
-    unfinished: UnfinishedDataset,
-) -> Sample:
-    """Draw a sample whose text is not there yet."""
-    for _ in range(MAX_TRIES):
-        shown = world.draw(rng, rng.randint(*SHOWN), new_share)
-        more = len(shown) < SHOWN[1] and rng.random() < EXTRA_SHARE
-        extra = world.draw(rng, 1, new_share, but=shown) if more else []
-        named = rng.sample([*shown, *extra], len(shown) + len(extra))
-        text = world.tweet(rng, named)
-        key = " ".join(text.casefold().split())
-        if key not in texts:
-            texts.add(key)
-            return _sample(rng, name, text, named, shown, unfinished)
-    raise DataError("the synthetic data has no more different texts; ask for fewer samples")
-
-
-def _sample(
-    rng: random.Random,
-    name: str,
-    text: str,
-    named: Sequence[Thing],
-    shown: Sequence[Thing],
-    unfinished: UnfinishedDataset,
-) -> Sample:
-    picture = Picture(rng)
-    picture.place(rng, [thing.emblem for thing in shown])
-    image = unfinished.images / f"{name}.png"
-    picture.save(image)
-    # Cells are numbered in reading order, which has nothing to do with the order of the text.
-    by_cell = sorted(zip(picture.cells, shown, strict=True), key=lambda pair: pair[0])
-    segments = []
-    for letter, (cell, thing) in zip(segment_letters(), by_cell, strict=False):
-        path = unfinished.segments / f"{name}-{letter}.png"
-        box = picture.box(cell)
-        picture.crop(box, path)
-        segments.append(Segment(letter, path, thing.name, box))
-    summary = _summary([thing for _, thing in by_cell])
-    entities = tuple(Entity(thing.label, thing.name) for thing in named)
-    return Sample(name, text, image, summary, entities, tuple(segments))
-
-
-def _summary(things: Sequence[Thing]) -> str:
-    """Describe what a picture shows, in reading order."""
-    seen = [f"{'an' if thing.emblem.colour[0] in 'aeiou' else 'a'} {thing.emblem}" for thing in things]
-    return f"This image shows {', '.join(seen[:-1])} and {seen[-1]}."
+    maker = _Maker(world, world.told(options.relatedness), rng, unfinished)
+    matched = random.Random(f"matched {options.seed}")
+    for number in range(1, options.train + 1):
+        yield "train", maker.sample(f"train-{number}", 0.0, matched=matched.random() < options.matched)
+    for number in range(1, options.test + 1):
+        yield "test", maker.sample(f"test-{number}", options.new_names)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from runner.stages import FilePath, Options, OutsideFingerprint
+from runner.stages import AddedLater, FilePath, Options, OutsideFingerprint
 
 
 class SyntheticOptions(Options):
@@ -28,6 +28,15 @@ class SyntheticOptions(Options):
     """Another seed gives other names, emblems, texts and pictures."""
     new_names: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the names in the test split that never stand in the training split."""
+    things: Annotated[int, Field(ge=1, le=4), AddedLater()] = 4
+    """Things of each label that training tells of; fewer are learnt sooner."""
+    relatedness: Annotated[float, Field(ge=0, le=1), AddedLater()] = 1.0
+    """How much the summaries tell about the match: of this share of the things they name the emblem, by which a
+    segment is known to show a thing. Of the others they say where in the picture they stand, which tells nothing about
+    that. Pictures, texts, entities and segments are the same at every value."""
+    matched: Annotated[float, Field(gt=0, le=1), AddedLater()] = 1.0
+    """Share of the training samples that have segments: the fewer, the less `match` is taught by itself. The
+    others show things just so, and nobody has cut them out; their right answer to `match` is empty."""
 
     def smoke(self) -> Mapping[str, Any]:
         """A handful of samples."""

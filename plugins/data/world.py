@@ -54,8 +54,13 @@ class World:
     A label has a shape, and each of its things a colour: of a thing that is new, its shape tells the label.
     """
 
-    def __init__(self, seed: int) -> None:
-        """Invent names and hand out emblems."""
+    def __init__(self, seed: int, num_known: int = THINGS_PER_LABEL) -> None:
+        """Invent names and hand out emblems.
+
+        Args:
+            seed: Another one gives other names and emblems.
+            num_known: Things of each label that training tells of, at most `THINGS_PER_LABEL`.
+        """
         rng = random.Random(f"world {seed}")
         names: set[str] = set()
         self.known: list[Thing] = []
@@ -63,8 +68,9 @@ class World:
         for label, shape in zip(LABELS, SHAPES, strict=True):
             colours = rng.sample(list(COLOURS), len(COLOURS))
             things = [Thing(label, _new_name(rng, names), Emblem(colour, shape)) for colour in colours]
-            self.known += things[:THINGS_PER_LABEL]
+            self.known += things[:num_known]
             self.new += things[THINGS_PER_LABEL:]
+        self._seed = seed
 
     def draw(self, rng: random.Random, number: int, new_share: float, but: Collection[Thing] = ()) -> list[Thing]:
         """Draw different things, each of them a new one with probability `new_share`."""
@@ -74,11 +80,29 @@ class World:
             drawn.append(rng.choice([thing for thing in pool if thing not in drawn and thing not in but]))
         return drawn
 
+    def told(self, share: float) -> frozenset[Thing]:
+        """Choose the things whose emblem summaries name: the larger share has all of the smaller one.
+
+        Args:
+            share: Of the known things, and of the new ones; of each label alike, as far as their numbers allow.
+        """
+        rng = random.Random(f"told {self._seed}")
+        chosen: list[Thing] = []
+        for half in (self.known, self.new):
+            by_label = [rng.sample(each, len(each)) for each in _by_label(half)]
+            in_turns = [thing for turn in zip(*by_label, strict=True) for thing in rng.sample(turn, len(turn))]
+            chosen += in_turns[: round(share * len(in_turns))]
+        return frozenset(chosen)
+
     @staticmethod
     def tweet(rng: random.Random, things: Sequence[Thing]) -> str:
         """Write a text that names things, in their order."""
         clauses = [rng.choice(_CLAUSES[thing.label]).format(thing.name) for thing in things]
         return f"{rng.choice(_OPENERS)} {' , '.join(clauses)}{rng.choice(_CLOSERS)}"
+
+
+def _by_label(things: Sequence[Thing]) -> list[list[Thing]]:
+    return [[thing for thing in things if thing.label == label] for label in LABELS]
 
 
 def _new_name(rng: random.Random, taken: set[str]) -> str:

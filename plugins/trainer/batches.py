@@ -88,6 +88,27 @@ class Order:
             start = position * self.batch_size
             yield step, order[start : start + self.batch_size]
 
+    def steps_to(self, tokens: Sequence[int], budget: int) -> int:
+        """Count the steps until samples with so many tokens have been trained on; the last step reaches the budget.
+
+        Args:
+            tokens: Of every sample, by its place; not all of those that are trained on are 0.
+            budget: At least 1.
+        """
+        done, step = 0, 0
+        while done < budget:
+            # An epoch at a time, as each has an order of its own.
+            for last, batch in self.batches(step, step + self.steps_per_epoch):
+                done += sum(tokens[place] for place in batch)
+                if done >= budget:
+                    return last + 1
+            step += self.steps_per_epoch
+        return step
+
+    def num_tokens(self, tokens: Sequence[int], num_steps: int) -> int:
+        """Count the tokens that are trained on in so many steps; see `steps_to`."""
+        return sum(tokens[place] for _, batch in self.batches(0, num_steps) for place in batch)
+
     def _epoch(self, epoch: int) -> list[int]:
         order = list(self.training)
         random.Random(f"epoch {epoch} {self.seed}").shuffle(order)

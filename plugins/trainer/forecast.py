@@ -48,7 +48,8 @@ def forecast(
         memory = peak(trained, share, way, workers, kept)
         if not ways or memory.total < ways[-1].memory.total:
             ways.append(TrainingWay(change, way.strategy, memory))
-    looks = 1 / options.epochs if features else 1.0
+    # Features of frozen vision are kept, so that an image is looked at once in all epochs.
+    looks = 1 / max(1.0, _epochs(options, counts)) if features else 1.0
     again = options.gradient_checkpointing
     mean = sum(flops(anatomy, _length(count), again=again, looks=looks) for count in counts) / len(counts)
     return Forecast(
@@ -58,6 +59,11 @@ def forecast(
         num_checkpoints=options.keep_checkpoints + 1 + (options.final == "best"),
         model=size * numbers_in(anatomy),
     )
+
+
+def _epochs(options: SftOptions, counts: Sequence[TokenCount]) -> float:
+    """How often a sample is trained on, about."""
+    return options.epochs or (options.tokens or 0) / max(1, sum(count.target for count in counts))
 
 
 def _length(count: TokenCount) -> Length:

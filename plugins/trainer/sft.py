@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 
-from plugins.trainer.batches import Division, Order, divide, num_validation, steps_per_epoch
+from plugins.trainer.batches import Division, Order, divide, num_validation
 from plugins.trainer.checkpoint import Checkpoints
 from plugins.trainer.course import Course
 from plugins.trainer.encoded import EncodedSamples, is_skipped, within_limit
+from plugins.trainer.extent import answer_tokens, extent
 from plugins.trainer.forecast import forecast
 from plugins.trainer.history import History
 from plugins.trainer.learner import Learner, make_accelerator, unlabelled
@@ -19,7 +20,7 @@ from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.sharding import gather, layer_classes
 from plugins.trainer.state import TrainingState
 from runner.errors import SpecError
-from runner.records import Forecast, ImagePart, Rendered
+from runner.records import Extent, Forecast, ImagePart, Rendered
 from runner.stages import Features, FrozenVision, Optimizer, Outline, TokenCount, TrainingRun, VisionLanguageModel
 
 
@@ -60,13 +61,34 @@ class SftTrainer:
         features = model.encode(rendered, self.trailing)
         return within_limit(features, self.limit(model), rendered.id, self._options.overlong)
 
-    def num_steps(self, num_samples: int) -> int:
-        """Count the optimizer steps for a training split of this size, the validation part still in it."""
-        steps = self._options.epochs * steps_per_epoch(self._epoch_size(num_samples), self._options.batch_size)
-        return min(steps, self._options.max_steps or steps)
+    def extent(
+        self, model: Outline | None, counts: Sequence[TokenCount] | None, groups: Sequence[str], seed: int
+    ) -> Extent:
+        """Count steps and tokens of a training; see `Trainer.extent`.
+
+        Raises:
+            SpecError: So many tokens are asked for, and no sample that is trained on has any.
+        """
+        order = self._order(divide(groups, self._options.validation, seed), seed)
+        tokens = None if model is None or counts is None else self._tokens(model, counts)
+        return extent(self._options, order, tokens)
+
+    def _tokens(self, model: Outline, counts: Sequence[TokenCount]) -> list[int]:
+        return answer_tokens(counts, self.limit(model), self._options.overlong)
+
+    def _order(self, division: Division, seed: int) -> Order:
+        num_samples = len(division.training) + len(division.validation)
+        return Order(division.training, self._epoch_size(num_samples), self._options.batch_size, seed)
 
     def _epoch_size(self, num_samples: int) -> int:
         return num_samples - num_validation(num_samples, self._options.validation)
+
+    def _num_steps(self, model: VisionLanguageModel, samples: Sequence[Rendered], order: Order) -> int:
+        """Count the steps, and the samples' tokens only where steps depend on them."""
+        tokens = self._tokens(model, [model.count(each) for each in samples]) if self._options.tokens else None
+        steps = extent(self._options, order, tokens).steps
+        assert steps is not None
+        return steps
 
     def forecast(
         self, model: Outline, optimizer: Optimizer, counts: Sequence[TokenCount], workers: int, *, gpus: bool
@@ -96,7 +118,8 @@ class SftTrainer:
         self._check_workers(accelerator.num_processes)
         set_seed(run.seed, device_specific=True)
         division = divide(groups, self._options.validation, run.seed)
-        num_steps = self.num_steps(len(samples))
+        order = self._order(division, run.seed)
+        num_steps = self._num_steps(model, samples, order)
         built = optimizer.build(model.module, num_steps)
         vision = model.frozen_vision()
         encode = self._encoding(model, vision, accelerator, run)
@@ -117,7 +140,7 @@ class SftTrainer:
             checkpoints=Checkpoints(run.checkpoints, self._options.keep_checkpoints, accelerator, state, history),
             history=history,
             encoded=EncodedSamples(samples, encode, files),
-            order=Order(division.training, self._epoch_size(len(samples)), self._options.batch_size, run.seed),
+            order=order,
             validation=division.validation,
             num_steps=num_steps,
             run=run,

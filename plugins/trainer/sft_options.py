@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from runner.stages import Measure, OutsideFingerprint, TrainerOptions
+from runner.stages import AddedLater, Measure, OutsideFingerprint, TrainerOptions
 
 Count = Annotated[int, Field(gt=0)]
 
@@ -18,8 +18,13 @@ LOSS = "validation/loss"
 class SftOptions(TrainerOptions):
     """Supervised fine-tuning: cross-entropy on the answers, every trainable part of the model."""
 
-    epochs: Count = 3
-    """Passes over the training samples (the paper's 3)."""
+    epochs: Count | None = 3
+    """Passes over the training samples (the paper's 3); null where `tokens` says how long training lasts."""
+
+    tokens: Annotated[Count | None, AddedLater()] = None
+    """In place of `epochs`: trained tokens after which training ends, with the step that reaches them. Those of the
+    answers count, each with its end token, as they carry the loss: runs whose answers differ in length, such as one
+    task and three, are then taught equally much. The number of steps is worked out from the lengths beforehand."""
 
     max_steps: Count | None = None
     """Optimizer steps after which training ends even if epochs are left. The learning rates fall to their end
@@ -99,6 +104,16 @@ class SftOptions(TrainerOptions):
     third more time."""
 
     @model_validator(mode="after")
+    def _one_length(self) -> SftOptions:
+        if (self.epochs is None) == (self.tokens is None):
+            told = "neither is" if self.epochs is None else "both are"
+            raise ValueError(
+                f"either `epochs` or `tokens` says how long training lasts, and {told} given; "
+                "where it is `tokens`, write `epochs: null`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _validation_where_it_decides(self) -> SftOptions:
         if not self.validation and (self.early_stopping or self.final == "best" or self.generate_every):
             raise ValueError(
@@ -136,6 +151,7 @@ class SftOptions(TrainerOptions):
         """Two steps with a checkpoint after each; the tiny twin's tokens are others, so their limit is its own."""
         return {
             "epochs": 1,
+            "tokens": None,
             "max_steps": 2,
             "batch_size": min(self.batch_size, 4),
             "micro_batch_size": None,

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from runner.errors import DataError, UnmetError
 from runner.execute.fit import disk, hours, judged
 from runner.execute.lengths import assumed_length, length_figures
 from runner.execute.resources import local_gpus, unmet_by
-from runner.plan import Plan, Survey, expand, implement, resolve
-from runner.records import Rendered
+from runner.execute.splits import Split, Splits
+from runner.plan import Plan, Survey, Trial, expand, implement, resolve
+from runner.records import Extent
 from runner.spec.load import LoadedSpec
 from runner.spec.models import ComputeOptions, ExperimentSpec
 from runner.spec.variants import Variants
 from runner.stages import DatasetInfo, Outline, Reporter
 from runner.steps.manifest import by_group
-from runner.steps.rendering import training_texts
 from runner.sweep.outlook import known_trials, outlook
 from runner.sweep.points import Composer
 
@@ -48,15 +48,15 @@ def describe_plan(loaded: LoadedSpec[ExperimentSpec], reporter: Reporter) -> dic
         "where": where(spec.compute),
         "unmet": unmet,
     }
-    composer = None
+    composer, splits = None, Splits(reporter)
     if spec.sweep is not None:
         composer = Composer(Variants(loaded.tree, spec.sweep), Survey(reporter))
         told["sweep"] = outlook(composer)
     try:
-        told |= _pinned(resolve(spec, reporter), composer)
+        told |= _pinned(resolve(spec, reporter), composer, splits)
     except (DataError, UnmetError) as error:
         unmet.append(str(error))
-    told |= _trained(spec, reporter, unmet)
+    told |= _trained(spec, reporter, splits, unmet)
     if spec.sweep is not None:
         told["sweep"]["gpu_hours"] = _times(told["hours"].get("gpu"), told["sweep"]["num_trials"])
     return told
@@ -66,31 +66,49 @@ def _times(hours: float | None, num_trials: int | None) -> float | None:
     return None if hours is None or num_trials is None else hours * num_trials
 
 
-def _pinned(plan: Plan, composer: Composer | None) -> dict[str, Any]:
-    trials = [
-        {"name": trial.name, "fingerprint": trial.plan.fingerprint, "parameters": dict(trial.parameters)}
-        for trial in (expand(plan) if composer is None else known_trials(composer))
-    ]
-    return {"fingerprint": plan.fingerprint, "trials": trials}
+def _pinned(plan: Plan, composer: Composer | None, splits: Splits) -> dict[str, Any]:
+    trials = expand(plan) if composer is None else known_trials(composer)
+    return {"fingerprint": plan.fingerprint, "trials": [_trial(trial, splits) for trial in trials]}
 
 
-def _trained(spec: ExperimentSpec, reporter: Reporter, unmet: list[str]) -> dict[str, Any]:
+def _trial(trial: Trial, splits: Splits) -> dict[str, Any]:
+    spec = trial.plan.spec
+    extent = splits.of(spec).extent(spec) if trains(spec) else Extent(0, 0)
+    return {
+        "name": trial.name,
+        "fingerprint": trial.plan.fingerprint,
+        "parameters": dict(trial.parameters),
+        "group": trial.group,
+        "arm": trial.arm,
+        "steps": extent.steps,
+        "trained_tokens": extent.tokens,
+    }
+
+
+def trains(spec: ExperimentSpec) -> bool:
+    """Whether a spec has all that it takes to train."""
+    return spec.model is not None and spec.trainer is not None and spec.optimizer is not None
+
+
+def _trained(spec: ExperimentSpec, reporter: Reporter, splits: Splits, unmet: list[str]) -> dict[str, Any]:
     """Tell what a training takes, as far as data and model can be had; what cannot is added to `unmet`."""
-    data = implement(spec.data)
-    found: DatasetInfo | None = _or_unmet(lambda: data.prepare(reporter), unmet)
+    found: DatasetInfo | None = _or_unmet(lambda: implement(spec.data).prepare(reporter), unmet)
     told: dict[str, Any] = {"num_samples": dict(found.num_samples)} if found else {}
-    if spec.model is None or spec.trainer is None or spec.optimizer is None:
+    if not trains(spec):
         return {**told, "steps_per_trial": 0}
-    model, rendered = implement(spec.model), None
+    assert spec.model is not None
     if found is None:
+        model = implement(spec.model)
         # Nobody has asked for the checkpoint yet.
         _or_unmet(model.revision, unmet)
-    else:
-        adapter = implement(spec.adapter, found.labels)
-        rendered = [adapter.render_training(sample) for sample in data.load("train")]
-        told["steps_per_trial"] = implement(spec.trainer).num_steps(len(rendered))
-    outline = _or_unmet(lambda: model.sketch(None if rendered is None else training_texts(rendered)), unmet)
-    return told if outline is None else told | _forecast(spec, outline, rendered)
+        outline = _or_unmet(lambda: model.sketch(None), unmet)
+        return told if outline is None else told | _forecast(spec, outline, None)
+    split = splits.of(spec)
+    told["steps_per_trial"] = split.extent(spec).steps
+    if split.outline is None:
+        unmet += [split.unmet] if split.unmet not in unmet else []
+        return told
+    return told | _forecast(spec, split.outline, split)
 
 
 def _or_unmet(get: Callable[[], Any], unmet: list[str]) -> Any:
@@ -103,25 +121,24 @@ def _or_unmet(get: Callable[[], Any], unmet: list[str]) -> Any:
         return None
 
 
-def _forecast(spec: ExperimentSpec, outline: Outline, rendered: Sequence[Rendered] | None) -> dict[str, Any]:
+def _forecast(spec: ExperimentSpec, outline: Outline, split: Split | None) -> dict[str, Any]:
     assert spec.trainer is not None
     assert spec.optimizer is not None
     trainer, optimizer = implement(spec.trainer), implement(spec.optimizer)
     parameters = by_group(optimizer.prepare(outline.module, spec.seed))
     limit = trainer.limit(outline)
-    if rendered is None:
+    counts = split.counts if split else None
+    if counts is None:
         counts = [assumed_length(limit if limit != outline.context_length else None)]
-    else:
-        counts = [outline.count(each) for each in rendered]
     gpus = spec.compute.gpus_per_worker > 0
     forecast = trainer.forecast(outline, optimizer, counts, spec.compute.workers, gpus=gpus)
-    num_steps = None if rendered is None else trainer.num_steps(len(rendered))
+    extent = split.extent(spec) if split else Extent(None, None)
     return {
-        "tokens": length_figures(counts, assumed=rendered is None),
+        "tokens": {**length_figures(counts, assumed=split is None), "trained": extent.tokens},
         "parameters": parameters,
         **judged(forecast, spec.compute),
         "disk": disk(forecast),
-        "hours": hours(forecast, spec.compute, num_steps),
+        "hours": hours(forecast, spec.compute, extent.steps),
     }
 
 

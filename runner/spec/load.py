@@ -19,11 +19,19 @@ S = TypeVar("S", bound=Specification)
 
 @dataclass(frozen=True)
 class LoadedSpec(Generic[S]):
-    """A checked spec and where each of its values was written, for errors that are found later."""
+    """A checked spec and where each of its values was written, for errors that are found later.
+
+    Attributes:
+        spec: What was written.
+        tree: The same with places.
+        file: The file that it was read from.
+        overrides: The `PATH=VALUE` assignments that were laid over it.
+    """
 
     spec: S
     tree: Tree
     file: Path
+    overrides: tuple[str, ...] = ()
 
     def located(self, error: SpecError) -> SpecError:
         """Give the problems of an error that was raised far from the file their place in it."""
@@ -47,7 +55,7 @@ def load(file: Path, kind: type[S], overrides: Sequence[str] = ()) -> LoadedSpec
     """Load a spec of any kind; see `load_spec`."""
     tree = apply_overrides(read_layers(file, str(file)), overrides, Path.cwd())
     _refuse_other_kind(tree, kind)
-    return LoadedSpec(check_swept(tree, kind), tree, file)
+    return LoadedSpec(check_swept(tree, kind), tree, file, tuple(overrides))
 
 
 def _refuse_other_kind(tree: Tree, kind: type[Specification]) -> None:

@@ -5,7 +5,7 @@ from runner.stages.data import Data, DatasetInfo, LeftOut, Source, SourceTweet
 from runner.stages.described import Described, descriptions
 from runner.stages.evaluation import DecodingOptions, Generator, GeneratorOptions, Metric, MetricOptions, Weights
 from runner.stages.model import Features, FrozenVision, Model, Outline, TokenCount, VisionLanguageModel
-from runner.stages.options import FilePath, LocatedStr, Options, OutsideFingerprint, Place, Stage
+from runner.stages.options import AddedLater, FilePath, LocatedStr, Options, OutsideFingerprint, Place, Stage
 from runner.stages.reporter import Reporter, StopRequestedError
 from runner.stages.tracker import TrackedRun, Tracker
 from runner.stages.training import (
@@ -22,6 +22,7 @@ from runner.stages.training import (
 
 __all__ = [
     "Adapter",
+    "AddedLater",
     "Counts",
     "Data",
     "DatasetInfo",

@@ -54,6 +54,14 @@ class OutsideFingerprint:
     """
 
 
+@dataclass(frozen=True)
+class AddedLater:
+    """Marks an option that came when runs had been made without it.
+
+    Its default is what was done before, and is left out of the fingerprint, so that those runs keep theirs.
+    """
+
+
 class Options(Described):
     """The base of every plugin's options: a section of the spec less its `type`.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from runner.records import Forecast, Rendered
+from runner.records import Extent, Forecast, Rendered
 from runner.stages.model import Features, Outline, TokenCount, VisionLanguageModel
 from runner.stages.options import Options
 from runner.stages.reporter import Reporter
@@ -207,8 +207,20 @@ class Trainer(Protocol):
             DataError: It is beyond the limit and neither cut nor left out, or an image cannot be used.
         """
 
-    def num_steps(self, num_samples: int) -> int:
-        """Count the optimizer steps for a training split of this size."""
+    def extent(
+        self, model: Outline | None, counts: Sequence[TokenCount] | None, groups: Sequence[str], seed: int
+    ) -> Extent:
+        """Count the optimizer steps of a training, and the tokens of answers in them, exactly.
+
+        Args:
+            model: For the limit of a sample's length.
+            counts: The lengths of the training split's samples; None, as the model, where they are not known.
+            groups: As in `train`.
+            seed: For the order of the samples.
+
+        Raises:
+            SpecError: The options ask for so many tokens, and no sample that is trained on has any.
+        """
 
     def forecast(
         self, model: Outline, optimizer: Optimizer, counts: Sequence[TokenCount], workers: int, *, gpus: bool

@@ -14,6 +14,11 @@ def training_texts(rendered: list[Rendered]) -> list[str]:
     return [text for each in rendered for text in (each.prompt, each.target or "")]
 
 
+def groups_of(samples: Sequence[Sample]) -> list[str]:
+    """For each sample the key of what must not be divided by a validation split: its image, where it has one."""
+    return [str(sample.image or sample.id) for sample in samples]
+
+
 def prompts_of(context: TrialContext, questions: Sequence[Sample], *, of_test: bool = True) -> list[Rendered]:
     """Render questions with as many solved samples before them as the generator's options say.
 

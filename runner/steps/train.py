@@ -16,7 +16,7 @@ from runner.steps.context import TrialContext, main_process
 from runner.steps.encoding import encoded_folder
 from runner.steps.examine import TrialExaminer
 from runner.steps.manifest import by_group
-from runner.steps.rendering import prompts_of, training_texts
+from runner.steps.rendering import groups_of, prompts_of, training_texts
 
 
 def train(context: TrialContext) -> None:
@@ -32,7 +32,6 @@ def train(context: TrialContext) -> None:
     if not samples:
         raise DataError("the training split holds no samples")
     rendered = [context.adapter.render_training(sample) for sample in samples]
-    groups = [str(sample.image or sample.id) for sample in samples]
     model = context.model.build(training_texts(rendered), context.spec.seed)
     assert context.spec.optimizer is not None
     assert context.spec.trainer is not None
@@ -54,7 +53,7 @@ def train(context: TrialContext) -> None:
         examiner=TrialExaminer(context, samples) if options and options.answers_validation else None,
         encoded=encoded_folder(context),
     )
-    trained = trainer.train(model, optimizer, rendered, groups, run)
+    trained = trainer.train(model, optimizer, rendered, groups_of(samples), run)
     if trained is None:
         return
     optimizer.finish(trained.module)

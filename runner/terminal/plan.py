@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -16,6 +16,7 @@ def plan_tables(told: Mapping[str, Any]) -> list[Table]:
     tables = [_run(told)]
     if told["sweep"]:
         tables.append(_sweep(told["sweep"]))
+        tables += _lengths(told["trials"], told["sweep"]["space"])
     if told["parameters"]:
         tables.append(_groups(told))
     if told["memory"]:
@@ -65,6 +66,30 @@ def _sweep(sweep: Mapping[str, Any]) -> Table:
         if value:
             table.add_row(name, value)
     return table
+
+
+def _lengths(trials: Sequence[Mapping[str, Any]], space: Collection[str]) -> list[Table]:
+    """How long trainings last: a row a group, where trials differ in it. Seeds differ in the samples of a last step."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for trial in trials:
+        groups.setdefault(trial["group"], []).append(trial)
+    if len({_range(members, "steps") + _range(members, "trained_tokens") for members in groups.values()}) < 2:
+        return []
+    table = Table(title="how long the trials train", title_justify="left")
+    for column in ("arm", *space, "trials", "steps", "trained tokens"):
+        table.add_column(column, justify="right" if column in {"trials", "steps", "trained tokens"} else "left")
+    for members in groups.values():
+        first = members[0]
+        drawn = (str(first["parameters"].get(path, "")) for path in space)
+        lasts = (_range(members, name) for name in ("steps", "trained_tokens"))
+        table.add_row(first["arm"], *drawn, _count(len(members)), *lasts)
+    return [table]
+
+
+def _range(trials: Sequence[Mapping[str, Any]], name: str) -> str:
+    """The least and the most of a figure; the figure where they are one."""
+    values = [trial[name] for trial in trials if trial[name] is not None]
+    return " – ".join(_count(value) for value in sorted({min(values), max(values)})) if values else "unknown yet"
 
 
 def _told(options: Mapping[str, Any] | None) -> str:

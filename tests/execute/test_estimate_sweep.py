@@ -90,3 +90,49 @@ def test_neither_validate_nor_plan_imports_optuna(tmp_path):
     code += f"from runner.spec.load import load_spec; load_spec(Path({str(path)!r})); print('optuna' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+TRAINED = """\
+name: budgets
+data: {type: synthetic, path: data, train: 12, test: 2}
+adapter: {type: pfa}
+model: {type: qwen2_5_vl, size: smoke}
+optimizer: {type: adamw, groups: {all: {match: "*", lr: 1.0e-3}}}
+trainer: {type: sft, epochs: 2, batch_size: 4}
+generator: {type: transformers}
+metrics: [{type: ner_f1}]
+tracker: {type: mlflow}
+sweep:
+  arms: {joint: {}, alone: {adapter.tasks: [ner]}}
+  space:
+    trainer:
+      choice:
+        steps: {type: sft, epochs: 2, batch_size: 4}
+        tokens: {type: sft, epochs: null, tokens: 700, batch_size: 4}
+  seeds: [1, 2]
+"""
+
+
+def test_arms_of_equal_steps_and_of_equal_tokens_are_told_apart(tmp_path):
+    (tmp_path / "budgets.yaml").write_text(TRAINED)
+    told = json.loads(json.dumps(describe_plan(load_spec(tmp_path / "budgets.yaml"), Silent())))
+    found = {}
+    for trial in told["trials"]:
+        found.setdefault((trial["arm"], trial["parameters"]["trainer"]), []).append(trial)
+    assert all(len(members) == 2 for members in found.values())
+    for arm in ("joint", "alone"):
+        assert {trial["steps"] for trial in found[arm, "steps"]} == {6}
+        assert all(
+            700 <= trial["trained_tokens"] < 700 + 4 * told["tokens"]["longest_sample"]
+            for trial in found[arm, "tokens"]
+        )
+    # In whole epochs the order does not matter; a task alone is taught by fewer tokens in as many steps.
+    joint, alone = ({trial["trained_tokens"] for trial in found[arm, "steps"]} for arm in ("joint", "alone"))
+    assert joint == {told["tokens"]["trained"]} == {2 * told["tokens"]["target"]}
+    assert max(alone) < min(joint)
+    assert min(trial["steps"] for trial in found["alone", "tokens"]) > max(t["steps"] for t in found["joint", "tokens"])
+    stream = StringIO()
+    for table in plan_tables(told):
+        Console(file=stream, width=200).print(table)
+    rows = [[cell.strip() for cell in line.split("│")] for line in stream.getvalue().splitlines()]
+    assert ["alone", "steps", "2", "6", f"{min(alone):,}"] in [row[1:-1] for row in rows]

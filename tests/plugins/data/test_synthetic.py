@@ -7,10 +7,12 @@ from collections import Counter
 from statistics import fmean
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
 from plugins.data import synthetic
-from plugins.data.emblems import COLOURS, SHAPES
+from plugins.data.emblems import CELL, COLOURS, SHAPES
 from plugins.data.synthetic import SyntheticData
 from plugins.data.synthetic_options import SyntheticOptions
 from plugins.data.world import LABELS, THINGS_PER_LABEL, World
@@ -203,6 +205,78 @@ def emblem_colour(segment):
 def test_segments_show_what_the_summary_tells(made):
     for sample in everything(made)[::5]:
         assert all(emblem_colour(segment) in sample.summary for segment in sample.segments)
+
+
+PLACE = re.compile(r"something at the (top|middle|bottom) (left|centre|right)")
+
+
+def place_of(segment):
+    left, top, _, _ = segment.box
+    return ("top", "middle", "bottom")[top // CELL], ("left", "centre", "right")[left // CELL]
+
+
+def test_relatedness_changes_the_summaries_alone(tmp_path, recorder):
+    made = [
+        everything(make(tmp_path / str(share), recorder(), train=30, test=10, relatedness=share)[0])
+        for share in (0.0, 0.5, 1.0)
+    ]
+    for same in zip(*made, strict=True):
+        assert len({sample.text for sample in same}) == 1
+        assert len({sample.entities for sample in same}) == 1
+        assert len({sample.image.read_bytes() for sample in same}) == 1
+        segments = [[(each.letter, each.entity, each.box) for each in sample.segments] for sample in same]
+        assert segments[0] == segments[1] == segments[2]
+        assert all(len({each.image.read_bytes() for each in of_one}) == 1 for of_one in segment_rows(same))
+    none, half, all_told = ([len(EMBLEM.findall(sample.summary)) for sample in samples] for samples in made)
+    assert not any(none)
+    assert sum(none) < sum(half) < sum(all_told) == sum(len(sample.segments) for sample in made[2])
+
+
+def segment_rows(samples):
+    return zip(*(sample.segments for sample in samples), strict=True)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_a_summary_names_an_emblem_or_says_the_place(tmp_path, recorder, share):
+    """What is told of a thing is the same in every summary, and of a share of the things."""
+    told = {}
+    for sample in everything(make(tmp_path, recorder(), train=200, test=20, relatedness=share)[0]):
+        seen = re.split(", | and ", sample.summary.removeprefix("This image shows ").removesuffix("."))
+        for words, segment in zip(seen, sample.segments, strict=True):
+            place = PLACE.fullmatch(words)
+            assert place is None or place.groups() == place_of(segment)
+            assert told.setdefault(segment.entity, place is None) == (place is None)
+    assert sum(told.values()) == share * THINGS == share * len(told)
+
+
+@given(st.integers(0, 1000), st.floats(0, 1), st.floats(0, 1))
+def test_a_larger_share_tells_of_all_that_a_smaller_one_tells_of(seed, one, other):
+    world = World(seed)
+    assert world.told(min(one, other)) <= world.told(max(one, other))
+    for half in (world.known, world.new):
+        told = Counter(thing.label for thing in half if thing in world.told(one))
+        assert told.total() == round(one * len(half))
+        assert max(told.values(), default=0) - min(told.get(label, 0) for label in LABELS) <= 1
+
+
+def test_what_is_not_matched_has_no_segments(tmp_path, recorder):
+    whole, _ = make(tmp_path / "whole", recorder(), train=300, test=20)
+    part, _ = make(tmp_path / "part", recorder(), train=300, test=20, matched=0.2)
+    left = [sample for sample in part["train"] if sample.segments]
+    assert len(left) / 300 == pytest.approx(0.2, abs=0.07)
+    assert all(len(sample.segments) in (2, 3) for sample in [*left, *part["test"]])
+    assert len(list((only(tmp_path / "part") / "segments").iterdir())) == sum(
+        len(sample.segments) for sample in everything(part)
+    )
+    for one, other in zip(everything(whole), everything(part), strict=True):
+        assert (one.text, one.summary, one.entities) == (other.text, other.summary, other.entities)
+
+
+def test_data_made_before_there_was_a_dial_stay_what_they_were(tmp_path, recorder):
+    """Their folder, their content and so the fingerprints of runs on them."""
+    _, info = make(tmp_path, recorder(), train=12, test=4)
+    assert only(tmp_path).name == "06b2bfb27ac1"
+    assert info.fingerprint == "1c752811bfc6e94fe53b3e4ee8f05a887f44685414623fede4bc23ea2a63e3ec"
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,4 +1,3 @@
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,8 +7,6 @@ from plugins.trainer.batches import (
     micro_batches,
     num_validation,
 )
-from plugins.trainer.sft import SftTrainer
-from plugins.trainer.sft_options import SftOptions
 
 groups_of_samples = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=40)
 shares = st.floats(0, 0.9)
@@ -72,16 +69,3 @@ def test_micro_batches_hold_every_sample_once_and_neighbours_in_length(lengths, 
         else:
             own = [lengths[place] for place in batch]
             assert len(batch) == 1 or (sum(own) if packed else len(own) * max(own)) <= 8192
-
-
-@given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 4), shares)
-def test_the_number_of_steps_is_that_of_the_batches(num_samples, batch_size, epochs, share):
-    trainer = SftTrainer(SftOptions(epochs=epochs, batch_size=batch_size, validation=share))
-    division = divide([str(place) for place in range(num_samples)], share, 0)
-    order = Order(division.training, len(division.training), batch_size, 0)
-    assert trainer.num_steps(num_samples) == epochs * order.steps_per_epoch
-
-
-@pytest.mark.parametrize(("max_steps", "steps"), [(None, 9), (5, 5), (50, 9)])
-def test_max_steps_is_a_limit(max_steps, steps):
-    assert SftTrainer(SftOptions(epochs=3, batch_size=4, max_steps=max_steps)).num_steps(12) == steps

@@ -188,7 +188,7 @@ def test_a_validation_part_that_cannot_be_filled_is_told(train, recorder):
 def test_smoke_takes_two_steps():
     options = SftOptions(batch_size=64, epochs=9)
     small = SftOptions(**{**options.model_dump(), **options.smoke()})
-    assert SftTrainer(small).num_steps(12) == 2
+    assert SftTrainer(small).extent(None, None, list("abcdefghijkl"), 0).steps == 2
 
 
 def test_a_sample_is_checked_as_it_is_encoded_before_anything_is_learnt_from_it(

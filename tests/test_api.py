@@ -1,0 +1,126 @@
+"""The runner from Python, as a notebook would use it."""
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner import api
+from runner.errors import SpecError
+
+SPEC = """\
+name: answers
+data: {type: synthetic, path: data, train: 4, test: 3}
+adapter: {type: pfa, tasks: [ner]}
+model: none
+trainer: none
+generator: {type: fixed, answer: ""}
+metrics: [{type: ner_f1}]
+tracker: {type: mlflow}
+sweep:
+  arms:
+    silent: {}
+    wordy: {adapter.tasks: [ner, match], generator.answer: "NER:\\n:person;Ada"}
+  seeds: [1, 2]
+"""
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory):
+    """A folder to work in, with a sweep that was launched there; what the launch returned, and how Ctrl-C was heard."""
+    folder = tmp_path_factory.mktemp("notebook")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        (folder / "answers.yaml").write_text(SPEC)
+        before = signal.getsignal(signal.SIGINT)
+        launched = api.launch(api.load_spec("answers.yaml", "data.test=4"), local=True)
+        yield folder, launched, signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_launch_runs_every_trial_and_leaves_ctrl_c_as_it_was(notebook):
+    _, launched, put_back = notebook
+    assert launched.exit_status == 0
+    assert [(trial.trial.group, trial.trial.seed, trial.status) for trial in launched.trials] == [
+        (arm, seed, "finished") for arm in ("silent", "wordy") for seed in (1, 2)
+    ]
+    assert put_back
+    record = json.loads((launched.trials[0].run_dir / "record.json").read_text())
+    assert record["overrides"] == ["data.test=4"]
+
+
+def test_results_are_a_frame_with_a_row_a_trial(notebook):
+    _, launched, _ = notebook
+    frame = api.results("answers")
+    assert list(frame["arm"]) == ["silent", "silent", "wordy", "wordy"]
+    assert list(frame["seed"]) == [1, 2, 1, 2]
+    assert set(frame["status"]) == {"finished"}
+    assert list(frame["run_dir"]) == [str(trial.run_dir) for trial in launched.trials]
+    assert list(frame["ner_f1"]) == [trial.metrics["ner_f1"] for trial in launched.trials]
+    by_tasks = frame.groupby("adapter.tasks")["ner_f1"].agg(["count", "mean"])
+    assert by_tasks.loc[[("ner",)], "count"].item() == 2
+    assert "data.train" not in frame  # the same for all
+    assert api.results(f"answers/{frame['trial'][2]}")["arm"].item() == "wordy"
+    assert len(api.results(storage=notebook[0] / "runs")) == 4
+
+
+def test_what_is_finished_is_reported_and_nothing_is_printed(notebook, capsys, caplog):
+    with caplog.at_level(logging.INFO, logger="runner"):
+        again = api.launch(api.load_spec("answers.yaml", "data.test=4"), local=True)
+    assert all(trial.reused for trial in again.trials)
+    assert capsys.readouterr().out == ""
+    assert [record.getMessage().split()[-1] for record in caplog.records] == ["finished"] * 4
+
+
+def test_groups_are_compared_over_seeds_and_samples(notebook):
+    told = api.compare("answers", by="arm", baseline="silent", metrics=["ner_f1"])
+    frame = api.results("answers")
+    means = frame.groupby("arm")["ner_f1"].mean()
+    assert [group.value for group in told.groups] == ["silent", "wordy"]
+    [test] = told.tests
+    assert test.difference == pytest.approx(means["wordy"] - means["silent"])
+    assert "at least one" in told_of(lambda: api.compare())
+
+
+def told_of(call):
+    with pytest.raises(SpecError) as caught:
+        call()
+    return str(caught.value)
+
+
+def test_a_trial_that_is_not_finished_has_no_figures(notebook, tmp_path):
+    run = tmp_path / "answers" / "trial-0"
+    run.mkdir(parents=True)
+    source = api.results("answers")["run_dir"][0]
+    plan = json.loads((Path(source) / "plan.json").read_text())
+    (run / "plan.json").write_text(json.dumps(plan))
+    (run / "metrics.json").write_text('{"ner_f1": 1.0}')
+    [row] = api.results(storage=tmp_path).to_dict("records")
+    assert (row["status"], row["arm"], row["seed"]) == ("lost", None, 1)
+    assert "ner_f1" not in row
+
+
+def test_a_plan_tells_what_the_command_tells(notebook):
+    told = api.plan(api.load_spec("answers.yaml"))
+    assert [(trial["group"], trial["steps"]) for trial in told["trials"]] == [
+        (arm, 0) for arm in ("silent", "wordy") for _ in range(2)
+    ]
+    assert told["num_samples"] == {"train": 4, "test": 3}
+
+
+def test_mistakes_are_told_with_their_place(notebook):
+    with pytest.raises(SpecError, match=r"wrong.yaml:2:\d+: data.trian: unknown key"):
+        (notebook[0] / "wrong.yaml").write_text(SPEC.replace("train: 4", "trian: 4"))
+        api.load_spec(notebook[0] / "wrong.yaml")
+    with pytest.raises(SpecError, match="no experiment and no trial 'answer-'"):
+        api.results("answer-")
+
+
+def test_loading_a_spec_is_light(notebook):
+    heavy = {"torch", "transformers", "pandas", "ray", "mlflow", "optuna", "plugins.data.synthetic"}
+    code = f"import sys\nfrom runner import api\napi.load_spec('answers.yaml')\nprint({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=notebook[0])
+    assert done.stdout == "set()\n"
