@@ -193,20 +193,21 @@ def smoke(spec: ExperimentSpec) -> ExperimentSpec:
     Every plugin says itself what stands in for it (`Options.smoke`): a model its tiny twin, a data set a
     handful of samples, a trainer two steps.
     """
-    small = {name: _small(getattr(spec, name)) for name in spec.stages()}
+    small = {name: stand_in(getattr(spec, name)) for name in spec.stages()}
     compute = spec.compute.model_copy(update=dict(spec.compute.smoke()))
     sweep = spec.sweep and spec.sweep.model_copy(update=dict(spec.sweep.smoke()))
     own = {"name": f"{spec.name}_smoke", "compute": compute, "sweep": sweep, "pinned": None}
     return spec.model_copy(update={**small, **own})
 
 
-def _small(value: Any) -> Any:
+def stand_in(value: Any) -> Any:
+    """What stands in a smoke run for a section, or each of several; None stays None."""
     if isinstance(value, tuple):
-        return tuple(_small(each) for each in value)
+        return tuple(stand_in(each) for each in value)
     if value is None:
         return None
-    stand_in = dict(value.options.smoke())
-    whole = stand_in if "type" in stand_in else {**value.as_json(), **stand_in}
+    changed = dict(value.options.smoke())
+    whole = changed if "type" in changed else {**value.as_json(), **changed}
     return section(value.stage, whole)
 
 

@@ -14,10 +14,14 @@ from typing import Any
 Reply = tuple[int, dict[str, Any], dict[str, str]]
 
 
-def completion(text: str | None, finish_reason: str = "stop") -> Reply:
-    message = {"role": "assistant", "content": text}
+def completion(
+    text: str | None, finish_reason: str = "stop", refusal: str | None = None, tokens: tuple[int, int] | None = None
+) -> Reply:
+    message = {"role": "assistant", "content": text, "refusal": refusal}
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
-    told = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    told: dict[str, Any] = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    if tokens is not None:
+        told["usage"] = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
     return 200, told, {}
 
 

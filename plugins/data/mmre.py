@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from plugins.data.mmre_options import MmreOptions
 from runner.dataset.folder import DatasetFolder
-from runner.dataset.split import divide, find_leaks, leak_message
+from runner.dataset.split import divide_by, find_leaks, leak_message
 from runner.errors import DataError
 from runner.records import Sample
 from runner.spec.dataset_spec import Ratios
@@ -45,7 +45,7 @@ class MmreData:
         chosen = self._options.split
         if isinstance(chosen, Ratios):
             samples = [sample for members in built.values() for sample in members]
-            return divide(samples, chosen.ratios, chosen.seed, keep_together=chosen.group_by == "content")
+            return divide_by(chosen, samples, self._options.near_images)
         missing = {"train", "test"} - set(built)
         if missing:
             raise DataError(
@@ -55,7 +55,7 @@ class MmreData:
         return built
 
     def _check_leaks(self, splits: dict[str, list[Sample]], reporter: Reporter) -> None:
-        leaks = find_leaks(splits)
+        leaks = find_leaks(splits, self._options.near_images)
         if not leaks:
             return
         message = f"{self._folder.path}: {leak_message(leaks)}"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from runner.spec.dataset_spec import Ratios
+from runner.spec.dataset_spec import NearImages, Ratios
 from runner.stages import FilePath, Options, OutsideFingerprint
 
 
@@ -20,6 +20,9 @@ class MmreOptions(Options):
     """The data set's own splits, or a division by ratios."""
     leaks: Literal["refuse", "warn"] = "refuse"
     """What to do where splits share an id, a text or an image."""
+    near_images: NearImages = None
+    """Images that look alike count as the same: the most bits, of 64, in which their perceptual hashes differ; none:
+    only exact copies do. All images are then looked at whenever the data are read."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """At most so many samples of each split, the first ones; none: all."""
 

@@ -3,55 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
-from urllib.parse import urlsplit
+from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
-
-from runner.stages import DecodingOptions, OutsideFingerprint
+from plugins.servers.chat_options import ChatServerOptions
+from runner.stages import DecodingOptions
 
 
-class OpenAICompatibleOptions(DecodingOptions):
+class OpenAICompatibleOptions(DecodingOptions, ChatServerOptions):
     """Zero- and few-shot answers from a server that speaks OpenAI's chat completions; greedy, temperature 0."""
 
     needs_model: ClassVar[bool] = False
     answers_in_training: ClassVar[bool] = False
-
-    model: Annotated[str, Field(min_length=1)]
-    """The model's name at the server, such as `gpt-4o-2024-08-06`: with a date where there is one, as an undated
-    name comes to mean another model. A server says nothing of its weights, so this name is all that stands in the
-    fingerprint."""
-
-    base_url: str = "https://api.openai.com/v1"
-    """Where the server is, without `/chat/completions`; vLLM's and transformers' own are `http://HOST:8000/v1`."""
-
-    api_key_env: Annotated[str | None, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), OutsideFingerprint()] = (
-        "OPENAI_API_KEY"
-    )
-    """The environment variable that holds the key, never the key itself; null for a server that wants none."""
-
-    concurrency: Annotated[int, Field(gt=0, le=256), OutsideFingerprint()] = 8
-    """Requests under way at once."""
-
-    max_retries: Annotated[int, Field(ge=0), OutsideFingerprint()] = 8
-    """How often a request is sent again after a failure of the network or the server, or one too many; each time
-    later, or as late as the server says (up to two minutes)."""
-
-    timeout: Annotated[float, Field(gt=0), OutsideFingerprint()] = 120.0
-    """Seconds to wait for an answer before the request counts as failed."""
-
-    @field_validator("base_url")
-    @classmethod
-    def _plain_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.netloc:
-            raise ValueError("must be an address such as http://127.0.0.1:8000/v1")
-        if parts.username is not None or parts.password is not None or parts.query:
-            raise ValueError(
-                "must hold no user, password or query, as it is written into plans and logs; a key belongs into the "
-                "environment variable that `api_key_env` names"
-            )
-        return url.rstrip("/")
 
     def smoke(self) -> Mapping[str, Any]:
         """No server is asked: an empty answer stands in for each."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from plugins.generator.messages import chat_messages
 from plugins.generator.vllm_options import VllmOptions
+from plugins.servers.messages import chat_messages
 from runner.errors import UnmetError
 from runner.records import Completion, Rendered
 from runner.stages import Reporter, StopRequestedError, Weights

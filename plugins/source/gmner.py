@@ -62,8 +62,8 @@ class GmnerSource:
         for folder in (self._text, self._xml, self._images):
             if not folder.is_dir():
                 raise DataError(
-                    f"{folder}: no such folder; source.path names the folder with GMNER's txt/ and xml/, "
-                    "source.images the one with its pictures"
+                    f"{folder}: no such folder; source.path names the folder with GMNER's txt/ and xml/ (in its "
+                    "authors' repository Twitter10000 or Twitter10000_v2.0), source.images the one with its pictures"
                 )
         for split in SPLITS:
             file = self._text / f"{split}.txt"
@@ -121,7 +121,7 @@ def _tweets(file: Path) -> Iterator[_Tweet]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: is no UTF-8 text: {error}") from error
 

@@ -8,7 +8,7 @@ from runner.stages import FilePath, Options, OutsideFingerprint
 
 
 class GmnerOptions(Options):
-    """Twitter GMNER as its authors publish it (the repository NUSTM/GMNER), with its pictures."""
+    """Twitter GMNER, version 1 or 2, as its authors publish it (the repository NUSTM/GMNER), with its pictures."""
 
     path: Annotated[FilePath, OutsideFingerprint()]
     """The folder that holds `txt/` (train.txt, dev.txt, test.txt) and `xml/`."""

@@ -1,28 +1,11 @@
-"""Files of an entry: linked rather than copied, and known by their hashes."""
+"""Files of an entry, known by their hashes."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make a second name for a file, so that it takes no room twice; a copy where the file system has no such thing.
-
-    Raises:
-        FileNotFoundError: The source is gone.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:  # another file system, or one without hard links
-        shutil.copy2(source, target)
 
 
 def files_below(folder: Path) -> Iterator[tuple[str, Path]]:

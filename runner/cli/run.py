@@ -1,4 +1,4 @@
-"""Commands that run something: launch, build."""
+"""The command that runs an experiment: launch."""
 
 from __future__ import annotations
 
@@ -121,30 +121,3 @@ def _executor(local: bool, address: str | None) -> Executor:
     from runner.execute.ray.executor import RayExecutor
 
     return RayExecutor(address)
-
-
-@app.command(rich_help_panel=RUN)
-def build(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Make a data set from a published corpus: import, crop, split, publish."""
-    from runner.dataset.build import build_dataset
-    from runner.errors import SpecError
-    from runner.spec.dataset_spec import DatasetSpec
-    from runner.spec.load import load
-    from runner.terminal.progress import StageReporter
-
-    loaded = load(spec, DatasetSpec, overrides or ())
-    terminal = open_terminal()
-    try:
-        built = build_dataset(loaded.spec, StageReporter(terminal, "crop"))
-    except SpecError as error:
-        raise loaded.located(error) from error
-    finally:
-        terminal.close()
-    for reason, number in built.left_out.items():
-        terminal.say(f"left out: {number:,} × {reason} (listed in {built.path / 'left_out.jsonl'})")
-    if as_json:
-        print(json.dumps(built.as_json(), ensure_ascii=False))
-        return
-    print(f"data set: {built.path}")
-    print(f"samples: {', '.join(f'{split} {number:,}' for split, number in built.num_samples.items())}")
-    print(f"fingerprint: {built.fingerprint}")

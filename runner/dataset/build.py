@@ -1,151 +1,199 @@
-"""Builds a data set: import from a published corpus, crop, split, publish."""
+"""Builds a data set in stages, each of which leaves its result on the disk: import, crop, annotate, split, publish."""
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from PIL import Image
+from runner.dataset.annotating import Annotating
+from runner.dataset.cropping import crop_corpus, crop_key
+from runner.dataset.importing import import_corpus, import_key
+from runner.dataset.publish import alone, refuse_other
+from runner.dataset.release import Release, Standing, standing
+from runner.dataset.work import BuildStage, WorkFolder
+from runner.fingerprint import fingerprint, identity
+from runner.plan import implement, stand_in
+from runner.spec.dataset_spec import DatasetSpec
+from runner.spec.models import Section
+from runner.stages import Estimate, Reporter, Tokens
 
-from runner.dataset.crop import Cropped, crop_tweet, store_images
-from runner.dataset.publish import UnfinishedDataset, alone, publishing, write_rows
-from runner.dataset.split import divide, find_leaks, leak_message
-from runner.errors import DataError
-from runner.fingerprint import identity
-from runner.plan import implement
-from runner.records import Sample
-from runner.spec.dataset_spec import DatasetSpec, Ratios
-from runner.stages import LeftOut, Reporter, SourceTweet
+Row = Mapping[str, Any]
 
-SHOWN_IMAGES = 5
+SMOKE_TWEETS = 8
+
+
+class Listener(Protocol):
+    """Whom a build tells how far it is."""
+
+    def say(self, message: str) -> None:
+        """Tell something, a line."""
+
+    def reporter(self, stage: str) -> Reporter:
+        """Where a stage tells its progress."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """A data set that was built.
+    """What came of a build.
 
     Attributes:
-        path: Its folder.
-        fingerprint: Over its content.
+        path: The data set's folder.
+        fingerprint: Over its content; None where it was not published, as below.
         num_samples: By split.
         statistics: As in its `dataset.json`.
         left_out: Reason to how many entries were left out for it; each is listed in `left_out.jsonl`.
+        stages: What became of each stage: `made` or `unchanged`.
+        asked: How many images were asked about.
+        tokens: What that took.
+        estimate: What it would take to ask about the rest; in a dry run alone.
+        review: How far the review is; None where nothing waits for one.
     """
 
     path: Path
-    fingerprint: str
-    num_samples: Mapping[str, int]
-    statistics: Mapping[str, Any]
-    left_out: Mapping[str, int]
+    fingerprint: str | None = None
+    num_samples: Mapping[str, int] = field(default_factory=dict)
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    stages: Mapping[str, str] = field(default_factory=dict)
+    asked: int = 0
+    tokens: Tokens = field(default_factory=Tokens)
+    estimate: Estimate | None = None
+    review: Standing | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The result as docs/interface.md's `build --json` holds it."""
-        return {
-            "path": str(self.path),
-            "fingerprint": self.fingerprint,
-            "num_samples": dict(self.num_samples),
-            "statistics": dict(self.statistics),
-            "left_out": dict(self.left_out),
+        return {**asdict(self), "path": str(self.path)}
+
+
+def smoke_of(spec: DatasetSpec) -> DatasetSpec:
+    """Make the spec of a smoke run: a few tweets, nobody asked, all published, beside the data set's own place."""
+    return spec.model_copy(
+        update={
+            "limit": SMOKE_TWEETS,
+            "crop": spec.crop.model_copy(update={"unusable_images": "skip"}),
+            "annotator": stand_in(spec.annotator),
+            "publish": "everything",
+            "leaks": "warn",
+            "output": spec.output.with_name(f"{spec.output.name}_smoke"),
         }
-
-
-def build_dataset(spec: DatasetSpec, reporter: Reporter) -> Built:
-    """Build the data set of a spec, whole or not at all.
-
-    Raises:
-        DataError: The corpus or its images cannot be used, or the splits leak.
-    """
-    source = implement(spec.source)
-    entries = list(source.read())
-    tweets = [entry for entry in entries if isinstance(entry, SourceTweet)]
-    left_out = [entry for entry in entries if isinstance(entry, LeftOut)]
-    with alone(spec.output), publishing(spec.output) as unfinished:
-        cropped = _crop(tweets, unfinished, spec.crop.min_side, reporter)
-        left_out += [entry for each in cropped for entry in each.left_out]
-        if spec.crop.unusable_images == "refuse":
-            _refuse_unusable(cropped)
-        splits = _split(spec, tweets, cropped)
-        _check_leaks(spec, splits, reporter)
-        provenance = {"source": source.name, "spec": _provenance(spec)}
-        description = unfinished.describe(spec.name, source.labels, splits, provenance)
-        write_rows(unfinished.path / "left_out.jsonl", ({"id": each.id, "reason": each.reason} for each in left_out))
-    reasons = Counter(_kind(entry.reason) for entry in left_out)
-    return Built(
-        spec.output,
-        description["fingerprint"],
-        description["num_samples"],
-        description["statistics"],
-        dict(reasons.most_common()),
     )
 
 
-def _crop(
-    tweets: Sequence[SourceTweet], unfinished: UnfinishedDataset, min_side: int, reporter: Reporter
-) -> list[Cropped]:
-    """Cut all segments, on all cores: Pillow lets go of Python's lock while it decodes and encodes."""
-    cropped = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore")  # Of damaged metadata, say: what matters is whether there is a picture.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for done, each in enumerate(pool.map(lambda tweet: crop_tweet(tweet, unfinished, min_side), tweets), start=1):
-            cropped.append(each)
-            reporter.progress(done, len(tweets))
-        pairs = [
-            (tweet.sample.image, each.sample.image)
-            for tweet, each in zip(tweets, cropped, strict=True)
-            if each.sample is not None and tweet.sample.image is not None and each.sample.image is not None
-        ]
-        store_images(pairs)
-    return cropped
+def build_dataset(spec: DatasetSpec, listener: Listener, *, dry_run: bool = False) -> Built:
+    """Build the data set of a spec; the folder is there whole or not at all, and what is done is not done again.
+
+    Args:
+        spec: The spec.
+        listener: Told how far it is.
+        dry_run: Whether to stop before anybody is asked, with an estimate.
+
+    Raises:
+        DataError: The corpus or its images cannot be used, or the splits leak.
+        StepError: Annotating failed, or its budget is spent.
+        UnmetError: There is no key for the annotator.
+    """
+    with alone(spec.output):
+        refuse_other(spec.output)
+        return _Build(spec, listener).run(dry_run=dry_run)
 
 
-def _refuse_unusable(cropped: Sequence[Cropped]) -> None:
-    unusable = [each.left_out[-1] for each in cropped if each.unusable]
-    if unusable:
-        shown = "; ".join(f"{each.id}: {each.reason}" for each in unusable[:SHOWN_IMAGES])
-        more = f"; and {len(unusable) - SHOWN_IMAGES} more" if len(unusable) > SHOWN_IMAGES else ""
-        raise DataError(
-            f"the images of {len(unusable)} tweet(s) cannot be used: {shown}{more}. Mend them, or leave their tweets "
-            "out, all listed in left_out.jsonl, with crop.unusable_images: skip"
+class _Build:
+    """One build while it runs."""
+
+    def __init__(self, spec: DatasetSpec, listener: Listener) -> None:
+        self._spec, self._listener = spec, listener
+        self._work = WorkFolder.of(spec.output)
+        self._release = Release(spec, self._work)
+        self._stages: dict[str, str] = {}
+
+    def run(self, *, dry_run: bool) -> Built:
+        spec, work = self._spec, self._work
+        imported = self._stage("import", "tweets", import_key(spec, work), lambda key: import_corpus(spec, work, key))
+        cropped = self._stage(
+            "crop",
+            "samples",
+            crop_key(work, imported["digest"], spec.crop),
+            lambda key: crop_corpus(work, spec.crop, imported["number"], key, self._listener.reporter("crop")),
+        )
+        annotating = Annotating(work, implement(spec.annotator) if spec.annotator else None)
+        number, estimate = annotating.estimate()
+        if estimate is not None:
+            self._listener.say(_estimated(number, estimate))
+        if dry_run:
+            return Built(spec.output, stages=self._stages, estimate=estimate)
+        tokens = annotating.ask(number, self._listener.reporter("annotate")) if number else Tokens()
+        annotated_by = spec.annotator.as_json() if spec.annotator else None
+        key = fingerprint({"crop": cropped["digest"], "annotator": annotated_by})
+        annotated = self._stage("annotate", "samples", key, annotating.gather)
+        for flag, times in annotated["flags"].items():
+            self._listener.say(f"flagged: {times:,} × {flag}")
+        reviewed = standing(work) if spec.waits_for_review else None
+        if reviewed is not None and reviewed.undecided:
+            return Built(spec.output, stages=self._stages, asked=number, tokens=tokens, review=reviewed)
+        note, left_out = self._finish(imported)
+        return Built(
+            spec.output,
+            note["fingerprint"],
+            note["num_samples"],
+            note["statistics"],
+            left_out,
+            self._stages,
+            number,
+            tokens,
+            None,
+            reviewed,
         )
 
-
-def _split(
-    spec: DatasetSpec, tweets: Sequence[SourceTweet], cropped: Sequence[Cropped]
-) -> Mapping[str, Sequence[Sample]]:
-    kept = [(tweet.split, each.sample) for tweet, each in zip(tweets, cropped, strict=True) if each.sample is not None]
-    if not kept:
-        raise DataError("no sample is left; look at the source's paths and at crop.unusable_images")
-    if isinstance(spec.split, Ratios):
-        samples = [sample for _, sample in kept]
-        return divide(samples, spec.split.ratios, spec.split.seed, keep_together=spec.split.group_by == "content")
-    splits: dict[str, list[Sample]] = {}
-    for split, sample in kept:
-        splits.setdefault(split, []).append(sample)
-    return splits
-
-
-def _check_leaks(spec: DatasetSpec, splits: Mapping[str, Sequence[Sample]], reporter: Reporter) -> None:
-    leaks = find_leaks(splits)
-    if leaks and spec.leaks == "warn":
-        reporter.warn(leak_message(leaks))
-    elif leaks:
-        raise DataError(
-            f"{leak_message(leaks)}. Divide by ratios, which keeps what is shared together, or accept them with "
-            "leaks: warn"
+    def _finish(self, imported: Row) -> tuple[Row, Mapping[str, int]]:
+        release = self._release
+        split = self._stage(
+            "split",
+            "samples",
+            release.split_key(),
+            lambda key: release.split(key, self._listener.reporter("split")),
         )
+        provenance = {"source": imported["name"], "spec": _provenance(self._spec)}
+        key = release.publish_key(dict(split), provenance)
+        note = release.published(key)
+        self._stages["publish"] = "made" if note is None else "unchanged"
+        if note is None:
+            note = release.publish(key, imported["labels"], provenance)
+        else:
+            self._listener.say(f"publish: {self._spec.output} is as it was published")
+        reasons = Counter(_kind(row["reason"]) for row in release.left_out())
+        return note, dict(reasons.most_common())
+
+    def _stage(self, stage: BuildStage, what: str, key: str, make: Callable[[str], Row]) -> Row:
+        note = self._work.made(stage, key)
+        self._stages[stage] = "made" if note is None else "unchanged"
+        unchanged = "" if note is None else ", unchanged since the last build"
+        if note is None:
+            note = make(key)
+        self._listener.say(f"{stage}: {note['number']:,} {what}{unchanged}")
+        return note
+
+
+def _estimated(number: int, estimate: Estimate) -> str:
+    tokens = estimate.tokens
+    price = "" if estimate.cost is None else f", which cost {estimate.cost:,.2f}"
+    limit = "" if estimate.budget is None else f"; the budget is {estimate.budget:,} in all"
+    return (
+        f"annotate: {number:,} images to ask about, some {tokens.input:,} tokens of questions and at most "
+        f"{tokens.output:,} of answers{price}{limit}"
+    )
 
 
 def _provenance(spec: DatasetSpec) -> dict[str, Any]:
-    """The spec as written out, less the places on this machine."""
+    """The spec as written out, less the places on this machine and what cannot change the content."""
     told = {key: value for key, value in spec.as_json().items() if key != "output"}
-    return {**told, "source": {"type": spec.source.type, **identity(spec.source.options)}}
+    return {**told, "source": _told(spec.source), "annotator": _told(spec.annotator) if spec.annotator else None}
+
+
+def _told(part: Section) -> dict[str, Any]:
+    return {"type": part.type, **identity(part.options)}
 
 
 def _kind(reason: str) -> str:

@@ -173,13 +173,13 @@ def _cut(name: str, image: Image.Image, kept: Sequence[tuple[Segment, Box]], fol
 
 def _rgb(image: Image.Image) -> Image.Image:
     """Convert palettes, greys and CMYK; what is transparent becomes white, as a page shows it."""
+    if image.mode.startswith("I"):
+        # Pillow would clip sixteen bits to eight, which is white.
+        return image.convert("I").point(lambda value: value * (1 / 257)).convert("L").convert("RGB")
     if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA"}:
         seen = image.convert("RGBA")
         white = Image.new("RGBA", seen.size, "white")
         return Image.alpha_composite(white, seen).convert("RGB")
-    if image.mode == "I;16":
-        # Pillow would clip sixteen bits to eight, which is white.
-        return image.point(lambda value: value * (1 / 257)).convert("L").convert("RGB")
     return image.convert("RGB")
 
 

@@ -15,6 +15,8 @@ from runner.records import Entity, Sample, Segment, segment_letters
 from runner.stages import DatasetInfo
 
 DESCRIPTION = "dataset.json"
+PARQUET = "data"
+"""The folder of an export's Parquet files; a data-set folder has none of this name."""
 _DESCRIBED: Mapping[str, tuple[type, str]] = {
     "name": (str, '"gmner"'),
     "labels": (list, '["person", "location"]'),
@@ -73,7 +75,9 @@ class DatasetFolder:
             raise DataError(f"{self.path}: no split {split!r}; there are: {', '.join(expected)}")
         file = self.path / f"{split}.jsonl"
         if not file.is_file():
-            raise DataError(f"{file}: missing, although {DESCRIPTION} names this split")
+            parquet = f"; this is an export: `runner import {self.path} FOLDER` makes a data set of it"
+            exported = any((self.path / PARQUET).glob("*.parquet"))
+            raise DataError(f"{file}: missing, although {DESCRIPTION} names this split{parquet if exported else ''}")
         samples: dict[str, Sample] = {}
         for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
             if not line.strip():

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
 from filelock import FileLock
 
+from runner.dataset.card import CARD, card
 from runner.dataset.folder import DESCRIPTION, content_fingerprint
+from runner.dataset.rows import row_of
+from runner.dataset.statistics import statistics
 from runner.errors import DataError
 from runner.records import Sample
 
@@ -38,49 +39,32 @@ class UnfinishedDataset:
         labels: Sequence[str],
         splits: Mapping[str, Sequence[Sample]],
         provenance: Mapping[str, Any],
+        license_: str | None = None,
     ) -> dict[str, Any]:
-        """Write the splits and `dataset.json`, and return what that says.
+        """Write the splits, `dataset.json` and the card, and return what `dataset.json` says.
 
         Args:
             name: The data set's name.
             labels: In their order.
             splits: Samples whose images lie in this folder.
             provenance: How it was made, as plain data.
+            license_: Its identifier; None where none is declared.
         """
         for split, samples in splits.items():
-            write_rows(self.path / f"{split}.jsonl", (self._row(sample) for sample in samples))
+            write_rows(self.path / f"{split}.jsonl", (row_of(sample, self.path) for sample in samples))
         description = {
             "name": name,
             "labels": list(labels),
             "num_samples": {split: len(samples) for split, samples in splits.items()},
+            **({"license": license_} if license_ else {}),
             "fingerprint": content_fingerprint(labels, splits),
             "provenance": dict(provenance),
             "statistics": statistics([sample for samples in splits.values() for sample in samples]),
         }
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         (self.path / DESCRIPTION).write_text(text, encoding="utf-8")
+        (self.path / CARD).write_text(card(description), encoding="utf-8")
         return description
-
-    def _row(self, sample: Sample) -> dict[str, Any]:
-        return {
-            "id": sample.id,
-            "text": sample.text,
-            "image": self._relative(sample.image),
-            "summary": sample.summary,
-            "entities": [{"label": each.label, "text": each.text} for each in sample.entities],
-            "segments": [
-                {
-                    "letter": each.letter,
-                    "image": self._relative(each.image),
-                    "entity": each.entity,
-                    "box": list(each.box),
-                }
-                for each in sample.segments
-            ],
-        }
-
-    def _relative(self, path: Path | None) -> str | None:
-        return None if path is None else path.relative_to(self.path).as_posix()
 
 
 @contextmanager
@@ -105,19 +89,41 @@ def publishing(path: Path) -> Iterator[UnfinishedDataset]:
     Raises:
         DataError: Something else stands at that place.
     """
-    if path.exists() and not (path / DESCRIPTION).is_file():
-        raise DataError(f"{path}: is there already and is no data set; name another place, or remove it")
+    with replacing(path) as unfinished:
+        yield UnfinishedDataset(unfinished)
+
+
+@contextmanager
+def replacing(path: Path, mark: str = DESCRIPTION, what: str = "data set") -> Iterator[Path]:
+    """Make a folder beside its place and move it there at the end, in place of an earlier one of its kind.
+
+    Args:
+        path: Its place.
+        mark: What is in every folder of its kind.
+        what: Its kind.
+
+    Raises:
+        DataError: Something else stands there.
+    """
+    refuse_other(path, mark, what)
     unfinished, before = (path.with_name(f".{path.name}.{what}") for what in ("unfinished", "before"))
     _put_back(before, path)
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        yield UnfinishedDataset(unfinished)
+        unfinished.mkdir(parents=True)
+        yield unfinished
         if path.exists():
             path.rename(before)
         unfinished.rename(path)
     finally:
         _put_back(before, path)
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def refuse_other(path: Path, mark: str = DESCRIPTION, what: str = "data set") -> None:
+    """Raise a DataError where something of another kind stands, so that nothing else is ever written over."""
+    if path.exists() and not (path / mark).exists():
+        raise DataError(f"{path}: is there already and is no {what}; name another place, or remove it")
 
 
 def _put_back(before: Path, path: Path) -> None:
@@ -132,25 +138,3 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def statistics(samples: Sequence[Sample]) -> dict[str, Any]:
-    """The figures of the paper's Table 1, and what there is of entities and segments."""
-    summaries = [sample.summary for sample in samples if sample.summary is not None]
-    return {
-        "summary": {
-            "characters": _spread([len(summary) for summary in summaries]),
-            "words": _spread([len(summary.split()) for summary in summaries]),
-        }
-        if summaries
-        else None,
-        "entities": dict(sorted(Counter(each.label for sample in samples for each in sample.entities).items())),
-        "segments": sum(len(sample.segments) for sample in samples),
-        "segments_per_sample": _spread([len(sample.segments) for sample in samples]),
-    }
-
-
-def _spread(values: Sequence[int]) -> dict[str, float] | None:
-    if not values:
-        return None
-    return {"max": max(values), "min": min(values), "median": median(values), "mean": round(fmean(values), 2)}

@@ -6,12 +6,19 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
 
 from runner.dataset.folder import image_digest
+from runner.dataset.near import near_groups
+from runner.dataset.stratify import Feature, evened, strata
 from runner.errors import DataError
 from runner.records import Sample
+from runner.spec.dataset_spec import Ratios
 
 SHOWN_LEAKS = 3
+NEAR = "near"
+"""The kind of a leak of images that look alike and are not the same."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +26,7 @@ class Leak:
     """Something that stands in more than one split.
 
     Attributes:
-        kind: `id`, `text` or `image`.
+        kind: `id`, `text`, `image`, or `near` for images that look alike.
         places: Split and sample id of each that shares it.
     """
 
@@ -28,7 +35,8 @@ class Leak:
 
     def __str__(self) -> str:
         """Such as `the same text: train/12 and test/7`."""
-        return f"the same {self.kind}: " + " and ".join(f"{split}/{each}" for split, each in self.places)
+        what = "nearly the same image" if self.kind == NEAR else f"the same {self.kind}"
+        return f"{what}: " + " and ".join(f"{split}/{each}" for split, each in self.places)
 
 
 def content_keys(sample: Sample) -> dict[str, str]:
@@ -38,14 +46,42 @@ def content_keys(sample: Sample) -> dict[str, str]:
     return keys | ({"image": digest} if digest else {})
 
 
-def find_leaks(splits: Mapping[str, Sequence[Sample]]) -> list[Leak]:
-    """List what stands in more than one split."""
+def shared_keys(samples: Sequence[Sample], near: int | None) -> list[dict[str, str]]:
+    """List for each sample what must not be shared, with the group of images that look alike if that is asked for.
+
+    Args:
+        samples: All of a data set.
+        near: The most bits of 64 in which the perceptual hashes of such images differ; None: only exact copies count.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    keys = [content_keys(sample) for sample in samples]
+    if near is None:
+        return keys
+    # Copies of one file are the same image already: one of them is looked at.
+    first: dict[str, Path] = {}
+    for sample, each in zip(samples, keys, strict=True):
+        if sample.image is not None:
+            first.setdefault(each["image"], sample.image)
+    groups = near_groups(first.values(), near)
+    return [each | ({NEAR: str(groups[first[each["image"]]])} if "image" in each else {}) for each in keys]
+
+
+def find_leaks(splits: Mapping[str, Sequence[Sample]], near: int | None = None) -> list[Leak]:
+    """List what stands in more than one split; `near` as in `shared_keys`."""
     places: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
-    for split, samples in splits.items():
-        for sample in samples:
-            for key in content_keys(sample).items():
-                places[key].append((split, sample.id))
-    return [Leak(kind, tuple(at)) for (kind, _), at in places.items() if len({split for split, _ in at}) > 1]
+    images: dict[tuple[str, str], set[str]] = defaultdict(set)
+    members = [(split, sample) for split, samples in splits.items() for sample in samples]
+    for (split, sample), keys in zip(members, shared_keys([sample for _, sample in members], near), strict=True):
+        for key in keys.items():
+            places[key].append((split, sample.id))
+            images[key].add(keys.get("image", ""))
+    return [
+        Leak(kind, tuple(at))
+        for (kind, key), at in places.items()
+        if len({split for split, _ in at}) > 1 and not (kind == NEAR and len(images[kind, key]) == 1)
+    ]
 
 
 def leak_message(leaks: Sequence[Leak]) -> str:
@@ -56,48 +92,76 @@ def leak_message(leaks: Sequence[Leak]) -> str:
 
 
 def divide(
-    samples: Sequence[Sample], ratios: Mapping[str, float], seed: int, *, keep_together: bool = True
+    samples: Sequence[Sample],
+    ratios: Mapping[str, float],
+    seed: int,
+    *,
+    keep_together: bool = True,
+    near: int | None = None,
+    stratify: Sequence[Feature] = (),
 ) -> dict[str, list[Sample]]:
     """Divide samples at random by ratios.
 
     The same samples give the same splits in whatever order they come: groups are ordered by a hash of the seed and
     their content. A group goes to the split in which its middle falls, so that sizes are off by at most half a group.
+    With `stratify`, groups are then moved as long as that makes the splits more alike.
 
     Args:
         samples: Each with an id of its own.
         ratios: Split to share; they are scaled to sum to one.
         seed: Another seed is another division.
         keep_together: Whether samples that share an image or a text go to the same split.
+        near: As in `shared_keys`, where samples are kept together.
+        stratify: Of what each split is to have its share.
 
     Raises:
-        DataError: Two samples have the same id, or a split gets nothing.
+        DataError: Two samples have the same id, a split gets nothing, or an image cannot be read.
     """
     doubles = [each for each, times in Counter(sample.id for sample in samples).items() if times > 1]
     if doubles:
         raise DataError(f"{len(doubles)} id(s) stand twice, such as {doubles[0]!r}; give each sample its own")
-    groups = _groups(samples) if keep_together else [[sample] for sample in samples]
+    groups = _groups(samples, near) if keep_together else [[sample] for sample in samples]
     groups.sort(key=lambda group: _rank(seed, min(sample.id for sample in group)))
     total = sum(ratios.values())
-    ends = [sum(list(ratios.values())[: index + 1]) / total * len(samples) for index in range(len(ratios))]
-    chosen: dict[str, set[str]] = {split: set() for split in ratios}
-    names, placed = list(ratios), 0
-    for group in groups:
-        middle = placed + len(group) / 2
-        split = next((name for name, end in zip(names, ends, strict=True) if middle <= end), names[-1])
-        chosen[split] |= {sample.id for sample in group}
-        placed += len(group)
-    divided = {split: [sample for sample in samples if sample.id in ids] for split, ids in chosen.items()}
+    shares = [share / total for share in ratios.values()]
+    places = _by_middle([len(group) for group in groups], shares)
+    if stratify:
+        counts = [Counter(each for sample in group for each in strata(sample, stratify)) for group in groups]
+        places = evened(counts, places, shares)
+    divided: dict[str, list[Sample]] = {split: [] for split in ratios}
+    for group, place in zip(groups, places, strict=True):
+        divided[list(ratios)[place]] += group
     empty = [split for split, members in divided.items() if not members]
     if empty:
         raise DataError(f"too few samples ({len(samples)}) for the split {', '.join(empty)}; change the ratios")
     return {split: sorted(members, key=lambda sample: _rank(seed, sample.id)) for split, members in divided.items()}
 
 
+def divide_by(chosen: Ratios, samples: Sequence[Sample], near: int | None) -> dict[str, list[Sample]]:
+    """Divide samples as a spec has it; see `divide`."""
+    return divide(
+        samples,
+        chosen.ratios,
+        chosen.seed,
+        keep_together=chosen.group_by == "content",
+        near=near,
+        stratify=chosen.stratify,
+    )
+
+
+def _by_middle(sizes: Sequence[int], shares: Sequence[float]) -> list[int]:
+    """The split of each group, as an index: that in which its middle falls when all stand in a row."""
+    ends = [sum(shares[: index + 1]) * sum(sizes) for index in range(len(shares))]
+    starts = accumulate(sizes, initial=0)
+    middles = [start + size / 2 for start, size in zip(starts, sizes, strict=False)]
+    return [next((at for at, end in enumerate(ends) if middle <= end), len(ends) - 1) for middle in middles]
+
+
 def _rank(seed: int, key: str) -> str:
     return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
 
 
-def _groups(samples: Sequence[Sample]) -> list[list[Sample]]:
+def _groups(samples: Sequence[Sample], near: int | None) -> list[list[Sample]]:
     """Gather samples that share a text or an image, directly or over others between them."""
     parent = list(range(len(samples)))
 
@@ -108,8 +172,8 @@ def _groups(samples: Sequence[Sample]) -> list[list[Sample]]:
         return index
 
     first: dict[tuple[str, str], int] = {}
-    for index, sample in enumerate(samples):
-        for key in content_keys(sample).items():
+    for index, keys in enumerate(shared_keys(samples, near)):
+        for key in keys.items():
             parent[root(index)] = root(first.setdefault(key, index))
     groups: dict[int, list[Sample]] = defaultdict(list)
     for index, sample in enumerate(samples):

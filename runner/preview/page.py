@@ -1,4 +1,4 @@
-"""Writes samples to one self-contained page."""
+"""Writes self-contained pages: samples, and whatever else a template lays out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image, ImageOps
@@ -29,6 +29,15 @@ def write_page(file: Path, title: str, samples: Iterator[ShownSample]) -> None:
     Raises:
         UnmetError: The file cannot be written.
     """
+    fill(file, "page.html.jinja", title=title, samples=samples)
+
+
+def fill(file: Path, template: str, **values: Any) -> None:
+    """Write a page from a template of this package, piece by piece.
+
+    Raises:
+        UnmetError: The file cannot be written.
+    """
     environment = Environment(
         loader=PackageLoader("runner.preview", "."),
         autoescape=True,
@@ -38,7 +47,7 @@ def write_page(file: Path, title: str, samples: Iterator[ShownSample]) -> None:
     )
     environment.filters["data_url"] = data_url
     with _opened(file) as stream:
-        for part in environment.get_template("page.html.jinja").generate(title=title, samples=samples):
+        for part in environment.get_template(template).generate(**values):
             stream.write(part)
 
 

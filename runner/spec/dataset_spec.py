@@ -19,6 +19,8 @@ class Ratios(Options):
     """Another seed is another division."""
     group_by: Literal["content", "none"] = "content"
     """`content` keeps samples that share an image or a text in one split."""
+    stratify: list[Literal["segments", "labels"]] = Field(default=[])
+    """Of what each split is to have its share: of samples with each number of segments, of those with each label."""
 
     @field_validator("ratios")
     @classmethod
@@ -28,6 +30,10 @@ class Ratios(Options):
         if "left_out" in ratios:
             raise ValueError("left_out.jsonl lists what is in no split; name this split otherwise")
         return ratios
+
+
+NearImages = Annotated[int, Field(ge=0, le=16)] | None
+"""In how many bits, of 64, the perceptual hashes of two images may differ for them to count as one."""
 
 
 class CropOptions(Options):
@@ -41,17 +47,34 @@ class CropOptions(Options):
 
 
 class DatasetSpec(Specification):
-    """A data set to be built: import, crop, split, publish."""
+    """A data set to be built: import, crop, annotate, review, split, publish."""
 
     name: Name
     """The data set's name."""
     source: Annotated[Section, OfStage("source")]
     """The published corpus."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """At most so many tweets, the first ones with a usable box, to try a spec on a few; none: all."""
     crop: CropOptions = CropOptions()
     """How segments are cut."""
+    annotator: Annotated[Section | None, OfStage("annotator")] = None
+    """Who writes the summary of each image that comes without one; `none`, or left out: nobody."""
+    publish: Literal["accepted", "everything"] | None = None
+    """Whether each sample waits until a reviewer has accepted or edited its summary (`runner review`), or only what a
+    reviewer rejected is left out. None: `accepted` where there is an annotator."""
     split: Literal["official"] | Ratios = Ratios()
     """The corpus's own splits, or a division by ratios."""
     leaks: Literal["refuse", "warn"] = "refuse"
     """What to do where splits share an id, a text or an image; a division that groups by content has none."""
+    near_images: NearImages = None
+    """Images that look alike count as the same for the division and for leaks: the most bits, of 64, in which their
+    perceptual hashes differ (4 finds other sizes and qualities of a picture); none: only exact copies do."""
+    license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = None
+    """For the card: the data's licence as the Hugging Face hub calls it, such as `cc-by-4.0`, or `other`."""
     output: FilePath
     """The folder to make."""
+
+    @property
+    def waits_for_review(self) -> bool:
+        """Whether nothing is published that nobody has accepted."""
+        return self.publish == "accepted" or (self.publish is None and self.annotator is not None)

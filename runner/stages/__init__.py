@@ -1,6 +1,7 @@
 """What the engine asks of a plugin: the options base and one protocol a stage."""
 
 from runner.stages.adapter import Adapter
+from runner.stages.annotator import Annotation, Annotator, Estimate, Tokens
 from runner.stages.data import Data, DatasetInfo, LeftOut, Source, SourceTweet
 from runner.stages.described import Described, descriptions
 from runner.stages.evaluation import DecodingOptions, Generator, GeneratorOptions, Metric, MetricOptions, Weights
@@ -22,12 +23,18 @@ from runner.stages.training import (
 
 __all__ = [
     "Adapter",
+<<<<<<< HEAD
     "AddedLater",
+=======
+    "Annotation",
+    "Annotator",
+>>>>>>> wt-parts
     "Counts",
     "Data",
     "DatasetInfo",
     "DecodingOptions",
     "Described",
+    "Estimate",
     "Examiner",
     "Features",
     "FilePath",
@@ -53,6 +60,7 @@ __all__ = [
     "Stage",
     "StopRequestedError",
     "TokenCount",
+    "Tokens",
     "TrackedRun",
     "Tracker",
     "Trainer",

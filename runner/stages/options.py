@@ -11,7 +11,9 @@ from pydantic import BeforeValidator, ConfigDict
 
 from runner.stages.described import Described
 
-Stage = Literal["data", "adapter", "model", "optimizer", "trainer", "generator", "metric", "tracker", "source"]
+Stage = Literal[
+    "data", "adapter", "model", "optimizer", "trainer", "generator", "metric", "tracker", "source", "annotator"
+]
 
 
 class LocatedStr(str):

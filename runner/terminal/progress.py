@@ -32,6 +32,7 @@ TITLES = {
     "score": "scoring",
     "import": "import",
     "crop": "cropping",
+    "annotate": "annotation",
 }
 """What the bars are called."""
 
@@ -111,6 +112,10 @@ class Terminal:
         if title not in self._tasks:
             self._tasks[title] = bars.add_task(title, total=total, figures=figures)
         bars.update(self._tasks[title], completed=done, total=total, figures=figures)
+
+    def reporter(self, stage: str) -> StageReporter:
+        """Where a stage of the driver's own work tells how far it is."""
+        return StageReporter(self, stage)
 
     def close(self) -> None:
         """Leave the bars as they are."""

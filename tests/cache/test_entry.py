@@ -10,7 +10,7 @@ import pytest
 
 from runner.cache.cache import Cache
 from runner.cache.entry import DESCRIPTION, DamagedError
-from runner.cache.files import link_or_copy
+from runner.files import link_or_copy
 
 KEY = "0123456789ab" * 5
 

@@ -27,12 +27,19 @@ class Heard:
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
+        self.said: list[str] = []
         self.done: list[tuple[int, int]] = []
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
 
     def progress(self, done: int, total: int, **shown: float) -> None:
         self.done.append((done, total))
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+    def reporter(self, stage: str) -> Heard:
+        return self
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
@@ -140,16 +147,16 @@ def corpus(tmp_path: Path) -> Corpus:
 def build(corpus: Corpus, heard: Heard, tmp_path: Path) -> Callable[..., Built]:
     """A function that builds the corpus, official splits and skipping unless told otherwise."""
 
-    def run(output: str = "made", skip: bool = True, **settings: Any) -> Built:
-        settings = {"split": "official", **settings}
+    def run(output: str = "made", skip: bool = True, dry_run: bool = False, **settings: Any) -> Built:
+        crop = {"unusable_images": "skip" if skip else "refuse"}
+        settings = {"split": "official", "crop": crop, **settings}
         spec = DatasetSpec(
             name="made",
             source=section("source", {"type": "gmner", "path": str(corpus.path)}),
-            crop={"unusable_images": "skip" if skip else "refuse"},
             output=tmp_path / output,
             **settings,
         )
-        return build_dataset(spec, heard)
+        return build_dataset(spec, heard, dry_run=dry_run)
 
     return run
 

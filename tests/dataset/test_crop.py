@@ -1,11 +1,19 @@
 """Cutting segments: whatever the picture is stored as, a segment shows what its box was drawn around."""
 
 import io
+import struct
+import zlib
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from runner.dataset.crop import crop_tweet
 from runner.dataset.folder import DatasetFolder
+from runner.dataset.publish import UnfinishedDataset
+from runner.records import Entity, Sample, Segment
+from runner.stages import SourceTweet
 
 SIZE = (80, 60)
 QUADRANTS = ("red", "green", "blue", "yellow")
@@ -176,6 +184,46 @@ def test_grey_is_grey(corpus, build, mode, value):
         assert all(abs(channel - expected) <= 2 for channel in middle(path))
 
 
+def sixteen_bit_png(colour_type, pixel, *chunks):
+    """A picture as cameras and scanners write it and Pillow does not: 16 bits a channel, 40 by 40."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 40, 40, 16, colour_type, 0, 0, 0))
+    rows = (b"\0" + struct.pack(f">{len(pixel)}H", *(257 * value for value in pixel)) * 40) * 40
+    return b"".join([b"\x89PNG\r\n\x1a\n", head, *chunks, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")])
+
+
+def tiff(mode):
+    held = io.BytesIO()
+    Image.new(mode, (40, 40), 257 * 100).save(held, "TIFF")
+    return held.getvalue()
+
+
+CLEAR = struct.pack(">I", 2) + b"tRNS" + struct.pack(">H", 5)
+WIDE = {
+    "grey": (sixteen_bit_png(0, (100,)), (100, 100, 100)),
+    "grey with a clear value": (
+        sixteen_bit_png(0, (100,), CLEAR + struct.pack(">I", zlib.crc32(CLEAR[4:]))),
+        (100, 100, 100),
+    ),
+    "grey with alpha": (sixteen_bit_png(4, (100, 255)), (100, 100, 100)),
+    "colour": (sixteen_bit_png(2, (100, 50, 200)), (100, 50, 200)),
+    "big-endian TIFF": (tiff("I;16B"), (100, 100, 100)),
+    "TIFF of 32 bits": (tiff("I"), (100, 100, 100)),
+}
+
+
+@pytest.mark.parametrize(("data", "expected"), WIDE.values(), ids=WIDE)
+def test_sixteen_bits_become_eight(corpus, build, data, expected):
+    (corpus.images / "1.png").write_bytes(data)
+    corpus.boxes("1", [("Ada", (0, 0, 20, 20))], (40, 40))
+    corpus.tweet("1")
+    _, (segment,) = segments_of(build().path)
+    assert all(abs(found - wanted) <= 3 for found, wanted in zip(middle(segment.image), expected, strict=True))
+
+
 def test_a_resized_picture_moves_its_boxes(corpus, build, painted, colour_at):
     painted((200, 150)).save(corpus.images / "1.jpg", quality=95)
     corpus.boxes("1", [("Ada", around(quadrant, SIZE)) for quadrant in range(4)], SIZE)
@@ -237,6 +285,36 @@ def test_two_tweets_share_one_picture(corpus, build, painted, colour_at):
     assert first.image == second.image
     assert [colour_at(each.segments[0].image) for each in (first, second)] == ["red", "yellow"]
     assert len(list((built.path / "images").iterdir())) == 1
+
+
+sides = st.integers(-20, 110)
+
+
+@settings(max_examples=40)
+@given(
+    st.tuples(st.integers(5, 90), st.integers(5, 90)),
+    st.integers(1, 3),
+    st.lists(st.tuples(sides, sides, sides, sides), min_size=1, max_size=5),
+)
+def test_any_box_is_cut_inside_its_picture_or_left_out(tmp_path_factory, size, scale, boxes):
+    folder = tmp_path_factory.mktemp("crop")
+    Image.new("RGB", (size[0] * scale, size[1] * scale)).save(folder / "1.png")
+    segments = tuple(Segment(letter, None, "Ada", box) for letter, box in zip("abcde", boxes, strict=False))
+    sample = Sample("s", "Ada", folder / "1.png", None, (Entity("person", "Ada"),), segments)
+    cropped = crop_tweet(SourceTweet(sample, "train", size), UnfinishedDataset(folder / "made"), 4)
+    kept = cropped.sample.segments if cropped.sample else ()
+    small = [each for each in cropped.left_out if each.reason.startswith("box smaller")]
+    assert len(kept) + len(small) == len(boxes)
+    assert [each.letter for each in kept] == list("abcde"[: len(kept)])
+    for segment in kept:
+        left, top, right, bottom = segment.box
+        assert 0 <= left < right <= size[0] * scale
+        assert 0 <= top < bottom <= size[1] * scale
+        assert min(right - left, bottom - top) >= 4
+        with Image.open(segment.image) as cut:
+            assert cut.size == (right - left, bottom - top)
+    assert bool(kept) == (cropped.sample is not None)
+    assert not cropped.unusable
 
 
 def test_more_than_26_boxes(corpus, build, painted):

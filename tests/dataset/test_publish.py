@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from runner.dataset.folder import DatasetFolder
-from runner.dataset.publish import alone, publishing, statistics
+from runner.dataset.publish import alone, publishing
 from runner.errors import DataError
-from runner.records import Entity, Sample, Segment
+from runner.records import Sample
 
 
 def sample(name, summary=None, segments=(), entities=()):
@@ -30,6 +30,7 @@ def test_what_is_written_can_be_read(tmp_path):
     publish(path, "a", "b")
     assert [each.id for each in DatasetFolder(path).load("train")] == ["a", "b"]
     assert sorted(each.name for each in path.iterdir()) == [
+        "README.md",
         "dataset.json",
         "images",
         "segments",
@@ -128,30 +129,6 @@ def test_one_at_a_time(tmp_path):
         order.append("first")
     waiting.join(10)
     assert order == ["first", "second"]
-
-
-def test_statistics():
-    segment = Segment("a", None, "Ada", (0, 0, 1, 1))
-    told = statistics(
-        [
-            sample("1", "one two", [segment], [Entity("person", "Ada"), Entity("other", "x")]),
-            sample("2", "a b  c d e", [segment] * 4, [Entity("person", "Ada")]),
-            sample("3"),
-        ]
-    )
-    assert told == {
-        "summary": {
-            "characters": {"max": 10, "min": 7, "median": 8.5, "mean": 8.5},
-            "words": {"max": 5, "min": 2, "median": 3.5, "mean": 3.5},
-        },
-        "entities": {"other": 1, "person": 2},
-        "segments": 5,
-        "segments_per_sample": {"max": 4, "min": 0, "median": 1, "mean": 1.67},
-    }
-
-
-def test_statistics_of_nothing():
-    assert statistics([]) == {"summary": None, "entities": {}, "segments": 0, "segments_per_sample": None}
 
 
 def test_the_description_says_how_it_was_made(folder):

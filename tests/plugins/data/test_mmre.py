@@ -174,3 +174,13 @@ def test_the_place_does_not_change_the_identity(tmp_path):
 def test_a_division_that_cannot_be(tmp_path, split):
     with pytest.raises(ValidationError):
         MmreOptions(path=tmp_path, split=split)
+
+
+def test_images_that_look_alike_leak_where_that_is_asked_for(tmp_path, recorder):
+    path = publish(tmp_path / "made", train=["a", "b"], test=["c"])
+    chequers = Image.effect_mandelbrot((64, 64), (-2, -1.5, 1, 1.5), 40)
+    chequers.save(path / "images" / "train0.png")
+    chequers.resize((32, 32)).save(path / "images" / "test0.png")
+    prepared(recorder(), path=path)
+    with pytest.raises(DataError, match="nearly the same image: train/train-0 and test/test-0"):
+        prepared(recorder(), path=path, near_images=6)

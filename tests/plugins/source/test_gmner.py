@@ -201,3 +201,8 @@ def test_places_do_not_change_the_identity():
     from runner.fingerprint import identity
 
     assert identity(GmnerOptions(path=Path("a"), images=Path("b"))) == {}
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    (entry,) = corpus(tmp_path, "\ufeffIMGID:1\nAda\tB-PER\n")
+    assert entry.sample.id == "train-1-1"

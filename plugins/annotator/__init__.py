@@ -1,0 +1,1 @@
+"""Who writes the summaries of a data set: a server, or nobody."""

@@ -1,0 +1,134 @@
+"""What reviewers decided about summaries: an append-only file that the review page writes and a build reads."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from runner.dataset.work import WorkFolder
+from runner.errors import DataError, read_error
+from runner.files import rows_of
+
+Verdict = Literal["accept", "edit", "reject", "undo"]
+"""`edit` accepts another summary than the annotator's; `undo` takes back the sample's decision before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A line of the file.
+
+    Attributes:
+        sample: The sample's id.
+        decision: The verdict.
+        annotation: Which summary it is about (`annotation` of the sample's row): another one needs another decision.
+        summary: The reviewer's own, with `edit`; else None.
+        who: The reviewer.
+        when: In ISO 8601, in UTC.
+    """
+
+    sample: str
+    decision: Verdict
+    annotation: str
+    summary: str | None
+    who: str
+    when: str
+
+    def __post_init__(self) -> None:
+        """Refuse what no page writes, with what is wrong."""
+        if self.decision not in get_args(Verdict):
+            raise ValueError(f"the decision {self.decision!r} is none of {', '.join(get_args(Verdict))}")
+        if (self.decision == "edit") != bool(self.summary and self.summary.strip()):
+            raise ValueError("an edit has a summary that is not empty, and no other decision has one")
+
+
+def now() -> str:
+    """The time of a decision."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def decide(file: Path, decision: Decision) -> None:
+    """Write a decision; it is on the disk when this returns. Several pages may write at once."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(asdict(decision), ensure_ascii=False).encode() + b"\n"
+    place = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        # A line that a kill tore is closed off, so that it does not swallow this one.
+        size = os.fstat(place).st_size
+        torn = size > 0 and os.pread(place, 1, size - 1) != b"\n"
+        os.write(place, b"\n" + line if torn else line)
+        os.fsync(place)
+    finally:
+        os.close(place)
+
+
+def read_decisions(file: Path) -> dict[str, Sequence[Decision]]:
+    """Read what stands of each sample, oldest first, less what was undone; no file is no decisions.
+
+    Raises:
+        DataError: A line is damaged. One that a kill tore, the last or closed off by the next, is passed over.
+    """
+    standing: dict[str, list[Decision]] = {}
+    for number, line in enumerate(file.read_bytes().split(b"\n") if file.exists() else [], start=1):
+        told = _parsed(line)
+        if told is None:
+            continue
+        try:
+            decision = Decision(**told)
+        except (TypeError, ValueError) as error:
+            raise read_error(file, number, f"is no decision: {error}") from error
+        stack = standing.setdefault(decision.sample, [])
+        if decision.decision != "undo":
+            stack.append(decision)
+        elif stack:
+            stack.pop()
+    return {sample: stack for sample, stack in standing.items() if stack}
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    """A sample as the review shows it, or a build publishes it.
+
+    Attributes:
+        row: A line of `WorkFolder.annotated`.
+        decision: What stands of it; None while nobody has decided about this very summary.
+    """
+
+    row: Mapping[str, Any]
+    decision: Decision | None
+
+    @property
+    def summary(self) -> str | None:
+        """The reviewer's, or the annotator's."""
+        edited = self.decision is not None and self.decision.decision == "edit"
+        return self.decision.summary if edited and self.decision else self.row["summary"]
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether it must not be published."""
+        return self.decision is not None and self.decision.decision == "reject"
+
+
+def reviewed(work: WorkFolder) -> Iterator[Reviewed]:
+    """Yield the annotated samples of a build, in order, each with its decision.
+
+    Raises:
+        DataError: Nothing is annotated yet, or the decisions are damaged.
+    """
+    if not work.annotated.is_file():
+        raise DataError(f"{work.path}: no annotated samples here; `runner build DATASET_SPEC` makes them")
+    standing = read_decisions(work.decisions)
+    for row in rows_of(work.annotated):
+        about = [each for each in standing.get(row["id"], ()) if each.annotation == row["annotation"]]
+        yield Reviewed(row, about[-1] if about else None)

@@ -1,0 +1,73 @@
+"""Samples in figures: the paper's Table 1, and what there is of texts, entities and segments."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, median
+from typing import Any
+
+from runner.records import Sample
+
+SPREAD = ("max", "min", "median", "mean")
+"""The figures of a spread, in the paper's order."""
+
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    "Twitter GMNER": {
+        "counts": {"samples": 5533},
+        "spreads": {
+            "summary_characters": {"max": 573, "min": 40, "median": 317, "mean": 318},
+            "summary_words": {"max": 97, "min": 10, "median": 54, "mean": 53},
+        },
+    }
+}
+"""By the source that a data set's provenance names: what M-MRE's paper (arXiv 2504.17353) says of its data set."""
+
+
+def spread(values: Sequence[int]) -> dict[str, float] | None:
+    """The figures of a spread, by the names of `SPREAD`; None of no values."""
+    if not values:
+        return None
+    figures = (max(values), min(values), median(values), round(fmean(values), 2))
+    return dict(zip(SPREAD, figures, strict=True))
+
+
+def values_of(samples: Iterable[Sample]) -> dict[str, list[int]]:
+    """List what can be measured without pictures, a value a sample; of summaries where there is one.
+
+    Words stand between white space.
+    """
+    values: dict[str, list[int]] = {
+        name: []
+        for name in ("summary_characters", "summary_words", "text_characters", "text_words", "entities", "segments")
+    }
+    for sample in samples:
+        for name, text in (("summary", sample.summary), ("text", sample.text)):
+            if text is not None:
+                values[f"{name}_characters"].append(len(text))
+                values[f"{name}_words"].append(len(text.split()))
+        values["entities"].append(len(sample.entities))
+        values["segments"].append(len(sample.segments))
+    return values
+
+
+def entities_by_label(samples: Iterable[Sample]) -> dict[str, int]:
+    """Count the entities that texts name, by label; a pair that stands twice counts twice."""
+    return dict(sorted(Counter(each.label for sample in samples for each in sample.entities).items()))
+
+
+def statistics(samples: Sequence[Sample]) -> dict[str, Any]:
+    """The figures that stand in `dataset.json`."""
+    values = values_of(samples)
+    spreads = {name: spread(each) for name, each in values.items()}
+    written = {
+        name: {"characters": spreads[f"{name}_characters"], "words": spreads[f"{name}_words"]}
+        for name in ("summary", "text")
+    }
+    return {
+        **{name: figures if figures["words"] else None for name, figures in written.items()},
+        "entities": entities_by_label(samples),
+        "entities_per_sample": spreads["entities"],
+        "segments": sum(values["segments"]),
+        "segments_per_sample": spreads["segments"],
+    }

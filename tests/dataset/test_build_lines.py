@@ -1,0 +1,82 @@
+"""A data set of one's own lines; and what a spec says of its splits and its licence, from lines to the folder."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from runner.dataset.build import build_dataset
+from runner.dataset.folder import DatasetFolder
+from runner.errors import DataError
+from runner.spec.dataset_spec import DatasetSpec
+from runner.spec.load import load
+
+SPEC = """\
+name: mine
+source: {{type: json_lines, path: lines, images: pictures, labels: [dish, drink]}}
+output: made
+license: cc-by-4.0
+{more}
+"""
+SIZE = (80, 60)
+
+
+@pytest.fixture
+def lines(tmp_path):
+    """Twelve samples with a picture each in two files; the first of either shows the same in another quality."""
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "pictures").mkdir()
+    for split, numbers in (("train", range(8)), ("test", range(8, 12))):
+        rows = []
+        for number in numbers:
+            seen = 0 if number == 8 else number
+            picture = Image.effect_mandelbrot(SIZE, (-2 + seen / 10, -1.2, 0.5 - seen / 20, 1 - seen / 9), 60)
+            quality = 60 if number == 8 else 95
+            picture.save(tmp_path / "pictures" / f"{number}.jpg", quality=quality)
+            rows.append(
+                {
+                    "id": f"s{number}",
+                    "text": f"tea and cake {number}",
+                    "image": f"{number}.jpg",
+                    "summary": f"A table {number}.",
+                    "entities": [{"label": "drink", "text": "tea"}, {"label": "dish", "text": "cake"}],
+                    "segments": [{"entity": "cake", "box": [2, 2, 38, 28]}] * (1 + number % 2),
+                    "size": list(SIZE),
+                }
+            )
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "lines" / f"{split}.jsonl").write_text(text)
+    return tmp_path
+
+
+def made(lines, heard, more):
+    (lines / "mine.yaml").write_text(SPEC.format(more=more))
+    return build_dataset(load(lines / "mine.yaml", DatasetSpec).spec, heard)
+
+
+def test_own_lines(lines, heard):
+    built = made(lines, heard, "split: official")
+    assert built.num_samples == {"train": 8, "test": 4}
+    folder = DatasetFolder(built.path)
+    sample = folder.load("train")[1]
+    assert (sample.id, sample.summary, len(sample.segments)) == ("s1", "A table 1.", 2)
+    with Image.open(sample.segments[0].image) as cut:
+        assert cut.size == (36, 26)
+    assert folder.labels == ("dish", "drink")
+    assert folder.description["license"] == "cc-by-4.0"
+    assert "license: cc-by-4.0" in (built.path / "README.md").read_text()
+    assert str(lines) not in (built.path / "README.md").read_text()
+
+
+def test_near_images_of_official_splits_are_refused(lines, heard):
+    with pytest.raises(DataError, match="nearly the same image: test/s8 and train/s0"):
+        made(lines, heard, "split: official\nnear_images: 6")
+
+
+def test_near_images_stay_together_and_splits_have_their_share(lines, heard):
+    more = "split: {ratios: {train: 0.5, test: 0.5}, stratify: [segments]}\nnear_images: 6"
+    built = made(lines, heard, more)
+    folder = DatasetFolder(built.path)
+    splits = folder.splits()
+    assert len({split for split, members in splits.items() if {"s0", "s8"} & {each.id for each in members}}) == 1
+    assert sorted(sum(len(each.segments) == 2 for each in members) for members in splits.values()) == [3, 3]

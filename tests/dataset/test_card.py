@@ -1,0 +1,59 @@
+"""The card: its header is what the hub reads, its text what a person needs."""
+
+import pytest
+import yaml
+
+from runner.dataset.card import card
+from runner.dataset.statistics import statistics
+from runner.records import Entity, Sample
+
+DESCRIBED = {
+    "name": "mine: #1",
+    "labels": ["person", "location"],
+    "num_samples": {"train": 3800, "test": 1733},
+    "fingerprint": "abc",
+    "provenance": {"source": "Twitter GMNER", "spec": {"annotator": {"prompt": "What is\nin this image?"}}},
+    "statistics": statistics([Sample("1", "a b", None, "one two", (Entity("person", "Ada"),), ())]),
+}
+
+
+def header(text):
+    assert text.startswith("---\n")
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_header():
+    told = header(card({**DESCRIBED, "license": "cc-by-4.0"}))
+    assert told["license"] == "cc-by-4.0"
+    assert told["pretty_name"] == "mine: #1"
+    assert told["size_categories"] == ["1K<n<10K"]
+    assert "configs" not in told
+    assert "license" not in header(card(DESCRIBED))
+
+
+@pytest.mark.parametrize(("number", "size"), [(999, "n<1K"), (1000, "1K<n<10K"), (10**6, "n>1M")])
+def test_size(number, size):
+    assert header(card({**DESCRIBED, "num_samples": {"train": number}}))["size_categories"] == [size]
+
+
+def test_text():
+    text = card(DESCRIBED)
+    for expected in (
+        "| train | 3,800 |",
+        "| words of a summary | 2 | 2 | 2 | 2 |",
+        "1 × person",
+        "Twitter GMNER",
+        "No licence is declared",
+        "`abc`",
+        "What is",
+        "runner export",
+    ):
+        assert expected in text
+    assert "runner import" in card(DESCRIBED, {"train": "data/train-*.parquet"})
+
+
+def test_what_is_not_there_is_not_told():
+    text = card({key: DESCRIBED[key] for key in ("name", "labels", "num_samples", "fingerprint")})
+    assert "Made by" not in text
+    assert "characters" not in text
+    assert "\n\n\n" not in text

@@ -1,0 +1,54 @@
+"""Requests wait their turn: never more of them, nor of their tokens, in a minute than the limits say."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plugins.servers.pace import MINUTE, Pace
+
+
+def starts(number, requests, tokens, each):
+    """When requests of a number of tokens each may go, on a clock that sleeping moves."""
+
+    async def run():
+        loop = asyncio.get_running_loop()
+        pace, clock, found = Pace(requests, tokens, lambda: each), [0.0], []
+
+        async def sleep(seconds):
+            clock[0] += seconds
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "time", lambda: clock[0])
+            patch.setattr(asyncio, "sleep", sleep)
+            for _ in range(number):
+                await pace.turn()
+                found.append(clock[0])
+        return found
+
+    return asyncio.run(run())
+
+
+@given(
+    st.integers(1, 60),
+    st.one_of(st.none(), st.floats(0.5, 600)),
+    st.one_of(st.none(), st.floats(100, 1e6)),
+    st.floats(1, 2000),
+)
+def test_no_minute_has_more_than_the_limits(number, requests, tokens, each):
+    found = starts(number, requests, tokens, each)
+    for place, start in enumerate(found):
+        within = sum(start <= other < start + MINUTE - 1e-6 for other in found[place:])
+        # One request may always go, however many tokens it takes.
+        assert requests is None or within <= requests + 1
+        assert tokens is None or (within - 1) * each <= tokens * (1 + 1e-9)
+
+
+def test_without_limits_nothing_waits():
+    assert starts(50, None, None, 1000) == [0.0] * 50
+
+
+def test_the_stricter_of_both_limits_holds():
+    assert starts(3, 60, 600, 5) == pytest.approx([0, 1, 2])
+    assert starts(3, 60, 600, 50) == pytest.approx([0, 5, 10])

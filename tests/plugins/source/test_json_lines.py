@@ -1,0 +1,148 @@
+"""Samples of one's own: what a line may say, and every mistake by file and line."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plugins.source.json_lines import JsonLinesSource
+from plugins.source.json_lines_options import JsonLinesOptions
+from runner.errors import DataError
+from runner.records import Entity
+from runner.stages import LeftOut, SourceTweet
+
+GOOD = {
+    "id": "s1",
+    "text": "Ada in Rome",
+    "image": "1.jpg",
+    "entities": [{"label": "person", "text": "Ada"}, {"label": "location", "text": "Rome"}],
+    "segments": [{"entity": "Rome", "box": [1, 2, 30, 40]}, {"entity": "Ada", "box": [-3.4, 0, 10.6, 12]}],
+}
+
+
+def written(path, *lines, **options):
+    path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
+    return list(JsonLinesSource(JsonLinesOptions(path=path, **options)).read())
+
+
+def test_a_line(tmp_path):
+    (entry,) = written(tmp_path / "mine.jsonl", GOOD | {"summary": "A view.", "size": [80, 60]})
+    assert isinstance(entry, SourceTweet)
+    assert (entry.split, entry.size) == ("mine", (80, 60))
+    sample = entry.sample
+    assert (sample.id, sample.text, sample.image) == ("s1", "Ada in Rome", tmp_path / "1.jpg")
+    assert sample.summary == "A view."
+    assert sample.entities == (Entity("person", "Ada"), Entity("location", "Rome"))
+    assert [(each.letter, each.entity, each.box) for each in sample.segments] == [
+        ("a", "Rome", (1, 2, 30, 40)),
+        ("b", "Ada", (-3, 0, 11, 12)),
+    ]
+
+
+def test_a_folder_of_splits_with_pictures_elsewhere(tmp_path):
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "train.jsonl").write_text("\ufeff" + json.dumps(GOOD) + "\n\n", encoding="utf-8")
+    (tmp_path / "lines" / "test.jsonl").write_text(json.dumps(GOOD | {"id": "s2", "image": "sub/2.png"}))
+    options = JsonLinesOptions(path=tmp_path / "lines", images=tmp_path / "pictures")
+    entries = list(JsonLinesSource(options).read())
+    assert [(each.split, each.sample.id) for each in entries] == [("test", "s2"), ("train", "s1")]
+    assert entries[0].sample.image == tmp_path / "pictures" / "sub" / "2.png"
+
+
+def test_other_labels(tmp_path):
+    line = GOOD | {"entities": [{"label": "dish", "text": "Ada"}]}
+    source = JsonLinesOptions(path=tmp_path / "mine.jsonl", labels=["dish", "drink"])
+    entries = written(tmp_path / "mine.jsonl", line, labels=["dish", "drink"])
+    assert JsonLinesSource(source).labels == ("dish", "drink")
+    assert entries[0] == LeftOut("s1", "box of something that the text does not name: Rome")
+    assert entries[1].sample.entities == (Entity("dish", "Ada"),)
+
+
+@pytest.mark.parametrize("labels", [[], ["a", "a"], ["a;b"], ["a:b"], [" a"], [""]])
+def test_labels_that_no_answer_can_hold_are_refused(tmp_path, labels):
+    with pytest.raises(ValueError, match="labels"):
+        JsonLinesOptions(path=tmp_path, labels=labels)
+
+
+def test_what_is_left_out_and_why(tmp_path):
+    other = GOOD | {"id": "s2", "segments": [{"entity": "Bob", "box": [0, 0, 9, 9]}]}
+    entries = written(tmp_path / "mine.jsonl", other, GOOD | {"id": "s3", "segments": []})
+    assert entries == [
+        LeftOut("s2", "box of something that the text does not name: Bob"),
+        LeftOut("s2", "tweet without a box of a tagged entity"),
+        LeftOut("s3", "tweet without a box of a tagged entity"),
+    ]
+
+
+def without(key):
+    return {name: value for name, value in GOOD.items() if name != key}
+
+
+BAD = {
+    "no JSON": ('{"id": "s2"', "is not JSON"),
+    "no object": ('["s2"]', "is no JSON object"),
+    "no text": (without("text"), "text: is missing"),
+    "no boxes": (without("segments"), "segments: is missing"),
+    "a misspelt key": (GOOD | {"sumary": "x"}, "sumary: unknown key 'sumary'; did you mean 'summary'?"),
+    "a box of three": (GOOD | {"segments": [{"entity": "Ada", "box": [0, 0, 4]}]}, "segments.0.box: list should have"),
+    "a box of text": (GOOD | {"segments": [{"entity": "Ada", "box": "0 0"}]}, "segments.0.box: input should be"),
+    "a side without end": (
+        '{"id": "x", "text": "t", "image": "i", "entities": [], "segments": [{"entity": "A", "box": [0, 0, NaN, 1]}]}',
+        "segments.0.box.2: input should be a finite number",
+    ),
+    "an unknown label": (GOOD | {"entities": [{"label": "pet", "text": "Ada"}]}, "entities.0.label: 'pet' is none of"),
+    "an empty entity": (GOOD | {"entities": [{"label": "person", "text": ""}]}, "entities.0.text: string should have"),
+    "an id that is a path": (GOOD | {"id": "../s"}, "id: '../s' cannot name the files"),
+    "an id that is a number": (GOOD | {"id": 7}, "id: input should be a valid string, not 7"),
+    "a picture outside": (GOOD | {"image": "../1.jpg"}, "image: '../1.jpg' leads out"),
+    "a picture anywhere": (GOOD | {"image": "/etc/passwd"}, "image: '/etc/passwd' leads out"),
+    "half a character": (GOOD | {"text": "\ud800"}, "text: "),
+    "no size": (GOOD | {"size": [0, 60]}, "size.0: input should be greater than 0"),
+    "a double id": (GOOD, "the id 's1' stands at"),
+    "a picture of the same name": (GOOD | {"id": "s2", "image": "other/1.png"}, "'other/1.png' would be stored as '1'"),
+}
+
+
+@pytest.mark.parametrize(("line", "message"), BAD.values(), ids=BAD)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    path = tmp_path / "mine.jsonl"
+    with pytest.raises(DataError) as raised:
+        written(path, GOOD, "", line)
+    assert str(raised.value).startswith(f"{path}:3: ")
+    assert message in str(raised.value)
+
+
+def test_all_bad_lines_are_told_at_once_ten_by_name(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    with pytest.raises(DataError) as raised:
+        written(path, *(GOOD | {"id": str(number), "text": number} for number in range(12)))
+    told = str(raised.value).splitlines()
+    assert [line.split(": ")[0] for line in told] == [f"{path}:{number}" for number in range(1, 11)] + ["and 2 more"]
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()])
+def test_nothing_there(tmp_path, make):
+    make(tmp_path / "lines")
+    with pytest.raises(DataError, match=r"no such file or folder; source\.path|holds no <split>\.jsonl"):
+        list(JsonLinesSource(JsonLinesOptions(path=tmp_path / "lines")).read())
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.integers(),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=8), inside, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=50)
+@given(st.dictionaries(st.sampled_from([*GOOD, "summary", "size"]), json_values, max_size=7), json_values)
+def test_any_json_is_read_or_refused_by_line(tmp_path_factory, changes, other):
+    path = tmp_path_factory.mktemp("lines") / "mine.jsonl"
+    for line in (GOOD | changes, other):
+        try:
+            entries = written(path, line)
+        except DataError as error:
+            assert str(error).startswith(f"{path}:1: ")
+        else:
+            assert all(isinstance(each, SourceTweet | LeftOut) for each in entries)
