@@ -6,20 +6,26 @@ import sys
 import traceback
 from typing import NoReturn
 
-<<<<<<< HEAD
-from runner.cli import begin, run, running, sync, compare, measure, look, cache  # isort: skip - the help shows panels in this order
-=======
-from runner.cli import begin, run, running, build, measure, look, datasets, cache  # isort: skip - the help shows panels in this order
->>>>>>> wt-parts
+from runner.cli import begin, run, running, sync, build, review, compare, measure, look, datasets, cache  # isort: skip - the help shows panels in this order
 from runner.cli.app import app
 from runner.cli.interrupts import insistent_interrupts
 from runner.errors import RunnerError
 
-<<<<<<< HEAD
-__all__ = ["app", "begin", "cache", "compare", "look", "main", "measure", "run", "running", "sync"]
-=======
-__all__ = ["app", "begin", "build", "cache", "datasets", "look", "main", "measure", "run", "running"]
->>>>>>> wt-parts
+__all__ = [
+    "app",
+    "begin",
+    "build",
+    "cache",
+    "compare",
+    "datasets",
+    "look",
+    "main",
+    "measure",
+    "review",
+    "run",
+    "running",
+    "sync",
+]
 
 
 def main() -> NoReturn:

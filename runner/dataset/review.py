@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +61,9 @@ def decide(file: Path, decision: Decision) -> None:
         # A line that a kill tore is closed off, so that it does not swallow this one.
         size = os.fstat(place).st_size
         torn = size > 0 and os.pread(place, 1, size - 1) != b"\n"
-        os.write(place, b"\n" + line if torn else line)
+        told = b"\n" + line if torn else line
+        if os.write(place, told) != len(told):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
         os.fsync(place)
     finally:
         os.close(place)
@@ -74,13 +77,9 @@ def read_decisions(file: Path) -> dict[str, Sequence[Decision]]:
     """
     standing: dict[str, list[Decision]] = {}
     for number, line in enumerate(file.read_bytes().split(b"\n") if file.exists() else [], start=1):
-        told = _parsed(line)
-        if told is None:
+        decision = read_line(file, number, line)
+        if decision is None:
             continue
-        try:
-            decision = Decision(**told)
-        except (TypeError, ValueError) as error:
-            raise read_error(file, number, f"is no decision: {error}") from error
         stack = standing.setdefault(decision.sample, [])
         if decision.decision != "undo":
             stack.append(decision)
@@ -89,11 +88,20 @@ def read_decisions(file: Path) -> dict[str, Sequence[Decision]]:
     return {sample: stack for sample, stack in standing.items() if stack}
 
 
-def _parsed(line: bytes) -> Any:
+def read_line(file: Path, number: int, line: bytes) -> Decision | None:
+    """Read a line of a file, counted from 1; None where it is empty or torn.
+
+    Raises:
+        DataError: It is whole, and no decision.
+    """
     try:
-        return json.loads(line)
+        told = json.loads(line)
     except ValueError:
         return None
+    try:
+        return Decision(**told)
+    except (TypeError, ValueError) as error:
+        raise read_error(file, number, f"is no decision: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

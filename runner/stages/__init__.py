@@ -23,12 +23,9 @@ from runner.stages.training import (
 
 __all__ = [
     "Adapter",
-<<<<<<< HEAD
     "AddedLater",
-=======
     "Annotation",
     "Annotator",
->>>>>>> wt-parts
     "Counts",
     "Data",
     "DatasetInfo",

@@ -28,7 +28,7 @@ EXPECTED = [
     (10, "generator.max_new_token", "did you mean 'max_new_tokens'?"),
     (11, "metrics.1.type", "did you mean 'bleu'?"),
 ]
-HEAVY = ("torch", "ray", "mlflow", "transformers", "accelerate", "PIL", "numpy", "rich")
+HEAVY = ("torch", "ray", "mlflow", "transformers", "accelerate", "PIL", "numpy", "rich", "nicegui")
 
 IN_PROCESS = f"""
 import sys

@@ -1,0 +1,1 @@
+"""The page on which people check the summaries of a data set."""
