@@ -17,6 +17,9 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # engine delivers later what was missed; and a server that takes a minute to answer is still heard.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "90")
+# It would print the addresses of runs into a command's JSON, and bars into its messages.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 # Its bars would stand between the lines of a command that fetches many small files.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -35,7 +38,7 @@ from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_PARAMS_TAGS_PER_B
 
 from plugins.tracker import mlflow_content as content
 from plugins.tracker import mlflow_tables as tables
-from plugins.tracker.mlflow_metrics import Ledger, milliseconds
+from plugins.tracker.mlflow_metrics import Ledger, last_told, milliseconds
 from plugins.tracker.mlflow_options import MlflowOptions
 from plugins.tracker.mlflow_store import Store
 from runner.errors import UnmetError
@@ -44,6 +47,8 @@ from runner.stages import TrackedRun
 FINGERPRINT_TAG = "mmre.fingerprint"
 """By which a run is found again, with the two that name its place: one spec may be run by several people."""
 HOST_TAG, FOLDER_TAG = "mmre.host", "mmre.run_dir"
+SWEEP = "sweep-"
+"""How the fingerprint of a sweep's run begins."""
 
 STATUSES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "pruned": "FINISHED"}
 """MLflow has no word for what a search has pruned; the tag `mmre.status` has."""
@@ -118,7 +123,8 @@ class MlflowTracker:
                 self._send_tables(folder)
                 self._send_model(folder / "model")
         finally:
-            self._client.set_terminated(self._run_id, STATUSES[status], end_time=self._last_event)
+            ended = self._last_event or last_told(folder / "events.jsonl")
+            self._client.set_terminated(self._run_id, STATUSES[status], end_time=ended)
 
     def attach(self, run_id: str, file: Path, folder: str) -> None:
         """Add a file to the artifacts of a run, in place of an earlier one of its name."""
@@ -137,7 +143,7 @@ class MlflowTracker:
                 raise UnmetError(f"the tracker has no experiment {experiment!r}")
             oldest_first = ["attributes.start_time ASC"]
             for run in self._client.search_runs([found.experiment_id], order_by=oldest_first):
-                if FINGERPRINT_TAG in run.data.tags:
+                if not run.data.tags.get(FINGERPRINT_TAG, SWEEP).startswith(SWEEP):
                     folders[self._fetch_run(run, into)] = None
         return list(folders)
 
@@ -217,7 +223,7 @@ class MlflowTracker:
         folder = into / str(run.info.run_name)
         folder.mkdir(parents=True, exist_ok=True)
         there = {entry.path for entry in self._client.list_artifacts(run.info.run_id)}
-        for name in (*FILES, *SWEEP_FILES):
+        for name in FILES:
             if name in there:
                 self._client.download_artifacts(run.info.run_id, name, str(folder))
         return folder

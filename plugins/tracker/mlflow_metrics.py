@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric
@@ -15,6 +18,9 @@ from plugins.tracker.mlflow_content import fitted_key
 
 KINDS = {"metrics": "", "system": "system/"}
 """The events that hold figures, and before which of their names MLflow shows them on a page of their own."""
+
+TAIL_BYTES = 100_000
+"""Enough of a log's end to hold its last event."""
 
 
 class Ledger:
@@ -69,6 +75,18 @@ def _metrics(event: Mapping[str, Any]) -> list[Metric]:
 def _stored(value: float) -> float:
     """A value as MLflow's database gives it back: it keeps what is no number, and of infinity the largest number."""
     return math.copysign(sys.float_info.max, value) if math.isinf(value) else value
+
+
+def last_told(log: Path) -> int | None:
+    """The time of the last event of a run's log, as MLflow counts it; None where there is none."""
+    if not log.exists():
+        return None
+    with log.open("rb") as file:
+        file.seek(-min(log.stat().st_size, TAIL_BYTES), os.SEEK_END)
+        lines = file.read().decode("utf-8", errors="replace").split("\n")
+    # The first may be the end of one, and what stands behind the last newline was torn by a kill.
+    whole = [line for line in lines[:-1] if line.startswith("{") and line.endswith("}")]
+    return milliseconds(json.loads(whole[-1])) if whole else None
 
 
 def milliseconds(event: Mapping[str, Any]) -> int:

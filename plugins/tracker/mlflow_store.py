@@ -40,10 +40,13 @@ class Store:
         self._storage = storage.resolve()
         self.uri = _with_driver(uri or f"sqlite:///{self._storage / 'mlflow.db'}")
         self.is_server = self.uri.startswith(("http://", "https://", "databricks"))
+        file = _sqlite_file(self.uri) if self.uri.startswith("sqlite") else None
+        self._lock = (file.parent if file else self._storage) / ".mlflow.lock"
         self._shown = without_passwords(self.uri)
         _quieten(self.uri)
         with self.explained(), self.locked():
-            if self.uri.startswith("sqlite") and (file := _sqlite_file(self.uri)):
+            self._storage.mkdir(parents=True, exist_ok=True)
+            if file:
                 _make_sqlite(file)
             self.client = MlflowClient(tracking_uri=self.uri)
             self.client.search_experiments(max_results=1)
@@ -69,9 +72,12 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Let one process at a time make tables, experiments and runs: of two at once, one would crash."""
-        self._storage.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._storage / ".mlflow.lock"):
+        """Let one process at a time make tables, experiments and runs: of two at once, one would crash.
+
+        The lock lies beside a database that is a file, which launches into several storages may share.
+        """
+        self._lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self._lock):
             yield
 
     def experiment(self, name: str) -> str:

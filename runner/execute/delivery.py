@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from runner.errors import RunnerError, UnmetError
-from runner.execute.feed import TrackerFeed
+from runner.execute.feed import DeliveredElsewhereError, TrackerFeed
 from runner.secrets import without_passwords
 from runner.steps.outcome import Status
 
@@ -153,6 +153,9 @@ class Delivery(threading.Thread):
             feed.open()
             self._answered.set()
             (feed.serve if end is None else partial(feed.finish, *end))()
+        except DeliveredElsewhereError:
+            self._pause(feed).grow()
+            return False
         except Exception as error:  # a tracker's failure must never end a training
             if not self._answered.is_set():
                 self._refusal = error

@@ -12,7 +12,7 @@ from runner.cache.cache import Cache
 from runner.execute.feed import TrackerFeed
 from runner.execute.pruned import PrunedTrials
 from runner.execute.sweep_folder import SweepFolder
-from runner.execute.tracked import tracked_sweep, tracked_trial
+from runner.execute.tracked import store_of, tracked_sweep, tracked_trial
 from runner.plan import Plan, Trial, implement
 from runner.provenance import Provenance
 from runner.spec.load import LoadedSpec
@@ -73,7 +73,7 @@ class Experiment:
             self._pruned = PrunedTrials(self._cache, self.plan.spec.sweep)
         self.objective = str(objective["metric"]) if objective else None
         run = tracked_sweep(self.plan.spec, self.plan.dataset, sweep.path)
-        self.sweep_feed = TrackerFeed(self._tracker, run)
+        self.sweep_feed = TrackerFeed(self._tracker, run, store=store_of(self.plan.spec))
 
     def begin(self, trial: Trial, run: RunDirectory) -> bool:
         """Make a trial's folder ready; whether it goes on from an earlier launch."""
@@ -108,7 +108,7 @@ class Experiment:
             arm = {"arm": trial.arm} if trial.arm else {}
             tags = {"group": trial.group, **arm, "trial": str(self.sweep.number(trial))}
         tracked = tracked_trial(trial.plan.spec, trial.plan.dataset, run, tags)
-        return TrackerFeed(self._tracker, tracked, self.sweep_feed)
+        return TrackerFeed(self._tracker, tracked, self.sweep_feed, store_of(self.plan.spec))
 
     def note(self, trial: Trial, status: str, objective: float | None) -> None:
         """Write a trial's state and value into the folder of the sweep."""

@@ -28,11 +28,16 @@ BATCH = 2_000
 """So many events are delivered before it is noted that they were: a tracker that goes away then misses no more."""
 
 
+class DeliveredElsewhereError(StepError):
+    """Another process delivers the run, and will be done with it."""
+
+
 def tracker_state(folder: Path) -> dict[str, Any]:
     """How far the tracker is served with a run; or nothing.
 
     Returns:
-        `run_id`, `link`, `delivered` (bytes of the log), `complete`, and `status`, the last one that it was told.
+        `run_id`, `link`, `delivered` (bytes of the log), `complete`, `status` (the last one that it was told), and
+        `store`, which tracker it is.
     """
     file = folder / STATE_FILE
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
@@ -41,18 +46,27 @@ def tracker_state(folder: Path) -> dict[str, Any]:
 class TrackerFeed:
     """Serves the tracker with one run out of its log; remembers how far it came, across launches."""
 
-    def __init__(self, make_tracker: Callable[[], Tracker], run: TrackedRun, parent: TrackerFeed | None = None) -> None:
+    def __init__(
+        self,
+        make_tracker: Callable[[], Tracker],
+        run: TrackedRun,
+        parent: TrackerFeed | None = None,
+        store: str | None = None,
+    ) -> None:
         """Take up the run where an earlier launch left it; the tracker is made when it is first needed.
 
         Args:
             make_tracker: Opens the tracker.
             run: What it is told; its `known_as` and `parent` are filled in here.
             parent: The feed of the sweep that the run is shown under, opened before it.
+            store: Names the tracker: what another one was told, this one was not.
         """
-        self._make_tracker, self._run, self._parent = make_tracker, run, parent
+        self._make_tracker, self._run, self._parent, self._store = make_tracker, run, parent, store
         self._tracker: Tracker | None = None
         self._lock = FileLock(run.run_dir / LOCK_FILE, thread_local=False)
         state = tracker_state(run.run_dir)
+        if state.get("store") not in {None, store}:
+            state = {}
         self.delivered = int(state.get("delivered", 0))
         self.complete = bool(state.get("complete", False))
         self.status: str | None = state.get("status")
@@ -63,7 +77,7 @@ class TrackerFeed:
         """Begin the run with the tracker, or take it up there; whatever the tracker raises is raised.
 
         Raises:
-            StepError: Another process delivers this run.
+            DeliveredElsewhereError: Another process delivers this run.
         """
         if self._tracker is None:
             self._hold()
@@ -133,7 +147,9 @@ class TrackerFeed:
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            raise StepError(f"{self._run.run_dir}: another process delivers this run to the tracker") from error
+            raise DeliveredElsewhereError(
+                f"{self._run.run_dir}: another process delivers this run to the tracker"
+            ) from error
 
     def _note(self, offset: int) -> None:
         if offset != self.delivered:
@@ -147,5 +163,6 @@ class TrackerFeed:
             "delivered": self.delivered,
             "complete": self.complete,
             "status": self.status,
+            "store": self._store,
         }
         write_json(self._run.run_dir / STATE_FILE, state)

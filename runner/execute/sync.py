@@ -9,10 +9,10 @@ from typing import Any, get_args
 
 from runner.artifacts import RunDirectory
 from runner.errors import RunnerError
-from runner.execute.feed import TrackerFeed
+from runner.execute.feed import DeliveredElsewhereError, TrackerFeed
 from runner.execute.standing import Found
 from runner.execute.sweep_folder import FOLDER, OBJECTIVE
-from runner.execute.tracked import found_sweep, found_trial, sweep_as_told
+from runner.execute.tracked import found_sweep, found_trial, store_of, sweep_as_told
 from runner.execute.underway import notes
 from runner.plan import implement
 from runner.secrets import without_passwords
@@ -94,7 +94,8 @@ class Sync:
         except RunnerError as error:
             return Synced(told.experiment, told.name, told.status, error=str(error)), None, {}
         entry = sweep.trials.get(run.path.name)
-        feed = TrackerFeed(lambda: _tracker(spec, self._storage), tracked, None if entry is None else sweep.feed)
+        parent = None if entry is None else sweep.feed
+        feed = TrackerFeed(lambda: _tracker(spec, self._storage), tracked, parent, store_of(spec))
         value = (entry or {}).get("objective")
         return told, feed, {} if value is None else {OBJECTIVE: value}
 
@@ -107,7 +108,7 @@ class Sync:
         try:
             events = feed.finish(told.status, results)
         except Exception as error:  # whatever a tracker raises is told, and the other runs are tried
-            self._misses += 1
+            self._misses += not isinstance(error, DeliveredElsewhereError)
             lines = str(error).strip().splitlines() or [type(error).__name__]
             return Synced(*about, run_id=feed.run_id, error=without_passwords(lines[0]))
         finally:
@@ -126,7 +127,7 @@ class _SweepAt:
         self.status: Status = told["status"] if told.get("status") in get_args(Status) else "interrupted"
         if (folder / "plan.json").exists():
             spec, run = found_sweep(folder)
-            self.feed = TrackerFeed(lambda: _tracker(spec, storage), run)
+            self.feed = TrackerFeed(lambda: _tracker(spec, storage), run, store=store_of(spec))
 
 
 def _tracker(spec: ExperimentSpec, storage: Path) -> Tracker:

@@ -11,6 +11,7 @@ from runner.artifacts import RunDirectory
 from runner.errors import DataError
 from runner.execute.sweep_folder import FOLDER, SWEEP_FILE
 from runner.plan import flatten, read_plan, settings
+from runner.secrets import without_passwords
 from runner.spec.models import ExperimentSpec
 from runner.stages import DatasetInfo, TrackedRun
 
@@ -71,8 +72,14 @@ def sweep_as_told(folder: Path) -> dict[str, Any]:
 
 
 def parameters_of(spec: ExperimentSpec) -> dict[str, Any]:
-    """A plan as dotted paths. The tracker's own section says nothing of the run, and its URI may hold a password."""
-    return dict(flatten({name: value for name, value in spec.as_json().items() if name != "tracker"}))
+    """A plan as dotted paths, without passwords of addresses; the tracker's own section says nothing of the run."""
+    leaves = flatten({name: value for name, value in spec.as_json().items() if name != "tracker"})
+    return {path: without_passwords(value) if isinstance(value, str) else value for path, value in leaves}
+
+
+def store_of(spec: ExperimentSpec) -> str:
+    """Which tracker a spec names, so that a run that moves to another one is told there from its beginning."""
+    return without_passwords(json.dumps(spec.tracker.as_json(), sort_keys=True))
 
 
 def _plan(file: Path) -> ExperimentSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,12 +25,12 @@ MOST_PIXELS = 50_000_000
 def keep_mistakes(context: TrialContext, outputs: Mapping[str, str], references: Mapping[str, Answer]) -> None:
     """Leave `mistakes.jsonl` and the folder `mistakes/`, with one strip of pictures for each: the whole, the segments.
 
-    The same ones are drawn whenever the same answers are scored.
+    Which ones is decided by their ids alone, so that runs which are wrong about the same samples show the same.
     """
     samples = {sample.id: sample for sample in context.samples("test")}
     read = {name: context.adapter.parse(outputs[name], context.adapter.parse_modes[0]) for name in references}
     wrong = [name for name, right in references.items() if is_wrong(read[name], right)]
-    drawn = set(random.Random(context.spec.seed).sample(wrong, min(NUM_MISTAKES, len(wrong))))
+    drawn = set(sorted(wrong, key=_lot)[:NUM_MISTAKES])
     folder = context.run.mistakes
     shutil.rmtree(folder, ignore_errors=True)
     rows: list[dict[str, Any]] = []
@@ -44,6 +44,10 @@ def keep_mistakes(context: TrialContext, outputs: Mapping[str, str], references:
         shown = f"{folder.name}/{file.name}" if picture is not None else None
         rows.append({"id": name, "pictures": shown, **row})
     write_lines(folder.with_suffix(".jsonl"), rows)
+
+
+def _lot(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
 
 
 def is_wrong(prediction: Prediction, right: Answer) -> bool:

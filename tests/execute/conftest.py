@@ -176,6 +176,7 @@ class Place:
             experiment.begin_sweep(folder, {"metric": "validation/loss", "mode": "min"}, prunes=prunes)
             loop = Loop(proposals, experiment, lambda: executor, listener, Interrupts())
             loop.run()
+            folder.end("finished")
             loop.delivery.finish(experiment.sweep_feed, "finished")
             results = loop.close()
         return {result.trial.name: result for result in results}, executor, listener

@@ -60,7 +60,7 @@ def test_one_trial_alone_can_be_named(left):
 def test_a_driver_that_was_killed_leaves_interrupted_runs_also_such_as_no_tracker_ever_saw(left):
     folder = left.folder / "runs" / "many" / "trial-1"
     RunDirectory(folder).update_record(status="running", steps={})
-    (folder / "tracker.json").unlink()
+    (folder / "tracker.json").unlink(missing_ok=True)
     file = left.folder / "runs" / "many" / "sweep" / "sweep.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "status": "running"}))
     runs, _ = sync(left)

@@ -1,10 +1,12 @@
 """How a launch reads its trials and serves the tracker: one that fails costs a warning, and misses nothing."""
 
 import json
+import threading
 import time
 
 import pytest
 
+from runner.errors import UnmetError
 from runner.events import EventLog
 from runner.execute import delivery as module
 from runner.execute.delivery import Delivery
@@ -124,6 +126,97 @@ def test_a_hurried_end_does_not_wait_for_a_tracker_that_hangs(log, feed_of, monk
     delivery.finish(feed, "interrupted")
     delivery.close(lambda: True)
     assert feed.outstanding
+
+
+def test_a_run_that_the_tracker_never_takes_keeps_nothing_from_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "DELIVERY_SECONDS", 0.02)
+    trackers, feeds, logs = [Recorder() for _ in range(4)], [], []
+    for number, tracker in enumerate(trackers):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        dataset = DatasetInfo("mmre", "/data", "f" * 64, (), {})
+        run = TrackedRun("demo", str(number), "1" * 64, folder, {}, dataset, folder / "spec.yaml")
+        feeds.append(TrackerFeed(lambda tracker=tracker: tracker, run))
+        logs.append(EventLog(folder / "events.jsonl"))
+    warnings = []
+    delivery = Delivery(warnings.append)
+    delivery.start()
+    for feed in feeds:
+        delivery.follow(feed)
+    delivery.await_answer(lambda: False)
+    for tracker in trackers[:2]:
+        tracker.away = True
+    for number, log in enumerate(logs):
+        log.metrics(1, {"loss": number})
+    deadline = time.monotonic() + 60
+    while not (trackers[2].told and trackers[3].told) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (trackers[2].told, trackers[3].told) == (values(2), values(3))
+    for tracker in trackers:
+        tracker.away = False
+    for feed in feeds:
+        delivery.finish(feed, "finished")
+    close(delivery)
+    assert [tracker.told for tracker in trackers] == [values(number) for number in range(4)]
+    assert len(warnings) == 1
+
+
+def test_a_tracker_that_is_slow_at_the_start_does_not_keep_a_launch_from_going_on(log, feed_of, monkeypatch):
+    monkeypatch.setattr(module, "OPENING_SECONDS", 0.1)
+    tracker, warnings, answers = Recorder(), [], threading.Event()
+    tracker.start = lambda run: answers.wait(60) and "id"
+    delivery = Delivery(warnings.append)
+    delivery.start()
+    feed = feed_of(tracker)
+    delivery.follow(feed)
+    delivery.await_answer(lambda: False)
+    assert "has not answered in" in warnings[0]
+    log.metrics(1, {"loss": 1})
+    answers.set()
+    delivery.finish(feed, "finished")
+    close(delivery)
+    assert (tracker.told, tracker.status) == (values(1), "finished")
+
+
+def test_a_refusal_at_the_start_is_raised_without_passwords_and_waits_for_nothing(feed_of):
+    def refuse():
+        raise PermissionError("403 from postgresql://ann:s3cret@host/db")
+
+    delivery = Delivery(print)
+    delivery.start()
+    feed = feed_of(None)
+    feed._make_tracker = refuse
+    delivery.follow(feed)
+    with pytest.raises(UnmetError, match="403 from postgresql://ann@host/db"):
+        delivery.await_answer(lambda: False)
+    began = time.monotonic()
+    close(delivery)
+    assert time.monotonic() - began < module.LAST_SECONDS
+
+
+def test_a_run_that_is_another_one_in_the_tracker_is_told_everything_again(log, feed_of):
+    log.metrics(1, {"loss": 1})
+    feed_of(Recorder()).serve()
+    log.metrics(2, {"loss": 2})
+    other = Recorder()
+    other.start = lambda run: f"not {run.known_as}"
+    feed_of(other).serve()
+    assert other.told == values(1, 2)
+
+
+def test_a_run_that_moves_to_another_tracker_is_told_everything_there(log, feed_of):
+    log.metrics(1, {"loss": 1})
+    first = TrackerFeed(Recorder, feed_of(None)._run, store="sqlite:///here.db")
+    first.finish("finished", {})
+    first.release()
+    other = Recorder()
+    moved = TrackerFeed(lambda: other, first._run, store="http://group:5000")
+    assert moved.lacks("finished")
+    moved.finish("finished", {})
+    moved.release()
+    assert other.told == values(1)
+    assert not TrackerFeed(lambda: other, first._run, store="http://group:5000").lacks("finished")
+    assert TrackerFeed(lambda: other, first._run, store="sqlite:///here.db").lacks("finished")
 
 
 def test_a_watch_tells_old_events_from_new_ones_and_reads_the_rest_when_it_leaves(tmp_path, log):

@@ -11,7 +11,7 @@ from servers import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-SHORT = ("--local", "--set", "trainer.epochs=2", "--set", "compute.sample_every=1")
+SHORT = ("--local", "--set", "trainer.epochs=1", "--set", "compute.sample_every=1")
 VARYING = {"train/tokens_per_second", "train/memory_gb"}
 """Figures of the machine, which no two trainings share."""
 GROWN = {"events.jsonl", "record.json", "plan.json", "code.diff"}
@@ -19,7 +19,7 @@ GROWN = {"events.jsonl", "record.json", "plan.json", "code.diff"}
 SWEEP = """\
 extends: emoji.yaml
 name: {name}
-trainer: {{type: sft, epochs: 2, batch_size: 2, precision: fp32, validation: 0.4}}
+trainer: {{type: sft, epochs: 1, batch_size: 2, precision: fp32, validation: 0.4}}
 sweep:
   seeds: [1, 2]
   objective: {{metric: validation/loss, mode: min}}
@@ -77,7 +77,7 @@ def all_of(client, folder, into):
     into.mkdir()
     return {
         "status": (run.info.status, run.data.tags["mmre.status"]),
-        "params": {key: value for key, value in run.data.params.items() if not key.startswith("compute.")},
+        "params": {key: value for key, value in run.data.params.items() if key != "data.path"},
         "metrics": {
             key: [(metric.step, metric.value) for metric in values]
             for key, values in kept.items()
@@ -168,7 +168,7 @@ def test_two_sweeps_into_one_database_at_once_lose_and_double_nothing(emoji_at, 
         places.append((name, workplace))
     running = [place.start("launch", "sweep.yaml", "--local", "--json", *store) for _, place in places]
     for each in running:
-        output, errors = each.communicate(timeout=600)
+        _, errors = each.communicate(timeout=600)
         assert each.returncode == 0, errors
         assert "tracker" not in errors, errors
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/shared/mlflow.db")
@@ -188,3 +188,18 @@ def test_two_sweeps_into_one_database_at_once_lose_and_double_nothing(emoji_at, 
             assert sorted((key, each.step) for key, values in kept.items() for each in values) == told_by(folder)
             names = [path for path, _ in artifacts(client, run.info.run_id, place.folder)]
             assert len(names) == len(set(names)) and "predictions.json" in names
+
+
+def test_a_password_in_the_address_is_used_and_is_found_nowhere(server, emoji):
+    uri = server.uri.replace("://", "://ann:s3cret-word@")
+    spec = emoji.folder / "emoji.yaml"
+    spec.write_text(spec.read_text().replace("{type: mlflow}", f'{{type: mlflow, uri: "{uri}"}}'))
+    done = emoji.run("launch", "emoji.yaml", *SHORT)
+    assert done.returncode == 0, done.stderr
+    assert "s3cret" not in done.stdout + done.stderr
+    places = [emoji.folder / "runs", server.folder]
+    files = [file for place in places for file in place.rglob("*") if file.is_file()]
+    assert {"plan.json", "spec.yaml", "record.json", "tracker.json", "server.db"} <= {file.name for file in files}
+    assert not [file for file in files if b"s3cret" in file.read_bytes()]
+    again = emoji.run("launch", trial_of(emoji) / "plan.json")
+    assert again.returncode == 0 and "finished already" in again.stderr

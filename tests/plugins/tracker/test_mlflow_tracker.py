@@ -4,9 +4,11 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -401,3 +403,99 @@ def test_a_pruned_trial_is_finished_with_a_tag(storage, tracked):
     run = client_of(storage).get_run(run_id)
     assert (run.info.status, run.data.tags["mmre.status"]) == ("FINISHED", "pruned")
     assert "model" not in {entry.path for entry in client_of(storage).list_artifacts(run_id)}
+
+
+def test_one_spec_run_in_two_places_is_two_runs_and_a_folder_that_moved_keeps_its_own(storage, tracked, tmp_path):
+    first = open_tracker(storage).start(tracked)
+    elsewhere = replace(tracked, run_dir=tmp_path)
+    second = open_tracker(storage).start(elsewhere)
+    assert second != first
+    moved = replace(tracked, run_dir=tmp_path / "moved", known_as=first)
+    assert open_tracker(storage).start(moved) == first
+
+
+def test_a_run_that_was_made_twice_by_a_request_taken_for_lost_is_one(storage, tracked):
+    tracker = open_tracker(storage)
+    run_id = tracker.start(tracked)
+    double = tracker._create(client_of(storage).get_run(run_id).info.experiment_id).info.run_id
+    assert open_tracker(storage).start(tracked) == run_id
+    assert client_of(storage).get_run(double).info.lifecycle_stage == "deleted"
+
+
+def test_tags_and_description_say_what_a_run_is(storage, tracked):
+    (tracked.run_dir / "record.json").write_text('{"workspace": {"commit": "c0ffee", "branch": "work"}}')
+    told = replace(tracked, tags={"seed": "3", "arm": "alone", "trial": "0"}, chosen={"trainer.precision"})
+    client = client_of(storage)
+    run_id = open_tracker(storage).start(told)
+    tags = client.get_run(run_id).data.tags
+    for name, value in (("seed", "3"), ("arm", "alone"), ("trial", "0"), ("status", "running")):
+        assert tags[f"mmre.{name}"] == value
+    assert (tags["mlflow.source.git.commit"], tags["mlflow.source.git.branch"]) == ("c0ffee", "work")
+    assert "| `trainer.precision` | fp32 |" in tags["mlflow.note.content"]
+    client.set_tag(run_id, "mlflow.note.content", "my own words")
+    open_tracker(storage).start(told)
+    assert client.get_run(run_id).data.tags["mlflow.note.content"] == "my own words"
+
+
+def test_mistakes_are_a_table_with_pictures_that_is_sent_once(storage, tracked):
+    (tracked.run_dir / "mistakes").mkdir()
+    (tracked.run_dir / "mistakes" / "1.jpg").write_bytes(b"picture")
+    row = {"id": "1", "pictures": "mistakes/1.jpg", "text": "a tweet", "output": "é"}
+    (tracked.run_dir / "mistakes.jsonl").write_text(json.dumps(row) + "\n")
+    tracker = open_tracker(storage)
+    run_id = tracker.start(tracked)
+    tracker.finish("finished")
+    tracker.finish("finished")
+    client = client_of(storage)
+    assert [entry.path for entry in client.list_artifacts(run_id, "mistakes")] == ["mistakes/1.jpg"]
+    cell = {"type": "image", "filepath": "mistakes/1.jpg", "compressed_filepath": "mistakes/1.jpg"}
+    table = json.loads(Path(client.download_artifacts(run_id, "mistakes.json")).read_text())
+    assert table == {"columns": ["pictures", "id", "text", "output"], "data": [[cell, "1", "a tweet", "é"]]}
+    listed = json.loads(client.get_run(run_id).data.tags["mlflow.loggedArtifacts"])
+    assert listed == [{"path": f"{name}.json", "type": "table"} for name in ("mistakes", "predictions")]
+
+
+def test_files_are_attached_and_fetched(storage, tracked, tmp_path):
+    tracker = open_tracker(storage)
+    run_id = tracker.start(tracked)
+    tracker.finish("finished")
+    page = tmp_path / "page.html"
+    page.write_text("<p>")
+    open_tracker(storage).attach(run_id, page, "comparisons")
+    attached = client_of(storage).list_artifacts(run_id, "comparisons")
+    assert [entry.path for entry in attached] == ["comparisons/page.html"]
+    [folder] = open_tracker(storage).fetch(tracked.experiment, tmp_path / "here")
+    assert folder == tmp_path / "here" / "trial-01234567"
+    for name in ("predictions.jsonl", "scores.jsonl", "plan.json"):
+        assert (folder / name).read_bytes() == (tracked.run_dir / name).read_bytes()
+    with pytest.raises(UnmetError, match="no experiment 'other'"):
+        tracker.fetch("other", tmp_path)
+
+
+@pytest.mark.parametrize("status", [401, 403, 500, 503])
+def test_a_server_that_refuses_is_told_in_a_line_without_the_password(tmp_path, monkeypatch, status):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(status)
+
+        do_POST = do_GET
+
+        def log_message(self, *told): ...
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UnmetError, match=str(status)) as caught:
+            open_tracker(tmp_path, uri=f"http://ann:s3cret@127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert "\n" not in str(caught.value) and "s3cret" not in str(caught.value)
+
+
+def test_a_run_ends_when_its_log_does(storage, tracked):
+    tracker = open_tracker(storage)
+    run_id = tracker.start(tracked)
+    lines = [json.dumps(metrics(1, 1, loss=1.0)), json.dumps(metrics(2, 2, loss=1.0)), '{"torn']
+    (tracked.run_dir / "events.jsonl").write_text("\n".join(lines))
+    tracker.finish("interrupted")
+    assert client_of(storage).get_run(run_id).info.end_time == 1795428002500
