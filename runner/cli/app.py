@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Declarative experiment specs for multimodal information extraction, trained, evaluated and tracked. "
-    "The usual way: init, validate, plan, preview, launch, compare in `ui`.",
+    "The usual way: init, validate, plan, preview, launch, compare.",
 )
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A spec in YAML, or a run's plan.json.")]

@@ -106,8 +106,8 @@ def _write_page(file: Path, found: Comparison, *, track: bool) -> None:
 
     write_page(file, found)
     print(f"page: {file}", file=sys.stderr)
-    for trouble in attach_page(file, found.runs) if track else ():
-        print(f"warning: {trouble}", file=sys.stderr)
+    for told in attach_page(file, found.runs) if track else ():
+        print(f"page: {told}", file=sys.stderr)
 
 
 def _print_for_paper(found: Comparison, *, latex: bool, parts: bool) -> None:

@@ -155,16 +155,15 @@ def doubts(groups: Sequence[Group], by: str | None) -> list[str]:
     if few:
         least = min(len(group.runs) for group in few)
         told.append(
-            f"{_seeds(least)} a group say little about what another seed would give: "
-            + ("there is no deviation over seeds at all" if least == 1 else "the intervals over seeds are wide")
+            "one seed a group says nothing about what another seed would give"
+            if least == 1
+            else f"{least} seeds a group say little about what another seed would give: intervals over seeds are wide"
         )
     for group in groups:
         apart = [path for path in differing(group.runs) if by is None or not f"{path}.".startswith(f"{by}.")]
         if apart:
             shown: Mapping[str, str] = short_names(apart)
             told.append(f"the runs of {group.label} differ in more than their seed: {', '.join(shown.values())}")
+        elif len({run.seed for run in group.runs}) < len(group.runs):
+            told.append(f"{group.label} has runs of the same seed, which are counted as if they were different ones")
     return told
-
-
-def _seeds(number: int) -> str:
-    return "1 seed" if number == 1 else f"{number} seeds"

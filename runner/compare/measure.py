@@ -9,7 +9,7 @@ import numpy as np
 
 from runner.compare.resampling import Resampling, bootstrap
 from runner.compare.run import Run
-from runner.compare.tally import Figures, Floats, Reduction, reduction
+from runner.compare.tally import Figures, Floats, Reduction, joined, reduction
 from runner.errors import DataError, SpecError
 from runner.plan import implement
 from runner.registry import nearest
@@ -31,6 +31,7 @@ class Measured:
         places: A run's name to its place in the reduction.
         values: A run's name to the figure, on all samples.
         draws: A run's name to the figure on each bootstrap draw; the same draws for all runs and figures.
+        alone: A run's name to the figure of each sample by itself; NaN where it has no value.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Measured:
     places: Mapping[str, int]
     values: Mapping[str, float]
     draws: Mapping[str, Floats]
+    alone: Mapping[str, Floats]
 
     def mean(self, runs: Sequence[Run]) -> float:
         """The figure's mean over runs."""
@@ -53,19 +55,7 @@ class Measured:
 
     def by_sample(self, runs: Sequence[Run]) -> Floats:
         """What the figure would be on each sample alone, the mean over runs; NaN where it has no value."""
-        number = len(runs[0].rows)
-        return np.asarray(np.mean([self._each(self.places[run.name], number) for run in runs], axis=0))
-
-    def _each(self, place: int, number: int) -> Floats:
-        told: list[Floats] = []
-        for start in range(0, number, ROWS):
-            alone = np.eye(min(ROWS, number - start), number, start)
-            told.append(self.reduction.drawn(place, alone).get(self.name, np.full(len(alone), np.nan)))
-        return np.concatenate(told)
-
-    def on(self, run: Run, weights: Floats) -> Floats:
-        """The figure of a run on draws; see `Reduction.drawn`."""
-        return self.reduction.drawn(self.places[run.name], weights).get(self.name, np.full(len(weights), np.nan))
+        return np.asarray(np.mean([self.alone[run.name] for run in runs], axis=0))
 
 
 def measure(runs: Sequence[Run], mode: str, wanted: Sequence[str] | None, how: Resampling) -> list[Measured]:
@@ -117,13 +107,21 @@ def _metric(
     chosen = [figure for figure in figures if wanted is None or figure in wanted]
     if not chosen:
         return
-    drawn = dict(zip(counted, bootstrap(reducing, range(len(counted)), number, how), strict=True))
     places = {run: place for place, run in enumerate(counted)}
+    drawn = dict(zip(counted, bootstrap(reducing, range(len(counted)), number, how), strict=True))
+    alone = {run: _alone(reducing, place, number) for run, place in places.items()}
     for figure in chosen:
         values = {run: float(each[figure][0]) for run, each in whole.items() if figure in each}
         values = {run: value for run, value in values.items() if np.isfinite(value)}
         if values:
-            yield Measured(figure, reducing, places, values, {run: drawn[run][figure] for run in values})
+            named = ({run: each[run][figure] for run in values} for each in (drawn, alone))
+            yield Measured(figure, reducing, places, values, *named)
+
+
+def _alone(reducing: Reduction, place: int, number: int) -> Figures:
+    """Reduce each sample of a run by itself, some hundred at once."""
+    blocks = [np.eye(min(ROWS, number - start), number, start) for start in range(0, number, ROWS)]
+    return joined([reducing.drawn(place, block) for block in blocks], [len(block) for block in blocks])
 
 
 def _refuse_changed(runs: Sequence[Run], whole: Mapping[str, Figures], mode: str) -> None:

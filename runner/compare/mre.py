@@ -7,7 +7,7 @@ else are compared, so that a spec which trains its arms for equal steps, and aga
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.compare.groups import Group, differing, label, settings
@@ -79,12 +79,12 @@ def _by_tasks(runs: Sequence[Run], budget: str) -> dict[frozenset[str], Group]:
     }
 
 
-def _pairs(groups: Mapping[frozenset[str], Group], budget: str) -> Iterator[Pair]:
-    """Pair the joint group with the others whose tasks are part of its own."""
-    joint = next(iter(groups))
+def _pairs(groups: Mapping[frozenset[str], Group], budget: str) -> list[Pair]:
+    """Pair the group on all tasks, where there is one, with those on each alone, then with those on all but one."""
+    joint, *others = groups
+    if not all(tasks < joint for tasks in others):
+        return []
     told = {"budget": budget} if budget else {}
-    for tasks, group in groups.items():
-        if tasks < joint and len(tasks) == 1:
-            yield Pair(groups[joint], group, {"effect": f"{next(iter(tasks))} alone", **told})
-        elif tasks < joint and len(joint - tasks) == 1:
-            yield Pair(groups[joint], group, {"effect": f"without {next(iter(joint - tasks))}", **told})
+    alone = {f"{next(iter(tasks))} alone": tasks for tasks in others if len(tasks) == 1}
+    rest = {f"without {next(iter(joint - tasks))}": tasks for tasks in others if len(tasks) == len(joint) - 1 > 1}
+    return [Pair(groups[joint], groups[tasks], {"effect": name, **told}) for name, tasks in {**alone, **rest}.items()]

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from runner import __version__
 from runner.artifacts import RunDirectory, read_lines, write_text
 from runner.compare.comparison import Comparison
 from runner.compare.drawing import colour, curve_drawings, difference_drawings, value_drawings
+from runner.compare.groups import Group
 from runner.compare.run import Run
 from runner.compare.written import groups_table, parts_table, tests_table
 from runner.errors import RunnerError, UnmetError
 from runner.plan import implement
-from runner.preview.page import data_url
+from runner.preview.page import page_template
 from runner.records import Sample
 from runner.spec.check import section
 
@@ -53,16 +52,8 @@ def write_page(file: Path, found: Comparison) -> None:
     Raises:
         UnmetError: The file cannot be written.
     """
-    environment = Environment(
-        loader=PackageLoader("runner.compare", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data_url"] = lambda path: data_url(path, THUMBNAIL)
     samples, told = _samples(found.runs)
-    text = environment.get_template("page.html.jinja").render(
+    text = page_template("runner.compare", THUMBNAIL).render(
         found=found,
         title=f"Comparison of {', '.join(dict.fromkeys(run.experiment for run in found.runs))}",
         version=__version__,
@@ -91,7 +82,7 @@ def _pair_name(found: Comparison, number: int) -> str:
     return f"{pair.a.label} – {pair.b.label}" + (f" ({told})" if told else "")
 
 
-def _place(found: Comparison, group: Any) -> int:
+def _place(found: Comparison, group: Group) -> int:
     return next(place for place, each in enumerate(found.groups) if each is group)
 
 

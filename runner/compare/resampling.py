@@ -8,7 +8,7 @@ from math import lcm
 
 import numpy as np
 
-from runner.compare.tally import Figures, Floats, Reduction
+from runner.compare.tally import Figures, Floats, Reduction, joined
 
 BLOCK_VALUES = 2_000_000
 """Draws are made in blocks of so many numbers, 16 MB, however many samples there are."""
@@ -68,10 +68,12 @@ def bootstrap(reduction: Reduction, runs: Sequence[int], num_samples: int, how: 
         Each run's figures, in the order of `runs`.
     """
     blocks: list[list[Figures]] = [[] for _ in runs]
+    lengths: list[int] = []
     for weights in bootstrap_weights(num_samples, how.num_resamples, how.seed):
+        lengths.append(len(weights))
         for told, run in zip(blocks, runs, strict=True):
             told.append(reduction.drawn(run, weights))
-    return [_joined(each) for each in blocks]
+    return [joined(each, lengths) for each in blocks]
 
 
 def randomisation(
@@ -89,23 +91,16 @@ def randomisation(
     number = lcm(len(sides[0]), len(sides[1]))
     pairs = [(sides[0][each % len(sides[0])], sides[1][each % len(sides[1])]) for each in range(number)]
     blocks: list[Figures] = []
+    lengths: list[int] = []
     for swaps in exchanges(num_samples, how.num_resamples, how.seed):
+        lengths.append(len(swaps))
         total: Figures = {}
         for one, other in pairs:
             left, right = reduction.exchanged(one, other, swaps)
             for name in left.keys() & right.keys():
                 total[name] = total.get(name, np.zeros(len(swaps))) + (left[name] - right[name]) / number
         blocks.append(total)
-    return _joined(blocks)
-
-
-def _joined(blocks: Sequence[Figures]) -> Figures:
-    names = dict.fromkeys(name for block in blocks for name in block)
-    lengths = [len(next(iter(block.values()), ())) for block in blocks]
-    gaps = [np.full(length, np.nan) for length in lengths]
-    return {
-        name: np.concatenate([block.get(name, gap) for block, gap in zip(blocks, gaps, strict=True)]) for name in names
-    }
+    return joined(blocks, lengths)
 
 
 def interval(draws: Floats, confidence: float) -> tuple[float, float] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from runner.compare.measure import Measured
 from runner.compare.pairs import Pair
 from runner.compare.resampling import Resampling, bootstrap_weights, interval
 from runner.compare.run import Run
-from runner.compare.tally import Floats
+from runner.compare.tally import Figures, Floats
 
 MANY_SEGMENTS = 4
 """Samples with so many segments or more are taken together."""
@@ -91,15 +91,32 @@ def part_differences(
     pairs: Sequence[Pair], measured: Sequence[Measured], how: Resampling, runs: Sequence[Run]
 ) -> Iterator[PartDifference]:
     """Compare each pair on each part of the samples, with bootstrap intervals."""
+    if not pairs:
+        return
     draws = np.vstack(list(bootstrap_weights(len(runs[0].rows), min(RESAMPLES, how.num_resamples), how.seed)))
     for part in parts(runs):
         weights = np.vstack([part.members, draws * part.members])
+        drawn: dict[tuple[int, int], Figures] = {}
         for figure in measured:
-            known = {run.name: figure.on(run, weights) for run in runs if run.name in figure.values}
+            known = {name: _on(figure, place, weights, drawn) for name, place in figure.places.items()}
             for pair in pairs:
                 if figure.of_all([*pair.a.runs, *pair.b.runs]):
-                    one, other = (np.mean([known[run.name] for run in each.runs], axis=0) for each in (pair.a, pair.b))
-                    found = interval(one[1:] - other[1:], how.confidence)
-                    if np.isfinite(one[0] - other[0]):
-                        low, high = found or (None, None)
-                        yield PartDifference(part, figure.name, pair, float(one[0]), float(other[0]), low, high)
+                    yield from _difference(part, figure.name, pair, known, how)
+
+
+def _on(figure: Measured, place: int, weights: Floats, drawn: dict[tuple[int, int], Figures]) -> Floats:
+    """A figure of a run on draws; all figures of its metric are reduced at once, and remembered."""
+    key = (id(figure.reduction), place)
+    if key not in drawn:
+        drawn[key] = figure.reduction.drawn(place, weights)
+    return drawn[key].get(figure.name, np.full(len(weights), np.nan))
+
+
+def _difference(
+    part: Part, metric: str, pair: Pair, known: Mapping[str, Floats], how: Resampling
+) -> Iterator[PartDifference]:
+    """The difference on the part as it is, which stands first, and on its draws; nothing where it has no value."""
+    one, other = (np.mean([known[run.name] for run in group.runs], axis=0) for group in (pair.a, pair.b))
+    if np.isfinite(one[0] - other[0]):
+        low, high = interval(one[1:] - other[1:], how.confidence) or (None, None)
+        yield PartDifference(part, metric, pair, float(one[0]), float(other[0]), low, high)

@@ -161,5 +161,14 @@ def _columns(draws: Sequence[Mapping[str, float | None]]) -> Figures:
     return {name: np.array([_number(draw.get(name)) for draw in draws], dtype=np.float64) for name in names}
 
 
+def joined(blocks: Sequence[Figures], lengths: Sequence[int]) -> Figures:
+    """Put draws that were reduced in blocks of these lengths together; a block may lack a figure."""
+    names = dict.fromkeys(name for block in blocks for name in block)
+    gaps = [np.full(length, np.nan) for length in lengths]
+    return {
+        name: np.concatenate([block.get(name, gap) for block, gap in zip(blocks, gaps, strict=True)]) for name in names
+    }
+
+
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)

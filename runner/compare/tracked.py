@@ -37,20 +37,22 @@ def fetch_runs(experiments: Sequence[str], spec_file: Path, into: Path) -> None:
             raise SpecError(f"--from {spec_file}: the tracker has no run of the experiment {name!r}")
 
 
-def attach_page(file: Path, runs: Sequence[Run]) -> list[str]:
+def attach_page(file: Path, runs: Sequence[Run]) -> Iterator[str]:
     """Add a page to the artifacts of the sweeps that its runs belong to, else of the runs themselves.
 
-    Returns:
-        Why it could not be added somewhere, in words; a comparison is none the worse for it.
+    Yields:
+        Where it was added, and why it was not, in words; a comparison is none the worse for a tracker that is away.
     """
-    told: dict[str, None] = {}
+    failed: set[str] = set()
     for run, run_id in _shown_at(runs):
         try:
             tracker = implement(section("tracker", run.plan["tracker"]), run.folder.parent.parent)
             tracker.attach(run_id, file, SHOWN_UNDER)
+            yield f"added to the tracker's run {run_id} of {run.experiment}, under {SHOWN_UNDER}/"
         except Exception as error:  # whatever a tracker raises: the page is written, and stays
-            told[f"the tracker of {run.experiment} has not taken the page ({type(error).__name__}: {error})"] = None
-    return list(told)
+            if run.experiment not in failed:
+                yield f"warning: the tracker of {run.experiment} has not taken it ({type(error).__name__}: {error})"
+            failed.add(run.experiment)
 
 
 def _shown_at(runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image, ImageOps
 
 from runner.errors import UnmetError
@@ -38,17 +38,22 @@ def fill(file: Path, template: str, **values: Any) -> None:
     Raises:
         UnmetError: The file cannot be written.
     """
+    with _opened(file) as stream:
+        for part in page_template("runner.preview", THUMBNAIL, template).generate(**values):
+            stream.write(part)
+
+
+def page_template(package: str, side: int, name: str = "page.html.jinja") -> Template:
+    """The template of a package; its filter `data_url` makes thumbnails of so many pixels."""
     environment = Environment(
-        loader=PackageLoader("runner.preview", "."),
+        loader=PackageLoader(package, "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_url"] = data_url
-    with _opened(file) as stream:
-        for part in environment.get_template(template).generate(**values):
-            stream.write(part)
+    environment.filters["data_url"] = lambda path: data_url(path, side)
+    return environment.get_template(name)
 
 
 def _opened(file: Path) -> IO[str]:
@@ -61,7 +66,7 @@ def _opened(file: Path) -> IO[str]:
         ) from error
 
 
-def data_url(path: Path, side: int = THUMBNAIL) -> str:
+def data_url(path: Path, side: int) -> str:
     """A small copy of an image that stands in the page itself; nothing where it cannot be read.
 
     Args:

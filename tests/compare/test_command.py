@@ -66,6 +66,7 @@ def test_a_page_is_shown_at_the_sweep_and_the_runs_are_read_from_the_tracker_whe
     sweep = json.loads((tmp_path / "runs" / "told" / "sweep" / "tracker.json").read_text())["run_id"]
     (shown,) = (tmp_path / "runs" / "mlartifacts").rglob("page.html")
     assert sweep in shown.parts
+    assert f"added to the tracker's run {sweep} of told" in compared.stderr
     assert shown.read_bytes() == (tmp_path / "page.html").read_bytes()
     here = run(tmp_path, "compare", "told", "--by", "adapter.tasks", "--resamples", 200, "--json")
     shutil.rmtree(tmp_path / "runs" / "told")

@@ -85,6 +85,21 @@ def test_runs_of_different_budgets_are_not_taken_together(storage):
     ]
 
 
+def test_without_a_run_on_all_tasks_none_is_taken_for_one(storage):
+    storage.sweep(
+        {"one": (["adapter.tasks=[ner,match]"], 0.1), "other": (["adapter.tasks=[summary]"], 0.1)}, seeds=(1,)
+    )
+    with pytest.raises(SpecError, match="There are: ner, match; summary"):
+        compare(["swept"], storage.runs, ask(mre=True))
+
+
+def test_a_run_that_is_there_twice_is_told_about(storage):
+    storage.run(experiment="one", spoilt=0.1)
+    storage.run(experiment="two", spoilt=0.1)
+    found = compare(["one", "two"], storage.runs, ask())
+    assert any("has runs of the same seed" in each for each in found.warnings)
+
+
 def test_nothing_to_reinforce_is_said_with_what_there_is(storage):
     storage.sweep({"joint": ([], 0.1)})
     with pytest.raises(SpecError, match=r"summary, ner, match.*specs/mre_ablation.yaml"):
@@ -223,3 +238,20 @@ def test_the_effect_size_of_a_mean_is_cohens_d_of_paired_values(storage):
 def test_the_same_question_has_the_same_answer(ablation):
     one, other = (compare(["swept"], ablation.runs, ask(mre=True)).as_json() for _ in range(2))
     assert one == other
+
+
+class Away:
+    def __init__(self, options, storage): ...
+
+    def attach(self, run_id, file, folder):
+        raise ConnectionError("nobody there")
+
+
+def test_a_tracker_that_is_away_is_told_about_once_and_harms_nothing(ablation, monkeypatch):
+    from runner.compare import tracked
+
+    monkeypatch.setattr(tracked, "tracker_state", lambda folder: {"run_id": folder.name})
+    monkeypatch.setattr(tracked, "implement", lambda part, storage: Away(part.options, storage))
+    runs = compare(["swept"], ablation.runs, ask(metrics=["bleu"])).runs
+    (told,) = tracked.attach_page(ablation.folder / "page.html", runs)
+    assert told == "warning: the tracker of swept has not taken it (ConnectionError: nobody there)"
