@@ -122,6 +122,7 @@ def results(*names: str, storage: str | Path = "runs") -> pandas.DataFrame:
 
 
 def compare(
+    name: str,
     *names: str,
     storage: str | Path = "runs",
     by: str | None = None,
@@ -133,7 +134,8 @@ def compare(
     """Compare finished runs on the test samples that they share, as `runner compare` does.
 
     Args:
-        names: As in `results`, at least one.
+        name: An experiment or a trial, as in `results`.
+        names: Others.
         storage: The folder of all runs.
         by: A path of the spec, `arm` or `experiment` to group by; None: what differs in its seed alone is a group.
         baseline: The value of the group that all others are compared with; None: each with each.
@@ -156,7 +158,7 @@ def compare(
     from runner.compare.resampling import Resampling
 
     how = Resampling(confidence=confidence)
-    return compare_runs(names, Path(storage), Question(by, baseline, metrics, mre=mre, resampling=how))
+    return compare_runs([name, *names], Path(storage), Question(by, baseline, metrics, mre=mre, resampling=how))
 
 
 def _experiment(spec: Spec, *, smoke: bool, elsewhere: bool) -> Experiment:

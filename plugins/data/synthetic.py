@@ -20,8 +20,8 @@ VERSION = 3
 """Counted up whenever the same options would give other samples."""
 MAX_TRIES = 1000
 """So many texts in a row that were there already: the combinations are used up."""
-SHOWN = (2, 3)
-"""Least and most segments of a sample."""
+NAMED = 3
+"""Most things that a text names; where the picture shows one alone, it names as many."""
 EXTRA_SHARE = 0.5
 """Share of the texts of two segments that name one thing more, which the picture does not show."""
 
@@ -81,6 +81,7 @@ class _Maker:
     Attributes:
         world: The things there are.
         told: Those whose emblem a summary names.
+        num_shown: Least and most segments of a sample.
         rng: For all of a sample but whether its segments are given.
         unfinished: Where pictures go.
         texts: Of the samples so far.
@@ -88,6 +89,7 @@ class _Maker:
 
     world: World
     told: frozenset[Thing]
+    num_shown: tuple[int, int]
     rng: random.Random
     unfinished: UnfinishedDataset
     texts: set[str] = field(default_factory=set)
@@ -100,9 +102,8 @@ class _Maker:
         """
         rng = self.rng
         for _ in range(MAX_TRIES):
-            shown = self.world.draw(rng, rng.randint(*SHOWN), new_share)
-            more = len(shown) < SHOWN[1] and rng.random() < EXTRA_SHARE
-            extra = self.world.draw(rng, 1, new_share, but=shown) if more else []
+            shown = self.world.draw(rng, rng.randint(*self.num_shown), new_share)
+            extra = self.world.draw(rng, self._num_more(len(shown)), new_share, but=shown)
             named = rng.sample([*shown, *extra], len(shown) + len(extra))
             text = self.world.tweet(rng, named)
             key = " ".join(text.casefold().split())
@@ -110,6 +111,11 @@ class _Maker:
                 self.texts.add(key)
                 return self._shown(name, text, named, shown, matched=matched)
         raise DataError("the synthetic data has no more different texts; ask for fewer samples")
+
+    def _num_more(self, num_shown: int) -> int:
+        if num_shown == 1:
+            return NAMED - 1
+        return int(num_shown < NAMED and self.rng.random() < EXTRA_SHARE)
 
     def _shown(self, name: str, text: str, named: Sequence[Thing], shown: Sequence[Thing], *, matched: bool) -> Sample:
         picture = Picture(self.rng)
@@ -133,7 +139,7 @@ class _Maker:
             _with_article(thing.emblem) if thing in self.told else f"something at the {Picture.place_of(cell)}"
             for cell, thing in by_cell
         ]
-        return f"This image shows {', '.join(seen[:-1])} and {seen[-1]}."
+        return f"This image shows {' and '.join(filter(None, (', '.join(seen[:-1]), seen[-1])))}."
 
 
 def _with_article(emblem: Emblem) -> str:
@@ -143,7 +149,7 @@ def _with_article(emblem: Emblem) -> str:
 def _samples(options: SyntheticOptions, unfinished: UnfinishedDataset) -> Iterator[tuple[str, Sample]]:
     world = World(options.seed, options.things)
     rng = random.Random(f"samples {options.seed}")
-    maker = _Maker(world, world.told(options.relatedness), rng, unfinished)
+    maker = _Maker(world, world.told(options.relatedness), options.shown, rng, unfinished)
     matched = random.Random(f"matched {options.seed}")
     for number in range(1, options.train + 1):
         yield "train", maker.sample(f"train-{number}", 0.0, matched=matched.random() < options.matched)

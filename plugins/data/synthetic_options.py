@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from runner.stages import AddedLater, FilePath, Options, OutsideFingerprint
+
+Shown = Annotated[int, Field(ge=1, le=3)]
+"""How many things a picture can show."""
 
 
 class SyntheticOptions(Options):
@@ -30,6 +33,9 @@ class SyntheticOptions(Options):
     """Share of the names in the test split that never stand in the training split."""
     things: Annotated[int, Field(ge=1, le=4), AddedLater()] = 4
     """Things of each label that training tells of; fewer are learnt sooner."""
+    shown: Annotated[tuple[Shown, Shown], AddedLater()] = (2, 3)
+    """Least and most things that a picture shows. Where it is one, the text names two more: which of the three it is
+    can be told from the picture alone, and there is no order to know."""
     relatedness: Annotated[float, Field(ge=0, le=1), AddedLater()] = 1.0
     """How much the summaries tell about the match: of this share of the things they name the emblem, by which a
     segment is known to show a thing. Of the others they say where in the picture they stand, which tells nothing about
@@ -37,6 +43,13 @@ class SyntheticOptions(Options):
     matched: Annotated[float, Field(gt=0, le=1), AddedLater()] = 1.0
     """Share of the training samples that have segments: the fewer, the less `match` is taught by itself. The
     others show things just so, and nobody has cut them out; their right answer to `match` is empty."""
+
+    @field_validator("shown")
+    @classmethod
+    def _least_first(cls, shown: tuple[int, int]) -> tuple[int, int]:
+        if shown[0] > shown[1]:
+            raise ValueError(f"the least comes first: [{shown[1]}, {shown[0]}]")
+        return shown
 
     def smoke(self) -> Mapping[str, Any]:
         """A handful of samples."""

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageChops
+from pydantic import ValidationError
 
 from plugins.data import synthetic
 from plugins.data.emblems import CELL, COLOURS, SHAPES
@@ -163,9 +164,9 @@ def test_what_is_shown_is_named_and_some_of_what_is_named_is_not_shown(made):
         named = {entity.text for entity in sample.entities}
         shown = [segment.entity for segment in sample.segments]
         assert set(shown) <= named
-        assert len(set(shown)) == len(shown) in range(synthetic.SHOWN[0], synthetic.SHOWN[1] + 1)
+        assert len(set(shown)) == len(shown) in (2, 3)
         assert all(name in sample.text for name in named)
-        if len(shown) == synthetic.SHOWN[0]:
+        if len(shown) == 2:
             hidden.append(len(named) - len(shown))
         else:
             assert named == set(shown)
@@ -279,6 +280,28 @@ def test_data_made_before_there_was_a_dial_stay_what_they_were(tmp_path, recorde
     assert info.fingerprint == "1c752811bfc6e94fe53b3e4ee8f05a887f44685414623fede4bc23ea2a63e3ec"
 
 
+def test_of_three_named_things_one_is_shown(tmp_path, recorder):
+    for sample in everything(make(tmp_path, recorder(), train=60, test=10, shown=(1, 1))[0]):
+        [segment] = sample.segments
+        named = {entity.text for entity in sample.entities}
+        assert segment.entity in named
+        assert len(named) == 3
+        [emblem] = EMBLEM.findall(sample.summary)
+        assert sample.summary == f"This image shows {'an' if emblem[0] == 'orange' else 'a'} {' '.join(emblem)}."
+
+
+def test_the_least_number_of_things_comes_first():
+    with pytest.raises(ValidationError, match=r"the least comes first: \[1, 2\]"):
+        SyntheticOptions(shown=(2, 1))
+
+
+def test_a_smaller_world_has_some_of_the_larger_ones_things(tmp_path, recorder):
+    assert set(World(3, 2).known) < set(World(3).known)
+    assert World(3, 2).new == World(3).new
+    samples, _ = make(tmp_path, recorder(), train=60, test=10, things=2)
+    assert len(names(everything(samples))) == 2 * len(LABELS)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_world(seed):
     world = World(seed)
@@ -292,13 +315,12 @@ def test_a_world(seed):
 
 def test_more_samples_than_texts_are_refused(tmp_path, recorder, monkeypatch):
     """With two things a text and no third, and nothing but their names, there is a text for each ordered pair."""
-    monkeypatch.setattr(synthetic, "SHOWN", (2, 2))
     monkeypatch.setattr(synthetic, "EXTRA_SHARE", 0.0)
     monkeypatch.setattr(World, "tweet", staticmethod(lambda rng, things: " ".join(thing.name for thing in things)))
     pairs = THINGS * (THINGS - 1)
-    assert len(make(tmp_path / "fits", recorder(), train=pairs // 2, test=20)[0]["train"]) == pairs // 2
+    assert len(make(tmp_path / "fits", recorder(), train=pairs // 2, test=20, shown=(2, 2))[0]["train"]) == pairs // 2
     with pytest.raises(DataError, match="no more different texts; ask for fewer"):
-        make(tmp_path / "not", recorder(), train=pairs, test=1)
+        make(tmp_path / "not", recorder(), train=pairs, test=1, shown=(2, 2))
     assert [each for each in (tmp_path / "not").iterdir() if each.is_dir()] == []
 
 
