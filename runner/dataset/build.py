@@ -95,7 +95,7 @@ def build_dataset(spec: DatasetSpec, listener: Listener, *, dry_run: bool = Fals
         StepError: Annotating failed, or its budget is spent.
         UnmetError: There is no key for the annotator.
     """
-    with alone(spec.output):
+    with alone(spec.output, lambda: listener.say(f"waiting for another build of {spec.output}")):
         refuse_other(spec.output)
         return _Build(spec, listener).run(dry_run=dry_run)
 
@@ -152,15 +152,15 @@ class _Build:
         split = self._stage(
             "split",
             "samples",
-            release.split_key(),
+            release.split_key(release.choose()),
             lambda key: release.split(key, self._listener.reporter("split")),
         )
         provenance = {"source": imported["name"], "spec": _provenance(self._spec)}
-        key = release.publish_key(dict(split), provenance)
+        key = release.publish_key(split, provenance)
         note = release.published(key)
         self._stages["publish"] = "made" if note is None else "unchanged"
         if note is None:
-            note = release.publish(key, imported["labels"], provenance)
+            note = release.publish(key, list(split["digests"]), imported["labels"], provenance)
         else:
             self._listener.say(f"publish: {self._spec.output} is as it was published")
         reasons = Counter(_kind(row["reason"]) for row in release.left_out())
@@ -178,7 +178,7 @@ class _Build:
 
 def _estimated(number: int, estimate: Estimate) -> str:
     tokens = estimate.tokens
-    price = "" if estimate.cost is None else f", which cost {estimate.cost:,.2f}"
+    price = "" if estimate.cost is None else f", {estimate.cost:,.2f} by annotator.prices"
     limit = "" if estimate.budget is None else f"; the budget is {estimate.budget:,} in all"
     return (
         f"annotate: {number:,} images to ask about, some {tokens.input:,} tokens of questions and at most "

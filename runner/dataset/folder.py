@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import DataError, read_error
-from runner.fingerprint import fingerprint
+from runner.fingerprint import canonical_json
 from runner.records import Entity, Sample, Segment, segment_letters
 from runner.stages import DatasetInfo
 
@@ -143,8 +143,15 @@ class DatasetFolder:
 
 def content_fingerprint(labels: Iterable[str], splits: Mapping[str, Sequence[Sample]]) -> str:
     """Hash all that is read of a data set: samples, their order, and the bytes of their images; no name, no path."""
-    rows = {split: [_content(sample) for sample in samples] for split, samples in sorted(splits.items())}
-    return fingerprint({"labels": list(labels), "splits": rows})
+    content = hashlib.sha256(f'{{"labels":{canonical_json(list(labels))},"splits":{{'.encode())
+    # Written sample by sample, as `fingerprint` would write all of it: a data set need not fit into memory.
+    for place, (split, samples) in enumerate(sorted(splits.items())):
+        content.update(f"{',' if place else ''}{canonical_json(split)}:[".encode())
+        for number, sample in enumerate(samples):
+            content.update(f"{',' if number else ''}{canonical_json(_content(sample))}".encode())
+        content.update(b"]")
+    content.update(b"}}")
+    return content.hexdigest()
 
 
 def _content(sample: Sample) -> list[Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from runner.dataset.card import CARD, card
 from runner.dataset.folder import DESCRIPTION, content_fingerprint
@@ -59,7 +59,7 @@ class UnfinishedDataset:
             **({"license": license_} if license_ else {}),
             "fingerprint": content_fingerprint(labels, splits),
             "provenance": dict(provenance),
-            "statistics": statistics([sample for samples in splits.values() for sample in samples]),
+            "statistics": statistics(*splits.values()),
         }
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         (self.path / DESCRIPTION).write_text(text, encoding="utf-8")
@@ -68,8 +68,12 @@ class UnfinishedDataset:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def alone(path: Path, waits: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Let one process at a time look whether a data set is there, and make it; others wait their turn.
+
+    Args:
+        path: The data set's folder.
+        waits: Called where another process has its turn.
 
     Raises:
         DataError: The folder around it cannot be made.
@@ -78,8 +82,16 @@ def alone(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{path.parent}: cannot be made a folder for data sets: {error.strerror}") from error
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waits()
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,8 +41,12 @@ class Leak:
 
 
 def content_keys(sample: Sample) -> dict[str, str]:
-    """What must not be shared between splits, by kind: id, text without case and spacing, the image's bytes."""
-    keys = {"id": sample.id, "text": " ".join(sample.text.casefold().split())}
+    """What must not be shared between splits, by kind: id, text, the image's bytes.
+
+    Texts are the same but for case, spacing, and the form of characters that Unicode holds for compatible (NFKC).
+    """
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", sample.text).casefold())
+    keys = {"id": sample.id, "text": " ".join(text.split())}
     digest = image_digest(sample.image)
     return keys | ({"image": digest} if digest else {})
 

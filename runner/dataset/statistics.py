@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from statistics import fmean, median
 from typing import Any
 
@@ -56,9 +57,9 @@ def entities_by_label(samples: Iterable[Sample]) -> dict[str, int]:
     return dict(sorted(Counter(each.label for sample in samples for each in sample.entities).items()))
 
 
-def statistics(samples: Sequence[Sample]) -> dict[str, Any]:
-    """The figures that stand in `dataset.json`."""
-    values = values_of(samples)
+def statistics(*splits: Sequence[Sample]) -> dict[str, Any]:
+    """The figures that stand in `dataset.json`, of all splits together; samples are read twice, one at a time."""
+    values = values_of(chain.from_iterable(splits))
     spreads = {name: spread(each) for name, each in values.items()}
     written = {
         name: {"characters": spreads[f"{name}_characters"], "words": spreads[f"{name}_words"]}
@@ -66,7 +67,7 @@ def statistics(samples: Sequence[Sample]) -> dict[str, Any]:
     }
     return {
         **{name: figures if figures["words"] else None for name, figures in written.items()},
-        "entities": entities_by_label(samples),
+        "entities": entities_by_label(chain.from_iterable(splits)),
         "entities_per_sample": spreads["entities"],
         "segments": sum(values["segments"]),
         "segments_per_sample": spreads["segments"],

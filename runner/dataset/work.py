@@ -69,12 +69,16 @@ class WorkFolder:
         return self.path / "review" / "decisions.jsonl"
 
     @property
-    def splits(self) -> Path:
-        """The id of each sample that is published, and its split, in the order of the splits."""
-        return self.path / "split" / "splits.jsonl"
+    def chosen(self) -> Path:
+        """The samples that are published, with their last summaries, in the order of `annotated`."""
+        return self.path / "review" / "samples.jsonl"
 
-    def left_out(self, stage: BuildStage) -> Path:
-        """What a stage left out, and why."""
+    def split(self, name: str) -> Path:
+        """The samples of a split, in their order."""
+        return self.path / "split" / f"{name}.jsonl"
+
+    def left_out(self, stage: BuildStage | Literal["review"]) -> Path:
+        """What a stage, or the review, left out, and why."""
         return self.path / stage / "left_out.jsonl"
 
     def made(self, stage: BuildStage, key: str) -> Mapping[str, Any] | None:

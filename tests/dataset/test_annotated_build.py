@@ -155,7 +155,7 @@ def test_a_dry_run_asks_nobody_and_says_what_it_would_take(corpus, annotated, he
     assert told.estimate.cost == pytest.approx(4 * (771 * 2.5 + 300 * 10) / 1e6)
     assert told.fingerprint is None
     assert not told.path.exists()
-    assert "which cost 0.02" in heard.said[-1]
+    assert "0.02 by annotator.prices" in heard.said[-1]
 
 
 def test_a_few_can_be_tried_and_are_not_asked_about_again(corpus, annotated):

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,15 @@ def test_the_description_says_how_it_was_made(folder):
     assert told["provenance"] == {"made": "by a test"}
     assert told["num_samples"] == {"train": 3, "test": 1}
     assert told["statistics"]["entities"] == {"location": 4, "person": 4}
+
+
+def test_one_waits_for_another_and_says_so(tmp_path):
+    path, first, said = tmp_path / "set", ExitStack(), []
+    first.enter_context(alone(path, lambda: said.append("first")))
+
+    def waits():
+        said.append("second")
+        first.close()
+
+    with alone(path, waits):
+        assert said == ["second"]
