@@ -47,6 +47,7 @@ def review(
         from runner.review.serve import is_loopback, refuse_taken, serve_review
     except ModuleNotFoundError as error:
         raise UnmetError(f"the review page needs NiceGUI ({error}): pip install 'mmre-runner[review]'") from error
+    who = reviewer or _logged_in()
     refuse_taken(host, port)
     if not is_loopback(host):
         print(
@@ -56,7 +57,16 @@ def review(
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"serving {address} (Ctrl-C ends it; every decision is kept)", file=sys.stderr)
     then = f"`runner build {dataset if dataset.is_file() else 'DATASET_SPEC'}` publishes the data set."
-    serve_review(opened, host=host, port=port, who=reviewer or getuser(), then=then)
+    serve_review(opened, host=host, port=port, who=who, then=then)
+
+
+def _logged_in() -> str:
+    from runner.errors import UnmetError
+
+    try:
+        return getuser()
+    except (KeyError, OSError) as error:  # As in a container whose user has no name.
+        raise UnmetError("nobody is logged in here by name; say who decides with --reviewer NAME") from error
 
 
 def _tell_torn(opened: Review) -> None:

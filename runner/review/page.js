@@ -14,6 +14,8 @@ function reviewAct(action, event) {
   if (event?.detail) event.currentTarget?.blur?.();
   if (action === "boxes") return document.body.classList.toggle("without-boxes");
   const { mark, sample } = shown();
+  // What is typed from here on is meant for the next sample, and no part of this one's text.
+  if (action === "save" || action === "cancel") editor()?.blur();
   emitEvent("review", { action, mark, sample, text: editor()?.value ?? "" });
 }
 

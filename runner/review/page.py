@@ -73,7 +73,7 @@ class ReviewPage:
         }
         self._lay_out_top()
         with ui.element("main").classes("sheet"):
-            self._picture = ui.html(sanitize=False, tag="section")
+            self._picture = ui.html(sanitize=False, tag="section").classes("look")
             with ui.element("section").classes("read"):
                 self._lay_out_words()
                 self._details = ui.html(sanitize=False)
@@ -123,6 +123,8 @@ class ReviewPage:
         if said is None:
             self._edit(None)
             ui.run_javascript(f"reviewDone({json.dumps(sample)})")
+        else:
+            ui.run_javascript("editor()?.focus()")
         return said
 
     def _open_editor(self) -> str | None:

@@ -21,6 +21,8 @@ from runner.review.session import Session
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 """As browsers say them."""
+RECONNECT_SECONDS = 30
+"""How long a page is waited for whose connection broke, or whose machine is busy, before it has to begin anew."""
 GRACE_SECONDS = 2
 """How long pages that are open may hold up the end."""
 
@@ -92,6 +94,7 @@ def serve_review(review: Review, *, host: str, port: int, who: str, then: str) -
         show=False,
         show_welcome_message=False,
         tailwind=False,
+        reconnect_timeout=RECONNECT_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
 

@@ -6,7 +6,9 @@ import socket
 import pytest
 from PIL import Image
 
+from runner.cli import review
 from runner.dataset.folder import DatasetFolder
+from runner.errors import UnmetError
 from runner.review.opening import open_review
 from runner.review.session import Session
 
@@ -81,3 +83,12 @@ def test_without_nicegui_the_error_says_what_to_install(workplace, six):
     done = workplace.run("review", six.dataset)
     assert done.returncode == 2
     assert "pip install 'mmre-runner[review]'" in done.stderr
+
+
+def test_who_has_no_name_is_asked_for_one(monkeypatch):
+    def nobody():
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr(review, "getuser", nobody)
+    with pytest.raises(UnmetError, match="--reviewer NAME"):
+        review._logged_in()
