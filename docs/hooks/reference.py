@@ -31,6 +31,14 @@ def pages() -> dict[str, str]:
     return made
 
 
+def navigation() -> list[dict[str, list[str]]]:
+    """The pages of each kind of spec under its title."""
+    return [
+        {title: [page for page in pages() if page.startswith((f"reference/{folder}.", f"reference/{folder}-"))]}
+        for _, title, folder in KINDS
+    ]
+
+
 def _overview(kind: type[Specification], title: str, folder: str, schema: Schema, sections: dict[str, Schema]) -> str:
     lines = [f"# {title}", "", (kind.__doc__ or "").strip(), ""]
     for name, each in schema["properties"].items():
@@ -50,7 +58,7 @@ def _section(name: str, section: Schema, schema: Schema) -> str:
             lines += [f"A plugin of one's own: [{stage}](../plugins/{stage}.md).", ""]
         for full_name, options in plugins.items():
             lines += [f"## {full_name.partition('.')[2]}", "", options.get("description", ""), ""]
-            lines += _options(options, schema, leave_out={"type"})
+            lines += _options(options, schema)
         return "\n".join(lines)
     for model in variants(section, schema):
         lines += [] if model.get("description") == section.get("description") else [model.get("description", ""), ""]
@@ -58,29 +66,30 @@ def _section(name: str, section: Schema, schema: Schema) -> str:
     return "\n".join(lines)
 
 
-def _options(
-    model: Schema, schema: Schema, prefix: str = "", leave_out: frozenset[str] | set[str] = frozenset()
-) -> list[str]:
-    """Every option of a model, each followed by those inside it, under the path that `--set` takes in the section."""
+def _options(model: Schema, schema: Schema, prefix: str = "", with_type: str = "") -> list[str]:
+    """Every option of a model, each followed by those inside it, under the path that `--set` takes in the section.
+
+    A model that its `type` tells from others names it: `seed` with `tpe`.
+    """
     lines: list[str] = []
     for name, option in model.get("properties", {}).items():
-        if name in leave_out:
+        if name == "type" and "const" in option:
             continue
-        lines += _option(prefix + name, option, schema, required=name in model.get("required", ()))
+        lines += _option(prefix + name, option, schema, required=name in model.get("required", ()), mark=with_type)
         for below, inner in within(option, schema):
-            marker = inner.get("properties", {}).get("type", {}).get("const")
-            if marker is not None:
-                lines += [f"With `{prefix}{name}.type: {marker}`: {inner.get('description', '')}", ""]
-            elif inner.get("description"):
-                lines += [inner["description"], ""]
-            lines += _options(inner, schema, f"{prefix}{name}{below}.", {"type"} if marker is not None else frozenset())
+            kind = inner["properties"].get("type", {}).get("const", "")
+            if "description" in inner:
+                lines += [f"`type: {kind}`: {inner['description']}" if kind else inner["description"], ""]
+            lines += _options(inner, schema, f"{prefix}{name}{below}.", kind)
     return lines
 
 
-def _option(path: str, option: Schema, schema: Schema, *, required: bool, level: int = 3) -> Iterator[str]:
-    told = words(option, schema)
+def _option(
+    path: str, option: Schema, schema: Schema, *, required: bool, level: int = 3, mark: str = ""
+) -> Iterator[str]:
+    heading = f"{'#' * level} `{path}`" + (f" with `{mark}`" if mark else "")
     worth = "needed" if required else f"default {default(option)}"
-    yield from (f"{'#' * level} `{path}`", "", f"*{told}; {worth}*", "", option.get("description", ""), "")
+    yield from (heading, "", f"*{words(option, schema)}; {worth}*", "", option.get("description", ""), "")
 
 
 def _plugins(section: Schema, schema: Schema) -> dict[str, Schema]:

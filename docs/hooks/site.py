@@ -15,7 +15,7 @@ LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".sbatch": "bash
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the generated pages where the navigation names them by a word."""
-    generated = {"reference": list(reference.pages()), "specs": sorted(f"specs/{name}.md" for name in _specs())}
+    generated = {"reference": reference.navigation(), "specs": sorted(f"specs/{name}.md" for name in _specs())}
     assert config.nav is not None
     for entry in config.nav:
         [(title, place)] = entry.items()

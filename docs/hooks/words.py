@@ -44,8 +44,11 @@ def words(value: Schema, schema: Schema) -> str:
 
 
 def default(value: Schema) -> str:
-    """The default as a spec would write it."""
-    return f"`{json.dumps(value['default'], ensure_ascii=False)}`" if "default" in value else "as described"
+    """The default as a spec would write it; words without quotes, as YAML takes them."""
+    if "default" not in value:
+        return "as described"
+    told = value["default"]
+    return f"`{told}`" if isinstance(told, str) and told.strip() else f"`{json.dumps(told, ensure_ascii=False)}`"
 
 
 def _one(value: Schema, schema: Schema) -> str:
@@ -57,7 +60,7 @@ def _one(value: Schema, schema: Schema) -> str:
         return _list(value, schema)
     if value.get("type") == "object":
         inner = value.get("additionalProperties")
-        return f"names to: {words(inner, schema)}" if isinstance(inner, dict) else _mapping(value)
+        return f"{words(inner, schema)}, each by a name" if isinstance(inner, dict) else _mapping(value)
     if value.get("format") == "path":
         return "path"
     bounds = [f"{phrase} {value[key]}" for key, phrase in BOUNDS.items() if key in value]
@@ -67,7 +70,7 @@ def _one(value: Schema, schema: Schema) -> str:
 
 def _mapping(value: Schema) -> str:
     kind = value.get("properties", {}).get("type", {}).get("const")
-    return f"section `{kind}`" if kind else "section" if "properties" in value else "names to values"
+    return f"section of `type: {kind}`" if kind else "section" if "properties" in value else "values by their names"
 
 
 def _list(value: Schema, schema: Schema) -> str:

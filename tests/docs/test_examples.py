@@ -93,7 +93,7 @@ id,text,image,label,entity,left,top,right,bottom
 """
 
 
-def test_the_source_builds_a_data_set(captions):
+def test_source_and_annotator_build_a_data_set(captions):
     shutil.copy(EXAMPLES / "boxes.yaml", captions.folder)
     (captions.folder / "boxes.csv").write_text(BOXES)
     for picture in (captions.folder / "pictures").glob("*.png"):
@@ -103,6 +103,8 @@ def test_the_source_builds_a_data_set(captions):
     told = json.loads(done.stdout)
     assert told["num_samples"] == {"train": 1, "test": 1}
     assert told["left_out"] == {"unknown label": 1}
+    rows = [row for split in ("train", "test") for row in read_lines(captions.folder / "built" / f"{split}.jsonl")]
+    assert {row["id"]: row["summary"] for row in rows} == {"1": "A red square.", "2": "A green square."}
     broken = BOXES.replace("20,0,40,20", "20,0,wide,20")
     (captions.folder / "boxes.csv").write_text(broken)
     refused = captions.run("build", "boxes.yaml")
