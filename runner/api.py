@@ -60,7 +60,7 @@ def plan(spec: Spec) -> dict[str, Any]:
     Raises:
         SpecError: Options do not fit the model's parameters or one another.
     """
-    from runner.execute.estimate import describe_plan
+    from runner.forecast.estimate import describe_plan
 
     settle_environment()
     with _located(spec):
@@ -89,7 +89,7 @@ def launch(spec: Spec, *, smoke: bool = False, local: bool = False, address: str
         UnmetError: This machine or the cluster lacks what the spec needs, or the tracker's store cannot be opened.
         StepError: Another launch is running the same trial or sweep.
     """
-    from runner.execute.underway import noted
+    from runner.standing.underway import noted
 
     settle_environment()
     cluster = None if local else address or os.environ.get("RAY_ADDRESS")
@@ -116,7 +116,7 @@ def results(*names: str, storage: str | Path = "runs") -> pandas.DataFrame:
     """
     import pandas
 
-    from runner.execute.table import rows
+    from runner.standing.table import rows
 
     return pandas.DataFrame(rows(names, Path(storage)))
 

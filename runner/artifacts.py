@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -16,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from runner.errors import StepError
+from runner.files import write_json, write_text
 from runner.plan import Plan, plan_json
 from runner.provenance import Provenance, host, packages
 from runner.secrets import without_passwords
@@ -31,34 +30,11 @@ def steps_of(spec: ExperimentSpec) -> tuple[str, ...]:
 
 
 LOCK = ".lock"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file in one go: it is there whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write JSON lines in one go."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in one go."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    # mkstemp makes the file private; a run directory is read by others.
-    Path(name).chmod(0o644)
-    Path(name).replace(path)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines; a last line that a kill tore is left out. No file is no lines."""
-    if not path.exists():
-        return []
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return [json.loads(line) for line in whole.split("\n") if line]
+"""Held by the launch that is at a trial, or at a sweep."""
+TRACKER_STATE = "tracker.json"
+"""How far the tracker is served with a run or a sweep."""
+TRACKER_LOCK = ".tracker.lock"
+"""Held by the process that delivers it: of a launch and `runner sync` one waits for the other."""
 
 
 class RunDirectory:

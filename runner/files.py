@@ -1,4 +1,4 @@
-"""Files that are linked rather than copied, or that are there whole or not at all."""
+"""Files that are there whole or not at all, JSON lines, and files that are linked rather than copied."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,34 @@ def link_or_copy(source: Path, target: Path) -> None:
         raise
     except OSError:  # another file system, or one without hard links
         shutil.copy2(source, target)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file in one go: it is there whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write JSON lines in one go."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one go."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    # mkstemp makes the file private; a run directory is read by others.
+    Path(name).chmod(0o644)
+    Path(name).replace(path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines; a last line that a kill tore is left out. No file is no lines."""
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    return [json.loads(line) for line in whole.split("\n") if line]
 
 
 def write_rows_whole(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from runner.artifacts import RunDirectory, read_lines, write_lines
+from runner.artifacts import RunDirectory
 from runner.errors import Problem, SpecError, StepError
+from runner.files import read_lines, write_lines
 from runner.steps.outcome import Outcome
 
 

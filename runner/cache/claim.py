@@ -9,8 +9,8 @@ from typing import Any
 
 from filelock import SoftFileLease, Timeout
 
-from runner.artifacts import write_json
 from runner.cache.entry import Entry
+from runner.files import write_json
 from runner.provenance import host
 
 LEASE_SECONDS = 60.0

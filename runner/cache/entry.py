@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from runner.artifacts import write_json, write_text
 from runner.cache.files import damage, describe, files_below
 from runner.errors import RunnerError
-from runner.files import link_or_copy
+from runner.files import link_or_copy, write_json, write_text
 
 DESCRIPTION = "entry.json"
 """Beside the files of an entry: what it is, who made it, and each file's size and hash."""

@@ -13,10 +13,10 @@ from uuid import uuid4
 
 import fsspec
 
-from runner.artifacts import write_json
 from runner.cache.entry import DESCRIPTION, DamagedError, Entry
 from runner.cache.files import damage
 from runner.errors import UnmetError
+from runner.files import write_json
 
 UPLOAD = "upload"
 """Of a description here: the folder of the files. Two that upload the same at once never mix theirs."""

@@ -59,7 +59,7 @@ def _valid(specs: Sequence[Path]) -> str:
 def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """Show what would run: trials, steps, tokens, parameters a group, memory, disk, hours, and where."""
     from runner.errors import SpecError
-    from runner.execute.estimate import describe_plan
+    from runner.forecast.estimate import describe_plan
     from runner.spec.load import load_spec
     from runner.terminal.plan import plan_tables
     from runner.terminal.progress import StageReporter

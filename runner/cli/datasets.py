@@ -45,8 +45,8 @@ def stats(
     debug: Debug = False,
 ) -> None:
     """Show a data set in figures: the paper's Table 1, labels, entities, segments, image sizes, tokens."""
-    from runner.execute.stats import describe
     from runner.preview.figures import write_figures
+    from runner.preview.stats import describe
     from runner.terminal.stats import stats_tables
     from runner.terminal.tables import print_tables
 

@@ -107,7 +107,7 @@ def ui(
     debug: Debug = False,
 ) -> None:
     """Serve the tracker's pages on a spec's store."""
-    from runner.execute.ui import serve_command
+    from runner.tracking.ui import serve_command
 
     settle_environment()
     command = serve_command(spec, host, port)

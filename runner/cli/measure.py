@@ -73,8 +73,8 @@ def evaluate(
 
 
 def _write_scores(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    from runner.artifacts import write_lines
     from runner.errors import UnmetError
+    from runner.files import write_lines
 
     try:
         write_lines(file, rows)

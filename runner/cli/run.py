@@ -41,8 +41,8 @@ def launch(
 ) -> None:
     """Train, generate and score every trial of a spec; what is finished is not run again."""
     from runner.execute.interrupts import Interrupts
-    from runner.execute.underway import noted
     from runner.spec.load import load_spec
+    from runner.standing.underway import noted
     from runner.terminal.tables import print_results
 
     settle_environment()

@@ -63,7 +63,7 @@ def status(
 
 
 def _standing_here(names: Sequence[str], storage: Path | None) -> list[dict[str, Any]]:
-    from runner.execute.standing import find, standing
+    from runner.standing.standing import find, standing
 
     return [standing(found).as_json() for found in find(names, _here(storage))]
 
@@ -102,7 +102,7 @@ def logs(
 def _logs_here(trial: str, storage: Path | None, *, follow: bool) -> None:
     from runner.artifacts import RunDirectory
     from runner.events import EventTail
-    from runner.execute.standing import find_trial
+    from runner.standing.standing import find_trial
     from runner.terminal.standing import EventLines
 
     run = RunDirectory(find_trial(trial, _here(storage)))
@@ -121,7 +121,7 @@ def _logs_here(trial: str, storage: Path | None, *, follow: bool) -> None:
 
 
 def _is_underway(run: RunDirectory) -> bool:
-    from runner.execute.underway import notes
+    from runner.standing.underway import notes
 
     return run.read_record().get("status") == "running" and any(note.alive for note in notes(run.path.parent))
 
@@ -150,7 +150,7 @@ def stop(
 
 
 def _stop_here(name: str, storage: Path | None, *, now: bool) -> None:
-    from runner.execute.stop import stop
+    from runner.standing.stop import stop
 
     for line in stop(name, _here(storage), now=now):
         print(line)

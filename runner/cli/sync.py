@@ -22,8 +22,8 @@ def sync(
     debug: Debug = False,
 ) -> None:
     """Deliver to the tracker what launches left that are gone, or that it did not answer."""
-    from runner.execute.standing import find
-    from runner.execute.sync import Sync, Synced
+    from runner.standing.standing import find
+    from runner.tracking.sync import Sync, Synced
 
     settle_environment()
     storage = storage.resolve()

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from runner import __version__
-from runner.artifacts import RunDirectory, read_lines, write_text
+from runner.artifacts import RunDirectory
 from runner.compare.comparison import Comparison
 from runner.compare.drawing import colour, curve_drawings, difference_drawings, value_drawings
 from runner.compare.groups import Group
 from runner.compare.run import Run
 from runner.compare.written import groups_table, intervals_table, parts_table, tests_table
 from runner.errors import RunnerError, UnmetError
+from runner.files import read_lines, write_text
 from runner.plan import implement
 from runner.preview.page import page_template
 from runner.records import Sample

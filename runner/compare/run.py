@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.artifacts import RunDirectory, read_lines
+from runner.artifacts import RunDirectory
 from runner.errors import DataError
+from runner.files import read_lines
 
 Row = Mapping[str, Any]
 """A line of `scores.jsonl`."""

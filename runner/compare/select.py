@@ -12,8 +12,8 @@ from typing import Any
 from runner.artifacts import RunDirectory
 from runner.compare.run import FINISHED, Run, read_run
 from runner.errors import SpecError
-from runner.execute.standing import Found, find
-from runner.execute.sweep_folder import FOLDER, SWEEP_FILE
+from runner.standing.standing import Found, find
+from runner.standing.sweep_folder import FOLDER, SWEEP_FILE
 
 PRUNED = "pruned"
 SHOWN = 5
@@ -34,7 +34,7 @@ class Selection:
 
 
 def select(names: Sequence[str], storage: Path, *, finished: bool = False) -> Selection:
-    """Read the runs that names stand for; see `runner.execute.standing.find`.
+    """Read the runs that names stand for; see `runner.standing.standing.find`.
 
     Of a sweep these are the trials that its `sweep.json` lists: its folder may hold some of an earlier sweep. Trials
     that the sweep has pruned are left out.

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from runner.compare.run import Run
 from runner.errors import SpecError
-from runner.execute.feed import tracker_state
-from runner.execute.sweep_folder import FOLDER
 from runner.plan import implement
 from runner.spec.check import section
 from runner.spec.load import load_spec
+from runner.standing.sweep_folder import FOLDER
+from runner.tracking.feed import tracker_state
 
 SHOWN_UNDER = "compare"
 """The folder of a run's artifacts that pages are put into."""

@@ -9,15 +9,15 @@ from typing import Any
 
 from runner.artifacts import RunDirectory
 from runner.cache.cache import Cache
-from runner.execute.feed import TrackerFeed
 from runner.execute.pruned import PrunedTrials
-from runner.execute.sweep_folder import SweepFolder
-from runner.execute.tracked import store_of, tracked_sweep, tracked_trial
 from runner.plan import Plan, Trial, implement
 from runner.provenance import Provenance
 from runner.spec.load import LoadedSpec
 from runner.spec.models import ExperimentSpec
 from runner.stages import Tracker
+from runner.standing.sweep_folder import SweepFolder
+from runner.tracking.feed import TrackerFeed
+from runner.tracking.tracked import store_of, tracked_sweep, tracked_trial
 
 
 class Experiment:

@@ -10,8 +10,8 @@ from runner.execute.experiment import Experiment
 from runner.execute.interrupts import Interrupts
 from runner.execute.listener import LaunchListener
 from runner.execute.loop import Loop
-from runner.execute.resources import local_gpus, unmet_by
 from runner.execute.results import LaunchResult
+from runner.forecast.resources import local_gpus, unmet_by
 from runner.plan import Plan, expand, resolve
 from runner.spec.models import ExperimentSpec
 from runner.stages import Reporter

@@ -10,9 +10,9 @@ from runner.execute.interrupts import Interrupts
 from runner.execute.listener import LaunchListener
 from runner.execute.loop import Loop
 from runner.execute.results import LaunchResult
-from runner.execute.sweep_folder import FOLDER, SweepFolder
 from runner.plan import smoke
 from runner.stages import Reporter
+from runner.standing.sweep_folder import FOLDER, SweepFolder
 from runner.steps.outcome import Status
 from runner.sweep.figures import write_figures
 from runner.sweep.points import as_it_is

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from runner.artifacts import RunDirectory
 from runner.execute.executor import Running
-from runner.execute.feed import TrackerFeed
 from runner.plan import Trial
+from runner.tracking.feed import TrackerFeed
 
 
 @dataclass

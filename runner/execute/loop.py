@@ -12,19 +12,19 @@ from runner.artifacts import RunDirectory
 from runner.errors import RunnerError, SpecError, StepError
 from runner.events import Event, EventTail
 from runner.execute.conversation import Conversation
-from runner.execute.delivery import Delivery
 from runner.execute.executor import Executor
 from runner.execute.experiment import Experiment
-from runner.execute.feed import TrackerFeed
 from runner.execute.interrupts import Interrupts
 from runner.execute.listener import LaunchListener
 from runner.execute.live_trial import LiveTrial
 from runner.execute.results import TrialResult, result_of, with_tracker
-from runner.execute.sweep_folder import OBJECTIVE
 from runner.execute.watch import Watch
 from runner.plan import Trial, implement, plan_json
+from runner.standing.sweep_folder import OBJECTIVE
 from runner.steps.outcome import Outcome, Status
 from runner.sweep.proposals import Proposals
+from runner.tracking.delivery import Delivery
+from runner.tracking.feed import TrackerFeed
 
 POLL_SECONDS = 0.1
 """How long the loop sleeps where nothing has moved."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from runner.artifacts import RunDirectory
 from runner.errors import RunnerError, StepError
-from runner.execute.feed import tracker_state
 from runner.plan import Plan, Trial
 from runner.steps.outcome import Outcome, Status
+from runner.tracking.feed import tracker_state
 
 INTERRUPTED = 130
 """The exit status of a launch that the user stopped."""

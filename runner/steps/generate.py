@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from runner.artifacts import read_lines, write_lines
 from runner.errors import DataError, StepError
+from runner.files import read_lines, write_lines
 from runner.plan import implement
 from runner.steps.context import TrialContext
 from runner.steps.rendering import prompts_of

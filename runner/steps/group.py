@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from runner.artifacts import RunDirectory, write_text
+from runner.artifacts import RunDirectory
+from runner.files import write_text
 from runner.stages import StopRequestedError
 
 POLL_SECONDS = 0.1

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.artifacts import RunDirectory, read_lines
+from runner.artifacts import RunDirectory
 from runner.events import Event
+from runner.files import read_lines
 from runner.proof.prompts import Progress, prove_prompts
 from runner.spec.models import ExperimentSpec
 from runner.steps.context import TrialContext

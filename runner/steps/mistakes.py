@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from runner.artifacts import write_lines
+from runner.files import write_lines
 from runner.records import Answer, Prediction, Sample
 from runner.steps.context import TrialContext
 

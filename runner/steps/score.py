@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from runner.artifacts import read_lines, write_json, write_lines
+from runner.files import read_lines, write_json, write_lines
 from runner.records import Answer, Ending, Score
 from runner.stages import Adapter, Counts, Metric, Reporter
 from runner.steps.context import TrialContext

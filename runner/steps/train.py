@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
-from runner.artifacts import write_lines
 from runner.errors import DataError, StepError
+from runner.files import write_lines
 from runner.plan import implement
 from runner.proof.inspection import Inspector
 from runner.proof.prove import prove

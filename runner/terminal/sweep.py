@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from runner.execute.results import LaunchResult, TrialResult
-from runner.execute.sweep_folder import SEED
+from runner.standing.sweep_folder import SEED
 from runner.sweep.point import short_names
 from runner.terminal.board import shown
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from runner.artifacts import RunDirectory, write_json, write_lines
+from runner.artifacts import RunDirectory
 from runner.events import EventLog
+from runner.files import write_json, write_lines
 from runner.plan import implement, resolve, trial_name
 from runner.spec.load import load_spec
 from runner.steps.score import all_figures, score_modes, score_rows

@@ -11,8 +11,8 @@ from PIL import Image
 
 from runner.dataset.publish import publishing
 from runner.errors import DataError, SpecError, UnmetError
-from runner.execute.stats import describe
 from runner.preview.figures import histogram, shown, write_figures
+from runner.preview.stats import describe
 from runner.records import Entity, Sample, Segment
 from runner.terminal.stats import stats_tables
 
@@ -85,7 +85,7 @@ def test_the_tables_hold_the_paper_beside(summarised, heard):
 
 
 def test_tokens_are_those_that_the_plan_counts(folder, heard):
-    from runner.execute.estimate import describe_plan
+    from runner.forecast.estimate import describe_plan
     from runner.spec.load import load_spec
 
     spec = folder.parent / "tiny.yaml"

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from runner.artifacts import RunDirectory, write_json
+from runner.artifacts import RunDirectory
 from runner.events import EventLog
 from runner.execute.experiment import Experiment
 from runner.execute.interrupts import Interrupts
 from runner.execute.loop import Loop
-from runner.execute.sweep_folder import SweepFolder
+from runner.files import write_json
 from runner.plan import Trial, read_plan, resolve
 from runner.spec.load import load_spec
+from runner.standing.sweep_folder import SweepFolder
 from runner.steps.outcome import Outcome
 
 SPEC = """\

@@ -9,7 +9,7 @@ from chat_server import completion, failure, question, serving
 from runner.artifacts import RunDirectory
 from runner.errors import SpecError
 from runner.events import EventLog
-from runner.execute.estimate import describe_plan
+from runner.forecast.estimate import describe_plan
 from runner.plan import plan_json, resolve, smoke
 from runner.spec.load import LoadedSpec, load_spec
 from runner.spec.tree import Tree

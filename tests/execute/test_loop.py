@@ -8,7 +8,7 @@ import pytest
 from runner.artifacts import RunDirectory
 from runner.errors import StepError, UnmetError
 from runner.execute.results import LaunchResult
-from runner.execute.sweep_folder import SweepFolder
+from runner.standing.sweep_folder import SweepFolder
 from runner.sweep.proposals import FixedTrials
 
 

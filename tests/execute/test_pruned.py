@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from runner.artifacts import RunDirectory, read_lines
+from runner.artifacts import RunDirectory
 from runner.cache.cache import Cache
 from runner.events import EventLog
 from runner.execute.pruned import PrunedTrials
+from runner.files import read_lines
 from runner.plan import Trial, resolve
 from runner.spec.load import load_spec
 from runner.spec.sweep import SweepOptions

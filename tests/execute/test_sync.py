@@ -5,11 +5,11 @@ import json
 import pytest
 
 from runner.artifacts import RunDirectory
-from runner.execute import sync as module
-from runner.execute.standing import find
-from runner.execute.sync import Sync
-from runner.execute.underway import noted
+from runner.standing.standing import find
+from runner.standing.underway import noted
 from runner.sweep.proposals import FixedTrials
+from runner.tracking import sync as module
+from runner.tracking.sync import Sync
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import pytest
 
 from runner.errors import UnmetError
 from runner.events import EventLog
-from runner.execute import delivery as module
-from runner.execute.delivery import Delivery
-from runner.execute.feed import TrackerFeed
 from runner.execute.watch import Watch, objectives
 from runner.stages import DatasetInfo, TrackedRun
+from runner.tracking import delivery as module
+from runner.tracking.delivery import Delivery
+from runner.tracking.feed import TrackerFeed
 
 
 class Recorder:

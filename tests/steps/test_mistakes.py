@@ -9,7 +9,8 @@ from PIL import Image
 
 from plugins.adapter.pfa import PromptFormatAdapter
 from plugins.adapter.pfa_options import PfaOptions
-from runner.artifacts import RunDirectory, read_lines
+from runner.artifacts import RunDirectory
+from runner.files import read_lines
 from runner.records import Answer, Entity, Prediction, Sample, Segment
 from runner.steps import mistakes as module
 from runner.steps.mistakes import is_wrong, keep_mistakes

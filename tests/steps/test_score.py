@@ -7,9 +7,10 @@ import pytest
 
 from plugins.adapter.pfa import PromptFormatAdapter
 from plugins.adapter.pfa_options import PfaOptions
-from runner.artifacts import RunDirectory, read_lines
+from runner.artifacts import RunDirectory
 from runner.dataset.folder import DatasetFolder
 from runner.execute.evaluate import Request, evaluate
+from runner.files import read_lines
 from runner.plan import implement
 from runner.spec.check import section
 from runner.steps.score import score

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from runner.artifacts import RunDirectory, read_lines
+from runner.artifacts import RunDirectory
 from runner.errors import SpecError, StepError
 from runner.events import EventLog
+from runner.files import read_lines
 from runner.plan import plan_json, resolve
 from runner.spec.load import load_spec
 from runner.stages import StopRequestedError

@@ -20,7 +20,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 
 from runner.errors import StepError, UnmetError
 from runner.execute.ray.access import nobody, refuse_missing_token, refuse_silence, token_advice
-from runner.execute.underway import JOB_VARIABLE
+from runner.standing.underway import JOB_VARIABLE
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 """What Ray takes for the address, whatever it is called with; so an address that was named is put there."""

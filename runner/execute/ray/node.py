@@ -14,8 +14,8 @@ from typing import Any
 
 from runner.errors import LostWorkerError, OutOfMemoryError, StepError, UnmetError
 from runner.execute.forkserver import OUTPUT, Exit, Request, run_forked, start_server
-from runner.execute.resources import local_gpus, too_small
 from runner.execute.software import software
+from runner.forecast.resources import local_gpus, too_small
 from runner.secrets import for_workers
 from runner.spec.models import ComputeOptions
 from runner.steps.outcome import Outcome

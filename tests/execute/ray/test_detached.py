@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.execute.standing import find, standing
+from runner.standing.standing import find, standing
 
 BIN = Path(sys.executable).parent
 LONG = ("--set", "trainer.epochs=4000", "--set", "trainer.checkpoint_every=5")

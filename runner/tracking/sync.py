@@ -9,16 +9,16 @@ from typing import Any, get_args
 
 from runner.artifacts import RunDirectory
 from runner.errors import RunnerError
-from runner.execute.feed import DeliveredElsewhereError, TrackerFeed
-from runner.execute.standing import Found
-from runner.execute.sweep_folder import FOLDER, OBJECTIVE
-from runner.execute.tracked import found_sweep, found_trial, store_of, sweep_as_told
-from runner.execute.underway import Note, notes
 from runner.plan import implement
 from runner.secrets import without_passwords
 from runner.spec.models import ExperimentSpec
 from runner.stages import Tracker
+from runner.standing.standing import Found
+from runner.standing.sweep_folder import FOLDER, OBJECTIVE
+from runner.standing.underway import Note, notes
 from runner.steps.outcome import Status
+from runner.tracking.feed import DeliveredElsewhereError, TrackerFeed
+from runner.tracking.tracked import found_sweep, found_trial, store_of, sweep_as_told
 
 MISSES_IN_TURN = 2
 """After so many runs in turn that the tracker did not take it seems to be away, and no others are tried."""

@@ -12,16 +12,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from runner.artifacts import write_json
+from runner.artifacts import TRACKER_LOCK, TRACKER_STATE
 from runner.errors import StepError
 from runner.events import EventTail
+from runner.files import write_json
 from runner.stages import TrackedRun, Tracker
 from runner.steps.outcome import Status
 
-STATE_FILE = "tracker.json"
 LOG_FILE = "events.jsonl"
-LOCK_FILE = ".tracker.lock"
-"""Held by the process that delivers a run: of a launch and `runner sync` one waits for the other."""
 FINAL = ("finished", "pruned")
 """How a run ended that nothing is added to any more."""
 BATCH = 2_000
@@ -39,7 +37,7 @@ def tracker_state(folder: Path) -> dict[str, Any]:
         `run_id`, `link`, `delivered` (bytes of the log), `complete`, `status` (the last one that it was told), and
         `store`, which tracker it is.
     """
-    file = folder / STATE_FILE
+    file = folder / TRACKER_STATE
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 
@@ -63,7 +61,7 @@ class TrackerFeed:
         """
         self._make_tracker, self._run, self._parent, self._store = make_tracker, run, parent, store
         self._tracker: Tracker | None = None
-        self._lock = FileLock(run.run_dir / LOCK_FILE, thread_local=False)
+        self._lock = FileLock(run.run_dir / TRACKER_LOCK, thread_local=False)
         state = tracker_state(run.run_dir)
         if state.get("store") not in {None, store}:
             state = {}
@@ -165,4 +163,4 @@ class TrackerFeed:
             "status": self.status,
             "store": self._store,
         }
-        write_json(self._run.run_dir / STATE_FILE, state)
+        write_json(self._run.run_dir / TRACKER_STATE, state)

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from runner.errors import UnmetError
-from runner.execute.estimate import describe_plan
-from runner.execute.fit import USABLE, hours, judged
-from runner.execute.lengths import ASSUMED, assumed_length
+from runner.forecast.estimate import describe_plan
+from runner.forecast.fit import USABLE, hours, judged
+from runner.forecast.lengths import ASSUMED, assumed_length
 from runner.records import Forecast, Memory, TrainingWay
 from runner.spec.load import load_spec
 from runner.spec.models import ComputeOptions

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from runner.errors import SpecError, UnmetError
-from runner.execute import standing as module
-from runner.execute.standing import find, find_trial, standing
-from runner.execute.stop import stop
-from runner.execute.underway import noted
+from runner.standing import standing as module
+from runner.standing.standing import find, find_trial, standing
+from runner.standing.stop import stop
+from runner.standing.underway import noted
 
 
 def make_trial(storage, experiment, name, *, status="finished", events=(), metrics=None, error=None):

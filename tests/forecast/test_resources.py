@@ -2,7 +2,7 @@
 
 import pytest
 
-from runner.execute.resources import Gpu, too_small, unmet_by
+from runner.forecast.resources import Gpu, too_small, unmet_by
 from runner.spec.models import ComputeOptions
 
 A100 = Gpu("NVIDIA A100-SXM4-80GB", 85.9)

@@ -8,7 +8,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from runner.execute.estimate import describe_plan
+from runner.forecast.estimate import describe_plan
 from runner.spec.load import load_spec
 from runner.terminal.plan import plan_tables
 
@@ -86,7 +86,7 @@ def test_neither_validate_nor_plan_imports_optuna(tmp_path):
     path.write_text(
         SPEC + "  space: {data.new_names: {uniform: [0, 1]}}\n  search: {type: random}\n  budget: {trials: 2}\n"
     )
-    code = "import sys, runner.cli.begin, runner.execute.estimate; from pathlib import Path; "
+    code = "import sys, runner.cli.begin, runner.forecast.estimate; from pathlib import Path; "
     code += f"from runner.spec.load import load_spec; load_spec(Path({str(path)!r})); print('optuna' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

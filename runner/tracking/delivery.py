@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from runner.errors import RunnerError, UnmetError
-from runner.execute.feed import DeliveredElsewhereError, TrackerFeed
 from runner.secrets import without_passwords
 from runner.steps.outcome import Status
+from runner.tracking.feed import DeliveredElsewhereError, TrackerFeed
 
 DELIVERY_SECONDS = 2.0
 """A tracker is fed in batches of this length, since each delivery is a transaction."""

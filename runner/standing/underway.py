@@ -19,8 +19,8 @@ from pathlib import Path
 
 import psutil
 
-from runner.artifacts import write_json
 from runner.errors import UnmetError
+from runner.files import write_json
 
 JOB_VARIABLE = "RUNNER_JOB"
 """Tells a launch that runs as a job of a cluster the job's name."""

@@ -11,7 +11,7 @@ from runner.dataset.figures import Figures
 from runner.dataset.folder import DatasetFolder
 from runner.dataset.statistics import PUBLISHED, entities_by_label, values_of
 from runner.errors import DataError
-from runner.execute.model_tokens import count_tokens
+from runner.preview.model_tokens import count_tokens
 from runner.records import Sample
 from runner.stages import Reporter, TokenCount
 

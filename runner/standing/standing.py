@@ -13,9 +13,9 @@ from typing import Any
 from runner.artifacts import RunDirectory
 from runner.errors import SpecError
 from runner.events import Event, EventTail
-from runner.execute.sweep_folder import FOLDER
-from runner.execute.underway import Note, notes
 from runner.registry import nearest
+from runner.standing.sweep_folder import FOLDER
+from runner.standing.underway import Note, notes
 
 RUNNING, WAITING, LOST = "running", "waiting", "lost"
 """A trial that is not at its end: it tells something; it has been begun and told nothing yet; its launch is gone."""

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from runner.errors import DataError, UnmetError
-from runner.execute.fit import disk, hours, judged
-from runner.execute.lengths import assumed_length, length_figures
-from runner.execute.resources import local_gpus, unmet_by
-from runner.execute.splits import Split, Splits
+from runner.forecast.fit import disk, hours, judged
+from runner.forecast.lengths import assumed_length, length_figures
+from runner.forecast.resources import local_gpus, unmet_by
+from runner.forecast.splits import Split, Splits
 from runner.plan import Plan, Survey, Trial, expand, implement, resolve
 from runner.records import Extent
 from runner.spec.load import LoadedSpec

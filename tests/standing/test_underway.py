@@ -8,13 +8,13 @@ import sys
 import pytest
 
 from runner.errors import UnmetError
-from runner.execute import underway
-from runner.execute.underway import JOB_VARIABLE, Note, noted, notes
+from runner.standing import underway
+from runner.standing.underway import JOB_VARIABLE, Note, noted, notes
 
 POLITE = """
 import sys, time
 from pathlib import Path
-from runner.execute.underway import noted
+from runner.standing.underway import noted
 try:
     with noted(Path(sys.argv[1])):
         print("noted", flush=True)

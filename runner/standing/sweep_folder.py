@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from runner.artifacts import LOCK, held, write_json, write_text
+from runner.artifacts import LOCK, TRACKER_LOCK, TRACKER_STATE, held
 from runner.events import EventLog
-from runner.execute.feed import LOCK_FILE, STATE_FILE
+from runner.files import write_json, write_text
 from runner.plan import Plan, Trial, plan_json
 from runner.secrets import without_passwords
 from runner.steps.outcome import Status
@@ -56,7 +56,7 @@ class SweepFolder:
     def clear(self) -> None:
         """Remove all that an earlier launch left, but for the lock that is held."""
         for entry in self.path.iterdir():
-            if entry.name not in {LOCK, LOCK_FILE}:
+            if entry.name not in {LOCK, TRACKER_LOCK}:
                 entry.unlink()
 
     def begin(self, spec_text: str, objective: Mapping[str, Any] | None) -> None:
@@ -69,7 +69,7 @@ class SweepFolder:
         if (told.get("fingerprint"), told.get("objective")) == (self._plan.fingerprint, objective):
             self._trials = {trial["name"]: trial for trial in told["trials"]}
         else:
-            for left in (self._file, self.events, self.path / STATE_FILE):
+            for left in (self._file, self.events, self.path / TRACKER_STATE):
                 left.unlink(missing_ok=True)
         write_text(self.path / "spec.yaml", without_passwords(spec_text))
         write_text(self.path / "plan.json", plan_json(self._plan))

@@ -9,11 +9,11 @@ from typing import Any
 
 from runner.artifacts import RunDirectory
 from runner.errors import DataError
-from runner.execute.sweep_folder import FOLDER, SWEEP_FILE
 from runner.plan import flatten, read_plan, settings
 from runner.secrets import without_passwords
 from runner.spec.models import ExperimentSpec
 from runner.stages import DatasetInfo, TrackedRun
+from runner.standing.sweep_folder import FOLDER, SWEEP_FILE
 
 
 def tracked_trial(spec: ExperimentSpec, dataset: DatasetInfo, run: RunDirectory, tags: Mapping[str, str]) -> TrackedRun:

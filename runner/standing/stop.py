@@ -7,8 +7,8 @@ from pathlib import Path
 
 from runner.artifacts import RunDirectory
 from runner.errors import UnmetError
-from runner.execute.standing import RUNNING, WAITING, Found, experiments, find, trial_standing
-from runner.execute.underway import Note, notes
+from runner.standing.standing import RUNNING, WAITING, Found, experiments, find, trial_standing
+from runner.standing.underway import Note, notes
 
 
 def stop(name: str, storage: Path, *, now: bool) -> list[str]:

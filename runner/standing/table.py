@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.artifacts import RunDirectory
-from runner.execute.standing import TrialStanding, find, standing
-from runner.execute.sweep_folder import FOLDER
 from runner.plan import SEPARATE, flatten
+from runner.standing.standing import TrialStanding, find, standing
+from runner.standing.sweep_folder import FOLDER
 
 SEED = "seed"
 FINISHED = "finished"
@@ -20,7 +20,7 @@ def rows(names: Sequence[str], storage: Path) -> list[dict[str, Any]]:
     """List trials, those of a sweep in its order.
 
     Args:
-        names: Experiments and trials, as `runner.execute.standing.find` takes them; none of them means everything.
+        names: Experiments and trials, as `runner.standing.standing.find` takes them; none of them means everything.
         storage: The folder of all runs.
 
     Returns:
