@@ -128,7 +128,7 @@ def test_other_samples_under_the_same_fingerprint_are_refused(storage):
     run = storage.run("seed=2", experiment="two")
     kept = run.scores.read_text().splitlines(keepends=True)[:-1]
     run.scores.write_text("".join(kept))
-    with pytest.raises(SpecError, match="1 ids stand in one of them alone, such as 'test-40'"):
+    with pytest.raises(SpecError, match="ids that one of them alone has: 1, such as 'test-40'"):
         compare(["one", "two"], storage.runs, ask())
 
 
