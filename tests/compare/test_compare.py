@@ -118,7 +118,7 @@ def test_nothing_to_reinforce_is_said_with_what_there_is(storage):
 
 def test_different_test_sets_are_refused_by_their_fingerprints(storage):
     storage.run(experiment="one")
-    storage.run("data.path=other", "data.seed=5", experiment="two")
+    storage.run(f"data.path={storage.folder / 'other'}", "data.seed=5", experiment="two")
     with pytest.raises(SpecError, match=r"2 different data sets, by fingerprint: [0-9a-f]{12} of one/trial-"):
         compare(["one", "two"], storage.runs, ask())
 
