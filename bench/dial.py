@@ -37,7 +37,7 @@ def effect(
         `setting`, `joint` and `alone` (means over seeds), `difference` with `low` and `high` (of resampled test
         samples) and `p_value`, `seed_low` and `seed_high` (over seeds), and each seed's figures.
     """
-    name = f"mre_dial_{round(100 * setting):03}"
+    name = f"mre_dial_{setting:g}"
     told = (f"name={name}", f"data.relatedness={setting}", f"sweep.seeds={list(seeds)}", f"compute.storage={storage}")
     launched = api.launch(api.load_spec(SPEC, *told, *overrides))
     if launched.exit_status:
