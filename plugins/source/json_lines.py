@@ -10,9 +10,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from plugins.source.json_lines_options import JsonLinesOptions
-from runner.dataset.answers import SHOWN_PROBLEMS, refuse
+from runner.dataset.answers import refuse
 from runner.errors import DataError, SpecPath
 from runner.records import Entity, Sample, Segment, segment_letters
+from runner.spec.dataset_spec import RESERVED
 from runner.spec.messages import problems_of
 from runner.spec.tree import Mark, Tree
 from runner.stages import LeftOut, SourceTweet
@@ -86,55 +87,64 @@ class JsonLinesSource:
         Raises:
             DataError: There is no such file, or lines are wrong; after the last line they are named, ten at most.
         """
-        self._problems: list[str] = []
-        self._ids: dict[str, str] = {}
-        self._pictures: dict[str, str] = {}
+        checked = _Checked(self.labels)
         for file in self._files():
             images = self._images or file.parent
             with file.open("rb") as lines:
                 for number, line in enumerate(lines, start=1):
-                    told = self._line(file, number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
-                    if told is not None and len(self._problems) < SHOWN_PROBLEMS:
+                    told = checked.line(file, number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
+                    if told is not None and not checked.problems:
                         yield from _entries(told, file.stem, images)
-        refuse(self._problems)
+        refuse(checked.problems)
 
     def _files(self) -> list[Path]:
-        if self._path.is_file():
-            return [self._path]
-        if not self._path.is_dir():
+        if not self._path.exists():
             raise DataError(f"{self._path}: no such file or folder; source.path names JSON lines, or their folder")
-        files = sorted(self._path.glob("*.jsonl"))
+        files = [self._path] if self._path.is_file() else sorted(self._path.glob("*.jsonl"))
         if not files:
             raise DataError(f"{self._path}: holds no <split>.jsonl, such as train.jsonl")
+        for file in files:
+            if file.stem in RESERVED:
+                raise DataError(f"{file}: {file.stem!r} is no name for a split; call it otherwise, such as train.jsonl")
         return files
 
-    def _line(self, file: Path, number: int, line: bytes) -> _Line | None:
-        """Check a line; what is wrong with it is kept, to be told with all the rest."""
+
+class _Checked:
+    """Checks lines, and keeps what is wrong with them, to be told at once."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.problems: list[str] = []
+        self._labels = labels
+        self._ids: dict[str, str] = {}
+        self._pictures: dict[str, str] = {}
+
+    def line(self, file: Path, number: int, line: bytes) -> _Line | None:
+        """Read a line; None where it is empty or wrong."""
         if not line.strip():
             return None
         place = f"{file}:{number}"
         try:
             row: Any = json.loads(line)
         except (ValueError, RecursionError) as error:
-            self._problems.append(f"{place}: is not JSON: {error}")
+            self.problems.append(f"{place}: is not JSON: {error}")
             return None
         if not isinstance(row, dict):
-            self._problems.append(f'{place}: is no JSON object: {{"id": …, "text": …, "image": …}}')
+            self.problems.append(f'{place}: is no JSON object: {{"id": …, "text": …, "image": …}}')
             return None
         try:
             told = _Line.model_validate(row)
         except ValidationError as error:
             tree = Tree(row, dict.fromkeys(_paths(row), Mark(str(file), number)))
-            self._problems += [str(problem) for problem in problems_of(error, _Line, tree, ())]
+            self.problems += [str(problem) for problem in problems_of(error, _Line, tree, ())]
             return None
         found = [*self._unknown_labels(told), *self._doubles(told, place)]
-        self._problems += [f"{place}: {each}" for each in found]
+        self.problems += [f"{place}: {each}" for each in found]
         return None if found else told
 
     def _unknown_labels(self, told: _Line) -> Iterator[str]:
         for index, entity in enumerate(told.entities):
-            if entity.label not in self.labels:
-                known = ", ".join(self.labels)
+            if entity.label not in self._labels:
+                known = ", ".join(self._labels)
                 yield f"entities.{index}.label: {entity.label!r} is none of {known}; source.labels names others"
 
     def _doubles(self, told: _Line, place: str) -> Iterator[str]:

@@ -4,47 +4,25 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import Features, Image, List, Value, load_dataset
 from huggingface_hub import snapshot_download
 
 from runner.dataset.card import CARD, card
-from runner.dataset.folder import DESCRIPTION, DatasetFolder
+from runner.dataset.folder import DESCRIPTION, PARQUET, DatasetFolder
+from runner.dataset.parquet import lacks_something, picture_name, rows_of_parquet, write_parquet
 from runner.dataset.publish import UnfinishedDataset, alone, publishing, replacing
-from runner.dataset.rows import row_of, sample_of
+from runner.dataset.rows import sample_of
 from runner.errors import DataError, UnmetError
 from runner.records import Sample
 from runner.stages import Reporter
 
-PARQUET = "data"
-"""The folder of an export's Parquet files; a data-set folder has none of this name."""
 SPLIT_FORM = r"\w+(\.\w+)*"
 """What `datasets` takes as the name of a split."""
-ROWS = 50
-"""Samples of a row group, which is in memory at once."""
-SHARD = 500_000_000
-"""Bytes of pictures after which a split goes on in another file."""
 BESIDE = ("left_out.jsonl", "annotations.jsonl")
 """What a build leaves beside the samples; it goes along as it is."""
-
-FEATURES = Features(
-    {
-        "id": Value("string"),
-        "text": Value("string"),
-        "image": Image(),
-        "summary": Value("string"),
-        "entities": List({"label": Value("string"), "text": Value("string")}),
-        "segments": List(
-            {"letter": Value("string"), "image": Image(), "entity": Value("string"), "box": List(Value("int32"))}
-        ),
-    }
-)
-"""A line of a data set, pictures in it."""
 
 
 def export_dataset(dataset: Path, target: Path, reporter: Reporter) -> dict[str, int]:
@@ -61,57 +39,22 @@ def export_dataset(dataset: Path, target: Path, reporter: Reporter) -> dict[str,
     Raises:
         DataError: The data set is missing or broken, or something else stands at the target.
     """
-    folder = DatasetFolder(dataset)
+    folder = DatasetFolder(dataset.resolve())
     splits = folder.splits()
-    for split in splits:
-        if not re.fullmatch(SPLIT_FORM, split):
-            raise DataError(f"{dataset}: Hugging Face takes no split called {split!r}: letters, digits and _ alone")
+    _check_names(dataset, splits)
     total = sum(len(samples) for samples in splits.values())
     with alone(target), replacing(target, PARQUET, "export") as unfinished:
         (unfinished / PARQUET).mkdir()
         written = 0
         for split, samples in splits.items():
-            for number in _write(unfinished / PARQUET, split, samples, dataset):
+            for number in write_parquet(unfinished / PARQUET, split, samples, folder.path):
                 written += number
                 reporter.progress(written, total)
-        for name in (DESCRIPTION, *(each for each in BESIDE if (dataset / each).is_file())):
-            shutil.copyfile(dataset / name, unfinished / name)
+        for name in (DESCRIPTION, *(each for each in BESIDE if (folder.path / each).is_file())):
+            shutil.copyfile(folder.path / name, unfinished / name)
         files = {split: f"{PARQUET}/{split}-*.parquet" for split in splits}
         (unfinished / CARD).write_text(card(folder.description, files), encoding="utf-8")
     return {split: len(samples) for split, samples in splits.items()}
-
-
-def _write(folder: Path, split: str, samples: Sequence[Sample], root: Path) -> Iterator[int]:
-    """Write a split's files, and yield how many samples each row group has; names say how many files there are."""
-    schema, files, room = FEATURES.arrow_schema, list[Path](), 0
-    writer: pq.ParquetWriter | None = None
-    for start in range(0, len(samples), ROWS):
-        rows = [_with_pictures(row_of(sample, root), root) for sample in samples[start : start + ROWS]]
-        if writer is None or room <= 0:
-            if writer is not None:
-                writer.close()
-            files.append(folder / f"{split}-{len(files):05}")
-            writer, room = pq.ParquetWriter(files[-1], schema), SHARD
-        table = pa.Table.from_pylist(rows, schema=schema)
-        writer.write_table(table)
-        room -= table.nbytes
-        yield len(rows)
-    if writer is None:  # A split without samples is a split.
-        files.append(folder / f"{split}-00000")
-        writer = pq.ParquetWriter(files[-1], schema)
-    writer.close()
-    for file in files:
-        file.rename(file.with_name(f"{file.name}-of-{len(files):05}.parquet"))
-
-
-def _with_pictures(row: dict[str, Any], root: Path) -> dict[str, Any]:
-    """Put the bytes of pictures, beside their names, in the place of names."""
-
-    def picture(name: str | None) -> dict[str, Any] | None:
-        return None if name is None else {"bytes": (root / name).read_bytes(), "path": name}
-
-    segments = [{**each, "image": picture(each["image"])} for each in row["segments"]]
-    return {**row, "image": picture(row["image"]), "segments": segments}
 
 
 def import_dataset(place: str, target: Path, reporter: Reporter) -> dict[str, Any]:
@@ -131,6 +74,7 @@ def import_dataset(place: str, target: Path, reporter: Reporter) -> dict[str, An
     """
     source = Path(place).expanduser() if Path(place).expanduser().is_dir() else _downloaded(place)
     described = DatasetFolder(source, with_images=False).description
+    _check_names(source, described["num_samples"])
     if not (source / PARQUET).is_dir():
         raise DataError(f"{source}: holds no {PARQUET}/ with Parquet files; `runner export` writes them")
     if (target / PARQUET).exists():
@@ -152,6 +96,13 @@ def import_dataset(place: str, target: Path, reporter: Reporter) -> dict[str, An
     return description
 
 
+def _check_names(place: Path, splits: Iterable[str]) -> None:
+    """Refuse names of splits that Hugging Face does not take; those of a stranger's export name files here, too."""
+    for split in splits:
+        if not re.fullmatch(SPLIT_FORM, split):
+            raise DataError(f"{place}: Hugging Face takes no split called {split!r}: letters, digits and _ alone")
+
+
 def _downloaded(name: str) -> Path:
     try:
         return Path(snapshot_download(name, repo_type="dataset"))
@@ -163,43 +114,34 @@ def _downloaded(name: str) -> Path:
 def _read(
     source: Path, num_samples: Mapping[str, int], unfinished: UnfinishedDataset, reporter: Reporter
 ) -> Iterator[tuple[str, list[Sample]]]:
-    total, done = sum(num_samples.values()), 0
+    total, done = sum(number for number in num_samples.values() if isinstance(number, int)), 0
     for split in num_samples:
-        files = sorted(str(file) for file in (source / PARQUET).glob(f"{split}-*.parquet"))
+        files = sorted((source / PARQUET).glob(f"{split}-*.parquet"))
         if not files:
             raise DataError(f"{source / PARQUET}: holds no {split}-….parquet, although {DESCRIPTION} names this split")
         samples = []
-        for row in _rows(files):
+        for row in (row for file in files for row in rows_of_parquet(file)):
             samples.append(_stored(row, unfinished.path))
             done += 1
             reporter.progress(done, total)
         yield split, samples
 
 
-def _rows(files: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of Parquet files one by one, pictures as they are stored."""
-    try:
-        rows = load_dataset("parquet", data_files=files, split="train", streaming=True, features=FEATURES)
-        yield from rows.decode(False)
-    except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{files[0]}: is not as `runner export` writes it: {error}") from error
-
-
 def _stored(row: dict[str, Any], root: Path) -> Sample:
     """Write a row's pictures under their names, and make a sample of it."""
+    if lacks_something(row):
+        raise DataError(f"sample {row['id']}: lacks a value where only summary and images may be null")
 
     def name(picture: Mapping[str, Any] | None) -> str | None:
         if picture is None:
             return None
-        path = PurePosixPath(picture["path"] or "")
-        if path.parts[:1] not in {("images",), ("segments",)} or len(path.parts) < 2 or ".." in path.parts:
-            raise DataError(f"sample {row['id']}: the picture {str(path)!r} is not one below images/ or segments/")
+        path = picture_name(picture["path"], row["id"])
         file = root / path
         if file.is_file() and file.read_bytes() != picture["bytes"]:
-            raise DataError(f"sample {row['id']}: another picture is called {str(path)!r} too")
+            raise DataError(f"sample {row['id']}: another picture is called {path!r} too")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(picture["bytes"])
-        return str(path)
+        return path
 
     segments = [{**each, "image": name(each["image"])} for each in row["segments"]]
     return sample_of({**row, "image": name(row["image"]), "segments": segments}, root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Figures:
     model: str | None = None
     estimated: bool = False
 
-    @property
+    @cached_property
     def spreads(self) -> dict[str, dict[str, float]]:
         """What is measured to `max`, `min`, `median` and `mean`; without what there is nothing of."""
         found = {name: spread(values) for name, values in self.values.items()}

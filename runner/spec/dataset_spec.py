@@ -9,6 +9,9 @@ from pydantic import Field, field_validator
 from runner.spec.models import Name, OfStage, Section, Specification
 from runner.stages import FilePath, Options
 
+RESERVED = frozenset({"left_out", "annotations"})
+"""What stands beside the splits in a data set, so that no split has its name."""
+
 
 class Ratios(Options):
     """A division of all samples at random, whatever splits they come with."""
@@ -27,8 +30,8 @@ class Ratios(Options):
     def _train_and_test(cls, ratios: dict[str, float]) -> dict[str, float]:
         if not {"train", "test"} <= set(ratios):
             raise ValueError("name at least train and test, such as {train: 0.7, test: 0.3}")
-        if "left_out" in ratios:
-            raise ValueError("left_out.jsonl lists what is in no split; name this split otherwise")
+        for taken in RESERVED & set(ratios):
+            raise ValueError(f"{taken}.jsonl is no split in a data set; name this split otherwise")
         return ratios
 
 

@@ -5,9 +5,15 @@ import struct
 import zlib
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from runner.dataset.crop import crop_tweet
 from runner.dataset.folder import DatasetFolder
+from runner.dataset.publish import UnfinishedDataset
+from runner.records import Entity, Sample, Segment
+from runner.stages import SourceTweet
 
 SIZE = (80, 60)
 QUADRANTS = ("red", "green", "blue", "yellow")
@@ -279,6 +285,36 @@ def test_two_tweets_share_one_picture(corpus, build, painted, colour_at):
     assert first.image == second.image
     assert [colour_at(each.segments[0].image) for each in (first, second)] == ["red", "yellow"]
     assert len(list((built.path / "images").iterdir())) == 1
+
+
+sides = st.integers(-20, 110)
+
+
+@settings(max_examples=40)
+@given(
+    st.tuples(st.integers(5, 90), st.integers(5, 90)),
+    st.integers(1, 3),
+    st.lists(st.tuples(sides, sides, sides, sides), min_size=1, max_size=5),
+)
+def test_any_box_is_cut_inside_its_picture_or_left_out(tmp_path_factory, size, scale, boxes):
+    folder = tmp_path_factory.mktemp("crop")
+    Image.new("RGB", (size[0] * scale, size[1] * scale)).save(folder / "1.png")
+    segments = tuple(Segment(letter, None, "Ada", box) for letter, box in zip("abcde", boxes, strict=False))
+    sample = Sample("s", "Ada", folder / "1.png", None, (Entity("person", "Ada"),), segments)
+    cropped = crop_tweet(SourceTweet(sample, "train", size), UnfinishedDataset(folder / "made"), 4)
+    kept = cropped.sample.segments if cropped.sample else ()
+    small = [each for each in cropped.left_out if each.reason.startswith("box smaller")]
+    assert len(kept) + len(small) == len(boxes)
+    assert [each.letter for each in kept] == list("abcde"[: len(kept)])
+    for segment in kept:
+        left, top, right, bottom = segment.box
+        assert 0 <= left < right <= size[0] * scale
+        assert 0 <= top < bottom <= size[1] * scale
+        assert min(right - left, bottom - top) >= 4
+        with Image.open(segment.image) as cut:
+            assert cut.size == (right - left, bottom - top)
+    assert bool(kept) == (cropped.sample is not None)
+    assert not cropped.unusable
 
 
 def test_more_than_26_boxes(corpus, build, painted):

@@ -2,18 +2,19 @@
 
 import json
 import shutil
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from datasets import load_dataset
+from huggingface_hub import DatasetCard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from runner.cli import app
-from runner.dataset import exchange
+from runner.dataset import exchange, parquet
 from runner.dataset.exchange import export_dataset, import_dataset
 from runner.dataset.folder import DatasetFolder
 from runner.dataset.publish import publishing
@@ -50,8 +51,8 @@ def test_what_datasets_reads(folder, heard, tmp_path):
 
 def test_the_card_s_header_names_the_files(folder, heard, tmp_path):
     export_dataset(folder, tmp_path / "export", heard)
-    header = yaml.safe_load((tmp_path / "export" / "README.md").read_text().split("---\n")[1])
-    files = header["configs"][0]["data_files"]
+    read = DatasetCard.load(tmp_path / "export" / "README.md").data.to_dict()
+    files = read["configs"][0]["data_files"]
     assert [(each["split"], each["path"]) for each in files] == [
         ("train", "data/train-*.parquet"),
         ("test", "data/test-*.parquet"),
@@ -59,8 +60,8 @@ def test_the_card_s_header_names_the_files(folder, heard, tmp_path):
 
 
 def test_many_files_and_row_groups(folder, heard, tmp_path, monkeypatch):
-    monkeypatch.setattr(exchange, "ROWS", 1)
-    monkeypatch.setattr(exchange, "SHARD", 1)
+    monkeypatch.setattr(parquet, "ROWS", 1)
+    monkeypatch.setattr(parquet, "SHARD", 1)
     export_dataset(folder, tmp_path / "export", heard)
     names = sorted(each.name for each in (tmp_path / "export" / "data").iterdir())
     assert names == ["test-00000-of-00001.parquet", *(f"train-{number:05}-of-00003.parquet" for number in range(3))]
@@ -71,7 +72,7 @@ def test_many_files_and_row_groups(folder, heard, tmp_path, monkeypatch):
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(words, st.none() | words, st.lists(words, max_size=3), st.booleans()), min_size=1, max_size=5)
 )
@@ -107,7 +108,7 @@ def changed(export, change):
     file = next((export / "data").glob("train-*"))
     rows = pq.read_table(file).to_pylist()
     change(rows[0])
-    pq.write_table(pa.Table.from_pylist(rows, schema=exchange.FEATURES.arrow_schema), file)
+    pq.write_table(pa.Table.from_pylist(rows, schema=parquet.FEATURES.arrow_schema), file)
 
 
 def test_what_was_changed_is_told(folder, heard, tmp_path):
@@ -119,10 +120,14 @@ def test_what_was_changed_is_told(folder, heard, tmp_path):
 
 
 BROKEN = {
-    "a picture outside": (lambda row: row["image"].update(path="../1.png"), "is not one below images/ or segments/"),
-    "a picture anywhere": (lambda row: row["image"].update(path="/etc/passwd"), "is not one below"),
-    "a picture in place of a split": (lambda row: row["image"].update(path="test.jsonl"), "is not one below"),
-    "no name": (lambda row: row["image"].update(path=None), "is not one below"),
+    "a picture outside": (lambda row: row["image"].update(path="../1.png"), "is in no folder"),
+    "a picture anywhere": (lambda row: row["image"].update(path="/etc/passwd"), "is in no folder"),
+    "a picture in place of a split": (lambda row: row["image"].update(path="test.jsonl"), "is in no folder"),
+    "no name": (lambda row: row["image"].update(path=None), "sample s1: lacks a value"),
+    "no bytes": (lambda row: row["image"].update(bytes=None), "sample s1: lacks a value"),
+    "no text": (lambda row: row.update(text=None), "sample s1: lacks a value"),
+    "no label": (lambda row: row["entities"][0].update(label=None), "sample s1: lacks a value"),
+    "no segments": (lambda row: row.update(segments=None), "sample s1: lacks a value"),
     "one name for two": (lambda row: row["image"].update(path="images/2.png"), "another picture is called"),
     "an unknown label": (lambda row: row["entities"][0].update(label="pet"), "'pet' is none of person, location"),
     "a double id": (lambda row: row.update(id="s2"), "the id 's2' stands in an earlier line"),
@@ -167,6 +172,36 @@ def test_nothing_else_is_written_over(folder, heard, tmp_path):
     again = content(export)
     export_dataset(folder, export, heard)
     assert content(export) == again
+
+
+def test_a_split_that_leads_out_is_refused(folder, heard, tmp_path):
+    export = exported(folder, heard, tmp_path)
+    described = json.loads((export / "dataset.json").read_text())
+    (export / "dataset.json").write_text(json.dumps(described | {"num_samples": {"../../train": 3}}))
+    with pytest.raises(DataError, match=r"takes no split called '\.\./\.\./train'"):
+        import_dataset(str(export), tmp_path / "back", heard)
+
+
+def test_a_picture_that_could_not_come_back_is_refused(folder, heard, tmp_path):
+    (folder / "images" / "1.png").rename(folder / "1.png")
+    lines = (folder / "train.jsonl").read_text().replace("images/1.png", "1.png")
+    (folder / "train.jsonl").write_text(lines)
+    with pytest.raises(DataError, match=r"sample s1: the picture '1\.png' is in no folder of the data set"):
+        export_dataset(folder, tmp_path / "export", heard)
+    assert not (tmp_path / "export").exists()
+
+
+def test_an_export_in_place_of_a_data_set_says_what_makes_one(folder, heard, tmp_path):
+    with pytest.raises(DataError, match=r"train\.jsonl: missing.* this is an export: `runner import"):
+        DatasetFolder(exported(folder, heard, tmp_path)).splits()
+
+
+def test_without_datasets_the_command_says_what_to_install(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "runner.dataset.exchange", None)
+    monkeypatch.delattr("runner.dataset.exchange")
+    done = CliRunner().invoke(app, ["export", str(folder), str(tmp_path / "export")])
+    assert isinstance(done.exception, UnmetError)
+    assert "pip install 'mmre-runner[hub]'" in str(done.exception)
 
 
 def test_a_split_that_hugging_face_does_not_take(folder, heard, tmp_path):

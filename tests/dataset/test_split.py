@@ -100,6 +100,12 @@ def test_leaks_are_found_by_id_text_and_image(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("other", ["CAFE\u0301 ﬁne…", "\uff43afé  fine...", "Café\u00a0fine\u2026"])
+def test_texts_in_other_characters_are_the_same(other):
+    splits = {"train": [sample("1", "café fine...")], "test": [sample("2", other)]}
+    assert [leak.kind for leak in find_leaks(splits)] == ["text"]
+
+
 def test_a_message_shows_three_leaks_and_counts_the_rest():
     splits = {split: [sample(number, f"t{number}") for number in range(3)] for split in ("train", "test")}
     message = leak_message(find_leaks(splits))

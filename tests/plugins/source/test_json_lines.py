@@ -128,6 +128,12 @@ def test_nothing_there(tmp_path, make):
         list(JsonLinesSource(JsonLinesOptions(path=tmp_path / "lines")).read())
 
 
+@pytest.mark.parametrize("name", ["left_out", "annotations"])
+def test_a_file_whose_name_is_no_split_s(tmp_path, name):
+    with pytest.raises(DataError, match=f"'{name}' is no name for a split"):
+        written(tmp_path / f"{name}.jsonl", GOOD)
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.integers(),
     lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=8), inside, max_size=3),
