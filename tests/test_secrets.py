@@ -57,3 +57,8 @@ def test_workers_get_no_keys_to_the_tracker_and_those_to_objects_where_they_need
     assert set(for_workers(environment, with_cloud=False)) == {"PATH", "HF_TOKEN", "OPENAI_API_KEY"}
     kept = set(for_workers(environment, with_cloud=True))
     assert kept == {"PATH", "HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "MLFLOW_S3_ENDPOINT_URL"}
+
+
+@pytest.mark.parametrize("text", ["x" * 1_000_000, "a://" * 250_000, "a://" + "b" * 1_000_000, "a:" * 500_000])
+def test_a_long_line_is_read_in_time_that_grows_with_its_length(text):
+    assert without_passwords(text) == text

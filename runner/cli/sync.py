@@ -26,6 +26,7 @@ def sync(
     from runner.execute.sync import Sync, Synced
 
     settle_environment()
+    storage = storage.resolve()
     syncing, runs = Sync(storage), list[Synced]()
     for found in find(names or (), storage):
         for run in syncing.experiment(found):

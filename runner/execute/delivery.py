@@ -114,7 +114,7 @@ class Delivery(threading.Thread):
                 hurry = min(hurry, time.monotonic() + LAST_SECONDS)
             elif not told and time.monotonic() - began > PATIENCE_SECONDS:
                 told = True
-                self._warn("waiting for the tracker; Ctrl-C leaves what it lacks to `runner sync`")
+                self._warn("waiting for the tracker; Ctrl-C, twice, leaves what it lacks to `runner sync`")
         with self._held:
             left = [feed for feed, end in self._feeds.items() if end is not None]
         for feed in left:

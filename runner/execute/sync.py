@@ -13,7 +13,7 @@ from runner.execute.feed import DeliveredElsewhereError, TrackerFeed
 from runner.execute.standing import Found
 from runner.execute.sweep_folder import FOLDER, OBJECTIVE
 from runner.execute.tracked import found_sweep, found_trial, store_of, sweep_as_told
-from runner.execute.underway import notes
+from runner.execute.underway import Note, notes
 from runner.plan import implement
 from runner.secrets import without_passwords
 from runner.spec.models import ExperimentSpec
@@ -60,8 +60,8 @@ class Sync:
     """
 
     def __init__(self, storage: Path) -> None:
-        """Take the folder of all runs, for stores beside them."""
-        self._storage = storage.resolve()
+        """Take the folder of all runs, absolute, for stores beside them."""
+        self._storage = storage
         self._misses = 0
         self.refused: dict[str, str] = {}
 
@@ -70,14 +70,15 @@ class Sync:
         name = found.experiment.name
         launches = [note for note in notes(found.experiment) if note.alive]
         if launches:
-            places = ", ".join(f"process {note.pid} on {note.host}" for note in launches)
-            self.refused[name] = f"a launch is still at it ({places}), which delivers; `runner stop {name}` ends it"
+            self.refused[name] = "; ".join(_still_at_it(note, name) for note in launches)
             return
         sweep = _SweepAt(found.experiment / FOLDER, self._storage)
         for path in found.trials:
             if self._away(name):
                 return
             yield self._deliver(*self._trial(RunDirectory(path), sweep))
+        if sweep.error is not None:
+            yield Synced(name, FOLDER, sweep.status, error=sweep.error)
         # Last, as it was opened anew where a trial was to be shown under it.
         if sweep.feed is not None and not self._away(name):
             yield self._deliver(Synced(name, FOLDER, sweep.status), sweep.feed, {})
@@ -122,12 +123,24 @@ class _SweepAt:
 
     def __init__(self, folder: Path, storage: Path) -> None:
         self.feed: TrackerFeed | None = None
+        self.error: str | None = None
         told = sweep_as_told(folder)
         self.trials: dict[str, dict[str, Any]] = {trial["name"]: trial for trial in told.get("trials", ())}
         self.status: Status = told["status"] if told.get("status") in get_args(Status) else "interrupted"
-        if (folder / "plan.json").exists():
+        if not (folder / "plan.json").exists():
+            return
+        try:
             spec, run = found_sweep(folder)
+        except RunnerError as error:
+            self.error = str(error)
+        else:
             self.feed = TrackerFeed(lambda: _tracker(spec, storage), run, store=store_of(spec))
+
+
+def _still_at_it(note: Note, experiment: str) -> str:
+    if note.here:
+        return f"a launch is still at it (process {note.pid}), which delivers; `runner stop {experiment}` ends it"
+    return f"a launch is still at it on {note.host}, as far as can be told here; if it is gone, remove {note.file}"
 
 
 def _tracker(spec: ExperimentSpec, storage: Path) -> Tracker:

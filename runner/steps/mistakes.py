@@ -100,5 +100,5 @@ def _small(path: Path) -> Image.Image | None:
                 return None
             picture.draft("RGB", (HEIGHT * 4, HEIGHT * 2))
             return ImageOps.contain(picture.convert("RGB"), (HEIGHT * 3, HEIGHT))
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow's kinds for a broken file
         return None

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any
@@ -63,7 +63,8 @@ class _Sampler(threading.Thread):
 
     def _tell(self, usage: Usage) -> None:
         step = int(datetime.now(UTC).timestamp() - self._created)
-        self._log.append(KIND, step=step, values=usage.figures())
+        with suppress(OSError, psutil.Error):  # nothing that is sampled is worth a training
+            self._log.append(KIND, step=step, values=usage.figures())
 
 
 class Usage:

@@ -110,3 +110,16 @@ def test_a_plan_that_cannot_be_read_is_told_and_stops_nothing_else(left):
     runs, _ = sync(left)
     assert "plan.json cannot be read" in runs["trial-1"].error
     assert runs["trial-2"].delivered
+
+
+def test_a_sweep_that_cannot_be_read_keeps_its_trials_from_nothing(left):
+    (left.folder / "runs" / "many" / "sweep" / "plan.json").write_text("{}")
+    runs, _ = sync(left)
+    assert runs["sweep"].error and runs["trial-1"].delivered and runs["trial-2"].delivered
+
+
+def test_a_launch_elsewhere_is_believed_and_where_its_note_lies_is_said(left):
+    note = left.folder / "runs" / "many" / ".launch-elsewhere-7.json"
+    note.write_text(json.dumps({"host": "elsewhere", "pid": 7, "born": 0, "started": "", "job": None}))
+    runs, syncing = sync(left)
+    assert runs == {} and str(note) in syncing.refused["many"]

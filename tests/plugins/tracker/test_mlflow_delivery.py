@@ -14,15 +14,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SHORT = ("--local", "--set", "trainer.epochs=1", "--set", "compute.sample_every=1")
 VARYING = {"train/tokens_per_second", "train/memory_gb"}
 """Figures of the machine, which no two trainings share."""
-GROWN = {"events.jsonl", "record.json", "plan.json", "code.diff"}
+GROWN = {"events.jsonl", "record.json", "plan.json"}
 """Files that hold times and places."""
 SWEEP = """\
 extends: emoji.yaml
 name: {name}
-trainer: {{type: sft, epochs: 1, batch_size: 2, precision: fp32, validation: 0.4}}
-sweep:
-  seeds: [1, 2]
-  objective: {{metric: validation/loss, mode: min}}
+trainer: {{type: sft, epochs: 1, batch_size: 2, precision: fp32}}
+sweep: {{seeds: [1, 2]}}
 """
 
 
@@ -83,7 +81,8 @@ def all_of(client, folder, into):
             for key, values in kept.items()
             if key not in VARYING and not key.startswith("system/")
         },
-        "artifacts": sorted(artifacts(client, run.info.run_id, into)),
+        # Somebody may edit this project while its tests run.
+        "artifacts": sorted(each for each in artifacts(client, run.info.run_id, into) if each[0] != "code.diff"),
         "inputs": sorted((each.dataset.name, each.dataset.digest) for each in run.inputs.dataset_inputs),
     }
 
@@ -179,12 +178,9 @@ def test_two_sweeps_into_one_database_at_once_lose_and_double_nothing(emoji_at, 
         assert sorted(run.data.tags["mmre.seed"] for run in trials) == ["1", "2"]
         assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {sweep.info.run_id}
         assert {run.info.status for run in runs} == {"FINISHED"}
-        objectives = client.get_metric_history(sweep.info.run_id, "objective")
-        assert sorted(metric.step for metric in objectives) == [0, 1]
         for folder in (place.folder / "runs" / name).glob("trial-*"):
             run = client.get_run(json.loads((folder / "tracker.json").read_text())["run_id"])
             kept = histories(client, run)
-            assert len(kept.pop("objective")) == 1
             assert sorted((key, each.step) for key, values in kept.items() for each in values) == told_by(folder)
             names = [path for path, _ in artifacts(client, run.info.run_id, place.folder)]
             assert len(names) == len(set(names)) and "predictions.json" in names

@@ -35,17 +35,9 @@ def shown(storage, name, parent=None):
     )
     tracker = MlflowTracker(MlflowOptions(), storage)
     run_id = tracker.start(run)
-    tracker.deliver(
-        [
-            {
-                "time": f"2026-11-23T10:00:0{step}.000+00:00",
-                "kind": "metrics",
-                "step": step,
-                "values": {"train/loss": 9.0},
-            }
-            for step in range(9)
-        ]
-    )
+    for step in range(9):
+        told = {"kind": "metrics", "step": step, "values": {"train/loss": 9.0 - step}}
+        tracker.deliver([{"time": f"2026-11-23T10:00:0{step}.000+00:00", **told}])
     tracker.finish("finished")
     return run_id, tracker
 

@@ -1,0 +1,31 @@
+"""The processes that train have what they compute with in their environment, and no key to the tracker."""
+
+from pathlib import Path
+
+import pytest
+
+from runner.execute.forkserver import start_server
+from runner.execute.ray.node import _server_environment
+
+
+@pytest.mark.parametrize("with_cloud", [False, True])
+def test_a_fork_server_is_started_without_the_keys_to_the_tracker(monkeypatch, with_cloud):
+    for name in (
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+        "PGPASSWORD",
+        "AWS_SECRET_ACCESS_KEY",
+        "HF_TOKEN",
+    ):
+        monkeypatch.setenv(name, f"secret of {name}")
+    server, _ = start_server([], _server_environment(2, with_cloud=with_cloud))
+    try:
+        # The system shows none of it in the moment in which the process becomes another program.
+        while not (told := Path(f"/proc/{server.pid}/environ").read_bytes().decode()):
+            assert server.poll() is None
+    finally:
+        server.stdin.close()
+        server.wait(30)
+    assert "OMP_NUM_THREADS=2" in told and "HF_TOKEN=secret" in told
+    assert "MLFLOW_TRACKING" not in told and "PGPASSWORD" not in told
+    assert ("AWS_SECRET_ACCESS_KEY" in told) == with_cloud
