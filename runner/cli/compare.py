@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,8 +42,8 @@ def compare(
     finished: Annotated[
         bool, typer.Option("--finished", help="Leave out what is not finished, instead of refusing it.")
     ] = False,
-    parts: Annotated[
-        bool, typer.Option("--parts", help="Also show differences by label and by number of segments.")
+    full: Annotated[
+        bool, typer.Option("--full", help="Also show intervals of groups; differences by label and number of segments.")
     ] = False,
     samples: Annotated[
         int | None,
@@ -69,6 +68,8 @@ def compare(
     """Compare finished runs: figures over seeds, differences with intervals and p-values, on the same test samples."""
     if markdown + latex + as_json > 1:
         raise typer.BadParameter("choose one of --json, --markdown and --latex")
+    from tempfile import TemporaryDirectory
+
     from runner.compare.comparison import DISAGREEMENTS, Question
     from runner.compare.comparison import compare as compare_runs
     from runner.compare.resampling import Resampling
@@ -95,9 +96,9 @@ def compare(
     if as_json:
         print(json.dumps(found.as_json(), ensure_ascii=False))
     elif markdown or latex:
-        _print_for_paper(found, latex=latex, parts=parts)
+        _print_for_paper(found, latex=latex, full=full)
     else:
-        _print_tables(found, parts=parts, samples=bool(samples))
+        _print_tables(found, full=full, samples=bool(samples))
 
 
 def _write_page(file: Path, found: Comparison, *, track: bool) -> None:
@@ -110,18 +111,18 @@ def _write_page(file: Path, found: Comparison, *, track: bool) -> None:
         print(f"page: {told}", file=sys.stderr)
 
 
-def _print_for_paper(found: Comparison, *, latex: bool, parts: bool) -> None:
+def _print_for_paper(found: Comparison, *, latex: bool, full: bool) -> None:
     from runner.compare import written
 
-    print((written.latex if latex else written.markdown)(found, parts=parts), end="")
+    print((written.latex if latex else written.markdown)(found, full=full), end="")
 
 
-def _print_tables(found: Comparison, *, parts: bool, samples: bool) -> None:
+def _print_tables(found: Comparison, *, full: bool, samples: bool) -> None:
     from rich.console import Console
 
     from runner.terminal.compare import comparison_tables
     from runner.terminal.tables import print_tables
 
-    print_tables(comparison_tables(found, parts=parts, samples=samples, width=Console().width))
+    print_tables(comparison_tables(found, full=full, samples=samples, width=Console().width))
     for each in found.warnings:
         print(f"note: {each}")

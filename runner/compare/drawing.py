@@ -36,6 +36,7 @@ STYLE: Any = {
     "svg.hashsalt": "compare",
     "font.family": "sans-serif",
     "font.size": 9,
+    "text.parse_math": False,
     "text.color": INK,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,

@@ -53,16 +53,15 @@ def mre_pairs(runs: Sequence[Run]) -> tuple[list[Group], list[Pair]]:
 
 
 def _budget_names(runs: Sequence[Run], budgets: Sequence[Sequence[Run]]) -> list[str]:
-    """Name each by the settings in which it differs from the others; those that are null in it are left out."""
+    """Name each by the settings in which it differs from the others; by those that are null in it only if all are."""
     if len(budgets) == 1:
         return [""]
     apart: Mapping[str, list[Any]] = {path: each for path, each in differing(runs).items() if path != TASKS}
     short = short_names(list(apart))
     places = [list(runs).index(members[0]) for members in budgets]
-    return [
-        ", ".join(f"{short[path]}={label(each[place])}" for path, each in apart.items() if each[place] is not None)
-        for place in places
-    ]
+    told = [{path: each[place] for path, each in apart.items()} for place in places]
+    said = [{path: value for path, value in each.items() if value is not None} or each for each in told]
+    return [", ".join(f"{short[path]}={label(value)}" for path, value in each.items()) for each in said]
 
 
 def _by_tasks(runs: Sequence[Run], budget: str) -> dict[frozenset[str], Group]:

@@ -14,7 +14,7 @@ from runner.compare.comparison import Comparison
 from runner.compare.drawing import colour, curve_drawings, difference_drawings, value_drawings
 from runner.compare.groups import Group
 from runner.compare.run import Run
-from runner.compare.written import groups_table, parts_table, tests_table
+from runner.compare.written import groups_table, intervals_table, parts_table, tests_table
 from runner.errors import RunnerError, UnmetError
 from runner.plan import implement
 from runner.preview.page import page_template
@@ -59,6 +59,7 @@ def write_page(file: Path, found: Comparison) -> None:
         version=__version__,
         colours=[colour(place) for place in range(len(found.groups))],
         groups=groups_table(found),
+        intervals=intervals_table(found),
         tests=tests_table(found),
         parts=parts_table(found),
         differences=difference_drawings(found),

@@ -82,7 +82,7 @@ class PairedTest:
 
 
 def paired_tests(pairs: Sequence[Pair], measured: Sequence[Measured], how: Resampling) -> list[PairedTest]:
-    """PairedTest every figure that both groups of a pair have, and correct the p-values for their number by Holm."""
+    """Test every figure that both groups of a pair have, and correct the p-values for their number by Holm."""
     exchanged: dict[tuple[int, int], Figures] = {}
     tests = []
     for number, pair in enumerate(pairs):

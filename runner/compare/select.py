@@ -103,7 +103,9 @@ def refuse_other_tests(runs: Sequence[Run]) -> None:
     for run in runs[1:]:
         if list(run.rows) != list(first.rows):
             alone = sorted(run.rows.keys() ^ first.rows.keys())
-            told = f"{len(alone)} ids stand in one of them alone, such as {alone[0]!r}" if alone else "in another order"
+            told = (
+                f"ids that one of them alone has: {len(alone)}, such as {alone[0]!r}" if alone else "in another order"
+            )
             raise SpecError(
                 f"{first.name} and {run.name} were not scored on the same test samples: {told}. Launch both again "
                 "on one data set"

@@ -42,10 +42,10 @@ class Table:
     num_names: int
 
 
-def tables(found: Comparison, *, parts: bool) -> list[Table]:
-    """The groups, then the tests, then, on demand, the parts of the test split, where there are any."""
-    named = [groups_table(found), tests_table(found), *([parts_table(found)] if parts else [])]
-    return [table for table in named if table.rows]
+def tables(found: Comparison, *, full: bool) -> list[Table]:
+    """The groups, then the tests; on demand each group's intervals, and the parts of the test split."""
+    more = [intervals_table(found), parts_table(found)] if full else []
+    return [table for table in (groups_table(found), tests_table(found), *more) if table.rows]
 
 
 def groups_table(found: Comparison) -> Table:
@@ -60,6 +60,27 @@ def groups_table(found: Comparison) -> Table:
         return Table(title, headings, rows, 1)
     head, *figures = zip(headings, *rows, strict=True)
     return Table(title, head, figures, 1)
+
+
+def intervals_table(found: Comparison) -> Table:
+    """A row a group and figure: mean, deviation, and what other seeds and other samples could have given."""
+    several = len(found.groups) > 1
+    rows = [
+        [*([group.label] if several else []), name, *_interval_cells(each)]
+        for group, figures in zip(found.groups, found.figures, strict=True)
+        for name, each in figures.items()
+    ]
+    percent = f"{found.question.resampling.confidence:.0%}"
+    headings = ["metric", "mean", "deviation", f"{percent} over seeds", f"{percent} over samples"]
+    if several:
+        return Table("intervals of each group", ["group", *headings], rows, 2)
+    return Table(f"{found.groups[0].label}, {found.num_samples:,} samples", headings, rows, 1)
+
+
+def _interval_cells(each: GroupFigure) -> list[str]:
+    ends = ((each.seeds.low, each.seeds.high), (each.sample_low, each.sample_high))
+    told = [NONE if low is None or high is None else f"{low:.4f} to {high:.4f}" for low, high in ends]
+    return [figure(each.seeds.mean), figure(each.seeds.std), *told]
 
 
 def tests_table(found: Comparison) -> Table:
@@ -160,10 +181,10 @@ def _mean(value: GroupFigure | None) -> str:
     return figure(value.seeds.mean) + ("" if deviation is None else f" ± {deviation:.4f}")
 
 
-def markdown(found: Comparison, *, parts: bool = False) -> str:
+def markdown(found: Comparison, *, full: bool = False) -> str:
     """The comparison in Markdown."""
     return "\n".join(
-        [*(_markdown(table) for table in tables(found, parts=parts)), *(f"Note: {each}.\n" for each in found.warnings)]
+        [*(_markdown(table) for table in tables(found, full=full)), *(f"Note: {each}.\n" for each in found.warnings)]
     )
 
 
@@ -173,10 +194,10 @@ def _markdown(table: Table) -> str:
     return f"**{table.title}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def latex(found: Comparison, *, parts: bool = False) -> str:
+def latex(found: Comparison, *, full: bool = False) -> str:
     """The comparison as LaTeX tables; they need the package booktabs."""
     notes = "".join(f"% {each}\n" for each in found.warnings)
-    return notes + "\n".join(_latex(table) for table in tables(found, parts=parts))
+    return notes + "\n".join(_latex(table) for table in tables(found, full=full))
 
 
 def _latex(table: Table) -> str:

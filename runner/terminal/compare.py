@@ -10,7 +10,6 @@ from rich.table import Table
 
 from runner.compare import written
 from runner.compare.comparison import Comparison
-from runner.compare.written import figure
 
 WIDE = 120
 """Columns of a terminal that all columns of the tests have room in."""
@@ -20,40 +19,23 @@ SURE = 0.05
 """Differences whose corrected p-value is no larger are printed in green or red."""
 
 
-def comparison_tables(found: Comparison, *, parts: bool, samples: bool, width: int) -> list[Table]:
-    """The groups and the tests; on demand, parts of the test split, and samples one by one.
+def comparison_tables(found: Comparison, *, full: bool, samples: bool, width: int) -> list[Table]:
+    """The groups and the tests; on demand intervals and parts of the test split, and samples one by one.
 
     Args:
         found: The comparison.
-        parts: Whether to show them.
+        full: Whether to show each group's intervals, and the parts.
         samples: Whether to list them.
         width: Of the terminal, in letters: where it is small some columns of the tests are left out.
     """
     if len(found.groups) == 1:
-        return [_alone(found)]
+        return [_table(written.intervals_table(found))]
     told = [_table(written.groups_table(found)), *([_tests(found, width)] if found.tests else [])]
-    if parts and found.parts:
-        told.append(_table(written.parts_table(found)))
+    if full:
+        told += [_table(each) for each in (written.intervals_table(found), written.parts_table(found)) if each.rows]
     if samples and found.disagreements:
         told.append(_disagreements(found))
     return told
-
-
-def _alone(found: Comparison) -> Table:
-    """One group alone: its figures below one another, with intervals."""
-    percent = f"{found.question.resampling.confidence:.0%}"
-    table = Table(title=escape(f"{found.groups[0].label}, {found.num_samples:,} samples"), title_justify="left")
-    for heading in ("metric", "mean", "deviation", f"{percent} over seeds", f"{percent} over samples"):
-        table.add_column(heading, justify="left" if heading == "metric" else "right")
-    for name, each in found.figures[0].items():
-        seeds = each.seeds
-        over_seeds, over_samples = _span(seeds.low, seeds.high), _span(each.sample_low, each.sample_high)
-        table.add_row(escape(name), figure(seeds.mean), figure(seeds.std), over_seeds, over_samples)
-    return table
-
-
-def _span(low: float | None, high: float | None) -> str:
-    return written.NONE if low is None or high is None else f"{low:.4f} to {high:.4f}"
 
 
 def _tests(found: Comparison, width: int) -> Table:

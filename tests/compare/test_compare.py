@@ -85,6 +85,16 @@ def test_runs_of_different_budgets_are_not_taken_together(storage):
     ]
 
 
+def test_a_budget_is_named_by_what_is_set_in_it(storage):
+    arms = {}
+    for budget in ("null", '["person","location","organization","other"]'):
+        for name, tasks in (("joint", "ner,match"), ("alone", "ner")):
+            arms[f"{name}{budget}"] = ([f"adapter.tasks=[{tasks}]", f"adapter.labels={budget}"], 0.1)
+    storage.sweep(arms, seeds=(1,))
+    tests = compare(["swept"], storage.runs, ask(mre=True, metrics=["ner_f1"])).as_json()["tests"]
+    assert [test["budget"] for test in tests] == ["labels=none", "labels=person, location, organization, other"]
+
+
 def test_without_a_run_on_all_tasks_none_is_taken_for_one(storage):
     storage.sweep(
         {"one": (["adapter.tasks=[ner,match]"], 0.1), "other": (["adapter.tasks=[summary]"], 0.1)}, seeds=(1,)
@@ -118,7 +128,7 @@ def test_other_samples_under_the_same_fingerprint_are_refused(storage):
     run = storage.run("seed=2", experiment="two")
     kept = run.scores.read_text().splitlines(keepends=True)[:-1]
     run.scores.write_text("".join(kept))
-    with pytest.raises(SpecError, match="1 ids stand in one of them alone, such as 'test-40'"):
+    with pytest.raises(SpecError, match="ids that one of them alone has: 1, such as 'test-40'"):
         compare(["one", "two"], storage.runs, ask())
 
 

@@ -37,7 +37,7 @@ def test_it_has_tables_figures_curves_and_samples_with_pictures(page):
 
 
 def test_a_label_that_is_html_is_shown_as_it_is_written(storage):
-    for seed, answer in ((1, "<b>x"), (2, "y")):
+    for seed, answer in ((1, "<b>x"), (2, "$y$$")):
         storage.run(f"seed={seed}", f"generator.answer={answer}", experiment="told")
     question = Question(by="generator.answer", resampling=Resampling(100))
     write_page(storage.folder / "page.html", compare(["told"], storage.runs, question))

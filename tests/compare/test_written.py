@@ -20,7 +20,7 @@ def found(ablation):
 
 def printed(found, width, **what):
     console = Console(width=width, file=io.StringIO(), highlight=False)
-    for table in comparison_tables(found, width=width, **{"parts": False, "samples": False, **what}):
+    for table in comparison_tables(found, width=width, **{"full": False, "samples": False, **what}):
         console.print(table)
     return console.file.getvalue()
 
@@ -50,9 +50,13 @@ def test_every_letter_that_latex_reads_otherwise_is_escaped(text):
     assert set(escaped) <= set("ab ")
 
 
-def test_parts_stand_in_the_tables_where_they_are_wanted(found):
+def test_intervals_and_parts_stand_in_the_tables_where_they_are_wanted(found):
+    each = found.figures[0]["ner_f1"].seeds
+    assert f"| joint | ner_f1 | {each.mean:.4f} | {each.std:.4f} | {each.low:.4f} to {each.high:.4f} |" in (
+        written.markdown(found, full=True)
+    )
     assert "by label and by number of segments" not in written.markdown(found)
-    assert "| label person |" in written.markdown(found, parts=True)
+    assert "| label person |" in written.markdown(found, full=True)
 
 
 def test_a_wide_terminal_has_all_columns_and_a_small_one_the_surest(found):
@@ -64,7 +68,7 @@ def test_a_wide_terminal_has_all_columns_and_a_small_one_the_surest(found):
 
 
 def test_samples_and_parts_are_listed_on_demand(found):
-    plain, all_ = printed(found, 140), printed(found, 140, parts=True, samples=True)
+    plain, all_ = printed(found, 140), printed(found, 140, full=True, samples=True)
     assert "samples on which they disagree most" not in plain
     assert "samples on which they disagree most" in all_
     assert "label person" in all_
