@@ -1,9 +1,9 @@
 """Is the effect that is measured the one that was put into the data?
 
-    python bench/dial.py [--settings 0 0.5 1] [--seeds 1 2 3] [--storage runs]
+    python bench/dial.py [--settings 0 0.25 0.5 1] [--seeds 1 2 3] [--storage runs]
 
-Launches specs/mre_dial.yaml at each setting of the dial (data.relatedness), and prints a JSON document with a line a
-setting: what training on the summary and the match together gains for the match over the match alone, as `runner
+Launches specs/mre_dial.yaml at each setting of the dial (data.relatedness), and prints a line of JSON a setting:
+what training on the summary and the match together gains for the match over the match alone, as `runner
 compare --mre` tells it. What is finished is not run again.
 """
 
@@ -21,7 +21,9 @@ SPEC = Path(__file__).parent.parent / "specs" / "mre_dial.yaml"
 FIGURE = "image_entity_accuracy"
 
 
-def effect(setting: float, seeds: Sequence[int], storage: Path, *overrides: str) -> dict[str, Any]:
+def effect(
+    setting: float, seeds: Sequence[int], storage: Path, *overrides: str, confidence: float = 0.95
+) -> dict[str, Any]:
     """Train with the dial at a setting, and measure.
 
     Args:
@@ -29,17 +31,18 @@ def effect(setting: float, seeds: Sequence[int], storage: Path, *overrides: str)
         seeds: Of the trainings.
         storage: The folder of all runs.
         overrides: Further `PATH=VALUE` assignments.
+        confidence: Of the intervals.
 
     Returns:
-        `setting`, `joint` and `alone` (means over seeds), `difference` with `low` and `high` (95 % of resampled test
-        samples) and `p_value`, `seed_low` and `seed_high` (95 % over seeds), and each seed's figures.
+        `setting`, `joint` and `alone` (means over seeds), `difference` with `low` and `high` (of resampled test
+        samples) and `p_value`, `seed_low` and `seed_high` (over seeds), and each seed's figures.
     """
     name = f"mre_dial_{round(100 * setting):03}"
     told = (f"name={name}", f"data.relatedness={setting}", f"sweep.seeds={list(seeds)}", f"compute.storage={storage}")
     launched = api.launch(api.load_spec(SPEC, *told, *overrides))
     if launched.exit_status:
         raise SystemExit(launched.exit_status)
-    [test] = api.compare(name, storage=storage, metrics=[FIGURE], mre=True).tests
+    [test] = api.compare(name, storage=storage, metrics=[FIGURE], mre=True, confidence=confidence).tests
     frame = api.results(name, storage=storage)
     return {
         "setting": setting,
@@ -58,7 +61,7 @@ def effect(setting: float, seeds: Sequence[int], storage: Path, *overrides: str)
 def main() -> None:
     """Measure at all settings and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", nargs="+", type=float, default=[0.0, 0.5, 1.0])
+    parser.add_argument("--settings", nargs="+", type=float, default=[0.0, 0.25, 0.5, 1.0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--storage", type=Path, default=Path("runs"))
     chosen = parser.parse_args()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from runner.artifacts import RunDirectory
 from runner.execute.standing import TrialStanding, find, standing
@@ -32,21 +32,26 @@ def rows(names: Sequence[str], storage: Path) -> list[dict[str, Any]]:
         SpecError: There is nothing of a name, or more than one.
     """
     found = [row for each in find(names, storage) for row in _of_experiment(each.experiment, standing(each).trials)]
-    options = _differing([options for _, options, _ in found])
-    figures = list(dict.fromkeys(name for _, _, metrics in found for name in metrics))
+    options = _differing([row.options for row in found])
+    figures = list(dict.fromkeys(name for row in found for name in row.metrics))
     return [
         {
-            **_first(place),
-            **{path: told.get(path) for path in options},
-            **{name: metrics.get(name) for name in figures},
-            **_last(place),
+            **row.standing,
+            **{path: row.options.get(path) for path in options},
+            **{name: row.metrics.get(name) for name in figures},
+            **row.origin,
         }
-        for place, told, metrics in found
+        for row in found
     ]
 
 
-_Row = tuple[dict[str, Any], dict[str, Any], Mapping[str, float | None]]
-"""Where a trial belongs and how it stands; its options; its metrics."""
+class _Row(NamedTuple):
+    """A trial: how it stands and where it belongs, what it was told, what came out, and where that is from."""
+
+    standing: dict[str, Any]
+    options: dict[str, Any]
+    metrics: Mapping[str, float | None]
+    origin: dict[str, Any]
 
 
 def _of_experiment(experiment: Path, trials: Sequence[TrialStanding]) -> Iterator[_Row]:
@@ -58,17 +63,19 @@ def _of_experiment(experiment: Path, trials: Sequence[TrialStanding]) -> Iterato
         run = RunDirectory(trial.run_dir)
         plan = json.loads(run.plan.read_text(encoding="utf-8"))
         of_sweep = swept.get(trial.name, {})
-        place = {
-            "experiment": experiment.name,
-            "trial": trial.name,
-            "arm": of_sweep.get("arm") or None,
-            "group": of_sweep.get("group") or None,
-            "seed": plan[SEED],
-            "status": trial.status,
-            "fingerprint": plan["pinned"]["fingerprint"],
-            "run_dir": str(trial.run_dir.resolve()),
-        }
-        yield place, _options(plan), run.read_metrics() if trial.status == FINISHED else {}
+        yield _Row(
+            standing={
+                "experiment": experiment.name,
+                "trial": trial.name,
+                "arm": of_sweep.get("arm") or None,
+                "group": of_sweep.get("group") or None,
+                "seed": plan[SEED],
+                "status": trial.status,
+            },
+            options=_options(plan),
+            metrics=run.read_metrics() if trial.status == FINISHED else {},
+            origin={"fingerprint": plan["pinned"]["fingerprint"], "run_dir": str(trial.run_dir.resolve())},
+        )
 
 
 def _options(plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,14 +86,3 @@ def _options(plan: Mapping[str, Any]) -> dict[str, Any]:
 def _differing(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     paths = dict.fromkeys(path for told in trials for path in told)
     return [path for path in paths if len({json.dumps(told.get(path)) for told in trials}) > 1]
-
-
-_LAST = ("fingerprint", "run_dir")
-
-
-def _first(place: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in place.items() if name not in _LAST}
-
-
-def _last(place: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: place[name] for name in _LAST}
