@@ -14,6 +14,7 @@ from runner.dataset.importing import import_corpus, import_key
 from runner.dataset.publish import alone, refuse_other
 from runner.dataset.release import Release, Standing, standing
 from runner.dataset.work import BuildStage, WorkFolder
+from runner.errors import StepError
 from runner.fingerprint import fingerprint, identity
 from runner.plan import implement, stand_in
 from runner.spec.dataset_spec import DatasetSpec
@@ -92,12 +93,18 @@ def build_dataset(spec: DatasetSpec, listener: Listener, *, dry_run: bool = Fals
 
     Raises:
         DataError: The corpus or its images cannot be used, or the splits leak.
-        StepError: Annotating failed, or its budget is spent.
+        StepError: Annotating failed, its budget is spent, or something cannot be read or written.
         UnmetError: There is no key for the annotator.
     """
     with alone(spec.output, lambda: listener.say(f"waiting for another build of {spec.output}")):
         refuse_other(spec.output)
-        return _Build(spec, listener).run(dry_run=dry_run)
+        try:
+            return _Build(spec, listener).run(dry_run=dry_run)
+        except OSError as error:  # A full disk, say, or a folder that may not be written to.
+            place = error.filename or WorkFolder.of(spec.output).path
+            raise StepError(
+                f"{place}: {error.strerror or error}. What is done is kept: run this again for the rest"
+            ) from error
 
 
 class _Build:

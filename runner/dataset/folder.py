@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -169,14 +169,16 @@ def image_digest(path: Path | None) -> str | None:
     """Hash the bytes of an image: SHA-256 in hexadecimal."""
     if path is None:
         return None
-    stat = path.stat()
-    return _digest(path, stat.st_mtime_ns, stat.st_size)
+    state = path.stat()
+    # By the file's own number: a picture under two names is one, and thousands of paths need not be remembered.
+    key = state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size
+    if key not in _digests:
+        _digests[key] = hashlib.sha256(path.read_bytes()).digest()
+    return _digests[key].hex()
 
 
-@lru_cache(maxsize=200_000)
-def _digest(path: Path, modified: int, size: int) -> str:
-    """Hash a file once for as long as it is not touched: splits are hashed for their leaks and for their content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+_digests: dict[tuple[int, int, int, int], bytes] = {}
+"""A file is hashed once for as long as it is not touched: splits are hashed for their leaks and for their content."""
 
 
 def _text(value: Any) -> str:

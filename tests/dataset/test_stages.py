@@ -6,7 +6,7 @@ from PIL import Image
 from runner.dataset import cropping
 from runner.dataset.folder import DatasetFolder
 from runner.dataset.work import WorkFolder
-from runner.errors import DataError
+from runner.errors import DataError, StepError
 
 
 def made_again(built):
@@ -120,3 +120,11 @@ def test_what_a_build_keeps_lies_beside_the_data_set(corpus, build):
     built = build()
     assert WorkFolder.of(built.path).path == built.path.parent / "made.build"
     assert not (built.path / "annotations.jsonl").exists()
+
+
+def test_what_cannot_be_written_is_told_with_its_place(corpus, build):
+    corpus.good("1")
+    place = corpus.path.parent / "made.build"
+    place.write_text("in the way")
+    with pytest.raises(StepError, match=r"made\.build.*: (File exists|Not a directory).*What is done is kept"):
+        build()
