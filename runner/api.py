@@ -205,7 +205,7 @@ def _located(spec: Spec) -> Iterator[None]:
 @contextmanager
 def _signals_put_back() -> Iterator[None]:
     """Let Ctrl-C mean afterwards what it meant before: a launch is not the whole of this process."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     try:
         yield
     finally:
