@@ -128,6 +128,8 @@ class Delivery(threading.Thread):
         Those that it took last time come first, so that one that it never takes keeps nothing from the others; and
         before them, at the end, those that have ended.
         """
+        if self._refusal is not None:
+            return  # The launch ends by it.
         misses = 0
         for feed, end in self._due():
             done = self._attempt(feed, end)

@@ -182,7 +182,8 @@ def test_a_refusal_at_the_start_is_raised_without_passwords_and_waits_for_nothin
     def refuse():
         raise PermissionError("403 from postgresql://ann:s3cret@host/db")
 
-    delivery = Delivery(print)
+    warnings = []
+    delivery = Delivery(warnings.append)
     delivery.start()
     feed = feed_of(None)
     feed._make_tracker = refuse
@@ -192,6 +193,8 @@ def test_a_refusal_at_the_start_is_raised_without_passwords_and_waits_for_nothin
     began = time.monotonic()
     close(delivery)
     assert time.monotonic() - began < module.LAST_SECONDS
+    delivery.join(60)
+    assert warnings == [], "the error says it"
 
 
 def test_a_run_that_is_another_one_in_the_tracker_is_told_everything_again(log, feed_of):
