@@ -17,10 +17,10 @@ CONFIDENCE = 0.99
 
 def test_the_measured_effect_follows_the_dial(tmp_path):
     """None where the summary tells nothing of the match, and the more the more it tells."""
-    none, quarter, whole = (
+    none, eighth, whole = (
         effect(setting, SEEDS, tmp_path / "runs", f"data.path={tmp_path / 'data'}", confidence=CONFIDENCE)
-        for setting in (0.0, 0.25, 1.0)
+        for setting in (0.0, 0.125, 1.0)
     )
     assert none["low"] <= 0 <= none["high"], none
-    assert none["high"] < quarter["low"], (none, quarter)
-    assert quarter["high"] < whole["low"], (quarter, whole)
+    assert none["high"] < eighth["low"], (none, eighth)
+    assert eighth["high"] < whole["low"], (eighth, whole)
