@@ -75,17 +75,26 @@ def shared_keys(samples: Sequence[Sample], near: int | None) -> list[dict[str, s
 
 def find_leaks(splits: Mapping[str, Sequence[Sample]], near: int | None = None) -> list[Leak]:
     """List what stands in more than one split; `near` as in `shared_keys`."""
+    members = [(split, sample) for split, samples in splits.items() for sample in samples]
+    keys = shared_keys([sample for _, sample in members], near)
+    # Places are gathered of the few keys that leak alone: of all, they would take more room than the samples.
+    first: dict[tuple[str, str], str] = {}
+    leaking = {
+        key
+        for (split, _), each in zip(members, keys, strict=True)
+        for key in each.items()
+        if first.setdefault(key, split) != split
+    }
     places: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     images: dict[tuple[str, str], set[str]] = defaultdict(set)
-    members = [(split, sample) for split, samples in splits.items() for sample in samples]
-    for (split, sample), keys in zip(members, shared_keys([sample for _, sample in members], near), strict=True):
-        for key in keys.items():
+    for (split, sample), each in zip(members, keys, strict=True):
+        for key in (key for key in each.items() if key in leaking):
             places[key].append((split, sample.id))
-            images[key].add(keys.get("image", ""))
+            images[key].add(each.get("image", ""))
     return [
         Leak(kind, tuple(at))
         for (kind, key), at in places.items()
-        if len({split for split, _ in at}) > 1 and not (kind == NEAR and len(images[kind, key]) == 1)
+        if not (kind == NEAR and len(images[kind, key]) == 1)
     ]
 
 
