@@ -47,7 +47,7 @@ def test_a_served_model_is_asked_scored_and_after_a_failure_asked_for_the_rest(s
         (served.folder / "served.yaml").write_text(SERVED.format(url=server.url, more="concurrency: 1, examples: 2"))
         failed = served.run("launch", "served.yaml", "--local")
         assert failed.returncode == 1
-        assert "Answers that came are kept: launch again for the rest" in failed.stderr
+        assert "Answers that came are kept: run this again for the rest" in failed.stderr
         assert "Traceback" not in failed.stderr
         before = [question(body) for body in server.asked]
         working.append(True)
