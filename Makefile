@@ -14,7 +14,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow --ignore tests/execute/test_ray_cluster.py
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile --ignore tests/execute/test_ray_cluster.py
 	# Ray reads when it is imported whether a cluster asks for tokens: these tests want a process of their own.
 	$(BIN)/python -m pytest -m slow tests/execute/test_ray_cluster.py
 
