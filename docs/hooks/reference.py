@@ -7,7 +7,6 @@ from functools import cache
 
 from words import Schema, default, variants, within, words
 
-from runner.registry import STAGES
 from runner.spec.dataset_spec import DatasetSpec
 from runner.spec.models import ExperimentSpec, Specification
 from runner.spec.schema import spec_schema
@@ -54,8 +53,7 @@ def _section(name: str, section: Schema, schema: Schema) -> str:
     plugins = _plugins(section, schema)
     if plugins:
         stage = next(iter(plugins)).partition(".")[0]
-        if stage in STAGES:
-            lines += [f"A plugin of one's own: [{stage}](../plugins/{stage}.md).", ""]
+        lines += [f"A plugin of one's own: [{stage}](../plugins/{stage}.md).", ""]
         for full_name, options in plugins.items():
             lines += [f"## {full_name.partition('.')[2]}", "", options.get("description", ""), ""]
             lines += _options(options, schema)

@@ -20,7 +20,7 @@ def test_what_a_spec_alone_tells(reader, page):
 
 @pytest.mark.slow
 def test_plan_and_preview_of_the_tutorial(reader):
-    """Its launches and comparison take a quarter of an hour, and are not run again."""
+    """Its launches and the comparison of them take minutes of training, and are not run again."""
     missed = reader.follow(TUTORIAL, lambda command: command.startswith(SHORT))
     assert not missed, "\n\n".join(missed)
 
