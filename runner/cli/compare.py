@@ -15,53 +15,69 @@ if TYPE_CHECKING:
     from runner.compare.comparison import Comparison
 
 
+Names = Annotated[list[str], typer.Argument(metavar="EXPERIMENT|RUN...", help="By name, its beginning, or folder.")]
+By = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|arm|experiment",
+        help="What to group by: a path such as adapter.tasks. Default: what differs in its seed alone.",
+    ),
+]
+Baseline = Annotated[
+    str | None, typer.Option(metavar="VALUE", help="Compare with this group. Default: each with each.")
+]
+Figures = Annotated[
+    list[str] | None, typer.Option(metavar="FIGURE", help="Such as ner_f1; may be repeated. Default: all.")
+]
+Mre = Annotated[
+    bool, typer.Option("--mre", help="Mutual reinforcement: all tasks together, less each alone and all but one.")
+]
+Parse = Annotated[
+    str | None, typer.Option(metavar="MODE", help="How answers are read. Default: as the runs' specs say.")
+]
+Finished = Annotated[bool, typer.Option("--finished", help="Leave out what is not finished, instead of refusing it.")]
+Full = Annotated[
+    bool, typer.Option("--full", help="Also show intervals of groups; differences by label and number of segments.")
+]
+NumSamples = Annotated[
+    int | None,
+    typer.Option(min=0, help="List so many samples on which two groups disagree. Default: 20, in --json and page."),
+]
+Resamples = Annotated[int, typer.Option(min=100, help="Times that the test samples are drawn anew.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of those draws.")]
+Confidence = Annotated[float, typer.Option(min=0.5, max=0.999, help="Of intervals.")]
+Storage = Annotated[Path, typer.Option(help="The folder of all runs.")]
+Source = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="SPEC", help="Fetch the experiments from the tracker of this spec."),
+]
+Html = Annotated[
+    Path | None, typer.Option(help="Write a page with figures and samples, and add it to the tracker's runs.")
+]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")]
+Latex = Annotated[bool, typer.Option("--latex", help="Print the tables in LaTeX, for booktabs.")]
+
+
 @app.command(rich_help_panel=MEASURE)
 def compare(
-    names: Annotated[list[str], typer.Argument(metavar="EXPERIMENT|RUN...", help="By name, its beginning, or folder.")],
+    names: Names,
     *,
-    by: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH|arm|experiment",
-            help="What to group by: a path such as adapter.tasks. Default: what differs in its seed alone.",
-        ),
-    ] = None,
-    baseline: Annotated[
-        str | None, typer.Option(metavar="VALUE", help="Compare with this group. Default: each with each.")
-    ] = None,
-    metric: Annotated[
-        list[str] | None, typer.Option(metavar="FIGURE", help="Such as ner_f1; may be repeated. Default: all.")
-    ] = None,
-    mre: Annotated[
-        bool,
-        typer.Option("--mre", help="Mutual reinforcement: all tasks together, less each alone and all but one."),
-    ] = False,
-    parse: Annotated[
-        str | None, typer.Option(metavar="MODE", help="How answers are read. Default: as the runs' specs say.")
-    ] = None,
-    finished: Annotated[
-        bool, typer.Option("--finished", help="Leave out what is not finished, instead of refusing it.")
-    ] = False,
-    full: Annotated[
-        bool, typer.Option("--full", help="Also show intervals of groups; differences by label and number of segments.")
-    ] = False,
-    samples: Annotated[
-        int | None,
-        typer.Option(min=0, help="List so many samples on which two groups disagree. Default: 20, in --json and page."),
-    ] = None,
-    resamples: Annotated[int, typer.Option(min=100, help="Times that the test samples are drawn anew.")] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="Of those draws.")] = 0,
-    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of intervals.")] = 0.95,
-    storage: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
-    source: Annotated[
-        Path | None,
-        typer.Option("--from", metavar="SPEC", help="Fetch the experiments from the tracker of this spec."),
-    ] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Write a page with figures and samples, and add it to the tracker's runs.")
-    ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")] = False,
-    latex: Annotated[bool, typer.Option("--latex", help="Print the tables in LaTeX, for booktabs.")] = False,
+    by: By = None,
+    baseline: Baseline = None,
+    metric: Figures = None,
+    mre: Mre = False,
+    parse: Parse = None,
+    finished: Finished = False,
+    full: Full = False,
+    samples: NumSamples = None,
+    resamples: Resamples = 10_000,
+    seed: Seed = 0,
+    confidence: Confidence = 0.95,
+    storage: Storage = Path("runs"),
+    source: Source = None,
+    html: Html = None,
+    markdown: Markdown = False,
+    latex: Latex = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

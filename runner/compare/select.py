@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from runner.artifacts import RunDirectory
 from runner.compare.run import FINISHED, Run, read_run
 from runner.errors import SpecError
 from runner.standing.standing import Found, find
-from runner.standing.sweep_folder import FOLDER, SWEEP_FILE
+from runner.standing.sweep_folder import FOLDER, sweep_as_told
 
 PRUNED = "pruned"
 SHOWN = 5
@@ -65,8 +64,7 @@ def select(names: Sequence[str], storage: Path, *, finished: bool = False) -> Se
 
 def _members(found: Found) -> Iterator[tuple[Path, tuple[str, str]]]:
     """The trials that a name stands for, with the group and the arm of each in its sweep."""
-    file = found.experiment / FOLDER / SWEEP_FILE
-    listed: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["trials"] if file.exists() else []
+    listed: list[dict[str, Any]] = sweep_as_told(found.experiment / FOLDER).get("trials", [])
     groups = {each["name"]: str(each.get("group", "")) for each in listed}
     places = {each["name"]: (groups[each["name"]], str(each.get("arm") or groups[each["name"]])) for each in listed}
     order = {name: place for place, name in enumerate(places)}

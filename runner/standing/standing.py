@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from runner.artifacts import RunDirectory
 from runner.errors import SpecError
 from runner.events import Event, EventTail
 from runner.registry import nearest
-from runner.standing.sweep_folder import FOLDER
+from runner.standing.sweep_folder import FOLDER, sweep_as_told
 from runner.standing.underway import Note, notes
 
 RUNNING, WAITING, LOST = "running", "waiting", "lost"
@@ -165,8 +164,7 @@ def standing(found: Found) -> ExperimentStanding:
 
 def _best(experiment: Path) -> dict[str, Any] | None:
     """The best of a sweep so far: by the mean of the trials that differ in their seed alone."""
-    file = experiment / FOLDER / "sweep.json"
-    sweep = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    sweep = sweep_as_told(experiment / FOLDER)
     objective = sweep.get("objective")
     groups: dict[str, list[dict[str, Any]]] = {}
     for trial in sweep.get("trials", ()):

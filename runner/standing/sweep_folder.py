@@ -27,6 +27,12 @@ OBJECTIVE = "objective"
 """The metric that a trial's value is shown as, whatever the search goes by."""
 
 
+def sweep_as_told(folder: Path) -> dict[str, Any]:
+    """What `sweep.json` in a folder says; nothing where nothing is swept."""
+    file = folder / SWEEP_FILE
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+
 class SweepFolder:
     """`runs/<experiment>/sweep/`, as docs/interface.md lays it out.
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from runner.artifacts import RunDirectory
 from runner.plan import SEPARATE, flatten
 from runner.standing.standing import TrialStanding, find, standing
-from runner.standing.sweep_folder import FOLDER
+from runner.standing.sweep_folder import FOLDER, sweep_as_told
 
 SEED = "seed"
 FINISHED = "finished"
@@ -55,9 +55,7 @@ class _Row(NamedTuple):
 
 
 def _of_experiment(experiment: Path, trials: Sequence[TrialStanding]) -> Iterator[_Row]:
-    file = experiment / FOLDER / "sweep.json"
-    listed = json.loads(file.read_text(encoding="utf-8"))["trials"] if file.exists() else []
-    swept = {each["name"]: each for each in listed}
+    swept = {each["name"]: each for each in sweep_as_told(experiment / FOLDER).get("trials", ())}
     order = {name: place for place, name in enumerate(swept)}
     for trial in sorted(trials, key=lambda each: order.get(each.name, len(order))):
         run = RunDirectory(trial.run_dir)

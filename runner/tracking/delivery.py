@@ -12,7 +12,7 @@ from functools import partial
 from runner.errors import RunnerError, UnmetError
 from runner.secrets import without_passwords
 from runner.steps.outcome import Status
-from runner.tracking.feed import DeliveredElsewhereError, TrackerFeed
+from runner.tracking.feed import MISSES_IN_TURN, DeliveredElsewhereError, TrackerFeed
 
 DELIVERY_SECONDS = 2.0
 """A tracker is fed in batches of this length, since each delivery is a transaction."""
@@ -20,8 +20,6 @@ OPENING_SECONDS = 30.0
 """How long a launch waits for the tracker before its first trial; one that has refused nothing by then is slow."""
 LONGEST_PAUSE = 300.0
 """The longest between two attempts at a run that the tracker does not take; each pause is twice the one before."""
-MISSES_IN_TURN = 2
-"""After so many runs in turn that the tracker does not take it seems to be away, and is left alone for a while."""
 PATIENCE_SECONDS = 5.0
 """A launch that waits longer than this for the tracker at its end says so."""
 LAST_SECONDS = 5.0

@@ -24,6 +24,8 @@ FINAL = ("finished", "pruned")
 """How a run ended that nothing is added to any more."""
 BATCH = 2_000
 """So many events are delivered before it is noted that they were: a tracker that goes away then misses no more."""
+MISSES_IN_TURN = 2
+"""After so many runs in turn that the tracker does not take it seems to be away, and no others are tried for now."""
 
 
 class DeliveredElsewhereError(StepError):

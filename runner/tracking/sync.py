@@ -14,14 +14,11 @@ from runner.secrets import without_passwords
 from runner.spec.models import ExperimentSpec
 from runner.stages import Tracker
 from runner.standing.standing import Found
-from runner.standing.sweep_folder import FOLDER, OBJECTIVE
+from runner.standing.sweep_folder import FOLDER, OBJECTIVE, sweep_as_told
 from runner.standing.underway import Note, notes
 from runner.steps.outcome import Status
-from runner.tracking.feed import DeliveredElsewhereError, TrackerFeed
-from runner.tracking.tracked import found_sweep, found_trial, store_of, sweep_as_told
-
-MISSES_IN_TURN = 2
-"""After so many runs in turn that the tracker did not take it seems to be away, and no others are tried."""
+from runner.tracking.feed import MISSES_IN_TURN, DeliveredElsewhereError, TrackerFeed
+from runner.tracking.tracked import found_sweep, found_trial, store_of
 
 
 @dataclass(frozen=True)
@@ -90,11 +87,11 @@ class Sync:
 
     def _trial(self, run: RunDirectory, sweep: _SweepAt) -> tuple[Synced, TrackerFeed | None, dict[str, float]]:
         told = Synced(run.path.parent.name, run.path.name, _status(run))
+        entry = sweep.trials.get(run.path.name)
         try:
-            spec, tracked = found_trial(run)
+            spec, tracked = found_trial(run, entry or {})
         except RunnerError as error:
             return Synced(told.experiment, told.name, told.status, error=str(error)), None, {}
-        entry = sweep.trials.get(run.path.name)
         parent = None if entry is None else sweep.feed
         feed = TrackerFeed(lambda: _tracker(spec, self._storage), tracked, parent, store_of(spec))
         value = (entry or {}).get("objective")

@@ -13,7 +13,7 @@ from runner.plan import flatten, read_plan, settings
 from runner.secrets import without_passwords
 from runner.spec.models import ExperimentSpec
 from runner.stages import DatasetInfo, TrackedRun
-from runner.standing.sweep_folder import FOLDER, SWEEP_FILE
+from runner.standing.sweep_folder import sweep_as_told
 
 
 def tracked_trial(spec: ExperimentSpec, dataset: DatasetInfo, run: RunDirectory, tags: Mapping[str, str]) -> TrackedRun:
@@ -45,15 +45,17 @@ def tracked_sweep(spec: ExperimentSpec, dataset: DatasetInfo, folder: Path) -> T
     )
 
 
-def found_trial(run: RunDirectory) -> tuple[ExperimentSpec, TrackedRun]:
-    """Read a trial's folder, and its place in its sweep if it has one.
+def found_trial(run: RunDirectory, entry: Mapping[str, Any]) -> tuple[ExperimentSpec, TrackedRun]:
+    """Read a trial's folder.
+
+    Args:
+        run: The folder.
+        entry: What its sweep's `sweep.json` says of it; nothing outside of a sweep.
 
     Raises:
         DataError: It holds no plan that this version can read.
     """
     spec = _plan(run.plan)
-    swept = sweep_as_told(run.path.parent / FOLDER).get("trials", ())
-    entry: dict[str, Any] = next((trial for trial in swept if trial["name"] == run.path.name), {})
     names = {"group": "group", "arm": "arm", "number": "trial"}
     tags = {tag: str(entry[name]) for name, tag in names.items() if entry.get(name) not in (None, "")}
     return spec, tracked_trial(spec, _dataset(run.read_record().get("dataset"), spec), run, tags)
@@ -63,12 +65,6 @@ def found_sweep(folder: Path) -> tuple[ExperimentSpec, TrackedRun]:
     """Read the folder of a sweep; see `found_trial`."""
     spec = _plan(folder / "plan.json")
     return spec, tracked_sweep(spec, _dataset(sweep_as_told(folder).get("dataset"), spec), folder)
-
-
-def sweep_as_told(folder: Path) -> dict[str, Any]:
-    """What `sweep.json` in a folder says; nothing where nothing is swept."""
-    file = folder / SWEEP_FILE
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 
 def parameters_of(spec: ExperimentSpec) -> dict[str, Any]:

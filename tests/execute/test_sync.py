@@ -93,7 +93,7 @@ def test_a_run_that_another_process_delivers_is_left_to_it(left):
     runs, _ = sync(left)
     run = RunDirectory(left.folder / "runs" / "many" / "trial-1")
     run.update_record(status="failed", steps={})
-    _, tracked = module.found_trial(run)
+    _, tracked = module.found_trial(run, {})
     other = module.TrackerFeed(lambda: left.tracker.of(None), tracked)
     other.open()
     try:
