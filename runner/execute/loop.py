@@ -20,7 +20,7 @@ from runner.execute.live_trial import LiveTrial
 from runner.execute.results import TrialResult, result_of, with_tracker
 from runner.execute.watch import Watch
 from runner.plan import Trial, implement, plan_json
-from runner.standing.sweep_folder import OBJECTIVE
+from runner.standing.sweep_folder import shown_value
 from runner.steps.outcome import Outcome, Status
 from runner.sweep.proposals import Proposals
 from runner.tracking.delivery import Delivery
@@ -166,7 +166,7 @@ class Loop:
             held.close()
         else:
             self._deliver(feed)
-            self.delivery.finish(feed, status, _results(objective))
+            self.delivery.finish(feed, status, shown_value(objective))
             self._ended.append((feed, held))
         metrics = run.read_metrics() if status == "finished" else {}
         self._add(TrialResult(trial, status, metrics, run.path, None, "", reused=True, objective=objective))
@@ -251,7 +251,7 @@ class Loop:
         if status == "pruned":
             self._experiment.keep_pruned(trial, run)
         objective = self._conversation.value(status, live.last)
-        self.delivery.finish(live.feed, status, _results(objective))
+        self.delivery.finish(live.feed, status, shown_value(objective))
         self._ended.append((live.feed, live.held))
         if isinstance(outcome.error, SpecError):
             outcome = replace(outcome, error=self._experiment.loaded.located(outcome.error))
@@ -303,7 +303,3 @@ class Loop:
         self._watch.end()
         if self._executor is not None:
             self._executor.close()
-
-
-def _results(objective: float | None) -> dict[str, float]:
-    return {} if objective is None else {OBJECTIVE: objective}

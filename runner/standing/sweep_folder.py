@@ -27,6 +27,11 @@ OBJECTIVE = "objective"
 """The metric that a trial's value is shown as, whatever the search goes by."""
 
 
+def shown_value(objective: float | None) -> dict[str, float]:
+    """A trial's value as the tracker is shown it; nothing where it has none."""
+    return {} if objective is None else {OBJECTIVE: objective}
+
+
 def sweep_as_told(folder: Path) -> dict[str, Any]:
     """What `sweep.json` in a folder says; nothing where nothing is swept."""
     file = folder / SWEEP_FILE

@@ -14,7 +14,7 @@ from runner.secrets import without_passwords
 from runner.spec.models import ExperimentSpec
 from runner.stages import Tracker
 from runner.standing.standing import Found
-from runner.standing.sweep_folder import FOLDER, OBJECTIVE, sweep_as_told
+from runner.standing.sweep_folder import FOLDER, shown_value, sweep_as_told
 from runner.standing.underway import Note, notes
 from runner.steps.outcome import Status
 from runner.tracking.feed import MISSES_IN_TURN, DeliveredElsewhereError, TrackerFeed
@@ -94,8 +94,7 @@ class Sync:
             return Synced(told.experiment, told.name, told.status, error=str(error)), None, {}
         parent = None if entry is None else sweep.feed
         feed = TrackerFeed(lambda: _tracker(spec, self._storage), tracked, parent, store_of(spec))
-        value = (entry or {}).get("objective")
-        return told, feed, {} if value is None else {OBJECTIVE: value}
+        return told, feed, shown_value((entry or {}).get("objective"))
 
     def _deliver(self, told: Synced, feed: TrackerFeed | None, results: dict[str, float]) -> Synced:
         if feed is None:
