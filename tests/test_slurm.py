@@ -53,7 +53,7 @@ def slurm(emoji, project):
         "SLURM_CPUS_ON_NODE": "2",
     }
 
-    def start(*arguments, nodes):
+    def start(*arguments, nodes, stderr=None):
         script = project.folder / "docs" / "cluster" / "slurm.sbatch"
         command = ["bash", script, "emoji.yaml", "--set", "compute.storage=shared", *arguments]
         return subprocess.Popen(
@@ -61,6 +61,7 @@ def slurm(emoji, project):
             cwd=emoji.folder,
             env={**environment, "SLURM_JOB_NUM_NODES": str(nodes)},
             stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             start_new_session=True,
         )
@@ -69,11 +70,23 @@ def slurm(emoji, project):
     shutil.rmtree(f"/tmp/ray-{job}", ignore_errors=True)
 
 
+def test_a_node_that_does_not_come_up_is_tried_three_times(slurm):
+    """As Ray gives up after thirty seconds, which a busy machine may need."""
+    folder, _, start = slurm
+    (folder / "bin" / "srun").write_text("#!/bin/bash\necho started >> srun.log\nexit 1\n")
+    process = start(nodes=2, stderr=subprocess.PIPE)
+    _, said = process.communicate()
+    assert process.returncode == 1
+    assert "ray start ended 3 times on localhost" in said
+    assert (folder / "srun.log").read_text().split() == ["started"] * 3
+    assert not list(folder.glob(".ray-token-*"))
+
+
 def test_of_the_session_nothing_is_left_and_the_trial_is_finished(slurm):
     folder, job, start = slurm
     process = start("--json", nodes=2)
     printed, _ = process.communicate()
-    assert process.returncode == 0
+    assert process.returncode == 0, printed
     [trial] = json.loads(printed[printed.index('{"experiment"') :])["trials"]
     assert trial["status"] == "finished"
     assert trial["run_dir"].startswith(str(folder / "shared"))
@@ -86,11 +99,11 @@ def test_the_warning_before_the_limit_makes_it_save_and_queue_again(slurm):
     process = start("--set", "trainer.epochs=4000", nodes=1)
     logs = folder / "shared" / "emoji"
     while not any('"train/loss"' in log.read_text() for log in logs.glob("trial-*/events.jsonl")):
-        assert process.poll() is None
+        assert process.poll() is None, process.stdout.read()
         time.sleep(0.2)
     process.send_signal(signal.SIGUSR1)
     printed, _ = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 130, printed
     assert "the same command goes on" in printed
     assert (folder / "scontrol.log").read_text() == f"requeue {job}\n"
     assert not _processes(job)
