@@ -47,8 +47,6 @@ from runner.stages import TrackedRun
 FINGERPRINT_TAG = "mmre.fingerprint"
 """By which a run is found again, with the two that name its place: one spec may be run by several people."""
 HOST_TAG, FOLDER_TAG = "mmre.host", "mmre.run_dir"
-SWEEP = "sweep-"
-"""How the fingerprint of a sweep's run begins."""
 
 STATUSES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "pruned": "FINISHED"}
 """MLflow has no word for what a search has pruned; the tag `mmre.status` has."""
@@ -131,7 +129,7 @@ class MlflowTracker:
         self._client.log_artifact(run_id, str(file), folder or None)
 
     def fetch(self, experiment: str, into: Path) -> Sequence[Path]:
-        """Bring the files of an experiment's trials here, a folder for each; of several of a name the newest.
+        """Bring the files of an experiment's trials here, and of its sweep; of several of a name the newest.
 
         Raises:
             UnmetError: There is no such experiment, or its artifacts cannot be had.
@@ -143,7 +141,7 @@ class MlflowTracker:
                 raise UnmetError(f"the tracker has no experiment {experiment!r}")
             oldest_first = ["attributes.start_time ASC"]
             for run in self._client.search_runs([found.experiment_id], order_by=oldest_first):
-                if not run.data.tags.get(FINGERPRINT_TAG, SWEEP).startswith(SWEEP):
+                if FOLDER_TAG in run.data.tags:
                     folders[self._fetch_run(run, into)] = None
         return list(folders)
 
@@ -220,10 +218,10 @@ class MlflowTracker:
             self._client.log_batch(self._run_id, tags=[RunTag(tables.LISTED_TAG, listed)])
 
     def _fetch_run(self, run: Run, into: Path) -> Path:
-        folder = into / str(run.info.run_name)
+        folder = into / Path(run.data.tags[FOLDER_TAG]).name
         folder.mkdir(parents=True, exist_ok=True)
         there = {entry.path for entry in self._client.list_artifacts(run.info.run_id)}
-        for name in FILES:
+        for name in (*FILES, *SWEEP_FILES):
             if name in there:
                 self._client.download_artifacts(run.info.run_id, name, str(folder))
         return folder

@@ -74,11 +74,11 @@ class Tracker(Protocol):
         """
 
     def fetch(self, experiment: str, into: Path) -> Sequence[Path]:
-        """Bring the files of an experiment's trials here, so that they can be compared where their folders are not.
+        """Bring an experiment's files here, so that its trials can be compared where their folders are not.
 
         Returns:
-            A folder for each trial under `into`, named as the trial, with those of a run directory's files that the
-            tracker has.
+            A folder for each trial under `into`, and one for the sweep that they belong to, named as the folders that
+            were tracked, with those of their files that the tracker has.
         """
 
     def link(self) -> str:
