@@ -1,6 +1,6 @@
 """Is the effect that is measured the one that was put into the data?
 
-    python bench/dial.py [--settings 0 0.125 0.5 1] [--seeds 1 2 3] [--storage runs]
+    python bench/dial.py [--settings 0 0.25 0.5 1] [--seeds 1 2 3] [--storage runs]
 
 Launches specs/mre_dial.yaml at each setting of the dial (data.relatedness), and prints a line of JSON a setting:
 what training on the summary and the match together gains for the match over the match alone, as `runner
@@ -35,7 +35,8 @@ def effect(
 
     Returns:
         `setting`, `joint` and `alone` (means over seeds), `difference` with `low` and `high` (of resampled test
-        samples) and `p_value`, `seed_low` and `seed_high` (over seeds), and each seed's figures.
+        samples) and `p_value`, `seed_low` and `seed_high` (over seeds; None where no seed differs from another), and
+        each seed's figures.
     """
     name = f"mre_dial_{setting:g}"
     told = (f"name={name}", f"data.relatedness={setting}", f"sweep.seeds={list(seeds)}", f"compute.storage={storage}")
@@ -61,7 +62,7 @@ def effect(
 def main() -> None:
     """Measure at all settings and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", nargs="+", type=float, default=[0.0, 0.125, 0.5, 1.0])
+    parser.add_argument("--settings", nargs="+", type=float, default=[0.0, 0.25, 0.5, 1.0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--storage", type=Path, default=Path("runs"))
     chosen = parser.parse_args()
