@@ -56,8 +56,9 @@ FILES = (
     *("parameters.jsonl", "predictions.jsonl", "scores.jsonl", "metrics.json"),
 )
 """What is copied from the run directory of a trial: when it begins, and what has come or grown at its end."""
-SWEEP_FILES = ("sweep.json", "parallel_coordinates.html", "importances.html")
-"""What is copied from the folder of a sweep besides."""
+SWEEP_FILE = "sweep.json"
+SWEEP_FIGURES = ("parallel_coordinates.html", "importances.html")
+"""What is copied from the folder of a sweep besides; the figures are for people, and not fetched again."""
 
 
 class MlflowTracker:
@@ -116,7 +117,7 @@ class MlflowTracker:
         folder = self._started().run_dir
         try:
             self._client.log_batch(self._run_id, tags=[RunTag("mmre.status", status)])
-            self._send_files(*(folder / name for name in (*FILES, *SWEEP_FILES)))
+            self._send_files(*(folder / name for name in (*FILES, SWEEP_FILE, *SWEEP_FIGURES)))
             if status == "finished":
                 self._send_tables(folder)
                 self._send_model(folder / "model")
@@ -221,7 +222,7 @@ class MlflowTracker:
         folder = into / Path(run.data.tags[FOLDER_TAG]).name
         folder.mkdir(parents=True, exist_ok=True)
         there = {entry.path for entry in self._client.list_artifacts(run.info.run_id)}
-        for name in (*FILES, *SWEEP_FILES):
+        for name in (*FILES, SWEEP_FILE):
             if name in there:
                 self._client.download_artifacts(run.info.run_id, name, str(folder))
         return folder

@@ -21,11 +21,12 @@ def test_the_measured_effect_follows_the_dial(tmp_path):
     An effect is one that neither other samples nor other seeds could have made: intervals over samples know nothing of
     how far another seed would be from these.
     """
-    none, half, whole = (
+    none, quarter, half, whole = (
         effect(setting, SEEDS, tmp_path / "runs", f"data.path={tmp_path / 'data'}", confidence=CONFIDENCE)
-        for setting in (0.0, 0.5, 1.0)
+        for setting in (0.0, 0.25, 0.5, 1.0)
     )
     over_samples, over_seeds = (none["low"], none["high"]), (none["seed_low"], none["seed_high"])
     assert any(low <= 0 <= high for low, high in (over_samples, over_seeds) if low is not None), none
     assert none["high"] < half["low"], (none, half)
+    assert quarter["high"] < whole["low"], (quarter, whole)
     assert half["difference"] < whole["difference"], (half, whole)
