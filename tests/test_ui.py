@@ -44,10 +44,10 @@ def served(emoji):
         yield launched["trials"][0], f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.communicate(timeout=30)
+        server.communicate(timeout=120)
 
 
-def _wait_for(address, server, seconds=90):
+def _wait_for(address, server, seconds=240):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and server.poll() is None:
         try:

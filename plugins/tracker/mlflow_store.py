@@ -21,6 +21,7 @@ from runner.errors import UnmetError
 from runner.secrets import without_passwords
 
 ARTIFACTS = "mlartifacts"
+JOB_EXECUTION = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
 """The folder of artifacts, in the folder of all runs, where no server keeps them."""
 
 
@@ -109,7 +110,10 @@ class Store:
         """
         if self.is_server:
             raise UnmetError(f"the tracker's store is a server with pages of its own: open {self._shown} in a browser")
+        # Its jobs judge chats by language models: eight more processes to start and to end, of no use here.
+        quiet = () if JOB_EXECUTION in os.environ else ("/usr/bin/env", f"{JOB_EXECUTION}=false")
         return (
+            *quiet,
             *(sys.executable, "-m", "mlflow", "server"),
             *("--backend-store-uri", self.uri),
             *("--artifacts-destination", (self._storage / ARTIFACTS).as_uri()),

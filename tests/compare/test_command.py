@@ -28,7 +28,7 @@ sweep:
 
 def run(folder, *arguments):
     command = [str(RUNNER), *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_json_is_the_whole_of_standard_output(ablation):

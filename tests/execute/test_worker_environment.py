@@ -25,7 +25,7 @@ def test_a_fork_server_is_started_without_the_keys_to_the_tracker(monkeypatch, w
             assert server.poll() is None
     finally:
         server.stdin.close()
-        server.wait(30)
+        server.wait(120)
     assert "OMP_NUM_THREADS=2" in told and "HF_TOKEN=secret" in told
     assert "MLFLOW_TRACKING" not in told and "PGPASSWORD" not in told
     assert ("AWS_SECRET_ACCESS_KEY" in told) == with_cloud

@@ -42,7 +42,8 @@ class Server:
         command += ["--artifacts-destination", (self.folder / "artifacts").as_uri()]
         command += ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         wait_for(f"{self.uri}/health")
 
     def kill(self):
@@ -53,7 +54,7 @@ class Server:
             self._process = None
 
 
-def wait_for(address, seconds=120):
+def wait_for(address, seconds=240):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:

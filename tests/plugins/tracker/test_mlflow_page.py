@@ -57,7 +57,7 @@ def address(tmp_path):
         yield f"http://127.0.0.1:{port}/#/experiments/1/runs", trials[0]
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
 
 
 def test_what_a_group_sees(address):

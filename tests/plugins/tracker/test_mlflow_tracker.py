@@ -319,11 +319,18 @@ def test_relative_database_is_beside_the_spec(tmp_path):
     assert MlflowOptions(uri="http://host:5000").uri == "http://host:5000"
 
 
-def test_serve_command_names_store_and_port(storage):
+def test_serve_command_names_store_and_port(storage, monkeypatch):
     tracker = open_tracker(storage)
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "true")
     command = tracker.serve_command("127.0.0.1", 5123)
     assert command[:4] == (sys.executable, "-m", "mlflow", "server")
     assert f"sqlite:///{storage}/mlflow.db" in command and "5123" in command
+
+
+def test_pages_are_served_without_the_processes_of_jobs_unless_they_are_asked_for(storage, monkeypatch):
+    monkeypatch.delenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", raising=False)
+    command = open_tracker(storage).serve_command("127.0.0.1", 5123)
+    assert command[:3] == ("/usr/bin/env", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", sys.executable)
 
 
 @pytest.mark.slow
@@ -351,7 +358,7 @@ def test_served_store_shows_the_run_and_takes_another_over_http(storage, tracked
             remote.serve_command("127.0.0.1", 1)
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(120)
 
 
 @pytest.fixture
@@ -361,7 +368,7 @@ def unused_port():
         return probe.getsockname()[1]
 
 
-def wait_for(address, seconds=60):
+def wait_for(address, seconds=180):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
