@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from plugins.optimizer.adamw import fused_adamw
+from plugins.optimizer.cpu_muon import CpuMuon
 from plugins.optimizer.grouped import GroupedOptimizer
 from plugins.optimizer.groups import GROUPS, Group, listed
 from plugins.optimizer.muon_options import MuonGroupOptions, MuonOptions
@@ -42,7 +43,7 @@ class MuonOptimizer(GroupedOptimizer):
             parameters[_algorithm(group)] += group.torch_groups()
         optimizers: list[torch.optim.Optimizer] = []
         if parameters["muon"]:
-            optimizers.append(torch.optim.Muon(parameters["muon"], momentum=self._options.momentum))
+            optimizers.append(CpuMuon(parameters["muon"], momentum=self._options.momentum))
         if parameters["adamw"]:
             optimizers.append(fused_adamw(parameters["adamw"], self._options))
         return [scheduled(optimizer, self._options, num_steps) for optimizer in optimizers]
