@@ -51,7 +51,6 @@ main()
 """
 
 
-@pytest.mark.timeout(50)
 @pytest.mark.parametrize(
     ("command", "printed"), [("noted", ""), ("dropped", ""), ("terminated", ""), ("cleaning", "cleaned up\n")]
 )

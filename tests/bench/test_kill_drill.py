@@ -11,7 +11,6 @@ DRILL = Path(__file__).parent.parent.parent / "bench" / "kill_drill.py"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("workers", "strategy"), [(1, "ddp"), (2, "fsdp")])
 def test_one_kill_changes_no_bit_of_the_weights(workers, strategy):
     command = [sys.executable, DRILL, "--kills", "1", "--workers", str(workers), "--strategy", strategy, "--seed", "4"]

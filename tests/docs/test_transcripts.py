@@ -26,7 +26,6 @@ def test_plan_and_preview_of_the_tutorial(reader):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_every_mistake_is_told_as_the_page_says(reader):
     missed = reader.follow(MISTAKES, lambda command: True)
     assert not missed, "\n\n".join(missed)

@@ -18,7 +18,7 @@ from runner.plan import plan_json, resolve
 from runner.spec.load import load_spec
 from runner.spec.models import ComputeOptions
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.slow
 
 SPEC = """\
 name: rack

@@ -154,7 +154,6 @@ def laptop(emoji, head, request):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_a_launch_is_handed_over_and_followed_to_its_end(laptop):
     job = laptop.detach()
     printed = laptop.run("logs", job, "--follow")
@@ -175,7 +174,6 @@ def test_a_launch_is_handed_over_and_followed_to_its_end(laptop):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("laptop", [through_head], indirect=True)
 def test_a_launch_is_stopped_and_goes_on_when_handed_over_again(laptop):
     job = laptop.detach(*LONG)

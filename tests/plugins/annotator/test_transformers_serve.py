@@ -80,7 +80,6 @@ def wait_for(url, process, output):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_transformers_own_server_annotates(server, recorder, tmp_path):
     url, folder = server
     samples = []

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from servers import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 SHORT = ("--local", "--set", "trainer.epochs=1", "--set", "compute.sample_every=1")
 VARYING = {"train/tokens_per_second", "train/memory_gb"}

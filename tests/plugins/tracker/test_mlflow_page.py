@@ -16,7 +16,6 @@ CHROMIUM = shutil.which("chromium")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(900),
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium"),
 ]
 
