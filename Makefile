@@ -11,10 +11,12 @@ demo: $(INSTALLED)
 
 # A file's tests stay together, as they share what is dear to make.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --durations 15
 
+# Three processes, as these tests wait half of their time; in the order of the folders, as the longest files come first in it.
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile --ignore tests/execute/test_ray_cluster.py
+	$(BIN)/python -m pytest -m slow --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15 \
+		--ignore tests/execute/test_ray_cluster.py
 	# Ray reads when it is imported whether a cluster asks for tokens: these tests want a process of their own.
 	$(BIN)/python -m pytest -m slow tests/execute/test_ray_cluster.py
 
