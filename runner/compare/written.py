@@ -84,12 +84,12 @@ def _interval_cells(each: GroupFigure) -> list[str]:
 
 
 def tests_table(found: Comparison) -> Table:
-    """A row a test: the figures of both, their difference with its interval, p-values, effect size."""
+    """A row a test: the figures of both, their difference with both its intervals, p-values, effect size."""
     several = len({(test.pair.a.label, test.pair.b.label) for test in found.tests}) > 1
     baseline = {test.pair.b.label for test in found.tests}
     effects = any(test.pair.told for test in found.tests)
     percent = f"{found.question.resampling.confidence:.0%}"
-    title = "differences, resampling test samples with seeds averaged"
+    title = "differences of means over seeds, p-values over test samples"
     if not several and found.tests:
         title += f": {found.tests[0].pair.a.label} less {found.tests[0].pair.b.label}"
     elif len(baseline) == 1 and not effects:
@@ -101,11 +101,11 @@ def tests_table(found: Comparison) -> Table:
         "a",
         "b",
         "a - b",
-        f"{percent} interval",
+        f"{percent} over samples",
         "p",
         "p (Holm)",
         "effect size",
-        "p of seeds",
+        f"{percent} over seeds",
     ]
     rows = [[*([pair_name(test, effects=effects)] if names else []), *_test_cells(test)] for test in found.tests]
     return Table(title, headings, rows, len(names) + 1)
@@ -128,7 +128,7 @@ def _test_cells(test: PairedTest) -> list[str]:
         p_text(test.p_value),
         p_text(test.p_holm),
         NONE if test.effect_size is None else f"{test.effect_size:+.2f}",
-        NONE if test.seeds is None else p_text(test.seeds.p_value),
+        NONE if test.seeds is None else span(test.seeds.low, test.seeds.high),
     ]
 
 
@@ -150,7 +150,7 @@ def parts_table(found: Comparison) -> Table:
     ]
     percent = f"{found.question.resampling.confidence:.0%}"
     names = ["samples with", "number", *(["comparison"] if several else []), "metric"]
-    headings = [*names, "a", "b", "a - b", f"{percent} interval"]
+    headings = [*names, "a", "b", "a - b", f"{percent} over samples"]
     return Table("by label and by number of segments", headings, rows, len(names))
 
 

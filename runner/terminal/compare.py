@@ -11,9 +11,9 @@ from rich.table import Table
 from runner.compare import written
 from runner.compare.comparison import Comparison
 
-WIDE = 120
+WIDE = 140
 """Columns of a terminal that all columns of the tests have room in."""
-LEFT_OUT = ("a", "b", "p", "effect size", "p of seeds")
+LEFT_OUT = ("a", "b", "p", "effect size", "over seeds")
 """Columns of the tests that are left out where there is less."""
 SURE = 0.05
 """Differences whose corrected p-value is no larger are printed in green or red."""
@@ -42,7 +42,7 @@ def _tests(found: Comparison, width: int) -> Table:
     """The tests, those that are sure after the correction in colour."""
     plain = written.tests_table(found)
     table = Table(title=escape(plain.title), title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
-    shown = [place for place, heading in enumerate(plain.headings) if width >= WIDE or heading not in LEFT_OUT]
+    shown = [place for place, heading in enumerate(plain.headings) if width >= WIDE or not _is_left_out(heading)]
     for place in shown:
         justify: Literal["left", "right"] = "left" if place < plain.num_names else "right"
         table.add_column(escape(plain.headings[place]), justify=justify, no_wrap=place >= plain.num_names - 1)
@@ -52,6 +52,11 @@ def _tests(found: Comparison, width: int) -> Table:
     if width < WIDE:
         table.caption = f"with {WIDE} columns, and in --json, also: {', '.join(LEFT_OUT)}"
     return table
+
+
+def _is_left_out(heading: str) -> bool:
+    """Whether it is one of them; an interval's heading begins with its confidence."""
+    return heading.rsplit("% ", maxsplit=1)[-1] in LEFT_OUT
 
 
 def _table(plain: written.Table) -> Table:

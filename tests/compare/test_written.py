@@ -29,6 +29,10 @@ def test_markdown_has_a_row_a_test_and_as_many_cells_in_each(found):
     lines = [line for line in written.markdown(found).splitlines() if line.startswith("|")]
     tests = [line for line in lines if "ner_alone – joint" in line and "ner_f1" in line]
     assert len(tests) == 1
+    [test] = [test for test in found.tests if (test.pair.a.label, test.metric) == ("ner_alone", "ner_f1")]
+    over_samples, over_seeds = (test.low, test.high), (test.seeds.low, test.seeds.high)
+    assert all(written.span(low, high) in tests[0] for low, high in (over_samples, over_seeds))
+    assert over_samples != over_seeds
     assert "Note: 3 seeds a group say little" in written.markdown(found)
     second = lines[next(place for place, line in enumerate(lines) if "comparison" in line) :]
     assert {line.count("|") for line in second} == {second[0].count("|")}
@@ -62,7 +66,7 @@ def test_intervals_and_parts_stand_in_the_tables_where_they_are_wanted(found):
 def test_a_wide_terminal_has_all_columns_and_a_small_one_the_surest(found):
     wide, small = printed(found, 140), printed(found, 80)
     assert all(column in wide for column in LEFT_OUT)
-    assert "effect size, p of seeds" in small
+    assert "effect size, over seeds" in small
     assert "image_entity_accuracy" in small
     assert all(len(line) <= 80 for line in small.splitlines())
 
