@@ -9,11 +9,12 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)
 	$(BIN)/runner launch specs/tiny_mmre.yaml
 
-# A file's tests stay together, as they share what is dear to make.
+# Three processes, as tests that launch something wait half of their time. A file's tests stay together, as they share what
+# is dear to make.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --durations 15
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --durations 15
 
-# Three processes, as these tests wait half of their time; in the order of the folders, as the longest files come first in it.
+# In the order of the folders, as the longest files come first in it.
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15 \
 		--ignore tests/execute/test_ray_cluster.py
