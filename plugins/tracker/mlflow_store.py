@@ -21,8 +21,9 @@ from runner.errors import UnmetError
 from runner.secrets import without_passwords
 
 ARTIFACTS = "mlartifacts"
-JOB_EXECUTION = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
 """The folder of artifacts, in the folder of all runs, where no server keeps them."""
+JOB_EXECUTION = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
+"""The variable by which a user has MLflow's server run jobs, or not."""
 
 
 class Store:
