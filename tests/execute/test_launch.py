@@ -1,16 +1,10 @@
-"""Launching as a user does: on Ray, again, edited, interrupted, from the plan."""
+"""Launching as a user does: on Ray, again, edited, from the plan."""
 
 import json
-import os
-import signal
-import time
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForImageTextToText
-
-from runner.errors import StepError
-from runner.steps.outcome import Outcome
 
 
 def launch(workplace, *arguments):
@@ -99,67 +93,3 @@ def test_two_workers_train_what_one_does(emoji, strategy):
 def _last_loss(run_dir):
     events = [json.loads(line) for line in (Path(run_dir) / "events.jsonl").read_text().splitlines()]
     return [event["values"]["train/loss"] for event in events if event["kind"] == "metrics" and event["step"]][-1]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, emoji_at):
-    """The metrics of the experiment when nobody interrupts it."""
-    _, trial, _ = launch(emoji_at(tmp_path_factory.mktemp("undisturbed")), "emoji.yaml", "--local")
-    return trial["metrics"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("mode", "moment", "number"),
-    [
-        *(((), moment, signal.SIGINT) for moment in ("train", "generate", 0.8, 2.0)),
-        (("--local",), "train", signal.SIGINT),
-        (("--set", "compute.workers=2"), "train", signal.SIGINT),
-        ((), "train", signal.SIGTERM),
-    ],
-    ids=str,
-)
-def test_ctrl_c_at_any_time_leaves_a_run_that_the_next_launch_resumes(emoji, undisturbed, mode, moment, number):
-    started = emoji.start("launch", "emoji.yaml", *mode)
-    _wait(emoji, moment, started)
-    # As they come: Ctrl-C to all that the terminal runs, SIGTERM from a scheduler to the command.
-    (os.killpg if number == signal.SIGINT else os.kill)(started.pid, number)
-    output, errors = started.communicate(timeout=240)
-    # What was nearly done when the signal came may be done before it is heard.
-    assert started.returncode == 130 or (moment not in {"train", 0.8} and "(finished)" in output), errors
-    assert "Traceback" not in errors
-    for trials in (emoji.folder / "runs").glob("emoji/*"):
-        # As workers leave it that lose one another when a launch is killed.
-        (trials / ".outcome-0.json").write_text(json.dumps(Outcome("failed", StepError("of old")).as_json()))
-    _, trial, _ = launch(emoji, "emoji.yaml", *mode)
-    assert trial["metrics"] == undisturbed
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("mode", "pause"), [((), 0.2), ((), 0.8), (("--local",), 0.2)], ids=str)
-def test_a_second_ctrl_c_at_any_time_ends_with_a_word(emoji, undisturbed, mode, pause):
-    started = emoji.start("launch", "emoji.yaml", *mode)
-    _wait(emoji, "train", started)
-    os.killpg(started.pid, signal.SIGINT)
-    time.sleep(pause)
-    if started.poll() is None:
-        os.killpg(started.pid, signal.SIGINT)
-    output, errors = started.communicate(timeout=240)
-    assert started.returncode == 130, errors
-    assert "the same command goes on" in output + errors
-    assert "Traceback" not in errors
-    _, trial, _ = launch(emoji, "emoji.yaml", *mode)
-    assert trial["metrics"] == undisturbed
-
-
-def _wait(workplace, moment, process):
-    """Wait some seconds, or until a step is seen to begin."""
-    if isinstance(moment, float):
-        time.sleep(moment)
-        return
-    wanted = f'"step": "{moment}", "state": "started"'
-    while process.poll() is None:
-        logs = list((workplace.folder / "runs" / "emoji").glob("*/events.jsonl"))
-        if any(wanted in log.read_text() for log in logs):
-            return
-        time.sleep(0.005)
