@@ -1,7 +1,8 @@
 """torch's Muon, which orthogonalises in float32 where it runs on a CPU.
 
 `torch.optim.Muon` orthogonalises in bfloat16 on every device. A CPU without instructions for bfloat16 does that in
-software: a matrix of 128 x 128 took 29 ms instead of 1.3, and Muon three quarters of the demo's training.
+software: on one such CPU a matrix of 128 x 128 took 29 ms instead of 1.3, and the demo trained on 14 samples a second
+instead of 43.
 """
 
 from __future__ import annotations
