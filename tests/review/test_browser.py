@@ -115,6 +115,13 @@ def shows(page, sample):
     expect(page.locator(".picture")).to_have_attribute("data-sample", sample)
 
 
+def opened_editor(page):
+    """The field of a summary, once the page has put the caret at its end: what is written before lands there too."""
+    field = page.locator(".editor textarea")
+    expect(field).to_be_focused()
+    return field
+
+
 def test_edits_rejects_and_undoes_by_key_are_found_after_a_reload(served, tab):
     page = tab()
     shows(page, "1")
@@ -122,7 +129,7 @@ def test_edits_rejects_and_undoes_by_key_are_found_after_a_reload(served, tab):
     page.keyboard.press("a")
     shows(page, "2")
     page.keyboard.press("e")
-    expect(page.locator(".editor textarea")).to_be_focused()
+    opened_editor(page)
     page.keyboard.press("Control+a")
     page.keyboard.press("Backspace")
     page.keyboard.press("Control+Enter")
@@ -162,11 +169,11 @@ def test_the_same_by_click_with_filters(served, tab):
     page.get_by_role("button", name="Reject").click()
     shows(page, "2")
     page.get_by_role("button", name="Edit").click()
-    page.locator(".editor textarea").fill("Something else.")
+    opened_editor(page).fill("Something else.")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator(".summary")).to_have_text("Picture 2 shows a red square.")
     page.get_by_role("button", name="Edit").click()
-    page.locator(".editor textarea").fill("A square.")
+    opened_editor(page).fill("A square.")
     page.get_by_role("button", name="Save").click()
     shows(page, "3")
     choose(page, "flag", "any flag")
@@ -199,7 +206,7 @@ def test_decisions_and_what_is_being_typed_survive_a_kill(served, tab):
     page.keyboard.press("a")
     shows(page, "2")
     page.keyboard.press("e")
-    page.locator(".editor textarea").fill("Half a sent")
+    opened_editor(page).fill("Half a sent")
     served.stop(signal.SIGKILL)
     with served.waiting.work.decisions.open("ab") as file:
         file.write(b'{"sample": "3", "dec')
@@ -208,7 +215,7 @@ def test_decisions_and_what_is_being_typed_survive_a_kill(served, tab):
     expect(page.locator(".editor textarea")).to_be_hidden()
     shows(page, "2")
     page.keyboard.press("e")
-    expect(page.locator(".editor textarea")).to_have_value("Half a sent")
+    expect(opened_editor(page)).to_have_value("Half a sent")
     page.keyboard.type("ence.")
     page.keyboard.press("Control+Enter")
     shows(page, "3")
@@ -290,7 +297,7 @@ def test_the_page_fits_its_window_and_does_not_jump(tab, width):
         assert page.locator(".keys:visible").bounding_box() == keys
         assert page.locator(".text").bounding_box() == text
     page.keyboard.press("e")
-    expect(page.locator(".editor textarea")).to_be_focused()
+    opened_editor(page)
     assert page.locator(".text").bounding_box()["y"] == pytest.approx(text["y"], abs=2)
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
