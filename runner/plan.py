@@ -97,8 +97,7 @@ class Survey:
 
     def resolve(self, spec: ExperimentSpec) -> Plan:
         """Pin a spec to what is found; see the function of that name."""
-        dataset = self._once(self._datasets, spec.data, lambda: implement(spec.data).prepare(self._reporter))
-        model = spec.model
+        dataset, model = self.dataset(spec.data), spec.model
         revision = self._once(self._revisions, model, lambda: implement(model).revision()) if model else NONE
         plugins = {f"{each.stage}.{each.type}": find(each.stage, each.type).distribution for each in spec.sections()}
         # The model's place in a folder or on a hub is not its content: `revision` stands for that.
@@ -108,6 +107,14 @@ class Survey:
         if spec.pinned is not None:
             _refuse_drift(spec.pinned, pins)
         return Plan(spec.model_copy(update={"pinned": pins}), dataset)
+
+    def dataset(self, data: Section) -> DatasetInfo:
+        """What is found of the data set of such a section.
+
+        Raises:
+            DataError: It is missing or broken.
+        """
+        return self._once(self._datasets, data, lambda: implement(data).prepare(self._reporter))
 
     def _once(self, known: dict[str, T], part: Section, look: Callable[[], T]) -> T:
         key = json.dumps(part.as_json(), sort_keys=True)

@@ -34,6 +34,7 @@ class SyntheticData:
         self._options = options
         key = fingerprint({"version": VERSION, **identity(options)})
         self._folder = DatasetFolder(options.path / key[:12])
+        self._splits: dict[str, list[Sample]] = {}
 
     def prepare(self, reporter: Reporter) -> DatasetInfo:
         """Make the data set if it is not there whole, and describe it.
@@ -52,14 +53,15 @@ class SyntheticData:
                 return self._checked()
 
     def _checked(self) -> DatasetInfo:
-        info = self._folder.info(self._folder.splits())
+        self._splits = self._folder.splits()
+        info = self._folder.info(self._splits)
         if info.fingerprint != self._folder.description.get("fingerprint"):
             raise DataError(f"{self._folder.path}: was changed since it was generated")
         return info
 
     def load(self, split: str) -> Sequence[Sample]:
-        """Read a split; `prepare` comes first."""
-        return self._folder.load(split)
+        """The samples of a split, `train` or `test`; `prepare` comes first."""
+        return self._splits[split]
 
     def _make(self, reporter: Reporter) -> None:
         sizes = {"train": self._options.train, "test": self._options.test}

@@ -32,6 +32,7 @@ class DatasetFolder:
         """Name the folder; nothing is read yet. Without images, none need be there: texts alone are read."""
         self.path = path
         self._with_images = with_images
+        self._folders: dict[Path, Path] = {}
 
     @cached_property
     def description(self) -> Mapping[str, Any]:
@@ -127,12 +128,21 @@ class DatasetFolder:
     def _file(self, name: str | None) -> Path | None:
         if name is None:
             return None
-        path = (self.path / _text(name)).resolve()
-        if not path.is_relative_to(self.path.resolve()):
+        named = self.path / _text(name)
+        # Thousands of pictures lie in a folder or two, and few of them, if any, are links.
+        path = self._resolved(named.parent) / named.name
+        if named.name == ".." or path.is_symlink():
+            path = path.resolve()
+        if not path.is_relative_to(self._resolved(self.path)):
             raise ValueError(f"the path {name!r} leads out of the data set")
         if self._with_images and not path.is_file():
             raise ValueError(f"the image {name!r} is missing")
         return path
+
+    def _resolved(self, folder: Path) -> Path:
+        if folder not in self._folders:
+            self._folders[folder] = folder.resolve()
+        return self._folders[folder]
 
     def info(self, splits: Mapping[str, Sequence[Sample]]) -> DatasetInfo:
         """Describe the data set with a fingerprint over what `splits` hold now."""

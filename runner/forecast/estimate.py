@@ -10,7 +10,7 @@ from runner.forecast.fit import disk, hours, judged
 from runner.forecast.lengths import assumed_length, length_figures
 from runner.forecast.resources import local_gpus, unmet_by
 from runner.forecast.splits import Split, Splits
-from runner.plan import Plan, Survey, Trial, expand, implement, resolve
+from runner.plan import Plan, Survey, Trial, expand, implement
 from runner.records import Extent
 from runner.spec.load import LoadedSpec
 from runner.spec.models import ComputeOptions, ExperimentSpec
@@ -48,15 +48,15 @@ def describe_plan(loaded: LoadedSpec[ExperimentSpec], reporter: Reporter) -> dic
         "where": where(spec.compute),
         "unmet": unmet,
     }
-    composer, splits = None, Splits(reporter)
+    composer, survey, splits = None, Survey(reporter), Splits(reporter)
     if spec.sweep is not None:
-        composer = Composer(Variants(loaded.tree, spec.sweep), Survey(reporter))
+        composer = Composer(Variants(loaded.tree, spec.sweep), survey)
         told["sweep"] = outlook(composer)
     try:
-        told |= _pinned(resolve(spec, reporter), composer, splits)
+        told |= _pinned(survey.resolve(spec), composer, splits)
     except (DataError, UnmetError) as error:
         unmet.append(str(error))
-    told |= _trained(spec, reporter, splits, unmet)
+    told |= _trained(spec, survey, splits, unmet)
     if spec.sweep is not None:
         told["sweep"]["gpu_hours"] = _times(told["hours"].get("gpu"), told["sweep"]["num_trials"])
     return told
@@ -90,9 +90,9 @@ def trains(spec: ExperimentSpec) -> bool:
     return spec.model is not None and spec.trainer is not None and spec.optimizer is not None
 
 
-def _trained(spec: ExperimentSpec, reporter: Reporter, splits: Splits, unmet: list[str]) -> dict[str, Any]:
+def _trained(spec: ExperimentSpec, survey: Survey, splits: Splits, unmet: list[str]) -> dict[str, Any]:
     """Tell what a training takes, as far as data and model can be had; what cannot is added to `unmet`."""
-    found: DatasetInfo | None = _or_unmet(lambda: implement(spec.data).prepare(reporter), unmet)
+    found: DatasetInfo | None = _or_unmet(lambda: survey.dataset(spec.data), unmet)
     told: dict[str, Any] = {"num_samples": dict(found.num_samples)} if found else {}
     if not trains(spec):
         return {**told, "steps_per_trial": 0}

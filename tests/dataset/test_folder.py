@@ -87,6 +87,21 @@ def test_a_broken_line_is_named(folder, change, message):
     assert str(raised.value).startswith(f"{folder / 'train.jsonl'}:2: ")
 
 
+@pytest.mark.parametrize("link", ["images/2.png", "images"])
+def test_a_link_that_leads_out_is_named(folder, tmp_path, link):
+    shutil.move(folder / link, tmp_path / "elsewhere")
+    (folder / link).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"'images/[12]\.png' leads out of the data set"):
+        DatasetFolder(folder).splits()
+
+
+def test_links_within_are_followed_to_the_pictures_themselves(folder, tmp_path):
+    (folder / "images" / "again.png").symlink_to("2.png")
+    edit_line(folder, lambda row: row.update(image="images/again.png"))
+    (tmp_path / "link").symlink_to(folder)
+    assert DatasetFolder(tmp_path / "link").load("train")[1].image == folder / "images" / "2.png"
+
+
 def test_empty_lines_count_as_lines(folder):
     edit_line(folder, lambda row: "\n" + json.dumps(row | {"id": "s1"}))
     with pytest.raises(DataError, match=r"train\.jsonl:3: the id"):
