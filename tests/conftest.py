@@ -45,7 +45,7 @@ class Workplace:
     def command(self, *arguments):
         return [str(RUNNER), *map(str, arguments)]
 
-    def run(self, *arguments, timeout=600):
+    def run(self, *arguments, timeout=1800):
         return subprocess.run(
             self.command(*arguments),
             cwd=self.folder,

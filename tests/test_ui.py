@@ -44,7 +44,7 @@ def served(emoji):
         yield launched["trials"][0], f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.communicate(timeout=120)
+        server.communicate(timeout=600)
 
 
 def _wait_for(address, server, seconds=240):
@@ -64,7 +64,7 @@ def test_the_runs_page_shows_metrics_parameters_and_data_set(served, tmp_path):
     # A browser that got no answer in its time shows an empty frame; on a busy machine the next one has more luck.
     arguments = [*QUIET, f"--user-data-dir={tmp_path / 'browser'}", "--virtual-time-budget=30000", "--dump-dom", page]
     for _ in range(3):
-        done = subprocess.run([CHROMIUM, *arguments], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run([CHROMIUM, *arguments], capture_output=True, text=True, timeout=600, check=False)
         if trial["name"] in done.stdout:
             break
     assert trial["name"] in done.stdout

@@ -12,7 +12,9 @@ import runner.cache.claim
 from runner.cache.cache import Cache
 from runner.cache.claim import Claim, ClaimedError
 
-LEASE = 1.5
+LEASE = 4.0
+"""Seconds after which silence is death, in most of these tests: long enough for a busy machine's signs of life."""
+LONG = 3600.0
 
 
 def _hold(root: str, ready, lease: float) -> None:
@@ -23,17 +25,22 @@ def _hold(root: str, ready, lease: float) -> None:
 
 
 @pytest.fixture
-def entry(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner.cache.claim, "LEASE_SECONDS", LEASE)
+def entry(tmp_path, monkeypatch, lease):
+    monkeypatch.setattr(runner.cache.claim, "LEASE_SECONDS", lease)
     return Cache(tmp_path).entry("trained", "k")
 
 
 @pytest.fixture
-def other(tmp_path):
+def lease():
+    return LEASE
+
+
+@pytest.fixture
+def other(tmp_path, lease):
     """Another process that holds the claim."""
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
-    holder = context.Process(target=_hold, args=(str(tmp_path), ready, LEASE))
+    holder = context.Process(target=_hold, args=(str(tmp_path), ready, lease))
     holder.start()
     assert ready.wait(60)
     yield holder
@@ -61,17 +68,16 @@ def test_who_waits_is_told_for_whom(entry, other):
     assert not claimed_within(entry, 2 * LEASE)
 
 
+@pytest.mark.parametrize("lease", [LONG])
 def test_a_dead_ones_claim_is_taken_over_at_once(entry, other):
     os.kill(other.pid, signal.SIGKILL)
     other.join()
-    before = time.monotonic()
-    assert claimed_within(entry, 30)
-    assert time.monotonic() - before < LEASE
+    assert claimed_within(entry, 60)
 
 
 def test_the_claim_of_one_who_gives_no_sign_is_taken_over_after_a_while(entry, other):
     os.kill(other.pid, signal.SIGSTOP)
-    assert claimed_within(entry, 30)
+    assert claimed_within(entry, 60)
 
 
 def test_a_claim_ends_however_its_maker_ends(entry):

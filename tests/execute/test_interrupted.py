@@ -36,7 +36,7 @@ def test_ctrl_c_at_any_time_leaves_a_run_that_the_next_launch_resumes(emoji, und
     _wait(emoji, moment, started)
     # As they come: Ctrl-C to all that the terminal runs, SIGTERM from a scheduler to the command.
     (os.killpg if number == signal.SIGINT else os.kill)(started.pid, number)
-    output, errors = started.communicate(timeout=240)
+    output, errors = started.communicate(timeout=1800)
     # What was nearly done when the signal came may be done before it is heard.
     assert started.returncode == 130 or (moment not in {"train", 0.8} and "(finished)" in output), errors
     assert "Traceback" not in errors
@@ -55,7 +55,7 @@ def test_a_second_ctrl_c_at_any_time_ends_with_a_word(emoji, undisturbed, mode, 
     time.sleep(pause)
     if started.poll() is None:
         os.killpg(started.pid, signal.SIGINT)
-    output, errors = started.communicate(timeout=240)
+    output, errors = started.communicate(timeout=1800)
     assert started.returncode == 130, errors
     assert "the same command goes on" in output + errors
     assert "Traceback" not in errors

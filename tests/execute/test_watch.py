@@ -178,7 +178,9 @@ def test_a_tracker_that_is_slow_at_the_start_does_not_keep_a_launch_from_going_o
     assert (tracker.told, tracker.status) == (values(1), "finished")
 
 
-def test_a_refusal_at_the_start_is_raised_without_passwords_and_waits_for_nothing(feed_of):
+def test_a_refusal_at_the_start_is_raised_without_passwords_and_waits_for_nothing(feed_of, monkeypatch):
+    monkeypatch.setattr(module, "LAST_SECONDS", 300.0)
+
     def refuse():
         raise PermissionError("403 from postgresql://ann:s3cret@host/db")
 

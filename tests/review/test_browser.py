@@ -46,7 +46,7 @@ class Served:
         # NiceGUI takes a process for a test of its own where pytest has set this.
         self.workplace.environment.pop("PYTEST_CURRENT_TEST", None)
         self.server = self.workplace.start("review", self.waiting.dataset, "--port", self.port, "--reviewer", "ann")
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline and self.server.poll() is None:
             try:
                 with urllib.request.urlopen(self.address, timeout=5):
@@ -57,7 +57,7 @@ class Served:
 
     def stop(self, number=signal.SIGINT):
         self.server.send_signal(number)
-        return self.server.communicate(timeout=120)
+        return self.server.communicate(timeout=600)
 
     def decisions(self):
         """Sample to what stands of it: the decision, the reviewer's summary, and who."""

@@ -54,7 +54,7 @@ class Server:
             self._process = None
 
 
-def wait_for(address, seconds=240):
+def wait_for(address, seconds=600):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -105,12 +105,12 @@ def _served(folder):
         yield f"postgresql://ann@127.0.0.1:{port}/mlflow"
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(60)
+        server.wait(600)
 
 
 def _create_database(programs, port):
     command = [programs / "createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "ann", "mlflow"]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while True:
         environment = {**os.environ, "PGPASSWORD": "p%w/d"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

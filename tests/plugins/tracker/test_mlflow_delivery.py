@@ -93,7 +93,7 @@ def launch_while_the_server_is_dead(workplace, server):
         assert started.poll() is None, started.communicate()
         time.sleep(0.02)
     server.kill()
-    output, errors = started.communicate(timeout=300)
+    output, errors = started.communicate(timeout=1800)
     assert started.returncode == 0, errors
     assert "runner sync" in errors and "Traceback" not in errors
     return json.loads(output)
@@ -148,7 +148,7 @@ def test_a_driver_that_is_killed_leaves_a_run_that_sync_calls_killed_and_the_nex
     assert client.get_run(state["run_id"]).info.status == "RUNNING"
     assert emoji.run("sync").returncode == 0
     assert client.get_run(state["run_id"]).info.status == "KILLED"
-    done = emoji.run(*slow, timeout=900)
+    done = emoji.run(*slow, timeout=1800)
     assert done.returncode == 0, done.stderr
     run = client.get_run(state["run_id"])
     assert run.info.status == "FINISHED"
@@ -167,7 +167,7 @@ def test_two_sweeps_into_one_database_at_once_lose_and_double_nothing(emoji_at, 
         places.append((name, workplace))
     running = [place.start("launch", "sweep.yaml", "--local", "--json", *store) for _, place in places]
     for each in running:
-        _, errors = each.communicate(timeout=600)
+        _, errors = each.communicate(timeout=1800)
         assert each.returncode == 0, errors
         assert "tracker" not in errors, errors
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/shared/mlflow.db")

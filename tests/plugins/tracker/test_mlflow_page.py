@@ -56,7 +56,7 @@ def address(tmp_path):
         yield f"http://127.0.0.1:{port}/#/experiments/1/runs", trials[0]
     finally:
         server.terminate()
-        server.wait(120)
+        server.wait(600)
 
 
 def test_what_a_group_sees(address):
