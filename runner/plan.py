@@ -97,8 +97,7 @@ class Survey:
 
     def resolve(self, spec: ExperimentSpec) -> Plan:
         """Pin a spec to what is found; see the function of that name."""
-        dataset, model = self.dataset(spec.data), spec.model
-        revision = self._once(self._revisions, model, lambda: implement(model).revision()) if model else NONE
+        dataset, revision = self.dataset(spec.data), self._revision(spec)
         plugins = {f"{each.stage}.{each.type}": find(each.stage, each.type).distribution for each in spec.sections()}
         # The model's place in a folder or on a hub is not its content: `revision` stands for that.
         told = {name: _identities(getattr(spec, name)) for name in type(spec).model_fields if name not in SEPARATE}
@@ -115,6 +114,12 @@ class Survey:
             DataError: It is missing or broken.
         """
         return self._once(self._datasets, data, lambda: implement(data).prepare(self._reporter))
+
+    def _revision(self, spec: ExperimentSpec) -> str:
+        options = spec.model_options
+        if spec.model is None or options is None:
+            return NONE
+        return self._once(self._revisions, spec.model, options.exact_revision)
 
     def _once(self, known: dict[str, T], part: Section, look: Callable[[], T]) -> T:
         key = json.dumps(part.as_json(), sort_keys=True)

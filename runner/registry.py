@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from inspect import isabstract
 from typing import Any, cast, get_args
 
 from runner.errors import PluginError
-from runner.stages import GeneratorOptions, MetricOptions, Options, Stage, TrainerOptions
+from runner.stages import GeneratorOptions, MetricOptions, ModelOptions, Options, Stage, TrainerOptions
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
-BASES: dict[str, type[Options]] = {"generator": GeneratorOptions, "trainer": TrainerOptions}
+BASES: dict[str, type[Options]] = {
+    "generator": GeneratorOptions,
+    "model": ModelOptions,
+    "trainer": TrainerOptions,
+}
 """What the options of a stage derive from, where that is more than `Options`."""
 
 
@@ -45,6 +50,11 @@ class Plugin:
             raise PluginError(
                 f"{self.stage} plugin {self.name!r} ({self.distribution}): {self.options_entry.value} is no "
                 f"subclass of runner.stages.{base.__name__}"
+            )
+        if isabstract(loaded):
+            missing = ", ".join(sorted(loaded.__abstractmethods__))
+            raise PluginError(
+                f"{self.stage} plugin {self.name!r} ({self.distribution}): {self.options_entry.value} lacks {missing}"
             )
         return loaded
 

@@ -1,6 +1,8 @@
 """Plans: every default written out, repeatable, and known by what can change a number."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -50,6 +52,16 @@ def test_a_plan_resolves_to_itself(plan_of):
     again = resolve(read_plan(plan_json(plan)), Quiet())
     assert again == plan
     assert plan_json(again) == plan_json(plan)
+
+
+def test_a_plan_is_made_without_importing_what_trains(plan_of, tmp_path):
+    plan = plan_of()
+    code = "import sys\nfrom pathlib import Path\nfrom runner.plan import resolve\n"
+    code += "from runner.spec.load import load_spec\n"
+    code += f"print(resolve(load_spec(Path({str(tmp_path / 'small.yaml')!r})).spec, None).fingerprint)\n"
+    code += "print({'torch', 'transformers', 'ray', 'mlflow', 'huggingface_hub'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == [plan.fingerprint, "set()"]
 
 
 def test_a_plan_is_a_spec_with_every_default_written_out(plan_of, tmp_path):

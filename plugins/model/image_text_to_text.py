@@ -27,15 +27,9 @@ from plugins.model.chat.loaded import TEXT_FEATURES, LoadedChatModel
 from plugins.model.chat.plugin import ChatModel, read_config
 from plugins.model.chat.processor import Processor, load_processor, named_processor_class
 from plugins.model.chat.sizes import SmallSize, text_config
-from plugins.model.chat.tokenizer import END_OF_TEXT, TURN_END, TURN_START
-from plugins.model.image_text_to_text_options import ImageTextToTextOptions
+from plugins.model.image_text_to_text_options import IMAGE, SPLIT, ImageTextToTextOptions
 from runner.errors import SpecError, UnmetError
 from runner.stages import Features
-
-UTTERANCE_END, AROUND, IMAGE = "<end_of_utterance>", "<fake_token_around_image>", "<image>"
-
-SPLIT = 2
-"""Rows and columns of tiles of an image in a small size, at most."""
 
 SHRINK = 2
 """Side by which a small size's vision features are shrunk."""
@@ -81,17 +75,6 @@ class ImageTextToTextModel(ChatModel[ImageTextToTextOptions]):
 
     name = "image_text_to_text"
     loaded = LoadedImageTextToText
-    special_tokens = (
-        *(END_OF_TEXT, TURN_START, TURN_END, UTTERANCE_END, AROUND, IMAGE, "<global-img>"),
-        *(f"<row_{row}_col_{column}>" for row in range(1, SPLIT + 1) for column in range(1, SPLIT + 1)),
-    )
-    template = (
-        f"{{% for message in messages %}}{TURN_START}{{{{ message.role }}}}: "
-        "{% for part in message.content %}"
-        f"{{% if part.type == 'image' %}}{IMAGE}{{% else %}}{{{{ part.text }}}}{{% endif %}}"
-        f"{{% endfor %}}{UTTERANCE_END}\n{{% endfor %}}"
-        f"{{% if add_generation_prompt %}}{TURN_START}assistant: {{% endif %}}"
-    )
 
     def build(self, texts: Iterable[str], seed: int) -> LoadedChatModel:
         """Make the model to train; see `ChatModel.build`.

@@ -17,11 +17,8 @@ from plugins.model.chat.pictures import Dimensions
 from plugins.model.chat.plugin import ChatModel
 from plugins.model.chat.processor import Processor
 from plugins.model.chat.sizes import SmallSize, text_config
-from plugins.model.chat.tokenizer import END_OF_TEXT, TURN_END, TURN_START, chat_template
-from plugins.model.internvl_options import InternVLOptions
+from plugins.model.internvl_options import BEGIN, END, PLACE, VIDEO, InternVLOptions
 from runner.stages import Features
-
-BEGIN, PLACE, END, VIDEO = "<img>", "<IMG_CONTEXT>", "</img>", "<video>"
 
 SHUFFLE = 0.5
 """Side by which the vision tower's features are shrunk: two by two become one."""
@@ -56,8 +53,6 @@ class InternVLModel(ChatModel[InternVLOptions]):
     loaded = LoadedInternVL
     config_class = InternVLConfig
     processor_class = InternVLProcessor
-    special_tokens = (END_OF_TEXT, TURN_START, TURN_END, BEGIN, PLACE, END, VIDEO)
-    template = chat_template(f"{PLACE}\n")
 
     def _small_config(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> InternVLConfig:
         vision = {

@@ -22,11 +22,8 @@ from plugins.model.chat.pictures import Dimensions
 from plugins.model.chat.plugin import ChatModel
 from plugins.model.chat.processor import Processor
 from plugins.model.chat.sizes import SmallSize, text_config
-from plugins.model.chat.tokenizer import END_OF_TEXT, TURN_END, TURN_START, chat_template
-from plugins.model.llava_onevision_options import LlavaOnevisionOptions
+from plugins.model.llava_onevision_options import IMAGE, VIDEO, LlavaOnevisionOptions
 from runner.stages import Features
-
-IMAGE, VIDEO = "<image>", "<video>"
 
 SHAPES = ((1, 1), (1, 2), (2, 1), (2, 2))
 """Rows and columns of tiles that a small size cuts an image into."""
@@ -68,8 +65,6 @@ class LlavaOnevisionModel(ChatModel[LlavaOnevisionOptions]):
     loaded = LoadedLlavaOnevision
     config_class = LlavaOnevisionConfig
     processor_class = LlavaOnevisionProcessor
-    special_tokens = (END_OF_TEXT, TURN_START, TURN_END, IMAGE, VIDEO)
-    template = chat_template(f"{IMAGE}\n")
 
     def _small_config(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> LlavaOnevisionConfig:
         vision = {

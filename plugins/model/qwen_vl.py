@@ -10,23 +10,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2VLImageP
 
 from plugins.model.chat.frozen_vision import FrozenFeatures, as_encoded
 from plugins.model.chat.loaded import LoadedChatModel
-from plugins.model.chat.options import PixelOptions
 from plugins.model.chat.packing import packed, prepare_packing
 from plugins.model.chat.pictures import Dimensions
 from plugins.model.chat.plugin import ChatModel
 from plugins.model.chat.processor import Processor
 from plugins.model.chat.sizes import SmallSize, text_config
-from plugins.model.chat.tokenizer import END_OF_TEXT, TURN_END, TURN_START, chat_template
+from plugins.model.qwen_vl_options import IMAGE_PAD, VIDEO_PAD, VISION_END, VISION_START, QwenVLOptions
 from runner.errors import SpecError
 from runner.stages import Features
-
-VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
-IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 
 TEMPORAL_PATCH = 2
 """A still image is doubled to a film of two frames."""
 
-QwenOptions = TypeVar("QwenOptions", bound=PixelOptions)
+QwenOptions = TypeVar("QwenOptions", bound=QwenVLOptions)
 
 
 class LoadedQwenVL(LoadedChatModel):
@@ -68,8 +64,6 @@ class QwenVLModel(ChatModel[QwenOptions]):
     """What the plugins `qwen2_vl`, `qwen2_5_vl` and `qwen3_vl` share."""
 
     loaded = LoadedQwenVL
-    special_tokens = (END_OF_TEXT, TURN_START, TURN_END, VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD)
-    template = chat_template(f"{VISION_START}{IMAGE_PAD}{VISION_END}")
 
     def _small_processor(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> Processor:
         images = Qwen2VLImageProcessorPil(

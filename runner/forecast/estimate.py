@@ -97,11 +97,12 @@ def _trained(spec: ExperimentSpec, survey: Survey, splits: Splits, unmet: list[s
     if not trains(spec):
         return {**told, "steps_per_trial": 0}
     assert spec.model is not None
+    assert spec.model_options is not None
     if found is None:
-        model = implement(spec.model)
+        model = spec.model
         # Nobody has asked for the checkpoint yet.
-        _or_unmet(model.revision, unmet)
-        outline = _or_unmet(lambda: model.sketch(None), unmet)
+        _or_unmet(spec.model_options.exact_revision, unmet)
+        outline = _or_unmet(lambda: implement(model).sketch(None), unmet)
         return told if outline is None else told | _forecast(spec, outline, None)
     split = splits.of(spec)
     told["steps_per_trial"] = split.extent(spec).steps

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from runner.errors import Problem
 from runner.spec.measures import measure_problems
 from runner.spec.sweep import SweepOptions
-from runner.stages import Described, FilePath, GeneratorOptions, Options, Place, Stage, TrainerOptions
+from runner.stages import Described, FilePath, GeneratorOptions, ModelOptions, Options, Place, Stage, TrainerOptions
 
 NONE = "none"
 """How a spec says that a section which may be left out is: `trainer: none`."""
@@ -210,6 +210,13 @@ class ExperimentSpec(Specification):
         """What the engine itself must know of the generator."""
         options = self.generator.options
         assert isinstance(options, GeneratorOptions)
+        return options
+
+    @property
+    def model_options(self) -> ModelOptions | None:
+        """What the engine itself must know of the model; None where there is none."""
+        options = self.model.options if self.model else None
+        assert options is None or isinstance(options, ModelOptions)
         return options
 
     @property

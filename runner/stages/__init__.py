@@ -5,7 +5,7 @@ from runner.stages.annotator import Annotation, Annotator, Estimate, Tokens
 from runner.stages.data import Data, DatasetInfo, LeftOut, Source, SourceTweet
 from runner.stages.described import Described, descriptions
 from runner.stages.evaluation import DecodingOptions, Generator, GeneratorOptions, Metric, MetricOptions, Weights
-from runner.stages.model import Features, FrozenVision, Model, Outline, TokenCount, VisionLanguageModel
+from runner.stages.model import Features, FrozenVision, Model, ModelOptions, Outline, TokenCount, VisionLanguageModel
 from runner.stages.options import AddedLater, FilePath, LocatedStr, Options, OutsideFingerprint, Place, Stage
 from runner.stages.reporter import Reporter, StopRequestedError
 from runner.stages.tracker import TrackedRun, Tracker
@@ -44,6 +44,7 @@ __all__ = [
     "Metric",
     "MetricOptions",
     "Model",
+    "ModelOptions",
     "Optimizer",
     "Options",
     "Outline",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from runner.records import Rendered
+from runner.stages.options import Options
 
 if TYPE_CHECKING:
     import torch
@@ -142,18 +144,23 @@ class VisionLanguageModel(Protocol):
         """Write weights, tokenizer, template and processor so that `from_pretrained` loads them."""
 
 
-class Model(Protocol):
-    """Stage `model`: makes a `VisionLanguageModel`."""
+class ModelOptions(Options):
+    """The base of a model's options, which say what its weights are: a launch is planned without importing it."""
 
-    def __init__(self, options: Any) -> None:
-        """Take the section's options; nothing is loaded yet."""
-
-    def revision(self) -> str:
+    @abstractmethod
+    def exact_revision(self) -> str:
         """Name the exact weights and processor: a hub commit, a content hash, or the random weights' size.
 
         Raises:
             UnmetError: The checkpoint cannot be had on this machine.
         """
+
+
+class Model(Protocol):
+    """Stage `model`: makes a `VisionLanguageModel`. Its options derive from `ModelOptions`."""
+
+    def __init__(self, options: Any) -> None:
+        """Take the section's options; nothing is loaded yet."""
 
     def build(self, texts: Iterable[str], seed: int) -> VisionLanguageModel:
         """Make the model to train, float32 weights on the CPU.

@@ -33,7 +33,7 @@ def away(monkeypatch):
     def away(name, revision):
         raise UnmetError(f"{name} cannot be had")
 
-    monkeypatch.setattr("plugins.model.chat.plugin.hub_revision", away)
+    monkeypatch.setattr("plugins.model.chat.checkpoint.hub_revision", away)
 
 
 def plan_of(*overrides):

@@ -34,7 +34,7 @@ def unseen(monkeypatch):
         return DatasetInfo("made up", "nowhere", "0" * 64, (), {"train": 8, "test": 2})
 
     def implement(part, *_):
-        return SimpleNamespace(prepare=lambda _: prepare(part), revision=lambda: "random")
+        return SimpleNamespace(prepare=lambda _: prepare(part))
 
     monkeypatch.setattr(runner.plan, "implement", implement)
     return looked

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from runner.stages import LocatedStr, Options, OutsideFingerprint
-
-Size = Literal["tiny", "smoke"]
-"""The named sizes of random weights; `plugins.model.chat.sizes` says what they are."""
+from plugins.model.chat.sizes import Size, size_digest
+from plugins.model.chat.wording import Wording
+from runner.stages import LocatedStr, ModelOptions, OutsideFingerprint
 
 
 def _folder_beside_the_spec(value: object) -> object:
@@ -24,8 +23,10 @@ def _folder_beside_the_spec(value: object) -> object:
     return str(folder) if written_as_path or (isinstance(value, LocatedStr) and folder.is_dir()) else str(value)
 
 
-class ChatModelOptions(Options):
+class ChatModelOptions(ModelOptions):
     """A vision-language model from a checkpoint, or of a small named size with random weights."""
+
+    wording: ClassVar[Wording]
 
     checkpoint: Annotated[str | None, BeforeValidator(_folder_beside_the_spec), OutsideFingerprint()] = None
     """A name on the Hugging Face hub, or a local folder: what starts with `.`, `/` or `~`, or is found beside
@@ -50,6 +51,21 @@ class ChatModelOptions(Options):
                 f"give either `checkpoint` (a hub name or a local folder) or `size` (random weights); {both}"
             )
         return self
+
+    def exact_revision(self) -> str:
+        """Name the exact weights: a hub commit, a content hash, or `random:` with the size and its digest.
+
+        Raises:
+            UnmetError: The checkpoint cannot be had on this machine.
+        """
+        if self.checkpoint is None:
+            assert self.size is not None
+            return f"random:{self.size}:{size_digest(self.size, self.wording)}"
+        from plugins.model.chat.checkpoint import hub_revision, local_folder, local_revision
+
+        if Path(self.checkpoint).is_absolute():
+            return local_revision(local_folder(self.checkpoint))
+        return hub_revision(self.checkpoint, self.revision)
 
     def smoke(self) -> Mapping[str, Any]:
         """The same architecture in its smallest size, without special kernels."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
@@ -21,12 +21,12 @@ from transformers import (
 from transformers.utils.import_utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
-from plugins.model.chat.checkpoint import hub_folder, hub_revision, local_folder, local_revision
+from plugins.model.chat.checkpoint import hub_folder, local_folder
 from plugins.model.chat.loaded import LoadedChatModel
 from plugins.model.chat.lock import check_lock
 from plugins.model.chat.options import ChatModelOptions
 from plugins.model.chat.processor import Processor, images_only, load_processor
-from plugins.model.chat.sizes import SIZES, SmallSize, size_digest
+from plugins.model.chat.sizes import SIZES, SmallSize
 from plugins.model.chat.tokenizer import train_tokenizer
 from runner.errors import SpecError, UnmetError
 from runner.stages import Outline
@@ -42,16 +42,12 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         loaded: The family's model in memory.
         config_class: The configuration of its checkpoints.
         processor_class: Transformers' processor of its checkpoints.
-        special_tokens: Of a small size: what ends a text, what ends an answer, and what else its template needs.
-        template: A small size's minimal chat template, of our own.
     """
 
     name: ClassVar[str]
     loaded: ClassVar[type[LoadedChatModel]]
     config_class: ClassVar[type[PreTrainedConfig]]
     processor_class: ClassVar[type[ProcessorMixin]]
-    special_tokens: ClassVar[Sequence[str]]
-    template: ClassVar[str]
 
     def __init__(self, options: FamilyOptions) -> None:
         """Take the section's options; nothing is loaded yet."""
@@ -70,20 +66,6 @@ class ChatModel(ABC, Generic[FamilyOptions]):
     def _with_options(self, processor: Processor) -> Processor:
         """Set in a processor what the family's options say of images."""
         return processor
-
-    def revision(self) -> str:
-        """Name the exact weights: a hub commit, a content hash, or `random:` with the size and its digest.
-
-        Raises:
-            UnmetError: The checkpoint cannot be had on this machine.
-        """
-        checkpoint, size = self._options.checkpoint, self._options.size
-        if checkpoint is None:
-            assert size is not None
-            return f"random:{size}:{size_digest(size, self.special_tokens, self.template)}"
-        if Path(checkpoint).is_absolute():
-            return local_revision(local_folder(checkpoint))
-        return hub_revision(checkpoint, self._options.revision)
 
     def build(self, texts: Iterable[str], seed: int) -> LoadedChatModel:
         """Make the model to train, float32 weights on the CPU; see `Model.build`.
@@ -173,7 +155,7 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         assert checkpoint is not None
         if Path(checkpoint).is_absolute():
             return local_folder(checkpoint)
-        return hub_folder(checkpoint, self.revision(), weights=weights)
+        return hub_folder(checkpoint, self._options.exact_revision(), weights=weights)
 
     def _config(self, folder: Path) -> PreTrainedConfig:
         config = read_config(folder)
@@ -191,7 +173,7 @@ class ChatModel(ABC, Generic[FamilyOptions]):
     def _small(self, texts: Iterable[str]) -> tuple[PreTrainedConfig, Processor]:
         assert self._options.size is not None
         small = SIZES[self._options.size]
-        tokenizer = train_tokenizer(texts, small.vocab_size, self.special_tokens, self.template)
+        tokenizer = train_tokenizer(texts, small.vocab_size, self._options.wording)
         return self._small_config(small, tokenizer), self._with_options(self._small_processor(small, tokenizer))
 
     def _assemble(
@@ -199,7 +181,9 @@ class ChatModel(ABC, Generic[FamilyOptions]):
     ) -> Processor:
         """Make the family's processor of its parts."""
         made = images_only(self.processor_class)
-        return made(image_processor=images, tokenizer=tokenizer, chat_template=self.template, **settings)
+        return made(
+            image_processor=images, tokenizer=tokenizer, chat_template=self._options.wording.template, **settings
+        )
 
     def _without_weights(self, config: PreTrainedConfig, processor: Processor) -> LoadedChatModel:
         module = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]

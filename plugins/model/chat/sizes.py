@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isqrt
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from transformers import PreTrainedTokenizerBase
+from plugins.model.chat.wording import Wording
 
-from plugins.model.chat.options import Size
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Size = Literal["tiny", "smoke"]
+"""The named sizes of random weights."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,13 @@ SIZES: dict[Size, SmallSize] = {
 }
 
 
-def size_digest(size: Size, special_tokens: Sequence[str], template: str) -> str:
+def size_digest(size: Size, wording: Wording) -> str:
     """Hash all that makes a size of a family what it is.
 
     Returns:
         The first 12 hexadecimal digits of a SHA-256 over its numbers, special tokens and chat template.
     """
-    content = json.dumps([asdict(SIZES[size]), list(special_tokens), template], sort_keys=True)
+    content = json.dumps([asdict(SIZES[size]), list(wording.special_tokens), wording.template], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer trained on the texts at hand, for models with random weights, and their minimal chat template."""
+"""A tokenizer trained on the texts at hand, for models with random weights."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from tokenizers import AddedToken
 from transformers import Qwen2Tokenizer
 
-END_OF_TEXT = "<|endoftext|>"
-TURN_START = "<|im_start|>"
-TURN_END = "<|im_end|>"
+from plugins.model.chat.wording import END_OF_TEXT, TURN_END, Wording
 
 TEMPLATE_WORDS = "system\nYou are a helpful assistant.\nuser\nassistant\n"
 """The templates' own words, so that they are in every vocabulary."""
@@ -22,26 +20,7 @@ COMMON_WORDS = 4
 """Words that such a line must have; shorter ones are cheap as they are."""
 
 
-def chat_template(image: str) -> str:
-    """Write turns in ChatML, the shape that most families' own templates have.
-
-    Args:
-        image: What the template writes where an image stands.
-    """
-    return (
-        f"{TURN_START}system\nYou are a helpful assistant.{TURN_END}\n"
-        f"{{% for message in messages %}}{TURN_START}{{{{ message.role }}}}\n"
-        "{% for part in message.content %}"
-        f"{{% if part.type == 'image' %}}{image}"
-        "{% else %}{{ part.text }}{% endif %}"
-        f"{{% endfor %}}{TURN_END}\n{{% endfor %}}"
-        f"{{% if add_generation_prompt %}}{TURN_START}assistant\n{{% endif %}}"
-    )
-
-
-def train_tokenizer(
-    texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str], template: str
-) -> Qwen2Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, wording: Wording) -> Qwen2Tokenizer:
     """Train a byte-level BPE that cuts text into words as Qwen2's does.
 
     Merges are chosen by count and ties by token id, so the same texts give the same tokenizer. Lines that many
@@ -51,8 +30,7 @@ def train_tokenizer(
     Args:
         texts: What the model is to read and write.
         vocab_size: Upper limit of its tokens, the 256 bytes and the special tokens included.
-        special_tokens: Of the family; among them `END_OF_TEXT` and `TURN_END`.
-        template: Its chat template.
+        wording: Of the family; `END_OF_TEXT` and `TURN_END` are among its special tokens.
 
     Returns:
         A tokenizer with those special tokens, and that template.
@@ -63,11 +41,11 @@ def train_tokenizer(
     trained: Qwen2Tokenizer = untrained.train_new_from_iterator(  # type: ignore[no-untyped-call]
         _in_batches([TEMPLATE_WORDS, *texts]),
         vocab_size=vocab_size - len(lines),
-        new_special_tokens=list(special_tokens),
+        new_special_tokens=list(wording.special_tokens),
         show_progress=False,
     )
     trained.add_tokens([AddedToken(line, normalized=False) for line in lines])
-    trained.chat_template = template
+    trained.chat_template = wording.template
     return trained
 
 

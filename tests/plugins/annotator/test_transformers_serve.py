@@ -28,10 +28,11 @@ def save_llava(folder):
     import torch
     from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-    from plugins.model.chat.tokenizer import END_OF_TEXT, train_tokenizer
+    from plugins.model.chat.tokenizer import train_tokenizer
+    from plugins.model.chat.wording import END_OF_TEXT, Wording
 
     texts = ["What is in this image? Two people stand in front of a wall. ANSWER:"] * 4
-    tokenizer = train_tokenizer(texts, 300, (END_OF_TEXT, "<image>"), TEMPLATE)
+    tokenizer = train_tokenizer(texts, 300, Wording((END_OF_TEXT, "<image>"), TEMPLATE))
     image_token = tokenizer.get_added_vocab()["<image>"]
     images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     LlavaProcessor(

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, processors
 
 from plugins.model.chat.template import ChatTemplate
-from plugins.model.chat.tokenizer import END_OF_TEXT, TURN_END, TURN_START, chat_template, train_tokenizer
+from plugins.model.chat.tokenizer import train_tokenizer
+from plugins.model.chat.wording import END_OF_TEXT, TURN_END, TURN_START, Wording, chat_template
 from runner.errors import PluginError, UnmetError
 from runner.records import ImagePart, Rendered, TextPart
 
@@ -25,7 +26,7 @@ texts = pieces.map("".join)
 
 
 def _tokenizer(template, special=SPECIAL):
-    return train_tokenizer(TEXTS, 400, special, template)
+    return train_tokenizer(TEXTS, 400, Wording(special, template))
 
 
 TEMPLATE = ChatTemplate(_tokenizer(chat_template("<image>")), "<image>")

@@ -247,7 +247,7 @@ def test_a_saved_model_loads_here_and_with_transformers(family, model, pictured,
 
 def test_a_saved_model_is_a_checkpoint_to_go_on_from(family, model, saved, pictured):
     plugin = family.plugin(checkpoint=str(saved))
-    assert plugin.revision().startswith("sha256:")
+    assert plugin._options.exact_revision().startswith("sha256:")
     built, outline = plugin.build([], 0), plugin.outline([])
     assert built.module.dtype == torch.float32
     assert next(outline.module.parameters()).is_meta

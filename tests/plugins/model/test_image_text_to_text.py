@@ -16,7 +16,8 @@ from transformers import (
     LlavaProcessor,
 )
 
-from plugins.model.chat.tokenizer import END_OF_TEXT, TURN_END, TURN_START, chat_template, train_tokenizer
+from plugins.model.chat.tokenizer import train_tokenizer
+from plugins.model.chat.wording import END_OF_TEXT, TURN_END, TURN_START, Wording, chat_template
 from plugins.model.image_text_to_text import ImageTextToTextModel
 from plugins.model.image_text_to_text_options import ImageTextToTextOptions
 from plugins.trainer.loss import AnswerLoss
@@ -49,7 +50,7 @@ def _llava(texts, template=None):
         "{% for part in message.content %}{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}"
         "{% endfor %} {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
     )
-    tokenizer = train_tokenizer(texts, 400, (END_OF_TEXT, TURN_START, TURN_END, "<image>"), template)
+    tokenizer = train_tokenizer(texts, 400, Wording((END_OF_TEXT, TURN_START, TURN_END, "<image>"), template))
     images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=SIZE)
     processor = LlavaProcessor(
         images,
@@ -71,7 +72,7 @@ def _gemma3(texts):
     """Gemma 3: a template with other tokens than those at the features' places, which see one another."""
     marks = ("<start_of_image>", "<end_of_image>", "<image_soft_token>")
     template = chat_template("<start_of_image>")
-    tokenizer = train_tokenizer(texts, 400, (END_OF_TEXT, TURN_START, TURN_END, *marks), template)
+    tokenizer = train_tokenizer(texts, 400, Wording((END_OF_TEXT, TURN_START, TURN_END, *marks), template))
     tokenizer._set_model_specific_special_tokens(
         dict(zip(("boi_token", "eoi_token", "image_token"), marks, strict=True))
     )

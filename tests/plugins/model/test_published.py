@@ -20,7 +20,7 @@ def sketch(monkeypatch):
     def away(name, revision):
         raise UnmetError(f"{name} cannot be had")
 
-    monkeypatch.setattr("plugins.model.chat.plugin.hub_revision", away)
+    monkeypatch.setattr("plugins.model.chat.checkpoint.hub_revision", away)
     return lambda checkpoint, **options: Qwen25VLModel(Qwen25VLOptions(checkpoint=checkpoint, **options)).sketch(None)
 
 

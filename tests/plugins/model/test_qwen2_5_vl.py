@@ -145,16 +145,16 @@ def test_a_saved_model_loads_here_and_with_transformers(model, colour_samples, t
 
 def test_a_local_checkpoint_is_trained_in_float32_and_known_by_its_content(model, colour_samples, tmp_path):
     model.save(tmp_path, "bf16")
-    plugin = Qwen25VLModel(Qwen25VLOptions(checkpoint=str(tmp_path)))
-    revision = plugin.revision()
+    options = Qwen25VLOptions(checkpoint=str(tmp_path))
+    plugin, revision = Qwen25VLModel(options), options.exact_revision()
     assert plugin.build([], 0).module.dtype == torch.float32
     outline = plugin.outline([])
     assert next(outline.module.parameters()).is_meta
     assert outline.count(colour_samples[0]) == model.count(colour_samples[0])
-    assert plugin.revision() == revision
+    assert options.exact_revision() == revision
     template = tmp_path / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
-    assert plugin.revision() != revision
+    assert options.exact_revision() != revision
 
 
 def test_the_processors_own_template_comes_first(model, colour_samples, tmp_path):
@@ -168,7 +168,7 @@ def test_the_processors_own_template_comes_first(model, colour_samples, tmp_path
 def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path):
     for folder, said in ((tmp_path, "holds no config.json"), (tmp_path / "none", "is no folder")):
         with pytest.raises(UnmetError, match=said) as caught:
-            Qwen25VLModel(Qwen25VLOptions(checkpoint=str(folder))).revision()
+            Qwen25VLOptions(checkpoint=str(folder)).exact_revision()
         assert "\n" not in str(caught.value)
 
 
@@ -181,9 +181,9 @@ def test_another_architecture_is_refused(tmp_path):
 def test_a_hub_name_out_of_reach_is_unmet_and_a_cached_commit_is_found(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    plugin = Qwen25VLModel(Qwen25VLOptions(checkpoint="nobody/nothing"))
+    options = Qwen25VLOptions(checkpoint="nobody/nothing")
     with pytest.raises(UnmetError, match=r"'nobody/nothing' at revision 'main' cannot be had.*local folder") as caught:
-        plugin.revision()
+        options.exact_revision()
     assert "\n" not in str(caught.value)
     commit = "c" * 40
     repository = tmp_path / "models--nobody--nothing"
@@ -191,7 +191,7 @@ def test_a_hub_name_out_of_reach_is_unmet_and_a_cached_commit_is_found(monkeypat
     (repository / "refs" / "main").write_text(commit)
     (repository / "snapshots" / commit).mkdir(parents=True)
     (repository / "snapshots" / commit / "config.json").write_text("{}")
-    assert plugin.revision() == commit
+    assert options.exact_revision() == commit
 
 
 def test_random_weights_follow_the_seed_alone(build_smoke):
@@ -211,7 +211,7 @@ def test_random_weights_follow_the_seed_alone(build_smoke):
 
 
 def test_random_sizes_are_named_with_a_digest():
-    tiny, smoke = (Qwen25VLModel(Qwen25VLOptions(size=size)).revision() for size in ("tiny", "smoke"))
+    tiny, smoke = (Qwen25VLOptions(size=size).exact_revision() for size in ("tiny", "smoke"))
     assert tiny.startswith("random:tiny:")
     assert smoke.startswith("random:smoke:")
 
