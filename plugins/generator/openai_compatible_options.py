@@ -15,6 +15,10 @@ class OpenAICompatibleOptions(DecodingOptions, ChatServerOptions):
     needs_model: ClassVar[bool] = False
     answers_in_training: ClassVar[bool] = False
 
+    def refuse_unmet(self) -> None:
+        """Refuse an environment without the key."""
+        self.key("generator")
+
     def smoke(self) -> Mapping[str, Any]:
         """No server is asked: an empty answer stands in for each."""
         return {"type": "fixed", "examples": self.examples}

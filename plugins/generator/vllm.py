@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from plugins.generator.vllm_options import VllmOptions
 from plugins.servers.messages import chat_messages
-from runner.errors import UnmetError
 from runner.records import Completion, Rendered
 from runner.stages import Reporter, StopRequestedError, Weights
 
@@ -26,12 +24,8 @@ class VllmGenerator:
         Raises:
             UnmetError: vLLM is not installed.
         """
+        options.refuse_unmet()
         self._options = options
-        if find_spec("vllm") is None:
-            raise UnmetError(
-                "generator: `type: vllm` needs the package vllm and a GPU that it supports: "
-                "pip install 'mmre-runner[vllm]'; `type: transformers` runs everywhere"
-            )
 
     def generate(
         self, weights: Weights | None, prompts: Sequence[Rendered], done: frozenset[str], reporter: Reporter

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from runner.errors import UnmetError
 from runner.stages import DecodingOptions, OutsideFingerprint
 
 
@@ -20,6 +22,14 @@ class VllmOptions(DecodingOptions):
 
     gpus: Annotated[int, Field(gt=0)] = 1
     """GPUs that the weights are divided among; part of a run's identity, as sums are then made in another order."""
+
+    def refuse_unmet(self) -> None:
+        """Refuse a machine without vLLM."""
+        if find_spec("vllm") is None:
+            raise UnmetError(
+                "generator: `type: vllm` needs the package vllm and a GPU that it supports: "
+                "pip install 'mmre-runner[vllm]'; `type: transformers` runs everywhere"
+            )
 
     def smoke(self) -> Mapping[str, Any]:
         """The generator `transformers`, which needs no GPU."""

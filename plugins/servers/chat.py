@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,14 +76,7 @@ class ChatServer:
         self._options, self._stage, self._parameters = options, stage, dict(parameters)
         self._requests, self._tokens = 1, expected
         # The package refuses to go without a key; a server that wants none ignores it.
-        self._key = "none"
-        if options.api_key_env is not None:
-            self._key = os.environ.get(options.api_key_env, "")
-            if not self._key:
-                raise UnmetError(
-                    f"{stage}: the environment has no {options.api_key_env}, which should hold the key for "
-                    f"{options.base_url}; set it, or say `api_key_env: null` for a server that wants none"
-                )
+        self._key = options.key(stage) or "none"
 
     def ask(self, prompts: Iterable[Rendered], reporter: Reporter) -> Iterator[Reply]:
         """Yield answers as they come.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from runner.errors import UnmetError
 from runner.stages import Options, OutsideFingerprint
 
 
@@ -42,6 +44,25 @@ class ChatServerOptions(Options):
 
     timeout: Annotated[float, Field(gt=0), OutsideFingerprint()] = 120.0
     """Seconds to wait for an answer before the request counts as failed."""
+
+    def key(self, stage: str) -> str | None:
+        """Read the key; None where the server wants none.
+
+        Args:
+            stage: Which section of the spec these options are, for the error.
+
+        Raises:
+            UnmetError: The environment has no key.
+        """
+        if self.api_key_env is None:
+            return None
+        key = os.environ.get(self.api_key_env)
+        if not key:
+            raise UnmetError(
+                f"{stage}: the environment has no {self.api_key_env}, which should hold the key for "
+                f"{self.base_url}; set it, or say `api_key_env: null` for a server that wants none"
+            )
+        return key
 
     @field_validator("base_url")
     @classmethod

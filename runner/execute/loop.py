@@ -19,7 +19,7 @@ from runner.execute.listener import LaunchListener
 from runner.execute.live_trial import LiveTrial
 from runner.execute.results import TrialResult, result_of, with_tracker
 from runner.execute.watch import Watch
-from runner.plan import Trial, implement, plan_json
+from runner.plan import Trial, plan_json
 from runner.standing.sweep_folder import shown_value
 from runner.steps.outcome import Outcome, Status
 from runner.sweep.proposals import Proposals
@@ -139,7 +139,7 @@ class Loop:
         self._live[trial.name] = live
         try:
             # What the whole experiment lacks was said with the first trial; this one may lack something of its own.
-            implement(trial.plan.spec.generator)
+            trial.plan.spec.generator_options.refuse_unmet()
             executor.refuse_unplaceable(trial.plan.spec.compute)
         except RunnerError as error:
             self._end(live, Outcome("failed", error))
@@ -182,8 +182,7 @@ class Loop:
     def _ready_executor(self) -> Executor:
         """Get what runs trials, when the first one is begun; whatever keeps all of them from running is raised."""
         if self._executor is None:
-            # It says now what it lacks, such as a key, and not after the training.
-            implement(self._experiment.plan.spec.generator)
+            self._experiment.plan.spec.generator_options.refuse_unmet()
             self._executor = self._make_executor()
             self._executor.refuse_unplaceable(self._experiment.plan.spec.compute)
         return self._executor

@@ -28,6 +28,13 @@ class GeneratorOptions(Options):
     """Solved samples shown before each question. They are drawn from the training split by the spec's seed, the
     same for every question; a larger number begins with those of a smaller one."""
 
+    def refuse_unmet(self) -> None:
+        """Refuse a machine that lacks what answers take, such as a key; asked before anything is trained.
+
+        Raises:
+            UnmetError: It does.
+        """
+
     @property
     def answer_limit(self) -> int | None:
         """The most tokens of an answer; None where none is set."""

@@ -15,7 +15,7 @@ from runner.events import EventLog, StepReporter
 from runner.plan import implement
 from runner.records import Sample
 from runner.spec.models import ExperimentSpec
-from runner.stages import Adapter, DatasetInfo, Metric, Model, Reporter
+from runner.stages import Adapter, DatasetInfo, Generator, Metric, Model, Reporter
 
 
 def main_process() -> bool:
@@ -66,9 +66,22 @@ class TrialContext:
         return implement(self.spec.model)  # type: ignore[no-any-return]
 
     @cached_property
+    def generator(self) -> Generator:
+        """The spec's generator."""
+        return implement(self.spec.generator)  # type: ignore[no-any-return]
+
+    @cached_property
     def metrics(self) -> dict[str, Metric]:
         """The spec's metrics by plugin name, in its order."""
         return {each.type: implement(each) for each in self.spec.metrics}
+
+    def foresee(self) -> None:
+        """Make what comes after a training, so that what it lacks is told before.
+
+        Raises:
+            RunnerError: The generator or a metric cannot be made.
+        """
+        _ = self.generator, self.metrics
 
     @cached_property
     def cache(self) -> Cache:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import SpecError, StepError
-from runner.plan import implement
 from runner.proof.prompts import Progress, prove_prompts
 from runner.records import Rendered, Sample
 from runner.stages import Counts, Reporter, VisionLanguageModel
@@ -76,7 +75,6 @@ class TrialExaminer:
     def __init__(self, context: TrialContext, samples: Sequence[Sample]) -> None:
         """Take the trial and its training split."""
         self._context, self._samples = context, samples
-        self._generator = implement(context.spec.generator)
         self._reporter = OnceReporter(context.reporter(STAGE))
         self._prompts: dict[int, Rendered] = {}
 
@@ -103,7 +101,7 @@ class TrialExaminer:
         if not places:
             return []
         prompts = [self._prompts[place] for place in places]
-        told = self._generator.generate(LiveWeights(model), prompts, frozenset(), self._reporter)
+        told = self._context.generator.generate(LiveWeights(model), prompts, frozenset(), self._reporter)
         outputs = {completion.id: completion.output for completion in told}
         return [self._counts(self._samples[place], outputs) for place in places]
 

@@ -6,7 +6,6 @@ import json
 
 from runner.errors import DataError, StepError
 from runner.files import read_lines, write_lines
-from runner.plan import implement
 from runner.steps.context import TrialContext
 from runner.steps.rendering import prompts_of
 from runner.steps.weights import TrialWeights
@@ -26,10 +25,9 @@ def generate(context: TrialContext) -> None:
     unfinished = context.run.unfinished_predictions
     rows = {row["id"]: row for row in read_lines(unfinished)}
     write_lines(unfinished, list(rows.values()))
-    generator = implement(context.spec.generator)
     weights = TrialWeights(context) if context.spec.model else None
     with unfinished.open("a", encoding="utf-8") as file:
-        for completion in generator.generate(weights, prompts, frozenset(rows), context.reporter("generate")):
+        for completion in context.generator.generate(weights, prompts, frozenset(rows), context.reporter("generate")):
             row = {"id": completion.id, "output": completion.output, "finished": completion.finished}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()

@@ -28,6 +28,7 @@ def train(context: TrialContext) -> None:
         StepError: The proof failed, so that something else than the answers carries loss; or the optimizer trains
             otherwise than its manifest says.
     """
+    context.foresee()
     samples = context.samples("train")
     if not samples:
         raise DataError("the training split holds no samples")

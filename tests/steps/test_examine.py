@@ -12,7 +12,6 @@ from runner.plan import implement
 from runner.records import Completion, Entity, Sample, Segment
 from runner.spec.check import section
 from runner.stages import TokenCount
-from runner.steps import examine
 from runner.steps.examine import LiveWeights, TrialExaminer
 from runner.steps.rendering import prompts_of
 from runner.steps.score import score_corpus
@@ -50,7 +49,7 @@ class Reporter:
 class Generator:
     """Answers what every third sample's own answer is, and nothing to the others; remembers its prompts."""
 
-    def __init__(self, options):
+    def __init__(self):
         self.asked = []
 
     def generate(self, weights, prompts, done, reporter):
@@ -68,8 +67,9 @@ def context():
     generator = section("generator", {"type": "transformers", "examples": 2, "max_new_tokens": 10})
     reporter = Reporter()
     return SimpleNamespace(
-        spec=SimpleNamespace(generator=generator, generator_options=generator.options, seed=5),
+        spec=SimpleNamespace(generator_options=generator.options, seed=5),
         adapter=ADAPTER,
+        generator=Generator(),
         metrics={name: implement(section("metric", {"type": name})) for name in METRICS},
         samples={"train": TRAIN, "test": TEST}.__getitem__,
         reporter=lambda stage: reporter,
@@ -78,8 +78,7 @@ def context():
 
 
 @pytest.fixture
-def examiner(context, monkeypatch):
-    monkeypatch.setattr(examine, "implement", lambda part: Generator(part.options))
+def examiner(context):
     return TrialExaminer(context, TRAIN)
 
 
@@ -106,12 +105,12 @@ def test_solved_samples_are_those_of_the_test_split_but_for_what_is_asked(examin
     free = [place for place in range(12) if f"n{place}" not in shown]
     examiner.prepare(model(None), free[:2])
     examiner.examine("the model", free[1:2])
-    [[prompt]] = examiner._generator.asked
+    [[prompt]] = context.generator.asked
     assert [example.id for example in prompt.examples] == shown
     asked = int(shown[0][1:])
     examiner.prepare(model(None), [asked])
     examiner.examine("the model", [asked])
-    again = [example.id for example in examiner._generator.asked[1][0].examples]
+    again = [example.id for example in context.generator.asked[1][0].examples]
     assert again[0] == shown[1]
     assert shown[0] not in again
     assert len(again) == 2
