@@ -72,7 +72,7 @@ def test_many_files_and_row_groups(folder, heard, tmp_path, monkeypatch):
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(words, st.none() | words, st.lists(words, max_size=3), st.booleans()), min_size=1, max_size=5)
 )

@@ -116,7 +116,9 @@ actions = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+)
 @given(actions)
 def test_whatever_is_done_a_page_shows_what_its_filter_wants_or_what_was_just_touched(six, taken):
     six.work.decisions.unlink(missing_ok=True)

@@ -78,7 +78,9 @@ def some_of(changes):
     return st.sets(st.sampled_from(sorted(changes)), min_size=1).flatmap(values)
 
 
-quickly = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quickly = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 
 
 @quickly

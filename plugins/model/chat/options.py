@@ -27,6 +27,7 @@ class ChatModelOptions(ModelOptions):
     """A vision-language model from a checkpoint, or of a small named size with random weights."""
 
     wording: ClassVar[Wording]
+    """Of the family's small sizes."""
 
     checkpoint: Annotated[str | None, BeforeValidator(_folder_beside_the_spec), OutsideFingerprint()] = None
     """A name on the Hugging Face hub, or a local folder: what starts with `.`, `/` or `~`, or is found beside
