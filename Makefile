@@ -10,11 +10,10 @@ demo: $(INSTALLED)
 	$(BIN)/runner launch specs/tiny_mmre.yaml
 
 # Three processes, as tests that launch something wait half of their time. A file's tests stay together, as they share what
-# is dear to make.
+# is dear to make; files in the order of the folders, as those of few tests are not the quick ones.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --durations 15
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15
 
-# In the order of the folders, as the longest files come first in it.
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15 \
 		--ignore tests/execute/test_ray_cluster.py

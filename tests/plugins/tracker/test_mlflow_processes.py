@@ -4,6 +4,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from mlflow import MlflowClient
 
 LIFE = """
@@ -69,6 +70,7 @@ def test_two_processes_make_one_store_at_once_and_a_third_finds_its_run_again(tm
     assert [each.step for each in client.get_metric_history(first, "loss")] == [1]
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_tables_are_made_leaves_nothing_in_the_way(tmp_path):
     command = [sys.executable, "-c", KILLED_WHILE_TABLES_ARE_MADE + LIFE, str(tmp_path), "1" * 64]
     assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL

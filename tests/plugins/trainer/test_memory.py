@@ -120,7 +120,7 @@ def test_the_peak_of_real_steps_is_within_15_percent(models, name, precision, gr
     assert told.total - fixed == pytest.approx(measured - fixed, rel=0.3)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_the_peak_is_within_15_percent_where_features_stand_for_pixels(models, precision):
     drawn, words = torch.Generator().manual_seed(0), models.SHAPES["deep"].words
     samples = [models.random_sample(each, words, drawn, with_answer=True) for each in models.mmre_lengths(3, seed=0)]

@@ -87,6 +87,7 @@ def _series(recorded, name):
     return [(step, values[name]) for step, values in recorded if name in values]
 
 
+@pytest.mark.slow
 def test_two_workers_answer_what_one_does(colour_samples, tmp_path):
     threads = torch.get_num_threads()
     multiprocessing.spawn(_work, args=(colour_samples, tmp_path), nprocs=2)
