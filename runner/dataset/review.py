@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,7 +59,9 @@ def decide(file: Path, decision: Decision) -> None:
     line = json.dumps(asdict(decision), ensure_ascii=False).encode() + b"\n"
     place = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        # A line that a kill tore is closed off, so that it does not swallow this one.
+        # One at a time: half of a line that another process is writing looks as one that a kill tore.
+        fcntl.flock(place, fcntl.LOCK_EX)
+        # That one is closed off, so that it does not swallow this one.
         size = os.fstat(place).st_size
         torn = size > 0 and os.pread(place, 1, size - 1) != b"\n"
         told = b"\n" + line if torn else line

@@ -1,10 +1,12 @@
 """Decisions of reviewers: each is there at once, stands until it is undone, and is about one summary."""
 
+import fcntl
 import json
+import threading
 from dataclasses import asdict
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.dataset.release import standing
@@ -18,6 +20,7 @@ def made(sample="s", decision="accept", annotation="1", summary=None):
     return Decision(sample, decision, annotation, "Mine." if decision == "edit" else summary, "Ada", now())
 
 
+@settings(max_examples=30)  # each line of each example waits for the disk
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["accept", "edit", "reject", "undo"])), max_size=20))
 def test_what_stands_is_what_was_decided_less_what_was_undone(tmp_path_factory, told):
     file = tmp_path_factory.mktemp("review") / "decisions.jsonl"
@@ -42,6 +45,21 @@ def test_a_torn_line_swallows_none_after_it(tmp_path):
     assert set(read_decisions(file)) == {"a"}
     decide(file, made("c"))
     assert set(read_decisions(file)) == {"a", "c"}
+
+
+def test_half_a_line_that_another_is_writing_is_not_taken_for_a_torn_one(tmp_path):
+    file = tmp_path / "decisions.jsonl"
+    line = json.dumps(asdict(made("a"))).encode()
+    waiting = threading.Thread(target=decide, args=(file, made("b")))
+    with file.open("ab", buffering=0) as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(line[:20])
+        waiting.start()
+        waiting.join(0.5)
+        other.write(line[20:] + b"\n")
+    waiting.join()
+    first, second, end = file.read_bytes().split(b"\n")
+    assert (first, json.loads(second)["sample"], end) == (line, "b", b"")
 
 
 @pytest.mark.parametrize(
