@@ -14,8 +14,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # How long an example takes is the machine's business, and no test's.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A change is judged by the same examples as the one before it; others are looked for with --hypothesis-profile searching.
+settings.register_profile("searching", untimed)
+settings.register_profile("repeatable", untimed, derandomize=True)
+settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parent.parent
 RUNNER = Path(sys.executable).parent / "runner"

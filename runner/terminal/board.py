@@ -19,7 +19,7 @@ from runner.events import Event
 from runner.execute.results import TrialResult
 from runner.plan import Trial
 from runner.sweep.point import short_names
-from runner.terminal.progress import TITLES, Terminal
+from runner.terminal.progress import TITLES, Terminal, duration
 
 ROWS = 12
 """Trials that are shown one by one: those that run, then the latest that ended. The counts tell of all."""
@@ -209,13 +209,6 @@ def parameters_text(trial: Trial) -> str:
     names = short_names(list(trial.parameters))
     told = [f"{names[path]}={shown(value)}" for path, value in trial.parameters.items()]
     return "  ".join(told) or trial.group
-
-
-def duration(seconds: float) -> str:
-    """Write a time for people: `45 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _figures(shown: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from runner.events import Event
-from runner.terminal.progress import PLAIN_LINES, TITLES
+from runner.terminal.progress import PLAIN_LINES, TITLES, duration
 from runner.terminal.tables import HEADLINE
 
 NUM_FIGURES = 3
@@ -92,15 +92,6 @@ def _age(trial: Mapping[str, Any]) -> str:
         return "–"
     told = f"{duration(trial['age'])} ago"
     return f"[red]{told}[/]" if trial["status"] == "running" and trial["age"] > QUIET_SECONDS else told
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the largest unit that fits: `40 s`, `12 min`, `3.5 h`, `2.1 d`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} d"
 
 
 class EventLines:

@@ -14,8 +14,8 @@ from runner.errors import StepError
 from runner.execute.results import LaunchResult, TrialResult
 from runner.plan import Trial
 from runner.sweep.point import short_names
-from runner.terminal.board import Board, duration
-from runner.terminal.progress import Terminal
+from runner.terminal.board import Board
+from runner.terminal.progress import Terminal, duration
 from runner.terminal.sweep import spread, sweep_lines, sweep_tables
 
 OBJECTIVE = {"metric": "validation/loss", "mode": "min"}
