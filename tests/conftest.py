@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 # How long an example takes is the machine's business, and no test's.
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-# A change is judged by the same examples as the one before it; others are looked for with --hypothesis-profile searching.
+# A change is judged by the same examples as the one before it; --hypothesis-profile searching looks for others.
 settings.register_profile("searching", untimed)
 settings.register_profile("repeatable", untimed, derandomize=True)
 settings.load_profile("repeatable")
