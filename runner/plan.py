@@ -116,10 +116,8 @@ class Survey:
         return self._once(self._datasets, data, lambda: implement(data).prepare(self._reporter))
 
     def _revision(self, spec: ExperimentSpec) -> str:
-        options = spec.model_options
-        if spec.model is None or options is None:
-            return NONE
-        return self._once(self._revisions, spec.model, options.exact_revision)
+        model, options = spec.model, spec.model_options
+        return self._once(self._revisions, model, options.exact_revision) if model and options else NONE
 
     def _once(self, known: dict[str, T], part: Section, look: Callable[[], T]) -> T:
         key = json.dumps(part.as_json(), sort_keys=True)

@@ -58,5 +58,5 @@ def test_the_launch_the_best_and_errors_are_told_as_they_are():
 def test_a_duration_is_short_and_near(seconds):
     number, unit = duration(seconds).split()
     length = {"s": 1, "min": 60, "h": 3600, "d": 86400}[unit]
-    assert abs(float(number) * length - seconds) <= max(0.55, 0.05 * seconds)
+    assert abs(float(number) * length - seconds) <= max(0.55, 0.03 * seconds)
     assert len(number) <= 6

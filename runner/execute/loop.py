@@ -135,10 +135,9 @@ class Loop:
         feed = self._experiment.feed(trial, run)
         self._deliver(feed)
         executor = self._ready_executor()
-        live = LiveTrial(trial, run, feed, held, resumed)
-        self._live[trial.name] = live
+        live = self._live[trial.name] = LiveTrial(trial, run, feed, held, resumed)
         try:
-            # What the whole experiment lacks was said with the first trial; this one may lack something of its own.
+            # What all trials lack was said with the first; this one may lack something of its own.
             trial.plan.spec.generator_options.refuse_unmet()
             executor.refuse_unplaceable(trial.plan.spec.compute)
         except RunnerError as error:
@@ -196,11 +195,9 @@ class Loop:
         try:
             with self._interrupts.raising():
                 live.running = executor.start(plan_json(live.trial.plan), live.run.path, compute)
-        except RunnerError as error:
-            self._end(live, Outcome("failed", error))
-            return True
         except Exception as error:  # what a cluster's library raises fails a trial, and not the sweep
-            told = StepError(f"the trial could not be placed: {type(error).__name__}: {error}")
+            unplaced = StepError(f"the trial could not be placed: {type(error).__name__}: {error}")
+            told = error if isinstance(error, RunnerError) else unplaced
             self._end(live, Outcome("failed", told, traceback.format_exc()))
             return True
         except KeyboardInterrupt:
@@ -223,8 +220,7 @@ class Loop:
             return True
         ended = False
         for live in list(self._live.values()):
-            outcome = self._outcome(live)
-            if outcome is not None:
+            if (outcome := self._outcome(live)) is not None:
                 self._end(live, outcome)
                 ended = True
         for feed, held in [each for each in self._ended if not self.delivery.serves(each[0])]:

@@ -179,10 +179,10 @@ def _group(told: Mapping[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time for people, to a twentieth: `40 s`, `1.7 min`, `12 min`, `3.5 h`, `2.1 d`."""
+    """Write a time for people: `40 s`, `1.67 min`, `12 min`, `3.5 h`, `2.1 d`; at most 3 % off from a minute on."""
     minutes, hours = seconds / 60, seconds / 3600
     if seconds < 100:
         return f"{seconds:.0f} s"
     if minutes < 100:
-        return f"{minutes:.1f} min" if minutes < 10 else f"{minutes:.0f} min"
+        return f"{minutes:.3g} min"
     return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} d"

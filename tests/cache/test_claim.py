@@ -15,6 +15,7 @@ from runner.cache.claim import Claim, ClaimedError
 LEASE = 4.0
 """Seconds after which silence is death, in most of these tests: long enough for a busy machine's signs of life."""
 LONG = 3600.0
+"""So long that nobody is taken for dead by being silent."""
 
 
 def _hold(root: str, ready, lease: float) -> None:
