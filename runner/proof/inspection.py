@@ -80,9 +80,9 @@ class Inspector:
         """
         return self.model.encode(rendered, self.trailing)
 
-    def prompt_ids(self, rendered: Rendered) -> list[int]:
+    def prompt_ids(self, rendered: Rendered, *, pixels: bool = True) -> list[int]:
         """The tokens of a sample's prompt as it is encoded to generate an answer."""
-        return _list(self.model.encode(replace(rendered, target=None))["input_ids"])
+        return _list(self.model.encode(replace(rendered, target=None), pixels=pixels)["input_ids"])
 
     def check(self, rendered: Rendered, features: Features) -> None:
         """Inspect a sample as it is about to be trained on, without the vision tower, which may be at work.
@@ -90,12 +90,16 @@ class Inspector:
         Raises:
             StepError: Something is wrong with it.
         """
-        refuse(rendered.id, self.inspect(rendered, features, features_counted=False).problems)
+        num_tokens = self.model.num_image_tokens(rendered)
+        refuse(rendered.id, self.inspect(rendered, features, num_features=num_tokens).problems)
 
     def inspect_words(self, rendered: Rendered) -> Inspection:
-        """Inspect a sample without its images, which is quick, and whatever its length."""
-        alone = without_images(rendered)
-        return replace(self, limit=None).inspect(alone, self.encode_whole(alone), self.prompt_ids(alone))
+        """Inspect a sample without the pixels of its images, which is quick, and whatever its length."""
+        features = self.model.encode(rendered, self.trailing, pixels=False)
+        prompt = self.prompt_ids(rendered, pixels=False)
+        # Places of images are counted by the sizes here, and compared with features where pixels are read.
+        num_places = self._num_image_tokens(_list(features["input_ids"]))
+        return replace(self, limit=None).inspect(rendered, features, prompt, num_features=num_places)
 
     def inspect_turn(self, rendered: Rendered) -> tuple[str, ...]:
         """Say where the chat template writes a solved turn otherwise than a sample is trained on.
@@ -119,7 +123,7 @@ class Inspector:
         features: Features,
         prompt: Sequence[int] | None = None,
         *,
-        features_counted: bool = True,
+        num_features: int | None = None,
     ) -> Inspection:
         """Inspect a sample that was encoded with its target.
 
@@ -127,19 +131,21 @@ class Inspector:
             rendered: With its target.
             features: As `encode` gives them.
             prompt: As `prompt_ids` gives them; None where the comparison with them was made elsewhere.
-            features_counted: Whether the image tokens are compared with the features that the vision tower makes of
-                the pixels, for which some models run it; otherwise with those that the sizes of the images ask for.
+            num_features: As many image tokens as there have to be; by default as many as the features that the vision
+                tower makes of the pixels, for which some models run it.
         """
         ids, labels = _list(features["input_ids"]), _list(features["labels"])
         places = [place for place, label in enumerate(labels) if label != IGNORED]
         trained = [labels[place] for place in places]
         text, wanted = self.model.spell(trained), f"{rendered.target}{self.model.turn_end}{self.trailing}"
         truncated = self._is_truncated(len(ids), text, wanted)
+        if num_features is None:
+            num_features = self.model.num_image_features(features)
         problems = [
             *place_problems(self.model, ids, labels, places),
             *(() if truncated else text_problems(self.model, trained, text, rendered.target or "", self.trailing)),
             *prompt_problems(self.model, rendered, ids[: places[0]] if places else ids, prompt),
-            *self._image_problems(rendered, ids, self._num_features(rendered, features if features_counted else None)),
+            *self._image_problems(rendered, ids, num_features),
             *self._length_problems(len(ids)),
         ]
         return Inspection(
@@ -157,7 +163,7 @@ class Inspector:
         ids = _list(features["input_ids"])
         return (
             *prompt_problems(self.model, rendered, ids, None),
-            *self._image_problems(rendered, ids, self._num_features(rendered, features)),
+            *self._image_problems(rendered, ids, self.model.num_image_features(features)),
             *self._length_problems(len(ids)),
         )
 
@@ -176,15 +182,12 @@ class Inspector:
         elif tokens < len(rendered.images):
             yield f"{tokens:,} image tokens are too few for {len(rendered.images)} images"
 
-    def _num_features(self, rendered: Rendered, features: Features | None) -> int:
-        return self.model.count(rendered).image if features is None else self.model.num_image_features(features)
-
     def _length_problems(self, length: int) -> Iterator[str]:
         if self.limit is not None and length > self.limit:
             yield f"{length:,} tokens are more than the limit of {self.limit:,}"
 
     def _num_image_tokens(self, ids: Sequence[int]) -> int:
-        return sum(token in self.model.image_token_ids for token in ids)
+        return sum(ids.count(token) for token in self.model.image_token_ids)
 
 
 def refuse(sample: str, problems: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from runner.errors import DataError, StepError
 from runner.proof.inspection import Inspector, refuse
 from runner.proof.prompts import Progress
 from runner.records import Rendered
-from runner.stages import TokenCount, Trainer
+from runner.stages import Trainer
 
 
 @dataclass(frozen=True)
@@ -17,24 +17,19 @@ class Measured:
     """What one training sample comes to, from its words and the size of its images.
 
     Attributes:
-        count: Its tokens by kind, what trails the end token not among them.
+        length: Tokens of the whole sample.
         trained: Tokens that carry loss.
         respelt: See `Inspection.respelt`.
     """
 
-    count: TokenCount
+    length: int
     trained: int
     respelt: bool
 
     @property
-    def length(self) -> int:
-        """Tokens of the whole sample."""
-        return self.prompt + self.trained
-
-    @property
     def prompt(self) -> int:
         """Tokens before the answer."""
-        return self.count.text + self.count.image
+        return self.length - self.trained
 
 
 def measure(inspector: Inspector, rendered: Rendered, progress: Progress) -> Measured:
@@ -48,7 +43,7 @@ def measure(inspector: Inspector, rendered: Rendered, progress: Progress) -> Mea
     found = inspector.inspect_words(rendered)
     refuse(rendered.id, found.problems)
     progress.step()
-    return Measured(inspector.model.count(rendered), found.num_trained, found.respelt)
+    return Measured(found.num_tokens, found.num_trained, found.respelt)
 
 
 def refuse_overlong(

@@ -95,12 +95,14 @@ class VisionLanguageModel(Protocol):
     context_length: int | None
     """The most tokens of prompt and answer together; None where the model sets no limit."""
 
-    def encode(self, rendered: Rendered, trailing: str = "") -> Features:
+    def encode(self, rendered: Rendered, trailing: str = "", *, pixels: bool = True) -> Features:
         """Tokenise a sample inside the chat template, images processed.
 
         Args:
             rendered: With a target for training, without for generation (then `labels` are all -100).
             trailing: Text trained after the end token.
+            pixels: Whether images are read. Without, the tokens are the same, as many for each image as its size asks
+                for, and the vision tower's inputs are left out.
         """
 
     packs: bool
@@ -139,6 +141,9 @@ class VisionLanguageModel(Protocol):
 
     def count(self, rendered: Rendered) -> TokenCount:
         """Count a sample's tokens from its text and the size of its images, without reading pixels."""
+
+    def num_image_tokens(self, rendered: Rendered) -> int:
+        """Count the places that a sample's images take by their sizes, without reading pixels."""
 
     def save(self, folder: Path, precision: str) -> None:
         """Write weights, tokenizer, template and processor so that `from_pretrained` loads them."""

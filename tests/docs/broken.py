@@ -29,16 +29,16 @@ thawing = broken:ThawingTrainer
 class Unmasked(Qwen25VLModel.loaded):
     """Prompts carry loss."""
 
-    def encode(self, rendered, trailing=""):
-        features = super().encode(rendered, trailing)
+    def encode(self, rendered, trailing="", **how):
+        features = super().encode(rendered, trailing, **how)
         return features if rendered.target is None else {**features, "labels": features["input_ids"].clone()}
 
 
 class Endless(Qwen25VLModel.loaded):
     """The end token carries none."""
 
-    def encode(self, rendered, trailing=""):
-        features = super().encode(rendered, trailing)
+    def encode(self, rendered, trailing="", **how):
+        features = super().encode(rendered, trailing, **how)
         if rendered.target is not None:
             features["labels"][-1] = -100
         return features

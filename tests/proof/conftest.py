@@ -42,8 +42,8 @@ class Spoilt:
     def __getattr__(self, name):
         return getattr(self._model, name)
 
-    def encode(self, rendered, trailing=""):
-        return self._spoil(rendered, self._model.encode(rendered, trailing))
+    def encode(self, rendered, trailing="", **how):
+        return self._spoil(rendered, self._model.encode(rendered, trailing, **how))
 
 
 @pytest.fixture

@@ -8,11 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import runner.proof.prove
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from runner.errors import DataError, RunnerError, SpecError, StepError
 from runner.proof.choice import CHOSEN, FIRST, LONGEST, choose
 from runner.proof.inspection import Inspector
+from runner.proof.measure import Measured
 from runner.proof.prompts import Progress, prove_prompts
 from runner.proof.prove import prove
 from runner.records import ImagePart, Rendered, TextPart
@@ -46,8 +48,8 @@ def test_right_samples_are_proven_and_counted(proven, model, samples, reporter):
 
 
 def _spoil_images(rendered, features):
-    """Lose a place of an image, as a truncation does, where there are images at all."""
-    if not rendered.images or rendered.target is None:
+    """Lose a place of an image, as a truncation does, where pixels are read."""
+    if "pixel_values" not in features or rendered.target is None:
         return features
     place = int((features["mm_token_type_ids"] == 1).nonzero()[0])
     kept = [at for at in range(len(features["input_ids"])) if at != place]
@@ -144,19 +146,18 @@ def test_characters_that_the_tokenizer_composes_are_told(proven, model, samples,
     assert "in the answers of 1 of 8 training samples" in reporter.warnings[0]
 
 
-def test_an_answer_that_is_cut_for_no_reason_is_found(proven, spoilt, model, samples):
+def test_an_answer_that_is_cut_for_no_reason_is_found(proven, spoilt, model, samples, monkeypatch):
     limit = len(model.encode(samples[0])["input_ids"]) - 1
 
     def cut(rendered, features):
-        short = rendered.images and rendered.target is not None
+        short = "pixel_values" in features and rendered.target is not None
         return (
             {name: each[:limit] if each.dim() == 1 else each for name, each in features.items()} if short else features
         )
 
     with pytest.raises(StepError, match=r"^sample s0: .* the end of the answer cut off, where \d+ were counted"):
-        counting = spoilt(cut)
-        counting.count = lambda rendered: replace(model.count(rendered), text=1)
-        proven(counting, samples[:1], max_length=limit, overlong="truncate")
+        monkeypatch.setattr(runner.proof.prove, "measure", lambda *_: Measured(limit - 1, trained=4, respelt=False))
+        proven(spoilt(cut), samples[:1], max_length=limit, overlong="truncate")
 
 
 def test_padding_that_loses_labels_is_found(proven, spoilt, model, samples):

@@ -7,6 +7,7 @@ import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +17,9 @@ from transformers import PreTrainedModel
 
 from plugins.model.chat.collate import collate
 from plugins.model.chat.lock import write_lock
-from plugins.model.chat.pictures import Dimensions, read_dimensions, read_picture, unusable
+from plugins.model.chat.pictures import Dimensions, dimensions, read_picture, unusable
 from plugins.model.chat.processor import Processor
-from plugins.model.chat.template import ChatTemplate, make_special
+from plugins.model.chat.template import REMEMBERED, ChatTemplate, make_special
 from runner.errors import UnmetError
 from runner.records import IGNORED, Rendered
 from runner.stages import Features, FrozenVision, TokenCount
@@ -27,6 +28,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 """Names under which a forward takes the kind of each token: 1 at images, 0 elsewhere."""
+
+KNOWN_SIZES = 4096
+"""Sizes of pictures for which it is remembered what stands for them in a prompt."""
 
 TEXT_FEATURES = {"input_ids", "labels", *TOKEN_TYPES}
 """What an encoded sample holds of its text; all else is of its images."""
@@ -74,6 +78,9 @@ class LoadedChatModel(ABC):
             )
         make_special(self._tokenizer, self._image_token)
         self._template = ChatTemplate(self._tokenizer, processor.image_token)
+        self._texts_of_sizes = lru_cache(KNOWN_SIZES)(lambda sizes: tuple(self._image_texts(sizes)))
+        self._kinds = lru_cache(REMEMBERED)(lambda ids: self.processor.create_mm_token_type_ids([list(ids)])[0])
+        self._run = re.compile(f"(?:{re.escape(self._image_token)})+")
         self._token_types = [name for name in TOKEN_TYPES if name in inspect.signature(module.forward).parameters]
         self.stop_token_ids: Sequence[int] = self._stop_token_ids()
         self.turn_end = self.spell([self._template.turn_end])
@@ -85,29 +92,33 @@ class LoadedChatModel(ABC):
         ends = configured if isinstance(configured, list) else [configured]
         return sorted({self._template.turn_end, *(end for end in ends if end is not None)})
 
-    def encode(self, rendered: Rendered, trailing: str = "") -> Features:
+    def encode(self, rendered: Rendered, trailing: str = "", *, pixels: bool = True) -> Features:
         """Tokenise a sample inside the chat template; see `VisionLanguageModel.encode`.
 
         Labels are the answer, the end of its turn and `trailing`.
 
         Returns:
             `input_ids`, `labels` and, where the model takes them, the kinds of tokens (length,), 1 at images; with
-            images also what the family's processor makes of them, such as `pixel_values`.
+            images and `pixels` also what the family's processor makes of them, such as `pixel_values`.
 
         Raises:
             DataError: An image cannot be used.
         """
-        pixels, texts = self._process(rendered)
+        made, texts = self._process(rendered) if pixels else ({}, self._texts_by_size(rendered))
         prompt, runs = self._prompt(rendered, texts)
         prompt = self._with_image_tokens(prompt, runs)
         answer = self._answer(rendered, trailing)
-        ids = prompt + answer
-        features = {"input_ids": torch.tensor(ids), "labels": torch.tensor([IGNORED] * len(prompt) + answer)}
-        for name in self._token_types:
-            features[name] = torch.tensor(self.processor.create_mm_token_type_ids([ids])[0])
-        return {**features, **pixels}
+        features = {
+            "input_ids": torch.tensor(prompt + answer),
+            "labels": torch.tensor([IGNORED] * len(prompt) + answer),
+        }
+        if self._token_types:
+            # An answer is plain text, whatever it spells out.
+            kinds = torch.tensor([*self._kinds(tuple(prompt)), *([0] * len(answer))])
+            features |= {name: kinds.clone() for name in self._token_types}
+        return {**features, **made}
 
-    def _process(self, rendered: Rendered) -> tuple[Features, list[str]]:
+    def _process(self, rendered: Rendered) -> tuple[Features, Sequence[str]]:
         """Process the images of a sample.
 
         Returns:
@@ -137,19 +148,35 @@ class LoadedChatModel(ABC):
         """What stands for each image of a sample, by their sizes; blank pictures tell, where a family does not."""
         return self._process_pictures([Image.new("RGB", (width, height), "white") for height, width in sizes])[1]
 
+    def _texts_by_size(self, rendered: Rendered) -> Sequence[str]:
+        """What stands for each image of a sample, without reading pixels."""
+        sizes = tuple(dimensions(path, rendered.id) for path in rendered.images)
+        try:
+            return self._texts_of_sizes(sizes) if sizes else ()
+        except ValueError:
+            self._raise_for_picture(rendered, sizes)
+            raise
+
+    def num_image_tokens(self, rendered: Rendered) -> int:
+        """Count a sample's image tokens by the sizes of its images; see `VisionLanguageModel.num_image_tokens`.
+
+        Raises:
+            DataError: An image cannot be used.
+        """
+        return sum(text.count(self._image_token) for text in self._texts_by_size(rendered))
+
     def _raise_for_picture(self, rendered: Rendered, sizes: Sequence[Dimensions]) -> None:
         """Name the image that a processor refuses for its size."""
         for path, size in zip(rendered.images, sizes, strict=True):
             try:
-                self._image_texts([size])
+                self._texts_of_sizes((size,))
             except ValueError as error:
                 raise unusable(path, rendered.id, error) from error
 
     def _prompt(self, rendered: Rendered, image_texts: Sequence[str]) -> tuple[list[int], list[int]]:
         """Tokenise a prompt with one image token for each run of them, and give the lengths of the runs."""
-        run = re.compile(f"(?:{re.escape(self._image_token)})+")
-        runs = [len(found[0]) // len(self._image_token) for text in image_texts for found in run.finditer(text)]
-        short = [run.sub(lambda _: self._image_token, text) for text in image_texts]
+        runs = [len(found[0]) // len(self._image_token) for text in image_texts for found in self._run.finditer(text)]
+        short = [self._run.sub(lambda _: self._image_token, text) for text in image_texts]
         return self._template.prompt(rendered, short), runs
 
     def _with_image_tokens(self, prompt: Sequence[int], runs: Sequence[int]) -> list[int]:
@@ -210,12 +237,7 @@ class LoadedChatModel(ABC):
         Raises:
             DataError: An image cannot be used.
         """
-        sizes = [read_dimensions(path, rendered.id) for path in rendered.images]
-        try:
-            texts = self._image_texts(sizes) if sizes else []
-        except ValueError:
-            self._raise_for_picture(rendered, sizes)
-            raise
+        texts = self._texts_by_size(rendered)
         prompt, runs = self._prompt(rendered, texts)
         return TokenCount(text=len(prompt) - len(runs), image=sum(runs), target=len(self._answer(rendered, "")))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -13,6 +16,12 @@ Dimensions = tuple[int, int]
 
 _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises for files that are missing, broken or too large."""
+
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+"""The last chunk of a PNG that is whole: empty, its type, its checksum (PNG specification, 11.2.5)."""
+
+_PNG_NOTES = re.compile(rb"eXIf|Raw profile type |XML:com\.adobe\.xmp")
+"""Where a PNG may say how its camera was held: a chunk, or a keyword of a text, which is never compressed."""
 
 _ORIENTATION = 0x0112
 """The tag in which cameras note how they were held."""
@@ -39,12 +48,34 @@ def read_dimensions(path: Path, sample: str) -> Dimensions:
         DataError: It cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        content = path.read_bytes()
+        with Image.open(BytesIO(content)) as image:
             width, height = image.size
-            turned = image.getexif().get(_ORIENTATION, 1) > 4  # by a quarter, one way or the other
+            # Of a PNG, whose notes may stand behind its pixels, Pillow would decode the pixels first.
+            noteless = content.endswith(_PNG_END) and not _PNG_NOTES.search(content)
+            # By a quarter, one way or the other.
+            turned = not noteless and image.getexif().get(_ORIENTATION, 1) > 4
     except _UNREADABLE as error:
         raise unusable(path, sample, error) from error
     return (width, height) if turned else (height, width)
+
+
+def dimensions(path: Path, sample: str) -> Dimensions:
+    """Know an image's size, which is read once as long as its file does not change.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise unusable(path, sample, error) from error
+    return _dimensions(path, (state.st_ino, state.st_size, state.st_mtime_ns), sample)
+
+
+@lru_cache(maxsize=256)
+def _dimensions(path: Path, state: tuple[int, int, int], sample: str) -> Dimensions:
+    return read_dimensions(path, sample)
 
 
 def unusable(path: Path, sample: str, error: BaseException) -> DataError:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from itertools import count
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TokenizersBackend
 from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
 from runner.errors import PluginError, UnmetError
@@ -14,6 +15,12 @@ from runner.records import ImagePart, Rendered, TextPart
 
 _SLOT = re.compile("\ue000(\\d+)\ue001")
 """The place of a text in a rendered template, marked with characters of Unicode's private area."""
+
+_MARKER = re.compile("[\U000f0000\U000f0001]")
+"""What `mark_control_tokens` puts around a control token that a sample spells out."""
+
+REMEMBERED = 64
+"""Texts whose tokens are remembered: a sample is encoded several times in turn, to be checked, counted, trained on."""
 
 Shape = tuple[tuple[bool, ...], ...]
 """For each turn of a conversation whether its parts are images; user and assistant take turns."""
@@ -45,6 +52,8 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self._image_mark = image_mark
         self._written: dict[Shape, str] = {}
+        self._encode_chat = lru_cache(REMEMBERED)(self._chat_tokens)
+        self._encode_text = lru_cache(REMEMBERED)(self._text_tokens)
         end = self._turn_end()
         make_special(tokenizer, image_mark, end)
         self.turn_end = tokenizer.get_added_vocab()[end]
@@ -75,7 +84,12 @@ class ChatTemplate:
             else:
                 # Marked with the texts in place, as a control token may come about where two of them meet.
                 whole += mark_control_tokens(_SLOT.sub(_filling(texts), piece), self._control)
-        return [*self._begin, *encode_marked_chat(self.tokenizer, whole)]
+        return [*self._begin, *self._encode_chat(whole)]
+
+    def _chat_tokens(self, marked: str) -> tuple[int, ...]:
+        if _MARKER.search(marked):
+            return tuple(encode_marked_chat(self.tokenizer, marked))
+        return self._tokens(marked, as_text=False)
 
     def _check_order(self, rendered: Rendered, written: str) -> None:
         """Make sure that the template shows every image and text once, where the adapter put it."""
@@ -100,8 +114,22 @@ class ChatTemplate:
 
     def text(self, text: str) -> list[int]:
         """Tokenise plain text; what looks like a control token is spelt out."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return ids
+        return list(self._encode_text(text))
+
+    def _text_tokens(self, text: str) -> tuple[int, ...]:
+        return self._tokens(text, as_text=True)
+
+    def _tokens(self, text: str, *, as_text: bool) -> tuple[int, ...]:
+        """Tokenise a text, and what looks like a control token in it as text or as the token."""
+        if not isinstance(self.tokenizer, TokenizersBackend):
+            return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)["input_ids"])
+        # The tokenizer's own call works out the place of each token too, which takes as long again.
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
+        backend.encode_special_tokens = as_text
+        [encoded] = backend.encode_batch_fast([text], add_special_tokens=False)
+        return tuple(encoded.ids)
 
     def system_prompt(self) -> str:
         """What the template writes of its own before a user's first words."""

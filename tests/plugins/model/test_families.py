@@ -59,6 +59,14 @@ def test_tokens_are_counted_without_reading_pixels(model, pictured):
         assert count.text + count.image + count.target == len(features["input_ids"])
 
 
+def test_without_pixels_a_sample_has_the_same_tokens(model, pictured):
+    for sample in pictured:
+        whole, quick = model.encode(sample, "\n"), model.encode(sample, "\n", pixels=False)
+        assert quick.keys() == whole.keys() & TEXT
+        assert all(quick[name].equal(whole[name]) for name in quick)
+        assert model.num_image_tokens(sample) == model.num_image_features(whole)
+
+
 sides = st.one_of(st.integers(1, 300), st.integers(1, 9))
 
 
