@@ -1,6 +1,11 @@
 """What many tests share: the command as a user runs it, and somebody else's plugin distribution."""
 
+import gc
 import os
+
+# What is imported and collected stays; a collector that visits a million such objects again and again takes half of the
+# tests' time. It is on again, with those left out, once the tests are found.
+gc.disable()
 
 # Read by torch when it is imported: threads that spin while they wait slow each other down on a few cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -36,6 +41,12 @@ metrics: [{type: ner_f1}, {type: answer_length}, {type: rouge}]
 tracker: {type: mlflow}
 """
 NAMES = "Ada Lovelace\nAlan\nGrace Hopper\nKurt\nEmmy Noether\nDavid\nSofia\nHenri\n"
+
+
+def pytest_collection_finish(session):
+    """Leave what is loaded by now to itself."""
+    gc.freeze()
+    gc.enable()
 
 
 @dataclass(frozen=True)
