@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +89,7 @@ def launch(spec: Spec, *, smoke: bool = False, local: bool = False, address: str
         UnmetError: This machine or the cluster lacks what the spec needs, or the tracker's store cannot be opened.
         StepError: Another launch is running the same trial or sweep.
     """
+    from runner.execute.executor import make_executor
     from runner.standing.underway import noted
 
     settle_environment()
@@ -96,7 +97,7 @@ def launch(spec: Spec, *, smoke: bool = False, local: bool = False, address: str
     with _located(spec):
         experiment = _experiment(spec, smoke=smoke, elsewhere=bool(cluster))
         with noted(experiment.folder):
-            return _launch(experiment, local=local, address=cluster)
+            return _launch(experiment, lambda: make_executor(cluster, local=local, smoke=smoke))
 
 
 def results(*names: str, storage: str | Path = "runs") -> pandas.DataFrame:
@@ -171,26 +172,17 @@ def _experiment(spec: Spec, *, smoke: bool, elsewhere: bool) -> Experiment:
     return Experiment(spec, found, told.compute.storage or Path("runs").resolve(), spec.overrides, afresh=smoke)
 
 
-def _launch(experiment: Experiment, *, local: bool, address: str | None) -> LaunchResult:
+def _launch(experiment: Experiment, make: Callable[[], Executor]) -> LaunchResult:
     from runner.execute.interrupts import Interrupts
     from runner.execute.launch import launch as launch_one
     from runner.execute.launch_sweep import launch_sweep
-
-    def make_executor() -> Executor:
-        if local:
-            from runner.execute.local import LocalExecutor
-
-            return LocalExecutor()
-        from runner.execute.ray.executor import RayExecutor
-
-        return RayExecutor(address)
 
     told = _Told()
     with _signals_put_back():
         interrupts = Interrupts()
         if experiment.plan.spec.sweep is None:
-            return launch_one(experiment, make_executor, told, interrupts)
-        return launch_sweep(experiment, make_executor, told, interrupts, told)
+            return launch_one(experiment, make, told, interrupts)
+        return launch_sweep(experiment, make, told, interrupts, told)
 
 
 @contextmanager

@@ -72,7 +72,9 @@ def packages() -> dict[str, str]:
 
 
 def _installed() -> str:
-    lines = {f"{each.name}=={each.version}" for each in distributions()}
+    # A distribution's name and version are two readings of its whole description otherwise.
+    described = (each.metadata for each in distributions())
+    lines = {f"{each['Name']}=={each['Version']}" for each in described}
     return "".join(f"{line}\n" for line in sorted(lines, key=str.lower))
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from statistics import fmean
 
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
-
 from plugins.metric.bleu_options import BleuOptions
+from plugins.metric.nltk_alone import SmoothingFunction, sentence_bleu
 from runner.records import Answer
+
+REMEMBERED = 50_000
+"""As of ROUGE."""
 
 
 class Bleu:
@@ -20,19 +23,20 @@ class Bleu:
     names = BleuOptions.figures
 
     def __init__(self, options: BleuOptions) -> None:
-        """Prepare the smoothing."""
+        """Prepare the smoothing, and a memory: all ways of reading an answer find the same summary."""
         self._smoothing = SmoothingFunction().method1
+        self._measure = lru_cache(maxsize=REMEMBERED)(self._measured)
 
     def score(self, prediction: Answer, reference: Answer) -> Mapping[str, float] | None:
         """Give the BLEU of one summary, 0 to 1; an empty one has 0."""
         if reference.summary is None:
             return None
-        tokens = (prediction.summary or "").split()
-        if not tokens:
-            return {"bleu": 0.0}
-        right = [reference.summary.split()]
-        return {"bleu": float(sentence_bleu(right, tokens, smoothing_function=self._smoothing))}
+        return {"bleu": self._measure(reference.summary, prediction.summary or "")}
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
         """Average over the samples."""
         return {"bleu": fmean(each["bleu"] for each in counts) if counts else None}
+
+    def _measured(self, reference: str, prediction: str) -> float:
+        tokens = prediction.split()
+        return float(sentence_bleu([reference.split()], tokens, smoothing_function=self._smoothing)) if tokens else 0.0

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import exp, fsum, log
 
-from nltk.translate.bleu_score import Fraction, SmoothingFunction, brevity_penalty, modified_precision
-
 from plugins.metric.corpus_bleu_options import CorpusBleuOptions
+from plugins.metric.nltk_alone import Fraction, SmoothingFunction, brevity_penalty, modified_precision
 from runner.records import Answer
 
 ORDERS = (1, 2, 3, 4)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from peft.tuners.lora import LoraModel
 
 from plugins.optimizer.group_options import GroupOptions, ScheduleOptions
 from plugins.optimizer.groups import Group, deal, listed, original_name
 from plugins.optimizer.lora import adapt, merge
 from runner.errors import StepError
 from runner.stages import ParameterRow
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraModel
 
 
 class GroupedOptimizer:

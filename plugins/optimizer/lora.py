@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig
-from peft.tuners.lora import LoraModel
 from transformers import PreTrainedModel
 
 from plugins.optimizer.groups import GROUPS, Group
 from runner.errors import Problem, SpecError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
 
 ADAPTER = "default"
 """The one name under which peft keeps the adapters of all groups."""
@@ -38,6 +41,8 @@ def adapt(module: torch.nn.Module, groups: Sequence[Group], seed: int) -> LoraMo
         raise SpecError(problems)
     if not asking:
         return None
+    from peft.tuners.lora import LoraModel
+
     learning = [parameter for group in groups if group.options.lora is None for parameter in group.learning.values()]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -59,6 +64,8 @@ def merge(adapted: LoraModel) -> None:
 
 def _config(asking: Sequence[tuple[Group, Sequence[str]]]) -> LoraConfig:
     """One configuration for all groups, the rank and scale of each layer under its name."""
+    from peft import LoraConfig
+
     asked = {layer: group.options.lora for group, layers in asking for layer in layers if group.options.lora}
     return LoraConfig(
         target_modules=list(asked),

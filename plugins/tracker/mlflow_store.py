@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+import mlflow
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -164,8 +166,42 @@ def _make_sqlite(file: Path) -> None:
         # The journal goes too: SQLite would roll a new file of this name back by it.
         for left in (unfinished, unfinished.with_name(f"{unfinished.name}-journal")):
             left.unlink(missing_ok=True)
-        MlflowClient(tracking_uri=f"sqlite:///{unfinished}").search_experiments(max_results=1)
+        _make_tables(unfinished)
         unfinished.replace(file)
+
+
+def _make_tables(file: Path) -> None:
+    """Make a database that holds nothing yet.
+
+    MLflow runs all the migrations of its history for it, a second and more of computing: the empty database is kept for
+    the next store of the same release.
+    """
+    kept = _cache_folder() / f"mlflow-{mlflow.__version__}.db"
+    if _is_whole(kept):
+        shutil.copyfile(kept, file)
+        return
+    MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments(max_results=1)
+    with suppress(OSError):  # It is made again next time.
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = kept.with_name(f".{kept.name}.{os.getpid()}")
+        shutil.copyfile(file, unfinished)
+        unfinished.replace(kept)
+
+
+def _cache_folder() -> Path:
+    """Where programs keep what they can make again (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmre-runner"
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file is an SQLite database without damage."""
+    if not file.is_file():
+        return False
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            return bool(connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)) and not _is_empty(file)
+    except sqlite3.Error:
+        return False
 
 
 def _is_empty(file: Path) -> bool:

@@ -29,7 +29,11 @@ def launch(
     overrides: Overrides = None,
     smoke: Annotated[
         bool,
-        typer.Option("--smoke", help="The same code path with a tiny twin of the model and a handful of samples."),
+        typer.Option(
+            "--smoke",
+            help="The same code path with a tiny twin of the model and a handful of samples; without Ray, "
+            "unless an address is given.",
+        ),
     ] = False,
     local: Annotated[bool, typer.Option("--local", help="In this process, without Ray, for debuggers.")] = False,
     address: Annotated[str | None, typer.Option(help="A Ray cluster to run on; none: this machine.")] = None,
@@ -40,6 +44,7 @@ def launch(
     debug: Debug = False,
 ) -> None:
     """Train, generate and score every trial of a spec; what is finished is not run again."""
+    from runner.execute.executor import make_executor
     from runner.execute.interrupts import Interrupts
     from runner.spec.load import load_spec
     from runner.standing.underway import noted
@@ -58,7 +63,7 @@ def launch(
     # From here to the end of the process: Ctrl-C asks, and is never an exception between two lines.
     interrupts = Interrupts()
     with noted(experiment.folder):
-        result = _launch(experiment, terminal, interrupts, lambda: _executor(local, address))
+        result = _launch(experiment, terminal, interrupts, lambda: make_executor(address, local=local, smoke=smoke))
     for trial in result.trials:
         if trial.error is not None:
             terminal.problem(f"{trial.trial.name}: {trial.error}" if result.sweep else str(trial.error))
@@ -93,31 +98,21 @@ def _experiment(
 
 
 def _launch(
-    experiment: Experiment, terminal: Terminal, interrupts: Interrupts, make_executor: Callable[[], Executor]
+    experiment: Experiment, terminal: Terminal, interrupts: Interrupts, make: Callable[[], Executor]
 ) -> LaunchResult:
     from runner.errors import SpecError
     from runner.execute.launch import launch
 
     try:
         if experiment.plan.spec.sweep is None:
-            return launch(experiment, make_executor, terminal, interrupts)
+            return launch(experiment, make, terminal, interrupts)
         # Optuna and Plotly are imported where something is searched.
         from runner.execute.launch_sweep import launch_sweep
         from runner.terminal.board import Board
 
         with Board(terminal) as board:
-            return launch_sweep(experiment, make_executor, board, interrupts, board)
+            return launch_sweep(experiment, make, board, interrupts, board)
     except SpecError as error:
         raise experiment.loaded.located(error) from error
     finally:
         terminal.close()
-
-
-def _executor(local: bool, address: str | None) -> Executor:
-    if local:
-        from runner.execute.local import LocalExecutor
-
-        return LocalExecutor()
-    from runner.execute.ray.executor import RayExecutor
-
-    return RayExecutor(address)

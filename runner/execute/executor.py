@@ -46,3 +46,28 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Let go of what was started."""
+
+
+def make_executor(address: str | None, *, local: bool, smoke: bool) -> Executor:
+    """Choose what runs the trials of a launch.
+
+    Args:
+        address: A Ray cluster; None for this machine.
+        local: In this process.
+        smoke: A smoke run, which has one worker without GPUs: on this machine Ray would have nothing to place, and its
+            processes take longer to start than such a trial to run.
+
+    Raises:
+        UnmetError: No cluster answers, or a node has other software than this machine.
+    """
+    if local:
+        from runner.execute.local import LocalExecutor
+
+        return LocalExecutor()
+    if smoke and not address:
+        from runner.execute.forked import ForkedExecutor
+
+        return ForkedExecutor()
+    from runner.execute.ray.executor import RayExecutor
+
+    return RayExecutor(address)

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from runner.errors import LostWorkerError, OutOfMemoryError, StepError
+from runner.execute.forked import cause_of
 from runner.execute.forkserver import OUTPUT, Exit, Request, run_forked, start_server
-from runner.execute.ray.node import cause_of
 
 ACTS = """\
 import __main__, os, signal, sys, time

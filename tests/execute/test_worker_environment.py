@@ -1,11 +1,12 @@
 """The processes that train have what they compute with in their environment, and no key to the tracker."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from runner.execute.forked import server_environment
 from runner.execute.forkserver import start_server
-from runner.execute.ray.node import _server_environment
 
 
 @pytest.mark.parametrize("with_cloud", [False, True])
@@ -18,7 +19,7 @@ def test_a_fork_server_is_started_without_the_keys_to_the_tracker(monkeypatch, w
         "HF_TOKEN",
     ):
         monkeypatch.setenv(name, f"secret of {name}")
-    server, _ = start_server([], _server_environment(2, with_cloud=with_cloud))
+    server, _ = start_server([], server_environment(os.environ, 2, with_cloud=with_cloud))
     try:
         # The system shows none of it in the moment in which the process becomes another program.
         while not (told := Path(f"/proc/{server.pid}/environ").read_bytes().decode()):

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import LostWorkerError, OutOfMemoryError, StepError
+from runner.execute.forked import plugin_modules
 from runner.execute.ray.cluster import Reservation
 from runner.execute.ray.node import Work, work_on
-from runner.plan import read_plan
-from runner.registry import find
 from runner.spec.models import ComputeOptions
 from runner.steps.outcome import Outcome
 
@@ -51,7 +50,7 @@ class Attempt:
         """
         self._plan, self._folder, self._compute = plan, folder, compute
         self._held, self._actors = held, actors
-        self._modules = _modules(plan)
+        self._modules = plugin_modules(plan)
         together = [step for step in steps if step == TRAIN and compute.workers > 1]
         alone = [step for step in steps if step not in together]
         self._phases = [(each, num) for each, num in ((together, compute.workers), (alone, 1)) if each]
@@ -116,12 +115,6 @@ class Attempt:
         compute = self._compute.model_dump(mode="json")
         work = Work(self._plan, str(self._folder), list(steps), self._modules, int(cores), compute, group)
         return work_on.options(**options).remote(self._actors[node], work)
-
-
-def _modules(plan: str) -> list[str]:
-    """The modules of a plan's plugins, less the tracker's, which stays with the driver."""
-    sections = (each for each in read_plan(plan).sections() if each.stage != "tracker")
-    return [find(each.stage, each.type).entry.module for each in sections]
 
 
 def _outcome(ended: Any) -> Outcome:

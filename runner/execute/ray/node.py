@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from runner.errors import LostWorkerError, OutOfMemoryError, StepError, UnmetError
-from runner.execute.forkserver import OUTPUT, Exit, Request, run_forked, start_server
+from runner.errors import LostWorkerError, UnmetError
+from runner.execute.forked import forked_outcome, server_environment
+from runner.execute.forkserver import Request, start_server
 from runner.execute.software import software
 from runner.forecast.resources import local_gpus, too_small
-from runner.secrets import for_workers
 from runner.spec.models import ComputeOptions
 from runner.steps.outcome import Outcome
 
@@ -45,7 +43,7 @@ class NodeActor:
         kind = (cores, with_cloud)
         server, address = self._servers.get(kind, (None, ""))
         if server is None or server.poll() is not None:
-            environment = _server_environment(cores, with_cloud=with_cloud)
+            environment = server_environment(os.environ, cores, with_cloud=with_cloud)
             server, address = self._servers[kind] = start_server(modules, environment)
         return address
 
@@ -64,21 +62,6 @@ class NodeActor:
     def software(self) -> dict[str, str]:
         """The software of this node."""
         return software()
-
-
-def _server_environment(cores: int, *, with_cloud: bool) -> dict[str, str]:
-    told = {
-        **for_workers(os.environ, with_cloud=with_cloud),
-        "OMP_NUM_THREADS": str(cores),
-        # Threads that spin while they wait slow each other fivefold where cores are fewer than threads.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "TOKENIZERS_PARALLELISM": "false",
-        # Asking whether there are GPUs must not open them: a process forked afterwards could not use them.
-        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
-    }
-    # Which GPUs this actor sees says nothing of those that a trial gets.
-    told.pop("CUDA_VISIBLE_DEVICES", None)
-    return told
 
 
 @dataclass(frozen=True)
@@ -121,30 +104,9 @@ def _work(node: Any, work: Work) -> Outcome:
         return Outcome("failed", UnmetError(f"{lacking} on {socket.gethostname()}"))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     request = Request(work.plan, work.folder, work.steps, {**work.group, "CUDA_VISIBLE_DEVICES": visible})
-    killed_before = processes_killed_for_memory()
     try:
         shared = "://" in (compute.cache or "")
         server = ray.get(node.fork_server.remote(work.cores, work.modules, with_cloud=shared))
-        ended = run_forked(server, request)
+        return forked_outcome(server, request)
     except (OSError, RayError) as error:
         return Outcome("failed", LostWorkerError(f"no worker could be started on {socket.gethostname()}: {error}"))
-    memory_ran_out = processes_killed_for_memory() > killed_before
-    return ended.outcome or Outcome("failed", cause_of(ended, work.folder, memory_ran_out=memory_ran_out))
-
-
-def processes_killed_for_memory() -> int:
-    """How many processes this machine's system has ended so far because memory ran out; 0 where it does not say."""
-    file = Path("/proc/vmstat")
-    counts = dict(line.split() for line in file.read_text(encoding="ascii").splitlines()) if file.exists() else {}
-    return int(counts.get("oom_kill", 0))
-
-
-def cause_of(ended: Exit, folder: str, *, memory_ran_out: bool) -> StepError:
-    """Say why a process ended that told no outcome."""
-    where = f"on {socket.gethostname()}"
-    if ended.code == -signal.SIGKILL and memory_ran_out:
-        return OutOfMemoryError(f"the system ended the worker {where}, as memory ran out")
-    if ended.code in {None, -signal.SIGKILL, -signal.SIGTERM}:
-        return LostWorkerError(f"the worker {where} was killed")
-    how = f"by {signal.Signals(-ended.code).name}" if ended.code < 0 else f"with status {ended.code}"
-    return StepError(f"the worker {where} ended {how} and told nothing; its output is in {Path(folder) / OUTPUT}")

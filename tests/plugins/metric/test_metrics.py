@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+from statistics import fmean
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from plugins.metric.exact_match import ExactMatch, ExactMatchOptions
 from plugins.metric.image_entity_accuracy import ImageEntityAccuracy, ImageEntityAccuracyOptions
 from plugins.metric.ner_f1 import NerF1, NerF1Options
 from plugins.metric.ner_f1_by_label import NerF1ByLabel, NerF1ByLabelOptions
-from plugins.metric.rouge import Rouge
+from plugins.metric.rouge import Rouge, common_subsequence
 from plugins.metric.rouge_options import RougeOptions
 from plugins.metric.triple_f1 import TripleF1, TripleF1Options
 from runner.records import Answer
@@ -103,7 +104,7 @@ def test_summary_metrics_equal_direct_calls_of_the_libraries(corpus):
     scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     for name, value in figures("rouge", *answers).items():
         direct = [scorer.score(target=right, prediction=got)[name].fmeasure for got, right in corpus]
-        assert value == pytest.approx(sum(direct) / len(direct), **NINE)
+        assert value == fmean(direct)
     method = SmoothingFunction().method1
     direct = [
         sentence_bleu([right.split()], got.split(), smoothing_function=method) if got else 0.0 for got, right in corpus
@@ -112,6 +113,16 @@ def test_summary_metrics_equal_direct_calls_of_the_libraries(corpus):
     right, got = [[each[1].split()] for each in corpus], [each[0].split() for each in corpus]
     direct = corpus_bleu(right, got, smoothing_function=method)
     assert figures("corpus_bleu", *answers)["corpus_bleu"] == pytest.approx(direct, **NINE)
+
+
+@given(st.lists(words, max_size=70), st.lists(words, max_size=70))
+def test_the_longest_common_subsequence_is_that_of_the_table(one, other):
+    row = [0] * (len(other) + 1)
+    for token in one:
+        above, row = row, [0]
+        for at, each in enumerate(other):
+            row.append(above[at] + 1 if token == each else max(above[at + 1], row[at]))
+    assert common_subsequence(one, other) == row[-1]
 
 
 def test_corpus_bleu_by_hand():
@@ -217,8 +228,10 @@ def test_image_entity_accuracy_is_over_reference_segments():
     assert figures("image_entity_accuracy", (mapping(a="Ann"), mapping())) == {"image_entity_accuracy": None}
 
 
-def test_no_metric_imports_torch():
+def test_no_metric_imports_what_it_does_not_use():
     modules = ", ".join(f"plugins.metric.{name}" for name in METRICS)
-    command = f"import sys, {modules}; print({{'torch', 'transformers'}} & sys.modules.keys())"
+    heavy = {"torch", "transformers", "sklearn", "scipy", "pandas"}
+    # Whoever wants one of them afterwards has it.
+    command = f"import sys, {modules}; print({heavy} & sys.modules.keys()); import scipy.stats, sklearn.svm, pandas"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

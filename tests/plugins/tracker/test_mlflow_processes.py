@@ -1,11 +1,17 @@
 import json
+import os
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
+
+from plugins.tracker import mlflow_store
+from plugins.tracker.mlflow_store import Store
 
 LIFE = """
 import sys
@@ -73,8 +79,33 @@ def test_two_processes_make_one_store_at_once_and_a_third_finds_its_run_again(tm
 @pytest.mark.slow
 def test_a_kill_while_the_tables_are_made_leaves_nothing_in_the_way(tmp_path):
     command = [sys.executable, "-c", KILLED_WHILE_TABLES_ARE_MADE + LIFE, str(tmp_path), "1" * 64]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
+    none_kept = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    killed = subprocess.run(command, capture_output=True, env=none_kept, check=False)
+    assert killed.returncode == -signal.SIGKILL
     run_id = live(tmp_path, "1" * 64)
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert client.get_run(run_id).info.status == "FINISHED"
     assert not list(tmp_path.glob(".mlflow.db*"))
+
+
+def test_an_empty_database_is_kept_for_the_next_store_of_this_release(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(mlflow_store, "MlflowClient", counted := Mock(wraps=mlflow_store.MlflowClient))
+    kept = tmp_path / "cache" / "mmre-runner" / f"mlflow-{mlflow.__version__}.db"
+
+    def made(name):
+        """Which databases MLflow itself opened to make a store."""
+        counted.reset_mock()
+        Store(None, tmp_path / name)
+        return len(counted.call_args_list)
+
+    assert made("first") == 2
+    assert kept.is_file()
+    assert made("second") == 1
+    assert (tmp_path / "second" / "mlflow.db").read_bytes()[:16] == b"SQLite format 3\0"
+    kept.write_bytes(kept.read_bytes()[: kept.stat().st_size // 2])
+    assert made("third") == 2, "a damaged one is made anew"
+    assert made("fourth") == 1
+    (tmp_path / "cache" / "mmre-runner").rename(tmp_path / "gone")
+    (tmp_path / "cache" / "mmre-runner").write_text("no folder")
+    assert made("fifth") == 2, "without a place for it each is made"
