@@ -9,13 +9,13 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)
 	$(BIN)/runner launch specs/tiny_mmre.yaml
 
-# Three processes, as tests that launch something wait half of their time. A file's tests stay together, as they share what
+# Two processes, as each imports torch, transformers and MLflow anew. A file's tests stay together, as they share what
 # is dear to make; files in the order of the folders, as those of few tests are not the quick ones.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15 \
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15 \
 		--ignore tests/execute/test_ray_cluster.py
 	# Ray reads when it is imported whether a cluster asks for tokens: these tests want a process of their own.
 	$(BIN)/python -m pytest -m slow tests/execute/test_ray_cluster.py
