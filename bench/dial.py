@@ -22,7 +22,12 @@ FIGURE = "image_entity_accuracy"
 
 
 def effect(
-    setting: float, seeds: Sequence[int], storage: Path, *overrides: str, confidence: float = 0.95
+    setting: float,
+    seeds: Sequence[int],
+    storage: Path,
+    *overrides: str,
+    confidence: float = 0.95,
+    local: bool = False,
 ) -> dict[str, Any]:
     """Train with the dial at a setting, and measure.
 
@@ -32,6 +37,7 @@ def effect(
         storage: The folder of all runs.
         overrides: Further `PATH=VALUE` assignments.
         confidence: Of the intervals.
+        local: In this process, without Ray.
 
     Returns:
         `setting`, `joint` and `alone` (means over seeds), `difference` with `low` and `high` (of resampled test
@@ -40,7 +46,7 @@ def effect(
     """
     name = f"mre_dial_{setting:g}"
     told = (f"name={name}", f"data.relatedness={setting}", f"sweep.seeds={list(seeds)}", f"compute.storage={storage}")
-    launched = api.launch(api.load_spec(SPEC, *told, *overrides))
+    launched = api.launch(api.load_spec(SPEC, *told, *overrides), local=local)
     if launched.exit_status:
         raise SystemExit(launched.exit_status)
     [test] = api.compare(name, storage=storage, metrics=[FIGURE], mre=True, confidence=confidence).tests

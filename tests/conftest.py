@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.command import run_here
+
 # How long an example takes is the machine's business, and no test's.
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # A change is judged by the same examples as the one before it; --hypothesis-profile searching looks for others.
@@ -59,7 +61,13 @@ class Workplace:
     def command(self, *arguments):
         return [str(RUNNER), *map(str, arguments)]
 
-    def run(self, *arguments, timeout=1800):
+    def run(self, *arguments):
+        """Run a command in this process; a launch on Ray is a process of its own, as Ray starts but once in one."""
+        on_ray = arguments[0] == "launch" and not {"--local", "--smoke"} & set(arguments)
+        return self.run_apart(*arguments) if on_ray else run_here(arguments, self.folder, self.environment)
+
+    def run_apart(self, *arguments, timeout=1800):
+        """Run a command in a process of its own, where it is the process that is tested."""
         return subprocess.run(
             self.command(*arguments),
             cwd=self.folder,

@@ -1,14 +1,12 @@
 """`runner compare` as a user calls it."""
 
 import json
+import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-RUNNER = Path(sys.executable).parent / "runner"
+from tests.command import run_here
 
 SWEEP = """\
 name: told
@@ -27,8 +25,7 @@ sweep:
 
 
 def run(folder, *arguments):
-    command = [str(RUNNER), *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    return run_here(arguments, folder, os.environ)
 
 
 def test_json_is_the_whole_of_standard_output(ablation):

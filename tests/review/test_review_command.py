@@ -80,7 +80,7 @@ def test_a_port_that_is_taken_is_an_error_that_says_so(workplace, six):
 def test_without_nicegui_the_error_says_what_to_install(workplace, six):
     (workplace.folder / "nicegui.py").write_text("raise ModuleNotFoundError(\"No module named 'nicegui'\")\n")
     workplace.environment["PYTHONPATH"] = str(workplace.folder)
-    done = workplace.run("review", six.dataset)
+    done = workplace.run_apart("review", six.dataset)
     assert done.returncode == 2
     assert "pip install 'mmre-runner[review]'" in done.stderr
 

@@ -3,13 +3,11 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-RUNNER = Path(sys.executable).parent / "runner"
+from tests.command import run_here
+
 SPEC = """\
 name: small
 seed: 1
@@ -27,10 +25,7 @@ pytestmark = pytest.mark.slow
 
 
 def _launch(folder):
-    command = [RUNNER, "launch", "small.yaml", "--local", "--json"]
-    return subprocess.run(
-        command, cwd=folder, env={**os.environ, "COLUMNS": "200"}, capture_output=True, text=True, check=False
-    )
+    return run_here(["launch", "small.yaml", "--local", "--json"], folder, {**os.environ, "COLUMNS": "200"})
 
 
 @pytest.mark.parametrize("family", ["image_text_to_text", "internvl", "qwen2_5_vl"], indirect=True)
