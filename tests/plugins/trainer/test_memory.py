@@ -98,11 +98,11 @@ def allocated(profiled):
     ],
 )
 def test_the_peak_of_real_steps_is_within_15_percent(models, name, precision, groups, again):
-    lengths = models.mmre_lengths(3, seed=0)
+    lengths = models.mmre_lengths(2, seed=0)
     drawn = torch.Generator().manual_seed(0)
     words = models.SHAPES[name].words
     samples = [models.random_sample(each, words, drawn, with_answer=True) for each in lengths]
-    options = SftOptions(precision=precision, batch_size=3, micro_batch_size=3, gradient_checkpointing=again)
+    options = SftOptions(precision=precision, batch_size=2, micro_batch_size=2, gradient_checkpointing=again)
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         model, optimizer = RandomModel(models.random_model(name, 0), models), adamw(groups)
@@ -123,12 +123,12 @@ def test_the_peak_of_real_steps_is_within_15_percent(models, name, precision, gr
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_the_peak_is_within_15_percent_where_features_stand_for_pixels(models, precision):
     drawn, words = torch.Generator().manual_seed(0), models.SHAPES["deep"].words
-    samples = [models.random_sample(each, words, drawn, with_answer=True) for each in models.mmre_lengths(3, seed=0)]
+    samples = [models.random_sample(each, words, drawn, with_answer=True) for each in models.mmre_lengths(2, seed=0)]
     counts = [counted(each, models) for each in samples]
     vision = FrozenFeatures(models.random_model("deep", 0))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         samples = [vision.replace_pixels(each) for each in samples]
-    options = SftOptions(precision=precision, batch_size=3, micro_batch_size=3)
+    options = SftOptions(precision=precision, batch_size=2, micro_batch_size=2)
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         model, optimizer = FeaturesModel(models.random_model("deep", 0), models), adamw(FROZEN_VISION)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from examiner import LetterExaminer
-from torch import distributed, multiprocessing
+from ranks import together
+from torch import distributed
 
 from plugins.model.qwen2_5_vl import Qwen25VLModel
 from plugins.model.qwen2_5_vl_options import Qwen25VLOptions
@@ -90,7 +91,7 @@ def _series(recorded, name):
 @pytest.mark.slow
 def test_two_workers_answer_what_one_does(colour_samples, tmp_path):
     threads = torch.get_num_threads()
-    multiprocessing.spawn(_work, args=(colour_samples, tmp_path), nprocs=2)
+    together(_work, colour_samples, tmp_path)
     results = torch.load(tmp_path / "results.pt")
     weights, recorded, _ = _train(colour_samples, tmp_path / "alone")
     torch.set_num_threads(threads)

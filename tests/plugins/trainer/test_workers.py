@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from ranks import together
+from torch import distributed
 from torch.distributed.tensor import DTensor
 
 from plugins.model.qwen2_5_vl import Qwen25VLModel
@@ -151,7 +152,7 @@ def _assert_same(ours, theirs):
 def test_two_workers_learn_what_one_learns_and_either_continues_the_other(colour_samples, tmp_path):
     threads = torch.get_num_threads()
     _stop(colour_samples, tmp_path / "one", Recorder(stop_after=2))
-    multiprocessing.spawn(_work, args=(colour_samples, tmp_path), nprocs=2)
+    together(_work, colour_samples, tmp_path)
     results = torch.load(tmp_path / "results.pt")
 
     def alone(folder, groups=GROUPS):
@@ -196,7 +197,7 @@ def _work_long(rank: int, samples, folder: Path, strategy: str) -> None:
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_twenty_steps_on_one_worker_lose_what_they_would_on_two(colour_samples, tmp_path, strategy):
     threads = torch.get_num_threads()
-    multiprocessing.spawn(_work_long, args=(colour_samples, tmp_path, strategy), nprocs=2)
+    together(_work_long, colour_samples, tmp_path, strategy)
     alone = Recorder()
     _train(colour_samples, tmp_path / "one", alone, **LONG)
     torch.set_num_threads(threads)

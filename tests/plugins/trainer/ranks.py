@@ -1,0 +1,11 @@
+"""Two processes that train together, forked from one that has loaded what they need."""
+
+from torch import multiprocessing
+
+LOADED = ["plugins.model.qwen2_5_vl", "plugins.optimizer.adamw", "plugins.trainer.sft", "torch.distributed.tensor"]
+
+
+def together(work, *arguments):
+    """Run a function of a rank and arguments in two processes; an error in one of them is raised."""
+    multiprocessing.set_forkserver_preload(LOADED)
+    multiprocessing.start_processes(work, args=arguments, nprocs=2, start_method="forkserver")
