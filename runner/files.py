@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 
+def user_cache() -> Path:
+    """The folder of what this project can make again, the user's own (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmre-runner"
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Make a second name for a file, so that it takes no room twice; a copy where the file system has no such thing.
 

@@ -97,7 +97,7 @@ class Survey:
 
     def resolve(self, spec: ExperimentSpec) -> Plan:
         """Pin a spec to what is found; see the function of that name."""
-        dataset, revision = self.dataset(spec.data), self._revision(spec)
+        dataset, revision = self.dataset(spec.data), self.revision(spec)
         plugins = {f"{each.stage}.{each.type}": find(each.stage, each.type).distribution for each in spec.sections()}
         # The model's place in a folder or on a hub is not its content: `revision` stands for that.
         told = {name: _identities(getattr(spec, name)) for name in type(spec).model_fields if name not in SEPARATE}
@@ -115,7 +115,12 @@ class Survey:
         """
         return self._once(self._datasets, data, lambda: implement(data).prepare(self._reporter))
 
-    def _revision(self, spec: ExperimentSpec) -> str:
+    def revision(self, spec: ExperimentSpec) -> str:
+        """The exact weights that a spec begins with; `none` where it has no model.
+
+        Raises:
+            UnmetError: They cannot be had.
+        """
         model, options = spec.model, spec.model_options
         return self._once(self._revisions, model, options.exact_revision) if model and options else NONE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distributions, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -57,7 +59,7 @@ class Provenance:
         if trees["workspace"] == trees["code"]:
             edited.pop("code", None)
         diffs = {f"{name}.diff": _diff(Path(tree["folder"])) for name, tree in edited.items()}
-        return cls({"version": __version__, **trees["code"]}, trees["workspace"], diffs, _installed())
+        return cls({"version": __version__, **trees["code"]}, trees["workspace"], diffs, installed_packages())
 
 
 def packages() -> dict[str, str]:
@@ -71,11 +73,26 @@ def packages() -> dict[str, str]:
     return found
 
 
-def _installed() -> str:
+def installed_packages() -> str:
+    """Everything installed, a line each, as pip takes it."""
     # A distribution's name and version are two readings of its whole description otherwise.
     described = (each.metadata for each in distributions())
     lines = {f"{each['Name']}=={each['Version']}" for each in described}
     return "".join(f"{line}\n" for line in sorted(lines, key=str.lower))
+
+
+def code_hash(package: str) -> str:
+    """Hash the Python files of a package or module, by content and place; `missing` if it is not there."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        return "missing"
+    file = Path(spec.origin)
+    folder = file.parent
+    files = sorted(folder.rglob("*.py")) if spec.submodule_search_locations else [file]
+    digest = hashlib.sha256()
+    for each in files:
+        digest.update(f"{each.relative_to(folder)}\n".encode() + each.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def host() -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
+from PIL import Image
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2VLImageProcessorPil
 
 from plugins.model.chat.frozen_vision import FrozenFeatures, as_encoded
@@ -53,6 +54,11 @@ class LoadedQwenVL(LoadedChatModel):
         grid = features.get("image_grid_thw")
         merged = self.module.config.vision_config.spatial_merge_size**2
         return 0 if grid is None else int(grid.prod(dim=1).sum()) // merged
+
+    def _process_pictures(self, pictures: Sequence[Image.Image]) -> tuple[Features, Sequence[str]]:
+        # The processor does no more with them than this, and tokenises a text besides.
+        made = self.processor.image_processor(images=list(pictures), return_tensors="pt")
+        return dict(made), self._texts_of_sizes(tuple((each.height, each.width) for each in pictures))
 
     def _image_texts(self, sizes: Sequence[Dimensions]) -> list[str]:
         patches = [self.processor.image_processor.get_number_of_image_patches(*size) for size in sizes]

@@ -20,6 +20,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from runner.errors import UnmetError
+from runner.files import user_cache
 from runner.secrets import without_passwords
 
 ARTIFACTS = "mlartifacts"
@@ -176,7 +177,7 @@ def _make_tables(file: Path) -> None:
     MLflow runs all the migrations of its history for it, a second and more of computing: the empty database is kept for
     the next store of the same release.
     """
-    kept = _cache_folder() / f"mlflow-{mlflow.__version__}.db"
+    kept = user_cache() / f"mlflow-{mlflow.__version__}.db"
     if _is_whole(kept):
         shutil.copyfile(kept, file)
         return
@@ -186,11 +187,6 @@ def _make_tables(file: Path) -> None:
         unfinished = kept.with_name(f".{kept.name}.{os.getpid()}")
         shutil.copyfile(file, unfinished)
         unfinished.replace(kept)
-
-
-def _cache_folder() -> Path:
-    """Where programs keep what they can make again (XDG Base Directory Specification)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmre-runner"
 
 
 def _is_whole(file: Path) -> bool:

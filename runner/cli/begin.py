@@ -59,6 +59,7 @@ def _valid(specs: Sequence[Path]) -> str:
 def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """Show what would run: trials, steps, tokens, parameters a group, memory, disk, hours, and where."""
     from runner.errors import SpecError
+    from runner.files import user_cache
     from runner.forecast.estimate import describe_plan
     from runner.spec.load import load_spec
     from runner.terminal.plan import plan_tables
@@ -69,7 +70,7 @@ def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, d
     loaded = load_spec(spec, overrides or ())
     terminal = open_terminal()
     try:
-        told = describe_plan(loaded, StageReporter(terminal, "data"))
+        told = describe_plan(loaded, StageReporter(terminal, "data"), user_cache() / "plans")
     except SpecError as error:
         raise loaded.located(error) from error
     finally:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint
-from importlib.util import find_spec
-from pathlib import Path
 
-from runner.provenance import packages
+from runner.provenance import code_hash, packages
 from runner.registry import STAGES, installed
 
 Software = Mapping[str, str]
@@ -42,20 +39,6 @@ def differences(ours: Software, theirs: Software) -> list[str]:
         for name in names
         if ours.get(name) != theirs.get(name)
     ]
-
-
-def code_hash(package: str) -> str:
-    """Hash the Python files of a package or module, by content and place; `missing` if it is not there."""
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        return "missing"
-    file = Path(spec.origin)
-    folder = file.parent
-    files = sorted(folder.rglob("*.py")) if spec.submodule_search_locations else [file]
-    digest = hashlib.sha256()
-    for each in files:
-        digest.update(f"{each.relative_to(folder)}\n".encode() + each.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def _top(entry: EntryPoint) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from runner.errors import DataError, UnmetError
 from runner.forecast.fit import disk, hours, judged
 from runner.forecast.lengths import assumed_length, length_figures
+from runner.forecast.remembered import made_of, remembered
 from runner.forecast.resources import local_gpus, unmet_by
 from runner.forecast.splits import Split, Splits
 from runner.plan import Plan, Survey, Trial, expand, implement
@@ -21,17 +23,21 @@ from runner.sweep.outlook import known_trials, outlook
 from runner.sweep.points import Composer
 
 
-def describe_plan(loaded: LoadedSpec[ExperimentSpec], reporter: Reporter) -> dict[str, Any]:
+def describe_plan(loaded: LoadedSpec[ExperimentSpec], reporter: Reporter, kept: Path | None = None) -> dict[str, Any]:
     """Describe what would run, as docs/interface.md's `plan --json` holds it.
 
     What stands in the way of a launch here is listed under `unmet`; figures that need it are then null or empty, or
     marked as estimated or assumed. Those of a sweep are of the spec as it is without it.
 
+    Args:
+        loaded: The spec.
+        reporter: Told of the progress of data that are made on the way.
+        kept: The folder of what earlier plans foretold; of a sweep, and of None, everything is worked out anew.
+
     Raises:
         SpecError: The optimizer's groups do not fit the model's parameters, or trials of a sweep cannot be made.
     """
     spec = loaded.spec
-    unmet = unmet_by(spec.compute, local_gpus())
     told: dict[str, Any] = {
         "fingerprint": None,
         "trials": [],
@@ -46,20 +52,32 @@ def describe_plan(loaded: LoadedSpec[ExperimentSpec], reporter: Reporter) -> dic
         "advice": [],
         "sweep": None,
         "where": where(spec.compute),
-        "unmet": unmet,
+        "unmet": [],
     }
-    composer, survey, splits = None, Survey(reporter), Splits(reporter)
+    composer, survey = None, Survey(reporter)
     if spec.sweep is not None:
         composer = Composer(Variants(loaded.tree, spec.sweep), survey)
         told["sweep"] = outlook(composer)
-    try:
-        told |= _pinned(survey.resolve(spec), composer, splits)
-    except (DataError, UnmetError) as error:
-        unmet.append(str(error))
-    told |= _trained(spec, survey, splits, unmet)
+
+    def work_out() -> dict[str, Any]:
+        return _foretold(spec, survey, composer, Splits(reporter))
+
+    foretold = remembered(kept, made_of(spec, survey), work_out) if kept and composer is None else work_out()
+    told |= foretold
+    told["unmet"] = unmet_by(spec.compute, local_gpus()) + foretold["unmet"]
     if spec.sweep is not None:
         told["sweep"]["gpu_hours"] = _times(told["hours"].get("gpu"), told["sweep"]["num_trials"])
     return told
+
+
+def _foretold(spec: ExperimentSpec, survey: Survey, composer: Composer | None, splits: Splits) -> dict[str, Any]:
+    """What follows from the spec and what is found of its data and model, whatever this machine is."""
+    told: dict[str, Any] = {"unmet": []}
+    try:
+        told |= _pinned(survey.resolve(spec), composer, splits)
+    except (DataError, UnmetError) as error:
+        told["unmet"].append(str(error))
+    return told | _trained(spec, survey, splits, told["unmet"])
 
 
 def _times(hours: float | None, num_trials: int | None) -> float | None:

@@ -1,4 +1,4 @@
-"""The instrument on known truth, in small: `python bench/dial.py` is the whole of it, with its figures in docs/mre.md."""
+"""The instrument on known truth, in small; `python bench/dial.py` is the whole of it, its figures in docs/mre.md."""
 
 import sys
 from pathlib import Path

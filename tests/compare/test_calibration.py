@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 from calibration import calibrate
 
 NUM_SAMPLES, NUM_RESAMPLES = 300, 250
-"""Smaller than a test split, so that a thousand comparisons take seconds; `python bench/calibration.py` is the whole."""
+"""Smaller than a test split, so that a thousand take seconds; `python bench/calibration.py` is the whole."""
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Two machines that compute with other software are told apart, by name."""
 
-from runner.execute.software import code_hash, differences, software
+from runner.execute.software import differences, software
+from runner.provenance import code_hash
 
 
 def test_this_machine_is_like_itself_and_tells_of_code_plugins_and_packages():

@@ -133,7 +133,7 @@ class LoadedChatModel(ABC):
             self._raise_for_picture(rendered, [(each.height, each.width) for each in pictures])
             raise
 
-    def _process_pictures(self, pictures: Sequence[Image.Image]) -> tuple[Features, list[str]]:
+    def _process_pictures(self, pictures: Sequence[Image.Image]) -> tuple[Features, Sequence[str]]:
         made = self.processor(
             images=[list(pictures)],
             text=[self.processor.image_token * len(pictures)],
@@ -146,7 +146,8 @@ class LoadedChatModel(ABC):
 
     def _image_texts(self, sizes: Sequence[Dimensions]) -> list[str]:
         """What stands for each image of a sample, by their sizes; blank pictures tell, where a family does not."""
-        return self._process_pictures([Image.new("RGB", (width, height), "white") for height, width in sizes])[1]
+        blank = [Image.new("RGB", (width, height), "white") for height, width in sizes]
+        return list(self._process_pictures(blank)[1])
 
     def _texts_by_size(self, rendered: Rendered) -> Sequence[str]:
         """What stands for each image of a sample, without reading pixels."""
