@@ -13,7 +13,8 @@ from transformers.utils.chat_template_utils import encode_marked_chat, mark_cont
 from runner.errors import PluginError, UnmetError
 from runner.records import ImagePart, Rendered, TextPart
 
-_SLOT = re.compile("\ue000(\\d+)\ue001")
+_SLOT_BEGIN = "\ue000"
+_SLOT = re.compile(f"{_SLOT_BEGIN}(\\d+)\ue001")
 """The place of a text in a rendered template, marked with characters of Unicode's private area."""
 
 _MARKER = re.compile("[\U000f0000\U000f0001]")
@@ -81,9 +82,11 @@ class ChatTemplate:
         for place, piece in enumerate(self._control.split(written)):
             if place % 2:
                 whole += next(images) if piece == self._image_mark else piece
-            else:
+            elif _SLOT_BEGIN in piece:
                 # Marked with the texts in place, as a control token may come about where two of them meet.
                 whole += mark_control_tokens(_SLOT.sub(_filling(texts), piece), self._control)
+            else:
+                whole += piece
         return [*self._begin, *self._encode_chat(whole)]
 
     def _chat_tokens(self, marked: str) -> tuple[int, ...]:
