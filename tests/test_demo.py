@@ -18,7 +18,7 @@ DEMO = ROOT / "specs" / "tiny_mmre.yaml"
 @pytest.fixture(scope="module")
 def demo(project):
     """The demo's trial: that of `make demo` where it has been run, else run now."""
-    done = project.run("launch", DEMO, "--json", timeout=1800)
+    done = project.run("launch", DEMO, "--json")
     assert done.returncode == 0, done.stderr
     [trial] = json.loads(done.stdout)["trials"]
     return trial

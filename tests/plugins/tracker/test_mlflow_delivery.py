@@ -148,7 +148,7 @@ def test_a_driver_that_is_killed_leaves_a_run_that_sync_calls_killed_and_the_nex
     assert client.get_run(state["run_id"]).info.status == "RUNNING"
     assert emoji.run("sync").returncode == 0
     assert client.get_run(state["run_id"]).info.status == "KILLED"
-    done = emoji.run(*slow, timeout=1800)
+    done = emoji.run(*slow)
     assert done.returncode == 0, done.stderr
     run = client.get_run(state["run_id"])
     assert run.info.status == "FINISHED"
