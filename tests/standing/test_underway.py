@@ -12,9 +12,10 @@ from runner.standing import underway
 from runner.standing.underway import JOB_VARIABLE, Note, noted, notes
 
 POLITE = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from runner.standing.underway import noted
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background processes ignore
 try:
     with noted(Path(sys.argv[1])):
         print("noted", flush=True)
@@ -22,7 +23,7 @@ try:
 except KeyboardInterrupt:
     sys.exit(130)
 """
-DEAF = POLITE.replace("import sys, time", "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)")
+DEAF = POLITE.replace("signal.default_int_handler", "signal.SIG_IGN")
 
 
 def begun(script, folder):
