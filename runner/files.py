@@ -12,9 +12,16 @@ from pathlib import Path
 from typing import Any
 
 
-def user_cache() -> Path:
-    """The folder of what this project can make again, the user's own (XDG Base Directory Specification)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmre-runner"
+def user_cache(name: str) -> Path | None:
+    """The place, in the user's own cache, of what can be made again (XDG Base Directory Specification).
+
+    Returns:
+        None for a user without a home, as in a container: nothing is kept then.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmre-runner" / name
+    except RuntimeError:
+        return None
 
 
 def link_or_copy(source: Path, target: Path) -> None:

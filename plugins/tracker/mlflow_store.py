@@ -177,11 +177,13 @@ def _make_tables(file: Path) -> None:
     MLflow runs all the migrations of its history for it, a second and more of computing: the empty database is kept for
     the next store of the same release.
     """
-    kept = user_cache() / f"mlflow-{mlflow.__version__}.db"
-    if _is_whole(kept):
+    kept = user_cache(f"mlflow-{mlflow.__version__}.db")
+    if kept is not None and _is_whole(kept):
         shutil.copyfile(kept, file)
         return
     MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments(max_results=1)
+    if kept is None:
+        return
     with suppress(OSError):  # It is made again next time.
         kept.parent.mkdir(parents=True, exist_ok=True)
         unfinished = kept.with_name(f".{kept.name}.{os.getpid()}")
@@ -190,12 +192,13 @@ def _make_tables(file: Path) -> None:
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether a file is an SQLite database without damage."""
+    """Whether a file is an SQLite database with tables, and without damage."""
     if not file.is_file():
         return False
     try:
         with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-            return bool(connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)) and not _is_empty(file)
+            (num_tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            return bool(num_tables and connection.execute("PRAGMA integrity_check").fetchone() == ("ok",))
     except sqlite3.Error:
         return False
 

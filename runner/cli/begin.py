@@ -70,7 +70,7 @@ def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, d
     loaded = load_spec(spec, overrides or ())
     terminal = open_terminal()
     try:
-        told = describe_plan(loaded, StageReporter(terminal, "data"), user_cache() / "plans")
+        told = describe_plan(loaded, StageReporter(terminal, "data"), user_cache("plans"))
     except SpecError as error:
         raise loaded.located(error) from error
     finally:

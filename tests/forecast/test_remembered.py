@@ -1,9 +1,11 @@
 """A plan is remembered by all that it is worked out of, and by nothing less."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from runner.files import user_cache
 from runner.forecast import estimate
 from runner.forecast import remembered as module
 from runner.forecast.estimate import describe_plan
@@ -110,3 +112,14 @@ def test_what_cannot_be_had_is_a_part_of_it(loaded, monkeypatch):
     gone = made_of(loaded("data={type: mmre, path: /nowhere}").spec, Survey(Silent()))
     assert gone["data"].startswith(f"{NOT_HAD}: /nowhere")
     assert gone["model"] == here["model"]
+
+
+def test_a_user_without_a_home_has_nothing_kept(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert user_cache("plans") is None
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert user_cache("plans") == Path("/cache/mmre-runner/plans")

@@ -14,8 +14,8 @@ from runner.errors import PluginError, UnmetError
 from runner.records import ImagePart, Rendered, TextPart
 
 _SLOT_BEGIN = "\ue000"
+"""Marks the place of a text in a rendered template, with its end: characters of Unicode's private area."""
 _SLOT = re.compile(f"{_SLOT_BEGIN}(\\d+)\ue001")
-"""The place of a text in a rendered template, marked with characters of Unicode's private area."""
 
 _MARKER = re.compile("[\U000f0000\U000f0001]")
 """What `mark_control_tokens` puts around a control token that a sample spells out."""
@@ -98,7 +98,7 @@ class ChatTemplate:
         """Make sure that the template shows every image and text once, where the adapter put it."""
         texts = count()
         wanted = [
-            self._image_mark if isinstance(part, ImagePart) else f"\ue000{next(texts)}\ue001"
+            self._image_mark if isinstance(part, ImagePart) else f"{_SLOT_BEGIN}{next(texts)}\ue001"
             for turn in _turns(rendered)
             for part in turn
         ]
@@ -147,7 +147,7 @@ class ChatTemplate:
 
     def _render(self, turns: Sequence[tuple[str, Sequence[bool]]], *, answer_follows: bool) -> str:
         """The template around such turns, with slots where their texts go."""
-        slots = (f"\ue000{place}\ue001" for place in range(sum(len(parts) for _, parts in turns)))
+        slots = (f"{_SLOT_BEGIN}{place}\ue001" for place in range(sum(len(parts) for _, parts in turns)))
         conversation = [
             {
                 "role": role,
