@@ -1,9 +1,9 @@
 """NLTK and rouge-score, which imports it, without the packages that only NLTK's classifiers and statistics use.
 
-`import nltk` loads all of NLTK, and with it, where they are installed, scikit-learn, SciPy's statistics and pandas, which
-have no part in a metric: 1.9 CPU seconds instead of 0.5. NLTK goes without them where they are missing, so that they are
-kept from it here. In a process that has loaded NLTK or one of them before,
-nothing is kept from anybody; one that wants NLTK's own wrappers of them imports NLTK before this module.
+`import nltk` loads all of NLTK, and with it, where they are installed, scikit-learn, SciPy's statistics and pandas, of
+which no metric uses any: 1.9 CPU seconds instead of 0.5. NLTK goes without them where they are missing, so that they
+are kept from it here. In a process that has loaded NLTK or one of them before, nothing is kept from anybody; one that
+wants NLTK's own wrappers of them imports NLTK before this module.
 """
 
 from __future__ import annotations
