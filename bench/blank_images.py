@@ -17,13 +17,13 @@ from typing import Any
 
 from PIL import Image
 
-from runner.artifacts import RunDirectory
-from runner.events import EventLog
 from runner.plan import implement, read_plan
 from runner.records import ImagePart, Rendered
-from runner.steps.context import TrialContext
-from runner.steps.score import score_corpus
-from runner.steps.weights import TrialWeights
+from runner.trial.context import TrialContext
+from runner.trial.events import EventLog
+from runner.trial.generate import TrialWeights
+from runner.trial.run_directory import RunDirectory
+from runner.trial.score import score_corpus
 
 GREY = (128, 128, 128)
 

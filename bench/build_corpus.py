@@ -27,7 +27,7 @@ from gmner_corpus import write_corpus
 from stub_server import Stub, serving
 
 from plugins.adapter.pfa import PromptFormatAdapter
-from plugins.adapter.pfa_options import PfaOptions
+from plugins.adapter.pfa_prompt import PfaOptions
 from runner.dataset.folder import DatasetFolder
 
 RUNNER = Path(sys.executable).parent / "runner"

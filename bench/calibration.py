@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from plugins.metric.ner_f1 import NerF1, NerF1Options
-from runner.compare.resampling import Resampling, bootstrap, interval, p_value, randomisation
-from runner.compare.tally import Pooled
+from plugins.metric.extraction import NerF1, NerF1Options
+from runner.compare.resampling import AggregatedReduction, Resampling, bootstrap, interval, p_value, randomisation
 
 Columns = tuple[Any, Any, Any]
 """Predicted, reference and matched pairs of each sample, as numpy's integers."""
@@ -58,7 +57,9 @@ def calibrate(num_comparisons: int, num_samples: int, num_resamples: int) -> dic
     told = {"rejected": 0, "difference_covered": 0, "figure_covered": 0}
     for number in range(num_comparisons):
         runs = [rows(run) for run in corpus(np.random.default_rng([7, number]), num_samples)]
-        reducing = Pooled(NerF1(NerF1Options()), runs, mean=False)  # proven for this metric in test_tally.py
+        reducing = AggregatedReduction(
+            NerF1(NerF1Options()), runs, mean=False
+        )  # proven for this metric in test_tally.py
         how = Resampling(num_resamples, seed=number)
         one, other = (each["ner_f1"] for each in bootstrap(reducing, [0, 1], num_samples, how))
         observed = np.diff([reducing.drawn(run, np.ones((1, num_samples)))["ner_f1"][0] for run in (1, 0)])[0]

@@ -22,12 +22,12 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import runner.steps.train
-from runner.artifacts import RunDirectory
+import runner.trial.train
 from runner.plan import plan_json, resolve
 from runner.spec.load import load_spec
-from runner.steps import trial
-from runner.steps.context import TrialContext
+from runner.trial import run_trial as trial
+from runner.trial.context import TrialContext
+from runner.trial.run_directory import RunDirectory
 
 SPEC = Path(__file__).parent.parent / "specs" / "tiny_mmre.yaml"
 
@@ -63,17 +63,17 @@ def timed(seconds: dict[str, float], name: str, action: Callable[..., Any]) -> C
 def measure(spec: Path, overrides: list[str], folder: Path, *, only_checks: bool) -> dict[str, Any]:
     """Run the steps; see the module."""
     seconds: dict[str, float] = {}
-    prove = timed(seconds, "checks", runner.steps.train._prove)
+    prove = timed(seconds, "checks", runner.trial.train._prove)
 
     def check(*told: Any) -> None:
         prove(*told)
         if only_checks:
             raise Stopped
 
-    runner.steps.train._prove = check
+    runner.trial.train._prove = check
     trial.ACTIONS["train"] = timed(seconds, "training", trial.ACTIONS["train"])
     trial.ACTIONS["generate"] = timed(seconds, "answers", trial.ACTIONS["generate"])
-    TrialContext.foresee(_context(spec, overrides, folder))  # what is imported late is not the steps'
+    TrialContext.create_all(_context(spec, overrides, folder))  # what is imported late is not the steps'
     plan = resolve(load_spec(spec, overrides).spec, Silent())
     run = RunDirectory(folder / "runs" / plan.spec.name / "measured")
     run.begin(plan, "", ())

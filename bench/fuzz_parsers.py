@@ -28,9 +28,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 with atheris.instrument_imports(include=["plugins.adapter"]):
-    from plugins.adapter.pfa_findings import collapse
-    from plugins.adapter.pfa_options import TASKS, Task
-    from plugins.adapter.pfa_parse import parse_lossless, parse_published
+    from plugins.adapter.pfa_parse import collapse, parse_lossless, parse_published
+    from plugins.adapter.pfa_prompt import TASKS, Task
 
 from runner.records import Answer, Prediction
 

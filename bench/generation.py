@@ -23,8 +23,8 @@ from typing import Any, Literal
 import torch
 from models import END, PAD, SHAPES, Features, Lengths, collated, mmre_lengths, random_model, random_sample
 
-from plugins.generator.greedy import GreedyDecoder, Written
-from plugins.generator.refilling import can_refill, write_refilling
+from plugins.generator.continuous_batching import generate_continuously, supports_continuous_batching
+from plugins.generator.greedy import GenerationOutput, GreedyDecoder
 from runner.records import Rendered
 
 TIE = 1e-4
@@ -45,7 +45,7 @@ class RandomModel:
     stop_token_ids: Sequence[int] = (END,)
     context_length: int | None = None
 
-    def encode(self, prompt: Rendered, trailing: str = "") -> Features:
+    def encode(self, prompt: Rendered, target_suffix: str = "") -> Features:
         """Look a sample up."""
         return self.samples[prompt.id]
 
@@ -78,16 +78,16 @@ class Bench:
         order = sorted(samples, key=lambda key: -len(samples[key]["input_ids"]))
         return cls(decoder, [Rendered(key, ()) for key in order], lengths, batch_size)
 
-    def ways(self) -> dict[str, Callable[[], Iterable[Written]]]:
+    def ways(self) -> dict[str, Callable[[], Iterable[GenerationOutput]]]:
         """The ways to answer, by name."""
         return {ONE: lambda: self._batches(1), BATCHES: lambda: self._batches(self.batch_size), REFILLING: self._refill}
 
-    def _batches(self, size: int) -> Iterable[Written]:
+    def _batches(self, size: int) -> Iterable[GenerationOutput]:
         for start in range(0, len(self.prompts), size):
             yield from self.decoder.write(self.prompts[start : start + size])
 
-    def _refill(self) -> Iterable[Written]:
-        return write_refilling(self.decoder, self.prompts, self.batch_size, lambda: False)
+    def _refill(self) -> Iterable[GenerationOutput]:
+        return generate_continuously(self.decoder, self.prompts, self.batch_size, lambda: False)
 
     def gap_of_best_two(self, prompt: Rendered, answer: Sequence[int]) -> float:
         """Compute, alone and in one pass, how far apart the two best words are that may follow an answer."""
@@ -125,7 +125,7 @@ def differences(bench: Bench, alone: dict[str, list[int]], told: dict[str, list[
 
 def measured(bench: Bench, repeats: int) -> dict[str, Any]:
     """Time the ways in turns, and compare their answers."""
-    if not can_refill(bench.decoder, [bench.prompts[0], bench.prompts[-1]]):
+    if not supports_continuous_batching(bench.decoder, [bench.prompts[0], bench.prompts[-1]]):
         sys.exit("the model cannot be refilled")
     seconds: dict[str, list[float]] = {way: [] for way in bench.ways()}
     answers: dict[str, dict[str, list[int]]] = {}

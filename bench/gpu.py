@@ -34,10 +34,15 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from plugins.model.qwen2_5_vl_published import PUBLISHED, published_settings  # noqa: E402 the path comes first
-from plugins.trainer.kept import Anatomy, dissect  # noqa: E402 likewise
+from plugins.trainer.activation_memory import (  # noqa: E402 likewise
+    ModelProfile,
+    SampleLength,
+    TrainingSetup,
+    flops,
+    peak,
+    profile_model,
+)
 from plugins.trainer.loss import AnswerLoss  # noqa: E402 likewise
-from plugins.trainer.memory import Length, Way, peak  # noqa: E402 likewise
-from plugins.trainer.operations import flops  # noqa: E402 likewise
 
 SEVEN = "Qwen/Qwen2.5-VL-7B-Instruct"
 BF16 = 2
@@ -108,31 +113,33 @@ def lengths_of(device: str, num_samples: int, seed: int) -> list[Lengths]:
     return made
 
 
-def length_of(sample: Features) -> Length:
+def length_of(sample: Features) -> SampleLength:
     """How long a sample is, as the plan sees it."""
     labels, images = (sample["labels"] != IGNORED).sum(), (sample["input_ids"] == IMAGE).sum()
-    return Length(len(sample["input_ids"]), int(images), int(labels))
+    return SampleLength(len(sample["input_ids"]), int(images), int(labels))
 
 
-def planned(anatomy: Anatomy, lengths: Sequence[Length], technique: Technique) -> int:
+def planned(profile: ModelProfile, lengths: Sequence[SampleLength], technique: Technique) -> int:
     """What `runner plan` reckons for all samples at once, without an optimizer; whole logits are at every position."""
     most = max(each.total for each in lengths)
-    share = [Length(each.total, each.image, most if technique.whole_logits else each.target) for each in lengths]
-    return peak(anatomy, share, Way("ddp", technique.again, len(share), BF16, limit=0, packed=False), 1, 0.0).total
+    share = [SampleLength(each.total, each.image, most if technique.whole_logits else each.target) for each in lengths]
+    return peak(
+        profile, share, TrainingSetup("ddp", technique.again, len(share), BF16, limit=0, packed=False), 1, 0.0
+    ).total
 
 
-def outline(settings: dict[str, Any]) -> Any:
+def model_spec(settings: dict[str, Any]) -> Any:
     """The model without memory for its weights."""
     with torch.device("meta"):
         return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**settings))  # type: ignore[no-untyped-call]
 
 
-def most_layers(device: str, lengths: Sequence[Length]) -> int:
+def most_layers(device: str, lengths: Sequence[SampleLength]) -> int:
     """How many layers the plan says that this GPU holds in the most demanding way."""
     room = ROOM * torch.cuda.get_device_properties(device).total_memory
     for layers in range(32, 1, -1):
-        anatomy = dissect(outline(settings_of(device, layers)), BF16)
-        if max(planned(anatomy, lengths, technique) for technique in TECHNIQUES) <= room:
+        profile = profile_model(model_spec(settings_of(device, layers)), BF16)
+        if max(planned(profile, lengths, technique) for technique in TECHNIQUES) <= room:
             return layers
     return 1
 
@@ -190,7 +197,7 @@ class Bench:
         self.lengths = [length_of(each) for each in samples]
         on_gpu = layers is None and device != "cpu"
         self.settings = settings_of(device, most_layers(device, self.lengths) if on_gpu else layers)
-        self.anatomy = dissect(outline(self.settings), BF16)
+        self.profile = profile_model(model_spec(self.settings), BF16)
         self.batch = {name: each.to(device) for name, each in collated(samples, "right").items()}
         del self.batch["attention_mask"]  # causal attention never looks at padding on the right
         torch.manual_seed(seed)
@@ -222,7 +229,7 @@ class Bench:
             for each in TECHNIQUES:
                 times[each.name].append(seconds_of(lambda each=each: self.step(each), self.device))  # type: ignore[misc]
         rate = matmul_rate(self.device)
-        work = sum(flops(self.anatomy, each, again=False) for each in self.lengths)
+        work = sum(flops(self.profile, each, again=False) for each in self.lengths)
         return {
             "matmul_teraflops": rate / 1e12,
             "ways": {each.name: self._figures(each, times[each.name], work / rate, losses) for each in TECHNIQUES},
@@ -234,7 +241,7 @@ class Bench:
         self.module.zero_grad(set_to_none=True)
         taken = allocated(lambda: self.step(technique), self.device)
         tensors = taken + (self.weights() if self.device == "cpu" else 0)
-        reckoned = planned(self.anatomy, self.lengths, technique)
+        reckoned = planned(self.profile, self.lengths, technique)
         seconds = statistics.median(times)
         return {
             "tokens_per_second": sum(each.total for each in self.lengths) / seconds,

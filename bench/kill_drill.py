@@ -35,8 +35,8 @@ data: {type: synthetic, path: ../data, train: 44, test: 2}
 adapter: {type: pfa, tasks: [summary, ner, match], images: lettered}
 model: {type: qwen2_5_vl, size: smoke}
 optimizer: {type: adamw, groups: {vision: {match: "*visual*", lr: 1e-3}, rest: {match: "*", lr: 1e-3}}}
-trainer: {type: sft, epochs: 1, batch_size: 2, precision: fp32, checkpoint_every: 2, validation: 0.1,
-          evaluate_every: 5, final: best, keep_checkpoints: 2}
+trainer: {type: sft, epochs: 1, global_batch_size: 2, precision: fp32, save_steps: 2, validation_ratio: 0.1,
+          eval_steps: 5, load_best_model_at_end: true, save_total_limit: 2}
 generator: {type: transformers, max_new_tokens: 2}
 metrics: [{type: ner_f1}]
 tracker: {type: mlflow}

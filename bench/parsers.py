@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from plugins.adapter.pfa import PromptFormatAdapter
-from plugins.adapter.pfa_options import PfaOptions
+from plugins.adapter.pfa_prompt import PfaOptions
 
 LABELS = ("person", "location", "organization", "other")
 SHORT, LONG = 50_000, 200_000

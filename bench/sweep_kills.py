@@ -44,7 +44,8 @@ data: {type: synthetic, path: ../data, train: 24, test: 2}
 adapter: {type: pfa, tasks: [ner]}
 model: {type: qwen2_5_vl, size: smoke}
 optimizer: {type: adamw, groups: {vision: {match: "*visual*", lr: 1e-3}, rest: {match: "*", lr: 1e-3}}}
-trainer: {type: sft, epochs: 2, batch_size: 4, precision: fp32, checkpoint_every: 2, validation: 0.2, evaluate_every: 2}
+trainer: {type: sft, epochs: 2, global_batch_size: 4, precision: fp32, save_steps: 2,
+          validation_ratio: 0.2, eval_steps: 2}
 generator: {type: transformers, max_new_tokens: 2}
 metrics: [{type: ner_f1}]
 tracker: {type: mlflow}
@@ -55,7 +56,7 @@ sweep:
     optimizer.groups.rest.lr: {loguniform: [1.0e-4, 1.0e-2]}
   search: {type: SEARCH, seed: 5}
   objective: {metric: validation/loss, mode: min}
-  first: [{}]
+  enqueue: [{}]
   budget: {trials: TRIALS}
 """
 PARALLEL = {"random": 2, "tpe": 1}
@@ -261,7 +262,7 @@ def _workers(launched: subprocess.Popen[bytes]) -> list[psutil.Process]:
     for process in psutil.Process(launched.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             parent = process.parent()
-            if parent and all("runner.execute.forkserver" in each.cmdline() for each in (process, parent)):
+            if parent and all("runner.execute.fork_server" in each.cmdline() for each in (process, parent)):
                 found.append(process)
     return found
 

@@ -31,11 +31,10 @@ import torch
 from models import SHAPES, Features, collated, mmre_lengths, random_model, random_sample
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from plugins.model.chat.frozen_vision import FrozenFeatures, as_encoded
-from plugins.model.chat.packing import packed, prepare_packing
+from plugins.model.chat.batching import FrozenFeatures, as_encoded, packed, prepare_packing
 from plugins.optimizer.adamw import AdamWOptimizer
-from plugins.optimizer.adamw_options import AdamWOptions
-from plugins.trainer.batches import Order
+from plugins.optimizer.optimizer_options import AdamWOptions
+from plugins.trainer.batches import EpochSampler
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from runner.records import Rendered
@@ -63,12 +62,12 @@ class RandomModel:
     module: Any
     samples: dict[str, Features]
     context_length: int | None = None
-    packs: bool = field(init=False)
+    supports_packing: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.packs = prepare_packing(self.module)
+        self.supports_packing = prepare_packing(self.module)
 
-    def encode(self, rendered: Rendered, trailing: str = "") -> Features:
+    def encode(self, rendered: Rendered, target_suffix: str = "") -> Features:
         """Look a sample up."""
         return self.samples[rendered.id]
 
@@ -81,7 +80,7 @@ class RandomModel:
     def frozen_vision(self) -> FrozenFeatures | None:
         """What looks at images, where nothing of it learns."""
         vision = FrozenFeatures(self.module)
-        return vision if vision.steady else None
+        return vision if vision.is_cacheable else None
 
     def pack(self, batch: Sequence[Features]) -> dict[str, Any]:
         """Lay samples in a row."""
@@ -169,7 +168,7 @@ class Task:
 
     def batches(self) -> list[list[int]]:
         """The samples of each step, as our trainer orders them."""
-        order = Order(tuple(range(self.num_samples)), self.num_samples, BATCH_SIZE, self.seed)
+        order = EpochSampler(tuple(range(self.num_samples)), self.num_samples, BATCH_SIZE, self.seed)
         return [batch for _, batch in order.batches(0, self.epochs * order.steps_per_epoch)]
 
     def optimizer(self, model: torch.nn.Module) -> AdamWOptimizer:
@@ -183,7 +182,7 @@ class Task:
         """Train our way."""
         samples, model = self.samples(), random_model(self.name, self.seed)
         rendered = [Rendered(key, ()) for key in samples]
-        settings = SftOptions(epochs=self.epochs, batch_size=BATCH_SIZE, precision="fp32", **options)
+        settings = SftOptions(epochs=self.epochs, global_batch_size=BATCH_SIZE, precision="fp32", **options)
         keys, optimizer = list(samples), self.optimizer(model)
         with tempfile.TemporaryDirectory() as folder:
             listener = Listener(Meter(model))
@@ -292,9 +291,9 @@ def main() -> None:
     parser.add_argument("--way", choices=(THEIRS, *WAYS), help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)  # Threads that wait for each other would count as work.
-    if given.way:
+    if given.setup:
         task = Task(**given.task)
-        print(json.dumps(task.theirs() if given.way == THEIRS else task.ours(WAYS[given.way])))
+        print(json.dumps(task.theirs() if given.setup == THEIRS else task.ours(WAYS[given.setup])))
         return
     told: dict[str, Any] = {"batch_size": BATCH_SIZE, "steps": given.steps, "repeats": given.repeats}
     told["frozen_vision"] = given.frozen_vision

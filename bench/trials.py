@@ -32,11 +32,11 @@ ATTEMPTS = 5
 IDLE = """\
 import accelerate, torch
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLForConditionalGeneration
-from plugins.generator.fixed import FixedGenerator as Idle
+from plugins.generator.constant import ConstantGenerator as Idle
 """
 ENTRY_POINTS = """\
 [runner.generator.options]
-idle = plugins.generator.fixed:FixedOptions
+idle = plugins.generator.constant:ConstantOptions
 [runner.generator]
 idle = idle:Idle
 """
@@ -62,10 +62,10 @@ class Quiet:
 
 def run_ours(trials: int) -> None:
     """Run trials as `runner launch` does."""
-    from runner.artifacts import RunDirectory
-    from runner.execute.ray.executor import RayExecutor
+    from runner.execute.ray.ray_executor import RayExecutor
     from runner.plan import plan_json, resolve
     from runner.spec.load import load_spec
+    from runner.trial.run_directory import RunDirectory
 
     Path("idle.yaml").write_text(SPEC)
     plan = resolve(load_spec(Path("idle.yaml")).spec, Quiet())
@@ -196,8 +196,8 @@ def main() -> None:
     arguments.add_argument("--repeats", type=int, default=3)
     arguments.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     told = arguments.parse_args()
-    if told.way:
-        WAYS[told.way](told.trials)
+    if told.setup:
+        WAYS[told.setup](told.trials)
         return
     costs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory(prefix="trials-") as name:

@@ -13,21 +13,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.cli.app import settle_environment
+from runner.cli.app import set_environment
 from runner.errors import SpecError
 from runner.spec import load
+from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.load import LoadedSpec
-from runner.spec.models import ExperimentSpec
 
 if TYPE_CHECKING:
     import pandas
 
     from runner.compare.comparison import Comparison
-    from runner.events import Event
     from runner.execute.executor import Executor
     from runner.execute.experiment import Experiment
     from runner.execute.results import LaunchResult, TrialResult
     from runner.plan import Trial
+    from runner.trial.events import Event
 
 __all__ = ["compare", "launch", "load_spec", "plan", "results"]
 
@@ -60,11 +60,11 @@ def plan(spec: Spec) -> dict[str, Any]:
     Raises:
         SpecError: Options do not fit the model's parameters or one another.
     """
-    from runner.forecast.estimate import describe_plan
+    from runner.preflight.estimate import describe_plan
 
-    settle_environment()
+    set_environment()
     with _located(spec):
-        return describe_plan(spec, _Told())
+        return describe_plan(spec, _LogDisplay())
 
 
 def launch(spec: Spec, *, smoke: bool = False, local: bool = False, address: str | None = None) -> LaunchResult:
@@ -89,14 +89,14 @@ def launch(spec: Spec, *, smoke: bool = False, local: bool = False, address: str
         UnmetError: This machine or the cluster lacks what the spec needs, or the tracker's store cannot be opened.
         StepError: Another launch is running the same trial or sweep.
     """
-    from runner.execute.executor import make_executor
-    from runner.standing.underway import noted
+    from runner.execute.launch import make_executor
+    from runner.status.process_registry import registered_launch
 
-    settle_environment()
+    set_environment()
     cluster = None if local else address or os.environ.get("RAY_ADDRESS")
     with _located(spec):
         experiment = _experiment(spec, smoke=smoke, elsewhere=bool(cluster))
-        with noted(experiment.folder):
+        with registered_launch(experiment.folder):
             return _launch(experiment, lambda: make_executor(cluster, local=local, smoke=smoke))
 
 
@@ -117,9 +117,9 @@ def results(*names: str, storage: str | Path = "runs") -> pandas.DataFrame:
     """
     import pandas
 
-    from runner.standing.table import rows
+    from runner.status.status import result_rows
 
-    return pandas.DataFrame(rows(names, Path(storage)))
+    return pandas.DataFrame(result_rows(names, Path(storage)))
 
 
 def compare(
@@ -154,12 +154,12 @@ def compare(
         DataError: A file of a run is missing or broken.
         PluginError: A metric of the runs is not installed.
     """
-    from runner.compare.comparison import Question
+    from runner.compare.comparison import CompareOptions
     from runner.compare.comparison import compare as compare_runs
     from runner.compare.resampling import Resampling
 
     how = Resampling(confidence=confidence)
-    return compare_runs([name, *names], Path(storage), Question(by, baseline, metrics, mre=mre, resampling=how))
+    return compare_runs([name, *names], Path(storage), CompareOptions(by, baseline, metrics, mre=mre, resampling=how))
 
 
 def _experiment(spec: Spec, *, smoke: bool, elsewhere: bool) -> Experiment:
@@ -168,18 +168,18 @@ def _experiment(spec: Spec, *, smoke: bool, elsewhere: bool) -> Experiment:
     from runner.plan import smoke as smoke_of
 
     told = smoke_of(spec.spec) if smoke else spec.spec
-    found = resolve_here(told, _Told(), elsewhere=elsewhere)
+    found = resolve_here(told, _LogDisplay(), elsewhere=elsewhere)
     return Experiment(spec, found, told.compute.storage or Path("runs").resolve(), spec.overrides, afresh=smoke)
 
 
 def _launch(experiment: Experiment, make: Callable[[], Executor]) -> LaunchResult:
-    from runner.execute.interrupts import Interrupts
     from runner.execute.launch import launch as launch_one
-    from runner.execute.launch_sweep import launch_sweep
+    from runner.execute.launch import launch_sweep
+    from runner.signals import StopSignals
 
-    told = _Told()
+    told = _LogDisplay()
     with _signals_put_back():
-        interrupts = Interrupts()
+        interrupts = StopSignals()
         if experiment.plan.spec.sweep is None:
             return launch_one(experiment, make, told, interrupts)
         return launch_sweep(experiment, make, told, interrupts, told)
@@ -206,7 +206,7 @@ def _signals_put_back() -> Iterator[None]:
                 signal.signal(number, answer)
 
 
-class _Told:
+class _LogDisplay:
     """Passes on to the logger what happens; a `Reporter` and a `LaunchListener`."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None: ...

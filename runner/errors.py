@@ -66,7 +66,7 @@ class SpecError(RunnerError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-class UnmetError(RunnerError):
+class RequirementError(RunnerError):
     """The spec is right, but this machine lacks what it asks for."""
 
     exit_status = 2

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from runner.errors import PluginError
-from runner.stages import AddedLater, OutsideFingerprint
+from runner.stages import OutsideFingerprint
 
 
 def fingerprint(value: Any) -> str:
@@ -33,20 +33,19 @@ def canonical_json(value: Any) -> str:
 
 
 def identity(options: BaseModel) -> dict[str, Any]:
-    """The options that can change a number: not those marked `OutsideFingerprint`, nor `AddedLater` at their default.
+    """The options that can change a number: all but those marked `OutsideFingerprint`.
 
     The order of a mapping can matter (optimizer groups are matched in order), so mappings become lists of pairs.
     """
     return {
         name: _identity_value(getattr(options, name))
         for name, field in type(options).model_fields.items()
-        if not _is_passed_over(field, getattr(options, name))
+        if not _is_passed_over(field)
     }
 
 
-def _is_passed_over(field: FieldInfo, value: Any) -> bool:
-    later = any(isinstance(mark, AddedLater) for mark in field.metadata)
-    return any(isinstance(mark, OutsideFingerprint) for mark in field.metadata) or (later and value == field.default)
+def _is_passed_over(field: FieldInfo) -> bool:
+    return any(isinstance(mark, OutsideFingerprint) for mark in field.metadata)
 
 
 def _identity_value(value: Any) -> Any:

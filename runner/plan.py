@@ -9,16 +9,16 @@ from typing import Any, TypeVar
 
 from runner.errors import SpecError
 from runner.fingerprint import fingerprint, identity
-from runner.registry import find
 from runner.secrets import without_passwords
 from runner.spec.check import check, section
-from runner.spec.models import NONE, ExperimentSpec, Pins, Section
+from runner.spec.experiment_spec import NONE, ExperimentSpec, Pins, Section
 from runner.spec.tree import Tree
 from runner.stages import DatasetInfo, Options, Reporter
+from runner.stages.registry import find
 
 T = TypeVar("T")
 
-SEPARATE = {"name", "tracker", "compute", "pinned", "sweep"}
+OUTSIDE_PLUGINS = {"name", "tracker", "compute", "pinned", "sweep"}
 """Fields of a spec that cannot change a number: what a run is called, where it is shown and where it runs."""
 
 
@@ -83,10 +83,10 @@ def resolve(spec: ExperimentSpec, reporter: Reporter) -> Plan:
         UnmetError: The model's checkpoint cannot be had.
         SpecError: The spec is pinned, and something has changed since.
     """
-    return Survey(reporter).resolve(spec)
+    return PlanResolver(reporter).resolve(spec)
 
 
-class Survey:
+class PlanResolver:
     """What was found of data sets and models: each is looked at once, however many plans use it."""
 
     def __init__(self, reporter: Reporter) -> None:
@@ -100,7 +100,9 @@ class Survey:
         dataset, revision = self.dataset(spec.data), self.revision(spec)
         plugins = {f"{each.stage}.{each.type}": find(each.stage, each.type).distribution for each in spec.sections()}
         # The model's place in a folder or on a hub is not its content: `revision` stands for that.
-        told = {name: _identities(getattr(spec, name)) for name in type(spec).model_fields if name not in SEPARATE}
+        told = {
+            name: _identities(getattr(spec, name)) for name in type(spec).model_fields if name not in OUTSIDE_PLUGINS
+        }
         content = {"spec": told, "data": dataset.fingerprint, "model": revision, "plugins": _numeric(plugins)}
         pins = Pins(fingerprint=fingerprint(content), data=dataset.fingerprint, model=revision, plugins=plugins)
         if spec.pinned is not None:
@@ -208,17 +210,17 @@ def smoke(spec: ExperimentSpec) -> ExperimentSpec:
     Every plugin says itself what stands in for it (`Options.smoke`): a model its tiny twin, a data set a
     handful of samples, a trainer two steps.
     """
-    small = {name: stand_in(getattr(spec, name)) for name in spec.stages()}
+    small = {name: smoke_section(getattr(spec, name)) for name in spec.stages()}
     compute = spec.compute.model_copy(update=dict(spec.compute.smoke()))
     sweep = spec.sweep and spec.sweep.model_copy(update=dict(spec.sweep.smoke()))
     own = {"name": f"{spec.name}_smoke", "compute": compute, "sweep": sweep, "pinned": None}
     return spec.model_copy(update={**small, **own})
 
 
-def stand_in(value: Any) -> Any:
+def smoke_section(value: Any) -> Any:
     """What stands in a smoke run for a section, or each of several; None stays None."""
     if isinstance(value, tuple):
-        return tuple(stand_in(each) for each in value)
+        return tuple(smoke_section(each) for each in value)
     if value is None:
         return None
     changed = dict(value.options.smoke())

@@ -216,7 +216,7 @@ class TrainingWay:
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class TrainingBudget:
     """How much is trained, as a trainer works it out before it runs; a training that is stopped early has less.
 
     Attributes:
@@ -229,7 +229,7 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class TrainingEstimate:
     """What a training takes, as its trainer works it out before it runs.
 
     Attributes:

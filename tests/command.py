@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
-from runner import registry
-from runner.cli import main
+from runner.cli.main import main
+from runner.stages import registry
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 

@@ -37,7 +37,7 @@ data: {type: emoji, path: names.txt}
 adapter: {type: pfa}
 model: {type: qwen2_5_vl, size: smoke}
 optimizer: {type: adamw, groups: {vision: {match: "*visual*", lr: 1e-3}, rest: {match: "*", lr: 1e-3}}}
-trainer: {type: sft, epochs: 4, batch_size: 2, precision: fp32, checkpoint_every: 2}
+trainer: {type: sft, epochs: 4, global_batch_size: 2, precision: fp32, save_steps: 2}
 generator: {type: transformers, max_new_tokens: 16}
 metrics: [{type: ner_f1}, {type: answer_length}, {type: rouge}]
 tracker: {type: mlflow}

@@ -18,7 +18,7 @@ data: {type: synthetic, path: data, train: 4, test: 3}
 adapter: {type: pfa, tasks: [ner]}
 model: none
 trainer: none
-generator: {type: fixed, answer: ""}
+generator: {type: constant, answer: ""}
 metrics: [{type: ner_f1}]
 tracker: {type: mlflow}
 sweep:

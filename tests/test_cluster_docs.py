@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from runner.cli import app
+from runner.cli.main import app
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of Ray Serve, about pydantic

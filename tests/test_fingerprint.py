@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from runner.errors import PluginError
 from runner.fingerprint import canonical_json, fingerprint, identity
-from runner.stages import AddedLater, Options, OutsideFingerprint
+from runner.stages import Options, OutsideFingerprint
 
 
 class Inner(Options):
@@ -55,13 +55,3 @@ def test_the_order_of_groups_counts():
     one = Some(groups={"a": Inner(), "b": Inner(lr=2)})
     other = Some(groups={"b": Inner(lr=2), "a": Inner()})
     assert fingerprint(identity(one)) != fingerprint(identity(other))
-
-
-class Grown(Some):
-    tokens: Annotated[int | None, AddedLater()] = None
-
-
-def test_an_option_added_later_counts_where_it_is_not_at_its_default():
-    assert identity(Grown()) == identity(Some())
-    assert identity(Grown(tokens=None)) == identity(Some())
-    assert identity(Grown(tokens=5)) == {**identity(Some()), "tokens": 5}

@@ -16,7 +16,7 @@ data: {{type: synthetic, path: {data}, train: 8, test: 2}}
 adapter: {{type: pfa}}
 model: {{type: qwen2_5_vl, size: smoke}}
 optimizer: {{type: adamw, groups: {{vision: {{match: "*visual*", lr: 1e-3}}, rest: {{match: "*", lr: 1e-4}}}}}}
-trainer: {{type: sft, epochs: 2, batch_size: 4, precision: fp32}}
+trainer: {{type: sft, epochs: 2, global_batch_size: 4, precision: fp32}}
 generator: {{type: transformers, max_new_tokens: 8}}
 metrics: [{{type: ner_f1}}, {{type: image_entity_accuracy}}]
 tracker: {{type: mlflow}}
@@ -80,7 +80,7 @@ def test_a_plan_is_a_spec_with_every_default_written_out(plan_of, tmp_path):
     "override",
     [
         "trainer.epochs=1",
-        "trainer.batch_size=2",
+        "trainer.global_batch_size=2",
         "seed=7",
         "adapter.tasks=[ner]",
         "optimizer.groups.vision.lr=2e-3",

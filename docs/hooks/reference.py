@@ -8,7 +8,7 @@ from functools import cache
 from words import Schema, default, variants, within, words
 
 from runner.spec.dataset_spec import DatasetSpec
-from runner.spec.models import ExperimentSpec, Specification
+from runner.spec.experiment_spec import ExperimentSpec, Specification
 from runner.spec.schema import spec_schema
 
 KINDS: tuple[tuple[type[Specification], str, str], ...] = (

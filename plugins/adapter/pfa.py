@@ -1,4 +1,4 @@
-"""The Prompt Format Adapter: a sample to the published prompt and target, and an answer to its content."""
+"""The Prompt Format Adapter: renders a sample as prompt and target, and parses an answer."""
 
 from __future__ import annotations
 
@@ -6,14 +6,46 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from plugins.adapter.pfa_findings import collapse
-from plugins.adapter.pfa_options import LABEL_FORM, PfaOptions
-from plugins.adapter.pfa_parse import parse_lossless, parse_published
-from plugins.adapter.pfa_tasks import tasks_of
-from plugins.adapter.pfa_wording import FINE_MARK, MATCH_MARK, prompt_text, target_text
+from plugins.adapter.pfa_parse import collapse, parse_lossless, parse_published
+from plugins.adapter.pfa_prompt import (
+    FINE_MARK,
+    LABEL_FORM,
+    MATCH_MARK,
+    NER_MARK,
+    SUMMARY_MARK,
+    TASKS,
+    PfaOptions,
+    Task,
+    prompt_text,
+    target_text,
+)
 from runner.errors import DataError, SpecError
 from runner.records import Answer, ImagePart, Prediction, Rendered, Sample, TextPart
-from runner.registry import nearest
+from runner.stages.registry import nearest
+
+
+def tasks_of(references: Iterable[Sample | str]) -> tuple[Task, ...]:
+    """List the tasks that at least one sample's own fields, or one written target, answers, in their order."""
+    found: set[Task] = set()
+    for reference in references:
+        found |= _of_sample(reference) if isinstance(reference, Sample) else _of_target(reference)
+    return tuple(task for task in TASKS if task in found)
+
+
+def _of_sample(sample: Sample) -> set[Task]:
+    fields: dict[Task, object] = {"summary": sample.summary, "ner": sample.entities, "match": sample.segments}
+    return {task for task, field in fields.items() if field}
+
+
+def _of_target(target: str) -> set[Task]:
+    """Look for the markers; those of the second part behind its heading, as a summary may hold `WINNER:`."""
+    before, heading, fine = target.partition(FINE_MARK)
+    has_summary = SUMMARY_MARK in target
+    if not heading:
+        fine = "" if has_summary else before
+    marks: dict[Task, bool] = {"summary": has_summary, "ner": NER_MARK in fine, "match": MATCH_MARK in fine}
+    return {task for task, is_there in marks.items() if is_there}
+
 
 _READERS = {"lossless": parse_lossless, "published": parse_published}
 

@@ -1,22 +1,206 @@
-"""Reads an answer in the published format: pure functions that take any text, in time linear in its length.
-
-An answer is clean when its parts stand as the target has them (white space and the kind of quotes aside),
-repaired when all that was asked for could be read although it stands otherwise, and malformed when a part is
-missing or unreadable; that part is then empty, not None. What no reader of this format gets back is an entity
-that holds `:<known label>;` or `image entities pair`, and a summary that holds `Task 2 Answer:`.
-"""
+"""Parses answers in the published format: pure functions, linear in the length of the text."""
 
 from __future__ import annotations
 
+import ast
 import re
+import warnings
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from typing import NamedTuple
 
-from plugins.adapter.pfa_findings import Findings, collapse
-from plugins.adapter.pfa_mapping import read_lossless, read_published
-from plugins.adapter.pfa_options import Task
-from plugins.adapter.pfa_wording import FINE_MARK, MATCH_MARK, NER_MARK, SUMMARY_MARK
-from runner.records import Answer, Prediction
+from plugins.adapter.pfa_prompt import FINE_MARK, MATCH_MARK, NER_MARK, SUMMARY_MARK, Task
+from runner.records import Answer, Ending, Prediction
+
+
+def collapse(text: str) -> str:
+    """Make every run of white space one space, and strip the ends."""
+    return " ".join(text.split())
+
+
+class ParseDiagnostics:
+    """Notes on one answer, and what they make of it."""
+
+    def __init__(self) -> None:
+        self._notes: list[str] = []
+        self._lost = False
+
+    def repair(self, note: str) -> None:
+        """Note that something is not as asked for, although what was asked for could be read."""
+        self._notes.append(note)
+
+    def lose(self, note: str) -> None:
+        """Note that a part that was asked for is missing or cannot be read."""
+        self._notes.append(note)
+        self._lost = True
+
+    @property
+    def ending(self) -> Ending:
+        """Clean without notes, malformed when a part is lost, repaired otherwise."""
+        if self._lost:
+            return "malformed"
+        return "repaired" if self._notes else "clean"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All notes, in the order found."""
+        return tuple(self._notes)
+
+
+# The tokens of such a dictionary. Only single characters repeat without a way back (`*+`): repeated groups of that kind
+# read wrongly in Python before 3.11.5 (CPython issue 106052). A string that is not closed ends the search, so it costs
+# one way there and back.
+_TOKEN = re.compile(
+    r"(?P<space>[ \t\f\r\n]++|\\(?:\r\n?|\n)|\#[^\r\n]*+)"
+    r"|(?P<string>[rRuU]?(?:"
+    r"'''[^'\\]*+(?:(?:\\[\s\S]|'(?!''))[^'\\]*+)*'''"
+    r'|"""[^"\\]*+(?:(?:\\[\s\S]|"(?!""))[^"\\]*+)*"""'
+    r"|'(?!'')[^'\\\r\n]*+(?:\\(?:\r\n|[\s\S])[^'\\\r\n]*+)*'"
+    r'|"(?!"")[^"\\\r\n]*+(?:\\(?:\r\n|[\s\S])[^"\\\r\n]*+)*"'
+    r"))|(?P<mark>[{}():,])"
+)
+
+# What they may form, an `s` for each string. Python's own parser, which is not safe on any text, sees only what has
+# this form; it counts the parentheses.
+_VALUE = r"\(*s+\)*"
+_FORM = re.compile(rf"\{{(?:{_VALUE}:{_VALUE}(?:,{_VALUE}:{_VALUE})*,?)?\}}")
+
+
+class Literal(NamedTuple):
+    """A dictionary as it stands in a text.
+
+    Attributes:
+        mapping: What it says.
+        num_items: How many items it is written with; a key may stand twice.
+        end: Where the text goes on.
+    """
+
+    mapping: dict[str, str]
+    num_items: int
+    end: int
+
+
+def read_literal(text: str, start: int, end: int | None = None) -> Literal | None:
+    """Read the dictionary of strings to strings that begins at `start`; it can end in one place only.
+
+    Args:
+        text: Any text.
+        start: Where its brace opens.
+        end: Where the whole of it must end, with what Python passes over; None: anything may follow.
+    """
+    close = _close(text, start)
+    if close is None or (end is not None and not _only_space(text, close, end)):
+        return None
+    end = close if end is None else end
+    try:
+        with warnings.catch_warnings():
+            # Python warns of an unknown escape such as "\d", and reads it as it stands.
+            warnings.simplefilter("ignore")
+            node = ast.parse(text[start:end], mode="eval").body
+            mapping = ast.literal_eval(node)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    assert isinstance(node, ast.Dict)
+    return Literal(mapping, len(node.keys), end)
+
+
+def _only_space(text: str, start: int, end: int) -> bool:
+    """Whether Python passes over what stands between two places."""
+    while start < end:
+        token = _TOKEN.match(text, start, end)
+        if token is None or token.lastgroup != "space":
+            return False
+        start = token.end()
+    return True
+
+
+def _close(text: str, start: int) -> int | None:
+    """Find the first brace that closes, where all up to it has the form of a dictionary of strings."""
+    form = []
+    while (token := _TOKEN.match(text, start)) is not None:
+        start = token.end()
+        if token.lastgroup == "string":
+            form.append("s")
+        elif token.lastgroup == "mark":
+            form.append(token[0])
+            if token[0] == "}":
+                return start if _FORM.fullmatch("".join(form)) else None
+    return None
+
+
+# Quotes as word processors and chat models write them, too. An entity ends at the first quote of the kind it began with
+# that a comma, a closing brace or the end follows.
+_QUOTES = ("'", '"', "\u2018\u2019\u201a", "\u201c\u201d\u201e", "`\u00b4")
+_ANY_QUOTE = f"[{''.join(_QUOTES)}]"
+_ITEM_END = r"(?=\s*+(?:[,}]|\Z))"
+_LOOSE_KEY = re.compile(rf"{_ANY_QUOTE}([a-z]++){_ANY_QUOTE}\s*+:\s*+({_ANY_QUOTE})")
+_LOOSE_VALUE = {
+    quote: re.compile(rf"([^\\{kind}]*+(?:(?:\\[\s\S]|[{kind}](?!{_ITEM_END}))[^\\{kind}]*+)*)[{kind}]{_ITEM_END}")
+    for kind in _QUOTES
+    for quote in kind
+}
+
+
+def read_lossless(text: str, findings: ParseDiagnostics) -> dict[str, str]:
+    """Read the shortest literal from the first `{`, else what looks like `'letter': 'entity'`."""
+    start = text.find("{")
+    literal = read_literal(text, start) if start >= 0 else None
+    if literal is not None:
+        _note_surroundings(text[:start], text[literal.end :], findings)
+        return _cleaned(literal, findings)
+    mapping, unfinished = _loose_items(text)
+    if not mapping:
+        findings.lose("no image-entity mapping can be read")
+    else:
+        findings.repair("the image-entity mapping is no dictionary; its items were read one by one")
+    if unfinished:
+        findings.repair(f"{unfinished} unfinished item(s) of the image-entity mapping dropped")
+    return mapping
+
+
+def read_published(text: str, findings: ParseDiagnostics) -> dict[str, str]:
+    """Read the literal that reaches from the first `{` to the last `}`, else nothing."""
+    start, end = text.find("{"), text.rfind("}") + 1
+    literal = read_literal(text, start, end) if 0 <= start < end else None
+    if literal is None:
+        findings.lose("no image-entity mapping can be read")
+        return {}
+    _note_surroundings(text[:start], text[literal.end :], findings)
+    return _cleaned(literal, findings)
+
+
+def _cleaned(literal: Literal, findings: ParseDiagnostics) -> dict[str, str]:
+    mapping = {collapse(letter): collapse(entity) for letter, entity in literal.mapping.items()}
+    if len(mapping) < literal.num_items:
+        findings.repair("a letter stands twice in the image-entity mapping; its last entity counts")
+    return mapping
+
+
+def _note_surroundings(before: str, after: str, findings: ParseDiagnostics) -> None:
+    if before.strip():
+        findings.repair("text before the image-entity mapping passed over")
+    if after.strip():
+        findings.repair("text after the image-entity mapping passed over")
+
+
+def _loose_items(text: str) -> tuple[dict[str, str], int]:
+    """Scan for items between quotes; return the first entity of each letter and the number of open items."""
+    keys = list(_LOOSE_KEY.finditer(text))
+    ends = [*(key.start() for key in keys), len(text)][1:]
+    mapping: dict[str, str] = {}
+    unfinished = 0
+    for key, end in zip(keys, ends, strict=True):
+        value = _LOOSE_VALUE[key[2]].match(text[key.end() : end])
+        if value is None:
+            unfinished += 1
+        else:
+            mapping.setdefault(key[1], collapse(_unescaped(value[1])))
+    return mapping, unfinished
+
+
+def _unescaped(value: str) -> str:
+    return re.sub(r"\\(['\"\\])", r"\1", value)
+
 
 Pairs = frozenset[tuple[str, str]]
 
@@ -68,7 +252,7 @@ def _after(text: str, mark: str) -> str | None:
     return rest if found else None
 
 
-def _summary(output: str, findings: Findings) -> str:
+def _summary(output: str, findings: ParseDiagnostics) -> str:
     text = _after(output, SUMMARY_MARK)
     if text is None:
         findings.lose(f"no {SUMMARY_MARK!r}")
@@ -84,12 +268,12 @@ def _ner_text(text: str) -> str | None:
     return None if ner is None else ner.partition(MATCH_MARK)[0]
 
 
-def _no_mapping(findings: Findings) -> dict[str, str]:
+def _no_mapping(findings: ParseDiagnostics) -> dict[str, str]:
     findings.lose(f"no {MATCH_MARK!r}")
     return {}
 
 
-def _lossless_pairs(text: str | None, labels: AbstractSet[str], findings: Findings) -> Pairs:
+def _lossless_pairs(text: str | None, labels: AbstractSet[str], findings: ParseDiagnostics) -> Pairs:
     if text is None:
         findings.lose(f"no {NER_MARK!r}")
         return frozenset()
@@ -106,7 +290,7 @@ def _lossless_pairs(text: str | None, labels: AbstractSet[str], findings: Findin
     return frozenset((anchor[1], entity) for anchor, entity in zip(anchors, entities, strict=True) if entity)
 
 
-def _published_pairs(text: str | None, labels: AbstractSet[str], findings: Findings) -> Pairs:
+def _published_pairs(text: str | None, labels: AbstractSet[str], findings: ParseDiagnostics) -> Pairs:
     if text is None:
         findings.lose(f"no {NER_MARK!r}")
         return frozenset()
@@ -124,9 +308,9 @@ def _published_pairs(text: str | None, labels: AbstractSet[str], findings: Findi
     return whole
 
 
-def _check_frame(output: str, tasks: Sequence[Task]) -> Findings:
+def _check_frame(output: str, tasks: Sequence[Task]) -> ParseDiagnostics:
     """Note what is odd about the markers and the text between them; their absence is the readers' affair."""
-    findings = Findings()
+    findings = ParseDiagnostics()
     end, holds_answer = 0, False
     for mark in _expected_marks(tasks):
         start = output.find(mark, end)

@@ -71,4 +71,4 @@ class OpenAICompatibleOptions(ChatServerOptions):
 
     def smoke(self) -> Mapping[str, Any]:
         """No server is asked: a fixed summary stands in for each."""
-        return {"type": "fixed"}
+        return {"type": "constant"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from plugins.data.mmre_options import MmreOptions
+from plugins.data.data_options import MmreOptions
 from runner.dataset.folder import DatasetFolder
 from runner.dataset.split import divide_by, find_leaks, leak_message
 from runner.errors import DataError

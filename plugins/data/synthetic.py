@@ -6,11 +6,10 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from plugins.data.emblems import Emblem, Picture
-from plugins.data.synthetic_options import SyntheticOptions
-from plugins.data.world import LABELS, Thing, World
+from plugins.data.data_options import SyntheticOptions
+from plugins.data.synthetic_scenes import LABELS, ColoredShape, EntitySampler, NamedEntity, SceneImage
 from runner.dataset.folder import DatasetFolder
-from runner.dataset.publish import UnfinishedDataset, alone, publishing
+from runner.dataset.publish import UnfinishedDataset, exclusive_build, publishing
 from runner.errors import DataError
 from runner.fingerprint import fingerprint, identity
 from runner.records import Entity, Sample, Segment, segment_letters
@@ -42,7 +41,7 @@ class SyntheticData:
         Raises:
             DataError: More samples are asked for than there are different texts.
         """
-        with alone(self._folder.path):
+        with exclusive_build(self._folder.path):
             try:
                 return self._checked()
             except DataError as error:
@@ -89,8 +88,8 @@ class _Maker:
         texts: Of the samples so far.
     """
 
-    world: World
-    told: frozenset[Thing]
+    world: EntitySampler
+    told: frozenset[NamedEntity]
     num_shown: tuple[int, int]
     rng: random.Random
     unfinished: UnfinishedDataset
@@ -119,8 +118,10 @@ class _Maker:
             return NAMED - 1
         return int(num_shown < NAMED and self.rng.random() < EXTRA_SHARE)
 
-    def _shown(self, name: str, text: str, named: Sequence[Thing], shown: Sequence[Thing], *, matched: bool) -> Sample:
-        picture = Picture(self.rng)
+    def _shown(
+        self, name: str, text: str, named: Sequence[NamedEntity], shown: Sequence[NamedEntity], *, matched: bool
+    ) -> Sample:
+        picture = SceneImage(self.rng)
         picture.place(self.rng, [thing.emblem for thing in shown])
         image = self.unfinished.images / f"{name}.png"
         picture.save(image)
@@ -135,25 +136,25 @@ class _Maker:
         entities = tuple(Entity(thing.label, thing.name) for thing in named)
         return Sample(name, text, image, self._summary(by_cell), entities, tuple(segments))
 
-    def _summary(self, by_cell: Sequence[tuple[int, Thing]]) -> str:
+    def _summary(self, by_cell: Sequence[tuple[int, NamedEntity]]) -> str:
         """Describe what a picture shows, in reading order."""
         seen = [
-            _with_article(thing.emblem) if thing in self.told else f"something at the {Picture.place_of(cell)}"
+            _with_article(thing.emblem) if thing in self.told else f"something at the {SceneImage.place_of(cell)}"
             for cell, thing in by_cell
         ]
         return f"This image shows {' and '.join(filter(None, (', '.join(seen[:-1]), seen[-1])))}."
 
 
-def _with_article(emblem: Emblem) -> str:
+def _with_article(emblem: ColoredShape) -> str:
     return f"{'an' if emblem.colour[0] in 'aeiou' else 'a'} {emblem}"
 
 
 def _samples(options: SyntheticOptions, unfinished: UnfinishedDataset) -> Iterator[tuple[str, Sample]]:
-    world = World(options.seed, options.things)
+    world = EntitySampler(options.seed, options.entities_per_label)
     rng = random.Random(f"samples {options.seed}")
-    maker = _Maker(world, world.told(options.relatedness), options.shown, rng, unfinished)
+    maker = _Maker(world, world.told(options.relatedness), options.entities_per_image, rng, unfinished)
     matched = random.Random(f"matched {options.seed}")
     for number in range(1, options.train + 1):
-        yield "train", maker.sample(f"train-{number}", 0.0, matched=matched.random() < options.matched)
+        yield "train", maker.sample(f"train-{number}", 0.0, matched=matched.random() < options.segmented_ratio)
     for number in range(1, options.test + 1):
-        yield "test", maker.sample(f"test-{number}", options.new_names)
+        yield "test", maker.sample(f"test-{number}", options.unseen_name_ratio)

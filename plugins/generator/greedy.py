@@ -1,4 +1,4 @@
-"""Greedy decoding by transformers' `generate`, of prompts that stand in one batch."""
+"""Greedy decoding of one padded batch with transformers' `generate`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runner.stages import VisionLanguageModel
 
 
 @dataclass(frozen=True)
-class Written:
+class GenerationOutput:
     """The answer to a prompt, in tokens.
 
     Attributes:
@@ -30,7 +30,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Asked:
+class GenerationBatch:
     """Prompts side by side, padded on the left.
 
     Attributes:
@@ -75,7 +75,7 @@ class GreedyDecoder:
         self.module = module.eval()
         self.stops = frozenset(model.stop_token_ids)
 
-    def ask(self, prompts: Sequence[Rendered]) -> Asked:
+    def ask(self, prompts: Sequence[Rendered]) -> GenerationBatch:
         """Encode prompts and put them side by side.
 
         Raises:
@@ -86,7 +86,7 @@ class GreedyDecoder:
         limits = [self._limit_of(*each) for each in zip(prompts, lengths, strict=True)]
         padded = self.model.collate(encoded, padding_side="left")
         inputs = {name: tensor.to(self.device) for name, tensor in padded.items() if name != "labels"}
-        return Asked(prompts, inputs, lengths, limits)
+        return GenerationBatch(prompts, inputs, lengths, limits)
 
     def _limit_of(self, prompt: Rendered, length: int) -> int:
         limit, context = self._limit(prompt, length), self.model.context_length
@@ -99,7 +99,7 @@ class GreedyDecoder:
         return min(limit, room)
 
     def generate(
-        self, asked: Asked, max_new_tokens: int, ends: StoppingCriteriaList | None = None, **settings: Any
+        self, asked: GenerationBatch, max_new_tokens: int, ends: StoppingCriteriaList | None = None, **settings: Any
     ) -> Any:
         """Call transformers' `generate`, with all spelt out that a checkpoint would fill in.
 
@@ -128,23 +128,23 @@ class GreedyDecoder:
                 **asked.inputs, generation_config=config, stopping_criteria=ends, synced_gpus=False
             )
 
-    def write(self, prompts: Sequence[Rendered]) -> list[Written]:
+    def write(self, prompts: Sequence[Rendered]) -> list[GenerationOutput]:
         """Answer a batch, which takes as long as its longest answer."""
         asked = self.ask(prompts)
         ends = StoppingCriteriaList([_EachLimit(asked)])
         told = self.generate(asked, max(asked.limits), ends).sequences[:, asked.width :].tolist()
         return [self.written(*each) for each in zip(prompts, told, asked.limits, strict=True)]
 
-    def written(self, prompt: Rendered, tokens: list[int], limit: int) -> Written:
+    def written(self, prompt: Rendered, tokens: list[int], limit: int) -> GenerationOutput:
         """Cut an answer at the first token that stops it, or at its limit; what follows is padding of the batch."""
         end = next((place for place, token in enumerate(tokens[:limit]) if token in self.stops), None)
-        return Written(prompt, tokens[: limit if end is None else end], finished=end is not None)
+        return GenerationOutput(prompt, tokens[: limit if end is None else end], finished=end is not None)
 
 
 class _EachLimit(StoppingCriteria):
     """Ends each answer of a batch at its own limit."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: GenerationBatch) -> None:
         device = asked.inputs["input_ids"].device
         self._ends = torch.tensor(asked.limits, device=device) + asked.width
 

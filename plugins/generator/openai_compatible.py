@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from plugins.generator.openai_compatible_options import OpenAICompatibleOptions
+from plugins.generator.generator_options import OpenAICompatibleOptions
 from plugins.servers.chat import REFUSALS, ChatServer
 from runner.records import Completion, Rendered
 from runner.stages import Reporter, Weights

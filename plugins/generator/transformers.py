@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from plugins.generator.greedy import GreedyDecoder, Written
-from plugins.generator.refilling import can_refill, write_refilling
-from plugins.generator.transformers_options import TransformersOptions
+from plugins.generator.continuous_batching import generate_continuously, supports_continuous_batching
+from plugins.generator.generator_options import TransformersOptions
+from plugins.generator.greedy import GenerationOutput, GreedyDecoder
 from runner.records import Completion, Rendered
 from runner.stages import Reporter, StopRequestedError, VisionLanguageModel, Weights
 
@@ -49,11 +49,11 @@ class TransformersGenerator:
 
     def _written(
         self, decoder: GreedyDecoder, ordered: Sequence[Rendered], done: frozenset[str], reporter: Reporter
-    ) -> Iterator[Written]:
+    ) -> Iterator[GenerationOutput]:
         missing = [prompt for prompt in ordered if prompt.id not in done]
-        if self._options.refill and self._options.batch_size > 1:
-            if can_refill(decoder, [missing[0], missing[-1]]):
-                yield from write_refilling(decoder, missing, self._options.batch_size, reporter.stop_requested)
+        if self._options.continuous_batching and self._options.batch_size > 1:
+            if supports_continuous_batching(decoder, [missing[0], missing[-1]]):
+                yield from generate_continuously(decoder, missing, self._options.batch_size, reporter.stop_requested)
                 return
             reporter.warn(
                 f"{type(decoder.module).__name__} cannot be decoded with a row given away before the others end; "
@@ -63,7 +63,7 @@ class TransformersGenerator:
 
     def _in_batches(
         self, decoder: GreedyDecoder, ordered: Sequence[Rendered], done: frozenset[str], reporter: Reporter
-    ) -> Iterator[Written]:
+    ) -> Iterator[GenerationOutput]:
         """Answer batch by batch.
 
         They are made of all prompts, also of those that are done, so that an answer is the same whether or not the

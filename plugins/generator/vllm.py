@@ -6,8 +6,8 @@ import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from plugins.generator.vllm_options import VllmOptions
-from plugins.servers.messages import chat_messages
+from plugins.generator.generator_options import VllmOptions
+from plugins.servers.chat import chat_messages
 from runner.records import Completion, Rendered
 from runner.stages import Reporter, StopRequestedError, Weights
 
@@ -45,8 +45,8 @@ class VllmGenerator:
         vllm: Any = importlib.import_module("vllm")
         engine = vllm.LLM(
             model=str(weights.folder()),
-            tensor_parallel_size=self._options.gpus,
-            gpu_memory_utilization=self._options.gpu_memory,
+            tensor_parallel_size=self._options.tensor_parallel_size,
+            gpu_memory_utilization=self._options.gpu_memory_utilization,
             limit_mm_per_prompt={"image": max(len(prompt.images) for prompt in missing)},
         )
         greedy = vllm.SamplingParams(temperature=0.0, max_tokens=self._options.max_new_tokens)

@@ -23,12 +23,13 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+from plugins.model.chat.chat_model import ChatModel, read_config
 from plugins.model.chat.loaded import TEXT_FEATURES, LoadedChatModel
-from plugins.model.chat.plugin import ChatModel, read_config
 from plugins.model.chat.processor import Processor, load_processor, named_processor_class
-from plugins.model.chat.sizes import SmallSize, text_config
-from plugins.model.image_text_to_text_options import IMAGE, SPLIT, ImageTextToTextOptions
-from runner.errors import SpecError, UnmetError
+from plugins.model.chat.small_models import SmallSize, text_config
+from plugins.model.model_options import GENERIC_IMAGE as IMAGE
+from plugins.model.model_options import SPLIT, ImageTextToTextOptions
+from runner.errors import RequirementError, SpecError
 from runner.stages import Features
 
 SHRINK = 2
@@ -58,7 +59,7 @@ class LoadedImageTextToText(LoadedChatModel):
 
     @cached_property
     def _blank_tower(self) -> Any:
-        """The vision tower of an outline, with zeros for weights, as what it does may depend on the pixels."""
+        """The vision tower of an model_spec, with zeros for weights, as what it does may depend on the pixels."""
         tower: Any = copy.deepcopy(self.module.base_model)
         decoder = tower.get_decoder()
         for name, child in tower.named_children():
@@ -102,7 +103,7 @@ class ImageTextToTextModel(ChatModel[ImageTextToTextOptions]):
         if named.replace_image_token is not ProcessorMixin.replace_image_token:
             processor = load_processor(named, folder)
         if getattr(processor, "image_token", None) is None:
-            raise UnmetError(
+            raise RequirementError(
                 f"model.checkpoint: {named.__name__} of {folder} does not say what stands for an image in a prompt, "
                 "which this plugin goes by; take a family that is newer or has a plugin of its own"
             )
@@ -147,7 +148,7 @@ def _check_head(module: Any, token: int) -> None:
         logits = module(input_ids=ids).logits
         plain = module.get_output_embeddings()(module.base_model(input_ids=ids).last_hidden_state)
     if (logits - plain).abs().max() > 1e-3 * plain.abs().max():
-        raise UnmetError(
+        raise RequirementError(
             f"model.checkpoint: {type(module).__name__} changes its logits after the output embeddings, which "
             "training does not reproduce; take another family"
         )

@@ -12,12 +12,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from plugins.model.chat.chat_model import ChatModel
+from plugins.model.chat.images import Dimensions
 from plugins.model.chat.loaded import LoadedChatModel
-from plugins.model.chat.pictures import Dimensions
-from plugins.model.chat.plugin import ChatModel
 from plugins.model.chat.processor import Processor
-from plugins.model.chat.sizes import SmallSize, text_config
-from plugins.model.internvl_options import BEGIN, END, PLACE, VIDEO, InternVLOptions
+from plugins.model.chat.small_models import SmallSize, text_config
+from plugins.model.model_options import BEGIN, END, PLACE, InternVLOptions
+from plugins.model.model_options import INTERNVL_VIDEO as VIDEO
 from runner.stages import Features
 
 SHUFFLE = 0.5

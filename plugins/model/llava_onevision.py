@@ -17,12 +17,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from plugins.model.chat.chat_model import ChatModel
+from plugins.model.chat.images import Dimensions
 from plugins.model.chat.loaded import LoadedChatModel
-from plugins.model.chat.pictures import Dimensions
-from plugins.model.chat.plugin import ChatModel
 from plugins.model.chat.processor import Processor
-from plugins.model.chat.sizes import SmallSize, text_config
-from plugins.model.llava_onevision_options import IMAGE, VIDEO, LlavaOnevisionOptions
+from plugins.model.chat.small_models import SmallSize, text_config
+from plugins.model.model_options import LLAVA_IMAGE as IMAGE
+from plugins.model.model_options import LLAVA_VIDEO as VIDEO
+from plugins.model.model_options import LlavaOnevisionOptions
 from runner.stages import Features
 
 SHAPES = ((1, 1), (1, 2), (2, 1), (2, 2))

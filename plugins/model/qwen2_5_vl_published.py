@@ -1,7 +1,4 @@
-"""The published configurations of Qwen2.5-VL, as data, so that a run can be planned where no hub can be reached.
-
-Source: `config.json` and `preprocessor_config.json` of Qwen/Qwen2.5-VL-{3B,7B,32B,72B}-Instruct.
-"""
+"""Published configurations of Qwen2.5-VL, to plan a run without a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,10 +1,14 @@
-"""Asks a server that speaks OpenAI's chat completions, several requests at once."""
+"""Client of a server with OpenAI's chat completions API: messages, concurrent requests, rate limits and retries."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+import base64
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from openai import (
@@ -18,13 +22,97 @@ from openai import (
     PermissionDeniedError,
     RateLimitError,
 )
+from PIL import Image, ImageOps
 
 from plugins.servers.chat_options import ChatServerOptions
-from plugins.servers.messages import chat_messages
-from plugins.servers.pace import Pace
-from runner.errors import RunnerError, StepError, UnmetError
-from runner.records import Rendered
+from runner.errors import DataError, RequirementError, RunnerError, StepError
+from runner.records import ImagePart, Rendered
 from runner.stages import Reporter, StopRequestedError
+
+Message = dict[str, Any]
+
+KNOWN_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+"""Formats that servers take; other files are sent as PNG."""
+
+ORIENTATION = 0x0112
+"""The tag in which a camera says that the picture is turned."""
+
+
+def chat_messages(rendered: Rendered) -> list[Message]:
+    """Write the solved examples as earlier turns, and the question as the last one.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    messages: list[Message] = []
+    for example in rendered.examples:
+        messages += [_user(example), {"role": "assistant", "content": example.target}]
+    return [*messages, _user(rendered)]
+
+
+def _user(rendered: Rendered) -> Message:
+    return {
+        "role": "user",
+        "content": [
+            {"type": "image_url", "image_url": {"url": _data_url(part.path, rendered.id)}}
+            if isinstance(part, ImagePart)
+            else {"type": "text", "text": part.text}
+            for part in rendered.content
+        ],
+    }
+
+
+# Examples are the same for every question.
+@lru_cache(maxsize=64)
+def _data_url(path: Path, sample: str) -> str:
+    """Inline a file as it is, where every server reads it as a person sees it; else as an upright PNG."""
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            kind = KNOWN_FORMATS.get(image.format or "")
+            if kind is None or image.getexif().get(ORIENTATION, 1) != 1:
+                content, kind = _upright_png(image), "image/png"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"sample {sample}: image {path} cannot be used: {error}") from error
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _upright_png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    ImageOps.exif_transpose(image).convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+MINUTE = 60.0
+
+
+class RateLimiter:
+    """Lets requests go one after the other, as far apart as both limits want it: evenly, so that no minute has more."""
+
+    def __init__(self, requests: float | None, tokens: float | None, expected: Callable[[], float]) -> None:
+        """Take the limits of a minute, None for no limit.
+
+        Args:
+            requests: Requests a minute.
+            tokens: Tokens of question and answer a minute.
+            expected: How many tokens the next request is likely to take.
+        """
+        self._requests, self._tokens, self._expected = requests, tokens, expected
+        self._free = 0.0
+
+    def gap(self) -> float:
+        """Seconds from the start of the next request to that of the one after it."""
+        by_requests = MINUTE / self._requests if self._requests else 0.0
+        return max(by_requests, MINUTE * self._expected() / self._tokens if self._tokens else 0.0)
+
+    async def turn(self) -> None:
+        """Wait until a request may go."""
+        now = asyncio.get_running_loop().time()
+        start = max(now, self._free)
+        self._free = start + self.gap()
+        if start > now:
+            await asyncio.sleep(start - now)
+
 
 POLL_SECONDS = 0.2
 """How long a wish to stop waits at the most."""
@@ -112,7 +200,9 @@ class ChatServer:
 
     async def _client(self) -> AsyncOpenAI:
         options = self._options
-        pace = Pace(options.requests_per_minute, options.tokens_per_minute, lambda: self._tokens / self._requests)
+        pace = RateLimiter(
+            options.requests_per_minute, options.tokens_per_minute, lambda: self._tokens / self._requests
+        )
 
         async def held_back(_: Any) -> None:
             """Wait before every request, those that the package sends again included."""
@@ -168,7 +258,9 @@ class ChatServer:
         options = self._options
         said = " ".join(str(error).replace(self._key, "***").split())[:400]
         if isinstance(error, AuthenticationError | PermissionDeniedError):
-            return UnmetError(f"{self._stage}: {options.base_url} refused the key in {options.api_key_env}: {said}")
+            return RequirementError(
+                f"{self._stage}: {options.base_url} refused the key in {options.api_key_env}: {said}"
+            )
         if isinstance(error, RateLimitError):
             why = f"still allowed no more requests after {options.max_retries} retries: {said}; lower the concurrency"
         elif isinstance(error, APITimeoutError):

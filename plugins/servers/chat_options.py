@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from runner.errors import UnmetError
+from runner.errors import RequirementError
 from runner.stages import Options, OutsideFingerprint
 
 
@@ -58,7 +58,7 @@ class ChatServerOptions(Options):
             return None
         key = os.environ.get(self.api_key_env)
         if not key:
-            raise UnmetError(
+            raise RequirementError(
                 f"{stage}: the environment has no {self.api_key_env}, which should hold the key for "
                 f"{self.base_url}; set it, or say `api_key_env: null` for a server that wants none"
             )

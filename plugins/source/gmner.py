@@ -1,4 +1,4 @@
-"""Reads Twitter GMNER: tweets with tagged entities (CoNLL) and the boxes that show them (Pascal VOC)."""
+"""Source `gmner`: Twitter GMNER, tweets with tagged entities (CoNLL) and boxes (Pascal VOC)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import ElementTree
 
-from plugins.source.gmner_options import GmnerOptions
+from plugins.source.source_options import GmnerOptions
 from runner.errors import DataError, read_error
 from runner.records import Entity, Sample, Segment, segment_letters
 from runner.stages import LeftOut, SourceTweet

@@ -1,4 +1,4 @@
-"""Reads samples of one's own: JSON lines with picture, text, entities and boxes."""
+"""Source `json_lines`: one's own samples as JSON lines with image, text, entities and boxes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from plugins.source.json_lines_options import JsonLinesOptions
-from runner.dataset.answers import refuse
+from plugins.source.source_options import JsonLinesOptions
+from runner.dataset.answer_files import refuse
 from runner.errors import DataError, SpecPath
 from runner.records import Entity, Sample, Segment, segment_letters
+from runner.spec.check import problems_of
 from runner.spec.dataset_spec import RESERVED
-from runner.spec.messages import problems_of
 from runner.spec.tree import Mark, Tree
 from runner.stages import LeftOut, SourceTweet
 

@@ -37,11 +37,10 @@ from mlflow.utils.mlflow_tags import (
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_PARAMS_TAGS_PER_BATCH, MAX_TAG_VAL_LENGTH
 
 from plugins.tracker import mlflow_content as content
-from plugins.tracker import mlflow_tables as tables
-from plugins.tracker.mlflow_metrics import Ledger, last_told, milliseconds
+from plugins.tracker.mlflow_content import LoggedMetrics, last_told, milliseconds
 from plugins.tracker.mlflow_options import MlflowOptions
 from plugins.tracker.mlflow_store import Store
-from runner.errors import UnmetError
+from runner.errors import RequirementError
 from runner.stages import TrackedRun
 
 FINGERPRINT_TAG = "mmre.fingerprint"
@@ -75,7 +74,7 @@ class MlflowTracker:
         self._client = self._store.client
         self._tracked: TrackedRun | None = None
         self._run: Run | None = None
-        self._ledger = Ledger()
+        self._ledger = LoggedMetrics()
         self._last_event: int | None = None
 
     def start(self, run: TrackedRun) -> str:
@@ -91,7 +90,7 @@ class MlflowTracker:
                 self._run = self._find(experiment_id) or self._create(experiment_id)
             self._client.update_run(self._run_id, status="RUNNING")
             self._client.log_batch(self._run_id, tags=_tags(run))
-            self._ledger = Ledger(
+            self._ledger = LoggedMetrics(
                 metric
                 for key in self._run.data.metrics
                 for metric in self._client.get_metric_history(self._run_id, key)
@@ -139,7 +138,7 @@ class MlflowTracker:
         with self._store.explained():
             found = self._client.get_experiment_by_name(experiment)
             if found is None:
-                raise UnmetError(f"the tracker has no experiment {experiment!r}")
+                raise RequirementError(f"the tracker has no experiment {experiment!r}")
             oldest_first = ["attributes.start_time ASC"]
             for run in self._client.search_runs([found.experiment_id], order_by=oldest_first):
                 if FOLDER_TAG in run.data.tags:
@@ -210,13 +209,13 @@ class MlflowTracker:
     def _send_tables(self, folder: Path) -> None:
         """Send predictions beside references, and the wrong ones that have pictures."""
         with tempfile.TemporaryDirectory() as place:
-            written = tables.write_tables(folder, Path(place))
+            written = content.write_tables(folder, Path(place))
             self._send_files(*written)
         if (folder / "mistakes").is_dir():
             self._client.log_artifacts(self._run_id, str(folder / "mistakes"), "mistakes")
         if written:
-            listed = tables.listed(file.name for file in written)
-            self._client.log_batch(self._run_id, tags=[RunTag(tables.LISTED_TAG, listed)])
+            listed = content.listed(file.name for file in written)
+            self._client.log_batch(self._run_id, tags=[RunTag(content.LISTED_TAG, listed)])
 
     def _fetch_run(self, run: Run, into: Path) -> Path:
         folder = into / Path(run.data.tags[FOLDER_TAG]).name

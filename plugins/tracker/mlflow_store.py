@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from runner.errors import UnmetError
+from runner.errors import RequirementError
 from runner.files import user_cache
 from runner.secrets import without_passwords
 
@@ -70,7 +70,7 @@ class Store:
             advice = "start it, or name" if self.is_server else "name"
             if isinstance(error, ImportError):
                 advice = "install its driver (for PostgreSQL: pip install 'mmre-runner[postgresql]'), or name"
-            raise UnmetError(
+            raise RequirementError(
                 f"the tracker's store {self._shown} cannot be opened: {without_passwords(lines[0])[:300]}; "
                 f"{advice} another one under tracker.uri"
             ) from error
@@ -113,7 +113,9 @@ class Store:
             UnmetError: The store is a server, which has its own pages.
         """
         if self.is_server:
-            raise UnmetError(f"the tracker's store is a server with pages of its own: open {self._shown} in a browser")
+            raise RequirementError(
+                f"the tracker's store is a server with pages of its own: open {self._shown} in a browser"
+            )
         # Its jobs judge chats by language models: eight more processes to start and to end, of no use here.
         quiet = () if JOB_EXECUTION in os.environ else ("/usr/bin/env", f"{JOB_EXECUTION}=false")
         return (

@@ -1,4 +1,4 @@
-"""Which samples train when: the validation cut, the order of an epoch, and the micro-batches of a step."""
+"""Which samples train when: validation split, epoch order, micro-batches, and the length of a training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CPU_POSITIONS = 1024
 
 
 @dataclass(frozen=True)
-class Division:
+class ValidationSplit:
     """Places of the samples that are trained on and of those kept aside."""
 
     training: tuple[int, ...]
@@ -28,7 +28,7 @@ def num_validation(num_samples: int, share: float) -> int:
     return min(round(num_samples * share), num_samples - 1)
 
 
-def divide(groups: Sequence[str], share: float, seed: int) -> Division:
+def split_validation(groups: Sequence[str], share: float, seed: int) -> ValidationSplit:
     """Cut off a validation part without dividing a group.
 
     Groups are drawn in a random order, each that still fits into `num_validation` samples; where large groups
@@ -50,11 +50,11 @@ def divide(groups: Sequence[str], share: float, seed: int) -> Division:
         if len(validation) + len(members[group]) <= room:
             validation += members[group]
     kept = set(validation)
-    return Division(tuple(place for place in range(len(groups)) if place not in kept), tuple(sorted(validation)))
+    return ValidationSplit(tuple(place for place in range(len(groups)) if place not in kept), tuple(sorted(validation)))
 
 
 @dataclass(frozen=True)
-class Order:
+class EpochSampler:
     """The samples of each optimizer step, from the seed and the step's number alone.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What all commands share: the application, its options, the environment that libraries read, the terminal."""
+"""The command-line application: shared options, environment settings and the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from runner.terminal.progress import Terminal
+    from runner.cli.progress import Terminal
+
 
 app = typer.Typer(
     name="runner",
@@ -33,7 +34,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 BEGIN, RUN, MEASURE, DATA, LOOK = "Begin", "Run", "Measure", "Data sets", "Look"
 
 
-def settle_environment() -> None:
+def set_environment() -> None:
     """Set what libraries read when they are imported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -41,6 +42,6 @@ def settle_environment() -> None:
 
 def open_terminal(*, live: bool = True) -> Terminal:
     """Open standard error for progress and messages; bars only where `live` is not refused."""
-    from runner.terminal.progress import Terminal
+    from runner.cli.progress import Terminal
 
     return Terminal(sys.stderr, live=live)

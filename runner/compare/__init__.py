@@ -1,1 +1,1 @@
-"""Reads results back and tells how sure a difference between them is: statistics, tables, figures, a page."""
+"""Comparisons of finished runs: statistics, tables, plots and a page."""

@@ -1,4 +1,4 @@
-"""Compares runs: the function that the command and the Python API call, and the record that it returns."""
+"""Compares runs: the function behind `runner compare`, and the record it returns."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from runner.compare.groups import Group, doubts, find_baseline, group_runs
-from runner.compare.measure import Measured, measure
+from runner.compare.groups import Group, find_baseline, group_runs, group_warnings
 from runner.compare.mre import TASKS, mre_pairs
-from runner.compare.pairs import Disagreement, Pair, PairedTest, disagreements, paired_tests
 from runner.compare.resampling import Resampling, interval
-from runner.compare.run import Run
-from runner.compare.select import parse_mode, select
-from runner.compare.slices import PartDifference, part_differences
-from runner.compare.statistics import SeedSummary, over_seeds
+from runner.compare.run_metrics import RunMetric, measure_runs
+from runner.compare.runs import Run, parse_mode, select
+from runner.compare.statistics import (
+    Disagreement,
+    Pair,
+    PairedTest,
+    SeedSummary,
+    disagreements,
+    over_seeds,
+    paired_tests,
+)
+from runner.compare.subgroups import SubgroupDifference, subgroup_differences
 from runner.errors import SpecError
 
 MANY_GROUPS = 8
@@ -26,7 +32,7 @@ DISAGREEMENTS = 20
 
 
 @dataclass(frozen=True)
-class Question:
+class CompareOptions:
     """What is asked of the runs.
 
     Attributes:
@@ -53,7 +59,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class GroupFigure:
+class GroupMetric:
     """A figure of a group.
 
     Attributes:
@@ -88,14 +94,14 @@ class Comparison:
         warnings: What makes the comparison less than it looks.
     """
 
-    question: Question
+    question: CompareOptions
     mode: str
     num_samples: int
     groups: Sequence[Group]
-    figures: Sequence[Mapping[str, GroupFigure]]
+    figures: Sequence[Mapping[str, GroupMetric]]
     pairs: Sequence[Pair]
     tests: Sequence[PairedTest]
-    parts: Sequence[PartDifference]
+    parts: Sequence[SubgroupDifference]
     disagreements: Sequence[Disagreement]
     warnings: Sequence[str]
 
@@ -138,7 +144,7 @@ class Comparison:
         }
 
 
-def compare(names: Sequence[str], storage: Path, question: Question | None = None) -> Comparison:
+def compare(names: Sequence[str], storage: Path, question: CompareOptions | None = None) -> Comparison:
     """Compare finished runs on the test samples that they share.
 
     Args:
@@ -153,12 +159,12 @@ def compare(names: Sequence[str], storage: Path, question: Question | None = Non
         DataError: A file of a run is missing, broken, or says other figures than its metrics give.
         PluginError: A metric of the runs is not installed.
     """
-    question = question or Question()
+    question = question or CompareOptions()
     chosen = select(names, storage, finished=question.finished)
     mode = parse_mode(chosen.runs, question.parse)
     groups, pairs = _pairs(chosen.runs, question)
     how = question.resampling
-    measured = measure(chosen.runs, mode, question.metrics, how)
+    measured = measure_runs(chosen.runs, mode, question.metrics, how)
     return Comparison(
         question=question,
         mode=mode,
@@ -167,13 +173,17 @@ def compare(names: Sequence[str], storage: Path, question: Question | None = Non
         figures=[dict(_figures(group, measured, how)) for group in groups],
         pairs=pairs,
         tests=paired_tests(pairs, measured, how),
-        parts=list(part_differences(pairs, measured, how, chosen.runs)),
+        parts=list(subgroup_differences(pairs, measured, how, chosen.runs)),
         disagreements=[each for pair in pairs for each in disagreements(pair, measured, question.samples)],
-        warnings=[*chosen.warnings, *_untested(groups, pairs), *doubts(groups, TASKS if question.mre else question.by)],
+        warnings=[
+            *chosen.warnings,
+            *_untested(groups, pairs),
+            *group_warnings(groups, TASKS if question.mre else question.by),
+        ],
     )
 
 
-def _pairs(runs: Sequence[Run], question: Question) -> tuple[Sequence[Group], Sequence[Pair]]:
+def _pairs(runs: Sequence[Run], question: CompareOptions) -> tuple[Sequence[Group], Sequence[Pair]]:
     if question.mre:
         if question.by or question.baseline:
             raise SpecError("--mre groups by adapter.tasks and compares with all tasks; leave --by and --baseline out")
@@ -193,9 +203,9 @@ def _untested(groups: Sequence[Group], pairs: Sequence[Pair]) -> list[str]:
     return [f"nothing is compared: {len(groups)} groups are too many to set each beside each; name one by --baseline"]
 
 
-def _figures(group: Group, measured: Sequence[Measured], how: Resampling) -> Iterator[tuple[str, GroupFigure]]:
+def _figures(group: Group, measured: Sequence[RunMetric], how: Resampling) -> Iterator[tuple[str, GroupMetric]]:
     for figure in measured:
         if figure.of_all(group.runs):
             seeds = over_seeds([figure.values[run.name] for run in group.runs], how.confidence)
             low, high = interval(figure.mean_draws(group.runs), how.confidence) or (None, None)
-            yield figure.name, GroupFigure(seeds, low, high)
+            yield figure.name, GroupMetric(seeds, low, high)

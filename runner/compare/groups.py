@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.compare.run import Run
+from runner.compare.runs import Run
 from runner.errors import SpecError
-from runner.plan import SEPARATE, flatten
-from runner.registry import nearest
-from runner.sweep.point import short_names
+from runner.plan import OUTSIDE_PLUGINS, flatten
+from runner.stages.registry import nearest
+from runner.trial_factory import short_names
 
 ARM, EXPERIMENT = "arm", "experiment"
 """What runs can be grouped by that is no path of the spec."""
-BESIDE = {*SEPARATE, "seed", "data", "metrics"}
+BESIDE = {*OUTSIDE_PLUGINS, "seed", "data", "metrics"}
 """Fields of a plan that make no difference between runs which were tested on the same samples by the same counts."""
 FEW_RUNS = 5
 """With fewer runs a group's deviation is hardly known; at five, Student's interval is 2.8 standard errors wide to
@@ -148,7 +148,7 @@ def _bare(text: str) -> str:
     return "".join(text.split())
 
 
-def doubts(groups: Sequence[Group], by: str | None) -> list[str]:
+def group_warnings(groups: Sequence[Group], by: str | None) -> list[str]:
     """Say what makes groups less than they look: few seeds, or runs that differ in more than the seed."""
     told = []
     few = [group for group in groups if len(group.runs) < FEW_RUNS]

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runner.compare.groups import Group, differing, label, settings
-from runner.compare.pairs import Pair
-from runner.compare.run import Run
+from runner.compare.runs import Run
+from runner.compare.statistics import Pair
 from runner.errors import SpecError
-from runner.sweep.point import short_names
+from runner.trial_factory import short_names
 
 TASKS = "adapter.tasks"
 

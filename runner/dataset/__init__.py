@@ -1,1 +1,1 @@
-"""Data sets as folders: read, written, split and checked for leaks, and built from published corpora."""
+"""Data sets: the folder format, building, reviewing, splitting and exchanging them."""

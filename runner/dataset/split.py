@@ -1,21 +1,173 @@
-"""Divides samples among splits so that nothing of one is seen in another, and finds where something is."""
+"""Splits samples so that no image or text occurs in two splits, and finds leaks between splits."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Literal
+
+import imagehash
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from runner.dataset.folder import image_digest
-from runner.dataset.near import near_groups
-from runner.dataset.stratify import Feature, evened, strata
 from runner.errors import DataError
 from runner.records import Sample
 from runner.spec.dataset_spec import Ratios
+
+SIDE = 128
+"""To which a JPEG is reduced while it is decoded, at least; the hash looks at 32 by 32 pixels."""
+CHUNK = 512
+"""So many images are compared with all others at once."""
+
+Hashes = NDArray[np.uint64]
+
+
+def near_groups(paths: Iterable[Path], distance: int) -> dict[Path, int]:
+    """Group images that look alike, directly or over others between them.
+
+    Args:
+        paths: Images.
+        distance: The most bits, of 64, in which the perceptual hashes (`imagehash.phash`) of two may differ.
+
+    Returns:
+        The number of its group for each image; most are alone in theirs.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    images = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of Python's lock while it decodes.
+        hashes = np.array(list(pool.map(perceptual_hash, images)), dtype=np.uint64)
+    return dict(zip(images, connected(hashes, distance).tolist(), strict=True))
+
+
+def perceptual_hash(path: Path) -> int:
+    """Hash what an image shows into 64 bits.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        with Image.open(path) as opened:
+            opened.draft("L", (SIDE, SIDE))
+            bits = imagehash.phash(opened).hash
+    except Exception as error:  # Pillow's decoders raise whatever damage leads them to, struct.error among it.
+        raise DataError(f"{path}: cannot be compared with other images: {error}") from error
+    return int.from_bytes(np.packbits(bits).tobytes())
+
+
+def connected(hashes: Hashes, distance: int) -> NDArray[np.int64]:
+    """Number the groups of hashes that are within a distance of one another, or connected over others.
+
+    Takes time quadratic in the number of hashes, as numpy counts bits: a second for 10,000.
+
+    Args:
+        hashes: Shape (n,).
+        distance: In bits.
+
+    Returns:
+        Shape (n,): for each the index of the first of its group.
+    """
+    groups = np.arange(len(hashes))
+    for start in range(0, len(hashes), CHUNK):
+        chunk = hashes[start : start + CHUNK, None]
+        alike = np.bitwise_count(chunk ^ hashes[None, start:]) <= distance
+        # Each is like itself: only what is like another, too, joins anything.
+        for row in np.flatnonzero(alike.sum(axis=1) > 1):
+            joined = np.unique(groups[start:][alike[row]])
+            if len(joined) > 1:
+                groups[np.isin(groups, joined)] = joined[0]
+    return groups
+
+
+Feature = Literal["segments", "labels"]
+Stratum = tuple[str, str]
+
+LEAST_GAIN = 1e-9
+"""Of a move, so that rounding never makes a group go back and forth."""
+
+
+def strata(sample: Sample, features: Sequence[Feature]) -> set[Stratum]:
+    """List what a sample counts for: itself, its number of segments, each label of its entities."""
+    found = {("sample", "")}
+    if "segments" in features:
+        found.add(("segments", str(len(sample.segments))))
+    if "labels" in features:
+        found |= {("label", entity.label) for entity in sample.entities}
+    return found
+
+
+def imbalance(
+    groups: Sequence[Counter[Stratum]], places: Sequence[int], shares: Sequence[float]
+) -> dict[Stratum, list[float]]:
+    """Count by how much each split has too many of each stratum; negative where it has too few.
+
+    Args:
+        groups: What each group counts for.
+        places: The split of each, as an index of `shares`.
+        shares: Of the splits, summing to one.
+    """
+    excess: dict[Stratum, list[float]] = {}
+    for group, place in zip(groups, places, strict=True):
+        for stratum, number in group.items():
+            row = excess.setdefault(stratum, [0.0] * len(shares))
+            row[place] += number
+            for split, share in enumerate(shares):
+                row[split] -= number * share
+    return excess
+
+
+def evened(groups: Sequence[Counter[Stratum]], places: Sequence[int], shares: Sequence[float]) -> list[int]:
+    """Move groups between splits as long as that makes splits more alike.
+
+    What falls is the sum, over strata and splits, of the squared excess over the stratum's size. As it falls with
+    every move, the result is never less even than the division it began with.
+
+    Args:
+        groups: What each group counts for.
+        places: Where each is to begin with.
+        shares: Of the splits, summing to one.
+
+    Returns:
+        Where each is in the end.
+    """
+    excess, totals = imbalance(groups, places, shares), sum(groups, Counter[Stratum]())
+    settled = list(places)
+    moved = True
+    while moved:
+        moved = False
+        for index, group in enumerate(groups):
+            here = settled[index]
+            costs = [_cost(group, excess, totals, here, there) for there in range(len(shares))]
+            there = min(range(len(shares)), key=costs.__getitem__)
+            if costs[there] < -LEAST_GAIN:
+                for stratum, number in group.items():
+                    excess[stratum][here] -= number
+                    excess[stratum][there] += number
+                settled[index], moved = there, True
+    return settled
+
+
+def _cost(
+    group: Counter[Stratum], excess: dict[Stratum, list[float]], totals: Counter[Stratum], here: int, there: int
+) -> float:
+    """By how much the sum grows when a group moves."""
+    if here == there:
+        return 0.0
+    return sum(
+        2 * number * (excess[stratum][there] - excess[stratum][here] + number) / totals[stratum]
+        for stratum, number in group.items()
+    )
+
 
 SHOWN_LEAKS = 3
 NEAR = "near"

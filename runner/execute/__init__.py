@@ -1,1 +1,1 @@
-"""Places trials and runs them: in this process, or on Ray."""
+"""Execution: the launch loop, and the executors that run trials in this process, in forked processes or on Ray."""

@@ -1,23 +1,92 @@
-"""What the trials of a launch have in common: the spec, the storage, the tracker, the folder of their sweep."""
+"""What the trials of a launch share: spec, storage, tracker, sweep folder and pruned trials."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner.artifacts import RunDirectory
-from runner.cache.cache import Cache
-from runner.execute.pruned import PrunedTrials
+from runner.fingerprint import fingerprint
 from runner.plan import Plan, Trial, implement
 from runner.provenance import Provenance
+from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.load import LoadedSpec
-from runner.spec.models import ExperimentSpec
+from runner.spec.sweep_section import SweepOptions
 from runner.stages import Tracker
-from runner.standing.sweep_folder import SweepFolder
-from runner.tracking.feed import TrackerFeed
-from runner.tracking.tracked import store_of, tracked_sweep, tracked_trial
+from runner.status.sweep_folder import SweepFolder
+from runner.tracking.run_sync import RunSync
+from runner.tracking.tracked_run import store_of, tracked_sweep, tracked_trial
+from runner.trial.cache import Cache
+from runner.trial.cache_entry import CacheEntry, DamagedError
+from runner.trial.cache_keys import training_key
+from runner.trial.context import TrialContext
+from runner.trial.events import EventLog
+from runner.trial.reuse import RECORD_FILE, empty_folder, replay_record, training_record
+from runner.trial.run_directory import RunDirectory
+
+BUDGETS = {"budget", "parallel"}
+"""Fields of a sweep that do not change what is compared with what."""
+
+
+@dataclass(frozen=True)
+class PrunedTrials:
+    """Where trials were stopped, by what they train and the sweep that compared them.
+
+    Attributes:
+        cache: Of the storage; they are small, and stay there.
+        sweep: Whether a trial is worth going on with is a question of the others: in another sweep it is asked anew.
+    """
+
+    cache: Cache
+    sweep: SweepOptions
+
+    def _entry(self, trial: Trial) -> CacheEntry:
+        compared = self.sweep.model_dump(mode="json", exclude=BUDGETS)
+        key = fingerprint({"training": training_key(trial.plan.spec), "sweep": compared, "order": [*self.sweep.space]})
+        return self.cache.entry("pruned", key)
+
+    def keep(self, trial: Trial, run: RunDirectory) -> None:
+        """Keep what a trial told before it was pruned; what cannot be kept is found out anew."""
+        entry = self._entry(trial)
+        with suppress(OSError):
+            entry.folder.parent.mkdir(parents=True, exist_ok=True)
+            entry.publish({RECORD_FILE: training_record(_context(trial, run))}, run.name)
+
+    def knows(self, trial: Trial) -> bool:
+        """Whether one with the same training was pruned."""
+        return self._entry(trial).described() is not None
+
+    def take(self, trial: Trial, run: RunDirectory) -> bool:
+        """Let a trial, whose run directory was begun, be pruned as the other one was; whether that could be read."""
+        entry, folder, context = self._entry(trial), empty_folder(run), _context(trial, run)
+        try:
+            described = entry.take(folder)
+            if described is None:
+                return False
+            told = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        except (DamagedError, OSError):
+            entry.remove()
+            return False
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        maker = str(described["made_by"])
+        message = f"pruned as {maker} was, whose training is the same ({entry.name})"
+        context.log.append("cache", step="train", state="reused", trial=maker, message=message)
+        replay_record(context, told, maker)
+        context.log.state("train", "reused")
+        run.record_step("train", "interrupted", datetime.now(UTC), cache=f"{entry.kind}/{entry.key}", reused_from=maker)
+        run.update_record(status="pruned")
+        return True
+
+
+def _context(trial: Trial, run: RunDirectory) -> TrialContext:
+    return TrialContext(trial.plan.spec, run, EventLog(run.events))
 
 
 class Experiment:
@@ -50,7 +119,7 @@ class Experiment:
         self.loaded, self.plan, self.afresh = loaded, plan, afresh
         self._storage, self._overrides = storage, overrides
         self.sweep: SweepFolder | None = None
-        self.sweep_feed: TrackerFeed | None = None
+        self.sweep_feed: RunSync | None = None
         self.objective: str | None = None
         self.prunes = False
         self._cache = Cache.of(plan.spec.compute.cache, storage)
@@ -73,7 +142,7 @@ class Experiment:
             self._pruned = PrunedTrials(self._cache, self.plan.spec.sweep)
         self.objective = str(objective["metric"]) if objective else None
         run = tracked_sweep(self.plan.spec, self.plan.dataset, sweep.path)
-        self.sweep_feed = TrackerFeed(self._tracker, run, store=store_of(self.plan.spec))
+        self.sweep_feed = RunSync(self._tracker, run, store=store_of(self.plan.spec))
 
     def begin(self, trial: Trial, run: RunDirectory) -> bool:
         """Make a trial's folder ready; whether it goes on from an earlier launch."""
@@ -101,14 +170,14 @@ class Experiment:
         self.begin(trial, run)
         return self._pruned.take(trial, run)
 
-    def feed(self, trial: Trial, run: RunDirectory) -> TrackerFeed:
+    def feed(self, trial: Trial, run: RunDirectory) -> RunSync:
         """Make the tracker's feed of a trial, under that of its sweep."""
         tags = {}
         if self.sweep is not None:
             arm = {"arm": trial.arm} if trial.arm else {}
             tags = {"group": trial.group, **arm, "trial": str(self.sweep.number(trial))}
         tracked = tracked_trial(trial.plan.spec, trial.plan.dataset, run, tags)
-        return TrackerFeed(self._tracker, tracked, self.sweep_feed, store_of(self.plan.spec))
+        return RunSync(self._tracker, tracked, self.sweep_feed, store_of(self.plan.spec))
 
     def note(self, trial: Trial, status: str, objective: float | None) -> None:
         """Write a trial's state and value into the folder of the sweep."""

@@ -1,30 +1,56 @@
-"""The driver's loop: a search proposes trials, an executor places them, what they tell is watched and told back."""
+"""The driver's loop: take a trial from the source, place it, follow its events, report its end."""
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
-from runner.artifacts import RunDirectory
 from runner.errors import RunnerError, SpecError, StepError
-from runner.events import Event, EventTail
-from runner.execute.conversation import Conversation
-from runner.execute.executor import Executor
+from runner.execute.event_follower import EventFollower, SearchClient
+from runner.execute.executor import Executor, RunningTrial
 from runner.execute.experiment import Experiment
-from runner.execute.interrupts import Interrupts
-from runner.execute.listener import LaunchListener
-from runner.execute.live_trial import LiveTrial
-from runner.execute.results import TrialResult, result_of, with_tracker
-from runner.execute.watch import Watch
+from runner.execute.results import LaunchListener, TrialResult, result_of, with_tracker
 from runner.plan import Trial, plan_json
-from runner.standing.sweep_folder import shown_value
-from runner.steps.outcome import Outcome, Status
-from runner.sweep.proposals import Proposals
-from runner.tracking.delivery import Delivery
-from runner.tracking.feed import TrackerFeed
+from runner.signals import StopSignals
+from runner.status.sweep_folder import shown_value
+from runner.sweep.trial_source import TrialSource
+from runner.tracking.run_sync import RunSync
+from runner.tracking.uploader import TrackerUploader
+from runner.trial.events import Event, EventTail
+from runner.trial.run_directory import RunDirectory
+from runner.trial.run_trial import Outcome, Status
+
+
+@dataclass
+class LiveTrial:
+    """A trial that runs, or waits for room.
+
+    Attributes:
+        trial: The trial.
+        run: Its folder.
+        feed: By which the tracker is served.
+        held: Holds the folder's lock.
+        resumed: An earlier launch has begun it.
+        running: What runs it; None while it waits.
+        pruned: The search asked for its end.
+        asked_why: When it was last asked what it waits for, in seconds of the monotonic clock.
+        last: The last value of each metric that a search may go by.
+    """
+
+    trial: Trial
+    run: RunDirectory
+    feed: RunSync
+    held: ExitStack
+    resumed: bool
+    running: RunningTrial | None = None
+    pruned: bool = False
+    asked_why: float = -math.inf
+    last: dict[str, float] = field(default_factory=dict)
+
 
 POLL_SECONDS = 0.1
 """How long the loop sleeps where nothing has moved."""
@@ -37,21 +63,21 @@ class Loop:
 
     def __init__(
         self,
-        proposals: Proposals,
+        proposals: TrialSource,
         experiment: Experiment,
         make_executor: Callable[[], Executor],
         listener: LaunchListener,
-        interrupts: Interrupts,
+        interrupts: StopSignals,
     ) -> None:
         """Take what proposes, what it proposes for, what runs it, who is shown it, and who hears Ctrl-C."""
-        self._conversation = Conversation(proposals, experiment.objective)
+        self._conversation = SearchClient(proposals, experiment.objective)
         self._experiment, self._make_executor = experiment, make_executor
         self._listener, self._interrupts = listener, interrupts
-        self.delivery = Delivery(listener.warn)
-        self._watch = Watch(self._seen, self._look)
+        self.delivery = TrackerUploader(listener.warn)
+        self._watch = EventFollower(self._seen, self._look)
         self._executor: Executor | None = None
         self._live: dict[str, LiveTrial] = {}
-        self._ended: list[tuple[TrackerFeed, ExitStack]] = []
+        self._ended: list[tuple[RunSync, ExitStack]] = []
         self._results: list[TrialResult] = []
         self._told_to_stop = False
 
@@ -171,7 +197,7 @@ class Loop:
         self._add(TrialResult(trial, status, metrics, run.path, None, "", reused=True, objective=objective))
         self._tell(trial, status, metrics, last)
 
-    def _deliver(self, feed: TrackerFeed) -> None:
+    def _deliver(self, feed: RunSync) -> None:
         """Let a trial be delivered, and from the first one on the sweep; a tracker that refuses it is raised."""
         for each in (self._experiment.sweep_feed, feed):
             if each is not None:

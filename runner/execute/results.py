@@ -1,17 +1,18 @@
-"""How trials, and a launch of them, ended."""
+"""Results of trials and of a launch, and the interface of a display that follows a launch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from runner.artifacts import RunDirectory
 from runner.errors import RunnerError, StepError
 from runner.plan import Plan, Trial
-from runner.steps.outcome import Outcome, Status
-from runner.tracking.feed import tracker_state
+from runner.tracking.run_sync import tracker_state
+from runner.trial.events import Event
+from runner.trial.run_directory import RunDirectory
+from runner.trial.run_trial import Outcome, Status
 
 INTERRUPTED = 130
 """The exit status of a launch that the user stopped."""
@@ -124,3 +125,28 @@ def _exit_status(result: TrialResult) -> int:
     if result.status == "interrupted":
         return INTERRUPTED
     return result.error.exit_status if result.error else StepError.exit_status
+
+
+class LaunchListener(Protocol):
+    """Shows a launch to a person; some calls come from a thread of their own."""
+
+    def trial_started(self, trial: Trial, folder: Path, *, resumed: bool) -> None:
+        """A trial begins, or goes on."""
+
+    def trial_waits(self, trial: Trial, reason: str) -> None:
+        """A trial found no room; told again and again, as the reason changes."""
+
+    def event(self, trial: str, event: Event) -> None:
+        """Something happened in a trial that runs."""
+
+    def trial_ended(self, result: TrialResult) -> None:
+        """A trial is at its end."""
+
+    def searched(self, summary: Mapping[str, Any]) -> None:
+        """The search took note of a result; see `runner.sweep.trial_source.TrialSource.summary`."""
+
+    def warn(self, message: str) -> None:
+        """Something went wrong that stops nothing."""
+
+    def stopping(self) -> None:
+        """The user asked to stop; the trials save their state."""

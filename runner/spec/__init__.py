@@ -1,1 +1,1 @@
-"""The contract: what a spec may say, how it is read with its line numbers, and what is wrong with it."""
+"""Specs: YAML with source positions, validation against the installed plugins, sweeps, JSON Schema."""

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from runner.spec.models import Name, OfStage, Section, Specification
-from runner.stages import AddedLater, FilePath, Options
+from runner.spec.experiment_spec import Name, OfStage, Section, Specification
+from runner.stages import FilePath, Options
 
 RESERVED = frozenset({"left_out", "annotations"})
 """What stands beside the splits in a data set, so that no split has its name."""
@@ -22,7 +22,7 @@ class Ratios(Options):
     """Another seed is another division."""
     group_by: Literal["content", "none"] = "content"
     """`content` keeps samples that share an image or a text in one split."""
-    stratify: Annotated[list[Literal["segments", "labels"]], AddedLater()] = Field(default=[])
+    stratify: list[Literal["segments", "labels"]] = Field(default=[])
     """Of what each split is to have its share: of samples with each number of segments, of those with each label."""
 
     @field_validator("ratios")

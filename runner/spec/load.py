@@ -1,4 +1,4 @@
-"""Loads a spec: file, `extends`, environment and `--set`, checked against the installed plugins, all errors at once."""
+"""Loads a spec: the file, what it extends, environment variables and `--set`, then validates the result."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Generic, TypeVar
 
 from runner.errors import SpecError
 from runner.spec.check import located
+from runner.spec.dataset_spec import DatasetSpec
+from runner.spec.experiment_spec import ExperimentSpec, Specification
 from runner.spec.layers import apply_overrides, read_layers
-from runner.spec.models import ExperimentSpec, Specification
 from runner.spec.sweep_check import check_swept
 from runner.spec.tree import Tree
 
@@ -66,3 +67,14 @@ def _refuse_other_kind(tree: Tree, kind: type[Specification]) -> None:
         )
     if "trainer" in kind.stages() and "source" in tree.value:
         raise SpecError([tree.marks[("source",)].problem("this spec describes a data set: `runner build` makes it")])
+
+
+def load_any(file: Path, overrides: Sequence[str] = ()) -> Specification:
+    """Load a spec of either kind: one that names a `source` describes a data set.
+
+    Raises:
+        SpecError: With every problem found.
+    """
+    tree = apply_overrides(read_layers(file, str(file)), overrides, Path.cwd())
+    kind: type[Specification] = DatasetSpec if "source" in tree.value else ExperimentSpec
+    return check_swept(tree, kind)

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from runner.registry import STAGES, Plugin, installed
-from runner.spec.models import NONE, OfStage, Specification
+from runner.spec.experiment_spec import NONE, OfStage, Specification
 from runner.stages import descriptions
+from runner.stages.registry import STAGES, Plugin, installed
 
 
 def spec_schema(kind: type[Specification]) -> dict[str, Any]:

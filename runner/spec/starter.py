@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from runner.errors import SpecError
+from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.load import load_spec
-from runner.spec.models import ExperimentSpec
 from runner.spec.schema import spec_schema
 
 SCHEMA_FILE = "runner.schema.json"
@@ -30,7 +30,7 @@ optimizer:
     merger: {{match: "*merger*", lr: 3e-3}}
     vision: {{match: "*visual*", lr: 3e-3}}
     language: {{match: "*", lr: 3e-3}}
-trainer: {{type: sft, epochs: 2, batch_size: 16}}
+trainer: {{type: sft, epochs: 2, global_batch_size: 16}}
 generator: {{type: transformers, max_new_tokens: 160}}
 metrics: [{{type: rouge}}, {{type: bleu}}, {{type: ner_f1}}, {{type: image_entity_accuracy}}]
 tracker: {{type: mlflow}}

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import SpecError, SpecPath
-from runner.spec.check import check, outline
-from runner.spec.dimension import Drawn, label
+from runner.spec.check import check, spec_with_defaults
+from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.layers import assign, parts
-from runner.spec.models import ExperimentSpec
-from runner.spec.sweep import SweepOptions
+from runner.spec.sweep_section import Drawn, SweepOptions, label
 from runner.spec.tree import Mark, Tree
 
 SPACE: SpecPath = ("sweep", "space")
@@ -172,7 +171,7 @@ def _checked(tree: Tree) -> ExperimentSpec | None:
 def value_at(tree: Tree, name: str) -> Any:
     """The value of a dotted path, its default where the tree does not say it; None where there is no such path."""
     found, value = look_up(tree.value, parts(name))
-    return value if found else look_up(outline(tree, ExperimentSpec), parts(name))[1]
+    return value if found else look_up(spec_with_defaults(tree, ExperimentSpec), parts(name))[1]
 
 
 def look_up(value: Any, path: SpecPath) -> tuple[bool, Any]:

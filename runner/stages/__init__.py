@@ -3,19 +3,28 @@
 from runner.stages.adapter import Adapter
 from runner.stages.annotator import Annotation, Annotator, Estimate, Tokens
 from runner.stages.data import Data, DatasetInfo, LeftOut, Source, SourceTweet
-from runner.stages.described import Described, descriptions
 from runner.stages.evaluation import DecodingOptions, Generator, GeneratorOptions, Metric, MetricOptions, Weights
-from runner.stages.model import Features, FrozenVision, Model, ModelOptions, Outline, TokenCount, VisionLanguageModel
-from runner.stages.options import AddedLater, FilePath, LocatedStr, Options, OutsideFingerprint, Place, Stage
-from runner.stages.reporter import Reporter, StopRequestedError
+from runner.stages.model import Features, FrozenVision, Model, ModelOptions, ModelSpec, TokenCounts, VisionLanguageModel
+from runner.stages.plugin import (
+    Described,
+    FilePath,
+    LocatedStr,
+    Options,
+    OutsideFingerprint,
+    Place,
+    Reporter,
+    Stage,
+    StopRequestedError,
+    descriptions,
+)
 from runner.stages.tracker import TrackedRun, Tracker
 from runner.stages.training import (
+    AnswerEvaluator,
     Counts,
-    Examiner,
-    Measure,
     Optimizer,
     ParameterRow,
     ScheduledOptimizer,
+    SelectionMetric,
     Trainer,
     TrainerOptions,
     TrainingRun,
@@ -23,16 +32,15 @@ from runner.stages.training import (
 
 __all__ = [
     "Adapter",
-    "AddedLater",
     "Annotation",
     "Annotator",
+    "AnswerEvaluator",
     "Counts",
     "Data",
     "DatasetInfo",
     "DecodingOptions",
     "Described",
     "Estimate",
-    "Examiner",
     "Features",
     "FilePath",
     "FrozenVision",
@@ -40,24 +48,24 @@ __all__ = [
     "GeneratorOptions",
     "LeftOut",
     "LocatedStr",
-    "Measure",
     "Metric",
     "MetricOptions",
     "Model",
     "ModelOptions",
+    "ModelSpec",
     "Optimizer",
     "Options",
-    "Outline",
     "OutsideFingerprint",
     "ParameterRow",
     "Place",
     "Reporter",
     "ScheduledOptimizer",
+    "SelectionMetric",
     "Source",
     "SourceTweet",
     "Stage",
     "StopRequestedError",
-    "TokenCount",
+    "TokenCounts",
     "Tokens",
     "TrackedRun",
     "Tracker",

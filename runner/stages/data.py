@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from runner.records import Sample
-from runner.stages.reporter import Reporter
+from runner.stages.plugin import Reporter
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,15 @@ from pydantic import Field
 
 from runner.records import Answer, Completion, Rendered
 from runner.stages.model import VisionLanguageModel
-from runner.stages.options import Options
-from runner.stages.reporter import Reporter
+from runner.stages.plugin import Options, Reporter
 
 
 class GeneratorOptions(Options):
     """The base of every generator's options."""
+
+    former_names: ClassVar[Mapping[str, str]] = {
+        "examples": "num_few_shot",
+    }
 
     needs_model: ClassVar[bool] = True
     """Whether answers come from the weights of the spec's `model`; where they do not, that section is `none`."""
@@ -24,7 +27,7 @@ class GeneratorOptions(Options):
     """Whether a model that is being trained in this process can answer: `Weights.load` is all that is called, and the
     model is left where it is. False for what reads weights from a folder, or asks elsewhere."""
 
-    examples: Annotated[int, Field(ge=0)] = 0
+    num_few_shot: Annotated[int, Field(ge=0)] = 0
     """Solved samples shown before each question. They are drawn from the training split by the spec's seed, the
     same for every question; a larger number begins with those of a smaller one."""
 

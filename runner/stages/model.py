@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from runner.records import Rendered
-from runner.stages.options import Options
+from runner.stages.plugin import Options
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ Features = dict[str, "torch.Tensor"]
 
 
 @dataclass(frozen=True)
-class TokenCount:
+class TokenCounts:
     """The lengths of one encoded sample, in tokens.
 
     Attributes:
@@ -54,7 +54,7 @@ class FrozenVision(Protocol):
         """
 
 
-class Outline(Protocol):
+class ModelSpec(Protocol):
     """What planning needs of a model; every `VisionLanguageModel` is one."""
 
     @property
@@ -62,7 +62,7 @@ class Outline(Protocol):
         """As a `VisionLanguageModel` has it, without memory for its weights."""
 
     @property
-    def packs(self) -> bool:
+    def supports_packing(self) -> bool:
         """Whether its samples are laid in a row without padding; see `VisionLanguageModel.pack`."""
 
     @property
@@ -73,7 +73,7 @@ class Outline(Protocol):
     def context_length(self) -> int | None:
         """The most tokens of prompt and answer together; None where the model sets no limit."""
 
-    def count(self, rendered: Rendered) -> TokenCount:
+    def count(self, rendered: Rendered) -> TokenCounts:
         """Count a sample's tokens from its text and the size of its images, without reading pixels."""
 
 
@@ -87,7 +87,7 @@ class VisionLanguageModel(Protocol):
     """Tokens that end an answer."""
 
     turn_end: str
-    """The text of the token that ends an answer, as `spell` writes it."""
+    """The text of the token that ends an answer, as `decode_raw` writes it."""
 
     image_token_ids: frozenset[int]
     """Tokens at whose places the features of the vision tower stand."""
@@ -95,17 +95,17 @@ class VisionLanguageModel(Protocol):
     context_length: int | None
     """The most tokens of prompt and answer together; None where the model sets no limit."""
 
-    def encode(self, rendered: Rendered, trailing: str = "", *, pixels: bool = True) -> Features:
+    def encode(self, rendered: Rendered, target_suffix: str = "", *, pixels: bool = True) -> Features:
         """Tokenise a sample inside the chat template, images processed.
 
         Args:
             rendered: With a target for training, without for generation (then `labels` are all -100).
-            trailing: Text trained after the end token.
+            target_suffix: Text trained after the end token.
             pixels: Whether images are read. Without, the tokens are the same, as many for each image as its size asks
                 for, and the vision tower's inputs are left out.
         """
 
-    packs: bool
+    supports_packing: bool
     """Whether `pack` can be asked."""
 
     replaces_pixels: bool
@@ -133,13 +133,13 @@ class VisionLanguageModel(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Turn generated tokens into text, without special tokens, nothing else cleaned up."""
 
-    def spell(self, token_ids: Sequence[int]) -> str:
+    def decode_raw(self, token_ids: Sequence[int]) -> str:
         """Turn any tokens into text, special tokens spelt out."""
 
     def num_image_features(self, features: Features) -> int:
         """Count the features that the vision tower makes of the pixels of one encoded sample."""
 
-    def count(self, rendered: Rendered) -> TokenCount:
+    def count(self, rendered: Rendered) -> TokenCounts:
         """Count a sample's tokens from its text and the size of its images, without reading pixels."""
 
     def num_image_tokens(self, rendered: Rendered) -> int:
@@ -175,14 +175,14 @@ class Model(Protocol):
             seed: For random weights.
         """
 
-    def outline(self, texts: Iterable[str]) -> VisionLanguageModel:
+    def model_spec(self, texts: Iterable[str]) -> VisionLanguageModel:
         """Make the same model without memory for its weights (the meta device), for planning."""
 
-    def sketch(self, texts: Iterable[str] | None) -> Outline:
-        """Make as much of the outline as can be had here: without a hub, from what its plugin knows of the checkpoint.
+    def meta_model(self, texts: Iterable[str] | None) -> ModelSpec:
+        """Build the model on the meta device; without a hub, from what its plugin knows of the checkpoint.
 
         Args:
-            texts: As in `outline`; None where there are none yet.
+            texts: As in `model_spec`; None where there are none yet.
 
         Raises:
             UnmetError: Neither the checkpoint nor its published figures can be had, or there is no text to make a

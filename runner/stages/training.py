@@ -7,16 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from runner.records import Extent, Forecast, Rendered
-from runner.stages.model import Features, Outline, TokenCount, VisionLanguageModel
-from runner.stages.options import Options
-from runner.stages.reporter import Reporter
+from runner.records import Rendered, TrainingBudget, TrainingEstimate
+from runner.stages.model import Features, ModelSpec, TokenCounts, VisionLanguageModel
+from runner.stages.plugin import Options, Reporter
 
 if TYPE_CHECKING:
     import torch
 
 
-class Measure(Options):
+class SelectionMetric(Options):
     """What the better of two models is told by, never a figure of the test split."""
 
     metric: str
@@ -31,18 +30,18 @@ class TrainerOptions(Options):
     """The base of every trainer's options."""
 
     @property
-    def own_figures(self) -> Sequence[str]:
+    def own_metrics(self) -> Sequence[str]:
         """What the trainer itself measures on the samples that it keeps aside, such as `validation/loss`."""
         return ()
 
     @property
-    def answers_validation(self) -> bool:
-        """Whether it has those samples answered (`TrainingRun.examiner`); the option's name is `generate_every`."""
+    def generates_validation(self) -> bool:
+        """Whether answers to validation samples are generated during training (`eval_generate_steps`)."""
         return False
 
     @property
-    def chosen_by(self) -> Measure | None:
-        """What decides between the models of a training, the option `best_by`; None where nothing is chosen."""
+    def selection_metric(self) -> SelectionMetric | None:
+        """The metric that selects the best model (`metric_for_best_model`); None if the last model is the result."""
         return None
 
 
@@ -118,7 +117,7 @@ Counts = Mapping[str, Mapping[str, float]]
 """What each metric counts in one answer, by the metric's plugin; it lacks those that were not asked about."""
 
 
-class Examiner(Protocol):
+class AnswerEvaluator(Protocol):
     """Has samples of the training split answered by a model in training, and measures the answers.
 
     Prompts, generator, reading and metrics are those of the test split.
@@ -137,7 +136,7 @@ class Examiner(Protocol):
             DataError: A prompt alone is too long.
         """
 
-    def examine(self, model: VisionLanguageModel, places: Sequence[int]) -> list[Counts]:
+    def evaluate(self, model: VisionLanguageModel, places: Sequence[int]) -> list[Counts]:
         """Have samples answered by the model as it is, and count what is right.
 
         Args:
@@ -162,7 +161,7 @@ class TrainingRun:
         reporter: Told of losses and progress.
         check: Called with each sample as it is encoded, before anything is learnt from it; raises where the tokens
             that carry loss are not the answer.
-        examiner: Where the options ask for answers to the samples kept aside (`TrainerOptions.answers_validation`).
+        evaluator: Where the options ask for answers to the samples kept aside (`TrainerOptions.generates_validation`).
         encoded: Folder for samples as `check` has passed them, shared by all trainings of this model on these data,
             other workers', other trials' and later ones; others of its kind lie beside it. None to keep none.
     """
@@ -171,14 +170,14 @@ class TrainingRun:
     seed: int
     reporter: Reporter = field(repr=False)
     check: Callable[[Rendered, Features], object] = field(default=_taken_as_it_is, repr=False)
-    examiner: Examiner | None = field(default=None, repr=False)
+    evaluator: AnswerEvaluator | None = field(default=None, repr=False)
     encoded: Path | None = None
 
 
 class Trainer(Protocol):
     """Stage `trainer`: fits a model to rendered samples. Its options derive from `TrainerOptions`."""
 
-    trailing: str
+    target_suffix: str
     """Text that is trained after the end token of an answer."""
 
     truncates: bool
@@ -190,7 +189,7 @@ class Trainer(Protocol):
     def __init__(self, options: Any) -> None:
         """Take the section's options."""
 
-    def limit(self, model: Outline) -> int | None:
+    def limit(self, model: ModelSpec) -> int | None:
         """The most tokens that a sample may have; None where there is no limit.
 
         Raises:
@@ -198,7 +197,7 @@ class Trainer(Protocol):
         """
 
     def encode(self, model: VisionLanguageModel, rendered: Rendered) -> Features:
-        """Encode a sample with its target, and `trailing`, as it is trained on.
+        """Encode a sample with its target, and `target_suffix`, as it is trained on.
 
         Returns:
             What the model takes; no token at all where the sample is left out.
@@ -207,9 +206,9 @@ class Trainer(Protocol):
             DataError: It is beyond the limit and neither cut nor left out, or an image cannot be used.
         """
 
-    def extent(
-        self, model: Outline | None, counts: Sequence[TokenCount] | None, groups: Sequence[str], seed: int
-    ) -> Extent:
+    def training_budget(
+        self, model: ModelSpec | None, counts: Sequence[TokenCounts] | None, groups: Sequence[str], seed: int
+    ) -> TrainingBudget:
         """Count the optimizer steps of a training, and the tokens of answers in them, exactly.
 
         Args:
@@ -222,9 +221,9 @@ class Trainer(Protocol):
             SpecError: The options ask for so many tokens, and no sample that is trained on has any.
         """
 
-    def forecast(
-        self, model: Outline, optimizer: Optimizer, counts: Sequence[TokenCount], workers: int, *, gpus: bool
-    ) -> Forecast:
+    def estimate_training(
+        self, model: ModelSpec, optimizer: Optimizer, counts: Sequence[TokenCounts], workers: int, *, gpus: bool
+    ) -> TrainingEstimate:
         """Work out memory, disk and operations of a training; nothing is computed.
 
         Args:
@@ -261,3 +260,27 @@ class Trainer(Protocol):
 
     def precision(self) -> str:
         """The precision the trained weights are saved in: `fp32` or `bf16`."""
+
+
+def summarize_groups(rows: Sequence[ParameterRow]) -> list[dict[str, Any]]:
+    """Sum a manifest up, a row a group in the order of the spec.
+
+    Returns:
+        `group`, `num_parameters` (all its weights), `num_trainable`, and `lr` and `weight_decay`, the largest in it;
+        both are None in a group where nothing learns.
+    """
+    members: dict[str, list[ParameterRow]] = {}
+    for row in rows:
+        members.setdefault(row.group, []).append(row)
+    return [_summed(group, each) for group, each in members.items()]
+
+
+def _summed(group: str, rows: Sequence[ParameterRow]) -> dict[str, Any]:
+    learning = [row for row in rows if row.trainable]
+    return {
+        "group": group,
+        "num_parameters": sum(row.num_parameters for row in rows),
+        "num_trainable": sum(row.num_parameters for row in learning),
+        "lr": max((row.lr for row in learning if row.lr is not None), default=None),
+        "weight_decay": max((row.weight_decay for row in learning if row.weight_decay is not None), default=None),
+    }

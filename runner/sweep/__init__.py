@@ -1,1 +1,1 @@
-"""Which trials a sweep runs, and what it remembers of them: the only room that knows Optuna."""
+"""Sweeps: which trials to run. The only room that imports Optuna."""

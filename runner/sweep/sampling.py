@@ -10,8 +10,9 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
-from runner.spec.dimension import Dimension, Drawn
-from runner.spec.sweep import (
+from runner.spec.sweep_section import (
+    Dimension,
+    Drawn,
     GaussianSearch,
     GeneticSearch,
     HalvingPruning,
@@ -102,25 +103,29 @@ def sampler(search: Search, seed: int, *, conditional: bool = False) -> optuna.s
 
 def _sampler(search: Search, seed: int, *, conditional: bool) -> optuna.samplers.BaseSampler:
     if isinstance(search, TpeSearch):
-        return optuna.samplers.TPESampler(n_startup_trials=search.startup, seed=seed, group=conditional)
+        return optuna.samplers.TPESampler(n_startup_trials=search.n_startup_trials, seed=seed, group=conditional)
     if isinstance(search, GaussianSearch):
-        return optuna.samplers.GPSampler(n_startup_trials=search.startup, seed=seed)
+        return optuna.samplers.GPSampler(n_startup_trials=search.n_startup_trials, seed=seed)
     if isinstance(search, GeneticSearch):
-        return optuna.samplers.NSGAIISampler(population_size=search.population, seed=seed)
+        return optuna.samplers.NSGAIISampler(population_size=search.population_size, seed=seed)
     return optuna.samplers.RandomSampler(seed=seed)
 
 
 def pruner(pruning: Pruning | None) -> optuna.pruners.BasePruner:
     """Make the pruner."""
     if isinstance(pruning, MedianPruning):
-        return optuna.pruners.MedianPruner(n_startup_trials=pruning.startup, n_warmup_steps=pruning.warmup)
+        return optuna.pruners.MedianPruner(
+            n_startup_trials=pruning.n_startup_trials, n_warmup_steps=pruning.n_warmup_steps
+        )
     if isinstance(pruning, HalvingPruning):
         return optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=pruning.first_rung, reduction_factor=pruning.reduction
+            min_resource=pruning.min_resource, reduction_factor=pruning.reduction_factor
         )
     if isinstance(pruning, HyperbandPruning):
         return optuna.pruners.HyperbandPruner(
-            min_resource=pruning.first_rung, max_resource=pruning.steps, reduction_factor=pruning.reduction
+            min_resource=pruning.min_resource,
+            max_resource=pruning.max_resource,
+            reduction_factor=pruning.reduction_factor,
         )
     return optuna.pruners.NopPruner()
 

@@ -10,17 +10,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from runner.artifacts import RunDirectory
-from runner.plan import Survey, Trial
-from runner.spec.models import ExperimentSpec
-from runner.spec.sweep import SweepOptions
+from runner.plan import PlanResolver, Trial
+from runner.spec.experiment_spec import ExperimentSpec
+from runner.spec.sweep_section import SweepOptions
 from runner.spec.tree import Tree
 from runner.spec.variants import Variants
 from runner.stages import Reporter
-from runner.steps.outcome import Status
-from runner.sweep.arm import Arm
-from runner.sweep.memory import open_journal, studies_by_arm
-from runner.sweep.points import Composer, Point, as_it_is
+from runner.sweep.study import ArmStudy, open_journal, studies_by_arm
+from runner.trial.run_directory import RunDirectory
+from runner.trial.run_trial import Status
+from runner.trial_factory import SweepPoint, TrialFactory, unchanged
 
 
 @dataclass(frozen=True)
@@ -37,13 +36,13 @@ class End:
 
 
 class Search:
-    """Proposes the trials of a sweep; see `runner.sweep.proposals.Proposals`.
+    """Proposes the trials of a sweep; see `runner.sweep.trial_source.TrialSource`.
 
     A point's objective is the mean over its seeds. With pruning, a point goes by its first seed: the others are asked
     once that one has finished, and never where it was pruned.
     """
 
-    def __init__(self, composer: Composer, folder: Path) -> None:
+    def __init__(self, composer: TrialFactory, folder: Path) -> None:
         """Take up a search, or begin it.
 
         Args:
@@ -57,7 +56,7 @@ class Search:
         self._runs = folder.parent
         storage = open_journal(folder)
         earlier = studies_by_arm(storage)
-        self._arms = [Arm(composer, name, storage) for name in composer.swept.arms]
+        self._arms = [ArmStudy(composer, name, storage) for name in composer.swept.arms]
         self._dropped = [told for arm in self._arms for told in arm.dropped]
         if any(arm.is_new for arm in self._arms):
             gone = [name for name in earlier if name not in composer.swept.arms]
@@ -83,7 +82,7 @@ class Search:
     def _num_open(self) -> int:
         return len(self._asked.keys() - self._ended.keys())
 
-    def _points(self) -> Iterator[tuple[Arm, Point]]:
+    def _points(self) -> Iterator[tuple[ArmStudy, SweepPoint]]:
         """All points, the first of each arm before the second of any."""
         several = [(point.number, place, arm, point) for place, arm in enumerate(self._arms) for point in arm]
         yield from ((arm, point) for _, _, arm, point in sorted(several, key=lambda each: each[:2]))
@@ -99,7 +98,7 @@ class Search:
     def _is_finished(self, trial: Trial) -> bool:
         return RunDirectory(self._runs / trial.name).finished("score")
 
-    def _ready(self, point: Point) -> tuple[Trial, ...]:
+    def _ready(self, point: SweepPoint) -> tuple[Trial, ...]:
         """The trials of a point that need not wait for its first."""
         if self._sweep.pruning is None:
             return point.trials
@@ -119,13 +118,13 @@ class Search:
                 if any(trial.name not in self._asked for trial in point.trials):
                     return
 
-    def _within(self, arm: Arm) -> bool:
+    def _within(self, arm: ArmStudy) -> bool:
         """Whether an arm's budget has room for a point with all its seeds."""
         limit = self._sweep.budget.trials
         num_seeds = len(self._sweep.seeds or (0,))
         return limit is None or sum(self._num_trials(point) for point in arm) + num_seeds <= limit
 
-    def _num_trials(self, point: Point) -> int:
+    def _num_trials(self, point: SweepPoint) -> int:
         """How many trials a point is: one, where it was pruned."""
         first = self._ended.get(point.trials[0].name)
         return 1 if first and first.status == "pruned" else len(point.trials)
@@ -182,7 +181,7 @@ class Search:
         if self._sweep.budget.hours:
             self._arms[0].seconds = self._hours() * 3600
 
-    def _settle(self, arm: Arm, point: Point) -> None:
+    def _settle(self, arm: ArmStudy, point: SweepPoint) -> None:
         """Tell the study of a point, once all its trials have ended; what failed or was interrupted is run again."""
         ends = [self._ended.get(trial.name) for trial in point.trials]
         if ends[0] is not None and ends[0].status == "pruned":
@@ -190,7 +189,7 @@ class Search:
         elif self._sweep.objective is not None and all(end is not None and end.status == "finished" for end in ends):
             arm.end(point, self._value(point))
 
-    def _value(self, point: Point) -> float | None:
+    def _value(self, point: SweepPoint) -> float | None:
         """The mean of the objective over a point's seeds; None before all have one that is a number."""
         values = [self._ended[trial.name].value for trial in point.trials if trial.name in self._ended]
         numbers = [value for value in values if value is not None and math.isfinite(value)]
@@ -223,7 +222,7 @@ def open_search(
     sweep: SweepOptions,
     folder: Path,
     reporter: Reporter,
-    adjust: Callable[[ExperimentSpec], ExperimentSpec] = as_it_is,
+    adjust: Callable[[ExperimentSpec], ExperimentSpec] = unchanged,
 ) -> Search:
     """Take up the search of a sweep, or begin it.
 
@@ -239,4 +238,4 @@ def open_search(
         DataError: A data set is missing or broken.
         UnmetError: A model's checkpoint cannot be had.
     """
-    return Search(Composer(Variants(tree, sweep), Survey(reporter), adjust), folder)
+    return Search(TrialFactory(Variants(tree, sweep), PlanResolver(reporter), adjust), folder)

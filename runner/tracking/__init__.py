@@ -1,1 +1,1 @@
-"""Feeds the tracker out of the logs of runs, while they run and afterwards."""
+"""Tracking: uploads runs to the tracker, and catches up what earlier launches could not upload."""

@@ -1,4 +1,4 @@
-"""Delivers to the tracker what launches that are gone have left: trials and sweeps, in order, each thing once."""
+"""Uploads what earlier launches could not send to the tracker."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from runner.artifacts import RunDirectory
 from runner.errors import RunnerError
 from runner.plan import implement
 from runner.secrets import without_passwords
-from runner.spec.models import ExperimentSpec
+from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import Tracker
-from runner.standing.standing import Found
-from runner.standing.sweep_folder import FOLDER, shown_value, sweep_as_told
-from runner.standing.underway import Note, notes
-from runner.steps.outcome import Status
-from runner.tracking.feed import MISSES_IN_TURN, DeliveredElsewhereError, TrackerFeed
-from runner.tracking.tracked import found_sweep, found_trial, store_of
+from runner.status.process_registry import LaunchRecord, launch_records
+from runner.status.status import FoundExperiment
+from runner.status.sweep_folder import FOLDER, shown_value, sweep_as_told
+from runner.tracking.run_sync import MISSES_IN_TURN, RunSync, UploadedElsewhereError
+from runner.tracking.tracked_run import store_of, sweep_from_folder, trial_from_folder
+from runner.trial.run_directory import RunDirectory
+from runner.trial.run_trial import Status
 
 
 @dataclass(frozen=True)
-class Synced:
+class SyncResult:
     """What came of one run.
 
     Attributes:
@@ -49,7 +49,7 @@ class Synced:
         return {"mlflow_run_id": told.pop("run_id"), **told}
 
 
-class Sync:
+class StorageSync:
     """Goes through experiments and delivers what their trackers lack.
 
     Attributes:
@@ -62,10 +62,10 @@ class Sync:
         self._misses = 0
         self.refused: dict[str, str] = {}
 
-    def experiment(self, found: Found) -> Iterator[Synced]:
+    def experiment(self, found: FoundExperiment) -> Iterator[SyncResult]:
         """Deliver an experiment, or the trials of it that were named; one that a launch is still at is refused."""
         name = found.experiment.name
-        launches = [note for note in notes(found.experiment) if note.alive]
+        launches = [note for note in launch_records(found.experiment) if note.alive]
         if launches:
             self.refused[name] = "; ".join(_still_at_it(note, name) for note in launches)
             return
@@ -75,50 +75,50 @@ class Sync:
                 return
             yield self._deliver(*self._trial(RunDirectory(path), sweep))
         if sweep.error is not None:
-            yield Synced(name, FOLDER, sweep.status, error=sweep.error)
+            yield SyncResult(name, FOLDER, sweep.status, error=sweep.error)
         # Last, as it was opened anew where a trial was to be shown under it.
         if sweep.feed is not None and not self._away(name):
-            yield self._deliver(Synced(name, FOLDER, sweep.status), sweep.feed, {})
+            yield self._deliver(SyncResult(name, FOLDER, sweep.status), sweep.feed, {})
 
     def _away(self, name: str) -> bool:
         if self._misses >= MISSES_IN_TURN:
             self.refused[name] = "the tracker does not answer, and the rest was not tried"
         return self._misses >= MISSES_IN_TURN
 
-    def _trial(self, run: RunDirectory, sweep: _SweepAt) -> tuple[Synced, TrackerFeed | None, dict[str, float]]:
-        told = Synced(run.path.parent.name, run.path.name, _status(run))
+    def _trial(self, run: RunDirectory, sweep: _SweepAt) -> tuple[SyncResult, RunSync | None, dict[str, float]]:
+        told = SyncResult(run.path.parent.name, run.path.name, _status(run))
         entry = sweep.trials.get(run.path.name)
         try:
-            spec, tracked = found_trial(run, entry or {})
+            spec, tracked = trial_from_folder(run, entry or {})
         except RunnerError as error:
-            return Synced(told.experiment, told.name, told.status, error=str(error)), None, {}
+            return SyncResult(told.experiment, told.name, told.status, error=str(error)), None, {}
         parent = None if entry is None else sweep.feed
-        feed = TrackerFeed(lambda: _tracker(spec, self._storage), tracked, parent, store_of(spec))
+        feed = RunSync(lambda: _tracker(spec, self._storage), tracked, parent, store_of(spec))
         return told, feed, shown_value((entry or {}).get("objective"))
 
-    def _deliver(self, told: Synced, feed: TrackerFeed | None, results: dict[str, float]) -> Synced:
+    def _deliver(self, told: SyncResult, feed: RunSync | None, results: dict[str, float]) -> SyncResult:
         if feed is None:
             return told
         about = (told.experiment, told.name, told.status)
         if not feed.lacks(told.status):
-            return Synced(*about, run_id=feed.run_id)
+            return SyncResult(*about, run_id=feed.run_id)
         try:
             events = feed.finish(told.status, results)
         except Exception as error:  # whatever a tracker raises is told, and the other runs are tried
-            self._misses += not isinstance(error, DeliveredElsewhereError)
+            self._misses += not isinstance(error, UploadedElsewhereError)
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            return Synced(*about, run_id=feed.run_id, error=without_passwords(lines[0]))
+            return SyncResult(*about, run_id=feed.run_id, error=without_passwords(lines[0]))
         finally:
             feed.release()
         self._misses = 0
-        return Synced(*about, delivered=True, events=events, run_id=feed.run_id)
+        return SyncResult(*about, delivered=True, events=events, run_id=feed.run_id)
 
 
 class _SweepAt:
     """The sweep that lies in a folder, if one does."""
 
     def __init__(self, folder: Path, storage: Path) -> None:
-        self.feed: TrackerFeed | None = None
+        self.feed: RunSync | None = None
         self.error: str | None = None
         told = sweep_as_told(folder)
         self.trials: dict[str, dict[str, Any]] = {trial["name"]: trial for trial in told.get("trials", ())}
@@ -126,14 +126,14 @@ class _SweepAt:
         if not (folder / "plan.json").exists():
             return
         try:
-            spec, run = found_sweep(folder)
+            spec, run = sweep_from_folder(folder)
         except RunnerError as error:
             self.error = str(error)
         else:
-            self.feed = TrackerFeed(lambda: _tracker(spec, storage), run, store=store_of(spec))
+            self.feed = RunSync(lambda: _tracker(spec, storage), run, store=store_of(spec))
 
 
-def _still_at_it(note: Note, experiment: str) -> str:
+def _still_at_it(note: LaunchRecord, experiment: str) -> str:
     if note.here:
         return f"a launch is still at it (process {note.pid}), which delivers; `runner stop {experiment}` ends it"
     return f"a launch is still at it on {note.host}, as far as can be told here; if it is gone, remove {note.file}"

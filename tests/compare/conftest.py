@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from runner.artifacts import RunDirectory
-from runner.events import EventLog
 from runner.files import write_json, write_lines
 from runner.plan import implement, resolve, trial_name
 from runner.spec.load import load_spec
-from runner.steps.score import all_figures, score_modes, score_rows
+from runner.trial.events import EventLog
+from runner.trial.run_directory import RunDirectory
+from runner.trial.score import all_figures, score_modes, score_rows
 
 SPEC = """\
 name: told
@@ -19,7 +19,7 @@ data: {type: synthetic, path: data, train: 2, test: 40}
 adapter: {type: pfa, tasks: [summary, ner, match]}
 model: none
 trainer: none
-generator: {type: fixed}
+generator: {type: constant}
 metrics: [{type: rouge}, {type: bleu}, {type: ner_f1}, {type: image_entity_accuracy}]
 tracker: {type: mlflow}
 """

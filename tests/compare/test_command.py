@@ -15,7 +15,7 @@ data: {type: synthetic, path: data, train: 2, test: 8}
 adapter: {type: pfa, tasks: [summary, ner, match]}
 model: none
 trainer: none
-generator: {type: fixed, answer: "Task 1 Answer: a cross"}
+generator: {type: constant, answer: "Task 1 Answer: a cross"}
 metrics: [{type: ner_f1}, {type: bleu}]
 tracker: {type: mlflow}
 sweep:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from runner.compare.comparison import Question, compare
+from runner.compare.comparison import CompareOptions, compare
 from runner.compare.resampling import Resampling
 from runner.errors import DataError, SpecError
 
@@ -13,7 +13,7 @@ FAST = Resampling(num_resamples=300)
 
 
 def ask(**how):
-    return Question(resampling=FAST, **how)
+    return CompareOptions(resampling=FAST, **how)
 
 
 def labels(found):
@@ -76,12 +76,12 @@ def test_runs_of_different_budgets_are_not_taken_together(storage):
     arms = {}
     for budget in (1, 2):
         for name, tasks in (("joint", "ner,match"), ("alone", "ner")):
-            arms[f"{name}{budget}"] = ([f"adapter.tasks=[{tasks}]", f"generator.examples={budget}"], 0.1 * budget)
+            arms[f"{name}{budget}"] = ([f"adapter.tasks=[{tasks}]", f"generator.num_few_shot={budget}"], 0.1 * budget)
     storage.sweep(arms, seeds=(1, 2))
     tests = compare(["swept"], storage.runs, ask(mre=True, metrics=["ner_f1"])).as_json()["tests"]
     assert [(test["effect"], test["budget"]) for test in tests] == [
-        ("ner alone", "examples=1"),
-        ("ner alone", "examples=2"),
+        ("ner alone", "num_few_shot=1"),
+        ("ner alone", "num_few_shot=2"),
     ]
 
 
@@ -170,11 +170,11 @@ def test_a_trial_of_an_earlier_sweep_in_the_same_folder_is_left_out(storage):
 
 
 def test_runs_of_a_group_that_differ_in_more_than_their_seed_are_told_about(storage):
-    storage.run("generator.examples=1", experiment="one")
-    storage.run("generator.examples=2", experiment="two")
+    storage.run("generator.num_few_shot=1", experiment="one")
+    storage.run("generator.num_few_shot=2", experiment="two")
     found = compare(["one", "two"], storage.runs, ask(by="adapter.type"))
-    assert "the runs of pfa differ in more than their seed: examples" in found.warnings
-    assert labels(compare(["one", "two"], storage.runs, ask(by="generator.examples"))) == ["1", "2"]
+    assert "the runs of pfa differ in more than their seed: num_few_shot" in found.warnings
+    assert labels(compare(["one", "two"], storage.runs, ask(by="generator.num_few_shot"))) == ["1", "2"]
     assert labels(compare(["one", "two"], storage.runs, ask())) == ["one", "two"]
 
 
@@ -237,8 +237,8 @@ def test_disagreements_are_the_largest_first_and_as_many_as_wanted(ablation):
 
 def test_the_effect_size_of_a_mean_is_cohens_d_of_paired_values(storage):
     storage.run(experiment="one", spoilt=0.2)
-    storage.run("generator.examples=1", experiment="two", spoilt=0.5)
-    found = compare(["one", "two"], storage.runs, Question(metrics=["bleu"]))
+    storage.run("generator.num_few_shot=1", experiment="two", spoilt=0.5)
+    found = compare(["one", "two"], storage.runs, CompareOptions(metrics=["bleu"]))
     one, other = (
         np.array([row["counts"]["bleu"]["bleu"] for row in group.runs[0].rows.values()]) for group in found.groups
     )
@@ -258,7 +258,7 @@ class Away:
 
 
 def test_a_tracker_that_is_away_is_told_about_once_and_harms_nothing(ablation, monkeypatch):
-    from runner.compare import tracked
+    from runner.compare import tracker_runs as tracked
 
     monkeypatch.setattr(tracked, "tracker_state", lambda folder: {"run_id": folder.name})
     monkeypatch.setattr(tracked, "implement", lambda part, storage: Away(part.options, storage))

@@ -8,11 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from plugins.metric.exact_match import ExactMatch, ExactMatchOptions
-from plugins.metric.ner_f1 import NerF1, NerF1Options
+from plugins.metric.extraction import ExactMatch, ExactMatchOptions, NerF1, NerF1Options
 from runner.compare import resampling
-from runner.compare.resampling import Resampling, bootstrap, exchanges, interval, p_value, randomisation
-from runner.compare.tally import reduction
+from runner.compare.resampling import Resampling, bootstrap, exchanges, interval, p_value, randomisation, reduction
 
 HOW = Resampling(num_resamples=4000, seed=3)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from runner.dataset.build import Built, build_dataset
+from runner.dataset.build.pipeline import BuildResult, build_dataset
 from runner.dataset.publish import publishing
 from runner.records import Entity, Sample, Segment
 from runner.spec.check import section
@@ -144,10 +144,10 @@ def corpus(tmp_path: Path) -> Corpus:
 
 
 @pytest.fixture
-def build(corpus: Corpus, heard: Heard, tmp_path: Path) -> Callable[..., Built]:
+def build(corpus: Corpus, heard: Heard, tmp_path: Path) -> Callable[..., BuildResult]:
     """A function that builds the corpus, official splits and skipping unless told otherwise."""
 
-    def run(output: str = "made", skip: bool = True, dry_run: bool = False, **settings: Any) -> Built:
+    def run(output: str = "made", skip: bool = True, dry_run: bool = False, **settings: Any) -> BuildResult:
         crop = {"unusable_images": "skip" if skip else "refuse"}
         settings = {"split": "official", "crop": crop, **settings}
         spec = DatasetSpec(

@@ -6,9 +6,9 @@ import shutil
 import pytest
 from chat_server import completion, failure, serving
 
+from runner.dataset.build.work_folder import WorkFolder
 from runner.dataset.folder import DatasetFolder
-from runner.dataset.review import Decision, decide, now, reviewed
-from runner.dataset.work import WorkFolder
+from runner.dataset.review.decisions import Decision, decide, now, reviewed
 from runner.errors import DataError, StepError
 from runner.spec.check import section
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from runner.dataset.build import build_dataset
+from runner.dataset.build.pipeline import build_dataset
 from runner.dataset.folder import DatasetFolder
 from runner.errors import DataError
 from runner.spec.dataset_spec import DatasetSpec

@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from runner.dataset.card import card
-from runner.dataset.statistics import statistics
+from runner.dataset.dataset_statistics import statistics
+from runner.dataset.publish import card
 from runner.records import Entity, Sample
 
 DESCRIBED = {

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from runner.dataset.crop import crop_tweet
+from runner.dataset.build.crop_stage import crop_tweet
 from runner.dataset.folder import DatasetFolder
 from runner.dataset.publish import UnfinishedDataset
 from runner.records import Entity, Sample, Segment

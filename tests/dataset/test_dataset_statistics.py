@@ -5,7 +5,7 @@ from statistics import fmean, median
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.dataset.statistics import SPREAD, entities_by_label, spread, statistics, values_of
+from runner.dataset.dataset_statistics import SPREAD, entities_by_label, spread, statistics, values_of
 from runner.records import Entity, Sample, Segment
 
 SEGMENT = Segment("a", None, "Ada", (0, 0, 1, 1))

@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from runner.cli import app
-from runner.dataset import exchange, parquet
-from runner.dataset.exchange import export_dataset, import_dataset
+from runner.cli.main import app
+from runner.dataset import huggingface as exchange
+from runner.dataset import huggingface as parquet
 from runner.dataset.folder import DatasetFolder
+from runner.dataset.huggingface import export_dataset, import_dataset
 from runner.dataset.publish import publishing
-from runner.errors import DataError, UnmetError
+from runner.errors import DataError, RequirementError
 from runner.records import Entity, Sample, Segment
 
 
@@ -197,10 +198,10 @@ def test_an_export_in_place_of_a_data_set_says_what_makes_one(folder, heard, tmp
 
 
 def test_without_datasets_the_command_says_what_to_install(folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "runner.dataset.exchange", None)
-    monkeypatch.delattr("runner.dataset.exchange")
+    monkeypatch.setitem(sys.modules, "runner.dataset.huggingface", None)
+    monkeypatch.delattr("runner.dataset.huggingface")
     done = CliRunner().invoke(app, ["export", str(folder), str(tmp_path / "export")])
-    assert isinstance(done.exception, UnmetError)
+    assert isinstance(done.exception, RequirementError)
     assert "pip install 'mmre-runner[hub]'" in str(done.exception)
 
 
@@ -222,7 +223,7 @@ def test_a_name_on_the_hub(folder, heard, tmp_path, monkeypatch):
         raise OSError("no route\nto the hub")
 
     monkeypatch.setattr(exchange, "snapshot_download", away)
-    with pytest.raises(UnmetError, match=r"'somebody/tiny' is no folder here, and .* \(no route\)"):
+    with pytest.raises(RequirementError, match=r"'somebody/tiny' is no folder here, and .* \(no route\)"):
         import_dataset("somebody/tiny", tmp_path / "back", heard)
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 from chat_server import completion, serving
 
+from runner.dataset.build.work_folder import WorkFolder
 from runner.dataset.folder import DatasetFolder
-from runner.dataset.review import Decision, decide, now, reviewed
-from runner.dataset.work import WorkFolder
+from runner.dataset.review.decisions import Decision, decide, now, reviewed
 
 SUMMARY = "This image shows a flag of four colours, red and green above, blue and yellow below."
 

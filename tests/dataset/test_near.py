@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from runner.dataset.near import connected, near_groups, perceptual_hash
-from runner.dataset.split import divide, find_leaks
+from runner.dataset.split import connected, divide, find_leaks, near_groups, perceptual_hash
 from runner.errors import DataError
 from runner.records import Sample
 
@@ -111,7 +110,7 @@ def test_connected(hashes, distance):
 
 
 def test_groups_reach_over_chunks(monkeypatch):
-    monkeypatch.setattr("runner.dataset.near.CHUNK", 4)
+    monkeypatch.setattr("runner.dataset.split.CHUNK", 4)
     rng = random.Random(0)
     hashes = [rng.randrange(256) for _ in range(40)]
     found = connected(np.array(hashes, dtype=np.uint64), 1)

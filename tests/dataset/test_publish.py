@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner.dataset.folder import DatasetFolder
-from runner.dataset.publish import alone, publishing
+from runner.dataset.publish import exclusive_build, publishing
 from runner.errors import DataError
 from runner.records import Sample
 
@@ -112,7 +112,7 @@ def test_something_else_is_never_replaced(tmp_path, occupied):
 
 def test_a_place_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DataError, match="cannot be made"), alone(tmp_path / "file" / "set"):
+    with pytest.raises(DataError, match="cannot be made"), exclusive_build(tmp_path / "file" / "set"):
         pass
 
 
@@ -120,11 +120,11 @@ def test_one_at_a_time(tmp_path):
     order = []
 
     def second():
-        with alone(tmp_path / "set"):
+        with exclusive_build(tmp_path / "set"):
             order.append("second")
 
     waiting = threading.Thread(target=second)
-    with alone(tmp_path / "set"):
+    with exclusive_build(tmp_path / "set"):
         waiting.start()
         waiting.join(0.2)
         order.append("first")
@@ -141,11 +141,11 @@ def test_the_description_says_how_it_was_made(folder):
 
 def test_one_waits_for_another_and_says_so(tmp_path):
     path, first, said = tmp_path / "set", ExitStack(), []
-    first.enter_context(alone(path, lambda: said.append("first")))
+    first.enter_context(exclusive_build(path, lambda: said.append("first")))
 
     def waits():
         said.append("second")
         first.close()
 
-    with alone(path, waits):
+    with exclusive_build(path, waits):
         assert said == ["second"]

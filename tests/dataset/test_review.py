@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.dataset.release import standing
-from runner.dataset.review import Decision, decide, now, read_decisions, reviewed
-from runner.dataset.work import WorkFolder
+from runner.dataset.build.publish_stage import review_progress
+from runner.dataset.build.work_folder import WorkFolder
+from runner.dataset.review.decisions import Decision, decide, now, read_decisions, reviewed
 from runner.errors import DataError
 from runner.files import write_rows_whole
 
@@ -102,7 +102,7 @@ def test_samples_are_shown_with_what_stands_of_their_own_summary(tmp_path):
     }
     assert [name for name, each in found.items() if each.is_rejected] == ["d"]
     assert found["c"].decision is None
-    counts = standing(work)
+    counts = review_progress(work)
     assert (counts.accepted, counts.edited, counts.rejected, counts.undecided) == (1, 1, 1, 1)
 
 

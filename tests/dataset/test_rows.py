@@ -5,8 +5,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.dataset.folder import content_fingerprint
-from runner.dataset.rows import StoredSamples, row_of, sample_of
+from runner.dataset.folder import StoredSamples, content_fingerprint, row_of, sample_of
 from runner.files import write_rows_whole
 from runner.fingerprint import fingerprint
 from runner.records import Entity, Sample, Segment

@@ -3,9 +3,9 @@
 import pytest
 from PIL import Image
 
-from runner.dataset import cropping
+from runner.dataset.build import crop_stage as cropping
+from runner.dataset.build.work_folder import WorkFolder
 from runner.dataset.folder import DatasetFolder
-from runner.dataset.work import WorkFolder
 from runner.errors import DataError, StepError
 
 

@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from runner.cli.tables import stats_tables
 from runner.dataset.publish import publishing
-from runner.errors import DataError, SpecError, UnmetError
-from runner.preview.figures import histogram, shown, write_figures
-from runner.preview.stats import describe
+from runner.errors import DataError, RequirementError, SpecError
+from runner.preflight.dataset_report import describe, histogram, shown, write_figures
 from runner.records import Entity, Sample, Segment
-from runner.terminal.stats import stats_tables
 
 SPEC = """\
 name: tiny
@@ -85,7 +84,7 @@ def test_the_tables_hold_the_paper_beside(summarised, heard):
 
 
 def test_tokens_are_those_that_the_plan_counts(folder, heard):
-    from runner.forecast.estimate import describe_plan
+    from runner.preflight.estimate import describe_plan
     from runner.spec.load import load_spec
 
     spec = folder.parent / "tiny.yaml"
@@ -110,12 +109,12 @@ def test_what_is_no_model(folder, heard, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (folder.parent / "none.yaml").write_text(
         re.sub("(?m)^(model|optimizer|trainer|generator):.*", "", SPEC)
-        + "model: none\noptimizer: none\ntrainer: none\ngenerator: {type: fixed, answer: x}\n"
+        + "model: none\noptimizer: none\ntrainer: none\ngenerator: {type: constant, answer: x}\n"
     )
     with pytest.raises(SpecError, match="has no model"):
         describe(folder, str(folder.parent / "none.yaml"), heard)
     (folder.parent / "empty").mkdir()
-    with pytest.raises(UnmetError, match=r"holds no config\.json"):
+    with pytest.raises(RequirementError, match=r"holds no config\.json"):
         describe(folder, str(folder.parent / "empty"), heard)
 
 

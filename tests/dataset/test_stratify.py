@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.dataset.split import divide, find_leaks
-from runner.dataset.stratify import evened, imbalance, strata
+from runner.dataset.split import divide, evened, find_leaks, imbalance, strata
 from runner.records import Entity, Sample, Segment
 
 FEATURES = ("segments", "labels")

@@ -2,21 +2,21 @@
 
 import torch
 
-from plugins.model.qwen2_5_vl import Qwen25VLModel
+from plugins.model.qwen_vl import Qwen25VLModel
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.trainer.sft import SftTrainer
 
 ENTRY_POINTS = """\
 [runner.model.options]
-unmasked = plugins.model.qwen2_5_vl_options:Qwen25VLOptions
-endless = plugins.model.qwen2_5_vl_options:Qwen25VLOptions
-miscounted = plugins.model.qwen2_5_vl_options:Qwen25VLOptions
+unmasked = plugins.model.model_options:Qwen25VLOptions
+endless = plugins.model.model_options:Qwen25VLOptions
+miscounted = plugins.model.model_options:Qwen25VLOptions
 [runner.model]
 unmasked = broken:UnmaskedModel
 endless = broken:EndlessModel
 miscounted = broken:MiscountedModel
 [runner.optimizer.options]
-one_rate = plugins.optimizer.adamw_options:AdamWOptions
+one_rate = plugins.optimizer.optimizer_options:AdamWOptions
 [runner.optimizer]
 one_rate = broken:OneRateOptimizer
 [runner.trainer.options]
@@ -29,16 +29,16 @@ thawing = broken:ThawingTrainer
 class Unmasked(Qwen25VLModel.loaded):
     """Prompts carry loss."""
 
-    def encode(self, rendered, trailing="", **how):
-        features = super().encode(rendered, trailing, **how)
+    def encode(self, rendered, target_suffix="", **how):
+        features = super().encode(rendered, target_suffix, **how)
         return features if rendered.target is None else {**features, "labels": features["input_ids"].clone()}
 
 
 class Endless(Qwen25VLModel.loaded):
     """The end token carries none."""
 
-    def encode(self, rendered, trailing="", **how):
-        features = super().encode(rendered, trailing, **how)
+    def encode(self, rendered, target_suffix="", **how):
+        features = super().encode(rendered, target_suffix, **how)
         if rendered.target is not None:
             features["labels"][-1] = -100
         return features

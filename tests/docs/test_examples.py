@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from runner.registry import STAGES
+from runner.stages.registry import STAGES
 from tests.conftest import ROOT, Workplace
 
 EXAMPLES = ROOT / "docs" / "examples"

@@ -15,11 +15,11 @@ import typer
 from pydantic import BaseModel
 
 from plugins.trainer.sft_options import SftOptions
-from runner.cli import app
-from runner.registry import STAGES, installed
+from runner.cli.main import app
 from runner.spec.dataset_spec import DatasetSpec
-from runner.spec.models import ExperimentSpec
+from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import descriptions
+from runner.stages.registry import STAGES, installed
 from tests.conftest import ROOT
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -135,8 +135,8 @@ def test_every_setting_of_the_engine_is_in_the_reference(site, kind, folder, nam
 
 def test_type_default_and_docstring_of_an_option_are_told(site):
     page = unescape(re.sub(r"<[^>]+>", "", (site / "reference" / "experiment-trainer.html").read_text()))
-    docstring = descriptions(SftOptions)["keep_checkpoints"]
-    assert f"keep_checkpoints¶\nwhole number, above 0; default 1\n{docstring}\n" in page
+    docstring = descriptions(SftOptions)["save_total_limit"]
+    assert f"save_total_limit¶\nwhole number, above 0; default 1\n{docstring}\n" in page
 
 
 def test_every_shipped_spec_has_a_page(site):

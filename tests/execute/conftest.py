@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from runner.artifacts import RunDirectory
-from runner.events import EventLog
 from runner.execute.experiment import Experiment
-from runner.execute.interrupts import Interrupts
 from runner.execute.loop import Loop
 from runner.files import write_json
 from runner.plan import Trial, read_plan, resolve
+from runner.signals import StopSignals
 from runner.spec.load import load_spec
-from runner.standing.sweep_folder import SweepFolder
-from runner.steps.outcome import Outcome
+from runner.status.sweep_folder import SweepFolder
+from runner.trial.events import EventLog
+from runner.trial.run_directory import RunDirectory
+from runner.trial.run_trial import Outcome
 
 SPEC = """\
 name: many
@@ -23,7 +23,7 @@ data: {type: synthetic, path: data, train: 2, test: 2}
 adapter: {type: pfa, tasks: [ner]}
 model: none
 trainer: none
-generator: {type: fixed}
+generator: {type: constant}
 metrics: [{type: ner_f1}]
 tracker: {type: mlflow}
 """
@@ -175,7 +175,7 @@ class Place:
         executor, listener = Executor(2, lambda plan: scripts.get(plan.seed, [(1, 1.0)]), deaf), listener or Listener()
         with folder.held():
             experiment.begin_sweep(folder, {"metric": "validation/loss", "mode": "min"}, prunes=prunes)
-            loop = Loop(proposals, experiment, lambda: executor, listener, Interrupts())
+            loop = Loop(proposals, experiment, lambda: executor, listener, StopSignals())
             loop.run()
             folder.end("finished")
             loop.delivery.finish(experiment.sweep_feed, "finished")

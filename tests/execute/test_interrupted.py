@@ -8,7 +8,7 @@ import time
 import pytest
 
 from runner.errors import StepError
-from runner.steps.outcome import Outcome
+from runner.trial.run_trial import Outcome
 from tests.execute.test_launch import launch
 
 pytestmark = pytest.mark.slow

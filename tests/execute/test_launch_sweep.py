@@ -6,9 +6,9 @@ import math
 import pytest
 
 from runner.execute.experiment import Experiment
-from runner.execute.interrupts import Interrupts
-from runner.execute.launch_sweep import launch_sweep
+from runner.execute.launch import launch_sweep
 from runner.plan import resolve, smoke
+from runner.signals import StopSignals
 from runner.spec.load import load_spec
 
 SPEC = """\
@@ -17,7 +17,7 @@ data: {type: synthetic, path: data, train: 8, test: 2}
 adapter: {type: pfa, tasks: [ner]}
 model: {type: qwen2_5_vl, size: smoke}
 optimizer: {type: adamw, groups: {vision: {match: "*visual*", lr: 1e-3}, rest: {match: "*", lr: 1e-3}}}
-trainer: {type: sft, epochs: 1, batch_size: 2, precision: fp32, validation: 0.25, evaluate_every: 1}
+trainer: {type: sft, epochs: 1, global_batch_size: 2, precision: fp32, validation_ratio: 0.25, eval_steps: 1}
 generator: {type: transformers}
 metrics: [{type: ner_f1}]
 tracker: {type: mlflow}
@@ -28,11 +28,11 @@ sweep:
   seeds: [1, 2]
   search: SEARCH
   objective: {metric: validation/loss, mode: min}
-  first: [{}]
+  enqueue: [{}]
   budget: {trials: 8}
   parallel: PARALLEL
 """
-SEARCHES = {"random": ("{type: random, seed: 3}", "2"), "tpe": ("{type: tpe, seed: 3, startup: 2}", "1")}
+SEARCHES = {"random": ("{type: random, seed: 3}", "2"), "tpe": ("{type: tpe, seed: 3, n_startup_trials: 2}", "1")}
 
 
 class Killed(BaseException):
@@ -54,7 +54,7 @@ class Swept:
         plan = resolve(spec, listener)
         experiment = Experiment(self.loaded, plan, self.folder / "runs", (), afresh=afresh)
         executor = self._make_executor(_script)
-        return launch_sweep(experiment, lambda: executor, listener, Interrupts(), listener)
+        return launch_sweep(experiment, lambda: executor, listener, StopSignals(), listener)
 
     def found(self):
         told = json.loads((self.folder / "runs" / "searched" / "sweep" / "sweep.json").read_text())
@@ -77,7 +77,7 @@ def swept_at(place, scripted_executor):
 def test_a_sweep_that_is_ended_anywhere_and_launched_again_is_as_one_that_is_not(
     tmp_path, swept_at, listener_of, search, monkeypatch
 ):
-    monkeypatch.setattr("runner.execute.launch_sweep.write_figures", lambda *given: [])
+    monkeypatch.setattr("runner.execute.launch.write_figures", lambda *given: [])
     swept_at(tmp_path / "whole", search).launch(listener_of())
     whole = swept_at(tmp_path / "whole", search).found()
     assert len(whole) == 8 and {status for _, status, _ in whole.values()} == {"finished"}

@@ -6,16 +6,16 @@ import sqlite3
 import pytest
 from chat_server import completion, failure, question, serving
 
-from runner.artifacts import RunDirectory
 from runner.errors import SpecError
-from runner.events import EventLog
-from runner.forecast.estimate import describe_plan
 from runner.plan import plan_json, resolve, smoke
+from runner.preflight.estimate import describe_plan
 from runner.spec.load import LoadedSpec, load_spec
 from runner.spec.tree import Tree
-from runner.steps.context import TrialContext
-from runner.steps.trial import run_trial
-from runner.steps.weights import TrialWeights
+from runner.trial.context import TrialContext
+from runner.trial.events import EventLog
+from runner.trial.generate import TrialWeights
+from runner.trial.run_directory import RunDirectory
+from runner.trial.run_trial import run_trial
 
 KEY = "sk-very-secret"
 SERVED = """\
@@ -44,7 +44,9 @@ def test_a_served_model_is_asked_scored_and_after_a_failure_asked_for_the_rest(s
         return completion(ANSWER) if working or len(server.asked) < 4 else failure(500, f"broke on {KEY}")
 
     with serving(answer) as server:
-        (served.folder / "served.yaml").write_text(SERVED.format(url=server.url, more="concurrency: 1, examples: 2"))
+        (served.folder / "served.yaml").write_text(
+            SERVED.format(url=server.url, more="concurrency: 1, num_few_shot: 2")
+        )
         failed = served.run("launch", "served.yaml", "--local")
         assert failed.returncode == 1
         assert "Answers that came are kept: run this again for the rest" in failed.stderr
@@ -103,7 +105,7 @@ def run(plan, folder):
 
 
 def test_a_missing_key_is_told_before_anything_runs(served):
-    (served.folder / "served.yaml").write_text(SERVED.format(url="http://127.0.0.1:9/v1", more="examples: 2"))
+    (served.folder / "served.yaml").write_text(SERVED.format(url="http://127.0.0.1:9/v1", more="num_few_shot: 2"))
     del served.environment["CHAT_KEY"]
     done = served.run("launch", "served.yaml", "--local")
     assert done.returncode == 2
@@ -112,7 +114,7 @@ def test_a_missing_key_is_told_before_anything_runs(served):
 
 
 def test_a_plan_counts_nothing_and_a_smoke_run_asks_no_server(plan_of, tmp_path):
-    plan = plan_of(SERVED.format(url="http://127.0.0.1:9/v1", more="examples: 2"), smoke)
+    plan = plan_of(SERVED.format(url="http://127.0.0.1:9/v1", more="num_few_shot: 2"), smoke)
     loaded = LoadedSpec(plan.spec, Tree(plan.spec.as_json()), tmp_path / "served.yaml")
     told = describe_plan(loaded, Silent())
     assert (told["steps_per_trial"], told["parameters"], told["tokens"], told["unmet"]) == (0, [], {}, [])
@@ -126,7 +128,7 @@ data: {type: synthetic, path: data, train: 8, test: 4}
 adapter: {type: pfa, tasks: [ner]}
 model: {type: qwen2_5_vl, size: smoke}
 optimizer: {type: adamw, groups: {all: {match: "*", lr: 1.0e-3}}}
-trainer: {type: sft, epochs: 1, batch_size: 4, precision: bf16}
+trainer: {type: sft, epochs: 1, global_batch_size: 4, precision: bf16}
 generator: {type: transformers, max_new_tokens: 12}
 metrics: [{type: ner_f1}]
 tracker: {type: mlflow}

@@ -5,11 +5,11 @@ import signal
 
 import pytest
 
-from runner.artifacts import RunDirectory
-from runner.errors import StepError, UnmetError
+from runner.errors import RequirementError, StepError
 from runner.execute.results import LaunchResult
-from runner.standing.sweep_folder import SweepFolder
-from runner.sweep.proposals import FixedTrials
+from runner.status.sweep_folder import SweepFolder
+from runner.sweep.trial_source import FixedTrials
+from runner.trial.run_directory import RunDirectory
 
 
 class Pruning(FixedTrials):
@@ -140,7 +140,7 @@ def test_a_tracker_that_goes_away_costs_a_warning_and_is_served_by_the_next_laun
 
 def test_a_tracker_that_cannot_be_opened_stops_the_launch(place):
     place.tracker.away = True
-    with pytest.raises(UnmetError, match="nobody there"):
+    with pytest.raises(RequirementError, match="nobody there"):
         place.launch(FixedTrials(place.trials(1)), {})
 
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.errors import UnmetError
+from runner.errors import RequirementError
 from runner.execute.ray.placement import num_places, shape, shortage, worker_resources
-from runner.spec.models import ComputeOptions
+from runner.spec.experiment_spec import ComputeOptions
 
 NODE = {"CPU": 8.0, "GPU": 4.0, "accelerator_type:A100": 1.0, "memory": 1e10}
 HEAD = {"CPU": 0.0, "memory": 1e10}
@@ -28,7 +28,7 @@ def test_a_whole_node_is_waited_for_or_any_places_taken():
     waits = shape(compute(workers=4), [NODE] * 2, 4)
     assert not waits.fits(half)
     assert shortage(waits, half) == "4 GPUs and 8 CPUs (A100) on one node; free now: 2 × 2 GPUs, 8 CPUs, A100"
-    assert shape(compute(workers=4, pack="any"), [NODE] * 2, 4).fits(half)
+    assert shape(compute(workers=4, placement="any"), [NODE] * 2, 4).fits(half)
 
 
 def test_what_spans_nodes_is_told_by_node():
@@ -50,7 +50,7 @@ def test_what_spans_nodes_is_told_by_node():
     ],
 )
 def test_what_can_never_be_placed_is_refused_with_what_would_fit(asked, told):
-    with pytest.raises(UnmetError) as refused:
+    with pytest.raises(RequirementError) as refused:
         shape(compute(**asked), [NODE] * 3, asked.get("workers", 1))
     assert told in str(refused.value)
 
@@ -70,10 +70,10 @@ nodes = st.lists(
 
 @given(nodes, st.integers(1, 20), st.sampled_from(["node", "any"]))
 def test_a_shape_holds_all_workers_and_fits_the_empty_cluster(cluster, workers, pack):
-    options = compute(workers=workers, pack=pack, cpus_per_worker=1)
+    options = compute(workers=workers, placement=pack, cpus_per_worker=1)
     places = sorted((num_places(node, worker_resources(options, cluster)) for node in cluster), reverse=True)
     if sum(places) < workers:
-        with pytest.raises(UnmetError):
+        with pytest.raises(RequirementError):
             shape(options, cluster, workers)
         return
     made = shape(options, cluster, workers)

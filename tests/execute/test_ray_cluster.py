@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from cluster import Cluster
 
-from runner.artifacts import RunDirectory
-from runner.errors import UnmetError
+from runner.errors import RequirementError
 from runner.plan import plan_json, resolve
+from runner.spec.experiment_spec import ComputeOptions
 from runner.spec.load import load_spec
-from runner.spec.models import ComputeOptions
+from runner.trial.run_directory import RunDirectory
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ data: {type: synthetic, path: data, train: 24, test: 4}
 adapter: {type: pfa, tasks: [ner, match], images: lettered}
 model: {type: qwen2_5_vl, size: smoke}
 optimizer: {type: adamw, groups: {vision: {match: "*visual*", lr: 1e-3}, rest: {match: "*", lr: 1e-3}}}
-trainer: {type: sft, epochs: 3, batch_size: 4, precision: fp32, checkpoint_every: 1}
+trainer: {type: sft, epochs: 3, global_batch_size: 4, precision: fp32, save_steps: 1}
 generator: {type: transformers, max_new_tokens: 8}
 metrics: [{type: ner_f1}, {type: rouge}]
 tracker: {type: mlflow}
@@ -38,7 +38,7 @@ HEAD = 0
 ALONE = """\
 import sys
 from pathlib import Path
-from runner.steps.outcome import outcome_of_trial
+from runner.trial.run_trial import outcome_of_trial
 ended = outcome_of_trial(Path(sys.argv[1], "plan.json").read_text(), Path(sys.argv[1]))
 sys.exit(str(ended.error) if ended.error else None)
 """
@@ -53,7 +53,7 @@ class Rack:
     """A driver at a cluster, and run directories of one plan."""
 
     def __init__(self, folder: Path, cluster: Cluster) -> None:
-        from runner.execute.ray.executor import RayExecutor
+        from runner.execute.ray.ray_executor import RayExecutor
 
         self.cluster, self.folder = cluster, folder
         self.executor = RayExecutor(cluster.address)
@@ -148,7 +148,7 @@ def test_trials_of_four_gpus_pack_on_a_node_and_one_of_eight_spans_two(rack):
 
 def test_sixteen_gpus_are_refused_with_the_reason(rack):
     with pytest.raises(
-        UnmetError, match=r"16 GPUs and .* in all, and the cluster can hold 12 of them. Its nodes have 3 ×"
+        RequirementError, match=r"16 GPUs and .* in all, and the cluster can hold 12 of them. Its nodes have 3 ×"
     ):
         rack.executor.refuse_unplaceable(ComputeOptions(workers=16, gpus_per_worker=1, accelerator="A100"))
 

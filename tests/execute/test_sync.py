@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from runner.artifacts import RunDirectory
-from runner.standing.standing import find
-from runner.standing.underway import noted
-from runner.sweep.proposals import FixedTrials
+from runner.status.process_registry import registered_launch
+from runner.status.status import find
+from runner.sweep.trial_source import FixedTrials
 from runner.tracking import sync as module
-from runner.tracking.sync import Sync
+from runner.tracking.sync import StorageSync
+from runner.trial.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def left(place, listener, monkeypatch):
 
 def sync(place, *names):
     storage = place.folder / "runs"
-    syncing = Sync(storage)
+    syncing = StorageSync(storage)
     runs = [run for found in find(names, storage) for run in syncing.experiment(found)]
     return {run.name: run for run in runs}, syncing
 
@@ -73,7 +73,7 @@ def test_a_driver_that_was_killed_leaves_interrupted_runs_also_such_as_no_tracke
 
 
 def test_nothing_is_delivered_beside_a_launch(left):
-    with noted(left.folder / "runs" / "many"):
+    with registered_launch(left.folder / "runs" / "many"):
         runs, syncing = sync(left)
     assert runs == {} and left.tracker.ended == {}
     assert "a launch is still at it" in syncing.refused["many"]
@@ -93,8 +93,8 @@ def test_a_run_that_another_process_delivers_is_left_to_it(left):
     runs, _ = sync(left)
     run = RunDirectory(left.folder / "runs" / "many" / "trial-1")
     run.update_record(status="failed", steps={})
-    _, tracked = module.found_trial(run, {})
-    other = module.TrackerFeed(lambda: left.tracker.of(None), tracked)
+    _, tracked = module.trial_from_folder(run, {})
+    other = module.RunSync(lambda: left.tracker.of(None), tracked)
     other.open()
     try:
         runs, _ = sync(left, "trial-1")

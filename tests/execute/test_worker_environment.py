@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.execute.forked import server_environment
-from runner.execute.forkserver import start_server
+from runner.execute.executor import server_environment
+from runner.execute.fork_server import start_server
 
 
 @pytest.mark.parametrize("with_cloud", [False, True])

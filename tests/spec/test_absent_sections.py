@@ -4,12 +4,12 @@ import jsonschema
 import pytest
 import yaml
 
-from runner.artifacts import steps_of
 from runner.errors import SpecError
 from runner.plan import plan_json, read_plan, smoke
+from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.load import load_spec
-from runner.spec.models import ExperimentSpec
 from runner.spec.schema import spec_schema
+from runner.trial.run_directory import steps_of
 
 TRAINED = """\
 name: small
@@ -79,7 +79,7 @@ def test_none_may_stand_in_the_file_or_in_one_that_extends_it(spec_of, tmp_path)
         ([], ("trainer",), "small.yaml:1:1: trainer:", "is missing"),
         (["model=none"], (), "model:", "the generator 'transformers' answers with one"),
         ([*SERVED, "model={type: qwen2_5_vl, size: smoke}"], (), "model:", "say `model: none`"),
-        (["generator={type: fixed}"], (), "small.yaml:6:1: trainer:", "would train in vain"),
+        (["generator={type: constant}"], (), "small.yaml:6:1: trainer:", "would train in vain"),
         (["trainer="], (), "trainer:", "or `none` in place of the section"),
         (["trainer=nothing"], (), "trainer:", "valid types: sft, or `none`"),
         (["data=none"], (), "data:", "needs a `type` that names a data plugin"),
@@ -100,5 +100,5 @@ def test_a_misspelt_trainer_is_not_taken_for_none(spec_of):
 
 
 def test_the_smoke_run_of_a_served_model_asks_no_server(spec_of):
-    small = smoke(spec_of(*SERVED, "generator.examples=2"))
-    assert (small.generator.type, small.generator_options.examples, small.model) == ("fixed", 2, None)
+    small = smoke(spec_of(*SERVED, "generator.num_few_shot=2"))
+    assert (small.generator.type, small.generator_options.num_few_shot, small.model) == ("constant", 2, None)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from runner.spec.dimension import Dimension
+from runner.spec.sweep_section import Dimension
 
 
 def bounds(numbers):

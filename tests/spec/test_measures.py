@@ -7,8 +7,8 @@ import pytest
 
 from runner.errors import SpecError
 from runner.plan import plan_json, read_plan, smoke
+from runner.spec.experiment_spec import unknown_figure, validation_figures
 from runner.spec.load import load_spec
-from runner.spec.measures import unknown_figure, validation_figures
 
 SPEC = """\
 name: small
@@ -18,10 +18,10 @@ model: {type: qwen2_5_vl, size: smoke}
 optimizer: {type: adamw, groups: {rest: {match: "*", lr: 1.0e-4}}}
 trainer:
   type: sft
-  validation: 0.25
-  final: best
-  generate_every: 10
-  best_by: {metric: validation/rougeL, mode: max}
+  validation_ratio: 0.25
+  load_best_model_at_end: true
+  eval_generate_steps: 10
+  metric_for_best_model: {metric: validation/rougeL, mode: max}
 generator: {type: transformers}
 metrics: [{type: ner_f1}, {type: rouge}, {type: bleu}, {type: corpus_bleu}]
 tracker: {type: mlflow}
@@ -46,8 +46,8 @@ def test_the_figures_are_those_of_the_metrics_where_samples_are_answered(spec_of
     spec = spec_of()
     assert validation_figures(spec) == ["validation/loss", *ANSWERED]
     assert read_plan(plan_json(type("P", (), {"spec": spec}))) == spec
-    assert smoke(spec).trainer_options.chosen_by.metric == "validation/rougeL"
-    loss = ("trainer.best_by={metric: validation/loss, mode: min}", "trainer.generate_every=null")
+    assert smoke(spec).trainer_options.selection_metric.metric == "validation/rougeL"
+    loss = ("trainer.metric_for_best_model={metric: validation/loss, mode: min}", "trainer.eval_generate_steps=null")
     assert validation_figures(spec_of(*loss)) == ["validation/loss"]
     assert not validation_figures(spec_of("trainer=none", "optimizer=none"))
 
@@ -55,12 +55,32 @@ def test_the_figures_are_those_of_the_metrics_where_samples_are_answered(spec_of
 @pytest.mark.parametrize(
     ("overrides", "place", "message"),
     [
-        (["trainer.best_by.metric=validation/rougel"], "best_by.metric", "; did you mean 'validation/rougeL'?"),
-        (["trainer.best_by.metric=ner_f1"], "best_by.metric", "of the test split, which decides nothing; did you mean"),
-        (["metrics=[{type: bleu}]"], "small.yaml:11:13: trainer.best_by.metric", "no figure 'validation/rougeL'"),
-        (["trainer.generate_every=null"], "small.yaml:11:13: trainer.best_by.metric", "set trainer.generate_every"),
-        (["generator={type: vllm}"], "small.yaml:10:3: trainer.generate_every", "'vllm' cannot answer with a model"),
-        (["trainer.best_by.mode=most"], "best_by.mode", "'most' is not valid"),
+        (
+            ["trainer.metric_for_best_model.metric=validation/rougel"],
+            "metric_for_best_model.metric",
+            "; did you mean 'validation/rougeL'?",
+        ),
+        (
+            ["trainer.metric_for_best_model.metric=ner_f1"],
+            "metric_for_best_model.metric",
+            "of the test split, which decides nothing; did you mean",
+        ),
+        (
+            ["metrics=[{type: bleu}]"],
+            "small.yaml:11:27: trainer.metric_for_best_model.metric",
+            "no figure 'validation/rougeL'",
+        ),
+        (
+            ["trainer.eval_generate_steps=null"],
+            "small.yaml:11:27: trainer.metric_for_best_model.metric",
+            "set trainer.eval_generate_steps",
+        ),
+        (
+            ["generator={type: vllm}"],
+            "small.yaml:10:3: trainer.eval_generate_steps",
+            "'vllm' cannot answer with a model",
+        ),
+        (["trainer.metric_for_best_model.mode=most"], "metric_for_best_model.mode", "'most' is not valid"),
     ],
 )
 def test_what_cannot_decide_or_answer_is_told_with_its_place(spec_of, overrides, place, message):
@@ -74,7 +94,7 @@ def test_what_cannot_decide_or_answer_is_told_with_its_place(spec_of, overrides,
 def test_a_server_cannot_answer_with_a_model_in_training(spec_of):
     with pytest.raises(SpecError) as caught:
         spec_of("generator={type: openai_compatible, model: m}", "model=none")
-    assert ("trainer", "generate_every") in [problem.path for problem in caught.value.problems]
+    assert ("trainer", "eval_generate_steps") in [problem.path for problem in caught.value.problems]
 
 
 def test_a_misspelt_metric_is_told_alone(spec_of):

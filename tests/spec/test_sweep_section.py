@@ -14,7 +14,7 @@ data: {type: synthetic, train: 8, test: 2}
 adapter: {type: pfa}
 model: {type: qwen2_5_vl, size: smoke}
 optimizer: {type: adamw, groups: {vision: {match: "*visual*", lr: 1e-3}, rest: {match: "*", lr: 1e-4}}}
-trainer: {type: sft, epochs: 2, batch_size: 4, validation: 0.25}
+trainer: {type: sft, epochs: 2, global_batch_size: 4, validation_ratio: 0.25}
 generator: {type: transformers, max_new_tokens: 8}
 metrics: [{type: ner_f1}]
 tracker: {type: mlflow}
@@ -54,10 +54,10 @@ def test_every_mistake_is_told_at_once_with_line_column_and_the_nearest_name(pro
 space:
   optimizer.groups.visoin.lr: {loguniform: [1.0e-7, 1.0e-5]}
   optimizer.groups.vision.lr: {uniform: [-1, 1]}
-  trainer.batch_size: {choice: [4, eight]}
+  trainer.global_batch_size: {choice: [4, eight]}
   trainer.epoch: {choice: [1, 2]}
   trainer.epochs: {loguniform: [0, 2]}
-  generator: {choice: {one: {type: transformer}, two: {type: fixed, answr: x}}}
+  generator: {choice: {one: {type: transformer}, two: {type: constant, answr: x}}}
 seeds: [1, 2, 1]
 search: {type: tep}
 arms: {odd: {adapter.tasks: [nerr]}}"""
@@ -66,7 +66,7 @@ arms: {odd: {adapter.tasks: [nerr]}}"""
     assert places == [
         (2, "sweep.space.optimizer.groups.visoin.lr"),
         (3, "optimizer.groups.vision.lr"),
-        (4, "trainer.batch_size"),
+        (4, "trainer.global_batch_size"),
         (5, "trainer.epoch"),
         (6, "sweep.space.trainer.epochs.loguniform"),
         (7, "generator.type"),
@@ -81,12 +81,12 @@ arms: {odd: {adapter.tasks: [nerr]}}"""
         assert f"did you mean {suggestion!r}?" in told
     # The column is that of the value that is refused, not of the path.
     assert found[1][1] == len("    optimizer.groups.vision.lr: {uniform: [") + 1
-    assert found[2][1] == len("    trainer.batch_size: {choice: [4, ") + 1
+    assert found[2][1] == len("    trainer.global_batch_size: {choice: [4, ") + 1
 
 
 def test_mistakes_beside_the_sweep_are_told_with_it(problems):
-    found = problems("space: {trainer.epochs: {grid: [1, 0]}}", "trainer.batch_size=no")
-    assert {path for _, _, path, _ in found} == {"trainer.batch_size", "trainer.epochs"}
+    found = problems("space: {trainer.epochs: {grid: [1, 0]}}", "trainer.global_batch_size=no")
+    assert {path for _, _, path, _ in found} == {"trainer.global_batch_size", "trainer.epochs"}
 
 
 @pytest.mark.parametrize(
@@ -144,11 +144,11 @@ def test_mistakes_beside_the_sweep_are_told_with_it(problems):
             "never holds: optimizer.type is adamw",
         ),
         (
-            "space: {trainer.epochs: {grid: [1, 3]}}\nfirst: [{trainer.epochs: 2}]",
-            "sweep.first.0.trainer.epochs",
+            "space: {trainer.epochs: {grid: [1, 3]}}\nenqueue: [{trainer.epochs: 2}]",
+            "sweep.enqueue.0.trainer.epochs",
             "is 2, which lies outside of grid 1, 3",
         ),
-        ("space: {trainer.epochs: {grid: [1, 3]}}\nfirst: [{}]", "sweep.first.0", "trainer.epochs is 2"),
+        ("space: {trainer.epochs: {grid: [1, 3]}}\nenqueue: [{}]", "sweep.enqueue.0", "trainer.epochs is 2"),
     ],
 )
 def test_what_does_not_go_together_is_told_where_it_stands(problems, sweep, path, message):
@@ -160,9 +160,9 @@ def test_what_does_not_go_together_is_told_where_it_stands(problems, sweep, path
 
 def test_an_objective_needs_samples_that_are_kept_aside(problems):
     sweep = "space: {trainer.epochs: {grid: [1, 3]}}\nobjective: {metric: validation/loss}\npruning: {type: median}"
-    [(_, _, path, message)] = problems(sweep, "trainer.validation=0")
+    [(_, _, path, message)] = problems(sweep, "trainer.validation_ratio=0")
     assert path == "sweep.objective.metric"
-    assert "set trainer.validation" in message
+    assert "set trainer.validation_ratio" in message
 
 
 def test_a_plan_sweeps_nothing(problems):
@@ -199,7 +199,7 @@ space:
 
 
 def test_a_sweep_is_no_part_of_a_trial_and_survives_being_written_out(load, tmp_path):
-    loaded = load("space: {trainer.epochs: {int: [1, 3]}}\nseeds: [3, 4]\nfirst: [{trainer.epochs: 1}]")
+    loaded = load("space: {trainer.epochs: {int: [1, 3]}}\nseeds: [3, 4]\nenqueue: [{trainer.epochs: 1}]")
     (tmp_path / "again.json").write_text(json.dumps(loaded.spec.as_json()))
     assert load_spec(tmp_path / "again.json").spec.sweep.model_dump() == loaded.spec.sweep.model_dump()
     plain = load("", "sweep=null").spec

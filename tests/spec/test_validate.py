@@ -32,7 +32,7 @@ HEAVY = ("torch", "ray", "mlflow", "transformers", "accelerate", "PIL", "numpy",
 IN_PROCESS = f"""
 import sys
 sys.argv = ["runner", "validate", "five.yaml"]
-from runner.cli import main
+from runner.cli.main import main
 try:
     main()
 except SystemExit as end:

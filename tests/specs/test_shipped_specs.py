@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from runner.spec.dataset_spec import DatasetSpec
-from runner.spec.kinds import load_any
-from runner.spec.models import ExperimentSpec
+from runner.spec.experiment_spec import ExperimentSpec
+from runner.spec.load import load_any
 from runner.spec.schema import spec_schema
 
 SPECS = Path(__file__).parent.parent.parent / "specs"

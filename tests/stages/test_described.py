@@ -5,9 +5,9 @@ from typing import Annotated
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from runner.registry import STAGES, installed
-from runner.spec.models import ComputeOptions
+from runner.spec.experiment_spec import ComputeOptions
 from runner.stages import Described, Options, descriptions
+from runner.stages.registry import STAGES, installed
 
 
 class Above(Options):

@@ -6,7 +6,7 @@ import pytest
 from made_up import BASE
 
 import runner.plan
-from runner.spec.sweep import SweepOptions
+from runner.spec.sweep_section import SweepOptions
 from runner.spec.tree import read_tree
 from runner.stages import DatasetInfo
 from runner.sweep.search import open_search

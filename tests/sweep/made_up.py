@@ -6,7 +6,7 @@ data: {type: synthetic, train: 8, test: 2}
 adapter: {type: pfa}
 model: {type: qwen2_5_vl, size: smoke}
 optimizer: {type: adamw, groups: {vision: {match: "*visual*", lr: 1e-3}, rest: {match: "*", lr: 1e-4}}}
-trainer: {type: sft, epochs: 2, batch_size: 4, validation: 0.25}
+trainer: {type: sft, epochs: 2, global_batch_size: 4, validation_ratio: 0.25}
 generator: {type: transformers, max_new_tokens: 8}
 metrics: [{type: ner_f1}]
 tracker: {type: mlflow}
@@ -15,8 +15,8 @@ RATES = """\
 space:
   optimizer.groups.vision.lr: {loguniform: [1.0e-5, 1.0e-1]}
   optimizer.groups.rest.lr: {loguniform: [1.0e-5, 1.0e-1]}
-  trainer.batch_size: {choice: [2, 4, 8]}
-  trainer.epochs: {int: [1, 4], when: {trainer.batch_size: 8}}
+  trainer.global_batch_size: {choice: [2, 4, 8]}
+  trainer.epochs: {int: [1, 4], when: {trainer.global_batch_size: 8}}
 objective: {metric: validation/loss, mode: min}
 """
 

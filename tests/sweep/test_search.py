@@ -8,19 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import BASE, RATES, finish, loss, run
 
-from runner.artifacts import RunDirectory
 from runner.errors import SpecError
 from runner.plan import plan_json
 from runner.spec.load import load_spec
-from runner.spec.sweep import SweepOptions
+from runner.spec.sweep_section import SweepOptions
 from runner.spec.tree import Mark, Tree
 from runner.spec.variants import Variants
 from runner.sweep.sampling import draw
+from runner.trial.run_directory import RunDirectory
 
 SEARCHES = {
     "random": "search: {type: random, seed: 7}",
-    "tpe": "search: {type: tpe, seed: 7, startup: 3}",
-    "nsga2": "search: {type: nsga2, seed: 7, population: 4}",
+    "tpe": "search: {type: tpe, seed: 7, n_startup_trials: 3}",
+    "nsga2": "search: {type: nsga2, seed: 7, population_size: 4}",
 }
 
 
@@ -70,7 +70,7 @@ def test_every_point_that_is_drawn_lies_in_the_space(data, attempt, kind):
                 "trainer.max_grad_norm": {"uniform": [low, high]},
                 "trainer.epochs": {"int": whole},
                 "generator.max_new_tokens": {"logint": whole},
-                "trainer.validation": {"quantized": [0.1, 0.5, 0.1]},
+                "trainer.validation_ratio": {"quantized": [0.1, 0.5, 0.1]},
                 "optimizer": {"choice": {"a": {"type": "adamw"}, "b": {"type": "muon"}}},
                 "optimizer.weight_decay": {"uniform": [0, 1], "when": {"optimizer.type": "muon"}},
             },
@@ -89,10 +89,10 @@ def _tree(value):
 
 
 def test_a_grid_is_the_product_once_with_every_seed_and_in_order(opened):
-    sweep = "space:\n  trainer.epochs: {grid: [3, 1]}\n  trainer.batch_size: {grid: [2, 4, 8]}\nseeds: [5, 6]"
+    sweep = "space:\n  trainer.epochs: {grid: [3, 1]}\n  trainer.global_batch_size: {grid: [2, 4, 8]}\nseeds: [5, 6]"
     asked = [dict(parameters) for _, _, parameters in run(opened(sweep))]
     wanted = [
-        {"trainer.epochs": epochs, "trainer.batch_size": size, "seed": seed}
+        {"trainer.epochs": epochs, "trainer.global_batch_size": size, "seed": seed}
         for epochs, size, seed in itertools.product([3, 1], [2, 4, 8], [5, 6])
     ]
     assert asked == wanted
@@ -101,7 +101,7 @@ def test_a_grid_is_the_product_once_with_every_seed_and_in_order(opened):
 @given(st.lists(st.sets(st.integers(1, 9), min_size=1, max_size=3), min_size=1, max_size=3))
 @settings(max_examples=25, deadline=None)
 def test_a_grid_covers_just_the_product(values):
-    names = ["trainer.epochs", "trainer.batch_size", "generator.max_new_tokens"]
+    names = ["trainer.epochs", "trainer.global_batch_size", "generator.max_new_tokens"]
     space = {name: {"grid": sorted(each)} for name, each in zip(names, values, strict=False)}
     swept = Variants(_tree({"sweep": {"space": space}}), SweepOptions.model_validate({"space": space}))
     points = [tuple(point.values()) for point in swept.grid(None)]
@@ -112,21 +112,21 @@ def test_a_grid_covers_just_the_product(values):
 def test_a_condition_takes_its_path_out_of_the_grid(opened):
     sweep = """\
 space:
-  trainer.batch_size: {grid: [4, 8]}
-  trainer.epochs: {grid: [1, 3], when: {trainer.batch_size: 8}}"""
+  trainer.global_batch_size: {grid: [4, 8]}
+  trainer.epochs: {grid: [1, 3], when: {trainer.global_batch_size: 8}}"""
     asked = [dict(parameters) for _, _, parameters in run(opened(sweep))]
     assert asked == [
-        {"trainer.batch_size": 4},
-        {"trainer.batch_size": 8, "trainer.epochs": 1},
-        {"trainer.batch_size": 8, "trainer.epochs": 3},
+        {"trainer.global_batch_size": 4},
+        {"trainer.global_batch_size": 8, "trainer.epochs": 1},
+        {"trainer.global_batch_size": 8, "trainer.epochs": 3},
     ]
 
 
 def test_first_points_come_first_and_one_left_empty_is_the_spec_itself(opened):
-    sweep = RATES + SEARCHES["random"] + "\nbudget: {trials: 4}\nfirst: [{}, {trainer.batch_size: 2}]"
+    sweep = RATES + SEARCHES["random"] + "\nbudget: {trials: 4}\nenqueue: [{}, {trainer.global_batch_size: 2}]"
     asked = [dict(parameters) for _, _, parameters in run(opened(sweep))]
-    default = {"optimizer.groups.vision.lr": 1e-3, "optimizer.groups.rest.lr": 1e-4, "trainer.batch_size": 4}
-    assert asked[:2] == [default, {**default, "trainer.batch_size": 2}]
+    default = {"optimizer.groups.vision.lr": 1e-3, "optimizer.groups.rest.lr": 1e-4, "trainer.global_batch_size": 4}
+    assert asked[:2] == [default, {**default, "trainer.global_batch_size": 2}]
 
 
 def test_arms_are_trained_with_every_seed_and_named(opened):
@@ -167,7 +167,7 @@ def test_the_objective_is_the_mean_over_the_seeds(opened):
     assert len(best["trials"]) == 2
 
 
-PRUNED = RATES + SEARCHES["random"] + "\npruning: {type: median, startup: 2}\nparallel: 1\n"
+PRUNED = RATES + SEARCHES["random"] + "\npruning: {type: median, n_startup_trials: 2}\nparallel: 1\n"
 
 
 def test_pruning_goes_by_the_first_seed_and_spares_the_others(opened):
@@ -222,9 +222,9 @@ def train(search, ends=99, dies_after=None):
 @pytest.mark.parametrize(
     "pruning",
     [
-        "{type: median, startup: 2}",
-        "{type: successive_halving, first_rung: 1, reduction: 2}",
-        "{type: hyperband, first_rung: 1, steps: 8, reduction: 2}",
+        "{type: median, n_startup_trials: 2}",
+        "{type: successive_halving, min_resource: 1, reduction_factor: 2}",
+        "{type: hyperband, min_resource: 1, max_resource: 8, reduction_factor: 2}",
     ],
 )
 def test_what_is_pruned_is_the_same_wherever_the_driver_is_killed(opened, pruning):
@@ -305,12 +305,12 @@ def test_points_that_are_the_same_trial_are_run_once(opened):
 
 def test_values_that_do_not_go_together_are_left_out_of_a_search_and_stop_a_grid(opened):
     values = "{%s: [0.0, 0.5]}"
-    space = "space:\n  trainer.validation: %s\n  trainer.early_stopping: {%s: [3]}"
+    space = "space:\n  trainer.validation_ratio: %s\n  trainer.early_stopping_patience: {%s: [3]}"
     sweep = (space % (values, "choice") % "choice") + "\nsearch: {type: random}\nbudget: {trials: 5}"
     search = opened(sweep)
-    assert [dict(each)["trainer.validation"] for *_, each in run(search)] == [0.5]
-    assert any("early_stopping" in told for told in search.summary()["refused"])
-    with pytest.raises(SpecError, match="early_stopping"):
+    assert [dict(each)["trainer.validation_ratio"] for *_, each in run(search)] == [0.5]
+    assert any("early_stopping_patience" in told for told in search.summary()["refused"])
+    with pytest.raises(SpecError, match="early_stopping_patience"):
         opened(space % (values, "grid") % "grid", "grid")
 
 
@@ -333,17 +333,19 @@ def test_metrics_of_the_test_split_decide_nothing(opened):
 def test_an_edited_spec_goes_on_with_what_fits_and_says_what_it_dropped(opened):
     sweep = RATES + SEARCHES["random"] + "\nbudget: {trials: 6}"
     before = run(opened(sweep))
-    narrower = sweep.replace("choice: [2, 4, 8]", "choice: [2, 4]").replace(", when: {trainer.batch_size: 8}", "")
+    narrower = sweep.replace("choice: [2, 4, 8]", "choice: [2, 4]").replace(
+        ", when: {trainer.global_batch_size: 8}", ""
+    )
     narrower = "\n".join(line for line in narrower.splitlines() if "trainer.epochs" not in line)
     search = opened(narrower)
-    kept = [name for name, _, parameters in before if dict(parameters)["trainer.batch_size"] != 8]
+    kept = [name for name, _, parameters in before if dict(parameters)["trainer.global_batch_size"] != 8]
     assert 0 < len(kept) < 6
     after = [name for name, *_ in run(search)]
     assert after[: len(kept)] == kept
     assert len(after) == 6
     dropped = search.summary()["dropped"]
     assert len(dropped) == 6 - len(kept)
-    assert all("trainer.batch_size is 8, which lies outside of choice 2, 4" in told for told in dropped)
+    assert all("trainer.global_batch_size is 8, which lies outside of choice 2, 4" in told for told in dropped)
 
 
 def test_an_arm_that_is_gone_is_dropped_and_the_others_stay(opened):

@@ -15,14 +15,13 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from plugins.model.chat.collate import collate
-from plugins.model.chat.lock import write_lock
-from plugins.model.chat.pictures import Dimensions, dimensions, read_picture, unusable
-from plugins.model.chat.processor import Processor
+from plugins.model.chat.batching import collate
+from plugins.model.chat.images import Dimensions, dimensions, read_picture, unusable
+from plugins.model.chat.processor import Processor, write_lock
 from plugins.model.chat.template import REMEMBERED, ChatTemplate, make_special
-from runner.errors import UnmetError
+from runner.errors import RequirementError
 from runner.records import IGNORED, Rendered
-from runner.stages import Features, FrozenVision, TokenCount
+from runner.stages import Features, FrozenVision, TokenCounts
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -46,11 +45,11 @@ class LoadedChatModel(ABC):
         turn_end: The text of the token that ends a turn.
         image_token_ids: The token that stands for one place of the vision tower's features.
         context_length: Positions that the language model was configured for.
-        packs: Whether `pack` keeps each sample what it is alone; false where a family has not shown it.
+        supports_packing: Whether `pack` keeps each sample what it is alone; false where a family has not shown it.
         replaces_pixels: Whether `frozen_vision` can give anything; false where a family has not shown it.
     """
 
-    packs = False
+    supports_packing = False
 
     replaces_pixels = False
 
@@ -72,7 +71,7 @@ class LoadedChatModel(ABC):
             (text for text, token in self._tokenizer.get_added_vocab().items() if token == image_token), ""
         )
         if not self._image_token:
-            raise UnmetError(
+            raise RequirementError(
                 f"model.checkpoint: its tokenizer has no special token of the number {image_token}, which its "
                 "configuration names for images; are tokenizer and model of the same checkpoint?"
             )
@@ -83,7 +82,7 @@ class LoadedChatModel(ABC):
         self._run = re.compile(f"(?:{re.escape(self._image_token)})+")
         self._token_types = [name for name in TOKEN_TYPES if name in inspect.signature(module.forward).parameters]
         self.stop_token_ids: Sequence[int] = self._stop_token_ids()
-        self.turn_end = self.spell([self._template.turn_end])
+        self.turn_end = self.decode_raw([self._template.turn_end])
         self.image_token_ids = frozenset({image_token})
         self.context_length: int | None = getattr(module.config.get_text_config(), "max_position_embeddings", None)
 
@@ -92,10 +91,10 @@ class LoadedChatModel(ABC):
         ends = configured if isinstance(configured, list) else [configured]
         return sorted({self._template.turn_end, *(end for end in ends if end is not None)})
 
-    def encode(self, rendered: Rendered, trailing: str = "", *, pixels: bool = True) -> Features:
+    def encode(self, rendered: Rendered, target_suffix: str = "", *, pixels: bool = True) -> Features:
         """Tokenise a sample inside the chat template; see `VisionLanguageModel.encode`.
 
-        Labels are the answer, the end of its turn and `trailing`.
+        Labels are the answer, the end of its turn and `target_suffix`.
 
         Returns:
             `input_ids`, `labels` and, where the model takes them, the kinds of tokens (length,), 1 at images; with
@@ -107,7 +106,7 @@ class LoadedChatModel(ABC):
         made, texts = self._process(rendered) if pixels else ({}, self._texts_by_size(rendered))
         prompt, runs = self._prompt(rendered, texts)
         prompt = self._with_image_tokens(prompt, runs)
-        answer = self._answer(rendered, trailing)
+        answer = self._answer(rendered, target_suffix)
         features = {
             "input_ids": torch.tensor(prompt + answer),
             "labels": torch.tensor([IGNORED] * len(prompt) + answer),
@@ -187,10 +186,10 @@ class LoadedChatModel(ABC):
             ids += [token] * next(remaining) if token in self.image_token_ids else [token]
         return ids
 
-    def _answer(self, rendered: Rendered, trailing: str) -> list[int]:
+    def _answer(self, rendered: Rendered, target_suffix: str) -> list[int]:
         if rendered.target is None:
             return []
-        return [*self._template.text(rendered.target), self._template.turn_end, *self._template.text(trailing)]
+        return [*self._template.text(rendered.target), self._template.turn_end, *self._template.text(target_suffix)]
 
     def collate(self, batch: Sequence[Features], padding_side: Literal["left", "right"]) -> Features:
         """Pad and stack encoded samples; see `VisionLanguageModel.collate`.
@@ -217,7 +216,7 @@ class LoadedChatModel(ABC):
         """Turn generated tokens into text, without special tokens, nothing else cleaned up."""
         return self._text_of(token_ids, skip_special_tokens=True)
 
-    def spell(self, token_ids: Sequence[int]) -> str:
+    def decode_raw(self, token_ids: Sequence[int]) -> str:
         """Turn any tokens into text, special tokens spelt out."""
         return self._text_of(token_ids, skip_special_tokens=False)
 
@@ -232,7 +231,7 @@ class LoadedChatModel(ABC):
     def num_image_features(self, features: Features) -> int:
         """Count the features that the vision tower makes of one encoded sample, from its pixels."""
 
-    def count(self, rendered: Rendered) -> TokenCount:
+    def count(self, rendered: Rendered) -> TokenCounts:
         """Count a sample's tokens without reading pixels; see `VisionLanguageModel.count`.
 
         Raises:
@@ -240,7 +239,7 @@ class LoadedChatModel(ABC):
         """
         texts = self._texts_by_size(rendered)
         prompt, runs = self._prompt(rendered, texts)
-        return TokenCount(text=len(prompt) - len(runs), image=sum(runs), target=len(self._answer(rendered, "")))
+        return TokenCounts(text=len(prompt) - len(runs), image=sum(runs), target=len(self._answer(rendered, "")))
 
     def save(self, folder: Path, precision: str) -> None:
         """Write a folder that `from_pretrained` loads, with the processor lock that `Model.load` compares.

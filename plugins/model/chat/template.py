@@ -10,7 +10,7 @@ from itertools import count
 from transformers import PreTrainedTokenizerBase, TokenizersBackend
 from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
-from runner.errors import PluginError, UnmetError
+from runner.errors import PluginError, RequirementError
 from runner.records import ImagePart, Rendered, TextPart
 
 _SLOT_BEGIN = "\ue000"
@@ -46,7 +46,7 @@ class ChatTemplate:
             UnmetError: There is no chat template, or no token that ends an answer.
         """
         if not tokenizer.chat_template:
-            raise UnmetError(
+            raise RequirementError(
                 "model.checkpoint: its files hold no chat template (chat_template.json, chat_template.jinja "
                 "or an entry in tokenizer_config.json); take an instruction-tuned one"
             )
@@ -169,7 +169,7 @@ class ChatTemplate:
         found = _any_of(self.tokenizer.get_added_vocab()).match(behind)
         end = found[0] if found else self.tokenizer.eos_token
         if end is None:
-            raise UnmetError(
+            raise RequirementError(
                 "model.checkpoint: neither its chat template nor its tokenizer says which token ends an answer"
             )
         assert isinstance(end, str)

@@ -1,1 +1,1 @@
-"""Runs trials on Ray; the one room of the engine that imports it."""
+"""Execution on Ray. The only room that imports Ray."""

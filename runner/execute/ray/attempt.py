@@ -1,4 +1,4 @@
-"""One attempt at the unfinished steps of a trial, on places that it holds."""
+"""One attempt at a trial on reserved resources, and its retries after failures that are not its own."""
 
 from __future__ import annotations
 
@@ -8,16 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import LostWorkerError, OutOfMemoryError, StepError
-from runner.execute.forked import plugin_modules
+from runner.execute.executor import plugin_modules
 from runner.execute.ray.cluster import Reservation
 from runner.execute.ray.node import Work, work_on
-from runner.spec.models import ComputeOptions
-from runner.steps.outcome import Outcome
+from runner.spec.experiment_spec import ComputeOptions
+from runner.trial.run_trial import Outcome
 
 import ray  # isort: skip - after cluster.py, which sets what Ray reads when it is imported
+from collections.abc import Callable
+from typing import Protocol
+
 from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from runner.errors import RunnerError
+from runner.plan import plan_with, read_plan
+from runner.trial.events import EventLog
+from runner.trial.run_directory import RunDirectory, steps_of
 
 TRAIN = "train"
 """The step that several workers share; one of them does the others."""
@@ -141,3 +149,88 @@ def precedence(outcome: Outcome) -> int:
     if isinstance(outcome.error, LostWorkerError):
         return 2
     return 4 if type(outcome.error) is StepError else 3
+
+
+class ReservedAttempt(Protocol):
+    """An attempt that holds its places."""
+
+    def outcome(self) -> Outcome | None:
+        """How it ended; None while it goes on."""
+
+    def release(self) -> None:
+        """Give the places back; what still runs there is killed."""
+
+
+Place = Callable[[str, Path, ComputeOptions], ReservedAttempt | None]
+"""Takes places for a trial and begins an attempt; None where there is no room now."""
+
+
+class RetryingTrial:
+    """A trial that was started; see `Running`."""
+
+    def __init__(self, plan: str, folder: Path, compute: ComputeOptions, place: Place, first: ReservedAttempt) -> None:
+        """Take the trial, how to place it again, and its first attempt."""
+        self._plan, self._compute, self._place = plan, compute, place
+        self._run = RunDirectory(folder)
+        self._attempt: ReservedAttempt | None = first
+        self._retries_left = compute.max_retries
+        self._told: Outcome | None = None
+
+    def outcome(self) -> Outcome | None:
+        """How the trial ended; None while it runs or waits for room to be taken up again."""
+        if self._told is None:
+            try:
+                self._told = self._look()
+            except RunnerError as error:
+                self._told = Outcome("failed", error)
+            except Exception as error:  # Ray itself; the other trials go on
+                self._told = Outcome("failed", StepError(f"the cluster does not answer: {error}"))
+            if self._told is not None:
+                self._let_go()
+        return self._told
+
+    def end(self) -> None:
+        """End it at once; what it saved stays."""
+        self._told = self._told or Outcome("interrupted")
+        self._let_go()
+
+    def _look(self) -> Outcome | None:
+        if self._attempt is None:
+            if self._run.stop_request.exists():
+                return Outcome("interrupted")
+            self._attempt = self._place(self._plan, self._run.path, self._compute)
+            return None
+        told = self._attempt.outcome()
+        if told is None or not self._taken_up_again(told):
+            return told
+        self._let_go()
+        return None
+
+    def _let_go(self) -> None:
+        if self._attempt is not None:
+            attempt, self._attempt = self._attempt, None
+            attempt.release()
+
+    def _taken_up_again(self, told: Outcome) -> bool:
+        """Whether an end is one that another attempt may not come to; changes the plan where it must be."""
+        if not isinstance(told.error, LostWorkerError | OutOfMemoryError) or not self._retries_left:
+            return False
+        change = "from its last checkpoint"
+        if isinstance(told.error, OutOfMemoryError):
+            smaller = self._smaller()
+            if not smaller:
+                return False
+            self._plan = plan_with(self._plan, {"trainer": smaller})
+            change = f"with {', '.join(f'trainer.{name} {value}' for name, value in smaller.items())}"
+        self._retries_left -= 1
+        number = f"{self._compute.max_retries - self._retries_left} of {self._compute.max_retries}"
+        EventLog(self._run.events).warning(f"{told.error}; the trial is taken up again {change} (retry {number})")
+        return True
+
+    def _smaller(self) -> Mapping[str, Any]:
+        """What changes for a training that ran out of memory; nothing where nothing may or can."""
+        spec = read_plan(self._plan)
+        if not self._compute.reduce_micro_batch_on_oom or TRAIN not in steps_of(spec) or self._run.finished(TRAIN):
+            return {}
+        assert spec.trainer is not None
+        return spec.trainer.options.with_less_memory(self._compute.workers)

@@ -1,15 +1,118 @@
-"""Starts Ray on this machine or joins a cluster, quietly; says what its nodes have, and reserves places on them."""
+"""Starts or joins a Ray cluster, lists its nodes and reserves resources on them."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import ray
+from ray._private.state import available_resources_per_node  # there is no public one by node
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.exceptions import AuthenticationError
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+
+from runner.errors import RequirementError
+from runner.execute.ray.placement import Resources, Shape
+
+# What Ray's own commands ask a head with: nothing public asks just once. It is compiled, and mypy cannot see it.
+
+
+ANSWER_SECONDS = 5.0
+"""A head that does not take a connection within this is not there; Ray would ask for forty seconds."""
+
+TOKEN_FILE = Path("~/.ray/auth_token")
+"""Where Ray looks for a token that the environment does not name."""
+
+
+def refuse_unreachable(address: str) -> None:
+    """Refuse an address at which nobody takes connections.
+
+    Args:
+        address: A cluster's, such as `head:6379`; one with a scheme, and Ray's own words, are left to Ray.
+
+    Raises:
+        UnmetError: It is no `host:port`, or nobody answers.
+    """
+    if not is_host_and_port(address):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise RequirementError(nobody(address, "it is no host:port"))
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise RequirementError(nobody(address, str(error))) from error
+
+
+def nobody(address: str, reason: str) -> str:
+    """Phrase that there is no cluster at an address, and which address would be right."""
+    if address.startswith("https:") and not os.environ.get("RAY_TLS_CA_CERT"):
+        reason = (
+            f"{reason.rstrip('.')}; if its certificate is of an authority of your own, name that by RAY_TLS_CA_CERT"
+        )
+    return (
+        f"no cluster answers at {address} ({reason.rstrip('.')}); name its head, such as head:6379, or its head's "
+        "dashboard, such as http://head:8265 (`ray start --head` opens it to others with --dashboard-host=0.0.0.0)"
+    )
+
+
+def refuse_missing_token() -> None:
+    """Refuse to ask with a token where there is none: Ray's own code would abort the process.
+
+    Raises:
+        UnmetError: The environment promises a token, and there is none.
+    """
+    if not asks_with_token() or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()
+    if not (file.is_file() and file.read_text(encoding="utf-8").strip()):
+        raise RequirementError(
+            f"RAY_AUTH_MODE is token, and {file} holds none: copy the cluster's token there, or name its file in "
+            "RAY_AUTH_TOKEN_PATH"
+        )
+
+
+def refuse_wrong_token(address: str) -> None:
+    """Refuse a cluster that does not take this machine's token; `ray.init` would try for minutes, and not say why.
+
+    Args:
+        address: As `refuse_unreachable` takes it; only of a `host:port` it is known.
+
+    Raises:
+        UnmetError: The cluster asks for another token, or for one at all.
+    """
+    if is_host_and_port(address):
+        try:
+            GcsClient(address=address)
+        except AuthenticationError as error:
+            raise RequirementError(token_advice(address)) from error
+
+
+def is_host_and_port(address: str) -> bool:
+    """Whether an address is neither a URL nor one of Ray's own words."""
+    return "://" not in address and address not in {"auto", "local"}
+
+
+def asks_with_token() -> bool:
+    """Whether this machine shows a token to clusters."""
+    return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+
+
+def token_advice(address: str) -> str:
+    """Phrase what is right where a cluster did not take what it was shown."""
+    if asks_with_token():
+        right = f"copy the cluster's to {TOKEN_FILE}, or name its file in RAY_AUTH_TOKEN_PATH"
+        return f"{address} does not take this machine's token: {right}"
+    return f"{address} asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the token's file"
+
 
 # Ray reads this when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -18,14 +121,6 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # A worker that is ended at once has no result that anybody waits for; Ray would print that as an error.
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 
-import ray
-from ray._private.state import available_resources_per_node  # there is no public one by node
-from ray.exceptions import AuthenticationError
-from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
-
-from runner.errors import UnmetError
-from runner.execute.ray.access import nobody, refuse_missing_token, refuse_silence, refuse_wrong_token, token_advice
-from runner.execute.ray.placement import Resources, Shape
 
 OBJECT_STORE_BYTES = 200_000_000
 """Only plans and outcomes cross, so a machine of its own needs no large store."""
@@ -44,7 +139,7 @@ def connect(address: str | None) -> None:
         UnmetError: There is no cluster at that address, or it asks for a token that this machine lacks.
     """
     if address:
-        refuse_silence(address)
+        refuse_unreachable(address)
         refuse_missing_token()
         refuse_wrong_token(address)
     heard = signal.getsignal(signal.SIGTERM)
@@ -57,11 +152,11 @@ def connect(address: str | None) -> None:
             **own,
         )
     except AuthenticationError as error:
-        raise UnmetError(token_advice(address or "this machine")) from error
+        raise RequirementError(token_advice(address or "this machine")) from error
     except Exception as error:  # of a node that is slow to start, Ray says so with no narrower kind
         if address is None:
-            raise UnmetError(f"Ray does not start on this machine: {error}") from error
-        raise UnmetError(nobody(address, str(error))) from error
+            raise RequirementError(f"Ray does not start on this machine: {error}") from error
+        raise RequirementError(nobody(address, str(error))) from error
     finally:
         # Ray ends a driver on SIGTERM; ours lets its trials save.
         if threading.current_thread() is threading.main_thread():
@@ -119,7 +214,7 @@ class Reservation:
                 yield bundle, node
 
 
-class Places:
+class ReservationPool:
     """The places that this driver's trials hold, and what is free beside them."""
 
     def __init__(self) -> None:

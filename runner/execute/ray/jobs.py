@@ -1,9 +1,10 @@
-"""Sends commands to a cluster's head as Ray jobs: launches, and questions about them."""
+"""Submits launches to a cluster as Ray jobs, and asks their status, logs and end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -18,9 +19,54 @@ from typing import Any, Self
 from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
-from runner.errors import StepError, UnmetError
-from runner.execute.ray.access import nobody, refuse_missing_token, refuse_silence, token_advice
-from runner.standing.underway import JOB_VARIABLE
+from runner.errors import Problem, RequirementError, SpecError, SpecPath, StepError
+from runner.execute.ray.cluster import nobody, refuse_missing_token, refuse_unreachable, token_advice
+from runner.secrets import holds_password
+from runner.spec.experiment_spec import ExperimentSpec
+from runner.spec.load import LoadedSpec
+from runner.status.process_registry import JOB_VARIABLE
+
+
+def serialize_spec(loaded: LoadedSpec[ExperimentSpec]) -> str:
+    """Write a spec so that it means the same anywhere: `extends`, `--set`, the environment and defaults filled in.
+
+    Its paths are absolute, and mean the cluster's files.
+
+    Raises:
+        SpecError: It does not say where on the cluster its runs go; or it holds a password, which is no secret in what
+            a cluster is sent.
+    """
+    told = loaded.spec.as_json()
+    problems = [Problem(_HIDE, path) for path, text in _texts(told, ()) if holds_password(text)]
+    if loaded.spec.compute.storage is None:
+        problems.append(
+            Problem(
+                "is missing: a launch that is detached keeps its runs on the cluster; name a folder that all nodes "
+                "share, such as --set compute.storage=/shared/runs",
+                ("compute", "storage"),
+            )
+        )
+    if problems:
+        raise loaded.located(SpecError(problems))
+    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+
+
+_HIDE = (
+    "holds a password, and everybody who may see the cluster sees what it was sent; leave it out here and set it in "
+    "the environment of the head's `ray start` (for MLflow MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
+)
+
+
+def _texts(value: Any, path: SpecPath) -> Iterator[tuple[SpecPath, str]]:
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from _texts(each, (*path, key))
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from _texts(each, (*path, index))
+    elif isinstance(value, str):
+        yield path, value
+
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 """What Ray takes for the address, whatever it is called with; so an address that was named is put there."""
@@ -108,7 +154,7 @@ class Jobs:
             UnmetError: Nothing answers there, or it asks for a token that this machine lacks.
         """
         self.address = address
-        refuse_silence(address)
+        refuse_unreachable(address)
         refuse_missing_token()
         os.environ[ADDRESS_VARIABLE] = address
         for name in TALKATIVE:
@@ -122,7 +168,7 @@ class Jobs:
         Args:
             experiment: The spec's name.
             storage: The folder of all runs, on the cluster.
-            spec: The spec's text; see `runner.execute.travel`.
+            spec: The spec's text; see `runner.execute.ray.jobs`.
             flags: Of `runner launch`.
 
         Raises:
@@ -149,12 +195,12 @@ class Jobs:
         time.sleep(POLL_SECONDS)
         told = self._details(name)
         if told.driver_exit_code == NOT_FOUND:
-            raise UnmetError(
+            raise RequirementError(
                 f"the head of {self.address} has no command `runner`: install this project there, in the environment "
                 "that `ray start` is called in, on every node"
             )
         if told.status == "FAILED":
-            raise UnmetError(f"the cluster did not start the launch: {_last_line(told.message)}")
+            raise RequirementError(f"the cluster did not start the launch: {_last_line(told.message)}")
 
     def find(self, name: str) -> Job | None:
         """The launch of this name, or whose name begins so; None where there is none, as for an experiment's name.
@@ -165,7 +211,7 @@ class Jobs:
         fitting = [job for job in self.listed() if job.name.startswith(name) and name.startswith(f"{job.experiment}-")]
         if len(fitting) > 1 and name not in {job.name for job in fitting}:
             known = ", ".join(job.name for job in fitting)
-            raise UnmetError(f"{name!r} can be {len(fitting)} jobs; write more of one's name: {known}")
+            raise RequirementError(f"{name!r} can be {len(fitting)} jobs; write more of one's name: {known}")
         return next((job for job in fitting if job.name == name or len(fitting) == 1), None)
 
     def listed(self) -> list[Job]:
@@ -184,7 +230,7 @@ class Jobs:
         with self._answered():
             running = self._client.stop_job(job.name)
         if not running:
-            raise UnmetError(f"{job.name} does not run: it is {job.status}")
+            raise RequirementError(f"{job.name} does not run: it is {job.status}")
 
     def follow(self, name: str, show: Callable[[str], None]) -> None:
         """Show what a job prints, until it is at its end."""
@@ -232,11 +278,11 @@ class Jobs:
         try:
             yield
         except AuthenticationError as error:
-            raise UnmetError(token_advice(self.address)) from error
+            raise RequirementError(token_advice(self.address)) from error
         except (OSError, RayError, ValueError) as error:
-            raise UnmetError(nobody(self.address, _last_line(str(error)))) from error
+            raise RequirementError(nobody(self.address, _last_line(str(error)))) from error
         except RuntimeError as error:
-            raise UnmetError(f"the cluster at {self.address} refuses: {_last_line(str(error))}") from error
+            raise RequirementError(f"the cluster at {self.address} refuses: {_last_line(str(error))}") from error
 
 
 def _last_line(text: str | None) -> str:

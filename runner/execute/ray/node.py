@@ -1,4 +1,4 @@
-"""What this project does on a node of the cluster: one actor there, and one task for each worker of a trial."""
+"""What the project runs on a node of the cluster: one actor per node, one task per worker, and version checks."""
 
 from __future__ import annotations
 
@@ -8,18 +8,57 @@ import subprocess
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from typing import Any
 
-from runner.errors import LostWorkerError, UnmetError
-from runner.execute.forked import forked_outcome, server_environment
-from runner.execute.forkserver import Request, start_server
-from runner.execute.software import software
-from runner.forecast.resources import local_gpus, too_small
-from runner.spec.models import ComputeOptions
-from runner.steps.outcome import Outcome
+from runner.errors import LostWorkerError, RequirementError
+from runner.execute.executor import forked_outcome, server_environment
+from runner.execute.fork_server import ForkRequest, start_server
+from runner.preflight.resources import gpu_too_small, local_gpus
+from runner.provenance import code_hash, packages
+from runner.spec.experiment_spec import ComputeOptions
+from runner.stages.registry import STAGES, installed
+from runner.trial.run_trial import Outcome
 
 import ray  # isort: skip - after runner's modules, which need not wait for it
 from ray.exceptions import RayError
+
+Software = Mapping[str, str]
+"""Version or hash by the name of a package, a distribution, or the code of one."""
+
+
+def software() -> dict[str, str]:
+    """The software of this machine.
+
+    Of the main packages what stands before a `+` counts: behind it is the device that a build of torch is for, which
+    a laptop and a rack need not share.
+
+    Raises:
+        PluginError: Two distributions offer the same plugin.
+    """
+    plugins = [plugin for stage in STAGES for plugin in installed(stage).values()]
+    distributions = dict(plugin.distribution.rsplit(" ", 1) for plugin in plugins if " " in plugin.distribution)
+    code = {"runner", *(_top(plugin.entry) for plugin in plugins)}
+    return {
+        **{name: version.split("+")[0] for name, version in packages().items()},
+        **distributions,
+        **{f"the code of {name}": code_hash(name) for name in sorted(code)},
+    }
+
+
+def differences(ours: Software, theirs: Software) -> list[str]:
+    """Name what two machines do not have alike, the first one's version before the second one's."""
+    names = [*ours, *(name for name in theirs if name not in ours)]
+    return [
+        f"{name} {ours.get(name, 'missing')} here and {theirs.get(name, 'missing')} there"
+        for name in names
+        if ours.get(name) != theirs.get(name)
+    ]
+
+
+def _top(entry: EntryPoint) -> str:
+    return entry.module.split(".")[0]
+
 
 PORTS_KEPT = 256
 """How many ports a node remembers to have given away; more trials do not begin at once."""
@@ -99,11 +138,11 @@ def work_on(node: Any, work: Work) -> dict[str, Any]:
 
 def _work(node: Any, work: Work) -> Outcome:
     compute = ComputeOptions.model_validate(work.compute)
-    lacking = too_small(compute, local_gpus(), ray.get_gpu_ids())
+    lacking = gpu_too_small(compute, local_gpus(), ray.get_gpu_ids())
     if lacking:
-        return Outcome("failed", UnmetError(f"{lacking} on {socket.gethostname()}"))
+        return Outcome("failed", RequirementError(f"{lacking} on {socket.gethostname()}"))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    request = Request(work.plan, work.folder, work.steps, {**work.group, "CUDA_VISIBLE_DEVICES": visible})
+    request = ForkRequest(work.plan, work.folder, work.steps, {**work.group, "CUDA_VISIBLE_DEVICES": visible})
     try:
         shared = "://" in (compute.cache or "")
         server = ray.get(node.fork_server.remote(work.cores, work.modules, with_cloud=shared))

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from runner.errors import UnmetError
-from runner.spec.models import ComputeOptions
+from runner.errors import RequirementError
+from runner.spec.experiment_spec import ComputeOptions
 
 Resources = Mapping[str, float]
 """Amounts by Ray's names: `CPU`, `GPU`, `accelerator_type:A100`."""
@@ -92,8 +92,8 @@ def shape(compute: ComputeOptions, totals: Sequence[Resources], workers: int) ->
     worker = worker_resources(compute, totals)
     places = sorted((num_places(node, worker) for node in totals), reverse=True)
     if sum(places) < workers:
-        raise UnmetError(_refusal(compute, worker, workers, totals, sum(places)))
-    if compute.pack == "any" and workers > 1:
+        raise RequirementError(_refusal(compute, worker, workers, totals, sum(places)))
+    if compute.placement == "any" and workers > 1:
         return Shape(worker, (1,) * workers, apart=False)
     sizes, left = [], workers
     for most in places:

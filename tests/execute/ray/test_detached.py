@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from runner.standing.standing import find, standing
+from runner.status.status import experiment_status, find
 
 BIN = Path(sys.executable).parent
-LONG = ("--set", "trainer.epochs=4000", "--set", "trainer.checkpoint_every=5")
+LONG = ("--set", "trainer.epochs=4000", "--set", "trainer.save_steps=5")
 
 
 def free_ports(number):
@@ -129,11 +129,11 @@ class Laptop:
         chosen = ("../emoji.yaml", "--set", f"compute.storage={self.storage}", "--set", "compute.cpus_per_worker=1")
         return json.loads(self.run("launch", *chosen, *settings, "--detach", "--json"))["job"]
 
-    def standing(self, *, through_cluster=False):
+    def experiment_status(self, *, through_cluster=False):
         """The one trial, as the cluster tells of it, or as its folder does."""
         if through_cluster:
             return json.loads(self.run("status", "emoji", "--storage", str(self.storage), "--json"))
-        return {"experiments": [standing(found).as_json() for found in find(["emoji"], self.storage)]}
+        return {"experiments": [experiment_status(found).as_json() for found in find(["emoji"], self.storage)]}
 
     def trial(self):
         return self.standing()["experiments"][0]["trials"][0]

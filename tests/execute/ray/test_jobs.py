@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.errors import UnmetError
-from runner.execute.ray.access import refuse_missing_token, refuse_silence, token_advice
+from runner.errors import RequirementError
+from runner.execute.ray.cluster import refuse_missing_token, refuse_unreachable, token_advice
 from runner.execute.ray.jobs import EXPERIMENT, PREFACE, STORAGE, Job, without_preface
 
 LOG = f"2026-01-01 INFO Runtime env is setting up.\n{PREFACE}tiny-1: exec runner status\n"
@@ -57,20 +57,20 @@ def test_a_job_is_told_in_the_words_of_a_trial(ray_status, exit_status, status):
 
 
 def test_an_address_that_is_none_or_silent_is_refused_at_once():
-    with pytest.raises(UnmetError, match=r"it is no host:port.*head:6379"):
-        refuse_silence("head")
+    with pytest.raises(RequirementError, match=r"it is no host:port.*head:6379"):
+        refuse_unreachable("head")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and takes no connections
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(UnmetError, match=rf"no cluster answers at {address} \(.*refused\).*http://head:8265"):
-            refuse_silence(address)
+        with pytest.raises(RequirementError, match=rf"no cluster answers at {address} \(.*refused\).*http://head:8265"):
+            refuse_unreachable(address)
 
 
 def test_a_token_that_is_promised_and_not_there_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    with pytest.raises(UnmetError, match=str(tmp_path / "token")):
+    with pytest.raises(RequirementError, match=str(tmp_path / "token")):
         refuse_missing_token()
     (tmp_path / "token").write_text("secret")
     refuse_missing_token()

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.adapter.pfa import PromptFormatAdapter
-from plugins.adapter.pfa_options import TASKS, PfaOptions
-from plugins.adapter.pfa_wording import prompt_text
+from plugins.adapter.pfa_prompt import TASKS, PfaOptions, prompt_text
 
 LABELS = ("person", "location", "organization", "other")
 SUBSETS = [tasks for size in (1, 2, 3) for tasks in combinations(TASKS, size)]

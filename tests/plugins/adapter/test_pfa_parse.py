@@ -10,9 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from plugins.adapter.pfa import PromptFormatAdapter
-from plugins.adapter.pfa_findings import Findings, collapse
-from plugins.adapter.pfa_mapping import read_lossless, read_published
-from plugins.adapter.pfa_options import TASKS, PfaOptions
+from plugins.adapter.pfa_parse import ParseDiagnostics, collapse, read_lossless, read_published
+from plugins.adapter.pfa_prompt import TASKS, PfaOptions
 from runner.records import Entity, Sample, Segment, segment_letters
 
 LABELS = ("person", "location", "organization", "other")
@@ -253,8 +252,8 @@ def test_literals_are_those_of_python(text):
     closes = [index + 1 for index, letter in enumerate(text) if letter == "}"]
     shortest, whole = literal_by_brute_force(text, closes), literal_by_brute_force(text, closes[-1:])
     if shortest is not None:
-        assert read_lossless(text, Findings()) == shortest
-    assert read_published(text, Findings()) == (whole or {})
+        assert read_lossless(text, ParseDiagnostics()) == shortest
+    assert read_published(text, ParseDiagnostics()) == (whole or {})
 
 
 @given(st.one_of(st.text(), st.lists(snippets | pieces | st.just("image entities pair")).map("".join)))

@@ -5,8 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from plugins.adapter.pfa import PromptFormatAdapter
-from plugins.adapter.pfa_options import TASKS, PfaOptions
-from plugins.adapter.pfa_wording import label_sentence
+from plugins.adapter.pfa_prompt import TASKS, PfaOptions, label_sentence
 from runner.errors import DataError, SpecError
 from runner.records import Entity, ImagePart, Sample, Segment, TextPart
 

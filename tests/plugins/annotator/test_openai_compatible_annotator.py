@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from plugins.annotator.budget import Budget
-from plugins.annotator.openai_compatible import OpenAICompatibleAnnotator, refuses
+from plugins.annotator.openai_compatible import Budget, OpenAICompatibleAnnotator, refuses
 from plugins.annotator.openai_compatible_options import OpenAICompatibleOptions
-from runner.errors import StepError, UnmetError
+from runner.errors import RequirementError, StepError
 from runner.records import Sample
 from runner.stages import Annotation, Tokens
 
@@ -191,7 +190,7 @@ def test_without_a_key_nothing_is_asked(annotate, samples, monkeypatch):
     monkeypatch.delenv("CHAT_KEY", raising=False)
     with (
         serving(lambda body, before: completion(FINE)) as server,
-        pytest.raises(UnmetError, match=r"annotator: .*CHAT_KEY"),
+        pytest.raises(RequirementError, match=r"annotator: .*CHAT_KEY"),
     ):
         annotate(server, samples(1), api_key_env="CHAT_KEY")
     assert server.asked == []
@@ -203,7 +202,7 @@ def test_requests_are_held_back_those_sent_again_too(annotate, samples, monkeypa
     async def turn(pace):
         turns.append(pace.gap())
 
-    monkeypatch.setattr("plugins.servers.pace.Pace.turn", turn)
+    monkeypatch.setattr("plugins.servers.chat.RateLimiter.turn", turn)
     with serving(lambda body, before: completion(FINE, tokens=(40, 20)) if before else failure(429)) as server:
         annotate(server, samples(3), concurrency=1, tokens_per_minute=60, tokens_per_image=0, max_new_tokens=59)
     assert len(turns) == len(server.asked) == 6
@@ -213,4 +212,4 @@ def test_requests_are_held_back_those_sent_again_too(annotate, samples, monkeypa
 def test_the_options_are_plain_data():
     options = OpenAICompatibleOptions(model="m")
     assert OpenAICompatibleOptions.model_validate(json.loads(options.model_dump_json())) == options
-    assert options.smoke() == {"type": "fixed"}
+    assert options.smoke() == {"type": "constant"}

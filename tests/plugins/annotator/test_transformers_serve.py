@@ -28,11 +28,11 @@ def save_llava(folder):
     import torch
     from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-    from plugins.model.chat.tokenizer import train_tokenizer
-    from plugins.model.chat.wording import END_OF_TEXT, Wording
+    from plugins.model.chat.processor import train_tokenizer
+    from plugins.model.chat.small_models import END_OF_TEXT, ChatWording
 
     texts = ["What is in this image? Two people stand in front of a wall. ANSWER:"] * 4
-    tokenizer = train_tokenizer(texts, 300, Wording((END_OF_TEXT, "<image>"), TEMPLATE))
+    tokenizer = train_tokenizer(texts, 300, ChatWording((END_OF_TEXT, "<image>"), TEMPLATE))
     image_token = tokenizer.get_added_vocab()["<image>"]
     images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     LlavaProcessor(

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from plugins.data.data_options import MmreOptions
 from plugins.data.mmre import MmreData
-from plugins.data.mmre_options import MmreOptions
 from runner.dataset.publish import publishing
 from runner.dataset.split import find_leaks
 from runner.errors import DataError

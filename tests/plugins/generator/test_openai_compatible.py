@@ -13,9 +13,9 @@ from openai import AsyncOpenAI
 from PIL import Image
 from pydantic import ValidationError
 
+from plugins.generator.generator_options import OpenAICompatibleOptions
 from plugins.generator.openai_compatible import OpenAICompatibleGenerator
-from plugins.generator.openai_compatible_options import OpenAICompatibleOptions
-from runner.errors import DataError, StepError, UnmetError
+from runner.errors import DataError, RequirementError, StepError
 from runner.records import ImagePart, Rendered, TextPart
 from runner.stages import StopRequestedError
 
@@ -158,7 +158,7 @@ def test_a_stalled_request_is_sent_again(ask):
         (failure(500, f"broke on {KEY}"), StepError, "failed: .*broke on \\*\\*\\*"),
         (failure(429, "slow down"), StepError, "no more requests after 2 retries: .*slow down.*lower the concurrency"),
         (failure(404, "no model m"), StepError, "failed: .*no model m"),
-        (failure(401, f"bad key {KEY}"), UnmetError, "refused the key in CHAT_KEY: .*bad key \\*\\*\\*"),
+        (failure(401, f"bad key {KEY}"), RequirementError, "refused the key in CHAT_KEY: .*bad key \\*\\*\\*"),
         ((200, {"hello": "there"}, {}), StepError, "answered without a completion.*`/v1` included"),
     ],
 )
@@ -216,7 +216,7 @@ def test_a_stop_gives_up_requests_under_way(ask, recorder):
 
 def test_without_a_key_nothing_is_asked(monkeypatch):
     monkeypatch.delenv("CHAT_KEY")
-    with pytest.raises(UnmetError, match=r"has no CHAT_KEY.*`api_key_env: null`"):
+    with pytest.raises(RequirementError, match=r"has no CHAT_KEY.*`api_key_env: null`"):
         OpenAICompatibleGenerator(OpenAICompatibleOptions(model="m", api_key_env="CHAT_KEY"))
 
 

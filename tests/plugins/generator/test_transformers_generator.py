@@ -6,14 +6,14 @@ from functools import wraps
 import pytest
 import torch
 
+from plugins.generator.continuous_batching import supports_continuous_batching
+from plugins.generator.generator_options import TransformersOptions
 from plugins.generator.greedy import GreedyDecoder
-from plugins.generator.refilling import can_refill
 from plugins.generator.transformers import TransformersGenerator
-from plugins.generator.transformers_options import TransformersOptions
 from runner.errors import DataError
 from runner.stages import StopRequestedError
 
-WAYS = pytest.mark.parametrize("refill", [True, False], ids=["refilling", "batches"])
+WAYS = pytest.mark.parametrize("continuous_batching", [True, False], ids=["refilling", "batches"])
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def by_id(answers):
 
 
 @WAYS
-def test_every_prompt_is_answered_once(prompts, generate, refill):
-    answers = generate(refill=refill)
+def test_every_prompt_is_answered_once(prompts, generate, continuous_batching):
+    answers = generate(continuous_batching=continuous_batching)
     assert sorted(answer.id for answer in answers) == sorted(prompt.id for prompt in prompts)
     assert generate.reporter.shown[0][:2] == (0, 12)
     assert generate.reporter.shown[-1][:2] == (12, 12)
@@ -59,7 +59,7 @@ def test_every_prompt_is_answered_once(prompts, generate, refill):
 
 
 def test_long_prompts_come_first(model, prompts, generate):
-    answers = generate(refill=False)
+    answers = generate(continuous_batching=False)
     lengths = {prompt.id: model.count(prompt) for prompt in prompts}
     order = [lengths[answer.id].text + lengths[answer.id].image for answer in answers]
     assert order == sorted(order, reverse=True)
@@ -67,18 +67,18 @@ def test_long_prompts_come_first(model, prompts, generate):
 
 @WAYS
 @pytest.mark.parametrize("batch_size", [2, 5, 64])
-def test_an_answer_is_the_same_alone_and_among_others(generate, ends, refill, batch_size):
+def test_an_answer_is_the_same_alone_and_among_others(generate, ends, continuous_batching, batch_size):
     alone = by_id(generate(batch_size=1))
     assert len({len(answer.output) for answer in alone.values()}) > 3
     assert {answer.finished for answer in alone.values()} == {True, False}
-    assert by_id(generate(batch_size=batch_size, refill=refill)) == alone
+    assert by_id(generate(batch_size=batch_size, continuous_batching=continuous_batching)) == alone
 
 
 @WAYS
-def test_an_interrupted_generation_asks_for_the_rest_alone(generate, ends, refill):
-    whole = by_id(generate(refill=refill))
+def test_an_interrupted_generation_asks_for_the_rest_alone(generate, ends, continuous_batching):
+    whole = by_id(generate(continuous_batching=continuous_batching))
     done = [*whole][:7]
-    resumed = by_id(generate(done=done, refill=refill))
+    resumed = by_id(generate(done=done, continuous_batching=continuous_batching))
     assert resumed == {key: answer for key, answer in whole.items() if key not in done}
     assert generate.reporter.shown[0][:2] == (7, 12)
 
@@ -93,10 +93,10 @@ def test_batches_are_the_same_after_an_interruption(model, generate, monkeypatch
     monkeypatch.setattr(
         model, "collate", lambda batch, padding_side: sizes.append(len(batch)) or collate(batch, padding_side)
     )
-    first = [answer.id for answer in generate(refill=False)][:3]
-    assert len(generate(done=first, refill=False)) == 9
+    first = [answer.id for answer in generate(continuous_batching=False)][:3]
+    assert len(generate(done=first, continuous_batching=False)) == 9
     assert sizes == [5, 5, 2] * 2
-    generate(done=[answer.id for answer in generate(refill=False)][:10], refill=False)
+    generate(done=[answer.id for answer in generate(continuous_batching=False)][:10], continuous_batching=False)
     assert sizes[6:] == [5, 5, 2, 2], "a batch that is done is not computed again"
 
 
@@ -117,33 +117,35 @@ def test_a_row_that_ends_is_given_to_the_next_prompt(model, prompts, generate, e
             generate(**options)
         return sum(seen)
 
-    assert rows_run(refill=True) < rows_run(refill=False)
+    assert rows_run(continuous_batching=True) < rows_run(continuous_batching=False)
 
 
 def test_an_answer_ends_before_its_stop_token(model, prompts, generate, monkeypatch):
-    cut = by_id(generate(refill=False))
+    cut = by_id(generate(continuous_batching=False))
     assert not any(answer.finished for answer in cut.values())
     prompt = next(prompt for prompt in prompts if cut[prompt.id].output)
     ids = model._tokenizer(cut[prompt.id].output, add_special_tokens=False)["input_ids"]
     monkeypatch.setattr(model, "stop_token_ids", [ids[0]])
-    for refill in (True, False):
-        (answer,) = generate([prompt], refill=refill)
+    for continuous_batching in (True, False):
+        (answer,) = generate([prompt], continuous_batching=continuous_batching)
         assert (answer.output, answer.finished) == ("", True)
 
 
 @WAYS
-def test_the_checkpoints_own_generation_settings_do_not_interfere(model, generate, monkeypatch, refill):
-    plain = generate(refill=refill)
+def test_the_checkpoints_own_generation_settings_do_not_interfere(model, generate, monkeypatch, continuous_batching):
+    plain = generate(continuous_batching=continuous_batching)
     settings = model.module.generation_config
     for name, value in {"do_sample": True, "repetition_penalty": 1.5, "temperature": 0.7}.items():
         monkeypatch.setattr(settings, name, value)
-    assert generate(refill=refill) == plain
+    assert generate(continuous_batching=continuous_batching) == plain
 
 
 @WAYS
-def test_a_stop_keeps_what_was_answered(model, prompts, recorder, held, ends, refill):
+def test_a_stop_keeps_what_was_answered(model, prompts, recorder, held, ends, continuous_batching):
     reporter = recorder(stop_after=5)
-    generator = TransformersGenerator(TransformersOptions(max_new_tokens=12, batch_size=5, refill=refill))
+    generator = TransformersGenerator(
+        TransformersOptions(max_new_tokens=12, batch_size=5, continuous_batching=continuous_batching)
+    )
     answers = []
     with pytest.raises(StopRequestedError):
         answers.extend(generator.generate(held(model), prompts, frozenset(), reporter))
@@ -151,19 +153,19 @@ def test_a_stop_keeps_what_was_answered(model, prompts, recorder, held, ends, re
 
 
 @WAYS
-def test_an_answer_ends_where_the_model_does(model, prompts, generate, monkeypatch, refill):
+def test_an_answer_ends_where_the_model_does(model, prompts, generate, monkeypatch, continuous_batching):
     """The room left for an answer is what the context holds less the prompt."""
     lengths = {prompt.id: len(model.encode(prompt)["input_ids"]) for prompt in prompts}
     longest = max(lengths.values())
     whole = {prompt.id: tokens for prompt, tokens in _tokens(model, prompts, 12)}
     monkeypatch.setattr(model, "context_length", longest + 3)
-    for answer in generate(refill=refill):
+    for answer in generate(continuous_batching=continuous_batching):
         room = min(12, longest + 3 - lengths[answer.id])
         assert answer.output == model.decode(whole[answer.id][:room])
         assert not answer.finished
     monkeypatch.setattr(model, "context_length", longest)
     with pytest.raises(DataError, match=f"its prompt takes {longest} tokens, and the model holds {longest}"):
-        generate(refill=refill)
+        generate(continuous_batching=continuous_batching)
 
 
 def _tokens(model, prompts, limit):
@@ -191,15 +193,15 @@ def test_a_model_that_wants_more_than_a_position_is_answered_in_batches(model, g
 def test_a_cache_that_slides_is_not_given_away(build_smoke, prompts):
     model = build_smoke(seed=5)
     decoder = GreedyDecoder(model, lambda prompt, length: 12)
-    assert can_refill(decoder, [prompts[0], prompts[5]])
+    assert supports_continuous_batching(decoder, [prompts[0], prompts[5]])
     text = model.module.config.get_text_config()
     text.layer_types, text.sliding_window = ["full_attention", "sliding_attention"], 4
     model.module.model.language_model.has_sliding_layers = True
-    assert not can_refill(decoder, [prompts[0], prompts[5]])
+    assert not supports_continuous_batching(decoder, [prompts[0], prompts[5]])
 
 
 def test_in_bfloat16_a_model_can_be_refilled_too(build_smoke, prompts):
     model = build_smoke(seed=5)
     model.module.to(torch.bfloat16)
     decoder = GreedyDecoder(model, lambda prompt, length: 12)
-    assert can_refill(decoder, [prompts[0], prompts[5]])
+    assert supports_continuous_batching(decoder, [prompts[0], prompts[5]])

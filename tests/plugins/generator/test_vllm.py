@@ -6,9 +6,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from plugins.generator.generator_options import VllmOptions
 from plugins.generator.vllm import CHUNK, VllmGenerator
-from plugins.generator.vllm_options import VllmOptions
-from runner.errors import UnmetError
+from runner.errors import RequirementError
 from runner.records import ImagePart, Rendered, TextPart
 
 
@@ -40,7 +40,7 @@ def calls(monkeypatch):
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_without_the_package_it_says_which_extra_to_install():
-    with pytest.raises(UnmetError, match=r"pip install 'mmre-runner\[vllm\]'"):
+    with pytest.raises(RequirementError, match=r"pip install 'mmre-runner\[vllm\]'"):
         VllmGenerator(VllmOptions())
 
 
@@ -48,7 +48,7 @@ def test_it_loads_the_folder_and_asks_for_greedy_answers(calls, recorder, held, 
     picture = ImagePart(draw(8, 6))
     prompts = [Rendered(f"s{n}", (*[picture] * (n % 4), TextPart(f"q{n}"))) for n in range(5)]
     reporter = recorder()
-    generator = VllmGenerator(VllmOptions(max_new_tokens=9, gpus=2, gpu_memory=0.5))
+    generator = VllmGenerator(VllmOptions(max_new_tokens=9, tensor_parallel_size=2, gpu_memory_utilization=0.5))
     answers = list(generator.generate(held(None, "folder/model"), prompts, frozenset({"s0"}), reporter))
     assert [(each.id, each.output, each.finished) for each in answers] == [
         ("s1", "Q1", True), ("s2", "Q2", True), ("s3", "Q3", False), ("s4", "Q4", True),

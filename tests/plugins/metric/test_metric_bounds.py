@@ -4,18 +4,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.metric.bleu import Bleu
-from plugins.metric.bleu_options import BleuOptions
-from plugins.metric.corpus_bleu import CorpusBleu
-from plugins.metric.corpus_bleu_options import CorpusBleuOptions
-from plugins.metric.entity_f1 import EntityF1, EntityF1Options
-from plugins.metric.exact_match import ExactMatch, ExactMatchOptions
-from plugins.metric.image_entity_accuracy import ImageEntityAccuracy, ImageEntityAccuracyOptions
-from plugins.metric.ner_f1 import NerF1, NerF1Options
-from plugins.metric.ner_f1_by_label import NerF1ByLabel, NerF1ByLabelOptions
-from plugins.metric.rouge import Rouge
-from plugins.metric.rouge_options import RougeOptions
-from plugins.metric.triple_f1 import TripleF1, TripleF1Options
+from plugins.metric.extraction import (
+    EntityF1,
+    EntityF1Options,
+    ExactMatch,
+    ExactMatchOptions,
+    ImageEntityAccuracy,
+    ImageEntityAccuracyOptions,
+    NerF1,
+    NerF1ByLabel,
+    NerF1ByLabelOptions,
+    NerF1Options,
+    TripleF1,
+    TripleF1Options,
+)
+from plugins.metric.summary import Bleu, CorpusBleu, Rouge
+from plugins.metric.summary_options import BleuOptions, CorpusBleuOptions, RougeOptions
 from runner.records import Answer
 
 METRICS = [

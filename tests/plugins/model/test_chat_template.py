@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, processors
 
+from plugins.model.chat.processor import train_tokenizer
+from plugins.model.chat.small_models import END_OF_TEXT, TURN_END, TURN_START, ChatWording, chat_template
 from plugins.model.chat.template import ChatTemplate
-from plugins.model.chat.tokenizer import train_tokenizer
-from plugins.model.chat.wording import END_OF_TEXT, TURN_END, TURN_START, Wording, chat_template
-from runner.errors import PluginError, UnmetError
+from runner.errors import PluginError, RequirementError
 from runner.records import ImagePart, Rendered, TextPart
 
 SPECIAL = (END_OF_TEXT, TURN_START, TURN_END, "<image>")
@@ -26,7 +26,7 @@ texts = pieces.map("".join)
 
 
 def _tokenizer(template, special=SPECIAL):
-    return train_tokenizer(TEXTS, 400, Wording(special, template))
+    return train_tokenizer(TEXTS, 400, ChatWording(special, template))
 
 
 TEMPLATE = ChatTemplate(_tokenizer(chat_template("<image>")), "<image>")
@@ -89,7 +89,7 @@ def test_an_answer_ends_with_the_tokenizers_end_where_the_template_writes_none()
     assert ChatTemplate(_tokenizer(BARE), "<image>").turn_end == TEMPLATE.turn_end
     nothing = _tokenizer(BARE)
     nothing.eos_token = None
-    with pytest.raises(UnmetError, match="which token ends an answer"):
+    with pytest.raises(RequirementError, match="which token ends an answer"):
         ChatTemplate(nothing, "<image>")
 
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
+from plugins.generator.generator_options import TransformersOptions
 from plugins.generator.transformers import TransformersGenerator
-from plugins.generator.transformers_options import TransformersOptions
 from plugins.model.image_text_to_text import ImageTextToTextModel
-from plugins.model.image_text_to_text_options import ImageTextToTextOptions
+from plugins.model.model_options import ImageTextToTextOptions
 from plugins.optimizer.adamw import AdamWOptimizer
-from plugins.optimizer.adamw_options import AdamWOptions
+from plugins.optimizer.optimizer_options import AdamWOptions
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from runner.errors import SpecError
@@ -96,20 +96,20 @@ def test_a_turned_photograph_is_counted_as_it_is_shown(model, tmp_path):
 
 
 def test_an_outline_encodes_and_counts_as_the_model_does(family, model, pictured):
-    outline = family.plugin().outline(family.texts)
-    assert next(outline.module.parameters()).is_meta
+    model_spec = family.plugin().model_spec(family.texts)
+    assert next(model_spec.module.parameters()).is_meta
     for sample in pictured:
-        features = outline.encode(sample)
+        features = model_spec.encode(sample)
         assert _same(features, model.encode(sample))
-        assert outline.count(sample) == model.count(sample)
-        assert outline.num_image_features(features) == model.num_image_features(features)
+        assert model_spec.count(sample) == model.count(sample)
+        assert model_spec.num_image_features(features) == model.num_image_features(features)
 
 
 def test_labels_are_the_answer_its_end_and_what_trails(model, pictured):
     for sample in pictured:
-        features = model.encode(sample, trailing="\n")
+        features = model.encode(sample, target_suffix="\n")
         learnt = features["labels"][features["labels"] != -100].tolist()
-        assert model.spell(learnt) == f"{sample.target}{model.turn_end}\n"
+        assert model.decode_raw(learnt) == f"{sample.target}{model.turn_end}\n"
         assert features["input_ids"][-len(learnt) :].tolist() == features["labels"][-len(learnt) :].tolist() == learnt
         assert set(learnt) & set(model.stop_token_ids)
         prompt = model.encode(Rendered(sample.id, sample.content, None, sample.examples))
@@ -159,13 +159,13 @@ def test_control_tokens_spelt_out_in_a_sample_are_plain_text(model, pictured):
     features = model.encode(sample)
     learnt = features["labels"][features["labels"] != -100].tolist()
     assert model.decode(learnt) == nasty
-    assert model.spell(features["input_ids"].tolist()).count(nasty) == 4
+    assert model.decode_raw(features["input_ids"].tolist()).count(nasty) == 4
 
 
 def test_examples_are_earlier_turns_with_their_images_first(model, pictured):
     sample = pictured[-1]
     features = model.encode(sample)
-    spelt = model.spell(features["input_ids"].tolist())
+    spelt = model.decode_raw(features["input_ids"].tolist())
     places = [spelt.index(each.target + model.turn_end) for each in (*sample.examples, sample)]
     assert places == sorted(places)
     together = Rendered("x", tuple(ImagePart(path) for path in sample.images))
@@ -200,8 +200,8 @@ def test_what_a_sample_shows_changes_its_logits(model, pictured):
 def test_two_steps_of_training_then_answers_then_the_same_model_again(family, pictured, tmp_path, recorder):
     model, reporter = family.build(), recorder()
     before = {name: weight.clone() for name, weight in model.module.named_parameters()}
-    options = SftOptions(epochs=1, max_steps=2, batch_size=3, precision="fp32", trailing="\n")
-    optimizer = AdamWOptimizer(AdamWOptions(groups={"all": {"match": "*", "lr": 1e-2}}, warmup=0))
+    options = SftOptions(epochs=1, max_steps=2, global_batch_size=3, precision="fp32", target_suffix="\n")
+    optimizer = AdamWOptimizer(AdamWOptions(groups={"all": {"match": "*", "lr": 1e-2}}, warmup_ratio=0))
     run = TrainingRun(tmp_path / "checkpoints", 3, reporter)
     keys = [sample.id for sample in pictured]
     trained = SftTrainer(options).train(model, optimizer, pictured, keys, run)
@@ -256,21 +256,21 @@ def test_a_saved_model_loads_here_and_with_transformers(family, model, pictured,
 def test_a_saved_model_is_a_checkpoint_to_go_on_from(family, model, saved, pictured):
     plugin = family.plugin(checkpoint=str(saved))
     assert plugin._options.exact_revision().startswith("sha256:")
-    built, outline = plugin.build([], 0), plugin.outline([])
+    built, model_spec = plugin.build([], 0), plugin.model_spec([])
     assert built.module.dtype == torch.float32
-    assert next(outline.module.parameters()).is_meta
-    for again in (built, outline):
+    assert next(model_spec.module.parameters()).is_meta
+    for again in (built, model_spec):
         assert all(_same(again.encode(sample), model.encode(sample)) for sample in pictured)
 
 
 def test_the_general_class_reads_every_familys_checkpoint_as_the_family_does(model, saved, pictured):
     plugin = ImageTextToTextModel(ImageTextToTextOptions(checkpoint=str(saved)))
-    general, outline = plugin.build([], 0), plugin.outline([])
+    general, model_spec = plugin.build([], 0), plugin.model_spec([])
     for sample in pictured:
         features = model.encode(sample)
         assert _same(general.encode(sample), features)
         assert general.count(sample) == model.count(sample)
-        for each in (general, outline):
+        for each in (general, model_spec):
             assert each.num_image_features(features) == model.num_image_features(features)
     assert general.turn_end == model.turn_end
     assert list(general.stop_token_ids) == list(model.stop_token_ids)
@@ -297,7 +297,7 @@ def test_a_checkpoint_whose_settings_stand_in_the_older_file_is_read(family, mod
     kind = images["image_processor_type"].removesuffix("Pil")
     (folder / "preprocessor_config.json").write_text(json.dumps({**images, "image_processor_type": kind}))
     (folder / "processor_config.json").write_text(json.dumps(written))
-    again = family.plugin(checkpoint=str(folder)).outline([])
+    again = family.plugin(checkpoint=str(folder)).model_spec([])
     assert all(_same(again.encode(sample), model.encode(sample)) for sample in pictured)
 
 
@@ -307,7 +307,7 @@ def test_code_that_a_checkpoint_brings_along_is_not_run(family, saved, tmp_path)
     (folder / "config.json").write_text(json.dumps(brought))
     (folder / "brought.py").write_text("raise SystemExit('it ran')")
     with pytest.raises(SpecError, match="no checkpoint of transformers' own architectures"):
-        family.plugin(checkpoint=str(folder)).outline([])
+        family.plugin(checkpoint=str(folder)).model_spec([])
 
 
 def test_another_architecture_is_refused(family, saved, tmp_path):

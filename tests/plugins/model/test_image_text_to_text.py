@@ -16,12 +16,12 @@ from transformers import (
     LlavaProcessor,
 )
 
-from plugins.model.chat.tokenizer import train_tokenizer
-from plugins.model.chat.wording import END_OF_TEXT, TURN_END, TURN_START, Wording, chat_template
+from plugins.model.chat.processor import train_tokenizer
+from plugins.model.chat.small_models import END_OF_TEXT, TURN_END, TURN_START, ChatWording, chat_template
 from plugins.model.image_text_to_text import ImageTextToTextModel
-from plugins.model.image_text_to_text_options import ImageTextToTextOptions
+from plugins.model.model_options import ImageTextToTextOptions
 from plugins.trainer.loss import AnswerLoss
-from runner.errors import PluginError, SpecError, UnmetError
+from runner.errors import PluginError, RequirementError, SpecError
 from runner.records import Rendered, TextPart
 
 TEXT_SHAPE = {
@@ -50,7 +50,7 @@ def _llava(texts, template=None):
         "{% for part in message.content %}{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}"
         "{% endfor %} {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
     )
-    tokenizer = train_tokenizer(texts, 400, Wording((END_OF_TEXT, TURN_START, TURN_END, "<image>"), template))
+    tokenizer = train_tokenizer(texts, 400, ChatWording((END_OF_TEXT, TURN_START, TURN_END, "<image>"), template))
     images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=SIZE)
     processor = LlavaProcessor(
         images,
@@ -72,7 +72,7 @@ def _gemma3(texts):
     """Gemma 3: a template with other tokens than those at the features' places, which see one another."""
     marks = ("<start_of_image>", "<end_of_image>", "<image_soft_token>")
     template = chat_template("<start_of_image>")
-    tokenizer = train_tokenizer(texts, 400, Wording((END_OF_TEXT, TURN_START, TURN_END, *marks), template))
+    tokenizer = train_tokenizer(texts, 400, ChatWording((END_OF_TEXT, TURN_START, TURN_END, *marks), template))
     tokenizer._set_model_specific_special_tokens(
         dict(zip(("boi_token", "eoi_token", "image_token"), marks, strict=True))
     )
@@ -115,14 +115,14 @@ def plugin(request, texts, tmp_path_factory):
 
 
 def test_a_family_without_a_plugin_trains_answers_and_comes_back(plugin, pictured, tmp_path):
-    model, outline = plugin.build([], 0), plugin.outline([])
+    model, model_spec = plugin.build([], 0), plugin.model_spec([])
     encoded = [model.encode(sample, "\n") for sample in pictured]
     for sample, features in zip(pictured, encoded, strict=True):
         learnt = features["labels"][features["labels"] != -100].tolist()
-        assert model.spell(learnt) == f"{sample.target}{TURN_END}\n"
+        assert model.decode_raw(learnt) == f"{sample.target}{TURN_END}\n"
         num_places = sum(token in model.image_token_ids for token in features["input_ids"].tolist())
         counted = model.count(sample)
-        assert num_places == model.num_image_features(features) == outline.num_image_features(features)
+        assert num_places == model.num_image_features(features) == model_spec.num_image_features(features)
         assert (counted.image, counted.target) == (num_places, len(learnt) - 1)
         assert counted.text + counted.image + counted.target == len(features["input_ids"]) - 1
     batch = model.collate(encoded, "right")
@@ -163,7 +163,7 @@ def test_logits_that_are_scaled_after_the_head_are_refused(texts, tmp_path, monk
         return output
 
     monkeypatch.setattr(LlavaForConditionalGeneration, "forward", scaled)
-    with pytest.raises(UnmetError, match="LlavaForConditionalGeneration changes its logits"):
+    with pytest.raises(RequirementError, match="LlavaForConditionalGeneration changes its logits"):
         plugin.build([], 0)
 
 
@@ -190,23 +190,23 @@ def test_a_template_that_drops_images_is_refused(texts, pictured, tmp_path):
 def test_a_tokenizer_of_another_model_is_refused(texts, tmp_path):
     config, processor = _llava(texts)
     config.image_token_id = 99
-    with pytest.raises(UnmetError, match="no special token of the number 99"):
-        _checkpoint(tmp_path, config, processor).outline([])
+    with pytest.raises(RequirementError, match="no special token of the number 99"):
+        _checkpoint(tmp_path, config, processor).model_spec([])
 
 
 def test_a_checkpoint_without_template_or_of_another_kind_is_refused(texts, tmp_path):
     plugin = _checkpoint(tmp_path, *_llava(texts))
     (tmp_path / "chat_template.jinja").unlink()
-    with pytest.raises(UnmetError, match="no chat template"):
-        plugin.outline([])
+    with pytest.raises(RequirementError, match="no chat template"):
+        plugin.model_spec([])
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(SpecError, match="'gpt2', which is none of transformers' image-text-to-text models"):
-        plugin.outline([])
+        plugin.model_spec([])
 
 
 def test_a_family_whose_processor_does_not_say_what_stands_for_an_image_is_refused(texts, tmp_path):
     plugin = _checkpoint(tmp_path, *_llava(texts))
     written = json.loads((tmp_path / "processor_config.json").read_text())
     (tmp_path / "processor_config.json").write_text(json.dumps({**written, "processor_class": "Blip2Processor"}))
-    with pytest.raises(UnmetError, match="Blip2Processor"):
-        plugin.outline([])
+    with pytest.raises(RequirementError, match="Blip2Processor"):
+        plugin.model_spec([])

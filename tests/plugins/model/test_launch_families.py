@@ -15,7 +15,7 @@ data: {{type: synthetic, path: data, train: 12, test: 4}}
 adapter: {{type: pfa}}
 model: {{type: {name}, size: smoke}}
 optimizer: {{type: adamw, groups: {{all: {{match: "*", lr: 1e-3}}}}}}
-trainer: {{type: sft, max_steps: 2, batch_size: 4, precision: bf16}}
+trainer: {{type: sft, max_steps: 2, global_batch_size: 4, precision: bf16}}
 generator: {{type: transformers, max_new_tokens: 8}}
 metrics: [{{type: ner_f1}}]
 tracker: {{type: mlflow}}

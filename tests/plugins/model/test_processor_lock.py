@@ -7,7 +7,7 @@ import shutil
 import pytest
 from transformers import AutoTokenizer
 
-from runner.errors import UnmetError
+from runner.errors import RequirementError
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def folder(saved, tmp_path):
 
 
 def _refused(family, folder, **options):
-    with pytest.raises(UnmetError) as caught:
+    with pytest.raises(RequirementError) as caught:
         family.plugin(**{"size": "smoke", **options}).load(folder)
     told = str(caught.value)
     assert str(folder) in told
@@ -94,7 +94,7 @@ def test_other_tiles_in_the_spec_are_refused(family, folder):
 @pytest.mark.parametrize("family", ["qwen2_5_vl"], indirect=True)
 def test_a_trained_model_is_refused_as_a_checkpoint_to_generate_with_too(family, folder):
     plugin = family.plugin(checkpoint=str(folder), max_pixels=1024)
-    with pytest.raises(UnmetError, match="longest_edge: trained with 2304, now 1024"):
+    with pytest.raises(RequirementError, match="longest_edge: trained with 2304, now 1024"):
         plugin.load(plugin.checkpoint())
     assert family.plugin().checkpoint() is None
 
@@ -104,5 +104,5 @@ def test_a_model_that_is_trained_on_is_locked_anew(family, folder, tmp_path):
     template.write_text(template.read_text().replace("message.role", "message.role | upper"))
     family.plugin(checkpoint=str(folder)).build([], 0).save(tmp_path / "again", "fp32")
     assert family.plugin().load(tmp_path / "again")
-    with pytest.raises(UnmetError):
+    with pytest.raises(RequirementError):
         family.plugin().load(folder)

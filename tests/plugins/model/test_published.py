@@ -3,71 +3,72 @@
 import pytest
 from PIL import Image
 
-from plugins.model.qwen2_5_vl import Qwen25VLModel
-from plugins.model.qwen2_5_vl_options import Qwen25VLOptions
-from plugins.model.qwen2_5_vl_outline import CHARACTERS_PER_TOKEN
+from plugins.model.model_options import Qwen25VLOptions
 from plugins.model.qwen2_5_vl_published import PUBLISHED
-from runner.errors import DataError, UnmetError
+from plugins.model.qwen_vl import CHARACTERS_PER_TOKEN, Qwen25VLModel
+from runner.errors import DataError, RequirementError
 from runner.records import ImagePart, Rendered, TextPart
 
 NUMBERS = {"3B": 3_754_622_976, "7B": 8_292_166_656, "32B": 33_452_718_336, "72B": 73_410_777_344}
 
 
 @pytest.fixture
-def sketch(monkeypatch):
+def meta_model(monkeypatch):
     """A function that sketches a checkpoint where no hub can be reached."""
 
     def away(name, revision):
-        raise UnmetError(f"{name} cannot be had")
+        raise RequirementError(f"{name} cannot be had")
 
-    monkeypatch.setattr("plugins.model.chat.checkpoint.hub_revision", away)
-    return lambda checkpoint, **options: Qwen25VLModel(Qwen25VLOptions(checkpoint=checkpoint, **options)).sketch(None)
+    monkeypatch.setattr("plugins.model.chat.checkpoint_files.hub_revision", away)
+    return lambda checkpoint, **options: Qwen25VLModel(Qwen25VLOptions(checkpoint=checkpoint, **options)).meta_model(
+        None
+    )
 
 
 @pytest.mark.parametrize("size", NUMBERS)
-def test_each_published_size_has_its_number_of_weights(sketch, size):
-    outline = sketch(f"Qwen/Qwen2.5-VL-{size}-Instruct")
-    assert sum(each.numel() for each in outline.module.parameters()) == NUMBERS[size]
-    assert next(outline.module.parameters()).is_meta
+def test_each_published_size_has_its_number_of_weights(meta_model, size):
+    model_spec = meta_model(f"Qwen/Qwen2.5-VL-{size}-Instruct")
+    assert sum(each.numel() for each in model_spec.module.parameters()) == NUMBERS[size]
+    assert next(model_spec.module.parameters()).is_meta
     assert len(PUBLISHED) == len(NUMBERS)
 
 
-def test_images_are_counted_and_text_is_estimated(sketch, tmp_path):
+def test_images_are_counted_and_text_is_estimated(meta_model, tmp_path):
     Image.new("RGB", (280, 140)).save(tmp_path / "even.png")
     Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
     images = [ImagePart(tmp_path / name) for name in ("even.png", "small.png")]
-    outline = sketch("Qwen/Qwen2.5-VL-7B-Instruct")
+    model_spec = meta_model("Qwen/Qwen2.5-VL-7B-Instruct")
     rendered = Rendered("1", (*images, TextPart("word" * 100)), "tell" * 10)
-    count = outline.count(rendered)
+    count = model_spec.count(rendered)
     # Blocks of 28 pixels a side: ten by five, and an image below the least area grows to four of them.
     assert count.image == 50 + 4
     assert count.estimated
-    plain = outline.count(Rendered("1", (TextPart("word" * 100),), None))
+    plain = model_spec.count(Rendered("1", (TextPart("word" * 100),), None))
     assert count.text - plain.text == 2 * len(images)
     assert plain.text == pytest.approx(400 / CHARACTERS_PER_TOKEN, abs=25)
     assert (count.target, plain.target) == (11, 0)
     shown = Rendered("2", rendered.content, rendered.target, (rendered,))
-    assert outline.count(shown).image == 2 * count.image
-    assert outline.count(shown).text > count.text + 100
+    assert model_spec.count(shown).image == 2 * count.image
+    assert model_spec.count(shown).text > count.text + 100
 
 
-def test_pixels_of_the_spec_bound_the_images(sketch, tmp_path):
+def test_pixels_of_the_spec_bound_the_images(meta_model, tmp_path):
     Image.new("RGB", (2800, 2800)).save(tmp_path / "large.png")
     rendered = Rendered("1", (ImagePart(tmp_path / "large.png"),), "x")
-    assert sketch("Qwen/Qwen2.5-VL-3B-Instruct").count(rendered).image == 100 * 100
-    assert sketch("Qwen/Qwen2.5-VL-3B-Instruct", max_pixels=280 * 280).count(rendered).image == 100
+    assert meta_model("Qwen/Qwen2.5-VL-3B-Instruct").count(rendered).image == 100 * 100
+    assert meta_model("Qwen/Qwen2.5-VL-3B-Instruct", max_pixels=280 * 280).count(rendered).image == 100
 
 
-def test_an_image_that_cannot_be_used_is_named(sketch, tmp_path):
+def test_an_image_that_cannot_be_used_is_named(meta_model, tmp_path):
     Image.new("RGB", (3000, 2)).save(tmp_path / "thread.png")
     rendered = Rendered("7", (ImagePart(tmp_path / "thread.png"),), "x")
     with pytest.raises(DataError, match=r"sample 7: image .*thread\.png"):
-        sketch("Qwen/Qwen2.5-VL-3B-Instruct").count(rendered)
+        meta_model("Qwen/Qwen2.5-VL-3B-Instruct").count(rendered)
 
 
-def test_another_checkpoint_stays_unmet_and_a_small_size_needs_texts(sketch):
-    with pytest.raises(UnmetError, match="somebody/else"):
-        sketch("somebody/else")
-    with pytest.raises(UnmetError, match="training texts"):
-        Qwen25VLModel(Qwen25VLOptions(size="smoke")).sketch(None)
-    assert Qwen25VLModel(Qwen25VLOptions(size="smoke")).sketch(["a text"]).context_length
+def test_another_checkpoint_stays_unmet_and_a_small_size_needs_texts(meta_model):
+    with pytest.raises(RequirementError, match="somebody/else"):
+        meta_model("somebody/else")
+    with pytest.raises(RequirementError, match="training texts"):
+        Qwen25VLModel(Qwen25VLOptions(size="smoke")).meta_model(None)
+    assert Qwen25VLModel(Qwen25VLOptions(size="smoke")).meta_model(["a text"]).context_length

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from plugins.model.qwen2_5_vl import Qwen25VLModel
-from plugins.model.qwen2_5_vl_options import Qwen25VLOptions
-from runner.errors import DataError, SpecError, UnmetError
+from plugins.model.model_options import Qwen25VLOptions
+from plugins.model.qwen_vl import Qwen25VLModel
+from runner.errors import DataError, RequirementError, SpecError
 from runner.records import ImagePart, Rendered, TextPart
 
 
@@ -34,7 +34,7 @@ def test_a_sample_is_encoded_as_the_template_writes_it(model, colour_samples):
 
 def test_labels_are_the_answer_its_end_and_what_trails(model, colour_samples):
     sample = colour_samples[1]
-    features = model.encode(sample, trailing="\n")
+    features = model.encode(sample, target_suffix="\n")
     learnt = features["labels"][features["labels"] != -100].tolist()
     assert learnt == _tokens(model, f"{sample.target}<|im_end|>\n")
     assert features["input_ids"][-len(learnt) :].tolist() == learnt
@@ -148,9 +148,9 @@ def test_a_local_checkpoint_is_trained_in_float32_and_known_by_its_content(model
     options = Qwen25VLOptions(checkpoint=str(tmp_path))
     plugin, revision = Qwen25VLModel(options), options.exact_revision()
     assert plugin.build([], 0).module.dtype == torch.float32
-    outline = plugin.outline([])
-    assert next(outline.module.parameters()).is_meta
-    assert outline.count(colour_samples[0]) == model.count(colour_samples[0])
+    model_spec = plugin.model_spec([])
+    assert next(model_spec.module.parameters()).is_meta
+    assert model_spec.count(colour_samples[0]) == model.count(colour_samples[0])
     assert options.exact_revision() == revision
     template = tmp_path / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
@@ -167,7 +167,7 @@ def test_the_processors_own_template_comes_first(model, colour_samples, tmp_path
 
 def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path):
     for folder, said in ((tmp_path, "holds no config.json"), (tmp_path / "none", "is no folder")):
-        with pytest.raises(UnmetError, match=said) as caught:
+        with pytest.raises(RequirementError, match=said) as caught:
             Qwen25VLOptions(checkpoint=str(folder)).exact_revision()
         assert "\n" not in str(caught.value)
 
@@ -175,14 +175,16 @@ def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path):
 def test_another_architecture_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(SpecError, match=r"'llama'.*'qwen2_5_vl'"):
-        Qwen25VLModel(Qwen25VLOptions(checkpoint=str(tmp_path))).outline([])
+        Qwen25VLModel(Qwen25VLOptions(checkpoint=str(tmp_path))).model_spec([])
 
 
 def test_a_hub_name_out_of_reach_is_unmet_and_a_cached_commit_is_found(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     options = Qwen25VLOptions(checkpoint="nobody/nothing")
-    with pytest.raises(UnmetError, match=r"'nobody/nothing' at revision 'main' cannot be had.*local folder") as caught:
+    with pytest.raises(
+        RequirementError, match=r"'nobody/nothing' at revision 'main' cannot be had.*local folder"
+    ) as caught:
         options.exact_revision()
     assert "\n" not in str(caught.value)
     commit = "c" * 40
@@ -225,9 +227,9 @@ def test_pixel_limits_are_areas(build_smoke, draw):
 
 
 def test_what_a_proof_asks_of_a_model(model, colour_samples):
-    features = model.encode(colour_samples[0], trailing="\n")
+    features = model.encode(colour_samples[0], target_suffix="\n")
     learnt = features["labels"][features["labels"] != -100].tolist()
-    assert model.spell(learnt) == f"{colour_samples[0].target}{model.turn_end}\n"
+    assert model.decode_raw(learnt) == f"{colour_samples[0].target}{model.turn_end}\n"
     places = sum(token in model.image_token_ids for token in features["input_ids"].tolist())
     assert model.num_image_features(features) == places > 0
     seen = model.module.get_image_features(features["pixel_values"], features["image_grid_thw"]).pooler_output

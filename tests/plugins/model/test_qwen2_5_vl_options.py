@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from plugins.model.qwen2_5_vl_options import Qwen25VLOptions
+from plugins.model.model_options import Qwen25VLOptions
 from runner.stages import LocatedStr
 
 

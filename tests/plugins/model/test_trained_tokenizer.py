@@ -1,13 +1,13 @@
 from transformers import AutoTokenizer
 
-from plugins.model.chat.tokenizer import train_tokenizer
-from plugins.model.chat.wording import END_OF_TEXT, TURN_END, TURN_START, Wording, chat_template
+from plugins.model.chat.processor import train_tokenizer
+from plugins.model.chat.small_models import END_OF_TEXT, TURN_END, TURN_START, ChatWording, chat_template
 
 SPECIAL = (END_OF_TEXT, TURN_START, TURN_END, "<image>")
 
 
 def trained(texts):
-    return train_tokenizer(texts, 400, Wording(SPECIAL, chat_template("<image>")))
+    return train_tokenizer(texts, 400, ChatWording(SPECIAL, chat_template("<image>")))
 
 
 def test_a_trained_tokenizer_depends_on_what_it_read_and_not_on_the_order():

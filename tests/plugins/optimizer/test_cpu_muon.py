@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.optimizer.cpu_muon import CpuMuon, orthogonalized
+from plugins.optimizer.muon import CpuMuon, orthogonalized
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 SIZES = st.integers(1, 40)

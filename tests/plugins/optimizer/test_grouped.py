@@ -7,13 +7,13 @@ import torch
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 from plugins.optimizer.adamw import AdamWOptimizer
-from plugins.optimizer.adamw_options import AdamWOptions
 from plugins.optimizer.muon import MuonOptimizer
-from plugins.optimizer.muon_options import MuonOptions
-from plugins.trainer.learner import Learner, make_accelerator
+from plugins.optimizer.optimizer_options import AdamWOptions, MuonOptions
+from plugins.trainer.distributed import make_accelerator
 from plugins.trainer.sft_options import SftOptions
+from plugins.trainer.train_step import TrainStep
 from runner.errors import SpecError, StepError
-from runner.steps.manifest import by_group
+from runner.stages.training import summarize_groups
 
 FROZEN_VISION = {"vision": {"match": "*visual*", "frozen": True}, "language": {"match": "*", "lr": 1e-2}}
 ADAPTED = {
@@ -31,11 +31,11 @@ def trained(model, optimizer, samples, steps=2):
     """Take some steps as the trainer does, and return the manifest."""
     rows = optimizer.prepare(model.module, seed=0)
     built = optimizer.build(model.module, steps + 1)
-    learner = Learner(make_accelerator("fp32"), model, built, SftOptions(precision="fp32"))
-    optimizer.check(model.module, learner.optimizers)
+    train_step = TrainStep(make_accelerator("fp32"), model, built, SftOptions(precision="fp32"))
+    optimizer.check(model.module, train_step.optimizers)
     for _ in range(steps):
-        learner.accumulate([model.encode(sample) for sample in samples])
-        learner.apply()
+        train_step.compute_gradient([model.encode(sample) for sample in samples])
+        train_step.update()
     return rows
 
 
@@ -44,14 +44,14 @@ def weights(module):
 
 
 def test_a_frozen_group_stays_and_the_others_learn(build_smoke, colour_samples):
-    model, optimizer = build_smoke(), adamw(FROZEN_VISION, warmup=0)
+    model, optimizer = build_smoke(), adamw(FROZEN_VISION, warmup_ratio=0)
     before = weights(model.module)
     rows = trained(model, optimizer, colour_samples)
     optimizer.finish(model.module)
     for row in rows:
         same = before[row.name].equal(model.module.get_parameter(row.name))
         assert same == (row.group == "vision") == (not row.trainable), row.name
-    vision, language = by_group(rows)
+    vision, language = summarize_groups(rows)
     assert (vision["num_trainable"], vision["lr"], vision["weight_decay"]) == (0, None, None)
     assert language["num_trainable"] == language["num_parameters"]
 
@@ -66,7 +66,7 @@ def test_a_frozen_weight_that_changed_all_the_same_is_named(build_smoke):
 
 
 def test_adapters_learn_in_place_of_their_layers_and_merge_into_the_same_outputs(build_smoke, colour_samples):
-    model, optimizer = build_smoke(), adamw(ADAPTED, warmup=0)
+    model, optimizer = build_smoke(), adamw(ADAPTED, warmup_ratio=0)
     plain = weights(model.module)
     rows = trained(model, optimizer, colour_samples)
     learning = {row.name: row for row in rows if row.trainable}
@@ -187,7 +187,7 @@ def groups_of_2u1(module):
 def test_six_groups_are_those_of_the_papers_trainer_by_name(seven_billion):
     wanted = groups_of_2u1(seven_billion)
     assert len(wanted) == 6
-    [built] = adamw(PAPER, decayed="2u1").build(seven_billion, 10)
+    [built] = adamw(PAPER, weight_decay_on="2u1").build(seven_billion, 10)
     names = {id(parameter): name for name, parameter in seven_billion.named_parameters()}
     found = {
         (group["name"], group["weight_decay"] > 0): {names[id(parameter)] for parameter in group["params"]}

@@ -3,11 +3,10 @@ import torch
 from pydantic import ValidationError
 
 from plugins.optimizer.adamw import AdamWOptimizer
-from plugins.optimizer.adamw_options import AdamWOptions
 from plugins.optimizer.muon import MuonOptimizer
-from plugins.optimizer.muon_options import MuonOptions
+from plugins.optimizer.optimizer_options import AdamWOptions, MuonOptions
 from runner.errors import SpecError
-from runner.steps.manifest import by_group
+from runner.stages.training import summarize_groups
 
 PUBLISHED = {
     "merger": {"match": "*merger*", "lr": 2e-6},
@@ -35,7 +34,7 @@ def test_the_published_rates_cover_every_parameter_once(module):
     rows = _adamw(PUBLISHED).prepare(module, 0)
     assert next(row.name for row in rows if row.group == "language") == "model.language_model.embed_tokens.weight"
     assert sorted(row.name for row in rows) == sorted(name for name, _ in module.named_parameters())
-    groups = {group["group"]: group for group in by_group(rows)}
+    groups = {group["group"]: group for group in summarize_groups(rows)}
     sizes = {name: p.numel() for name, p in module.named_parameters()}
     assert groups["merger"]["num_parameters"] == sum(n for name, n in sizes.items() if "visual.merger" in name)
     assert groups["vision"]["num_parameters"] == sum(
@@ -67,7 +66,7 @@ def test_the_built_optimizer_has_the_rates_and_spares_vectors_from_decay(module)
 
 
 def test_vectors_decay_where_asked(module):
-    (built,) = _adamw(PUBLISHED, decayed="all").build(module, 10)
+    (built,) = _adamw(PUBLISHED, weight_decay_on="all").build(module, 10)
     assert all(group["weight_decay"] == 0.1 for group in built.optimizer.param_groups)
 
 
@@ -125,7 +124,7 @@ def test_muon_and_adamw_share_a_module():
 )
 def test_rates_rise_over_the_warm_up_and_fall_to_their_end(schedule, at_half, at_end):
     module = torch.nn.Linear(2, 2)
-    (built,) = _adamw({"all": {"match": "*", "lr": 1.0}}, schedule=schedule, warmup=0.2).build(module, 100)
+    (built,) = _adamw({"all": {"match": "*", "lr": 1.0}}, lr_schedule=schedule, warmup_ratio=0.2).build(module, 100)
     rates = []
     for _ in range(100):
         rates.append(built.optimizer.param_groups[0]["lr"])

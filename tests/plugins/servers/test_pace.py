@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.servers.pace import MINUTE, Pace
+from plugins.servers.chat import MINUTE, RateLimiter
 
 
 def starts(number, requests, tokens, each):
@@ -14,7 +14,7 @@ def starts(number, requests, tokens, each):
 
     async def run():
         loop = asyncio.get_running_loop()
-        pace, clock, found = Pace(requests, tokens, lambda: each), [0.0], []
+        pace, clock, found = RateLimiter(requests, tokens, lambda: each), [0.0], []
 
         async def sleep(seconds):
             clock[0] += seconds

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from plugins.source.gmner import GmnerSource
-from plugins.source.gmner_options import GmnerOptions
+from plugins.source.source_options import GmnerOptions
 from runner.errors import DataError
 from runner.records import Entity
 from runner.stages import LeftOut, SourceTweet

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plugins.source.json_lines import JsonLinesSource
-from plugins.source.json_lines_options import JsonLinesOptions
+from plugins.source.source_options import JsonLinesOptions
 from runner.errors import DataError
 from runner.records import Entity
 from runner.stages import LeftOut, SourceTweet

@@ -11,7 +11,7 @@ from servers import Server
 
 pytestmark = pytest.mark.slow
 
-SHORT = ("--local", "--set", "trainer.epochs=1", "--set", "compute.sample_every=1")
+SHORT = ("--local", "--set", "trainer.epochs=1", "--set", "compute.usage_interval=1")
 VARYING = {"train/tokens_per_second", "train/memory_gb"}
 """Figures of the machine, which no two trainings share."""
 GROWN = {"events.jsonl", "record.json", "plan.json"}
@@ -19,7 +19,7 @@ GROWN = {"events.jsonl", "record.json", "plan.json"}
 SWEEP = """\
 extends: emoji.yaml
 name: {name}
-trainer: {{type: sft, epochs: 1, batch_size: 2, precision: fp32}}
+trainer: {{type: sft, epochs: 1, global_batch_size: 2, precision: fp32}}
 sweep: {{seeds: [1, 2]}}
 """
 

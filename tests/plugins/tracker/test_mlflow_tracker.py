@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from plugins.tracker.mlflow import MlflowTracker
 from plugins.tracker.mlflow_content import fitted_key, parameters
 from plugins.tracker.mlflow_options import MlflowOptions
-from runner.errors import UnmetError
+from runner.errors import RequirementError
 from runner.stages import DatasetInfo, LocatedStr, TrackedRun
 
 FINGERPRINT = "0123456789abcdef" * 4
@@ -273,7 +273,7 @@ def test_database_that_cannot_be_used_is_refused_at_once_in_one_line(tmp_path, t
     else:
         file.write_bytes(b"something else entirely" * 100)
     started = time.monotonic()
-    with pytest.raises(UnmetError) as caught:
+    with pytest.raises(RequirementError) as caught:
         open_tracker(tmp_path, uri=f"sqlite:///{file}")
     assert time.monotonic() - started < 60, "MLflow's own retries last longer"
     assert str(file) in str(caught.value) and "tracker.uri" in str(caught.value)
@@ -283,7 +283,7 @@ def test_database_that_cannot_be_used_is_refused_at_once_in_one_line(tmp_path, t
 
 def test_server_that_is_away_is_refused_without_its_password(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(UnmetError) as caught:
+    with pytest.raises(RequirementError) as caught:
         open_tracker(tmp_path, uri="http://ann:secret@127.0.0.1:9")
     assert "127.0.0.1" in str(caught.value) and "\n" not in str(caught.value)
     assert "ann:secret" not in str(caught.value)
@@ -354,7 +354,7 @@ def test_served_store_shows_the_run_and_takes_another_over_http(storage, tracked
             f"{address}/#/experiments/{remote._run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
         )
         assert history(storage, run_id, "loss") == [(1, 1.0)]
-        with pytest.raises(UnmetError, match="open http"):
+        with pytest.raises(RequirementError, match="open http"):
             remote.serve_command("127.0.0.1", 1)
     finally:
         server.terminate()
@@ -475,7 +475,7 @@ def test_files_are_attached_and_fetched(storage, tracked, tmp_path):
     assert folder == tmp_path / "here" / "trial-01234567"
     for name in ("predictions.jsonl", "scores.jsonl", "plan.json"):
         assert (folder / name).read_bytes() == (tracked.run_dir / name).read_bytes()
-    with pytest.raises(UnmetError, match="no experiment 'other'"):
+    with pytest.raises(RequirementError, match="no experiment 'other'"):
         tracker.fetch("other", tmp_path)
 
 
@@ -493,7 +493,7 @@ def test_a_server_that_refuses_is_told_in_a_line_without_the_password(tmp_path, 
 
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(UnmetError, match=str(status)) as caught:
+        with pytest.raises(RequirementError, match=str(status)) as caught:
             open_tracker(tmp_path, uri=f"http://ann:s3cret@127.0.0.1:{server.server_port}")
         server.shutdown()
     assert "\n" not in str(caught.value) and "s3cret" not in str(caught.value)

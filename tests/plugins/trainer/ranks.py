@@ -2,7 +2,7 @@
 
 from torch import multiprocessing
 
-LOADED = ["plugins.model.qwen2_5_vl", "plugins.optimizer.adamw", "plugins.trainer.sft", "torch.distributed.tensor"]
+LOADED = ["plugins.model.qwen_vl", "plugins.optimizer.adamw", "plugins.trainer.sft", "torch.distributed.tensor"]
 
 
 def together(work, *arguments):

@@ -1,12 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.trainer.batches import (
-    Order,
-    divide,
-    micro_batches,
-    num_validation,
-)
+from plugins.trainer.batches import EpochSampler, micro_batches, num_validation, split_validation
 
 groups_of_samples = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=40)
 shares = st.floats(0, 0.9)
@@ -14,7 +9,7 @@ shares = st.floats(0, 0.9)
 
 @given(groups_of_samples, shares, st.integers(0, 3))
 def test_a_validation_part_divides_no_group_and_is_no_larger_than_asked(groups, share, seed):
-    division = divide(groups, share, seed)
+    division = split_validation(groups, share, seed)
     assert sorted(division.training + division.validation) == list(range(len(groups)))
     assert not {groups[place] for place in division.training} & {groups[place] for place in division.validation}
     assert len(division.validation) <= num_validation(len(groups), share) < len(groups)
@@ -22,19 +17,19 @@ def test_a_validation_part_divides_no_group_and_is_no_larger_than_asked(groups, 
 
 @given(st.integers(1, 60), shares)
 def test_a_validation_part_of_single_samples_has_just_the_size(num_samples, share):
-    division = divide([str(place) for place in range(num_samples)], share, 0)
+    division = split_validation([str(place) for place in range(num_samples)], share, 0)
     assert len(division.validation) == num_validation(num_samples, share)
 
 
 def test_the_validation_part_follows_the_seed():
     groups = [str(place) for place in range(100)]
-    assert divide(groups, 0.2, 1) == divide(groups, 0.2, 1) != divide(groups, 0.2, 2)
-    assert divide(groups, 0.2, 1).validation != tuple(range(20))
+    assert split_validation(groups, 0.2, 1) == split_validation(groups, 0.2, 1) != split_validation(groups, 0.2, 2)
+    assert split_validation(groups, 0.2, 1).validation != tuple(range(20))
 
 
 @given(st.integers(1, 50), st.integers(1, 9), st.integers(0, 3))
 def test_an_epoch_takes_every_sample_once_in_an_order_of_its_own(num_samples, batch_size, epoch):
-    order = Order(tuple(range(100, 100 + num_samples)), num_samples, batch_size, seed=7)
+    order = EpochSampler(tuple(range(100, 100 + num_samples)), num_samples, batch_size, seed=7)
     first = epoch * order.steps_per_epoch
     batches = [batch for _, batch in order.batches(first, first + order.steps_per_epoch)]
     assert sorted(place for batch in batches for place in batch) == list(order.training)
@@ -43,7 +38,7 @@ def test_an_epoch_takes_every_sample_once_in_an_order_of_its_own(num_samples, ba
 
 
 def test_epochs_and_seeds_have_different_orders():
-    order, other = (Order(tuple(range(50)), 50, 50, seed) for seed in (1, 2))
+    order, other = (EpochSampler(tuple(range(50)), 50, 50, seed) for seed in (1, 2))
     (_, one), (_, two) = order.batches(0, 2)
     assert one != two
     assert one not in [batch for _, batch in other.batches(0, 2)]
@@ -51,7 +46,7 @@ def test_epochs_and_seeds_have_different_orders():
 
 @given(st.integers(1, 30), st.integers(1, 9), st.integers(0, 20), st.integers(0, 20))
 def test_the_samples_of_a_step_do_not_depend_on_where_one_begins(num_samples, batch_size, first, length):
-    order = Order(tuple(range(num_samples)), num_samples, batch_size, seed=7)
+    order = EpochSampler(tuple(range(num_samples)), num_samples, batch_size, seed=7)
     whole = list(order.batches(0, first + length))
     assert list(order.batches(first, first + length)) == whole[first:]
     assert [step for step, _ in whole] == list(range(first + length))

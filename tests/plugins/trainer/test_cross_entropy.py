@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from plugins.trainer import cross_entropy
-from plugins.trainer.cross_entropy import summed_cross_entropy
+from plugins.trainer import loss as cross_entropy
+from plugins.trainer.loss import summed_cross_entropy
 
 
 def _case(positions, words, bias, seed=0):

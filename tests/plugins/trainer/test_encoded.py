@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from plugins.trainer.encoded import EncodedSamples
-from plugins.trainer.sample_files import SampleFiles
+from plugins.trainer.encoded_samples import EncodedSamples, SampleFiles
 from runner.records import Rendered
 
 SAMPLES = [Rendered(f"s{place}", ()) for place in range(3)]

@@ -8,7 +8,7 @@ import torch
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel as Tower
 
 from plugins.optimizer.adamw import AdamWOptimizer
-from plugins.optimizer.adamw_options import AdamWOptions
+from plugins.optimizer.optimizer_options import AdamWOptions
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from runner.stages import StopRequestedError, TrainingRun
@@ -18,7 +18,7 @@ FROZEN = {"vision": {"match": "*visual*", "frozen": True}, **LANGUAGE}
 NUM_PICTURED = 11
 """Of the twelve samples; each has one picture."""
 
-OPTIONS = {"epochs": 3, "batch_size": 4, "precision": "fp32", "validation": 0.2}
+OPTIONS = {"epochs": 3, "global_batch_size": 4, "precision": "fp32", "validation_ratio": 0.2}
 
 
 @pytest.fixture
@@ -120,21 +120,21 @@ def test_each_image_is_looked_at_once_in_all_epochs_and_trainings(train, looks):
     ],
 )
 def test_where_something_of_it_learns_it_looks_at_every_step(train, looks, groups):
-    train(groups=groups, max_steps=4, validation=0)
+    train(groups=groups, max_steps=4, validation_ratio=0)
     assert len(looks) == 4
     assert all(looks)
 
 
 def test_other_weights_precision_or_pixels_are_looked_at_anew(train, looks, colour_samples):
-    train(max_steps=3, validation=0)
+    train(max_steps=3, validation_ratio=0)
     for changed in (
         {"model": _build("qwen2_5_vl", colour_samples, seed=1)},
         {"precision": "bf16"},
         {"encoded": "of other pixels"},
-        {"trailing": "\n"},
+        {"target_suffix": "\n"},
     ):
         before = len(looks)
-        train(max_steps=3, validation=0, **changed)
+        train(max_steps=3, validation_ratio=0, **changed)
         assert len(looks) == before + NUM_PICTURED
 
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.trainer.health import KNOWN, SPIKES, Health, memory_gb
+from plugins.trainer.training_history import KNOWN, SPIKES, TrainingMonitor, memory_gb
 
 STEPS = 1000
 
@@ -11,7 +11,7 @@ def figures(loss=1.0, norm=1.0, **rates):
 
 
 def watched(series, num_steps=STEPS):
-    health = Health(num_steps)
+    health = TrainingMonitor(num_steps)
     return [health.warnings(place + 1, each) for place, each in enumerate(series)]
 
 

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.trainer.history import History
-from runner.stages import Measure
+from plugins.trainer.training_history import History
+from runner.stages import SelectionMetric
 
 LOSSES = st.dictionaries(st.integers(1, 500), st.floats(allow_nan=True, allow_infinity=True), max_size=20)
-FALLING = Measure(metric="validation/loss", mode="min")
-RISING = Measure(metric="validation/ner_f1", mode="max")
+FALLING = SelectionMetric(metric="validation/loss", mode="min")
+RISING = SelectionMetric(metric="validation/ner_f1", mode="max")
 MEASURES = pytest.mark.parametrize("measure", [FALLING, RISING], ids=lambda measure: measure.mode)
 
 

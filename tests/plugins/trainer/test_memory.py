@@ -11,19 +11,27 @@ from hypothesis import strategies as st
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
-from plugins.model.chat.frozen_vision import FrozenFeatures, as_encoded
+from plugins.model.chat.batching import FrozenFeatures, as_encoded
 from plugins.optimizer.adamw import AdamWOptimizer
-from plugins.optimizer.adamw_options import AdamWOptions
 from plugins.optimizer.muon import MuonOptimizer
-from plugins.optimizer.muon_options import MuonOptions
-from plugins.trainer.forecast import SIZES, bare, forecast, state_bytes
-from plugins.trainer.kept import Anatomy, Part, dissect
-from plugins.trainer.learner import Learner, make_accelerator
-from plugins.trainer.memory import Length, Way, learning_in, numbers_in, peak
-from plugins.trainer.operations import flops
+from plugins.optimizer.optimizer_options import AdamWOptions, MuonOptions
+from plugins.trainer.activation_memory import (
+    LayerProfile,
+    ModelProfile,
+    SampleLength,
+    TrainingSetup,
+    flops,
+    learning_in,
+    numbers_in,
+    peak,
+    profile_model,
+)
+from plugins.trainer.distributed import make_accelerator
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
-from runner.stages import TokenCount
+from plugins.trainer.train_step import TrainStep
+from plugins.trainer.training_estimate import SIZES, bare, estimate_training, state_bytes
+from runner.stages import TokenCounts
 
 BENCH = Path(__file__).parents[3] / "bench"
 ALL = {"all": {"match": "*", "lr": 1e-4}}
@@ -37,7 +45,7 @@ def adamw(groups):
 class RandomModel:
     """A model of the benchmarks, as the trainer sees one."""
 
-    packs = replaces_pixels = False
+    supports_packing = replaces_pixels = False
 
     def __init__(self, module, models):
         self.module, self.models = module, models
@@ -102,17 +110,17 @@ def test_the_peak_of_real_steps_is_within_15_percent(models, name, precision, gr
     drawn = torch.Generator().manual_seed(0)
     words = models.SHAPES[name].words
     samples = [models.random_sample(each, words, drawn, with_answer=True) for each in lengths]
-    options = SftOptions(precision=precision, batch_size=2, micro_batch_size=2, gradient_checkpointing=again)
+    options = SftOptions(precision=precision, global_batch_size=2, micro_batch_size=2, gradient_checkpointing=again)
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         model, optimizer = RandomModel(models.random_model(name, 0), models), adamw(groups)
         optimizer.prepare(model.module, 0)
-        learner = Learner(make_accelerator(precision), model, optimizer.build(model.module, 3), options)
+        train_step = TrainStep(make_accelerator(precision), model, optimizer.build(model.module, 3), options)
         for _ in range(2):  # the optimizer's state is there from the second on
-            learner.accumulate(samples)
-            learner.apply()
+            train_step.compute_gradient(samples)
+            train_step.update()
     counts = [counted(each, models) for each in samples]
-    told = forecast(options, model, optimizer, counts, 1, gpus=False).ways[0].memory
+    told = estimate_training(options, model, optimizer, counts, 1, gpus=False).ways[0].memory
     measured = allocated(profiled)
     assert told.total == pytest.approx(measured, rel=0.15)
     # What depends on the lengths alone must not hide behind weights that are easy to count.
@@ -128,28 +136,28 @@ def test_the_peak_is_within_15_percent_where_features_stand_for_pixels(models, p
     vision = FrozenFeatures(models.random_model("deep", 0))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         samples = [vision.replace_pixels(each) for each in samples]
-    options = SftOptions(precision=precision, batch_size=2, micro_batch_size=2)
+    options = SftOptions(precision=precision, global_batch_size=2, micro_batch_size=2)
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         model, optimizer = FeaturesModel(models.random_model("deep", 0), models), adamw(FROZEN_VISION)
         optimizer.prepare(model.module, 0)
-        learner = Learner(make_accelerator(precision), model, optimizer.build(model.module, 3), options)
+        train_step = TrainStep(make_accelerator(precision), model, optimizer.build(model.module, 3), options)
         for _ in range(2):
-            learner.accumulate(samples)
-            learner.apply()
-    told = forecast(options, model, optimizer, counts, 1, gpus=False).ways[0].memory
+            train_step.compute_gradient(samples)
+            train_step.update()
+    told = estimate_training(options, model, optimizer, counts, 1, gpus=False).ways[0].memory
     assert told.total == pytest.approx(allocated(profiled), rel=0.15)
 
 
 def counted(sample, models):
     target = int((sample["labels"] != models.IGNORED).sum())
     image = int((sample["input_ids"] == models.IMAGE).sum())
-    return TokenCount(len(sample["input_ids"]) - image - target, image, target)
+    return TokenCounts(len(sample["input_ids"]) - image - target, image, target)
 
 
 def part(layers, kept, width, learning):
     numbers = width**2
-    return Part(
+    return LayerProfile(
         layers=(kept * width,) * layers,
         streams=(4 * width,) * layers,
         passing=3 * width,
@@ -162,59 +170,65 @@ def part(layers, kept, width, learning):
     )
 
 
-def anatomy(language, vision, words):
+def made_profile(language, vision, words):
     ends = words * 8
-    return Anatomy(language, vision, ends, ends, False, True, True, width=8, words=words, patches=4)
+    return ModelProfile(language, vision, ends, ends, False, True, True, width=8, words=words, patches=4)
 
 
 def length(text, image, target):
-    return Length(text + image + target, image, target)
+    return SampleLength(text + image + target, image, target)
 
 
 tokens = st.integers(1, 900)
 parts = st.builds(part, st.integers(1, 8), st.integers(8, 60), st.integers(8, 64), st.integers(0, 1))
-anatomies = st.builds(anatomy, parts, parts, st.integers(8, 4000))
+anatomies = st.builds(made_profile, parts, parts, st.integers(8, 4000))
 lengths = st.builds(length, tokens, tokens, tokens)
 strategies = st.sampled_from(["ddp", "fsdp"])
 ways = st.builds(
-    Way, strategies, st.booleans(), st.none() | st.integers(1, 4), st.sampled_from([2, 4]), st.just(900), st.booleans()
+    TrainingSetup,
+    strategies,
+    st.booleans(),
+    st.none() | st.integers(1, 4),
+    st.sampled_from([2, 4]),
+    st.just(900),
+    st.booleans(),
 )
 
 
 @given(anatomies, st.lists(lengths, min_size=1, max_size=5), ways, st.integers(1, 8))
-def test_no_part_is_negative_and_longer_samples_take_no_less(anatomy, share, way, workers):
-    told = peak(anatomy, share, way, workers, 8.0 * learning_in(anatomy))
+def test_no_part_is_negative_and_longer_samples_take_no_less(profile, share, way, workers):
+    told = peak(profile, share, way, workers, 8.0 * learning_in(profile))
     assert min(told.weights, told.gradients, told.optimizer, told.activations, told.logits) >= 0
     longer = [replace(each, total=each.total + 50, target=each.target + 50) for each in share]
     one = replace(way, micro_batch_size=len(share))
-    state = 8.0 * learning_in(anatomy)
-    assert peak(anatomy, longer, one, workers, state).total >= peak(anatomy, share, one, workers, state).total
+    state = 8.0 * learning_in(profile)
+    assert peak(profile, longer, one, workers, state).total >= peak(profile, share, one, workers, state).total
 
 
 @given(anatomies, st.lists(lengths, min_size=1, max_size=5), ways, st.integers(2, 8))
-def test_what_saves_memory_saves_memory(anatomy, share, way, workers):
-    state = 8.0 * learning_in(anatomy)
-    told = peak(anatomy, share, way, workers, state)
+def test_what_saves_memory_saves_memory(profile, share, way, workers):
+    state = 8.0 * learning_in(profile)
+    told = peak(profile, share, way, workers, state)
     assert told.optimizer == pytest.approx(state / (workers if way.strategy == "fsdp" else 1), abs=1)
-    assert peak(bare(anatomy), share, way, workers, 0).total <= told.total
-    alone = peak(anatomy, share, replace(way, strategy="ddp"), 1, state)
-    assert alone.total <= peak(anatomy, share, replace(way, strategy="ddp"), workers, state).total
+    assert peak(bare(profile), share, way, workers, 0).total <= told.total
+    alone = peak(profile, share, replace(way, strategy="ddp"), 1, state)
+    assert alone.total <= peak(profile, share, replace(way, strategy="ddp"), workers, state).total
 
 
 def test_all_numbers_of_a_model_are_in_one_part(build_smoke):
     module = build_smoke().module
-    anatomy = dissect(module, 4)
-    assert numbers_in(anatomy) == learning_in(anatomy) == sum(each.numel() for each in module.parameters())
+    profile = profile_model(module, 4)
+    assert numbers_in(profile) == learning_in(profile) == sum(each.numel() for each in module.parameters())
 
 
 def test_what_is_frozen_keeps_nothing_and_costs_no_gradient(build_smoke):
     module = build_smoke().module
-    whole = dissect(module, 4)
+    whole = profile_model(module, 4)
     adamw(FROZEN_VISION).prepare(module, 0)
-    frozen = dissect(module, 4)
+    frozen = profile_model(module, 4)
     assert frozen.vision.kept(again=False) == frozen.vision.num_learning == 0
     assert frozen.language == whole.language
-    length = Length(40, 20, 5)
+    length = SampleLength(40, 20, 5)
     vision = whole.vision.matrices * 20 * whole.patches
     assert flops(whole, length, again=False) - flops(frozen, length, again=False) == 4 * vision
     assert flops(whole, length, again=True) > flops(whole, length, again=False)
@@ -223,12 +237,12 @@ def test_what_is_frozen_keeps_nothing_and_costs_no_gradient(build_smoke):
 def test_features_of_a_frozen_vision_part_take_less_work_and_whole_weights_on_each_worker(build_smoke):
     model, options = build_smoke(), SftOptions(precision="bf16", strategy="fsdp", epochs=3)
     adamw(FROZEN_VISION).prepare(model.module, 0)
-    count = TokenCount(20, 20, 5)
-    ours = forecast(options, model, adamw(FROZEN_VISION), [count], 2, gpus=True)
+    count = TokenCounts(20, 20, 5)
+    ours = estimate_training(options, model, adamw(FROZEN_VISION), [count], 2, gpus=True)
     model.replaces_pixels = False
-    theirs = forecast(options, model, adamw(FROZEN_VISION), [count], 2, gpus=True)
-    vision = dissect(model.module, 2).vision
-    spared = 4 * 2 * vision.matrices * 20 * dissect(model.module, 2).patches  # forward, of four samples
+    theirs = estimate_training(options, model, adamw(FROZEN_VISION), [count], 2, gpus=True)
+    vision = profile_model(model.module, 2).vision
+    spared = 4 * 2 * vision.matrices * 20 * profile_model(model.module, 2).patches  # forward, of four samples
     assert theirs.flops_per_step - ours.flops_per_step == pytest.approx(spared * 2 / 3)
     held = ours.ways[0].memory.weights - theirs.ways[0].memory.weights
     assert held == pytest.approx(4 * vision.num_parameters, abs=1)
@@ -255,8 +269,10 @@ def test_the_optimizers_state_is_what_it_keeps(build_smoke):
 def test_ways_take_less_and_less_and_the_disk_is_counted(build_smoke, precision):
     model = build_smoke()
     numbers = sum(each.numel() for each in model.module.parameters())
-    options = SftOptions(precision=precision, batch_size=8, keep_checkpoints=2)
-    told = forecast(options, model, adamw(ALL), [TokenCount(100, 60, 20), TokenCount(10, 6, 2)], 2, gpus=True)
+    options = SftOptions(precision=precision, global_batch_size=8, save_total_limit=2)
+    told = estimate_training(
+        options, model, adamw(ALL), [TokenCounts(100, 60, 20), TokenCounts(10, 6, 2)], 2, gpus=True
+    )
     totals = [way.memory.total for way in told.ways]
     assert totals == sorted(totals, reverse=True)
     assert len(set(totals)) == len(totals) > 2
@@ -279,30 +295,32 @@ def test_ways_take_less_and_less_and_the_disk_is_counted(build_smoke, precision)
 def test_adapters_are_advised_where_not_they_alone_learn_already(build_smoke, groups, advised):
     model, optimizer = build_smoke(), adamw(groups)
     optimizer.prepare(model.module, 0)
-    told = forecast(SftOptions(batch_size=8), model, optimizer, [TokenCount(100, 60, 20)], 2, gpus=True)
+    told = estimate_training(
+        SftOptions(global_batch_size=8), model, optimizer, [TokenCounts(100, 60, 20)], 2, gpus=True
+    )
     assert any("adapters" in way.change for way in told.ways) == advised
 
 
 def test_samples_that_are_left_out_take_no_memory(build_smoke):
-    model, counts = build_smoke(), [TokenCount(100, 0, 20), TokenCount(900, 0, 100)]
-    trainer = SftTrainer(SftOptions(max_length=500, overlong="skip"))
-    short = trainer.forecast(model, adamw(ALL), counts[:1], 1, gpus=False).ways[0].memory
-    assert trainer.forecast(model, adamw(ALL), counts, 1, gpus=False).ways[0].memory == short
-    whole = SftTrainer(SftOptions()).forecast(model, adamw(ALL), counts, 1, gpus=False).ways[0].memory
+    model, counts = build_smoke(), [TokenCounts(100, 0, 20), TokenCounts(900, 0, 100)]
+    trainer = SftTrainer(SftOptions(max_length=500, on_overlength="skip"))
+    short = trainer.estimate_training(model, adamw(ALL), counts[:1], 1, gpus=False).ways[0].memory
+    assert trainer.estimate_training(model, adamw(ALL), counts, 1, gpus=False).ways[0].memory == short
+    whole = SftTrainer(SftOptions()).estimate_training(model, adamw(ALL), counts, 1, gpus=False).ways[0].memory
     assert whole.total > short.total
 
 
 def test_answers_need_the_whole_weights_on_every_worker_that_divides_them(build_smoke):
     def memory(workers, **options):
-        told = forecast(
+        told = estimate_training(
             SftOptions(strategy="fsdp", precision="bf16", **options), model, adamw(ALL), counts, workers, gpus=True
         )
         return told.ways[0].memory
 
-    model, counts = build_smoke(), [TokenCount(1, 0, 1)]
+    model, counts = build_smoke(), [TokenCounts(1, 0, 1)]
     numbers = sum(each.numel() for each in model.module.parameters())
-    answering = memory(8, validation=0.1, generate_every=10)
+    answering = memory(8, validation_ratio=0.1, eval_generate_steps=10)
     assert answering.moment == "answer"
     assert answering.weights == pytest.approx(4 * numbers / 8 + 2 * numbers, rel=1e-6)
     assert memory(8).moment != "answer"
-    assert memory(1, validation=0.1, generate_every=10) == memory(1)
+    assert memory(1, validation_ratio=0.1, eval_generate_steps=10) == memory(1)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import multiprocessing
 
-from plugins.trainer.sample_files import ABANDONED, SampleFiles
+from plugins.trainer.encoded_samples import ABANDONED, SampleFiles
 from runner.records import ImagePart, Rendered, TextPart
 
 SAMPLE = Rendered("7", (ImagePart(Path("/here/7.png")), TextPart("Who?")), "Ada", (Rendered("6", (), "Alan"),))

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from plugins.optimizer.adamw import AdamWOptimizer
-from plugins.optimizer.adamw_options import AdamWOptions
 from plugins.optimizer.muon import MuonOptimizer
-from plugins.optimizer.muon_options import MuonOptions
-from plugins.trainer.learner import Learner, make_accelerator
+from plugins.optimizer.optimizer_options import AdamWOptions, MuonOptions
+from plugins.trainer.distributed import make_accelerator
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
+from plugins.trainer.train_step import TrainStep
 from runner.errors import StepError
 from runner.stages import StopRequestedError, TrainingRun
 
@@ -38,7 +38,7 @@ def train(build_smoke, colour_samples, tmp_path):
     """A function that trains the smoke-sized model; calls with the same folder continue one another."""
 
     def start(reporter, folder="run", optimizer=None, groups=None, model=None, **options):
-        options = {"epochs": 2, "batch_size": 5, "precision": "fp32", **options}
+        options = {"epochs": 2, "global_batch_size": 5, "precision": "fp32", **options}
         run = TrainingRun(tmp_path / folder, 11, reporter)
         keys = groups or [sample.id for sample in colour_samples]
         model = model or build_smoke()
@@ -64,8 +64,8 @@ def test_micro_batches_leave_the_gradient_as_it_is(build_smoke, colour_samples):
     for size in (None, 1, 2):
         model = build_smoke()
         options = SftOptions(precision="fp32", micro_batch_size=size, max_grad_norm=1e9)
-        learner = Learner(make_accelerator("fp32"), model, _adamw().build(model.module, 1), options)
-        told = learner.accumulate([model.encode(sample) for sample in colour_samples])
+        train_step = TrainStep(make_accelerator("fp32"), model, _adamw().build(model.module, 1), options)
+        told = train_step.compute_gradient([model.encode(sample) for sample in colour_samples])
         gradients.append((told, torch.cat([p.grad.flatten() for p in model.module.parameters() if p.grad is not None])))
     (whole, reference), *others = gradients
     assert whole.norm == pytest.approx(float(reference.norm()), rel=1e-5)
@@ -78,8 +78,8 @@ def test_micro_batches_leave_the_gradient_as_it_is(build_smoke, colour_samples):
 def test_gradients_are_clipped_by_their_norm_over_all_parameters(build_smoke, colour_samples):
     model = build_smoke()
     options = SftOptions(precision="fp32", max_grad_norm=0.01)
-    learner = Learner(make_accelerator("fp32"), model, _adamw().build(model.module, 1), options)
-    told = learner.accumulate([model.encode(sample) for sample in colour_samples])
+    train_step = TrainStep(make_accelerator("fp32"), model, _adamw().build(model.module, 1), options)
+    told = train_step.compute_gradient([model.encode(sample) for sample in colour_samples])
     norm = torch.cat([p.grad.flatten() for p in model.module.parameters() if p.grad is not None]).norm()
     assert told.norm > 0.1
     assert float(norm) == pytest.approx(0.01, rel=1e-3)
@@ -111,13 +111,13 @@ def test_the_same_seed_gives_the_same_weights(train, recorder):
 @pytest.mark.parametrize("stops", [[1], [3, 5]])
 def test_an_interrupted_training_ends_as_if_it_had_not_been(train, recorder, stops, tmp_path):
     whole, parts = recorder(), recorder()
-    expected = _weights(train(whole, "whole", _muon(), epochs=3, validation=0.2))
+    expected = _weights(train(whole, "whole", _muon(), epochs=3, validation_ratio=0.2))
     for stop in stops:
         reporter = recorder(stop_after=stop)
         with pytest.raises(StopRequestedError):
-            train(reporter, "parts", _muon(), epochs=3, validation=0.2)
+            train(reporter, "parts", _muon(), epochs=3, validation_ratio=0.2)
         assert [folder.name for folder in (tmp_path / "parts").iterdir()] == [f"step-{stop:08d}"]
-    resumed = train(parts, "parts", _muon(), epochs=3, validation=0.2)
+    resumed = train(parts, "parts", _muon(), epochs=3, validation_ratio=0.2)
     assert _weights(resumed).equal(expected)
     assert parts.recorded[0][0] == stops[-1] + 1
     assert parts.series("train/loss") == whole.series("train/loss")[stops[-1] :]
@@ -132,7 +132,7 @@ def test_checkpoints_are_whole_and_only_the_newest_stay(train, recorder, tmp_pat
     abandoned = tmp_path / "run" / ".step-00000001"
     abandoned.mkdir(parents=True)
     (abandoned / "model.safetensors").write_text("half")
-    train(recorder(), checkpoint_every=1, keep_checkpoints=2)
+    train(recorder(), save_steps=1, save_total_limit=2)
     assert sorted(folder.name for folder in (tmp_path / "run").iterdir()) == [
         "step-00000004",
         "step-00000005",
@@ -143,9 +143,7 @@ def test_a_training_that_is_no_longer_a_number_names_step_and_samples(train, rec
     model = build_smoke()
     with torch.no_grad():
         model.module.lm_head.weight[0, 0] = math.nan
-    with pytest.raises(
-        StepError, match=r"step 1: the loss is nan .* samples of the step are s\d+, s\d+, s\d+, s\d+, s"
-    ):
+    with pytest.raises(StepError, match=r"step 1: the loss is nan .* samples of the step: s\d+, s\d+, s\d+, s\d+, s"):
         train(recorder(), model=model)
 
 
@@ -168,8 +166,8 @@ def test_gradient_checkpointing_changes_no_number(train, recorder):
 
 def test_validation_samples_are_evaluated_and_not_trained_on(train, recorder, build_smoke, colour_samples):
     each_epoch, each_second, none = recorder(), recorder(), recorder()
-    train(each_epoch, "a", validation=0.25)  # 3 of 12 samples aside, 9 in 2 steps an epoch
-    train(each_second, "b", validation=0.25, evaluate_every=3)
+    train(each_epoch, "a", validation_ratio=0.25)  # 3 of 12 samples aside, 9 in 2 steps an epoch
+    train(each_second, "b", validation_ratio=0.25, eval_steps=3)
     train(none, "c")
     assert [step for step, values in each_epoch.recorded if "validation/loss" in values] == [2, 4]
     assert [step for step, values in each_second.recorded if "validation/loss" in values] == [3, 4]
@@ -180,15 +178,15 @@ def test_validation_samples_are_evaluated_and_not_trained_on(train, recorder, bu
 
 def test_a_validation_part_that_cannot_be_filled_is_told(train, recorder):
     reporter = recorder()
-    train(reporter, validation=0.25, groups=["same"] * 12)
+    train(reporter, validation_ratio=0.25, groups=["same"] * 12)
     assert len(reporter.recorded) == 4  # as planned from the number of samples alone
     assert "0 samples instead of 3" in reporter.warnings[0]
 
 
 def test_smoke_takes_two_steps():
-    options = SftOptions(batch_size=64, epochs=9)
+    options = SftOptions(global_batch_size=64, epochs=9)
     small = SftOptions(**{**options.model_dump(), **options.smoke()})
-    assert SftTrainer(small).extent(None, None, list("abcdefghijkl"), 0).steps == 2
+    assert SftTrainer(small).training_budget(None, None, list("abcdefghijkl"), 0).steps == 2
 
 
 def test_a_sample_is_checked_as_it_is_encoded_before_anything_is_learnt_from_it(
@@ -205,7 +203,7 @@ def test_a_sample_is_checked_as_it_is_encoded_before_anything_is_learnt_from_it(
     model = build_smoke()
     run = TrainingRun(tmp_path / "run", 11, reporter, check)
     with pytest.raises(StepError, match="spoilt"):
-        SftTrainer(SftOptions(batch_size=3, precision="fp32")).train(
+        SftTrainer(SftOptions(global_batch_size=3, precision="fp32")).train(
             model, _adamw(), colour_samples, [sample.id for sample in colour_samples], run
         )
     assert len(reporter.recorded) <= 2  # three samples a step, so the seventh is of the third
@@ -217,7 +215,7 @@ def test_answers_beyond_the_limit_are_cut_without_an_end_token(build_smoke, colo
         whole = model.encode(sample, "\n")
         count = model.count(sample)
         limit = count.text + count.image + 1
-        trainer = SftTrainer(SftOptions(max_length=limit, overlong="truncate", trailing="\n"))
+        trainer = SftTrainer(SftOptions(max_length=limit, on_overlength="truncate", target_suffix="\n"))
         cut = trainer.encode(model, sample)
         assert cut.keys() == whole.keys()
         for name in ("input_ids", "labels", "mm_token_type_ids"):

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from plugins.optimizer.adamw import AdamWOptimizer
-from plugins.optimizer.adamw_options import AdamWOptions
-from plugins.trainer.batches import Order
-from plugins.trainer.encoded import is_skipped
+from plugins.optimizer.optimizer_options import AdamWOptions
+from plugins.trainer.batches import EpochSampler
+from plugins.trainer.encoded_samples import is_skipped
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from runner.stages import StopRequestedError, TrainingRun
@@ -33,14 +33,14 @@ def begin(build_smoke, colour_samples, tmp_path):
             reporter.weights[done] = _weights(model)
 
         reporter.progress = weigh
-        optimizer = AdamWOptimizer(AdamWOptions(groups=GROUPS, warmup=0.2))
+        optimizer = AdamWOptimizer(AdamWOptions(groups=GROUPS, warmup_ratio=0.2))
         run = TrainingRun(tmp_path / folder, 11, reporter)
         options = {
             "epochs": 2,
-            "batch_size": 3,
+            "global_batch_size": 3,
             "precision": "fp32",
             "max_length": LIMIT,
-            "overlong": "skip",
+            "on_overlength": "skip",
             **options,
         }
         ids = [sample.id for sample in colour_samples]
@@ -56,15 +56,15 @@ def _weights(model):
 def test_the_others_of_a_batch_are_learnt_from_as_if_they_had_been_alone(begin, recorder, lengths, monkeypatch):
     skipping, without = recorder(), recorder()
     skipped = _weights(begin(skipping))
-    batches = Order.batches
+    batches = EpochSampler.batches
 
     def short_ones(self, first, end):
         yield from (
             (step, [place for place in batch if lengths[place] <= LIMIT]) for step, batch in batches(self, first, end)
         )
 
-    monkeypatch.setattr(Order, "batches", short_ones)
-    assert _weights(begin(without, "without", overlong="refuse")).equal(skipped)
+    monkeypatch.setattr(EpochSampler, "batches", short_ones)
+    assert _weights(begin(without, "without", on_overlength="refuse")).equal(skipped)
     assert skipping.series("train/loss") == without.series("train/loss")
     assert not without.series("train/samples_skipped")
 
@@ -72,8 +72,8 @@ def test_the_others_of_a_batch_are_learnt_from_as_if_they_had_been_alone(begin, 
 @pytest.mark.filterwarnings("error:Detected call")
 def test_a_step_of_nothing_else_changes_no_weight_while_the_rates_go_on(begin, recorder, lengths):
     reporter, all_of_them = recorder(), recorder()
-    begin(reporter, batch_size=1, epochs=1)
-    begin(all_of_them, "all", batch_size=1, epochs=1, overlong="refuse", max_length=None)
+    begin(reporter, global_batch_size=1, epochs=1)
+    begin(all_of_them, "all", global_batch_size=1, epochs=1, on_overlength="refuse", max_length=None)
     passed, rates = set(), dict(all_of_them.recorded)
     for step, values in reporter.recorded:
         if "train/loss" not in values:
@@ -104,17 +104,17 @@ def test_a_validation_part_of_nothing_else_has_no_loss(begin, recorder, monkeypa
     reporter = recorder()
     longest = [lengths.index(max(lengths))]
     monkeypatch.setattr(
-        "plugins.trainer.sft.divide",
+        "plugins.trainer.sft.split_validation",
         lambda *_: type("Division", (), {"training": tuple(range(12)), "validation": tuple(longest)})(),
     )
-    begin(reporter, validation=0.1, final="best", max_length=max(lengths) - 1)
+    begin(reporter, validation_ratio=0.1, load_best_model_at_end=True, max_length=max(lengths) - 1)
     assert not reporter.series("validation/loss")
     assert any("validation/loss is nan, which decides nothing" in warning for warning in reporter.warnings)
     assert "validation/loss was never measured, so that the last weights are the result" in reporter.warnings
 
 
 def test_what_is_left_out_has_no_tokens(build_smoke, colour_samples, lengths):
-    model, trainer = build_smoke(), SftTrainer(SftOptions(overlong="skip", max_length=LIMIT))
+    model, trainer = build_smoke(), SftTrainer(SftOptions(on_overlength="skip", max_length=LIMIT))
     for sample, length in zip(colour_samples, lengths, strict=True):
         features = trainer.encode(model, sample)
         assert is_skipped(features) == (length > LIMIT)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
-from plugins.trainer.state import TrainingState, random_states, set_random_states
+from plugins.trainer.checkpoint import TrainingState, random_states, set_random_states
 
 
 def parts(seed):

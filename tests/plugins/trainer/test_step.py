@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from plugins.model.qwen2_5_vl import Qwen25VLModel
-from plugins.model.qwen2_vl import Qwen2VLModel
-from plugins.model.qwen3_vl import Qwen3VLModel
+from plugins.model.qwen_vl import Qwen2VLModel, Qwen3VLModel, Qwen25VLModel
 from plugins.optimizer.adamw import AdamWOptimizer
-from plugins.optimizer.adamw_options import AdamWOptions
-from plugins.trainer.learner import Learner, make_accelerator
+from plugins.optimizer.optimizer_options import AdamWOptions
+from plugins.trainer.distributed import make_accelerator
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
+from plugins.trainer.train_step import TrainStep
 from runner.records import IGNORED
 
 FAMILIES = {each.name: each for each in (Qwen2VLModel, Qwen25VLModel, Qwen3VLModel)}
@@ -20,7 +19,7 @@ FAMILIES = {each.name: each for each in (Qwen2VLModel, Qwen25VLModel, Qwen3VLMod
 
 @pytest.fixture(params=FAMILIES)
 def model(request, colour_samples):
-    """A smoke-sized model of a family that packs."""
+    """A smoke-sized model of a family that supports_packing."""
     from importlib.metadata import entry_points
 
     (options,) = entry_points(group="runner.model.options", name=request.param)
@@ -47,10 +46,10 @@ def _gradients(module):
     return gradients
 
 
-def _learner(model, **options):
+def _train_step(model, **options):
     built = AdamWOptimizer(AdamWOptions(groups={"all": {"match": "*", "lr": 1e-3}})).build(model.module, 20)
     settings = SftOptions(precision="fp32", max_grad_norm=1e9, **options)
-    return Learner(make_accelerator("fp32"), model, built, settings)
+    return TrainStep(make_accelerator("fp32"), model, built, settings)
 
 
 @pytest.mark.parametrize("options", [{}, {"micro_batch_size": 5}, {"packing": "off"}, {"gradient_checkpointing": True}])
@@ -59,7 +58,7 @@ def test_gradients_are_those_of_the_unoptimised_path(model, colour_samples, opti
     model.module.train()
     loss = _unoptimised(model.module, model, batch)
     expected = _gradients(model.module)
-    told = _learner(model, **options).accumulate(batch)
+    told = _train_step(model, **options).compute_gradient(batch)
     assert told.loss == pytest.approx(loss, rel=1e-5)
     ours = _gradients(model.module)
     assert ours.keys() == expected.keys()
@@ -69,13 +68,13 @@ def test_gradients_are_those_of_the_unoptimised_path(model, colour_samples, opti
 
 def test_losses_of_twenty_steps_are_those_of_the_unoptimised_path(build_smoke, colour_samples):
     theirs, ours = build_smoke(), build_smoke()
-    learner = _learner(ours)
+    train_step = _train_step(ours)
     (built,) = AdamWOptimizer(AdamWOptions(groups={"all": {"match": "*", "lr": 1e-3}})).build(theirs.module, 20)
     batches = [[theirs.encode(colour_samples[(4 * step + each) % 12]) for each in range(4)] for step in range(20)]
     losses = []
     for batch in batches:
-        losses.append((_unoptimised(theirs.module, theirs, batch), learner.accumulate(batch).loss))
-        learner.apply()
+        losses.append((_unoptimised(theirs.module, theirs, batch), train_step.compute_gradient(batch).loss))
+        train_step.update()
         torch.nn.utils.clip_grad_norm_(theirs.module.parameters(), 1e9)
         built.optimizer.step()
         built.schedule.step()
@@ -135,9 +134,11 @@ def test_flash_attention_is_told_where_samples_begin_as_transformers_has_it(buil
 
 def test_eager_attention_does_not_pack_and_trains_all_the_same(build_smoke, colour_samples):
     plain, eager = build_smoke(), build_smoke(attention="eager")
-    assert (plain.packs, eager.packs) == (True, False)
+    assert (plain.supports_packing, eager.supports_packing) == (True, False)
     batch = [plain.encode(sample) for sample in colour_samples]
-    assert _learner(eager).accumulate(batch).loss == pytest.approx(_learner(plain).accumulate(batch).loss, rel=1e-5)
+    assert _train_step(eager).compute_gradient(batch).loss == pytest.approx(
+        _train_step(plain).compute_gradient(batch).loss, rel=1e-5
+    )
 
 
 def test_without_labels_a_share_gives_zeros_to_every_weight(build_smoke, colour_samples):

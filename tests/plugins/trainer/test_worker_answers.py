@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from examiner import LetterExaminer
+from evaluator import LetterEvaluator
 from ranks import together
 from torch import distributed
 
-from plugins.model.qwen2_5_vl import Qwen25VLModel
-from plugins.model.qwen2_5_vl_options import Qwen25VLOptions
+from plugins.model.model_options import Qwen25VLOptions
+from plugins.model.qwen_vl import Qwen25VLModel
 from plugins.optimizer.adamw import AdamWOptimizer
-from plugins.optimizer.adamw_options import AdamWOptions
+from plugins.optimizer.optimizer_options import AdamWOptions
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from runner.stages import StopRequestedError, TrainingRun
@@ -22,8 +22,8 @@ SEED = 11
 
 GROUPS = {"vision": {"match": "*visual*", "lr": 1e-3}, "language": {"match": "*", "lr": 1e-3}}
 OPTIONS = {
-    "epochs": 2, "precision": "fp32", "micro_batch_size": 1, "overlong": "skip", "max_length": 40,
-    "validation": 0.25, "evaluate_every": 2, "generate_every": 2,
+    "epochs": 2, "precision": "fp32", "micro_batch_size": 1, "on_overlength": "skip", "max_length": 40,
+    "validation_ratio": 0.25, "eval_steps": 2, "eval_generate_steps": 2,
 }  # fmt: skip
 
 
@@ -52,15 +52,15 @@ def _train(samples, folder: Path, stop_at=None, **options):
     texts = [text for sample in samples for text in (sample.prompt, sample.target)]
     model = Qwen25VLModel(Qwen25VLOptions(size="smoke")).build(texts, 0)
     # Adam's first steps divide by gradients near zero; a large epsilon keeps rounding from being blown up.
-    optimizer = AdamWOptimizer(AdamWOptions(groups=GROUPS, eps=1e-2, warmup=0))
+    optimizer = AdamWOptimizer(AdamWOptions(groups=GROUPS, eps=1e-2, warmup_ratio=0))
     optimizer.prepare(model.module, 0)
-    reporter, examiner = Recorder(), LetterExaminer(samples, stop_at)
-    run = TrainingRun(folder, SEED, reporter, examiner=examiner)
+    reporter, evaluator = Recorder(), LetterEvaluator(samples, stop_at)
+    run = TrainingRun(folder, SEED, reporter, evaluator=evaluator)
     trained = SftTrainer(SftOptions(**OPTIONS | options)).train(
         model, optimizer, samples, [sample.id for sample in samples], run
     )
     weights = trained and torch.cat([each.detach().flatten() for each in trained.module.parameters()])
-    return weights, reporter.recorded, examiner.asked
+    return weights, reporter.recorded, evaluator.asked
 
 
 def _work(rank: int, samples, folder: Path) -> None:
@@ -75,7 +75,7 @@ def _work(rank: int, samples, folder: Path) -> None:
         assert asked == [[3, 8] if rank == 0 else [4]] * (3 if strategy == "ddp" else 2)
         results[strategy] = weights, recorded
     # One has nothing to answer, and goes on computing with the other.
-    few = {"generate_samples": 1, "generate_every": 1, "max_steps": 2}
+    few = {"eval_generate_samples": 1, "eval_generate_steps": 1, "max_steps": 2}
     _, recorded, asked = _train(samples, folder / "few", strategy="fsdp", precision="bf16", **few)
     assert asked == [[3] if rank == 0 else []] * 2
     results["few"] = None, recorded

@@ -12,10 +12,10 @@ from ranks import together
 from torch import distributed
 from torch.distributed.tensor import DTensor
 
-from plugins.model.qwen2_5_vl import Qwen25VLModel
-from plugins.model.qwen2_5_vl_options import Qwen25VLOptions
+from plugins.model.model_options import Qwen25VLOptions
+from plugins.model.qwen_vl import Qwen25VLModel
 from plugins.optimizer.adamw import AdamWOptimizer
-from plugins.optimizer.adamw_options import AdamWOptions
+from plugins.optimizer.optimizer_options import AdamWOptions
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from runner.errors import SpecError, StepError
@@ -71,12 +71,14 @@ def _train(samples, folder: Path, reporter, groups=GROUPS, spoilt=False, eps=1e-
     texts = [text for sample in samples for text in (sample.prompt, sample.target)]
     model = Qwen25VLModel(Qwen25VLOptions(size="smoke")).build(texts, 0)
     encode = model.encode
-    model.encode = lambda rendered, trailing: reporter.encoded.append(rendered.id) or encode(rendered, trailing)
+    model.encode = lambda rendered, target_suffix: (
+        reporter.encoded.append(rendered.id) or encode(rendered, target_suffix)
+    )
     # Adam's first steps divide by gradients near zero; a large epsilon keeps rounding from being blown up.
-    optimizer = Spied(AdamWOptions(groups=groups, eps=eps, warmup=0))
+    optimizer = Spied(AdamWOptions(groups=groups, eps=eps, warmup_ratio=0))
     optimizer.spoilt = spoilt
     optimizer.prepare(model.module, 0)
-    options = {"epochs": 2, "precision": "fp32", "validation": 0.25, "micro_batch_size": 1, **options}
+    options = {"epochs": 2, "precision": "fp32", "validation_ratio": 0.25, "micro_batch_size": 1, **options}
     keys = [sample.id for sample in samples]
     trainer = SftTrainer(SftOptions(**options))
     # The workers share what they encode.
@@ -101,7 +103,7 @@ def _work(rank: int, samples, folder: Path) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="0")
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     with pytest.raises(SpecError, match="3 samples cannot be divided among 2 workers"):
-        _train(samples, folder / "odd", Recorder(), batch_size=3)
+        _train(samples, folder / "odd", Recorder(), global_batch_size=3)
     with pytest.raises(StepError, match=r"does not train .* as the group 'vision' says"):
         _train(samples, folder / "spoilt", Recorder(), spoilt=True, strategy="fsdp")
     for strategy in ("ddp", "fsdp"):
@@ -109,7 +111,7 @@ def _work(rank: int, samples, folder: Path) -> None:
         reporter = Recorder(stop_after=2 if rank == 0 else None)
         _stop(samples, folder / strategy, reporter, strategy=strategy)
         # Half of two batches, and of the third, whose only sample both need, as it may be encoded ahead; and one
-        # with an image to keep company.
+        # with an image to keep dummy_sample.
         assert 4 <= len(reporter.encoded) <= 5 + (strategy == "fsdp")
     distributed.barrier()
     if rank == 0:

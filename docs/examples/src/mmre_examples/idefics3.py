@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import Idefics3Config, PreTrainedConfig
 
 from mmre_examples.idefics3_options import Idefics3Options
-from plugins.model.chat.plugin import ChatModel
+from plugins.model.chat.chat_model import ChatModel
 from plugins.model.chat.processor import Processor
 from plugins.model.image_text_to_text import ImageTextToTextModel
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from plugins.model.image_text_to_text_options import ImageTextToTextOptions
+from plugins.model.model_options import ImageTextToTextOptions
 
 
 class Idefics3Options(ImageTextToTextOptions):

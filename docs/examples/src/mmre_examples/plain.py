@@ -8,13 +8,13 @@ import torch
 
 from mmre_examples.plain_options import PlainOptions
 from runner.errors import DataError
-from runner.records import Forecast, Memory, Rendered, TrainingWay
+from runner.records import Memory, Rendered, TrainingEstimate, TrainingWay
 from runner.stages import (
     Features,
+    ModelSpec,
     Optimizer,
-    Outline,
     StopRequestedError,
-    TokenCount,
+    TokenCounts,
     TrainingRun,
     VisionLanguageModel,
 )
@@ -26,7 +26,7 @@ FLOAT = 4
 class PlainTrainer:
     """The plugin `plain` of the stage `trainer`."""
 
-    trailing = ""
+    target_suffix = ""
     truncates = False
     skips = False
 
@@ -38,7 +38,7 @@ class PlainTrainer:
         """Weights are saved as they are trained."""
         return "fp32"
 
-    def limit(self, model: Outline) -> int | None:
+    def limit(self, model: ModelSpec) -> int | None:
         """What the model was configured for."""
         return model.context_length
 
@@ -48,7 +48,7 @@ class PlainTrainer:
         Raises:
             DataError: It is longer than the model was configured for.
         """
-        features = model.encode(rendered, self.trailing)
+        features = model.encode(rendered, self.target_suffix)
         limit = self.limit(model)
         if limit is not None and len(features["input_ids"]) > limit:
             raise DataError(f"sample {rendered.id}: {len(features['input_ids']):,} tokens are more than {limit:,}")
@@ -58,16 +58,18 @@ class PlainTrainer:
         """A step for each sample and epoch."""
         return self._options.epochs * num_samples
 
-    def forecast(
-        self, model: Outline, optimizer: Optimizer, counts: Sequence[TokenCount], workers: int, *, gpus: bool
-    ) -> Forecast:
+    def estimate_training(
+        self, model: ModelSpec, optimizer: Optimizer, counts: Sequence[TokenCounts], workers: int, *, gpus: bool
+    ) -> TrainingEstimate:
         """A rough one: activations are left out, and an optimizer is taken to keep one number for each weight."""
         weights = sum(each.numel() for each in model.module.parameters())
         learning = sum(each.numel() for each in model.module.parameters() if each.requires_grad)
         longest = max(count.text + count.image + count.target for count in counts)
         memory = Memory("step", FLOAT * weights, FLOAT * learning, FLOAT * learning, 0, 0)
         # Six operations a weight and token: two forward, four backward (Kaplan et al. 2020).
-        return Forecast((TrainingWay("", "one worker", memory),), 6.0 * weights * longest, 0, 0, FLOAT * weights)
+        return TrainingEstimate(
+            (TrainingWay("", "one worker", memory),), 6.0 * weights * longest, 0, 0, FLOAT * weights
+        )
 
     def train(
         self,

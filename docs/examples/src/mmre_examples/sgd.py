@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from mmre_examples.sgd_options import SgdOptions
-from plugins.optimizer.grouped import GroupedOptimizer
-from plugins.optimizer.schedule import scheduled
+from plugins.optimizer.adamw import GroupedOptimizer, with_schedule
 from runner.stages import ScheduledOptimizer
 
 
@@ -22,6 +21,6 @@ class SgdOptimizer(GroupedOptimizer):
 
     def build(self, module: torch.nn.Module, num_steps: int) -> Sequence[ScheduledOptimizer]:
         """Make the optimizer and its schedule; see `Optimizer.build`."""
-        parameters = [torch_group for group in self.dealt(module) for torch_group in group.torch_groups()]
+        parameters = [torch_group for group in self.assign_groups(module) for torch_group in group.torch_groups()]
         optimizer = torch.optim.SGD(parameters, momentum=self._options.momentum)
-        return [scheduled(optimizer, self._options, num_steps)]
+        return [with_schedule(optimizer, self._options, num_steps)]

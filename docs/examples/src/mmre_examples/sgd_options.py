@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from plugins.optimizer.group_options import GroupOptions, ScheduleOptions
+from plugins.optimizer.optimizer_options import GroupOptions, ScheduleOptions
 
 
 class SgdOptions(ScheduleOptions):

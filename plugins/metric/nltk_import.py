@@ -1,0 +1,64 @@
+"""Imports NLTK and rouge-score without the optional packages of NLTK that summary metrics do not use."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+OPTIONAL = frozenset({"scipy", "sklearn"})
+"""What NLTK imports where it can be had (nltk 3.10: `classify.scikitlearn`, `metrics`, `parse.transitionparser`)."""
+
+
+class _Withheld(MetaPathFinder):
+    """Says of some packages that they are not there, to one thread."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if threading.get_ident() == self._thread and fullname.partition(".")[0] in OPTIONAL:
+            raise ModuleNotFoundError(f"{fullname} is not loaded for NLTK", name=fullname)
+        return None
+
+
+@contextmanager
+def _withheld() -> Iterator[None]:
+    finder = _Withheld()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+with _withheld():
+    from nltk.stem.porter import PorterStemmer
+    from nltk.translate.bleu_score import (
+        Fraction,
+        SmoothingFunction,
+        brevity_penalty,
+        modified_precision,
+        sentence_bleu,
+    )
+    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.scoring import fmeasure
+    from rouge_score.tokenize import tokenize
+
+__all__ = [
+    "Fraction",
+    "PorterStemmer",
+    "RougeScorer",
+    "SmoothingFunction",
+    "brevity_penalty",
+    "fmeasure",
+    "modified_precision",
+    "sentence_bleu",
+    "tokenize",
+]

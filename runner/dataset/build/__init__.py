@@ -1,0 +1,1 @@
+"""Builds a data set from a published corpus in resumable stages."""

@@ -1,0 +1,68 @@
+"""Writes self-contained HTML pages from Jinja templates, with images embedded as data URLs."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import IO, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from PIL import Image, ImageOps
+
+from runner.errors import RequirementError
+
+THUMBNAIL = 240
+"""The longer side of a picture on the page, in pixels."""
+
+
+def fill(file: Path, template: str, **values: Any) -> None:
+    """Write a page from a template, piece by piece, so that a large page does not fill the memory.
+
+    Raises:
+        UnmetError: The file cannot be written.
+    """
+    with _opened(file) as stream:
+        for part in page_template(template, THUMBNAIL).generate(**values):
+            stream.write(part)
+
+
+def page_template(name: str, side: int) -> Template:
+    """Load a template of `runner/templates`; its filter `data_url` embeds thumbnails of `side` pixels."""
+    environment = Environment(
+        loader=PackageLoader("runner", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_url"] = lambda path: data_url(path, side)
+    return environment.get_template(name)
+
+
+def _opened(file: Path) -> IO[str]:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file.open("w", encoding="utf-8")
+    except OSError as error:
+        raise RequirementError(
+            f"--html {file}: cannot be written ({error.strerror}); name a file in another folder"
+        ) from error
+
+
+def data_url(path: Path, side: int) -> str:
+    """A small copy of an image that stands in the page itself; nothing where it cannot be read.
+
+    Args:
+        path: The image.
+        side: The longest that a side of the copy may be, in pixels.
+    """
+    try:
+        with Image.open(path) as image:
+            small = ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return ""
+    small.thumbnail((side, side))
+    written = io.BytesIO()
+    small.save(written, "JPEG", quality=75)
+    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode('ascii')}"

@@ -1,0 +1,1 @@
+"""Preflight: what is known before the first step - estimates of memory and time, checks of samples, previews."""

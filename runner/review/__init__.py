@@ -1,1 +1,0 @@
-"""The page on which people check the summaries of a data set."""

@@ -1,0 +1,131 @@
+"""What a person sees of a sweep: lines without a terminal, a table on one, and the tables at its end."""
+
+import io
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from runner.cli.progress import Terminal, duration
+from runner.cli.sweep_display import SweepDisplay, spread, sweep_lines, sweep_tables
+from runner.errors import StepError
+from runner.execute.results import LaunchResult, TrialResult
+from runner.plan import Trial
+from runner.trial_factory import short_names
+
+OBJECTIVE = {"metric": "validation/loss", "mode": "min"}
+SUMMARY = {"expected": 4, "objective": OBJECTIVE, "best": None, "dropped": ["point 7 fits no more"], "refused": []}
+BEST = {"group": "point-1", "value": 0.25, "parameters": {"optimizer.groups.head.lr": 1e-3}, "trials": ["trial-1"]}
+
+
+def trial(number, seed=1, **parameters):
+    plan = SimpleNamespace(spec=SimpleNamespace(name="x", seed=seed), fingerprint=f"{number}" * 8)
+    return Trial(f"trial-{number}", plan, {"optimizer.groups.head.lr": 1e-3, "seed": seed}, "point-1")
+
+
+def result(number, status="finished", objective=None, error=None, seed=1, **metrics):
+    return TrialResult(
+        trial(number, seed), status, metrics, Path("runs/x") / f"trial-{number}", "id", "", False, objective, error
+    )
+
+
+def tell(board):
+    """A sweep of a finished, a failed, a pruned, a running and a waiting trial."""
+    board.searched(SUMMARY)
+    for number in (1, 2, 3, 4):
+        board.trial_started(trial(number), Path("runs/x"), resumed=number == 2)
+    board.event("trial-1", {"kind": "metrics", "step": 1, "values": {"validation/loss": 0.5, "train/loss": 9.0}})
+    board.event("trial-4", {"kind": "progress", "stage": "train", "done": 3, "total": 8, "shown": {"loss": 0.75}})
+    board.trial_ended(result(1, objective=0.25))
+    board.searched({**SUMMARY, "best": BEST})
+    board.trial_ended(result(2, "failed", error=StepError("train: out of luck\nmore")))
+    board.trial_ended(result(3, "pruned"))
+    for _ in range(3):
+        board.trial_waits(trial(5), "4 GPUs on one node")
+
+
+def test_without_a_terminal_a_sweep_is_a_line_for_each_begin_and_end():
+    stream = io.StringIO()
+    with SweepDisplay(Terminal(stream)) as board:
+        tell(board)
+    lines = stream.getvalue().splitlines()
+    assert "resuming trial-2  lr=0.001  seed=1" in lines
+    assert "trial-1 finished: validation/loss 0.25" in lines
+    assert "trial-2 failed: train: out of luck" in lines
+    assert "trial-3 pruned" in lines
+    assert "best so far: validation/loss 0.25 at optimizer.groups.head.lr = 0.001" in lines
+    assert lines.count("point 7 fits no more") == 1
+    assert len(lines) == 9, "steps of trials are not told"
+
+
+def test_on_a_terminal_a_sweep_is_a_table(monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "160")
+    with SweepDisplay(Terminal(stream)) as board:
+        tell(board)
+    last = stream.getvalue().rpartition("trial-1")[2]
+    for told in (
+        "training 3/8",
+        "loss 0.75",
+        "for 4 GPUs on one node",
+        "1 running · 1 waiting · 1 finished · 1 pruned · 1 failed · of 4 · best validation/loss 0.25",
+        "left",
+    ):
+        assert told in last, told
+
+
+def test_the_end_of_a_sweep_has_a_row_a_trial_a_mean_a_group_and_the_best():
+    trials = [result(1, objective=0.2, ner_f1=0.5), result(2, objective=0.4, seed=2, ner_f1=0.7), result(3, "pruned")]
+    launched = LaunchResult(None, trials, sweep={**SUMMARY, "best": BEST})
+    console = Console(file=io.StringIO(), width=160)
+    for table in sweep_tables(launched):
+        console.print(table)
+    printed = console.file.getvalue()
+    row = next(line for line in printed.splitlines() if "trial-2" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        "trial-2",
+        "finished",
+        "0.001",
+        "2",
+        "0.4000",
+        "0.7000",
+    ]
+    assert "0.3000 ± 0.1414" in printed and "0.6000 ± 0.1414" in printed
+    assert sweep_lines(launched) == [
+        "best: validation/loss 0.2500 at optimizer.groups.head.lr = 0.001",
+        "runs: runs/x",
+    ]
+
+
+def test_without_repetitions_there_is_no_table_of_groups():
+    assert len(sweep_tables(LaunchResult(None, [result(1, ner_f1=0.5)], sweep=SUMMARY))) == 1
+
+
+@given(st.lists(st.none() | st.floats(-1e3, 1e3)))
+def test_mean_and_deviation_are_those_of_what_is_there(values):
+    known = [value for value in values if value is not None]
+    told = spread(values)
+    if not known:
+        assert told == "–"
+        return
+    mean, _, deviation = told.partition(" ± ")
+    assert float(mean) == pytest.approx(math.fsum(known) / len(known), abs=1e-3)
+    assert bool(deviation) == (len(known) > 1)
+    assert not deviation or 0 <= float(deviation) <= max(known) - min(known) + 1e-3
+
+
+@given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(".".join), unique=True, max_size=6))
+def test_short_names_tell_paths_apart_and_end_them(paths):
+    names = short_names(paths)
+    assert len(set(names.values())) == len(paths)
+    assert all(path.endswith(names[path]) for path in paths)
+
+
+def test_durations_are_for_people():
+    assert [duration(seconds) for seconds in (45, 720, 12600)] == ["45 s", "12 min", "3.5 h"]

@@ -1,0 +1,88 @@
+"""What a person sees: bars on a terminal, a few plain lines elsewhere, figures of both ways of reading side by side."""
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+from rich.console import Console
+
+from runner.cli.plan_tables import plan_tables
+from runner.cli.progress import PLAIN_LINES, Terminal
+from runner.cli.tables import results_table
+from runner.execute.results import TrialResult
+from runner.plan import Trial
+
+
+def shown(renderable):
+    console = Console(file=io.StringIO(), width=160)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def result(**metrics):
+    trial = Trial("trial-12345678", SimpleNamespace(spec=SimpleNamespace(name="x")), {})
+    return TrialResult(trial, "finished", metrics, Path("runs/x/trial-12345678"), "id", "link")
+
+
+def test_without_a_terminal_a_step_is_a_few_plain_lines():
+    stream = io.StringIO()
+    terminal = Terminal(stream)
+    terminal.event("trial-1", {"kind": "state", "step": "train", "state": "started"})
+    for done in range(1, 1001):
+        figures = {"loss": 0.5, "samples_per_second": 80.0}
+        terminal.event("trial-1", {"kind": "progress", "stage": "train", "done": done, "total": 1000, "shown": figures})
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "training …"
+    assert len(lines) == 1 + PLAIN_LINES
+    assert lines[-1] == "training 1000/1000  loss 0.5  samples per second 80"
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_on_a_terminal_a_step_is_a_bar_with_its_figures(monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "140")
+    terminal = Terminal(stream)
+    terminal.event("trial-1", {"kind": "progress", "stage": "train", "done": 3, "total": 4, "shown": {"loss": 0.25}})
+    terminal.close()
+    assert "training" in stream.getvalue()
+    assert "3/4" in stream.getvalue()
+    assert "loss 0.25" in stream.getvalue()
+
+
+def test_results_stand_beside_those_of_the_other_reading():
+    metrics = {"ner_f1": 0.5, "bleu": None, "parse/clean": 7, "published/ner_f1": 0.25, "published/parse/clean": 3}
+    printed = shown(results_table([result(**metrics)]))
+    row = next(line for line in printed.splitlines() if "ner_f1" in line)
+    assert "0.5000" in row
+    assert "0.2500" in row
+    assert "parsed as published" in printed
+    assert "answers clean" in printed
+    assert "not asked for: bleu" in printed
+
+
+def test_a_metric_with_a_slash_in_its_name_is_no_way_of_reading():
+    metrics = {"ner_f1/person": 0.5, "parse/clean": 7, "published/ner_f1/person": 0.25, "published/parse/clean": 3}
+    lines = shown(results_table([result(**metrics)])).splitlines()
+    row = next(line for line in lines if "ner_f1/person" in line)
+    assert "0.5000" in row and "0.2500" in row
+    assert "parsed as ner_f1" not in "\n".join(lines)
+
+
+def test_a_plan_that_is_not_known_yet_is_shown_as_such():
+    told = {
+        "fingerprint": None,
+        "trials": [],
+        "num_samples": {},
+        "steps_per_trial": None,
+        "tokens": {},
+        "parameters": [],
+        "memory": {},
+        "disk": {},
+        "hours": {},
+        "sweep": None,
+        "where": "1 worker, on the CPU",
+    }
+    [table] = plan_tables(told)
+    assert "unknown yet" in shown(table)

@@ -1,0 +1,91 @@
+"""Whatever the metric, drawing from pooled counts gives what its own reduce of the drawn samples gives."""
+
+from statistics import fmean, median
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runner.compare.resampling import AggregatedReduction, PerSampleReduction, reduction
+from runner.plan import implement
+from runner.records import Answer
+from runner.spec.check import section
+from runner.stages.registry import installed
+
+WORDS = ("a", "b", "c", "d", "e")
+PAIRS = [(label, name) for label in ("person", "other") for name in WORDS[:3]]
+
+sentences = st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)
+answers = st.builds(
+    Answer,
+    summary=sentences,
+    pairs=st.frozensets(st.sampled_from(PAIRS), max_size=4),
+    mapping=st.dictionaries(st.sampled_from("xyz"), st.sampled_from(WORDS), max_size=3),
+)
+corpora = st.lists(st.tuples(answers, answers, answers), min_size=2, max_size=6)
+
+
+@pytest.mark.parametrize("name", sorted(installed("metric")))
+@settings(max_examples=8, deadline=None)
+@given(corpus=corpora, seed=st.integers(0, 9))
+def test_every_installed_metric_is_reduced_as_it_reduces_itself(name, corpus, seed):
+    metric = implement(section("metric", {"type": name}))
+    runs = [[metric.score(each[run], each[2]) for each in corpus] for run in (0, 1)]
+    number = len(corpus)
+    weights = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=5).astype(float)
+    swaps = np.random.default_rng(seed).integers(2, size=(5, number)).astype(float)
+    fast, slow = reduction(metric, runs), PerSampleReduction(metric, runs)
+    same(fast.drawn(1, weights), slow.drawn(1, weights))
+    for one, other in zip(fast.exchanged(0, 1, swaps), slow.exchanged(0, 1, swaps), strict=True):
+        same(one, other)
+
+
+def same(one, other):
+    for name in one.keys() | other.keys():
+        gap = np.full(5, np.nan)
+        np.testing.assert_allclose(one.get(name, gap), other.get(name, gap), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(installed("metric")))
+def test_the_shipped_metrics_are_pooled(name):
+    metric = implement(section("metric", {"type": name}))
+    right = Answer("a b c d e", frozenset(PAIRS[:3]), {"x": "a", "y": "b"})
+    said = [right, Answer("a b c", frozenset(PAIRS[1:]), {"x": "a"}), Answer("b c d e a", frozenset(PAIRS[:2]), {})]
+    assert isinstance(reduction(metric, [[metric.score(each, right) for each in said]]), AggregatedReduction)
+
+
+class Median:
+    names = ("median",)
+
+    def reduce(self, counts):
+        return {"median": median(each["value"] for each in counts) if counts else None}
+
+
+class Lengths:
+    """Somebody's metric that keeps no numbers."""
+
+    names = ("length",)
+
+    def reduce(self, counts):
+        return {"length": fmean(len(each["text"]) for each in counts) if counts else None}
+
+
+def test_a_metric_that_no_pooling_fits_is_reduced_sample_by_sample():
+    run = [{"value": value} for value in (1.0, 2.0, 9.0)]
+    reducing = reduction(Median(), [run, run[::-1]])
+    assert isinstance(reducing, PerSampleReduction)
+    np.testing.assert_array_equal(reducing.drawn(0, np.array([[1, 1, 1], [3, 0, 0], [0, 1, 2]]))["median"], [2, 1, 9])
+    left, right = reducing.exchanged(0, 1, np.array([[1.0, 0, 0]]))
+    assert (left["median"][0], right["median"][0]) == (9.0, 1.0)
+
+
+def test_counts_that_are_no_numbers_are_no_obstacle():
+    assert reduction(Lengths(), [[{"text": "ab"}, {"text": ""}]]).drawn(0, np.ones((1, 2)))["length"] == [1.0]
+
+
+def test_samples_that_were_not_asked_about_count_for_nothing():
+    metric = implement(section("metric", {"type": "exact_match"}))
+    reducing = reduction(metric, [[{"exact": 1.0}, None, {"exact": 0.0}]])
+    found = reducing.drawn(0, np.array([[1.0, 5, 1], [0, 3, 0], [2, 0, 0]]))["exact_match"]
+    np.testing.assert_array_equal(found, [0.5, np.nan, 1.0])

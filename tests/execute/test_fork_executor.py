@@ -1,0 +1,103 @@
+"""Trials in processes forked on this machine, one after the other, without Ray."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from runner.errors import LostWorkerError, RequirementError
+from runner.execute.executor import ForkedExecutor, LocalExecutor
+from runner.execute.launch import make_executor
+from runner.plan import plan_json, resolve
+from runner.spec.experiment_spec import ComputeOptions
+from runner.spec.load import load_spec
+from runner.trial.run_directory import RunDirectory
+
+SPEC = """\
+name: forked
+data: {type: synthetic, path: data, train: 2, test: 2}
+adapter: {type: pfa, tasks: [ner]}
+model: none
+trainer: none
+generator: {type: constant}
+metrics: [{type: ner_f1}]
+tracker: {type: mlflow}
+compute: {cpus_per_worker: 1}
+"""
+
+
+class Silent:
+    def progress(self, done, total, **shown): ...
+
+    def warn(self, message): ...
+
+
+@pytest.fixture
+def trial(tmp_path):
+    """A function that makes a trial's folder ready, and gives its plan, the folder and what it needs."""
+    (tmp_path / "spec.yaml").write_text(SPEC)
+
+    def trial(name):
+        plan = resolve(load_spec(tmp_path / "spec.yaml").spec, Silent())
+        run = RunDirectory(tmp_path / "runs" / "forked" / name)
+        run.begin(plan, SPEC, ())
+        return plan_json(plan), run.path, plan.spec.compute
+
+    return trial
+
+
+@pytest.fixture
+def executor():
+    made = ForkedExecutor()
+    yield made
+    made.close()
+
+
+def _outcome(running):
+    until = time.monotonic() + 600
+    while (outcome := running.outcome()) is None:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return outcome
+
+
+def test_trials_run_one_after_the_other_in_processes_of_one_server(executor, trial):
+    first, second = trial("one"), trial("two")
+    running = executor.start(*first)
+    assert executor.start(*second) is None
+    assert _outcome(running).status == "finished"
+    assert RunDirectory(first[1]).finished("score")
+    [server] = [each for each in psutil.Process().children() if "runner.execute.fork_server" in each.cmdline()]
+    assert _outcome(executor.start(*second)).status == "finished"
+    assert server.is_running()
+    executor.close()
+    assert not server.is_running()
+
+
+def test_ended_at_once_it_is_interrupted_and_the_next_one_runs(executor, trial):
+    running = executor.start(*trial("one"))
+    running.end()
+    assert running.outcome().status == "interrupted"
+    assert _outcome(executor.start(*trial("two"))).status == "finished"
+
+
+def test_a_server_that_is_killed_is_told_as_a_lost_worker(executor, trial, monkeypatch):
+    plan, folder, compute = trial("one")
+    server, _ = executor._serving([], 1, with_cloud=False)
+    monkeypatch.setattr(executor, "_serving", lambda *_, **__: (server, executor._server[1]))
+    os.kill(server.pid, signal.SIGKILL)
+    server.wait()
+    assert isinstance(_outcome(executor.start(plan, folder, compute)).error, LostWorkerError)
+
+
+def test_what_ray_alone_can_place_is_refused(executor):
+    for options in ({"workers": 2}, {"gpus_per_worker": 1}):
+        with pytest.raises(RequirementError, match="runs on Ray"):
+            executor.refuse_unplaceable(ComputeOptions(**options))
+
+
+def test_a_smoke_run_without_an_address_needs_no_ray():
+    assert isinstance(make_executor(None, local=False, smoke=True), ForkedExecutor)
+    assert isinstance(make_executor(None, local=True, smoke=True), LocalExecutor)

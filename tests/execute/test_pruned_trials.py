@@ -1,0 +1,130 @@
+"""A sweep that is launched again with other metrics trains nothing, also of what was pruned."""
+
+import json
+
+import pytest
+
+from runner.execute.experiment import PrunedTrials
+from runner.files import read_lines
+from runner.plan import Trial, resolve
+from runner.spec.load import load_spec
+from runner.spec.sweep_section import SweepOptions
+from runner.trial.cache import Cache
+from runner.trial.events import EventLog
+from runner.trial.run_directory import RunDirectory
+
+SWEEP = {
+    "space": {"seed": {"int": [1, 50]}},
+    "search": {"type": "random"},
+    "pruning": {"type": "median"},
+    "objective": {"metric": "validation/loss", "mode": "min"},
+    "budget": {"trials": 3},
+}
+
+
+class Silent:
+    def progress(self, done, total, **shown): ...
+
+
+def pruned_in(place, **changed):
+    return PrunedTrials(Cache(place.folder / "runs" / ".cache"), SweepOptions.model_validate(SWEEP | changed))
+
+
+@pytest.fixture
+def begun(place):
+    """A function that begins a trial of the spec with some values changed."""
+
+    def begun(name, *changes):
+        plan = resolve(load_spec(place.folder / "many.yaml", changes).spec, Silent())
+        run = RunDirectory(place.folder / "runs" / "many" / name)
+        run.begin(plan, "", ())
+        return Trial(name, plan, {}, "all"), run
+
+    return begun
+
+
+def test_a_trial_that_trains_the_same_ends_as_the_other_one_did(place, begun):
+    trial, run = begun("trial-old")
+    log = EventLog(run.events)
+    log.metrics(3, {"validation/loss": 9.0})
+    log.metrics(None, {"ner_f1": 0.5})
+    assert not pruned_in(place).knows(trial)
+    pruned_in(place).keep(trial, run)
+
+    other, taken = begun("trial-new", "metrics=[{type: exact_match}]")
+    assert pruned_in(place, budget={"trials": 5}).take(other, taken)
+    events = read_lines(taken.events)
+    [figures] = [event for event in events if event["kind"] == "metrics"]
+    assert (figures["step"], figures["values"], figures["reused_from"]) == (
+        3,
+        {"validation/loss": 9.0},
+        "many/trial-old",
+    )
+    assert [event["state"] for event in events if event["kind"] == "state"] == ["reused"]
+    assert taken.read_record()["status"] == "pruned"
+    assert taken.read_record()["steps"]["train"]["reused_from"] == "many/trial-old"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"objective": {"metric": "validation/loss", "mode": "max"}}, {"pruning": {"type": "median", "n_warmup_steps": 9}}],
+)
+def test_in_another_sweep_it_is_found_out_anew(place, begun, changed):
+    trial, run = begun("trial-old")
+    pruned_in(place).keep(trial, run)
+    assert pruned_in(place).knows(trial)
+    assert not pruned_in(place, **changed).knows(trial)
+    assert not pruned_in(place).knows(begun("trial-new", "seed=7")[0])
+
+
+def test_what_is_damaged_is_found_out_anew(place, begun):
+    trial, run = begun("trial-old")
+    pruned_in(place).keep(trial, run)
+    [told] = (place.folder / "runs" / ".cache").glob("pruned/*/told.json")
+    told.write_text("{}")
+    assert not pruned_in(place).take(*begun("trial-new", "metrics=[{type: exact_match}]"))
+    assert not pruned_in(place).knows(trial)
+
+
+SEARCHED = """\
+name: searched
+data: {type: synthetic, path: data, train: 44, test: 4}
+adapter: {type: pfa, tasks: [ner]}
+model: {type: qwen2_5_vl, size: smoke}
+optimizer: {type: adamw, groups: {all: {match: "*", lr: 1e-3}}}
+trainer: {type: sft, epochs: 2, global_batch_size: 4, precision: fp32, validation_ratio: 0.1, eval_steps: 3}
+generator: {type: transformers, max_new_tokens: 4}
+metrics: [{type: ner_f1}]
+tracker: {type: mlflow}
+sweep:
+  space: {optimizer.groups.all.lr: {loguniform: [1.0e-5, 3.0e-2]}}
+  seeds: [1, 2]
+  search: {type: tpe, seed: 0, n_startup_trials: 3}
+  pruning: {type: successive_halving, min_resource: 3, reduction_factor: 2}
+  objective: {metric: validation/loss, mode: min}
+  enqueue: [{}]
+  budget: {trials: 8}
+"""
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_with_other_metrics_trains_nothing_and_generates_nothing(workplace):
+    spec = workplace.folder / "searched.yaml"
+    told = []
+    for metrics in ("{type: ner_f1}", "{type: ner_f1}, {type: exact_match}"):
+        spec.write_text(SEARCHED.replace("{type: ner_f1}", metrics))
+        done = workplace.run("launch", "searched.yaml", "--local", "--json")
+        assert done.returncode == 0, done.stderr
+        told.append({json.dumps(each["parameters"]): each for each in json.loads(done.stdout)["trials"]})
+    before, after = told
+    assert before.keys() == after.keys()
+    assert {each["status"] for each in before.values()} == {"finished", "pruned"}
+    for parameters, trial in after.items():
+        assert trial["status"] == before[parameters]["status"]
+        assert trial["metrics"].get("ner_f1") == before[parameters]["metrics"].get("ner_f1")
+        events = read_lines(RunDirectory(workplace.folder / trial["run_dir"]).events)
+        assert not [
+            each
+            for each in events
+            if each["kind"] == "state" and each["state"] == "started" and each["step"] != "score"
+        ]

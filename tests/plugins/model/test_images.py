@@ -1,0 +1,76 @@
+"""The size of a picture is that of the picture as it is read, whatever its format and wherever its notes stand."""
+
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from plugins.model.chat.images import dimensions, read_dimensions, read_picture
+from runner.errors import DataError
+
+QUARTER_TURN = 6
+
+
+def _turned():
+    notes = Image.Exif()
+    notes[0x0112] = QUARTER_TURN
+    return notes
+
+
+def _notes_behind_pixels(file):
+    """Move the chunk of a PNG's notes behind its pixels, where the format allows it too."""
+    content = file.read_bytes()
+    at = content.index(b"eXIf") - 4
+    end = at + 12 + struct.unpack(">I", content[at : at + 4])[0]
+    chunk, rest = content[at:end], content[:at] + content[end:]
+    last = rest.index(b"IEND") - 4
+    file.write_bytes(rest[:last] + chunk + rest[last:])
+
+
+@pytest.mark.parametrize("name", ["plain.png", "plain.jpg", "plain.webp"])
+@pytest.mark.parametrize("notes", [None, _turned()])
+def test_the_size_is_that_of_the_picture_as_it_is_read(tmp_path, name, notes):
+    file = tmp_path / name
+    Image.new("RGB", (40, 24), "red").save(file, **({"exif": notes} if notes else {}))
+    upright = read_picture(file, "x")
+    assert read_dimensions(file, "x") == (upright.height, upright.width) == ((40, 24) if notes else (24, 40))
+
+
+def test_notes_behind_the_pixels_are_read(tmp_path):
+    file = tmp_path / "late.png"
+    Image.new("RGB", (40, 24), "red").save(file, exif=_turned())
+    _notes_behind_pixels(file)
+    assert read_dimensions(file, "x") == (40, 24)
+
+
+def test_an_older_programs_notes_are_read(tmp_path):
+    """ImageMagick wrote them as a text in hexadecimal digits."""
+    file = tmp_path / "old.png"
+    Image.new("RGB", (40, 24), "red").save(file)
+    exif = _turned().tobytes()
+    text = b"Raw profile type exif\0\0" + zlib.compress(f"\nexif\n{len(exif):8}\n{exif.hex()}\n".encode())
+    chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
+    content = file.read_bytes()
+    last = content.index(b"IEND") - 4
+    file.write_bytes(content[:last] + chunk + content[last:])
+    upright = read_picture(file, "x")
+    assert read_dimensions(file, "x") == (upright.height, upright.width) == (40, 24)
+
+
+def test_a_picture_that_is_cut_off_is_refused(tmp_path):
+    file = tmp_path / "cut.png"
+    Image.effect_noise((64, 64), 90).save(file)
+    file.write_bytes(file.read_bytes()[:-600])
+    with pytest.raises(DataError, match=r"sample x: image .*cut\.png cannot be used"):
+        read_dimensions(file, "x")
+
+
+def test_a_file_that_changes_is_read_again(tmp_path):
+    file = tmp_path / "one.png"
+    for size in ((40, 24), (8, 9)):
+        Image.new("RGB", size, "red").save(file)
+        assert dimensions(file, "x") == (size[1], size[0])
+    file.unlink()
+    with pytest.raises(DataError, match="cannot be used"):
+        dimensions(file, "x")

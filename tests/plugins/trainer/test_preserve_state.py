@@ -1,0 +1,42 @@
+import random
+
+import numpy
+import pytest
+import torch
+
+from plugins.trainer.checkpoint import random_states
+from plugins.trainer.train_step import preserve_training_state
+
+
+def _module():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2), torch.nn.Dropout())
+    module[2].eval()
+    return module
+
+
+def test_modes_attributes_buffers_and_random_numbers_are_as_they_were():
+    module = _module()
+    weights, mean, before = module[0].weight, module[1].running_mean, random_states()
+    with pytest.raises(ValueError, match="amid"), preserve_training_state(module):
+        module.eval()
+        module[0].left = torch.ones(3)
+        module[0].bias.data += 1
+        module[1].running_mean = torch.full((2,), 5.0)
+        random.random(), numpy.random.rand(), torch.rand(2)
+        raise ValueError("amid")
+    assert [part.training for part in module] == [True, True, False]
+    assert module.training
+    assert not hasattr(module[0], "left")
+    assert module[0].weight is weights
+    assert module[1].running_mean is mean
+    after = random_states()
+    assert after.pop("torch").equal(before.pop("torch"))
+    assert after == before
+
+
+def test_what_learns_goes_on_learning():
+    module = _module()
+    with preserve_training_state(module), torch.inference_mode():
+        module(torch.ones(4, 2))
+    module(torch.ones(4, 2)).sum().backward()
+    assert module[0].weight.grad is not None

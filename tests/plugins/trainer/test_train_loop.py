@@ -1,0 +1,155 @@
+"""Validation that decides, checkpoints that stay, and what a training warns of."""
+
+import shutil
+from collections import namedtuple
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from plugins.optimizer.adamw import AdamWOptimizer
+from plugins.optimizer.optimizer_options import AdamWOptions
+from plugins.trainer.sft import SftTrainer
+from plugins.trainer.sft_options import SftOptions
+from plugins.trainer.train_step import TrainStep
+from runner.errors import StepError
+from runner.stages import StopRequestedError, TrainingRun
+
+GROUPS = {"vision": {"match": "*visual*", "lr": 2e-3}, "language": {"match": "*", "lr": 4e-3}}
+DECIDING = {"validation_ratio": 0.25, "eval_steps": 1}
+
+
+@pytest.fixture
+def begin(build_smoke, colour_samples, tmp_path):
+    """A function that trains the smoke-sized model for six steps; again, it goes on."""
+
+    def begin(reporter, groups=GROUPS, **options):
+        options = {"epochs": 2, "global_batch_size": 3, "precision": "fp32", **options}
+        model, ids = build_smoke(), [sample.id for sample in colour_samples]
+        reporter.weights, progress = {}, reporter.progress
+
+        def weigh(done, total, **shown):
+            progress(done, total, **shown)
+            reporter.weights[done] = _weights(model)
+
+        reporter.progress = weigh
+        optimizer = AdamWOptimizer(AdamWOptions(groups=groups, warmup_ratio=0.2))
+        run = TrainingRun(tmp_path / "checkpoints", 11, reporter)
+        return SftTrainer(SftOptions(**options)).train(model, optimizer, colour_samples, ids, run)
+
+    return begin
+
+
+@pytest.fixture
+def validate_as(monkeypatch):
+    """Lets validation losses be what they are said to be, by the number of evaluations before."""
+
+    def validate_as(*losses):
+        left = list(losses)
+        monkeypatch.setattr(TrainStep, "validation_loss", lambda self, batches: left.pop(0))
+
+    return validate_as
+
+
+def _weights(model):
+    return torch.cat([parameter.detach().flatten() for parameter in model.module.parameters()])
+
+
+def _kept(folder):
+    return sorted(int(each.name.removeprefix("step-")) for each in (folder / "checkpoints").iterdir())
+
+
+def test_training_ends_when_the_validation_loss_no_longer_falls(begin, validate_as, recorder):
+    validate_as(3.0, 2.0, 2.5, 2.0)
+    reporter = recorder()
+    model = begin(reporter, early_stopping_patience=2, **DECIDING)
+    assert len(reporter.series("train/loss")) == 4
+    assert reporter.series("validation/loss") == [3.0, 2.0, 2.5, 2.0]
+    assert reporter.warnings == [
+        "stopped early after step 4 of 6: validation/loss was best after step 2, "
+        "and 2 evaluation(s) since then were no better"
+    ]
+    assert _weights(model).equal(reporter.weights[4])
+
+
+@pytest.mark.parametrize("losses", [(3.0, 1.0, 2.0, 2.0, 2.0, 2.0), (3.0, 2.0, 2.0, 2.0, 2.0, 1.0), (1, 2, 2, 2, 2, 2)])
+def test_the_best_weights_are_the_result_where_they_are_asked_for(begin, validate_as, recorder, losses):
+    validate_as(*losses)
+    reporter = recorder()
+    model = begin(reporter, load_best_model_at_end=True, **DECIDING)
+    assert _weights(model).equal(reporter.weights[1 + losses.index(min(losses))])
+
+
+def test_the_best_checkpoint_outlives_newer_ones_and_an_interruption(begin, validate_as, recorder, tmp_path):
+    options = {"load_best_model_at_end": True, "early_stopping_patience": 3, "save_steps": 1, **DECIDING}
+    validate_as(2.0, 1.0, 1.5, 1.5)
+    first, second = recorder(stop_after=4), recorder()
+    with pytest.raises(StopRequestedError):
+        begin(first, **options)
+    assert _kept(tmp_path) == [2, 4]
+    validate_as(1.5)
+    model = begin(second, **options)
+    assert [step for step, _ in second.recorded] == [5, 5]  # a step and its evaluation, the third that is no better
+    assert _weights(model).equal(first.weights[2])
+    assert _kept(tmp_path) == [2, 5]
+
+
+def test_a_training_that_had_stopped_early_takes_no_further_step(begin, validate_as, recorder):
+    validate_as(1.0, 2.0)
+    with pytest.raises(StopRequestedError):
+        begin(recorder(stop_after=2), early_stopping_patience=1, **DECIDING)
+    again = recorder()
+    assert begin(again, early_stopping_patience=1, **DECIDING) is not None
+    assert not again.recorded
+
+
+@pytest.mark.parametrize("deciding", [{"early_stopping_patience": 1}, {"load_best_model_at_end": True}])
+def test_what_goes_by_the_validation_loss_needs_one(deciding):
+    with pytest.raises(ValidationError, match="set validation_ratio"):
+        SftOptions(**deciding)
+
+
+def test_a_folder_without_its_tensors_is_no_checkpoint(begin, recorder, tmp_path):
+    torn = tmp_path / "checkpoints" / "step-00000004"
+    torn.mkdir(parents=True)
+    (torn / "course.pt").write_text("half")
+    reporter = recorder()
+    begin(reporter, save_steps=4)
+    assert len(reporter.series("train/loss")) == 8
+    assert _kept(tmp_path) == [4]
+
+
+def test_a_disk_too_small_for_a_checkpoint_is_told_before_anything_is_learnt(begin, recorder, monkeypatch):
+    _leave_free(monkeypatch, 1000)
+    reporter = recorder()
+    with pytest.raises(StepError, match=r"takes about .* GB, and .*checkpoints has 1e-06 GB free; name another"):
+        begin(reporter)
+    assert not reporter.recorded
+
+
+def test_a_disk_too_small_for_all_checkpoints_is_warned_of(begin, recorder, monkeypatch, build_smoke):
+    num_weights = sum(each.numel() for each in build_smoke().module.parameters())
+    _leave_free(monkeypatch, 12 * num_weights * 5)
+    reporter = recorder()
+    begin(reporter, save_total_limit=5)
+    assert len(reporter.warnings) == 1
+    assert "where 6 need" in reporter.warnings[0]
+    enough = recorder()
+    begin(enough, save_total_limit=4)
+    assert not enough.warnings
+
+
+def _leave_free(monkeypatch, num_bytes):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("Usage", "total free")(num_bytes, num_bytes))
+
+
+def test_a_group_that_does_not_learn_is_warned_of_once(begin, recorder):
+    reporter = recorder()
+    begin(reporter, groups={**GROUPS, "vision": {"match": "*visual*", "lr": 0.0}})
+    assert reporter.warnings == ["step 2 of 8: the learning rate of vision is zero, so nothing there learns"]
+
+
+def test_memory_is_reported(begin, recorder):
+    reporter = recorder()
+    begin(reporter, max_steps=2)
+    assert all(0 < each < 500 for each in reporter.series("train/memory_gb"))

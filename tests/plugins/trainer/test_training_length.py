@@ -1,0 +1,125 @@
+"""How long a training lasts: as many steps and tokens as it really takes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from plugins.optimizer.adamw import AdamWOptimizer
+from plugins.optimizer.optimizer_options import AdamWOptions
+from plugins.trainer.batches import EpochSampler, split_validation
+from plugins.trainer.sft import SftTrainer
+from plugins.trainer.sft_options import SftOptions
+from plugins.trainer.training_estimate import answer_tokens, training_budget
+from runner.errors import SpecError
+from runner.records import IGNORED, TrainingBudget
+from runner.stages import StopRequestedError, TokenCounts, TrainingRun
+
+shares = st.floats(0, 0.9)
+
+
+def order_of(num_samples, share=0.0, batch_size=4, seed=0):
+    division = split_validation([str(place) for place in range(num_samples)], share, seed)
+    return EpochSampler(division.training, len(division.training), batch_size, seed)
+
+
+def steps_of(num_samples, **options):
+    groups = [str(place) for place in range(num_samples)]
+    return SftTrainer(SftOptions(**options)).training_budget(None, None, groups, 0)
+
+
+@given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 4), shares)
+def test_the_number_of_steps_is_that_of_the_batches(num_samples, batch_size, epochs, share):
+    order = order_of(num_samples, share, batch_size)
+    found = steps_of(num_samples, epochs=epochs, global_batch_size=batch_size, validation_ratio=share)
+    assert found == TrainingBudget(epochs * order.steps_per_epoch, None)
+
+
+@pytest.mark.parametrize(("max_steps", "steps"), [(None, 9), (5, 5), (50, 9)])
+def test_max_steps_is_a_limit(max_steps, steps):
+    assert steps_of(12, epochs=3, global_batch_size=4, max_steps=max_steps).steps == steps
+
+
+@given(
+    st.lists(st.integers(0, 50), min_size=1, max_size=60).filter(any),
+    st.integers(1, 2000),
+    st.integers(1, 9),
+    st.integers(0, 5),
+)
+def test_the_last_step_and_no_step_before_it_reaches_the_budget(tokens, budget, batch_size, seed):
+    order = order_of(len(tokens), 0.0, batch_size, seed)
+    found = training_budget(SftOptions(epochs=None, tokens=budget), order, tokens)
+    assert found.tokens == order.num_tokens(tokens, found.steps) >= budget
+    assert order.num_tokens(tokens, found.steps - 1) < budget
+
+
+def test_max_steps_ends_a_training_by_tokens_too():
+    options = SftOptions(epochs=None, tokens=1000, max_steps=2, global_batch_size=4)
+    assert training_budget(options, order_of(8), [5] * 8) == TrainingBudget(2, 40)
+
+
+def test_without_lengths_steps_are_known_only_by_epochs():
+    assert steps_of(8, epochs=None, tokens=100) == TrainingBudget(None, None)
+
+
+def test_tokens_that_can_never_be_had_are_refused():
+    with pytest.raises(SpecError, match="no sample is left that has any") as caught:
+        training_budget(SftOptions(epochs=None, tokens=9), order_of(4), [0] * 4)
+    assert caught.value.problems[0].path == ("trainer", "tokens")
+
+
+@pytest.mark.parametrize("options", [{"tokens": 10}, {"epochs": None}])
+def test_one_option_says_how_long_training_lasts(options):
+    with pytest.raises(ValidationError, match="either `epochs` or `tokens` says how long"):
+        SftOptions(**options)
+
+
+@pytest.mark.parametrize(("overlong", "trained"), [("refuse", 10), ("truncate", 4), ("skip", 0)])
+def test_what_is_beyond_the_limit_is_trained_as_the_option_says(overlong, trained):
+    counts = [TokenCounts(text=5, image=1, target=4), TokenCounts(text=5, image=1, target=10)]
+    assert answer_tokens(counts, 10, overlong) == [4, trained]
+    assert answer_tokens(counts, None, overlong) == [4, 10]
+
+
+class StopAfter:
+    """A reporter that asks to stop when so many steps are done."""
+
+    def __init__(self, recorder, steps):
+        self._recorder, self._steps = recorder, steps
+
+    def __getattr__(self, name):
+        return getattr(self._recorder, name)
+
+    def stop_requested(self):
+        return len(self._recorder.recorded) >= self._steps
+
+
+def test_a_training_takes_what_was_foretold_also_when_it_is_interrupted(
+    build_smoke, colour_samples, tmp_path, recorder
+):
+    """Tokens are counted where they are trained: in the labels of the batches."""
+    trained = []
+
+    def start(reporter):
+        trainer, model = SftTrainer(SftOptions(**options)), build_smoke()
+        pack = model.pack
+        model.pack = lambda batch: (
+            trained.extend(int((each["labels"] != IGNORED).sum()) for each in batch) or pack(batch)
+        )
+        groups = [sample.id for sample in colour_samples]
+        foretold = trainer.training_budget(model, [model.count(each) for each in colour_samples], groups, 11)
+        run = TrainingRun(tmp_path / "run", 11, reporter)
+        adamw = AdamWOptimizer(AdamWOptions(groups={"all": {"match": "*", "lr": 1e-3}}))
+        return foretold, lambda: trainer.train(model, adamw, colour_samples, groups, run)
+
+    options = {"epochs": None, "tokens": 150, "global_batch_size": 5, "precision": "fp32"}
+    first, second = recorder(), recorder()
+    foretold, train = start(StopAfter(first, 2))
+    with pytest.raises(StopRequestedError):
+        train()
+    again, train = start(second)
+    train()
+    assert again == foretold
+    assert len(first.recorded) + len(second.recorded) == foretold.steps > 2
+    assert sum(trained) == foretold.tokens
+    assert foretold.tokens >= 150

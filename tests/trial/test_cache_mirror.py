@@ -1,0 +1,159 @@
+"""Storages share entries at a URI: whole ones alone, and what is damaged there is removed."""
+
+import os
+from pathlib import Path
+from uuid import uuid4
+
+import fsspec
+import pytest
+
+from runner.errors import RequirementError
+from runner.spec.experiment_spec import ComputeOptions
+from runner.stages import LocatedStr
+from runner.trial.cache import Cache, MirrorError
+from runner.trial.cache_entry import DESCRIPTION, DamagedError
+
+KEY = "0123456789ab" * 5
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A real S3 server on the loopback, and the URI of a bucket there."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "someone",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    # Clients are kept by their arguments, and the server's port is none of them.
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    name = f"bucket-{uuid4().hex}"
+    fsspec.filesystem("s3").mkdir(name)
+    yield f"s3://{name}/some/folder"
+    server.stop()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+@pytest.fixture(params=["memory", "file", pytest.param("s3", marks=pytest.mark.slow)])
+def uri(request, tmp_path):
+    """A place for a mirror."""
+    if request.param == "s3":
+        return request.getfixturevalue("bucket")
+    return f"memory://{uuid4().hex}/cache" if request.param == "memory" else f"file://{tmp_path / 'mirror'}"
+
+
+@pytest.fixture
+def caches(uri, tmp_path):
+    """The caches of two storages that share a mirror."""
+    return [Cache.of(uri, tmp_path / name) for name in ("one", "other")]
+
+
+def publish(cache, tmp_path, text="weights"):
+    (tmp_path / "model").mkdir(exist_ok=True)
+    (tmp_path / "model" / f"{text}.bin").write_text(text)
+    entry = cache.entry("trained", KEY)
+    entry.folder.parent.mkdir(parents=True, exist_ok=True)
+    cache.publish(entry, {"model": tmp_path / "model"}, "x/trial-1")
+
+
+def fetched(cache):
+    entry = cache.entry("trained", KEY)
+    entry.folder.parent.mkdir(parents=True, exist_ok=True)
+    cache.fetch(entry)
+    return entry
+
+
+def test_one_storage_finds_what_another_made(caches, tmp_path):
+    assert fetched(caches[1]).described() is None
+    publish(caches[0], tmp_path)
+    told = fetched(caches[1]).take(tmp_path / "taken")
+    assert told == caches[0].entry("trained", KEY).described()
+    assert (tmp_path / "taken" / "model" / "weights.bin").read_text() == "weights"
+    assert [each["key"] for each in caches[1].mirror.entries()] == [KEY]
+    assert not list(caches[1].root.glob("*/.*unfinished*"))
+
+
+def test_what_was_not_sent_whole_is_not_there(caches, tmp_path, monkeypatch):
+    mirror = caches[0].mirror
+    files = mirror._files
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "pipe_file", lambda *told: (_ for _ in ()).throw(ConnectionError("cut off")))
+        with pytest.raises(MirrorError, match="cut off"):
+            publish(caches[0], tmp_path)
+    assert fetched(caches[1]).described() is None
+    # It is here all the same, and a second try sends it.
+    publish(caches[0], tmp_path)
+    assert fetched(caches[1]).described() is not None
+
+
+def test_what_is_damaged_there_is_named_and_removed(caches, tmp_path):
+    publish(caches[0], tmp_path)
+    mirror = caches[0].mirror
+    [weights] = [path for path in mirror._files.find(mirror._root) if path.endswith("weights.bin")]
+    mirror._files.pipe_file(weights, b"spoilt")
+    with pytest.raises(DamagedError, match=r"model/weights\.bin"):
+        fetched(caches[1])
+    assert list(mirror.entries()) == []
+    assert fetched(caches[1]).described() is None
+    mirror.send(caches[0].entry("trained", KEY))
+    assert fetched(caches[1]).described() is not None
+
+
+def test_two_that_send_at_once_do_not_mix_their_files(caches, tmp_path):
+    publish(caches[0], tmp_path)
+    entry = caches[0].entry("trained", KEY)
+    first = caches[0].mirror.described(entry)
+    caches[0].mirror._files.rm(caches[0].mirror._at(entry, DESCRIPTION))
+    publish(caches[1], tmp_path, "others")
+    entry.remove()
+    caches[0].fetch(entry)
+    assert set(entry.described()["files"]) == {"model/weights.bin", "model/others.bin"}
+    assert caches[0].mirror.described(entry)["upload"] != first["upload"]
+
+
+def test_a_uri_that_nothing_here_can_reach_is_told(tmp_path):
+    with pytest.raises(RequirementError, match=r"compute\.cache: nowhere://x"):
+        Cache.of("nowhere://x", tmp_path)
+
+
+def test_a_folder_is_no_mirror(tmp_path):
+    assert Cache.of(None, tmp_path) == Cache(tmp_path / ".cache")
+    assert Cache.of(str(tmp_path / "shared"), tmp_path) == Cache(Path(tmp_path / "shared"))
+
+
+@pytest.mark.parametrize(
+    ("told", "meant"), [("../shared", "{above}/shared"), ("/shared", "/shared"), ("s3://bucket/x", "s3://bucket/x")]
+)
+def test_a_folder_is_relative_to_its_spec_and_a_uri_stays_as_it_is(tmp_path, told, meant):
+    folder = tmp_path / "specs"
+    folder.mkdir()
+    cache = ComputeOptions.model_validate({"cache": LocatedStr(told, folder)}).cache
+    assert cache == meant.format(above=tmp_path)
+    assert type(cache) is str
+    assert ComputeOptions.model_validate({"cache": cache}).cache == cache
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away_is_told_in_a_line(bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    cache = Cache.of(bucket, tmp_path)
+    with pytest.raises(MirrorError) as caught:
+        fetched(cache)
+    assert "\n" not in str(caught.value)
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_misspelt_bucket_is_not_made(bucket, tmp_path):
+    cache = Cache.of("s3://no-such-bucket/x", tmp_path)
+    with pytest.raises(OSError, match="bucket does not exist"):
+        publish(cache, tmp_path)
+    assert not fsspec.filesystem("s3").exists("no-such-bucket")

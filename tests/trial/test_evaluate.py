@@ -1,0 +1,300 @@
+"""`runner evaluate`: anybody's outputs against targets or a data set, equal to the libraries' own figures."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+from rouge_score.rouge_scorer import RougeScorer
+
+from runner.errors import DataError, RunnerError, SpecError
+from runner.trial.evaluate import EvaluateOptions, evaluate
+
+NINE = {"rel": 0, "abs": 1e-9}
+PAPER = (
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "bleu",
+    "ner_precision",
+    "ner_recall",
+    "ner_f1",
+    "image_entity_accuracy",
+)
+
+
+class Silent:
+    def progress(self, done, total, **shown):
+        pass
+
+
+def answer(summary, pairs, mapping):
+    return f"Task 1 Answer: {summary}\nTask 2 Answer:\nNER:\n{pairs}\nimage entities pair{mapping}"
+
+
+# Three tweets. The second reference holds an entity with a colon, the third no entity and no segment.
+TARGETS = {
+    "1": answer("the cat is on a mat", ":person;Jan Taminiau:other;VOGUE", "{'a': 'Jan Taminiau', 'b': 'VOGUE'}"),
+    "2": answer("two dogs run slowly", ":other;Star Wars: Rogue One:location;Rome", "{'a': 'Star Wars: Rogue One'}"),
+    "3": answer("nobody is here at all", "", "{}"),
+}
+OUTPUTS = {
+    "1": answer("the cat sat on a mat", ":person;Jan Taminiau:person;VOGUE", "{'a': 'Jan Taminiau', 'b': 'Jan'}"),
+    "2": answer("two dogs running fast", ":other;Star Wars: Rogue One", "{'a': 'Star Wars: Rogue One'"),
+    "3": answer("nobody is here at all", ":other;nobody", "{}"),
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, field, texts):
+        path = tmp_path / name
+        path.write_text("".join(json.dumps({"id": key, field: text}) + "\n" for key, text in texts.items()))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def files(write):
+    return {"predictions": write("p.jsonl", "output", OUTPUTS), "references": write("r.jsonl", "target", TARGETS)}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A data set of one split whose pictures are not here."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    told = {"name": "x", "labels": ["person", "other", "event"], "num_samples": {"test": 2, "dev": 1}}
+    (folder / "dataset.json").write_text(json.dumps(told))
+    rows = [
+        {
+            "id": "1",
+            "text": "Ann at The Ball : Live",
+            "image": "images/1.jpg",
+            "summary": None,
+            "entities": [{"label": "person", "text": "Ann"}, {"label": "event", "text": "The  Ball : Live"}],
+            "segments": [{"letter": "a", "image": "segments/1-a.jpg", "entity": "Ann", "box": [0, 0, 1, 1]}],
+        },
+        {"id": "2", "text": "Bo", "image": "images/2.jpg", "summary": None, "entities": [], "segments": []},
+    ]
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "dev.jsonl").write_text(json.dumps({**rows[1], "id": "9", "summary": "A dog."}) + "\n")
+    return folder
+
+
+def score(files, **options):
+    return evaluate(EvaluateOptions(**{**files, **options}), Silent()).as_json()
+
+
+def test_algorithm_1_by_hand(files):
+    told = score(files)
+    # Whole entities: 1 + 1 right of 4 predicted and 4 right; segments: 1 + 1 of 3.
+    got = told["metrics"]
+    assert got["ner_precision"] == pytest.approx(2 / 4, **NINE)
+    assert got["ner_recall"] == pytest.approx(2 / 4, **NINE)
+    assert got["ner_f1"] == pytest.approx(1 / 2, **NINE)
+    assert got["image_entity_accuracy"] == pytest.approx(2 / 3, **NINE)
+    # The published rule cuts "Star Wars" off on both sides, and reads no mapping without its bracket.
+    assert got["published/ner_f1"] == pytest.approx(1 / 2, **NINE)
+    assert got["published/image_entity_accuracy"] == pytest.approx(1 / 3, **NINE)
+    # "cat", "is", "on" …: 5 of 6 words, 3 of 5 bigrams; "two dog run": 3 of 4, 2 of 3; the third is whole.
+    assert got["rouge1"] == pytest.approx((5 / 6 + 3 / 4 + 1) / 3, **NINE)
+    assert got["rouge2"] == pytest.approx((3 / 5 + 2 / 3 + 1) / 3, **NINE)
+    assert got["rougeL"] == pytest.approx((5 / 6 + 3 / 4 + 1) / 3, **NINE)
+    # "two dogs" is 2 of 4 words and 1 of 3 bigrams; an order without a match counts 0.1.
+    bleu = (5 / 6 * 3 / 5 * 1 / 4 * 0.1 / 3) ** 0.25, (2 / 4 * 1 / 3 * 0.1 / 2 * 0.1 / 1) ** 0.25, 1
+    assert got["bleu"] == pytest.approx(sum(bleu) / 3, **NINE)
+    assert got["published/bleu"] == got["bleu"]
+    assert told["parse"] == {"clean": 2, "repaired": 1, "malformed": 0}
+    assert told["other_parse"] == {"published": {"clean": 2, "repaired": 0, "malformed": 1}}
+    assert (told["num_samples"], told["mode"], told["tasks"]) == (3, "lossless", ["summary", "ner", "match"])
+    assert set(got) == {*PAPER, *(f"published/{name}" for name in PAPER)}
+
+
+def test_figures_equal_straightforward_calls_of_the_libraries(files):
+    got = score(files)["metrics"]
+    summaries = [
+        [text.partition("Task 1 Answer:")[2].partition("Task 2 Answer:")[0].strip() for text in (OUTPUTS[key], target)]
+        for key, target in TARGETS.items()
+    ]
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    for name in ("rouge1", "rouge2", "rougeL"):
+        direct = [scorer.score(right, predicted)[name].fmeasure for predicted, right in summaries]
+        assert got[name] == pytest.approx(math.fsum(direct) / 3, **NINE)
+    smoothing = SmoothingFunction().method1
+    direct = [
+        sentence_bleu([right.split()], predicted.split(), smoothing_function=smoothing)
+        for predicted, right in summaries
+    ]
+    assert got["bleu"] == pytest.approx(math.fsum(direct) / 3, **NINE)
+
+
+def test_published_mode_comes_first_where_it_is_chosen(files):
+    lossless, published = score(files), score(files, parse="published")
+    assert published["mode"] == "published"
+    assert published["parse"] == lossless["other_parse"]["published"]
+    assert published["metrics"]["ner_f1"] == lossless["metrics"]["published/ner_f1"]
+    assert published["metrics"]["lossless/image_entity_accuracy"] == lossless["metrics"]["image_entity_accuracy"]
+
+
+def test_fields_of_a_data_set_are_the_truth_and_its_labels_are_known(write, dataset):
+    outputs = {"1": "NER:\n:person;Ann:event;The Ball : Live\nimage entities pair{'a': 'Ann'}", "2": "NER:\n"}
+    got = score({"predictions": write("p.jsonl", "output", outputs), "references": dataset})
+    assert got["tasks"] == ["ner", "match"]
+    assert got["labels"] == ["person", "other", "event"]
+    assert got["metrics"]["ner_f1"] == 1
+    assert got["metrics"]["image_entity_accuracy"] == 1
+    # Read as published, "The Ball" is not what the data set says.
+    assert got["metrics"]["published/ner_f1"] == pytest.approx(1 / 2, **NINE)
+    assert got["metrics"]["rouge1"] is None and got["metrics"]["bleu"] is None
+
+
+def test_another_split_of_a_data_set(write, dataset):
+    predictions = write("p.jsonl", "output", {"9": "Task 1 Answer: A dog."})
+    got = score({"predictions": predictions, "references": dataset, "split": "dev"})
+    assert got["tasks"] == ["summary"]
+    assert got["metrics"]["rouge1"] == 1
+    assert got["metrics"]["ner_f1"] is None
+    with pytest.raises(DataError, match="no split 'train'; there are: test, dev"):
+        score({"predictions": predictions, "references": dataset, "split": "train"})
+
+
+def test_labels_are_those_named_where_no_data_set_names_them(write):
+    files = {
+        "predictions": write("p.jsonl", "output", {"1": "NER:\n:positive;sad :x"}),
+        "references": write("r.jsonl", "target", {"1": "NER:\n:positive;sad :x"}),
+    }
+    assert score(files)["metrics"]["ner_recall"] == 1  # Nothing known is named on either side.
+    assert score(files)["parse"]["malformed"] == 1
+    got = score(files, labels=["neutral", "positive"], metrics=["ner_f1_by_label"])
+    assert got["metrics"]["ner_f1/positive"] == 1
+    assert got["parse"]["clean"] == 0 and got["parse"]["repaired"] == 1  # 'Task 2 Answer:' is not there.
+
+
+def test_other_labels_than_a_data_set_has_are_refused(write, dataset):
+    predictions = write("p.jsonl", "output", {"1": "", "2": ""})
+    files = {"predictions": predictions, "references": dataset}
+    assert score(files, labels=["event", "other", "person"])["num_samples"] == 2
+    with pytest.raises(SpecError, match=r"--labels: .* has labels of its own: person, other, event"):
+        score(files, labels=["person"])
+
+
+@pytest.mark.parametrize(
+    ("targets", "tasks"),
+    [
+        ({"1": "Task 1 Answer: THE WINNER: Ann\n"}, ["summary"]),
+        ({"1": "Task 1 Answer: THE WINNER: Ann\nTask 2 Answer:\nimage entities pair{}"}, ["summary", "match"]),
+        ({"1": "NER:\n:person;Ann", "2": "image entities pair{}"}, ["ner", "match"]),
+    ],
+)
+def test_tasks_are_those_that_targets_answer(write, targets, tasks):
+    files = {"predictions": write("p.jsonl", "output", targets), "references": write("r.jsonl", "target", targets)}
+    assert score(files)["tasks"] == tasks
+
+
+def test_tasks_can_be_named(files):
+    got = score(files, tasks=["ner"])
+    assert got["metrics"]["rouge1"] is None
+    assert got["metrics"]["image_entity_accuracy"] is None
+    assert got["metrics"]["ner_f1"] == pytest.approx(1 / 2, **NINE)
+
+
+def test_missing_output_counts_as_an_empty_answer_where_that_is_allowed(files, write):
+    files["predictions"] = write("p.jsonl", "output", {key: OUTPUTS[key] for key in "12"})
+    with pytest.raises(DataError, match=r"no output for 1 of 3 references, such as the id '3' \(.*r.jsonl:3\)"):
+        score(files)
+    got = score(files, allow_missing=True)
+    assert (got["num_samples"], got["num_missing"]) == (3, 1)
+    assert got["parse"]["malformed"] == 1
+    assert got["metrics"]["rouge1"] == pytest.approx((5 / 6 + 3 / 4) / 3, **NINE)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"id": "x", "output": ""}', r"p.jsonl:4: the id 'x' is not among the 3 references"),
+        ('{"id": "2", "output": ""}', r"p.jsonl:4: the id '2' stands at .*p.jsonl:2 too"),
+        ('{"id": 2, "output": ""}', r"p.jsonl:4: has 'id': 2, which is no text"),
+        ('{"id": "4"}', r"p.jsonl:4: lacks 'output'"),
+        ('{"id": "4", "output": null}', r"p.jsonl:4: has 'output': None"),
+        ('["4"]', r"p.jsonl:4: is no JSON object"),
+        ("{", r"p.jsonl:4: is not JSON"),
+        ("[" * 100_000, r"p.jsonl:4: is not JSON"),
+        (b"\xff", r"p.jsonl:4: is not JSON"),
+    ],
+)
+def test_lines_that_cannot_be_used_are_named(files, line, says):
+    with files["predictions"].open("ab") as file:
+        file.write(line if isinstance(line, bytes) else line.encode())
+    with pytest.raises(DataError, match=says):
+        score(files)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"tasks": ["nerr"]}, "--tasks: 'nerr' is not valid; did you mean 'ner'"),
+        ({"tasks": ["ner", "summary"]}, r"--tasks: .*\[summary, ner\]"),
+        ({"parse": "strict"}, "--parse: 'strict' is not valid; valid: lossless, published"),
+        ({"metrics": ["rogue"]}, "--metrics: no metric plugin 'rogue'; did you mean 'rouge'"),
+        ({"metrics": []}, "--metrics: name at least one"),
+        ({"labels": ["a:b"]}, "the label 'a:b' cannot be read back"),
+    ],
+)
+def test_wrong_options_are_named(files, options, says):
+    with pytest.raises(RunnerError, match=says) as caught:
+        score(files, **options)
+    assert caught.value.exit_status == 2
+
+
+def test_references_that_answer_nothing_or_are_none(files, write, tmp_path):
+    files["references"] = write("r.jsonl", "target", {key: "Hello." for key in TARGETS})
+    with pytest.raises(DataError, match="answers none of the tasks; name those that were asked with --tasks"):
+        score(files)
+    with pytest.raises(DataError, match="holds no samples"):
+        score({**files, "references": write("r.jsonl", "target", {})})
+    with pytest.raises(DataError, match="no such file"):
+        score({**files, "references": tmp_path / "none.jsonl"})
+
+
+def test_files_may_bear_a_mark_of_order_and_halves_of_characters(files):
+    text = files["predictions"].read_text()
+    files["predictions"].write_bytes(b"\xef\xbb\xbf" + text.replace("here at", "\\ud83d at").encode() + b"\r\n\n")
+    assert score(files)["metrics"]["rouge1"] < 1
+
+
+CODE = """
+import sys
+sys.argv = ["runner", "evaluate", *sys.argv[1:]]
+from runner.cli.main import main
+try:
+    main()
+finally:
+    print({"torch", "transformers", "ray", "mlflow", "accelerate"} & sys.modules.keys(), file=sys.stderr)
+"""
+
+
+def test_command_prints_one_document_keeps_scores_and_loads_nothing_heavy(files, tmp_path):
+    arguments = ["--predictions", files["predictions"], "--references", files["references"], "--json"]
+    command = [sys.executable, "-c", CODE, *map(str, arguments), "--scores", str(tmp_path / "s.jsonl")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "set()"
+    assert json.loads(done.stdout) == score(files)
+    rows = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["1", "2", "3"]
+    assert rows[0]["counts"]["ner_f1"] == {"predicted": 2, "reference": 2, "matched": 1}
+    assert rows[1]["published"]["ending"] == "malformed"
+
+
+def test_command_shows_a_table_and_refuses_without_a_traceback(files, workplace):
+    done = workplace.run("evaluate", "--predictions", files["predictions"], "--references", files["references"])
+    assert done.returncode == 0
+    assert "parsed as lossless" in done.stdout and "parsed as published" in done.stdout
+    row = next(line for line in done.stdout.splitlines() if "image_entity_accuracy" in line)
+    assert "0.6667" in row and "0.3333" in row
+    done = workplace.run("evaluate", "--predictions", files["references"], "--references", files["references"])
+    assert done.returncode == 2
+    assert "r.jsonl:1: lacks 'output'" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,42 @@
+"""The event log survives kills, and is read as it grows."""
+
+import json
+
+from runner.trial.events import EventLog, EventTail, StepReporter
+
+
+def test_what_is_appended_is_read_once(tmp_path):
+    log, tail = EventLog(tmp_path / "e.jsonl"), EventTail(tmp_path / "e.jsonl")
+    assert list(tail.read()) == []
+    log.state("train", "started")
+    log.metrics(1, {"train/loss": 0.5})
+    assert [event["kind"] for event in tail.read()] == ["state", "metrics"]
+    log.warning("x")
+    assert [event["message"] for event in tail.read()] == ["x"]
+
+
+def test_a_line_torn_by_a_kill_spoils_neither_the_next_nor_the_reader(tmp_path):
+    path = tmp_path / "e.jsonl"
+    EventLog(path).warning("before")
+    with path.open("a") as file:
+        file.write('{"time": "2026')
+    tail = EventTail(path)
+    assert [event["message"] for event in tail.read()] == ["before"]
+    EventLog(path).warning("after")
+    assert [event["message"] for event in tail.read()] == ["after"]
+
+
+def test_progress_is_thinned_out_but_its_end_is_told(tmp_path):
+    reporter = StepReporter(EventLog(tmp_path / "e.jsonl"), "train", tmp_path / "stop")
+    for done in range(1, 1001):
+        reporter.progress(done, 1000, loss=1.0)
+    lines = (tmp_path / "e.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["done"] == 1000
+    assert len(lines) < 100
+
+
+def test_a_stop_is_asked_for_by_a_file(tmp_path):
+    reporter = StepReporter(EventLog(tmp_path / "e.jsonl"), "train", tmp_path / "stop")
+    assert not reporter.stop_requested()
+    (tmp_path / "stop").touch()
+    assert reporter.stop_requested()

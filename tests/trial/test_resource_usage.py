@@ -1,0 +1,90 @@
+"""The use of a machine is sampled while something runs, once more at its end, and not where nobody wants it."""
+
+import json
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from runner.trial.events import EventLog
+from runner.trial.resource_usage import Usage, sampled
+from runner.trial.run_directory import RunDirectory
+
+
+def events(run):
+    return [json.loads(line) for line in run.events.read_text().splitlines()] if run.events.exists() else []
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.record.write_text('{"created": "2026-11-23T10:00:00+00:00"}')
+    return run
+
+
+def test_samples_come_while_it_runs_and_at_the_end(run):
+    with sampled(run, EventLog(run.events), 0.01):
+        deadline = time.monotonic() + 30
+        while len(events(run)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    told = events(run)
+    assert len(told) >= 2 and {event["kind"] for event in told} == {"system"}
+    assert told[-1]["values"]["process_memory_usage_megabytes"] > 1
+    assert 0 <= told[-1]["values"]["system_memory_usage_percentage"] <= 100
+    since = told[-1]["step"] + 1795428000  # seconds of the record's `created`
+    assert abs(since - time.time()) < 120
+    number = len(told)
+    time.sleep(0.05)
+    assert len(events(run)) == number, "it is over"
+
+
+def test_a_short_run_has_one_sample_and_an_error_passes(run):
+    with pytest.raises(ValueError), sampled(run, EventLog(run.events), 3600):
+        raise ValueError
+    assert len(events(run)) == 1
+
+
+def test_none_are_taken_where_none_are_wanted(run):
+    with sampled(run, EventLog(run.events), 0):
+        pass
+    assert events(run) == []
+
+
+class Nvml:
+    """Three GPUs; the second cannot be read."""
+
+    @staticmethod
+    def nvmlInit():
+        """There is a driver."""
+
+    nvmlDeviceGetCount = staticmethod(lambda: 3)
+    nvmlDeviceGetHandleByIndex = staticmethod(lambda number: number)
+    nvmlDeviceGetPowerUsage = staticmethod(lambda handle: 250_000)
+
+    @staticmethod
+    def nvmlDeviceGetMemoryInfo(handle):
+        if handle == 1:
+            raise RuntimeError("GPU is lost")
+        return SimpleNamespace(used=20e9, total=80e9)
+
+    @staticmethod
+    def nvmlDeviceGetUtilizationRates(handle):
+        return SimpleNamespace(gpu=90 + handle)
+
+
+@pytest.mark.parametrize(
+    ("visible", "workers", "shown"), [(None, "1", {0, 2}), ("2", "1", {2}), ("", "1", set()), ("2", "4", {0, 2})]
+)
+def test_gpus_are_those_that_the_trial_was_given(monkeypatch, visible, workers, shown):
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml)
+    monkeypatch.setenv("WORLD_SIZE", workers)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    figures = Usage().figures()
+    assert {number for number in range(3) if f"gpu_{number}_utilization_percentage" in figures} == shown
+    if 2 in shown:
+        assert figures["gpu_2_utilization_percentage"] == 92
+        assert figures["gpu_2_memory_usage_percentage"] == 25 and figures["gpu_2_power_usage_watts"] == 250

@@ -1,0 +1,146 @@
+"""Answers to samples kept aside: asked, read and counted as the test split's are."""
+
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from plugins.adapter.pfa import PromptFormatAdapter
+from plugins.adapter.pfa_prompt import PfaOptions
+from runner.errors import DataError, SpecError, StepError
+from runner.plan import implement
+from runner.records import Completion, Entity, Sample, Segment
+from runner.spec.check import section
+from runner.stages import TokenCounts
+from runner.trial.context import TrialContext
+from runner.trial.generate import LiveWeights, ValidationGenerator
+from runner.trial.score import score_corpus
+
+LABELS = ("person", "other")
+METRICS = ("ner_f1", "rouge", "ner_f1_by_label")
+ADAPTER = PromptFormatAdapter(PfaOptions(), LABELS)
+
+
+def sample(number, image=None):
+    entities = tuple(Entity("person", f"Name {number} {place}") for place in range(1 + number % 3))
+    segments = (Segment("a", Path(f"{number}-a.png"), entities[0].text, (0, 0, 1, 1)),)
+    picture = Path(image or f"{number}.png")
+    return Sample(f"n{number}", f"text {number}", picture, f"A summary of {number}.", entities, segments)
+
+
+TRAIN = [sample(number) for number in range(12)]
+TEST = [sample(number) for number in range(100, 103)]
+
+
+class Reporter:
+    def __init__(self):
+        self.told, self.warnings = [], []
+
+    def progress(self, done, total, **shown):
+        self.told.append((done, total))
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+    def stop_requested(self):
+        return False
+
+
+class Generator:
+    """Answers what every third sample's own answer is, and nothing to the others; remembers its prompts."""
+
+    def __init__(self):
+        self.asked = []
+
+    def generate(self, weights, prompts, done, reporter):
+        assert weights.load() == "the model"
+        reporter.warn("as it is")
+        self.asked.append(list(prompts))
+        for prompt in reversed(prompts):
+            place = int(prompt.id[1:])
+            yield Completion(prompt.id, ADAPTER.render_training(TRAIN[place]).target if place % 3 else "")
+
+
+@pytest.fixture
+def context():
+    """As much of a trial as an evaluator asks for."""
+    generator = section("generator", {"type": "transformers", "num_few_shot": 2, "max_new_tokens": 10})
+    reporter = Reporter()
+    context = SimpleNamespace(
+        spec=SimpleNamespace(generator_options=generator.options, seed=5),
+        adapter=ADAPTER,
+        generator=Generator(),
+        metrics={name: implement(section("metric", {"type": name})) for name in METRICS},
+        samples={"train": TRAIN, "test": TEST}.__getitem__,
+        reporter=lambda stage: reporter,
+        told=reporter,
+    )
+    context.prompts = partial(TrialContext.prompts, context)
+    return context
+
+
+@pytest.fixture
+def evaluator(context):
+    return ValidationGenerator(context, TRAIN)
+
+
+def model(room):
+    return SimpleNamespace(context_length=room, count=lambda rendered: TokenCounts(50, 10, 0))
+
+
+def test_the_figures_are_those_of_the_score_step_however_the_samples_are_shared_out(evaluator, context):
+    places = [1, 2, 3, 5, 8]
+    evaluator.prepare(model(None), places)
+    shares = [evaluator.evaluate("the model", share) for share in (places[::2], places[1::2], [])]
+    assert shares[2] == []
+    counts = [shares[place % 2][place // 2] for place in range(5)]
+    outputs = {f"n{place}": ADAPTER.render_training(TRAIN[place]).target if place % 3 else "" for place in places}
+    references = {f"n{place}": ADAPTER.reference(TRAIN[place]) for place in places}
+    whole = score_corpus(ADAPTER, context.metrics, references, outputs, ADAPTER.parse_modes[0], Reporter())
+    assert evaluator.figures(counts) == whole.figures
+    assert 0 < whole.figures["ner_f1"] < 1
+    assert context.told.warnings == ["as it is"]
+
+
+def test_solved_samples_are_those_of_the_test_split_but_for_what_is_asked(evaluator, context):
+    shown = [example.id for example in context.prompts(TEST)[0].examples]
+    free = [place for place in range(12) if f"n{place}" not in shown]
+    evaluator.prepare(model(None), free[:2])
+    evaluator.evaluate("the model", free[1:2])
+    [[prompt]] = context.generator.asked
+    assert [example.id for example in prompt.examples] == shown
+    asked = int(shown[0][1:])
+    evaluator.prepare(model(None), [asked])
+    evaluator.evaluate("the model", [asked])
+    again = [example.id for example in context.generator.asked[1][0].examples]
+    assert again[0] == shown[1]
+    assert shown[0] not in again
+    assert len(again) == 2
+
+
+def test_answers_must_find_room_before_anything_is_trained(evaluator):
+    evaluator.prepare(model(70), [1, 2])
+    with pytest.raises(SpecError, match=r"^generator.max_new_tokens: the prompt of sample n1 has 60 tokens"):
+        evaluator.prepare(model(69), [1, 2])
+    with pytest.raises(DataError, match="no answer can be written"):
+        evaluator.prepare(model(60), [1])
+
+
+def test_one_worker_tells_and_all_hear(evaluator, context, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    evaluator.prepare(model(None), [1])
+    evaluator.evaluate("the model", [1])
+    assert context.told.told == context.told.warnings == []
+
+
+def test_a_sample_without_an_answer_stops_the_training(evaluator, monkeypatch):
+    evaluator.prepare(model(None), [1, 2])
+    monkeypatch.setattr(Generator, "generate", lambda *_: iter([Completion("n1", "")]))
+    with pytest.raises(StepError, match="gave no answer to sample n2"):
+        evaluator.evaluate("the model", [1, 2])
+
+
+def test_weights_in_memory_stand_in_no_folder():
+    with pytest.raises(SpecError, match=r"^trainer.eval_generate_steps: the generator reads weights from a folder"):
+        LiveWeights(None).folder()
