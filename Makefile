@@ -1,4 +1,4 @@
-# Two commands to begin with: `make demo` and `make test`. Each makes `.venv` if it is not there.
+# Start with `make demo` or `make test`. Each target creates `.venv` if it does not exist.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,15 +9,15 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)
 	$(BIN)/runner launch specs/tiny_mmre.yaml
 
-# Two processes, as each imports torch, transformers and MLflow anew. A file's tests stay together, as they share what
-# is dear to make; files in the order of the folders, as those of few tests are not the quick ones.
+# Only two processes, as each of them imports torch, transformers and MLflow. The tests of a file stay in one process, as
+# they share expensive fixtures. Files keep the order of the folders, as files with few tests are not the fast ones.
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15 \
 		--ignore tests/execute/test_ray_cluster.py
-	# Ray reads when it is imported whether a cluster asks for tokens: these tests want a process of their own.
+	# Ray reads on import whether a cluster requires tokens, so these tests need their own process.
 	$(BIN)/python -m pytest -m slow tests/execute/test_ray_cluster.py
 
 check: $(INSTALLED)
@@ -26,8 +26,8 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Into site/, which needs no network: `python -m http.server --directory site`, or any web server. Opened from the disk,
-# all but its search works.
+# Builds site/, which needs no network. Serve it with `python -m http.server --directory site` or any web server; opened
+# from disk, everything but the search works.
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -35,7 +35,7 @@ schema: $(INSTALLED)
 	$(BIN)/runner schema -o specs/schema.json
 	$(BIN)/runner schema --dataset -o specs/dataset_schema.json
 
-# The stamp is written last, so that an interrupted installation is done again.
+# The stamp file is written last, so that an interrupted installation is repeated.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,9 +1,10 @@
-"""Does a trained model look? Its test answers again, with every image blanked.
+"""Tests whether a trained model uses its images: generates the test answers again with every image replaced by grey.
 
     python bench/blank_images.py runs/tiny_mmre/trial-…
 
-Prints a JSON document with the metrics as they were, with grey pictures of the same sizes, and the difference. A
-model that answers from the text alone loses nothing; one that looks loses its image-entity accuracy.
+Prints a JSON document with the original metrics (`seeing`), the metrics with grey images of the same sizes (`blind`)
+and the difference (`loss`). A model that answers from the text alone loses nothing; a model that uses the images loses
+image-entity accuracy.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from runner.plan import implement, read_plan
+from runner.plan import create_plugin, read_plan
 from runner.records import ImagePart, Rendered
 from runner.trial.context import TrialContext
 from runner.trial.events import EventLog
@@ -28,61 +29,61 @@ from runner.trial.score import score_corpus
 GREY = (128, 128, 128)
 
 
-class Silent:
-    """A reporter that tells nobody."""
+class SilentReporter:
+    """A reporter that prints only warnings."""
 
     def metrics(self, step: int, values: Any) -> None:
-        """Ignored."""
+        """Ignore metrics."""
 
     def progress(self, done: int, total: int, **shown: float) -> None:
-        """Ignored."""
+        """Ignore progress."""
 
     def warn(self, message: str) -> None:
-        """Told all the same."""
+        """Print a warning."""
         print(message, file=sys.stderr)
 
     def stop_requested(self) -> bool:
-        """Never."""
+        """Never stop."""
         return False
 
 
-def blanked(rendered: Rendered, folder: Path) -> Rendered:
-    """Put grey pictures of the same sizes in place of a prompt's images."""
+def blank_images(rendered: Rendered, folder: Path) -> Rendered:
+    """Replace a prompt's images with grey images of the same sizes."""
 
     def blank(path: Path) -> Path:
-        with Image.open(path) as opened:
-            size = opened.size
-        grey = folder / f"{size[0]}x{size[1]}.png"
-        if not grey.exists():
-            Image.new("RGB", size, GREY).save(grey)
-        return grey
+        with Image.open(path) as image:
+            size = image.size
+        grey_path = folder / f"{size[0]}x{size[1]}.png"
+        if not grey_path.exists():
+            Image.new("RGB", size, GREY).save(grey_path)
+        return grey_path
 
     content = tuple(ImagePart(blank(part.path)) if isinstance(part, ImagePart) else part for part in rendered.content)
     return replace(rendered, content=content)
 
 
 def metrics_with_blank_images(folder: Path) -> dict[str, float | None]:
-    """Generate and score a finished trial's test answers again, blind."""
+    """Generate and score the test answers of a finished trial with grey images."""
     run = RunDirectory(folder)
     spec = read_plan(run.plan.read_text(encoding="utf-8"))
-    data = implement(spec.data)
-    info = data.prepare(Silent())
+    data = create_plugin(spec.data)
+    info = data.prepare(SilentReporter())
     samples = data.load("test")
-    adapter = implement(spec.adapter, info.labels)
+    adapter = create_plugin(spec.adapter, info.labels)
     weights = TrialWeights(TrialContext(spec, run, EventLog(run.events)))
-    generator = implement(spec.generator)
-    with tempfile.TemporaryDirectory() as grey:
-        prompts = [blanked(adapter.render_prompt(sample), Path(grey)) for sample in samples]
-        answers = list(generator.generate(weights, prompts, frozenset(), Silent()))
+    generator = create_plugin(spec.generator)
+    with tempfile.TemporaryDirectory() as image_folder:
+        prompts = [blank_images(adapter.render_prompt(sample), Path(image_folder)) for sample in samples]
+        answers = list(generator.generate(weights, prompts, frozenset(), SilentReporter()))
     outputs = {answer.id: answer.output for answer in answers}
-    metrics = {each.type: implement(each) for each in spec.metrics}
+    metrics = {options.type: create_plugin(options) for options in spec.metrics}
     references = {sample.id: adapter.reference(sample) for sample in samples}
-    scored = score_corpus(adapter, metrics, references, outputs, adapter.parse_modes[0], Silent())
-    return dict(scored.figures)
+    scored = score_corpus(adapter, metrics, references, outputs, adapter.parse_modes[0], SilentReporter())
+    return dict(scored.metrics)
 
 
 def main() -> None:
-    """Compare a trial with itself, blind."""
+    """Print the metrics of a trial with and without its images."""
     folder = Path(sys.argv[1])
     seeing, blind = RunDirectory(folder).read_metrics(), metrics_with_blank_images(folder)
     loss = {name: seeing[name] - value for name, value in blind.items() if value is not None}  # type: ignore[operator]

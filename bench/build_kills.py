@@ -1,13 +1,13 @@
-"""Does a build that is killed and started again make the same data set, and pay for no annotation twice?
+"""Kills builds of a data set at random moments, and checks that the restarted builds give the same data set.
 
     python bench/build_kills.py [--kills 10] [--tweets 240] [--seed 0]
 
-A corpus in the proportions of Twitter GMNER v2 is built undisturbed once, with summaries from a server on the loopback.
-Then one build of it is killed with SIGKILL at random moments and started again each time, and once more to its end; one
-that is published before its next kill is followed by another, from nothing. Each folder must be the undisturbed one,
-byte for byte, and what was asked twice must be no more than what was under way at the kills: questions that the server
-had got and of which no answer was on the disk. Prints a JSON document with an entry a kill; the exit status is 1 where
-anything differs.
+Generates a corpus in the proportions of Twitter GMNER v2 and builds it once undisturbed, with summaries from a local
+server. Then another build is killed with SIGKILL at random moments, restarted after each kill, and finally completed.
+If a build publishes its data set before the next kill, a new build starts from nothing. Each data set must equal the
+undisturbed one byte for byte. No more requests may be repeated than were in flight at the kills: requests that the
+server had received and whose answers were not on disk. Prints a JSON document with one entry per kill; the exit status
+is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from gmner_corpus import write_corpus
-from stub_server import Stub, serving
+from stub_server import StubServer, serving
 
 RUNNER = Path(sys.executable).parent / "runner"
 CONCURRENCY = 4
@@ -42,128 +42,145 @@ output: OUTPUT
 
 @dataclass(frozen=True)
 class Drill:
-    """One corpus and one server."""
+    """A corpus and a server, with the builds that use them."""
 
     folder: Path
-    stub: Stub
+    server: StubServer
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
-        """Build into a folder of this name."""
+        """Start a build whose output folder has this name."""
         spec = self.folder / f"{name}.yaml"
-        spec.write_text(SPEC.replace("URL", self.stub.url).replace("OUTPUT", name))
+        spec.write_text(SPEC.replace("URL", self.server.url).replace("OUTPUT", name))
         with (self.folder / f"{name}.txt").open("ab") as output:
             return subprocess.Popen([str(RUNNER), "build", spec.name], cwd=self.folder, stdout=output, stderr=output)
 
     def finish(self, name: str) -> None:
-        """Build to the end."""
+        """Run a build to its end."""
         if self.start(name).wait():
             raise SystemExit((self.folder / f"{name}.txt").read_text()[-3000:])
 
-    def wait_for_work(self, name: str, process: subprocess.Popen[bytes], read: int) -> None:
-        """Wait until a build is where the one before it was: it cuts, or is about to ask.
+    def wait_for_work(self, name: str, process: subprocess.Popen[bytes], offset: int) -> None:
+        """Wait until a restarted build has resumed: it crops images or starts to annotate.
 
         Args:
-            name: Of the build.
-            process: It.
-            read: How much builds before it have printed, in bytes.
+            name: Name of the build.
+            process: Its process.
+            offset: Size in bytes of the output of earlier builds.
         """
         output = self.folder / f"{name}.txt"
         while process.poll() is None:
-            told = output.read_bytes()[read:]
-            if b"cropping" in told or b"annotate:" in told:
+            new_output = output.read_bytes()[offset:]
+            if b"cropping" in new_output or b"annotate:" in new_output:
                 return
             time.sleep(0.02)
 
-    def content(self, name: str) -> dict[str, str]:
-        """Each file of a data set, and its hash."""
+    def file_hashes(self, name: str) -> dict[str, str]:
+        """Return the SHA-256 of each file of a data set."""
         files = (file for file in (self.folder / name).rglob("*") if file.is_file())
         return {
             file.relative_to(self.folder / name).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
             for file in files
         }
 
-    def stage(self, name: str) -> str:
-        """The last stage that is done."""
-        done = [each.parent.name for each in self.folder.glob(f"{name}.build/*/done.json")]
-        return next((each for each in ("publish", "split", "annotate", "crop", "import") if each in done), "none")
+    def last_stage(self, name: str) -> str:
+        """Return the last finished stage of a build."""
+        finished = {file.parent.name for file in self.folder.glob(f"{name}.build/*/done.json")}
+        return next(
+            (stage for stage in ("publish", "split", "annotate", "crop", "import") if stage in finished), "none"
+        )
 
-    def answers(self, name: str) -> int:
-        """How many answers are on the disk, whole."""
+    def count_answers(self, name: str) -> int:
+        """Return the number of complete answers on disk."""
         file = self.folder / f"{name}.build" / "annotate" / "answers.jsonl"
         return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def drill(folder: Path, stub: Stub, tweets: int, kills: int, seed: int) -> dict[str, Any]:
-    """Kill and start again as often as asked; see the module."""
+def run_drill(folder: Path, server: StubServer, tweets: int, kills: int, seed: int) -> dict[str, Any]:
+    """Kill and restart builds until the number of kills is reached; see the module."""
     write_corpus(folder / "corpus", tweets, seed)
-    each, draw = Drill(folder, stub), random.Random(seed)
-    began = time.monotonic()
-    each.finish("undisturbed")
-    length, undisturbed = time.monotonic() - began, each.content("undisturbed")
-    told: list[dict[str, Any]] = []
+    drill, rng = Drill(folder, server), random.Random(seed)
+    started = time.monotonic()
+    drill.finish("undisturbed")
+    duration, expected = time.monotonic() - started, drill.file_hashes("undisturbed")
+    results: list[dict[str, Any]] = []
     builds = 0
-    while len(told) < kills:
+    while len(results) < kills:
         name = f"killed-{builds}"
         builds += 1
-        stub.asked.clear()
-        found = _kill_often(each, name, sorted(draw.uniform(0, length) for _ in range(kills - len(told))))
-        each.finish(name)
-        twice = Counter({question: times - 1 for question, times in stub.asked.items()}).total()
-        underway = sum(kill["underway"] for kill in found)
-        content = each.content(name)
-        differ = sorted(file for file in content | undisturbed if content.get(file) != undisturbed.get(file))
-        about = {"build": name, "other_files": differ, "asked_twice_in_this_build": twice}
-        told += [{**kill, **about} for kill in found]
-        right = not differ and twice <= underway and all(kill["underway"] <= CONCURRENCY for kill in found)
-        print(f"{name}: {len(found)} kills, {twice} asked twice, {underway} under way, {differ}", file=sys.stderr)
-        if not right:
+        server.request_counts.clear()
+        moments = sorted(rng.uniform(0, duration) for _ in range(kills - len(results)))
+        build_kills = _kill_repeatedly(drill, name, moments)
+        drill.finish(name)
+        num_repeated = Counter({request: count - 1 for request, count in server.request_counts.items()}).total()
+        in_flight = sum(kill["underway"] for kill in build_kills)
+        hashes = drill.file_hashes(name)
+        different_files = sorted(file for file in hashes | expected if hashes.get(file) != expected.get(file))
+        build_results = {"build": name, "other_files": different_files, "asked_twice_in_this_build": num_repeated}
+        results += [{**kill, **build_results} for kill in build_kills]
+        is_right = (
+            not different_files
+            and num_repeated <= in_flight
+            and all(kill["underway"] <= CONCURRENCY for kill in build_kills)
+        )
+        counts = f"{len(build_kills)} kills, {in_flight} requests in flight, {num_repeated} repeated"
+        print(f"{name}: {counts}, different files: {different_files}", file=sys.stderr)
+        if not is_right:
             break
-    return {"seconds_undisturbed": round(length, 1), "samples": len(stub.asked), "right": right, "kills": told}
+    return {
+        "seconds_undisturbed": round(duration, 1),
+        "samples": len(server.request_counts),
+        "right": is_right,
+        "kills": results,
+    }
 
 
-def _kill_often(each: Drill, name: str, moments: list[float]) -> list[dict[str, Any]]:
-    """Kill at moments of the undisturbed build's course, as far as a build goes on where the one before it was."""
-    told, before = [], 0.0
+def _kill_repeatedly(drill: Drill, name: str, moments: list[float]) -> list[dict[str, Any]]:
+    """Kill and restart a build at moments of the undisturbed build's time; a restarted build resumes at the last one.
+
+    Returns:
+        A measurement for each kill; fewer than moments if the build finishes earlier.
+    """
+    results, previous = [], 0.0
     for moment in moments:
-        output = each.folder / f"{name}.txt"
-        read = output.stat().st_size if before else 0
-        process = each.start(name)
-        if before:
-            each.wait_for_work(name, process, read)
+        output = drill.folder / f"{name}.txt"
+        offset = output.stat().st_size if previous else 0
+        process = drill.start(name)
+        if previous:
+            drill.wait_for_work(name, process, offset)
         try:
-            process.wait(moment - before)
+            process.wait(moment - previous)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
         else:
-            return told
-        time.sleep(DELAY_SECONDS * 3)  # until what was under way has reached the server
-        questions = len(each.stub.asked)
-        told.append(
+            return results
+        time.sleep(DELAY_SECONDS * 3)  # until the requests in flight have reached the server
+        num_requests = len(drill.server.request_counts)
+        results.append(
             {
                 "moment": round(moment, 2),
-                "stage_done": each.stage(name),
-                "answers": each.answers(name),
-                "underway": questions - each.answers(name),
+                "stage_done": drill.last_stage(name),
+                "answers": drill.count_answers(name),
+                "underway": num_requests - drill.count_answers(name),
             }
         )
-        if each.stage(name) == "publish":
-            return told
-        before = moment
-    return told
+        if drill.last_stage(name) == "publish":
+            return results
+        previous = moment
+    return results
 
 
 def main() -> None:
-    """Run the drill and print what came of it."""
+    """Run the drill and print its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--tweets", type=int, default=240)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, serving(DELAY_SECONDS) as stub:
-        told = drill(Path(folder), stub, asked.tweets, asked.kills, asked.seed)
-    print(json.dumps(told, indent=2))
-    sys.exit(not told["right"])
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, serving(DELAY_SECONDS) as server:
+        results = run_drill(Path(folder), server, arguments.tweets, arguments.kills, arguments.seed)
+    print(json.dumps(results, indent=2))
+    sys.exit(not results["right"])
 
 
 if __name__ == "__main__":

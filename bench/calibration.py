@@ -1,10 +1,10 @@
-"""Does `runner compare` find differences where there are none, and do its intervals hold what is true?
+"""Measures the error rate of the test and the coverage of the intervals of `runner compare`.
 
     python bench/calibration.py [--comparisons 1000] [--samples 1660] [--resamples 500]
 
-Draws pairs of systems of the same quality, compares each pair as `runner compare` does, and prints a JSON document: how
-many comparisons the 5 % test rejected, and how many 95 % intervals held the true difference, which is none, and the
-true F1, that of a corpus without end.
+Simulates pairs of systems of equal quality and compares each pair as `runner compare` does. Prints a JSON document: how
+many comparisons the 5 % test rejected, how many 95 % intervals contained the true difference, which is 0, and how many
+contained the true F1, that of an infinite corpus.
 """
 
 from __future__ import annotations
@@ -17,69 +17,78 @@ from typing import Any
 import numpy as np
 
 from plugins.metric.extraction import NerF1, NerF1Options
-from runner.compare.resampling import AggregatedReduction, Resampling, bootstrap, interval, p_value, randomisation
+from runner.compare.resampling import (
+    AggregatedReduction,
+    Resampling,
+    approximate_randomisation,
+    bootstrap,
+    p_value,
+    percentile_interval,
+)
 
 Columns = tuple[Any, Any, Any]
-"""Predicted, reference and matched pairs of each sample, as numpy's integers."""
+"""NumPy arrays with the numbers of predicted, reference and matched pairs of each sample."""
 
 
-def corpus(random: np.random.Generator, num_samples: int) -> list[Columns]:
-    """Two systems of the same quality, over samples of which some are hard for both: counts of label-entity pairs."""
-    reference = random.integers(0, 5, size=num_samples)
-    ease = random.beta(4, 1, size=num_samples)
-    runs = []
+def simulate_systems(rng: np.random.Generator, num_samples: int) -> list[Columns]:
+    """Draw counts of label-entity pairs for two systems of equal quality; some samples are hard for both."""
+    reference = rng.integers(0, 5, size=num_samples)
+    ease = rng.beta(4, 1, size=num_samples)
+    systems = []
     for _ in range(2):
-        matched = random.binomial(reference, ease)
-        predicted = matched + random.binomial(2, 0.2, size=num_samples)
-        runs.append((predicted, reference, matched))
-    return runs
+        matched = rng.binomial(reference, ease)
+        predicted = matched + rng.binomial(2, 0.2, size=num_samples)
+        systems.append((predicted, reference, matched))
+    return systems
 
 
-def rows(run: Columns) -> Sequence[Mapping[str, int]]:
-    """The counts as `NerF1` makes them of answers."""
+def to_counts(system: Columns) -> Sequence[Mapping[str, int]]:
+    """Return the counts of each sample in the form that `NerF1` computes."""
     keys = ("predicted", "reference", "matched")
-    return [dict(zip(keys, each, strict=True)) for each in zip(*(column.tolist() for column in run), strict=True)]
+    return [
+        dict(zip(keys, values, strict=True)) for values in zip(*(column.tolist() for column in system), strict=True)
+    ]
 
 
 def true_f1() -> float:
-    """The F1 that a corpus without end would have."""
-    predicted, reference, matched = corpus(np.random.default_rng(0), 2_000_000)[0]
+    """Return the F1 of a very large corpus, as an approximation of an infinite one."""
+    predicted, reference, matched = simulate_systems(np.random.default_rng(0), 2_000_000)[0]
     return float(2 * matched.sum() / (predicted.sum() + reference.sum()))
 
 
 def calibrate(num_comparisons: int, num_samples: int, num_resamples: int) -> dict[str, int]:
-    """Compare equals again and again.
+    """Compare simulated systems of equal quality.
 
     Returns:
-        `rejected`, `difference_covered` and `figure_covered`: how many of the comparisons.
+        Number of comparisons that were `rejected`, whose difference interval was right (`difference_covered`), and
+        whose F1 interval was right (`figure_covered`).
     """
     truth = true_f1()
-    told = {"rejected": 0, "difference_covered": 0, "figure_covered": 0}
+    counts = {"rejected": 0, "difference_covered": 0, "figure_covered": 0}
     for number in range(num_comparisons):
-        runs = [rows(run) for run in corpus(np.random.default_rng([7, number]), num_samples)]
-        reducing = AggregatedReduction(
-            NerF1(NerF1Options()), runs, mean=False
-        )  # proven for this metric in test_tally.py
-        how = Resampling(num_resamples, seed=number)
-        one, other = (each["ner_f1"] for each in bootstrap(reducing, [0, 1], num_samples, how))
-        observed = np.diff([reducing.drawn(run, np.ones((1, num_samples)))["ner_f1"][0] for run in (1, 0)])[0]
-        exchanged = randomisation(reducing, ([0], [1]), num_samples, how)["ner_f1"]
-        told["rejected"] += bool(p_value(exchanged, observed) <= 0.05)
-        low, high = interval(one - other, 0.95)
-        told["difference_covered"] += bool(low <= 0 <= high)
-        low, high = interval(one, 0.95)
-        told["figure_covered"] += bool(low <= truth <= high)
-    return told
+        runs = [to_counts(system) for system in simulate_systems(np.random.default_rng([7, number]), num_samples)]
+        # Aggregation is checked for this metric in tests/compare/test_reductions.py.
+        reduction = AggregatedReduction(NerF1(NerF1Options()), runs, mean=False)
+        resampling = Resampling(num_resamples, seed=number)
+        first, second = (values["ner_f1"] for values in bootstrap(reduction, [0, 1], num_samples, resampling))
+        observed = np.diff([reduction.reduce_draws(run, np.ones((1, num_samples)))["ner_f1"][0] for run in (1, 0)])[0]
+        exchanged = approximate_randomisation(reduction, ([0], [1]), num_samples, resampling)["ner_f1"]
+        counts["rejected"] += bool(p_value(exchanged, observed) <= 0.05)
+        low, high = percentile_interval(first - second, 0.95)
+        counts["difference_covered"] += bool(low <= 0 <= high)
+        low, high = percentile_interval(first, 0.95)
+        counts["figure_covered"] += bool(low <= truth <= high)
+    return counts
 
 
 def main() -> None:
-    """Compare and print."""
+    """Run the simulation and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comparisons", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=1660)
     parser.add_argument("--resamples", type=int, default=500)
-    chosen = parser.parse_args()
-    print(json.dumps(calibrate(chosen.comparisons, chosen.samples, chosen.resamples)))
+    arguments = parser.parse_args()
+    print(json.dumps(calibrate(arguments.comparisons, arguments.samples, arguments.resamples)))
 
 
 if __name__ == "__main__":

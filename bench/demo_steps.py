@@ -1,10 +1,10 @@
-"""Where does the demo's time go?
+"""Measures the CPU time of the steps of the demo's trial.
 
     python bench/demo_steps.py [SPEC] [--set PATH=VALUE]… [--only checks]
 
 Runs the steps of a spec's trial in this process, in a temporary folder, and prints a JSON document: CPU seconds of the
-label checks before the training (`checks`), of the training without them (`training`) and of the answers (`answers`),
-and the metrics. `--only checks` ends before the training.
+label checks before the training (`checks`), of the training without them (`training`) and of generation (`answers`),
+and the metrics. `--only checks` stops before the training.
 """
 
 from __future__ import annotations
@@ -32,62 +32,60 @@ from runner.trial.run_directory import RunDirectory
 SPEC = Path(__file__).parent.parent / "specs" / "tiny_mmre.yaml"
 
 
-class Silent:
-    """Is told of data that are made on the way."""
+class SilentReporter:
+    """A reporter that logs only warnings."""
 
     def progress(self, done: int, total: int, **shown: float) -> None:
-        """Show nothing."""
+        """Ignore progress."""
 
     def warn(self, message: str) -> None:
-        """Pass a warning on."""
+        """Log a warning."""
         logging.warning(message)
 
 
-class Stopped(Exception):
-    """The training is not wanted."""
+class ChecksDoneError(Exception):
+    """Raised after the checks to stop before the training."""
 
 
-def timed(seconds: dict[str, float], name: str, action: Callable[..., Any]) -> Callable[..., Any]:
-    """An action whose CPU seconds are noted, less those of timed actions within it."""
+def measure_step(seconds: dict[str, float], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function to record its CPU seconds, without those of other measured functions that it calls."""
 
-    def run(*told: Any) -> Any:
-        began, others = time.process_time(), sum(seconds.values())
+    def run(*arguments: Any) -> Any:
+        started, others = time.process_time(), sum(seconds.values())
         try:
-            return action(*told)
+            return function(*arguments)
         finally:
-            seconds[name] = time.process_time() - began - (sum(seconds.values()) - others)
+            seconds[name] = time.process_time() - started - (sum(seconds.values()) - others)
 
     return run
 
 
 def measure(spec: Path, overrides: list[str], folder: Path, *, only_checks: bool) -> dict[str, Any]:
-    """Run the steps; see the module."""
+    """Run the steps of a trial and return the measurements; see the module."""
     seconds: dict[str, float] = {}
-    prove = timed(seconds, "checks", runner.trial.train._prove)
+    run_preflight = measure_step(seconds, "checks", runner.trial.train._run_preflight)
 
-    def check(*told: Any) -> None:
-        prove(*told)
+    def check(*arguments: Any) -> None:
+        run_preflight(*arguments)
         if only_checks:
-            raise Stopped
+            raise ChecksDoneError
 
-    runner.trial.train._prove = check
-    trial.ACTIONS["train"] = timed(seconds, "training", trial.ACTIONS["train"])
-    trial.ACTIONS["generate"] = timed(seconds, "answers", trial.ACTIONS["generate"])
-    TrialContext.create_all(_context(spec, overrides, folder))  # what is imported late is not the steps'
-    plan = resolve(load_spec(spec, overrides).spec, Silent())
+    runner.trial.train._run_preflight = check
+    trial.STEP_FUNCTIONS["train"] = measure_step(seconds, "training", trial.STEP_FUNCTIONS["train"])
+    trial.STEP_FUNCTIONS["generate"] = measure_step(seconds, "answers", trial.STEP_FUNCTIONS["generate"])
+    # Creating the plugins once imports what the steps would import, so that imports are not measured.
+    context = TrialContext(load_spec(spec, overrides).spec, RunDirectory(folder / "imports"), None)  # type: ignore[arg-type]
+    context.create_evaluation_plugins()
+    plan = resolve(load_spec(spec, overrides).spec, SilentReporter())
     run = RunDirectory(folder / "runs" / plan.spec.name / "measured")
-    run.begin(plan, "", ())
+    run.create(plan, "", ())
     try:
         trial.run_trial(plan_json(plan), run.path)
     except Exception as error:
-        if not isinstance(error.__cause__, Stopped):
+        if not isinstance(error.__cause__, ChecksDoneError):
             raise
         return {"checks": round(seconds["checks"], 2)}
     return {name: round(value, 2) for name, value in seconds.items()} | {"metrics": run.read_metrics()}
-
-
-def _context(spec: Path, overrides: list[str], folder: Path) -> TrialContext:
-    return TrialContext(load_spec(spec, overrides).spec, RunDirectory(folder / "imports"), None)  # type: ignore[arg-type]
 
 
 def main() -> None:
@@ -96,10 +94,10 @@ def main() -> None:
     parser.add_argument("spec", nargs="?", type=Path, default=SPEC)
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE")
     parser.add_argument("--only", choices=["checks"])
-    chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        told = measure(chosen.spec, chosen.set, Path(place), only_checks=chosen.only == "checks")
-    print(json.dumps(told))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(arguments.spec, arguments.set, Path(folder), only_checks=arguments.only == "checks")
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

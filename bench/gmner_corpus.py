@@ -1,8 +1,8 @@
-"""Makes a corpus in the form and the proportions of Twitter GMNER v2; other benchmarks import it.
+"""Generates a corpus in the format and with the proportions of Twitter GMNER v2; other benchmarks import it.
 
-Of 10,000 tweets 5,612 have a picture with a box of a tagged entity. Entities hold the characters that real ones do,
-texts hold colons, pictures have the sizes that the published XML files name most, and up to 27 boxes. Names, texts and
-pictures are drawn by a seed; nothing is taken from the published corpus.
+Of 10,000 tweets, 5,612 have an image with a box of a tagged entity. Entities contain the unusual characters of real
+ones, and texts contain colons. Images have the most frequent sizes of the published XML files, and up to 27 boxes.
+Names, texts and images are random with a seed; nothing comes from the published corpus.
 """
 
 from __future__ import annotations
@@ -17,84 +17,84 @@ from PIL import Image
 
 LABELS = ("PER", "LOC", "ORG", "OTHER")
 SIZES = ((600, 450), (600, 338), (600, 800), (600, 600), (1200, 1200), (1200, 675), (600, 400), (500, 500), (1024, 768))
-WEIGHTS = (15, 14, 14, 11, 6, 4, 4, 3, 4)
-WITH_BOX = 0.5612
-WITHOUT_ENTITY = 0.0527
-ODD_ENTITY = 0.0043
-ODD = (": {}", "{} ;", "{} ' s", '" {}', "{} ,", "&amp ; {}")
-SPLITS = {"train": 0.7, "dev": 0.15, "test": 0.15}
+SIZE_WEIGHTS = (15, 14, 14, 11, 6, 4, 4, 3, 4)
+BOX_RATE = 0.5612
+NO_ENTITY_RATE = 0.0527
+UNUSUAL_ENTITY_RATE = 0.0043
+UNUSUAL_FORMATS = (": {}", "{} ;", "{} ' s", '" {}', "{} ,", "&amp ; {}")
+SPLIT_RATIOS = {"train": 0.7, "dev": 0.15, "test": 0.15}
 SYLLABLES = ("ka", "ro", "mi", "tan", "del", "su", "lor", "ven", "bra", "ni", "po", "shi")
 
 
 @dataclass(frozen=True)
-class Proportions:
-    """What was made.
+class CorpusSize:
+    """The size of a generated corpus.
 
     Attributes:
-        tweets: All of them.
-        with_box: Those of which at least one box shows a tagged entity.
+        tweets: Number of tweets.
+        with_box: Number of tweets with at least one box of a tagged entity.
     """
 
     tweets: int
     with_box: int
 
 
-def write_corpus(folder: Path, tweets: int, seed: int = 0) -> Proportions:
-    """Write `txt/`, `xml/` and `images/` below a folder."""
-    draw, with_box, lines = random.Random(seed), 0, {split: list[str]() for split in SPLITS}
+def write_corpus(folder: Path, tweets: int, seed: int = 0) -> CorpusSize:
+    """Generate a corpus and write `txt/`, `xml/` and `images/` into a folder."""
+    rng, with_box, lines = random.Random(seed), 0, {split: list[str]() for split in SPLIT_RATIOS}
     for name in ("txt", "xml", "images"):
         (folder / name).mkdir(parents=True)
     for number in range(tweets):
-        entities = _entities(draw)
-        split = draw.choices(list(SPLITS), list(SPLITS.values()))[0]
-        lines[split] += [f"IMGID:{number}", *_tagged(draw, entities), ""]
-        if draw.random() < WITH_BOX / (1 - WITHOUT_ENTITY) and entities:
+        entities = _draw_entities(rng)
+        split = rng.choices(list(SPLIT_RATIOS), list(SPLIT_RATIOS.values()))[0]
+        lines[split] += [f"IMGID:{number}", *_tagged_lines(rng, entities), ""]
+        if rng.random() < BOX_RATE / (1 - NO_ENTITY_RATE) and entities:
             with_box += 1
-            _picture(folder, number, draw, [" ".join(tokens) for _, tokens in entities])
-    for split, written in lines.items():
-        (folder / "txt" / f"{split}.txt").write_text("\n".join(written) + "\n", encoding="utf-8")
-    return Proportions(tweets, with_box)
+            _write_image(folder, number, rng, [" ".join(tokens) for _, tokens in entities])
+    for split, split_lines in lines.items():
+        (folder / "txt" / f"{split}.txt").write_text("\n".join(split_lines) + "\n", encoding="utf-8")
+    return CorpusSize(tweets, with_box)
 
 
-def _entities(draw: random.Random) -> list[tuple[str, list[str]]]:
-    if draw.random() < WITHOUT_ENTITY:
+def _draw_entities(rng: random.Random) -> list[tuple[str, list[str]]]:
+    if rng.random() < NO_ENTITY_RATE:
         return []
-    found = [(draw.choice(LABELS), _name(draw)) for _ in range(draw.choices((1, 2, 3), (50, 35, 15))[0])]
-    return found + found[:1] if draw.random() < 0.01 else found
+    entities = [(rng.choice(LABELS), _draw_name(rng)) for _ in range(rng.choices((1, 2, 3), (50, 35, 15))[0])]
+    return entities + entities[:1] if rng.random() < 0.01 else entities
 
 
-def _name(draw: random.Random) -> list[str]:
-    words = ["".join(draw.choices(SYLLABLES, k=draw.randint(2, 3))).title() for _ in range(draw.randint(1, 3))]
+def _draw_name(rng: random.Random) -> list[str]:
+    words = ["".join(rng.choices(SYLLABLES, k=rng.randint(2, 3))).title() for _ in range(rng.randint(1, 3))]
     name = " ".join(words)
-    return (draw.choice(ODD).format(name) if draw.random() < ODD_ENTITY else name).split()
+    return (rng.choice(UNUSUAL_FORMATS).format(name) if rng.random() < UNUSUAL_ENTITY_RATE else name).split()
 
 
-def _tagged(draw: random.Random, entities: Sequence[tuple[str, list[str]]]) -> list[str]:
-    lines = ["RT\tO", "@\tO", *(["x\tO", ":\tO"] if draw.random() < 0.46 else [])]
+def _tagged_lines(rng: random.Random, entities: Sequence[tuple[str, list[str]]]) -> list[str]:
+    lines = ["RT\tO", "@\tO", *(["x\tO", ":\tO"] if rng.random() < 0.46 else [])]
     for label, tokens in entities:
-        lines += [f"{token}\t{'B' if place == 0 else 'I'}-{label}" for place, token in enumerate(tokens)]
-        lines += [f"{''.join(draw.choices(SYLLABLES, k=2))}\tO" for _ in range(draw.randint(1, 6))]
+        lines += [f"{token}\t{'B' if index == 0 else 'I'}-{label}" for index, token in enumerate(tokens)]
+        lines += [f"{''.join(rng.choices(SYLLABLES, k=2))}\tO" for _ in range(rng.randint(1, 6))]
     return lines
 
 
-def _picture(folder: Path, number: int, draw: random.Random, names: Sequence[str]) -> None:
-    width, height = draw.choices(SIZES, WEIGHTS)[0]
-    boxes = [names[0], *draw.choices(names, k=draw.choices((0, 1, 2, 3, 26), (790, 125, 50, 34, 1))[0])]
-    if draw.random() < 0.05:
+def _write_image(folder: Path, number: int, rng: random.Random, names: Sequence[str]) -> None:
+    width, height = rng.choices(SIZES, SIZE_WEIGHTS)[0]
+    boxes = [names[0], *rng.choices(names, k=rng.choices((0, 1, 2, 3, 26), (790, 125, 50, 34, 1))[0])]
+    if rng.random() < 0.05:
         boxes.append("somebody whom no text names")
-    objects = "".join(_object(draw, each, width, height) for each in boxes)
+    objects = "".join(_object_xml(rng, name, width, height) for name in boxes)
     size = f"<size><width>{width}</width><height>{height}</height></size>"
-    # Some hundred files of the published corpus bear the name of another picture.
-    named = f"<filename>{number if draw.random() > 0.08 else 'other'}.jpg</filename>"
-    text = f"<annotation>{named}{size}{objects}</annotation>"
+    # Several hundred XML files of the published corpus contain the file name of another image.
+    filename = f"<filename>{number if rng.random() > 0.08 else 'other'}.jpg</filename>"
+    text = f"<annotation>{filename}{size}{objects}</annotation>"
     (folder / "xml" / f"{number}.xml").write_text(text, encoding="utf-8")
-    # Noise in two scales compresses about as photographs do.
-    coarse = Image.frombytes("RGB", (width // 12, height // 12), draw.randbytes(width // 12 * (height // 12) * 3))
+    # Upscaled noise compresses to about the size of photographs.
+    coarse = Image.frombytes("RGB", (width // 12, height // 12), rng.randbytes(width // 12 * (height // 12) * 3))
     coarse.resize((width, height), Image.Resampling.BICUBIC).save(folder / "images" / f"{number}.jpg", quality=85)
 
 
-def _object(draw: random.Random, name: str, width: int, height: int) -> str:
-    left, top = draw.randint(0, width // 2), draw.randint(0, height // 2)
-    right, bottom = draw.randint(left + 20, width), draw.randint(top + 20, height)
+def _object_xml(rng: random.Random, name: str, width: int, height: int) -> str:
+    left, top = rng.randint(0, width // 2), rng.randint(0, height // 2)
+    right, bottom = rng.randint(left + 20, width), rng.randint(top + 20, height)
     corners = f"<xmin>{left}</xmin><ymin>{top}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax>"
     return f"<object><name>{escape(name)}</name><bndbox>{corners}</bndbox></object>"

@@ -1,14 +1,16 @@
-"""How fast is a training step on this machine's GPU, how near to its matrix products, and is the plan's memory right?
+"""Measures speed and memory of a training step on this machine's GPU, and compares the memory with `runner plan`.
 
     python bench/gpu.py                  on a GPU; needs torch and transformers, and installs nothing
-    python bench/gpu.py --layers 8       with fewer decoder layers and vision blocks than fit
-    python bench/gpu.py                  without a GPU: a small shape, which proves that everything runs
+    python bench/gpu.py --layers 8       with at most 8 decoder layers and vision blocks
+    python bench/gpu.py                  without a GPU: a small model, to check that everything runs
 
-Qwen2.5-VL-7B's widths with random weights, float32 master weights computed with in bfloat16, samples as long as those
-of M-MRE with the images of a tweet, forward and backward; no optimizer's step. As many layers as the plan says that the
-memory holds. The ways take turns; figures are medians. Prints a JSON document and, on a GPU, writes it to
-`bench/results/gpu.json`: for each way tokens a second, operations of the model (none for what is computed again) as a
-share of what a large matrix product reaches here, and the peak of tensors beside what `runner plan` reckons.
+The model has the widths of Qwen2.5-VL-7B, random float32 master weights, and as many layers as fit into the memory by
+the plan. Forward and backward pass compute in bfloat16, without an optimizer step. Samples are as long as those of
+M-MRE with the images of a tweet. The techniques alternate, and the results are medians.
+
+Prints a JSON document and, on a GPU, writes it to `bench/results/gpu.json`. For each technique it has tokens per
+second, the model's operations (without recomputation) as a fraction of the rate of a large matrix product, and the peak
+memory of tensors beside the estimate of `runner plan`.
 """
 
 from __future__ import annotations
@@ -22,71 +24,72 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from models import IGNORED, IMAGE, Features, Lengths, collated, random_sample
+from models import IGNORED, IMAGE, Features, Lengths, collate_samples, random_sample
 from torch.profiler import ProfilerActivity, profile
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from plugins.model.qwen2_5_vl_published import PUBLISHED, published_settings  # noqa: E402 the path comes first
-from plugins.trainer.activation_memory import (  # noqa: E402 likewise
+from plugins.model.qwen2_5_vl_published import PUBLISHED_SIZES, published_config  # noqa: E402 the path comes first
+from plugins.trainer.activation_memory import (  # noqa: E402 the path comes first
     ModelProfile,
     SampleLength,
     TrainingSetup,
     flops,
-    peak,
+    peak_memory,
     profile_model,
 )
-from plugins.trainer.loss import AnswerLoss  # noqa: E402 likewise
+from plugins.trainer.loss import AnswerLoss  # noqa: E402 the path comes first
 
-SEVEN = "Qwen/Qwen2.5-VL-7B-Instruct"
-BF16 = 2
-"""Bytes of a number that is computed with."""
+CHECKPOINT = "Qwen/Qwen2.5-VL-7B-Instruct"
+BYTES_PER_VALUE = 2
+"""Bytes of a value in the compute precision, bfloat16."""
 
-ROOM = 0.85
-"""Share of a GPU's memory that the plan may fill."""
+MAX_MEMORY_FRACTION = 0.85
+"""Fraction of a GPU's memory that the plan may fill."""
 
 Step = Callable[[Any, Features], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Technique:
-    """A way to compute a step: its loss, and whether layers are computed again."""
+    """A technique to compute a step: its loss, and whether activations are recomputed."""
 
     name: str
     loss: Step
-    again: bool
+    recompute: bool
     whole_logits: bool
 
 
-def whole(module: Any, batch: Features) -> torch.Tensor:
+def loss_everywhere(module: Any, batch: Features) -> torch.Tensor:
     """Transformers' own loss, over the logits of every position."""
     loss: torch.Tensor = module(**batch).loss
     return loss
 
 
-def at_labels(module: Any, batch: Features) -> torch.Tensor:
+def loss_at_labels(module: Any, batch: Features) -> torch.Tensor:
     """The trainer's loss, over the logits at label positions."""
     loss: torch.Tensor = AnswerLoss(module)(**batch)
     return loss / (batch["labels"] != IGNORED).sum()
 
 
 TECHNIQUES = (
-    Technique("logits everywhere", whole, again=False, whole_logits=True),
-    Technique("logits everywhere, layers computed again", whole, again=True, whole_logits=True),
-    Technique("logits at labels", at_labels, again=False, whole_logits=False),
-    Technique("logits at labels, layers computed again", at_labels, again=True, whole_logits=False),
+    Technique("logits everywhere", loss_everywhere, recompute=False, whole_logits=True),
+    Technique("logits everywhere, layers computed again", loss_everywhere, recompute=True, whole_logits=True),
+    Technique("logits at labels", loss_at_labels, recompute=False, whole_logits=False),
+    Technique("logits at labels, layers computed again", loss_at_labels, recompute=True, whole_logits=False),
 )
 
 
-def settings_of(device: str, layers: int | None) -> dict[str, Any]:
-    """The 7B's configuration with so many layers; on a CPU a small one of its architecture."""
-    settings = published_settings(PUBLISHED[SEVEN])
+def create_settings(device: str, layers: int | None) -> dict[str, Any]:
+    """Return the 7B's configuration with at most `layers` layers; on a CPU a small one of its architecture."""
+    settings = published_config(PUBLISHED_SIZES[CHECKPOINT])
     text, vision = settings["text_config"], settings["vision_config"]
     ids = {"image_token_id": IMAGE, "video_token_id": 5, "vision_start_token_id": 2, "vision_end_token_id": 3}
     if device == "cpu":
@@ -100,52 +103,55 @@ def settings_of(device: str, layers: int | None) -> dict[str, Any]:
     return settings | ids
 
 
-def lengths_of(device: str, num_samples: int, seed: int) -> list[Lengths]:
+def draw_lengths(device: str, num_samples: int, seed: int) -> list[Lengths]:
     """Draw lengths like those of M-MRE, images of about a megapixel with their segments; small ones on a CPU."""
-    drawn = random.Random(seed)
-    made = []
+    rng = random.Random(seed)
+    lengths = []
     for _ in range(num_samples):
-        segments = min(6, 1 + int(drawn.expovariate(0.9)))
+        segments = min(6, 1 + int(rng.expovariate(0.9)))
         sides = ((27, 37), (37, 27), (32, 32)) if device != "cpu" else ((6, 8), (8, 6), (7, 7))
         most = 12 if device != "cpu" else 3
-        grids = (drawn.choice(sides), *((drawn.randint(2, most), drawn.randint(2, most)) for _ in range(segments)))
-        made.append(Lengths(drawn.randint(170, 240), grids, max(13, round(drawn.gauss(68, 20))) + 17 + 14 * segments))
-    return made
+        grids = (rng.choice(sides), *((rng.randint(2, most), rng.randint(2, most)) for _ in range(segments)))
+        lengths.append(Lengths(rng.randint(170, 240), grids, max(13, round(rng.gauss(68, 20))) + 17 + 14 * segments))
+    return lengths
 
 
-def length_of(sample: Features) -> SampleLength:
-    """How long a sample is, as the plan sees it."""
+def sample_length(sample: Features) -> SampleLength:
+    """Return the length of a sample, as the plan counts it."""
     labels, images = (sample["labels"] != IGNORED).sum(), (sample["input_ids"] == IMAGE).sum()
     return SampleLength(len(sample["input_ids"]), int(images), int(labels))
 
 
-def planned(profile: ModelProfile, lengths: Sequence[SampleLength], technique: Technique) -> int:
-    """What `runner plan` reckons for all samples at once, without an optimizer; whole logits are at every position."""
-    most = max(each.total for each in lengths)
-    share = [SampleLength(each.total, each.image, most if technique.whole_logits else each.target) for each in lengths]
-    return peak(
-        profile, share, TrainingSetup("ddp", technique.again, len(share), BF16, limit=0, packed=False), 1, 0.0
-    ).total
+def planned_memory(profile: ModelProfile, lengths: Sequence[SampleLength], technique: Technique) -> int:
+    """Return the memory by `runner plan` for all samples at once, without an optimizer."""
+    # With whole logits, every position of the padded batch has logits.
+    longest = max(length.total for length in lengths)
+    samples = [
+        SampleLength(length.total, length.image, longest if technique.whole_logits else length.target)
+        for length in lengths
+    ]
+    setup = TrainingSetup("ddp", technique.recompute, len(samples), BYTES_PER_VALUE, max_positions=0, packed=False)
+    return peak_memory(profile, samples, setup, workers=1, state=0.0).total
 
 
 def model_spec(settings: dict[str, Any]) -> Any:
-    """The model without memory for its weights."""
+    """Create the model on the meta device."""
     with torch.device("meta"):
         return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**settings))  # type: ignore[no-untyped-call]
 
 
-def most_layers(device: str, lengths: Sequence[SampleLength]) -> int:
-    """How many layers the plan says that this GPU holds in the most demanding way."""
-    room = ROOM * torch.cuda.get_device_properties(device).total_memory
+def max_layers(device: str, lengths: Sequence[SampleLength]) -> int:
+    """Return the number of layers that fit on this GPU by the plan, with the technique that needs most memory."""
+    available = MAX_MEMORY_FRACTION * torch.cuda.get_device_properties(device).total_memory
     for layers in range(32, 1, -1):
-        profile = profile_model(model_spec(settings_of(device, layers)), BF16)
-        if max(planned(profile, lengths, technique) for technique in TECHNIQUES) <= room:
+        profile = profile_model(model_spec(create_settings(device, layers)), BYTES_PER_VALUE)
+        if max(planned_memory(profile, lengths, technique) for technique in TECHNIQUES) <= available:
             return layers
     return 1
 
 
-def allocated(run: Callable[[], object], device: str) -> int:
-    """The most bytes of tensors while something runs, those that are there already counted."""
+def measure_peak_bytes(run: Callable[[], object], device: str) -> int:
+    """Return the peak bytes of tensors during a call, existing ones included."""
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         run()
@@ -158,56 +164,56 @@ def allocated(run: Callable[[], object], device: str) -> int:
         events += event.children
         if event.tag == torch._C._profiler._EventType.Allocation:
             changes.append((event.start_time_ns, event.extra_fields.alloc_size))
-    live = most = 0
+    current = peak = 0
     for _, change in sorted(changes):
-        live += change
-        most = max(most, live)
-    return most
+        current += change
+        peak = max(peak, current)
+    return peak
 
 
-def seconds_of(run: Callable[[], object], device: str) -> float:
-    """How long something takes, the GPU's work included."""
+def measure_seconds(run: Callable[[], object], device: str) -> float:
+    """Return the duration of a call, including the GPU's work."""
     if device != "cpu":
         torch.cuda.synchronize()
-    began = time.perf_counter()
+    started = time.perf_counter()
     run()
     if device != "cpu":
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
 def matmul_rate(device: str) -> float:
-    """Operations a second of a large bfloat16 matrix product, the best of several."""
+    """Return the operations per second of a large bfloat16 matrix product, the best of several."""
     side = 8192 if device != "cpu" else 1024
     left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     left @ right
-    return 2 * side**3 / min(seconds_of(lambda: left @ right, device) for _ in range(10))
+    return 2 * side**3 / min(measure_seconds(lambda: left @ right, device) for _ in range(10))
 
 
 class Bench:
-    """A model on its device with a batch, and the ways to compute its gradient."""
+    """A model on its device with a batch, and the techniques to compute its gradient."""
 
     def __init__(self, device: str, layers: int | None, num_samples: int, seed: int) -> None:
-        """Make the model and the samples."""
+        """Create the model and the samples."""
         self.device = device
-        drawn = torch.Generator().manual_seed(seed)
-        drafts = lengths_of(device, num_samples, seed)
-        words = settings_of(device, layers)["text_config"]["vocab_size"]
-        samples = [random_sample(each, words, drawn, with_answer=True) for each in drafts]
-        self.lengths = [length_of(each) for each in samples]
+        generator = torch.Generator().manual_seed(seed)
+        drafts = draw_lengths(device, num_samples, seed)
+        words = create_settings(device, layers)["text_config"]["vocab_size"]
+        samples = [random_sample(draft, words, generator, with_answer=True) for draft in drafts]
+        self.lengths = [sample_length(sample) for sample in samples]
         on_gpu = layers is None and device != "cpu"
-        self.settings = settings_of(device, most_layers(device, self.lengths) if on_gpu else layers)
-        self.profile = profile_model(model_spec(self.settings), BF16)
-        self.batch = {name: each.to(device) for name, each in collated(samples, "right").items()}
-        del self.batch["attention_mask"]  # causal attention never looks at padding on the right
+        self.settings = create_settings(device, max_layers(device, self.lengths) if on_gpu else layers)
+        self.profile = profile_model(model_spec(self.settings), BYTES_PER_VALUE)
+        self.batch = {name: tensor.to(device) for name, tensor in collate_samples(samples, "right").items()}
+        del self.batch["attention_mask"]  # causal attention needs no mask for padding on the right
         torch.manual_seed(seed)
         with torch.device(device):
             self.module = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**self.settings))  # type: ignore[no-untyped-call]
         self.module.train()
 
     def step(self, technique: Technique) -> float:
-        """Compute the gradient once; returns the loss."""
-        if technique.again:
+        """Compute the gradient once, and return the loss."""
+        if technique.recompute:
             self.module.gradient_checkpointing_enable({"use_reentrant": False})
         else:
             self.module.gradient_checkpointing_disable()
@@ -217,67 +223,70 @@ class Bench:
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss)
 
-    def weights(self) -> int:
-        """Bytes of the weights, which are there before a step begins."""
-        return sum(each.nbytes for each in self.module.parameters())
+    def weight_bytes(self) -> int:
+        """Return the bytes of the weights, which exist before a step begins."""
+        return sum(parameter.nbytes for parameter in self.module.parameters())
 
-    def measured(self, repeats: int) -> dict[str, Any]:
-        """Figures of every way, taking turns."""
-        losses = {each.name: self.step(each) for each in TECHNIQUES}  # also warms everything up
-        times: dict[str, list[float]] = {each.name: [] for each in TECHNIQUES}
+    def measure(self, repeats: int) -> dict[str, Any]:
+        """Measure all techniques, alternating between them."""
+        losses = {technique.name: self.step(technique) for technique in TECHNIQUES}  # also a warm-up
+        times: dict[str, list[float]] = {technique.name: [] for technique in TECHNIQUES}
         for _ in range(repeats):
-            for each in TECHNIQUES:
-                times[each.name].append(seconds_of(lambda each=each: self.step(each), self.device))  # type: ignore[misc]
+            for technique in TECHNIQUES:
+                times[technique.name].append(measure_seconds(partial(self.step, technique), self.device))
         rate = matmul_rate(self.device)
-        work = sum(flops(self.profile, each, again=False) for each in self.lengths)
+        operations = sum(flops(self.profile, length, recompute=False) for length in self.lengths)
         return {
             "matmul_teraflops": rate / 1e12,
-            "ways": {each.name: self._figures(each, times[each.name], work / rate, losses) for each in TECHNIQUES},
+            "ways": {
+                technique.name: self._results(technique, times[technique.name], operations / rate, losses)
+                for technique in TECHNIQUES
+            },
         }
 
-    def _figures(
-        self, technique: Technique, times: Sequence[float], least: float, losses: dict[str, float]
+    def _results(
+        self, technique: Technique, times: Sequence[float], min_seconds: float, losses: dict[str, float]
     ) -> dict[str, float]:
         self.module.zero_grad(set_to_none=True)
-        taken = allocated(lambda: self.step(technique), self.device)
-        tensors = taken + (self.weights() if self.device == "cpu" else 0)
-        reckoned = planned(self.profile, self.lengths, technique)
+        measured = measure_peak_bytes(lambda: self.step(technique), self.device)
+        tensors = measured + (self.weight_bytes() if self.device == "cpu" else 0)
+        planned = planned_memory(self.profile, self.lengths, technique)
         seconds = statistics.median(times)
         return {
-            "tokens_per_second": sum(each.total for each in self.lengths) / seconds,
-            "share_of_matmul": least / seconds,
+            "tokens_per_second": sum(length.total for length in self.lengths) / seconds,
+            "share_of_matmul": min_seconds / seconds,
             "peak_gigabytes": tensors / 1e9,
-            "planned_gigabytes": reckoned / 1e9,
-            "planned_over_peak": reckoned / tensors,
+            "planned_gigabytes": planned / 1e9,
+            "planned_over_peak": planned / tensors,
             "loss": losses[technique.name],
         }
 
 
 def main() -> None:
-    """Measure, print, and on a GPU write down."""
+    """Measure and print; on a GPU also write the results to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, help="decoder layers and vision blocks, at most")
-    parser.add_argument("--samples", type=int, default=4, help="computed at once")
+    parser.add_argument("--layers", type=int, help="maximum number of decoder layers and of vision blocks")
+    parser.add_argument("--samples", type=int, default=4, help="samples per batch")
     parser.add_argument("--repeats", type=int, default=5)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    bench = Bench(device, asked.layers, asked.samples, seed=0)
-    text, vision = bench.settings["text_config"], bench.settings["vision_config"]
+    bench = Bench(device, arguments.layers, arguments.samples, seed=0)
+    decoder, vision = bench.settings["text_config"], bench.settings["vision_config"]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    told = {
+    results = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "torch": torch.__version__,
         "commit": commit.stdout.strip() or None,
-        "shape": {"width": text["hidden_size"], "layers": text["num_hidden_layers"], "blocks": vision["depth"]},
-        "tokens": [each.total for each in bench.lengths],
-        **bench.measured(asked.repeats),
+        "shape": {"width": decoder["hidden_size"], "layers": decoder["num_hidden_layers"], "blocks": vision["depth"]},
+        "tokens": [length.total for length in bench.lengths],
+        **bench.measure(arguments.repeats),
     }
-    written = json.dumps(told, indent=2)
-    print(written)
+    text = json.dumps(results, indent=2)
+    print(text)
     if device == "cuda":
-        results = ROOT / "bench" / "results" / "gpu.json"
-        results.parent.mkdir(exist_ok=True)
-        results.write_text(written + "\n", encoding="utf-8")
+        file = ROOT / "bench" / "results" / "gpu.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

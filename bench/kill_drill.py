@@ -1,12 +1,12 @@
-"""Does a launch that is killed and launched again end with the same weights, bit for bit?
+"""Kills launches at random moments, and checks that relaunched trainings end with bit-identical weights.
 
     python bench/kill_drill.py [--kills 10] [--workers 1 2] [--strategy ddp|fsdp] [--seed 0]
 
-For each number of workers a small experiment runs undisturbed once. Then, at random moments of its training, further
-launches of it are killed with SIGKILL (the launch with every process that it started, or, each second time, the launch
-alone), and launched again. Prints a JSON document: of each kill the moment, the step that the second launch went on
-from, and whether its weights are the undisturbed ones. The exit status is 1 where any are not. One worker runs in the
-launch's own process (`--local`), several run on Ray.
+For each number of workers, a small experiment runs once undisturbed. Further launches of it are killed with SIGKILL at
+random moments of their training, and relaunched. Kills alternate between the launch with all its child processes
+and the launch process alone. Prints a JSON document with an entry per kill: its moment, the step from which the second
+launch resumed, and whether the weights equal the undisturbed ones. The exit status is 1 if any differ. One worker runs
+in the process of the launch (`--local`), several run on Ray.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ tracker: {type: mlflow}
 
 @dataclass(frozen=True)
 class Drill:
-    """One experiment on one number of workers."""
+    """An experiment with a number of workers."""
 
     folder: Path
     workers: int
@@ -53,90 +53,97 @@ class Drill:
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
         """Launch the experiment in a folder of its own; the generated data are shared."""
-        place = self.folder / name
-        place.mkdir(exist_ok=True)
-        (place / "drill.yaml").write_text(SPEC)
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        (folder / "drill.yaml").write_text(SPEC)
         options = [f"compute.workers={self.workers}", f"trainer.strategy={self.strategy}"]
-        command = [str(RUNNER), "launch", "drill.yaml", *(word for each in options for word in ("--set", each))]
+        command = [str(RUNNER), "launch", "drill.yaml", *(word for option in options for word in ("--set", option))]
         if self.workers == 1:
             command.append("--local")
-        with (place / "output.txt").open("ab") as output:
-            return subprocess.Popen(command, cwd=place, stdout=output, stderr=output)
+        with (folder / "output.txt").open("ab") as output:
+            return subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
 
     def finish(self, name: str) -> str:
-        """Launch to the end and hash the weights."""
+        """Launch, wait for the end, and return the SHA-256 of the weights."""
         if self.start(name).wait():
             raise SystemExit((self.folder / name / "output.txt").read_text()[-3000:])
         [weights] = self.folder.glob(f"{name}/runs/drill/*/model/*.safetensors")
         return hashlib.sha256(weights.read_bytes()).hexdigest()
 
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """What a launch has told so far; a torn last line is left out."""
+    def read_events(self, name: str) -> list[dict[str, Any]]:
+        """Return the events of a launch so far, without an incomplete last line."""
         lines = [log.read_text() for log in self.folder.glob(f"{name}/runs/drill/*/events.jsonl")]
         return [json.loads(line) for line in "".join(lines).rpartition("\n")[0].splitlines()]
 
-    def training_began(self, name: str) -> bool:
-        """Whether the first step is done."""
-        return any(each["kind"] == "metrics" and "train/loss" in each["values"] for each in self.events(name))
+    def has_trained_step(self, name: str) -> bool:
+        """Return whether the first training step is done."""
+        return any(_is_training_loss(event) for event in self.read_events(name))
 
     def training_seconds(self, name: str) -> float:
-        """From the first step that is done to the end of the step `train`."""
-        told = self.events(name)
-        first = next(each for each in told if each["kind"] == "metrics" and "train/loss" in each["values"])
-        [last] = [each for each in told if each.get("step") == "train" and each.get("state") == "finished"]
+        """Return the seconds from the first training step to the end of the step `train`."""
+        events = self.read_events(name)
+        first = next(event for event in events if _is_training_loss(event))
+        [last] = [event for event in events if event.get("step") == "train" and event.get("state") == "finished"]
         return (datetime.fromisoformat(last["time"]) - datetime.fromisoformat(first["time"])).total_seconds()
 
     def kill_at(self, name: str, seconds: float, *, all_processes: bool) -> int:
-        """Launch, and kill some seconds after the first step.
+        """Launch, and kill the launch this number of seconds after the first training step.
 
         Returns:
-            The steps that the next launch finds done.
+            The last step with a checkpoint, from which the next launch resumes.
         """
-        launched = self.start(name)
-        while launched.poll() is None and not self.training_began(name):
+        launch = self.start(name)
+        while launch.poll() is None and not self.has_trained_step(name):
             time.sleep(0.02)
         time.sleep(seconds)
-        started = psutil.Process(launched.pid).children(recursive=True) if all_processes else []
-        for process in (launched, *started):
+        children = psutil.Process(launch.pid).children(recursive=True) if all_processes else []
+        for process in (launch, *children):
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        launched.wait()
+        launch.wait()
         return max(
-            (int(each.name[5:]) for each in self.folder.glob(f"{name}/runs/drill/*/checkpoints/step-*")), default=0
+            (int(checkpoint.name[5:]) for checkpoint in self.folder.glob(f"{name}/runs/drill/*/checkpoints/step-*")),
+            default=0,
         )
 
 
-def drill(workers: int, strategy: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Kill and launch again as often as asked; see the module."""
-    each = Drill(folder, workers, strategy)
-    undisturbed, draw = each.finish("undisturbed"), random.Random(f"{seed} {workers} {strategy}")
-    length = each.training_seconds("undisturbed")
-    told = []
+def _is_training_loss(event: dict[str, Any]) -> bool:
+    return event["kind"] == "metrics" and "train/loss" in event["values"]
+
+
+def run_drill(workers: int, strategy: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Kill and relaunch the experiment this number of times; see the module."""
+    drill, rng = Drill(folder, workers, strategy), random.Random(f"{seed} {workers} {strategy}")
+    expected_hash = drill.finish("undisturbed")
+    duration = drill.training_seconds("undisturbed")
+    results = []
     for kill in range(kills):
-        seconds, name = draw.uniform(0, length), f"killed-{kill}"
-        found = each.kill_at(name, seconds, all_processes=kill % 2 == 0)
-        same = each.finish(name) == undisturbed
-        told.append({"seconds_after_first_step": round(seconds, 2), "steps_done": found, "same_weights": same})
-        print(f"workers {workers}: {told[-1]}", file=sys.stderr)
-    return {"workers": workers, "strategy": strategy, "training_seconds": round(length, 1), "kills": told}
+        seconds, name = rng.uniform(0, duration), f"killed-{kill}"
+        resumed_step = drill.kill_at(name, seconds, all_processes=kill % 2 == 0)
+        same = drill.finish(name) == expected_hash
+        results.append(
+            {"seconds_after_first_step": round(seconds, 2), "steps_done": resumed_step, "same_weights": same}
+        )
+        print(f"workers {workers}: {results[-1]}", file=sys.stderr)
+    return {"workers": workers, "strategy": strategy, "training_seconds": round(duration, 1), "kills": results}
 
 
 def main() -> None:
-    """Run the drills and print what came of them."""
+    """Run the drills and print their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--strategy", choices=("ddp", "fsdp"), default="ddp")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    told = []
-    for workers in asked.workers:
+    arguments = parser.parse_args()
+    results = []
+    for workers in arguments.workers:
         with tempfile.TemporaryDirectory() as folder:
-            told.append(drill(workers, asked.strategy, asked.kills, asked.seed, Path(folder)))
-    print(json.dumps(told, indent=2))
-    sys.exit(not all(kill["same_weights"] for each in told for kill in each["kills"]))
+            results.append(run_drill(workers, arguments.strategy, arguments.kills, arguments.seed, Path(folder)))
+    print(json.dumps(results, indent=2))
+    sys.exit(not all(kill["same_weights"] for result in results for kill in result["kills"]))
 
 
 if __name__ == "__main__":

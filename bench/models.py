@@ -1,7 +1,7 @@
 """Two models of Qwen2.5-VL's architecture with random weights, small enough for a CPU, for benchmarks.
 
-`fullvocab` has the 7B's vocabulary, so that 91 % of its work is the output layer; in `balanced` that is 8 %, as in the
-7B. What speeds up one says little of the other: quote both.
+`fullvocab` has the 7B's vocabulary, so the output layer takes 91 % of its operations; in `balanced` it takes 8 %, as in
+the 7B. A speed-up of one says little about the other: quote both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ END, PAD, VISION_START, VISION_END, IMAGE, VIDEO = range(6)
 """Token ids; those from 6 on are words."""
 
 PATCH, MERGE, FRAMES = 14, 2, 2
-"""Pixels of a patch's side, patches of a token's side, and frames that a still image is doubled to: as in the 7B."""
+"""Pixels per side of a patch, patches per side of a token, and frames of a still image: as in the 7B."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ SHAPES = {
 
 
 def random_model(name: str, seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    """Make one of the two models, float32."""
+    """Create one of the two models, float32."""
     shape = SHAPES[name]
     frequencies = shape.width // shape.heads // 2
     third = frequencies // 3
@@ -87,12 +87,12 @@ def random_model(name: str, seed: int) -> Qwen2_5_VLForConditionalGeneration:
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long one sample is.
+    """The length of one sample.
 
     Attributes:
         words: Tokens of the prompt's text.
-        grids: Each image's height and width in tokens.
-        answer: Tokens of the answer, its end included.
+        grids: Height and width of each image in tokens.
+        answer: Tokens of the answer, with its end token.
     """
 
     words: int
@@ -100,47 +100,47 @@ class Lengths:
     answer: int
 
 
-MOST_TOKENS = 256
-"""Tokens of a picture at most, 200,704 pixels: the least that Qwen's model card advises to allow it."""
+MAX_IMAGE_TOKENS = 256
+"""Maximum tokens of an image, 200,704 pixels: the lowest limit that Qwen's model card recommends."""
 
 
 def mmre_lengths(num_samples: int, seed: int) -> list[Lengths]:
-    """Draw lengths spread like those of M-MRE.
+    """Draw lengths distributed like those of M-MRE.
 
-    A prompt's text is the wording and a tweet; an answer has a summary of 10 to 97 words and the pairs and letters of
-    one to six segments: 103 tokens in the mean. Pictures are as large as those of Twitter GMNER: of images with a box
-    of a tagged entity, four in five have one; the logarithm of the area in tokens has mean 5.96 and deviation 0.67,
-    that of a box's share of it -1.75 and 1.37, and three images in four are wider than high. Padded to the longest of
-    a random four, a fifth of the tokens is padding, and a sixth where 223 tweets of GMNER are cut alike.
+    A prompt's text is the wording and a tweet. An answer has a summary of 10 to 97 words and the pairs and letters of
+    one to six segments: 103 tokens on average. Images are as large as those of Twitter GMNER. Of the images with a box
+    of a tagged entity, four in five have one box. The logarithm of the area in tokens has mean 5.96 and deviation 0.67,
+    that of a box's fraction of it -1.75 and 1.37, and three images in four are wider than high. If random batches of
+    four are padded to their longest sample, a fifth of the tokens is padding; for 223 tweets of GMNER it is a sixth.
     """
-    drawn = random.Random(seed)
+    rng = random.Random(seed)
     lengths = []
     for _ in range(num_samples):
-        segments = min(6, 1 + int(drawn.expovariate(1.5)))
-        summary = min(125, max(13, round(drawn.gauss(68, 20))))
-        area = math.exp(drawn.gauss(5.96, 0.67))
-        shares = [min(1.0, math.exp(drawn.gauss(-1.75, 1.37))) for _ in range(segments)]
-        grids = tuple(_grid(area * share, drawn) for share in (1.0, *shares))
-        lengths.append(Lengths(drawn.randint(170, 240), grids, summary + 17 + 14 * segments))
+        segments = min(6, 1 + int(rng.expovariate(1.5)))
+        summary = min(125, max(13, round(rng.gauss(68, 20))))
+        area = math.exp(rng.gauss(5.96, 0.67))
+        fractions = [min(1.0, math.exp(rng.gauss(-1.75, 1.37))) for _ in range(segments)]
+        grids = tuple(_grid(area * fraction, rng) for fraction in (1.0, *fractions))
+        lengths.append(Lengths(rng.randint(170, 240), grids, summary + 17 + 14 * segments))
     return lengths
 
 
-def _grid(area: float, drawn: random.Random) -> tuple[int, int]:
-    """Height and width, in tokens, of a picture of this area or of the most that is allowed."""
-    within, aspect = min(max(area, 4.0), MOST_TOKENS), math.exp(drawn.gauss(0.25, 0.35))
-    height = max(1, round(math.sqrt(within / aspect)))
-    return height, max(1, int(within / height))
+def _grid(area: float, rng: random.Random) -> tuple[int, int]:
+    """Return height and width, in tokens, of an image with this area, limited to `MAX_IMAGE_TOKENS`."""
+    limited_area, aspect = min(max(area, 4.0), MAX_IMAGE_TOKENS), math.exp(rng.gauss(0.25, 0.35))
+    height = max(1, round(math.sqrt(limited_area / aspect)))
+    return height, max(1, int(limited_area / height))
 
 
 Features = dict[str, torch.Tensor]
 
 
-def random_sample(lengths: Lengths, num_words: int, drawn: torch.Generator, *, with_answer: bool) -> Features:
-    """Make a sample of random words and pixels, images first; labels are its answer's tokens."""
+def random_sample(lengths: Lengths, num_words: int, generator: torch.Generator, *, with_answer: bool) -> Features:
+    """Create a sample of random tokens and pixels, images first; labels are the tokens of its answer."""
     tokens: list[int] = []
     for height, width in lengths.grids:
         tokens += [VISION_START, *[IMAGE] * (height * width), VISION_END]
-    text = torch.randint(VIDEO + 1, num_words, (lengths.words + lengths.answer,), generator=drawn)
+    text = torch.randint(VIDEO + 1, num_words, (lengths.words + lengths.answer,), generator=generator)
     prompt = torch.cat([torch.tensor(tokens), text[: lengths.words]])
     answer = torch.cat([text[lengths.words : -1], torch.tensor([END])]) if with_answer else text[:0]
     input_ids = torch.cat([prompt, answer])
@@ -150,22 +150,22 @@ def random_sample(lengths: Lengths, num_words: int, drawn: torch.Generator, *, w
         "input_ids": input_ids,
         "labels": torch.cat([torch.full_like(prompt, IGNORED), answer]),
         "mm_token_type_ids": (input_ids == IMAGE).long(),
-        "pixel_values": torch.randn(patches, 3 * FRAMES * PATCH**2, generator=drawn),
+        "pixel_values": torch.randn(patches, 3 * FRAMES * PATCH**2, generator=generator),
         "image_grid_thw": grid,
     }
 
 
-def collated(batch: Sequence[Features], padding_side: Literal["left", "right"]) -> Features:
+def collate_samples(batch: Sequence[Features], padding_side: Literal["left", "right"]) -> Features:
     """Pad and stack samples, with an attention mask, as the usual collators do."""
     fills = {"input_ids": PAD, "labels": IGNORED, "mm_token_type_ids": 0}
     stacked = {
         name: pad_sequence(
-            [each[name] for each in batch], batch_first=True, padding_value=fill, padding_side=padding_side
+            [sample[name] for sample in batch], batch_first=True, padding_value=fill, padding_side=padding_side
         )
         for name, fill in fills.items()
     }
-    ones = [torch.ones_like(each["input_ids"]) for each in batch]
+    ones = [torch.ones_like(sample["input_ids"]) for sample in batch]
     stacked["attention_mask"] = pad_sequence(ones, batch_first=True, padding_side=padding_side)
     for name in batch[0].keys() - stacked.keys():
-        stacked[name] = torch.cat([each[name] for each in batch])
+        stacked[name] = torch.cat([sample[name] for sample in batch])
     return stacked

@@ -1,10 +1,10 @@
-"""Is a hostile answer read in time linear in its length?
+"""Measures whether adversarial answers are parsed in time linear in their length.
 
     python bench/parsers.py
 
-Reads texts of 50,000 and 200,000 signs, each made of one piece over and over, at every place of an answer and in both
-ways. Prints a JSON document: the readings whose CPU time grew most (4 is linear, 16 quadratic), the slowest ones, and
-how many answers of a real length are read in a second.
+Parses texts of 50,000 and 200,000 characters in both modes. Each text repeats one piece at one position of an answer.
+Prints a JSON document: the texts whose CPU time grew most (4 is linear, 16 quadratic), the slowest texts, and the
+number of answers of realistic length parsed per second.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from plugins.adapter.pfa_prompt import PfaOptions
 
 LABELS = ("person", "location", "organization", "other")
 SHORT, LONG = 50_000, 200_000
-CLEAR = 6.0
-"""A growth below this is not measured again; one above it may be another process's doing."""
+REMEASURE_ABOVE = 6.0
+"""A growth above this is measured again, as another process may have caused it."""
 
-SIGNS = [*"{}:;()'\"\\#\n\r\t\f\0,-a.é`", "\ud800", "\u2028", "\u2018", "\\\n", "\r\n", "''", '""', "'''", '"""']
+CHARACTERS = [*"{}:;()'\"\\#\n\r\t\f\0,-a.é`", "\ud800", "\u2028", "\u2018", "\\\n", "\r\n", "''", '""', "'''", '"""']
 PIECES = ["r'", "u'", "rb'", "f''", "'\\", "'\\d'", "'\\N{DASH}'", "\\N{", "#\n", "((", "('a')", "('a'", "'a' 'b' "]
 PIECES += [
     "'a'",
@@ -40,7 +40,7 @@ PIECES += ["'a'" + " " * 50, "'" + " " * 50, "'a': 'O'x ", "{'a':", "{'a': 'b'}"
 PIECES += [":person;", ":person", ":person;x", ":x;", ": person ;", "NER:", "Task 1 Answer:", "Task 2 Answer:"]
 PIECES += ["image entities pair", "image entities pair{", "NER:image entities pair"]
 
-PLACES: dict[str, Callable[[str], str]] = {
+POSITIONS: dict[str, Callable[[str], str]] = {
     "alone": lambda body: body,
     "summary": lambda body: f"Task 1 Answer: {body}",
     "pairs": lambda body: f"Task 2 Answer:\nNER:\n{body}",
@@ -53,7 +53,7 @@ PLACES: dict[str, Callable[[str], str]] = {
     "second item": lambda body: f"image entities pair{{'a': 'x', {body}}}",
 }
 
-ANSWER = (
+TYPICAL_ANSWER = (
     "Task 1 Answer: This image shows two individuals posing for a photo together in front of a backdrop or wall "
     "with logos. Both are dressed for the evening, and one of them holds a glass. The lights are bright.\n"
     "Task 2 Answer:\nNER:\n:other;VOGUE FASHION NIGHT OUT:person;Jan Taminiau:person;Suneet Varma\n"
@@ -61,52 +61,54 @@ ANSWER = (
 )
 
 
-def seconds(adapter: PromptFormatAdapter, text: str, mode: str) -> float:
-    """The CPU time of one reading."""
+def parse_seconds(adapter: PromptFormatAdapter, text: str, mode: str) -> float:
+    """Return the CPU seconds of parsing a text once."""
     started = time.process_time()
     adapter.parse(text, mode)
     return time.process_time() - started
 
 
-def growths(adapter: PromptFormatAdapter) -> Iterator[tuple[float, float, str, str, str]]:
-    """Yield for each hostile text how much longer four times of it takes, the longer time, and which text it was."""
-    for piece in [*SIGNS, *PIECES]:
-        for place, within in PLACES.items():
-            short, long = (within(piece * (length // len(piece))) for length in (SHORT, LONG))
+def measure_all(adapter: PromptFormatAdapter) -> Iterator[tuple[float, float, str, str, str]]:
+    """Yield for each text: growth of the time at four times the length, the longer time, piece, position and mode."""
+    for piece in [*CHARACTERS, *PIECES]:
+        for position, insert in POSITIONS.items():
+            short, long = (insert(piece * (length // len(piece))) for length in (SHORT, LONG))
             for mode in adapter.parse_modes:
-                growth, slowest = measured(adapter, short, long, mode)
-                yield growth, slowest, piece, place, mode
+                growth, slowest = measure_growth(adapter, short, long, mode)
+                yield growth, slowest, piece, position, mode
 
 
-def measured(adapter: PromptFormatAdapter, short: str, long: str, mode: str) -> tuple[float, float]:
-    """Measure a growth; one that looks too large is measured again, and the quickest readings count."""
-    shorts, longs = [seconds(adapter, short, mode)], [seconds(adapter, long, mode)]
-    while min(longs) > CLEAR * min(shorts) and len(longs) < 10:
-        shorts.append(seconds(adapter, short, mode))
-        longs.append(seconds(adapter, long, mode))
+def measure_growth(adapter: PromptFormatAdapter, short: str, long: str, mode: str) -> tuple[float, float]:
+    """Return the growth of the parse time and the longer time; the minima count if a large growth is measured again."""
+    shorts, longs = [parse_seconds(adapter, short, mode)], [parse_seconds(adapter, long, mode)]
+    while min(longs) > REMEASURE_ABOVE * min(shorts) and len(longs) < 10:
+        shorts.append(parse_seconds(adapter, short, mode))
+        longs.append(parse_seconds(adapter, long, mode))
     return min(longs) / min(shorts), min(longs)
 
 
 def main() -> None:
-    """Measure, and print what was found."""
+    """Measure all texts and print the results."""
     adapter = PromptFormatAdapter(PfaOptions(), LABELS)
-    rows = list(growths(adapter))
-    real = sum(seconds(adapter, ANSWER, mode) for mode in adapter.parse_modes for _ in range(2_000)) / 4_000
+    rows = list(measure_all(adapter))
+    typical_seconds = (
+        sum(parse_seconds(adapter, TYPICAL_ANSWER, mode) for mode in adapter.parse_modes for _ in range(2_000)) / 4_000
+    )
 
-    def named(row: tuple[float, float, str, str, str]) -> dict[str, object]:
-        growth, slowest, piece, place, mode = row
-        figures = {"growth": round(growth, 2), "ms": round(1000 * slowest, 2)}
-        return {**figures, "piece": piece, "place": place, "mode": mode}
+    def to_json(row: tuple[float, float, str, str, str]) -> dict[str, object]:
+        growth, slowest, piece, position, mode = row
+        values = {"growth": round(growth, 2), "ms": round(1000 * slowest, 2)}
+        return {**values, "piece": piece, "place": position, "mode": mode}
 
-    told = {
+    results = {
         "readings": len(rows),
         "signs": [SHORT, LONG],
-        "largest_growth": [named(row) for row in sorted(rows, reverse=True)[:5]],
-        "slowest": [named(row) for row in sorted(rows, key=lambda row: -row[1])[:5]],
-        "brace_200000_ms": round(1000 * seconds(adapter, "image entities pair" + "{" * LONG, "lossless"), 2),
-        "real_answers_per_second": round(1 / real),
+        "largest_growth": [to_json(row) for row in sorted(rows, reverse=True)[:5]],
+        "slowest": [to_json(row) for row in sorted(rows, key=lambda row: -row[1])[:5]],
+        "brace_200000_ms": round(1000 * parse_seconds(adapter, "image entities pair" + "{" * LONG, "lossless"), 2),
+        "real_answers_per_second": round(1 / typical_seconds),
     }
-    print(json.dumps(told, indent=2))
+    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A server on the loopback that speaks chat completions and counts what it is asked; other benchmarks import it."""
+"""A local server with a chat-completions API that counts its requests; other benchmarks import it."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ SHAPES = ("crowd", "stage", "street", "stadium", "portrait", "skyline", "poster"
 
 
 @dataclass
-class Stub:
-    """What was asked.
+class StubServer:
+    """The state of a running server.
 
     Attributes:
-        url: Its address.
-        delay: Seconds before it answers.
-        asked: How often each question came, by a hash of the request.
+        url: Base URL of the API.
+        delay: Seconds before a response.
+        request_counts: Number of requests by SHA-256 of the request body.
     """
 
     delay: float
     url: str = ""
-    asked: Counter[str] = field(default_factory=Counter)
+    request_counts: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, body: bytes) -> dict[str, Any]:
-        """Answer with a sentence that depends on the request alone."""
+        """Return a response with a sentence that depends only on the request."""
         key = hashlib.sha256(body).hexdigest()
         with self._lock:
-            self.asked[key] += 1
+            self.request_counts[key] += 1
         time.sleep(self.delay)
         shape = SHAPES[int(key[:2], 16) % len(SHAPES)]
         text = f"This image shows a {shape} with several people in front of it, under a sign that reads {key[:6]}."
@@ -52,43 +52,43 @@ class Stub:
 
 
 @contextmanager
-def serving(delay: float = 0.0) -> Iterator[Stub]:
-    """Serve on a free port until the end of the block."""
-    stub = Stub(delay)
+def serving(delay: float = 0.0) -> Iterator[StubServer]:
+    """Serve on a free port of the loopback interface until the end of the block."""
+    state = StubServer(delay)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            """Answer a question."""
+            """Answer a request."""
             length = int(self.headers["Content-Length"])
             body = self.rfile.read(length)
             if len(body) < length:
-                return  # The build was killed while it sent this: it was not asked.
-            told = json.dumps(stub.answer(body)).encode()
+                return  # The build was killed while it sent the request, so the request does not count.
+            content = json.dumps(state.answer(body)).encode()
             try:
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(told)))
+                self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(told)
+                self.wfile.write(content)
             except (BrokenPipeError, ConnectionResetError):
                 return  # The build was killed.
 
         def handle(self) -> None:
-            """Take it as an end when a build that was killed leaves its connection."""
+            """Ignore connections that a killed build left open."""
             with suppress(ConnectionResetError):
                 super().handle()
 
-        def log_message(self, *told: Any) -> None:
-            """Nothing is printed."""
+        def log_message(self, *arguments: Any) -> None:
+            """Print nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    stub.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield stub
+        yield state
     finally:
         server.shutdown()
         server.server_close()

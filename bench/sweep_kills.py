@@ -1,13 +1,13 @@
-"""Does a sweep in which something is killed end as one that nobody disturbed?
+"""Kills parts of a sweep at random moments, and checks that it ends like an undisturbed sweep.
 
     python bench/sweep_kills.py [--kill driver worker server node] [--kills 10] [--search random|tpe] [--seed 0]
 
-A sweep of quick trials runs undisturbed once. Then, at random moments of further ones, something is killed by SIGKILL:
-the driver (each second time alone, else with every process that it started), a worker, the MLflow server, which comes
-back after a few seconds, or a Ray node with all that runs on it. A sweep that lost its driver is launched again. Every
-sweep must end with the same trials and the same metrics, to the last bit, and MLflow must show each trial once, under
-one run of the sweep, with each step of each metric once. Prints a JSON document with an entry a kill; the exit status
-is 1 where anything differs. `random` runs two trials side by side, `tpe` one at a time.
+A sweep of quick trials runs once undisturbed. In further sweeps, SIGKILL hits one of these at a random moment: the
+driver (alternately with all its child processes and alone), a worker, the MLflow server, which is restarted a few
+seconds later, or a Ray node with everything on it. A sweep that lost its driver is launched again. Each sweep must end
+with the same trials and bit-identical metrics. MLflow must have each trial once, under one run of the sweep, and each
+step of each metric once. Prints a JSON document with an entry per kill; the exit status is 1 if anything differs.
+`random` runs two trials in parallel, `tpe` one at a time.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from mlflow import MlflowClient
 
 BIN = Path(sys.executable).parent
 KILLS = ("driver", "worker", "server", "node")
-AWAY_SECONDS = 4.0
-"""How long the MLflow server stays away."""
-LIMIT_SECONDS = 900
+SERVER_DOWN_SECONDS = 4.0
+"""Seconds until a killed MLflow server is restarted."""
+LAUNCH_TIMEOUT_SECONDS = 900
 
 SPEC = """\
 name: drill
@@ -63,25 +63,25 @@ PARALLEL = {"random": 2, "tpe": 1}
 
 
 def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
 
 
-def _kill(process: psutil.Process | subprocess.Popen[bytes], *, children: bool = True) -> None:
-    """End a process, and by default all that it started."""
+def _kill_process(process: psutil.Process | subprocess.Popen[bytes], *, children: bool = True) -> None:
+    """Kill a process, and by default its descendants."""
     with suppress(psutil.NoSuchProcess):
-        known = psutil.Process(process.pid)
-        for each in [known, *(known.children(recursive=True) if children else [])]:
+        root = psutil.Process(process.pid)
+        for target in [root, *(root.children(recursive=True) if children else [])]:
             with suppress(psutil.NoSuchProcess):
-                each.kill()
+                target.kill()
     if isinstance(process, subprocess.Popen):
         process.wait()
 
 
 @dataclass
 class Server:
-    """An MLflow server on a database of its own."""
+    """An MLflow server with its own database."""
 
     folder: Path
     port: int = field(default_factory=_free_port)
@@ -89,15 +89,16 @@ class Server:
 
     @property
     def uri(self) -> str:
-        """Where it answers."""
+        """Its address."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
-        store = ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}", "--artifacts-destination"]
-        place = [str(self.folder / "artifacts"), "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        """Start the server and wait until it accepts connections."""
+        artifacts = ["--artifacts-destination", str(self.folder / "artifacts")]
+        store = ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}", *artifacts]
+        network = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         with (self.folder / "server.log").open("ab") as log:
-            command = [str(BIN / "mlflow"), "server", *store, *place]
+            command = [str(BIN / "mlflow"), "server", *store, *network]
             environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         while True:
@@ -106,14 +107,14 @@ class Server:
             time.sleep(0.2)
 
     def kill(self) -> None:
-        """Kill it with its workers."""
+        """Kill the server with its workers."""
         assert self.process is not None
-        _kill(self.process)
+        _kill_process(self.process)
 
 
 @dataclass
 class Cluster:
-    """A head that runs no trial, and two nodes that do, with token authentication on."""
+    """A Ray cluster with token authentication: a head node without CPUs, and two nodes that run trials."""
 
     folder: Path
     port: int = field(default_factory=_free_port)
@@ -132,21 +133,21 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        """Where the head answers."""
+        """Address of the head node."""
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start head and nodes."""
-        self._start("--head", f"--port={self.port}", "--include-dashboard=false", "--num-cpus=0")
+        """Start the head node and the other nodes."""
+        self._start_node("--head", f"--port={self.port}", "--include-dashboard=false", "--num-cpus=0")
         for _ in range(2):
-            self._start(f"--address={self.address}", "--num-cpus=1")
+            self._start_node(f"--address={self.address}", "--num-cpus=1")
 
-    def _start(self, *arguments: str) -> None:
+    def _start_node(self, *arguments: str) -> None:
         log = self.folder / f"node-{len(self.nodes)}.log"
         command = [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", "--object-store-memory=80000000"]
-        with log.open("wb") as told:
+        with log.open("wb") as log_file:
             node = subprocess.Popen(
-                [*command, *arguments], env=self.environment, stdout=told, stderr=told, start_new_session=True
+                [*command, *arguments], env=self.environment, stdout=log_file, stderr=log_file, start_new_session=True
             )
         self.nodes.append(node)
         while "Ray runtime started" not in log.read_text():
@@ -155,14 +156,14 @@ class Cluster:
             time.sleep(0.2)
 
     def close(self) -> None:
-        """End all of it."""
+        """Kill all nodes."""
         for node in self.nodes:
-            _kill(node)
+            _kill_process(node)
 
 
 @dataclass
 class Sweep:
-    """A sweep in a folder of its own; the generated data are shared."""
+    """A sweep in its own folder; the generated data are shared."""
 
     folder: Path
     spec: str
@@ -170,7 +171,7 @@ class Sweep:
     cluster: Cluster | None = None
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Launch it."""
+        """Launch the sweep."""
         self.folder.mkdir(exist_ok=True)
         (self.folder / "drill.yaml").write_text(self.spec)
         command = [str(BIN / "runner"), "launch", "drill.yaml"]
@@ -185,21 +186,21 @@ class Sweep:
             )
 
     def finish(self) -> None:
-        """Launch it to its end."""
-        self.end(self.start())
+        """Launch the sweep and wait for its end."""
+        self.wait(self.start())
 
-    def end(self, launched: subprocess.Popen[bytes]) -> None:
-        """Wait for the end of a launch, which must be a good one."""
-        if launched.wait(LIMIT_SECONDS):
+    def wait(self, launch: subprocess.Popen[bytes]) -> None:
+        """Wait for the end of a launch, which must succeed."""
+        if launch.wait(LAUNCH_TIMEOUT_SECONDS):
             raise SystemExit((self.folder / "output.txt").read_text()[-3000:])
 
     def trials(self) -> list[dict[str, Any]]:
-        """The trials so far, as `sweep.json` tells them."""
+        """Return the trials so far, from `sweep.json`."""
         file = self.folder / "runs" / "drill" / "sweep" / "sweep.json"
         return list(json.loads(file.read_text())["trials"]) if file.exists() else []
 
-    def found(self) -> dict[str, Any]:
-        """What the sweep ended with: of each trial its state, value and metrics."""
+    def results(self) -> dict[str, Any]:
+        """Return status, objective and metrics of each trial."""
         runs = self.folder / "runs" / "drill"
         return {
             trial["name"]: (
@@ -210,148 +211,153 @@ class Sweep:
             for trial in self.trials()
         }
 
-    def shown(self) -> list[str]:
-        """What is wrong in MLflow: runs that lack or stand twice, that do not nest, steps that stand twice."""
+    def check_mlflow(self) -> list[str]:
+        """Return what is wrong in MLflow: missing or duplicate runs, wrong nesting, duplicate steps."""
         client = MlflowClient(self.server.uri if self.server else f"sqlite:///{self.folder}/runs/mlflow.db")
         experiment = client.get_experiment_by_name("drill")
         assert experiment is not None
         runs = client.search_runs([experiment.experiment_id])
         parents = [run for run in runs if run.info.run_name.startswith("sweep-")]
         trials = [run for run in runs if run not in parents]
-        wrong = []
+        errors = []
         if len(parents) != 1 or {run.data.tags.get("mlflow.parentRunId") for run in trials} != {parents[0].info.run_id}:
-            wrong.append("trials are not nested under one run")
-        if sorted(run.info.run_name for run in trials) != sorted(trial["name"] for trial in self.trials()):
-            wrong.append("the trials are not those of the sweep")
+            errors.append("the runs of the trials are not nested under one run")
+        if sorted(Path(run.data.tags["mmre.run_dir"]).name for run in trials) != sorted(
+            trial["name"] for trial in self.trials()
+        ):
+            errors.append("the runs do not match the trials of the sweep")
         if {run.info.status for run in runs} != {"FINISHED"}:
-            wrong.append("a run is not finished")
+            errors.append("a run does not have the status FINISHED")
         for run in runs:
-            for key in run.data.metrics:
+            # The metrics of the best point on the sweep's run are logged again when another point becomes the best.
+            for key in ["objective"] if run in parents else run.data.metrics:
                 steps = [metric.step for metric in client.get_metric_history(run.info.run_id, key)]
                 if len(set(steps)) != len(steps):
-                    wrong.append(f"{run.info.run_name}: {key} has a step twice")
+                    errors.append(f"{run.info.run_name}: {key} has a duplicate step")
         if len(client.get_metric_history(parents[0].info.run_id, "objective")) != len(trials):
-            wrong.append("the sweep's run lacks a value")
-        return wrong
+            errors.append("the run of the sweep does not have one objective value per trial")
+        return errors
 
 
 @contextmanager
-def _surroundings(kind: str, folder: Path) -> Iterator[tuple[Server | None, Cluster | None]]:
-    with ExitStack() as started:
+def _create_services(kind: str, folder: Path) -> Iterator[tuple[Server | None, Cluster | None]]:
+    with ExitStack() as cleanup:
         server, cluster = None, None
         if kind == "server":
             server = Server(folder)
             server.start()
-            started.callback(server.kill)
+            cleanup.callback(server.kill)
         if kind == "node":
             cluster = Cluster(folder)
-            started.callback(cluster.close)
+            cleanup.callback(cluster.close)
             cluster.start()
         yield server, cluster
 
 
-def _wait_for_trials(sweep: Sweep, launched: subprocess.Popen[bytes], count: int = 1) -> None:
-    """Wait until so many trials have begun; seconds alone would mean little on a machine that others use too."""
-    while launched.poll() is None and len(sweep.trials()) < count:
+def _wait_for_trials(sweep: Sweep, launch: subprocess.Popen[bytes], count: int = 1) -> None:
+    """Wait until this number of trials has started; seconds alone mean little on a shared machine."""
+    while launch.poll() is None and len(sweep.trials()) < count:
         time.sleep(0.05)
 
 
-def _workers(launched: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The processes that were forked for trials."""
-    found = []
-    for process in psutil.Process(launched.pid).children(recursive=True):
+def _find_workers(launch: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Return the processes that were forked for trials."""
+    workers = []
+    for process in psutil.Process(launch.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             parent = process.parent()
-            if parent and all("runner.execute.fork_server" in each.cmdline() for each in (process, parent)):
-                found.append(process)
-    return found
+            if parent and all("runner.execute.fork_server" in member.cmdline() for member in (process, parent)):
+                workers.append(process)
+    return workers
 
 
-def _kill_one(kind: str, sweep: Sweep, launched: subprocess.Popen[bytes], draw: random.Random, count: int) -> None:
+def _inject_kill(kind: str, sweep: Sweep, launch: subprocess.Popen[bytes], rng: random.Random, count: int) -> None:
     if kind == "driver":
-        _kill(launched, children=count % 2 == 0)
+        _kill_process(launch, children=count % 2 == 0)
     elif kind == "worker":
-        while launched.poll() is None and not (workers := _workers(launched)):
+        while launch.poll() is None and not (workers := _find_workers(launch)):
             time.sleep(0.05)
-        if launched.poll() is None:
-            _kill(draw.choice(workers))
+        if launch.poll() is None:
+            _kill_process(rng.choice(workers))
     elif kind == "server":
         assert sweep.server is not None
         sweep.server.kill()
-        time.sleep(AWAY_SECONDS)
+        time.sleep(SERVER_DOWN_SECONDS)
         sweep.server.start()
     else:
         assert sweep.cluster is not None
-        _kill(sweep.cluster.nodes[draw.choice([1, 2])])
+        _kill_process(sweep.cluster.nodes[rng.choice([1, 2])])
 
 
-def drill(kind: str, spec: str, count: int, draw: random.Random, reference: tuple[Sweep, float]) -> dict[str, Any]:
-    """Disturb one sweep, and compare how it ended; see the module."""
-    undisturbed, length = reference
+def run_drill(kind: str, spec: str, count: int, rng: random.Random, reference: tuple[Sweep, float]) -> dict[str, Any]:
+    """Disturb one sweep, and compare its end with the undisturbed one; see the module."""
+    undisturbed, duration = reference
     num_trials = len(undisturbed.trials())
-    begun, seconds = draw.randint(1, num_trials - 1), draw.uniform(0, length / num_trials)
+    trials_begun, seconds = rng.randint(1, num_trials - 1), rng.uniform(0, duration / num_trials)
     folder = undisturbed.folder.parent / f"{kind}-{count}"
     folder.mkdir()
-    with _surroundings(kind, folder) as (server, cluster):
+    with _create_services(kind, folder) as (server, cluster):
         sweep = Sweep(folder, spec, server, cluster)
-        launched = sweep.start()
-        _wait_for_trials(sweep, launched, begun)
+        launch = sweep.start()
+        _wait_for_trials(sweep, launch, trials_begun)
         with suppress(subprocess.TimeoutExpired):
-            launched.wait(seconds)
+            launch.wait(seconds)
         states = [trial["status"] for trial in sweep.trials()]
-        was_over = launched.poll() is not None
-        _kill_one(kind, sweep, launched, draw, count)
+        was_over = launch.poll() is not None
+        _inject_kill(kind, sweep, launch, rng, count)
         if kind != "driver":
-            sweep.end(launched)
-        sweep.finish()  # What is finished is reported; MLflow is told what it missed.
-        wrong = sweep.shown()
-        if sweep.found() != undisturbed.found():
-            wrong.append("other trials or metrics than undisturbed")
-    told = {
+            sweep.wait(launch)
+        sweep.finish()  # Finished trials are reported again, and MLflow gets what it missed.
+        errors = sweep.check_mlflow()
+        if sweep.results() != undisturbed.results():
+            errors.append("trials or metrics differ from the undisturbed sweep")
+    result = {
         "kill": kind,
-        "trials_begun": begun,
+        "trials_begun": trials_begun,
         "seconds_later": round(seconds, 1),
         "was_over": was_over,
         "states": states,
-        "wrong": wrong,
+        "wrong": errors,
     }
-    print(told, file=sys.stderr, flush=True)
-    return told
+    print(result, file=sys.stderr, flush=True)
+    return result
 
 
-def undisturbed(spec: str, folder: Path) -> tuple[Sweep, float]:
-    """Run the sweep in peace.
+def run_undisturbed(spec: str, folder: Path) -> tuple[Sweep, float]:
+    """Run the sweep without a kill.
 
     Returns:
         The sweep, and the seconds from its first trial to its end.
     """
     sweep = Sweep(folder / "undisturbed", spec)
-    launched = sweep.start()
-    _wait_for_trials(sweep, launched)
-    began = time.monotonic()
-    sweep.end(launched)
-    if wrong := sweep.shown():
-        raise SystemExit(f"undisturbed: {wrong}")
-    return sweep, time.monotonic() - began
+    launch = sweep.start()
+    _wait_for_trials(sweep, launch)
+    started = time.monotonic()
+    sweep.wait(launch)
+    if errors := sweep.check_mlflow():
+        raise SystemExit(f"the undisturbed sweep is wrong in MLflow: {errors}")
+    return sweep, time.monotonic() - started
 
 
 def main() -> None:
-    """Run the drills and print what came of them."""
+    """Run the drills and print their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kill", nargs="+", choices=KILLS, default=list(KILLS))
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--trials", type=int, default=6)
     parser.add_argument("--search", choices=sorted(PARALLEL), default="random")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    spec = SPEC.replace("SEARCH", asked.search).replace("TRIALS", str(asked.trials))
-    spec += f"  parallel: {PARALLEL[asked.search]}\n"
-    draw = random.Random(f"{asked.seed} {asked.search}")
+    arguments = parser.parse_args()
+    spec = SPEC.replace("SEARCH", arguments.search).replace("TRIALS", str(arguments.trials))
+    spec += f"  parallel: {PARALLEL[arguments.search]}\n"
+    rng = random.Random(f"{arguments.seed} {arguments.search}")
     with tempfile.TemporaryDirectory() as folder:
-        reference = undisturbed(spec, Path(folder))
-        told = [drill(kind, spec, count, draw, reference) for kind in asked.kill for count in range(asked.kills)]
-    print(json.dumps({"search": asked.search, "seconds": round(reference[1], 1), "kills": told}, indent=2))
-    sys.exit(any(kill["wrong"] for kill in told))
+        reference = run_undisturbed(spec, Path(folder))
+        results = [
+            run_drill(kind, spec, count, rng, reference) for kind in arguments.kill for count in range(arguments.kills)
+        ]
+    print(json.dumps({"search": arguments.search, "seconds": round(reference[1], 1), "kills": results}, indent=2))
+    sys.exit(any(kill["wrong"] for kill in results))
 
 
 if __name__ == "__main__":

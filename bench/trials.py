@@ -1,17 +1,18 @@
-"""What does a trial cost that has nothing to train, here and with Ray Tune's default function trainable?
+"""Compares the cost of a trial without training with that of Ray Tune's function trainable.
 
     python bench/trials.py [--trials 16] [--repeats 3]
 
-The two take turns in one run. Each starts a Ray of its own and runs one-worker trials, as many at a time as there are
-cores; each trial needs torch, transformers and accelerate. Ours is a whole trial without training (fixed answers to
-two samples, scored, with its run directory); Tune's function imports the same module and reports a number. Cost is CPU
-time of all processes, Ray's own included, and wall time, from when Ray runs to when the last trial has ended. Prints a
-JSON document: of each way the costs of each repeat and their medians, and the ratio of the medians.
+The two alternate. Each starts its own Ray and runs one-worker trials, as many in parallel as there are cores. Each
+trial imports torch, transformers and accelerate. A trial of this project is complete except for training: it generates
+constant answers for two samples, scores them, and writes its run directory. Tune's function imports the same modules
+and reports a number. Costs are CPU seconds of all processes, including Ray's, and wall time, from the start of Ray to
+the end of the last trial. Prints a JSON document: for each of the two the costs of each repeat and their medians, and
+the ratio of the medians.
 """
 
 from __future__ import annotations
 
-# ruff: noqa: PLC0415 - each way imports what it needs in a process of its own, where that is measured
+# ruff: noqa: PLC0415 - each framework is imported in its own process, where its import is measured
 import argparse
 import json
 import os
@@ -53,41 +54,41 @@ compute: {cpus_per_worker: 1}
 """
 
 
-class Quiet:
-    """Who is told nothing."""
+class SilentReporter:
+    """A reporter that prints nothing."""
 
     def progress(self, done: int, total: int, **shown: float) -> None:
-        """Say nothing."""
+        """Ignore progress."""
 
 
 def run_ours(trials: int) -> None:
-    """Run trials as `runner launch` does."""
+    """Run trials with this project's Ray executor, as `runner launch` does."""
     from runner.execute.ray.ray_executor import RayExecutor
     from runner.plan import plan_json, resolve
     from runner.spec.load import load_spec
     from runner.trial.run_directory import RunDirectory
 
     Path("idle.yaml").write_text(SPEC)
-    plan = resolve(load_spec(Path("idle.yaml")).spec, Quiet())
-    executor = patiently(RayExecutor)
-    _say("ready")
-    waiting, running = [Path(f"runs/{number}").resolve() for number in range(trials)], []
-    while waiting or running:
-        while waiting:
-            run = RunDirectory(waiting[0])
-            run.begin(plan, SPEC, [])
-            started = executor.start(plan_json(plan), run.path, plan.spec.compute)
-            if started is None:
+    plan = resolve(load_spec(Path("idle.yaml")).spec, SilentReporter())
+    executor = retry(RayExecutor)
+    _signal("ready")
+    pending, running = [Path(f"runs/{number}").resolve() for number in range(trials)], []
+    while pending or running:
+        while pending:
+            run = RunDirectory(pending[0])
+            run.create(plan, SPEC, [])
+            trial = executor.start(plan_json(plan), run.path, plan.spec.compute)
+            if trial is None:
                 break
-            running.append((waiting.pop(0), started))
-        for each in list(running):
-            outcome = each[1].outcome()
+            running.append((pending.pop(0), trial))
+        for path, trial in list(running):
+            outcome = trial.outcome()
             if outcome is not None:
                 assert outcome.status == "finished", outcome.error
-                assert RunDirectory(each[0]).read_metrics()
-                running.remove(each)
+                assert RunDirectory(path).read_metrics()
+                running.remove((path, trial))
         time.sleep(POLL_SECONDS)
-    _say("done")
+    _signal("done")
     executor.close()
 
 
@@ -98,13 +99,13 @@ def run_tune(trials: int) -> None:
     from ray import tune
 
     def train(config: dict[str, Any]) -> dict[str, float]:
-        import idle  # noqa: F401 - as above
+        import idle  # noqa: F401 - imported for its cost
 
         return {"value": float(config["number"])}
 
-    own = {"include_dashboard": False, "log_to_driver": False, "object_store_memory": 200_000_000}
-    patiently(lambda: ray.init(address="local", **own))
-    _say("ready")
+    settings = {"include_dashboard": False, "log_to_driver": False, "object_store_memory": 200_000_000}
+    retry(lambda: ray.init(address="local", **settings))
+    _signal("ready")
     tuner = tune.Tuner(
         tune.with_resources(train, {"cpu": 1}),
         param_space={"number": tune.grid_search(list(range(trials)))},
@@ -112,38 +113,45 @@ def run_tune(trials: int) -> None:
     )
     values = sorted(result.metrics["value"] for result in tuner.fit())
     assert values == list(map(float, range(trials))), values
-    _say("done")
+    _signal("done")
     ray.shutdown()
 
 
-def patiently(begin: Callable[[], Any]) -> Any:
-    """Begin again where Ray takes longer to start than it allows itself, as on a machine that is busy."""
+def retry(start: Callable[[], Any]) -> Any:
+    """Call a function that starts Ray until it succeeds: on a busy machine Ray exceeds its own start timeout."""
     for _ in range(ATTEMPTS):
         try:
-            return begin()
+            return start()
         except Exception as error:
             failure = error
     raise failure
 
 
-def _say(what: str) -> None:
-    print(f"bench {what}", flush=True)
+def _signal(state: str) -> None:
+    """Print a state, and wait until the measuring process allows to continue."""
+    print(f"bench {state}", flush=True)
     sys.stdin.readline()
 
 
-def measure(way: str, trials: int, folder: Path) -> dict[str, float]:
-    """Run one way in a process of its own, and add up what all its processes cost."""
-    place = folder / f"{way}-{time.monotonic_ns()}"
-    place.mkdir()
+def measure(framework: str, trials: int, folder: Path) -> dict[str, float]:
+    """Run the trials of one framework in its own process, and return the costs of the whole process tree."""
+    run_folder = folder / f"{framework}-{time.monotonic_ns()}"
+    run_folder.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_WAIT_POLICY": "PASSIVE"}
-    command = [sys.executable, str(Path(__file__).resolve()), "--trials", str(trials), "--way", way]
-    with (place / "errors.log").open("wb") as errors:
+    command = [sys.executable, str(Path(__file__).resolve()), "--trials", str(trials), "--way", framework]
+    with (run_folder / "errors.log").open("wb") as errors:
         process = subprocess.Popen(
-            command, cwd=place, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+            command,
+            cwd=run_folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
         )
-        tree = Tree(process.pid)
-        _wait_for(process, "ready", place)
-        before, began = tree.cpu_seconds(), time.monotonic()
+        tree = ProcessTree(process.pid)
+        _wait_for(process, "ready", run_folder)
+        cpu_before, started = tree.cpu_seconds(), time.monotonic()
         process.stdin.write("\n")
         process.stdin.flush()
         os.set_blocking(process.stdout.fileno(), False)
@@ -151,70 +159,75 @@ def measure(way: str, trials: int, folder: Path) -> dict[str, float]:
             tree.cpu_seconds()
             time.sleep(SAMPLE_SECONDS)
             if process.poll() is not None:
-                raise SystemExit((place / "errors.log").read_text())
-        cost = {"cpu": tree.cpu_seconds() - before, "wall": time.monotonic() - began}
+                raise SystemExit((run_folder / "errors.log").read_text())
+        cost = {"cpu": tree.cpu_seconds() - cpu_before, "wall": time.monotonic() - started}
         process.communicate("\n")
     return cost
 
 
-def _wait_for(process: subprocess.Popen[str], what: str, place: Path) -> None:
+def _wait_for(process: subprocess.Popen[str], state: str, run_folder: Path) -> None:
     for line in process.stdout:
-        if line.strip() == f"bench {what}":
+        if line.strip() == f"bench {state}":
             return
-    raise SystemExit((place / "errors.log").read_text())
+    raise SystemExit((run_folder / "errors.log").read_text())
 
 
-class Tree:
-    """The processes below one, and what they have cost so far."""
+class ProcessTree:
+    """A process with its descendants, and their CPU time so far."""
 
     def __init__(self, root: int) -> None:
-        """Begin."""
+        """Watch the tree below a process id."""
         self._root = psutil.Process(root)
-        self._seen: dict[tuple[int, float], float] = {}
+        self._last_seconds: dict[tuple[int, float], float] = {}
 
     def cpu_seconds(self) -> float:
-        """CPU time of all processes so far.
+        """Return the CPU seconds of all processes so far.
 
-        Each process is counted as it was last seen, or, where that is more, the living ones with the children that
-        they waited for: Ray waits for some of its workers only.
+        This is the larger of two sums, as Ray waits only for some of its workers: the last known time of each process,
+        and the time of living processes including children that they waited for.
         """
         with_children = 0.0
         for process in [self._root, *self._root.children(recursive=True)]:
             try:
-                times, born = process.cpu_times(), process.create_time()
+                times, created = process.cpu_times(), process.create_time()
             except psutil.NoSuchProcess:
                 continue
-            self._seen[process.pid, born] = times.user + times.system
+            self._last_seconds[process.pid, created] = times.user + times.system
             with_children += times.user + times.system + times.children_user + times.children_system
-        return max(with_children, sum(self._seen.values()))
+        return max(with_children, sum(self._last_seconds.values()))
 
 
 def main() -> None:
-    """Measure both ways in turns and print what they cost."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--trials", type=int, default=16)
-    arguments.add_argument("--repeats", type=int, default=3)
-    arguments.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    told = arguments.parse_args()
-    if told.setup:
-        WAYS[told.setup](told.trials)
+    """Measure both frameworks alternately and print their costs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--way", choices=FRAMEWORKS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.way:
+        FRAMEWORKS[arguments.way](arguments.trials)
         return
-    costs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    costs: dict[str, list[dict[str, float]]] = {framework: [] for framework in FRAMEWORKS}
     with tempfile.TemporaryDirectory(prefix="trials-") as name:
         folder = Path(name)
         (folder / "idle.py").write_text(IDLE)
         (folder / "idle-1.dist-info").mkdir()
         (folder / "idle-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: idle\nVersion: 1\n")
         (folder / "idle-1.dist-info" / "entry_points.txt").write_text(ENTRY_POINTS)
-        for _ in range(told.repeats):
-            for way in WAYS:
-                costs[way].append(measure(way, told.trials, folder))
-    medians = {way: {kind: median(each[kind] for each in costs[way]) for kind in ("cpu", "wall")} for way in WAYS}
-    shares = {kind: medians["ours"][kind] / medians["tune"][kind] for kind in ("cpu", "wall")}
-    print(json.dumps({"trials": told.trials, "costs": costs, "medians": medians, "ours_to_tune": shares}, indent=2))
+        for _ in range(arguments.repeats):
+            for framework in FRAMEWORKS:
+                costs[framework].append(measure(framework, arguments.trials, folder))
+    medians = {
+        framework: {kind: median(cost[kind] for cost in costs[framework]) for kind in ("cpu", "wall")}
+        for framework in FRAMEWORKS
+    }
+    ratios = {kind: medians["ours"][kind] / medians["tune"][kind] for kind in ("cpu", "wall")}
+    print(
+        json.dumps({"trials": arguments.trials, "costs": costs, "medians": medians, "ours_to_tune": ratios}, indent=2)
+    )
 
 
-WAYS = {"ours": run_ours, "tune": run_tune}
+FRAMEWORKS = {"ours": run_ours, "tune": run_tune}
 
 if __name__ == "__main__":
     main()

@@ -1,10 +1,10 @@
-"""What does it cost to check a spec?
+"""Measures the CPU time of `runner validate`.
 
     python bench/validate.py [--rounds 12] [SPEC…]
 
-Runs `runner validate` and, in turns with it, the import of the libraries it is built on, each in a process of its own.
-Prints a JSON document with the medians and minima of their CPU seconds, and the ratio of the minima, by which machines
-can be compared: docs/interface.md promises 0.3 s, on one that takes 0.1 s for the libraries.
+Runs `runner validate` alternately with the import of the libraries it is built on, each in its own process. Prints a
+JSON document with the medians and minima of their CPU seconds, and the ratio of the minima, which is comparable between
+machines: docs/interface.md promises 0.3 s on a machine that takes 0.1 s for the libraries.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LIBRARIES = [sys.executable, "-c", "import pydantic.main, typer, yaml"]
 
 
 def cpu_seconds(*command: str) -> float:
-    """User and system time of a command and its children."""
+    """Return the user and system seconds of a command and its children."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -30,19 +30,19 @@ def cpu_seconds(*command: str) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure both commands and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("specs", nargs="*", default=[str(SPEC)])
-    chosen = parser.parse_args()
-    validate = [str(Path(sys.executable).with_name("runner")), "validate", *chosen.specs]
-    rounds = [(cpu_seconds(*validate), cpu_seconds(*LIBRARIES)) for _ in range(chosen.rounds)]
+    arguments = parser.parse_args()
+    validate = [str(Path(sys.executable).with_name("runner")), "validate", *arguments.specs]
+    rounds = [(cpu_seconds(*validate), cpu_seconds(*LIBRARIES)) for _ in range(arguments.rounds)]
     ours, theirs = zip(*rounds, strict=True)
-    told = {
+    results = {
         name: {"median": round(statistics.median(seconds), 3), "min": round(min(seconds), 3)}
         for name, seconds in (("validate", ours), ("libraries", theirs))
     }
-    print(json.dumps({**told, "ratio": round(min(ours) / min(theirs), 2)}, indent=2))
+    print(json.dumps({**results, "ratio": round(min(ours) / min(theirs), 2)}, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The runner from Python, for notebooks and scripts: `from runner import api`.
+"""The Python interface of the runner, for notebooks and scripts: `from runner import api`.
 
-Nothing is printed to standard output. What the command line tells on the way goes to the logger `runner`.
+Nothing is printed to standard output. Progress messages go to the logger `runner`.
 """
 
 from __future__ import annotations
@@ -32,61 +32,62 @@ if TYPE_CHECKING:
 __all__ = ["compare", "launch", "load_spec", "plan", "results"]
 
 Spec = LoadedSpec[ExperimentSpec]
-"""A checked spec, which knows where each of its values was written."""
+"""A validated spec with the source locations of its values."""
 
 _LOG = logging.getLogger("runner")
 
 
 def load_spec(file: str | Path, *overrides: str) -> Spec:
-    """Load and check an experiment's spec, as `runner validate` does: no model and no data are looked at.
+    """Load and validate the spec of an experiment like `runner validate`, without reading model or data.
 
     Args:
         file: A YAML file, or the `plan.json` of an earlier run.
-        overrides: `PATH=VALUE`, as `--set` takes them, such as `trainer.epochs=1`.
+        overrides: `PATH=VALUE` assignments as in `--set`, such as `trainer.epochs=1`.
 
     Raises:
-        SpecError: With every mistake that was found; `problems` has the file, line and column of each.
+        SpecError: The spec is invalid; its `problems` have file, line and column.
     """
     return load.load_spec(Path(file), overrides)
 
 
 def plan(spec: Spec) -> dict[str, Any]:
-    """Work out what a launch would do, without doing it; a generated data set is made.
+    """Describe what a launch would run, without running it. A generated data set is created if it is missing.
 
     Returns:
-        What `runner plan --json` prints: `trials`, `steps_per_trial`, `tokens`, `memory`, `unmet` and so on; see
+        The output of `runner plan --json`: `trials`, `steps_per_trial`, `tokens`, `memory`, `unmet` and others; see
         docs/interface.md.
 
     Raises:
-        SpecError: Options do not fit the model's parameters or one another.
+        SpecError: Options are inconsistent with the model's parameters or with one another.
     """
     from runner.preflight.estimate import describe_plan
 
     set_environment()
-    with _located(spec):
+    with _add_locations(spec):
         return describe_plan(spec, _LogDisplay())
 
 
 def launch(spec: Spec, *, smoke: bool = False, local: bool = False, address: str | None = None) -> LaunchResult:
-    """Train, generate and score every trial of a spec; what is finished is reported and not run again.
+    """Train, generate and score every trial of a spec. Finished trials are not run again, only reported.
 
-    It returns when all is at its end. Interrupting it (Ctrl-C, or the notebook's button) asks the trials to save and
-    stop, a second time ends them at once; the next launch goes on from there.
+    The function returns when all trials have ended. An interrupt (Ctrl-C, or the notebook's button) asks the trials to
+    save their state and stop; a second interrupt stops them at once. The next launch resumes them.
 
     Args:
-        spec: From `load_spec`.
-        smoke: The same code path with small stand-ins, as `--smoke`.
-        local: In this process and without Ray, for debuggers. Threads and memory of this process are used.
-        address: A Ray cluster; None: this machine, unless RAY_ADDRESS is set.
+        spec: A spec from `load_spec`.
+        smoke: Run the same code with small stand-ins, like `--smoke`.
+        local: Run in this process without Ray, for debuggers. Trials then use the threads and memory of this process.
+        address: The address of a Ray cluster. None: RAY_ADDRESS if it is set, else this machine.
 
     Returns:
-        `trials`, each with `status`, `metrics`, `run_dir` and, where it failed, `error`; `interrupted`; `exit_status`,
-        0 where all went well. A trial that fails raises nothing, so that the others are not lost.
+        `trials`, each with `status`, `metrics`, `run_dir` and, if it failed, `error`; `interrupted`; `exit_status`,
+        0 if all trials finished. A failed trial raises no exception, so the results of the others are not lost.
 
     Raises:
-        SpecError: Values do not fit the data, the model or one another.
+        SpecError: Values are inconsistent with the data, the model or one another.
         DataError: The data set is missing or broken.
-        UnmetError: This machine or the cluster lacks what the spec needs, or the tracker's store cannot be opened.
+        RequirementError: This machine or the cluster lacks something that the spec needs, or the tracker's store cannot
+            be opened.
         StepError: Another launch is running the same trial or sweep.
     """
     from runner.execute.launch import make_executor
@@ -94,26 +95,26 @@ def launch(spec: Spec, *, smoke: bool = False, local: bool = False, address: str
 
     set_environment()
     cluster = None if local else address or os.environ.get("RAY_ADDRESS")
-    with _located(spec):
-        experiment = _experiment(spec, smoke=smoke, elsewhere=bool(cluster))
+    with _add_locations(spec):
+        experiment = _resolve_experiment(spec, smoke=smoke, on_cluster=bool(cluster))
         with registered_launch(experiment.folder):
             return _launch(experiment, lambda: make_executor(cluster, local=local, smoke=smoke))
 
 
 def results(*names: str, storage: str | Path = "runs") -> pandas.DataFrame:
-    """Read what trials came to, finished or not, a row each.
+    """Read the results of trials, finished or not, as one row each.
 
     Args:
-        names: Experiments and trials: by name, by its beginning, or by folder. None: all that there are.
+        names: Experiments and trials, by name, prefix of the name, or folder. Without names: all.
         storage: The folder of all runs.
 
     Returns:
         Columns `experiment`, `trial`, `arm`, `group`, `seed`, `status`; the options in which the trials differ, by
-        dotted path (`adapter.tasks`; lists are tuples); their metrics (`ner_f1`); `fingerprint`, `run_dir`. Missing
-        where a trial has no such option or figure.
+        dotted path (`adapter.tasks`; lists are tuples); their metrics (`ner_f1`); `fingerprint`, `run_dir`. Options and
+        metrics that a trial does not have are missing values.
 
     Raises:
-        SpecError: There is nothing of a name, or more than one.
+        SpecError: A name matches nothing, or more than one experiment or trial.
     """
     import pandas
 
@@ -132,25 +133,25 @@ def compare(
     mre: bool = False,
     confidence: float = 0.95,
 ) -> Comparison:
-    """Compare finished runs on the test samples that they share, as `runner compare` does.
+    """Compare finished runs on their common test samples, like `runner compare`.
 
     Args:
         name: An experiment or a trial, as in `results`.
-        names: Others.
+        names: More experiments or trials.
         storage: The folder of all runs.
-        by: A path of the spec, `arm` or `experiment` to group by; None: what differs in its seed alone is a group.
-        baseline: The value of the group that all others are compared with; None: each with each.
-        metrics: Figures to compare, such as `ner_f1`; None: all.
-        mre: Compare what was trained on all tasks with each task alone, and with all but one.
-        confidence: Of the intervals.
+        by: A path of the spec, `arm` or `experiment` to group by. None: runs that differ only in the seed are a group.
+        baseline: The value of the group that all others are compared with. None: all pairs of groups.
+        metrics: The metrics to compare, such as `ner_f1`. None: all.
+        mre: Compare runs trained on all tasks with runs of each single task, and of all tasks but one.
+        confidence: The confidence level of the intervals.
 
     Returns:
-        `figures` of the `groups`, `tests` of their differences with intervals and p-values, `warnings`; `as_json()` is
-        what `runner compare --json` prints.
+        A comparison: the `group_metrics` of the `groups`, the `tests` of their differences with intervals and p-values,
+        and `warnings`. Its `as_json()` is the output of `runner compare --json`.
 
     Raises:
-        SpecError: Nothing is found, something is not finished, test samples or ways of reading answers differ, or a
-            group or figure is named that there is not.
+        SpecError: No run was found, a run is not finished, test samples or parse modes differ, or a group or metric
+            does not exist.
         DataError: A file of a run is missing or broken.
         PluginError: A metric of the runs is not installed.
     """
@@ -158,56 +159,58 @@ def compare(
     from runner.compare.comparison import compare as compare_runs
     from runner.compare.resampling import Resampling
 
-    how = Resampling(confidence=confidence)
-    return compare_runs([name, *names], Path(storage), CompareOptions(by, baseline, metrics, mre=mre, resampling=how))
+    resampling = Resampling(confidence=confidence)
+    options = CompareOptions(by, baseline, metrics, mre=mre, resampling=resampling)
+    return compare_runs([name, *names], Path(storage), options)
 
 
-def _experiment(spec: Spec, *, smoke: bool, elsewhere: bool) -> Experiment:
+def _resolve_experiment(spec: Spec, *, smoke: bool, on_cluster: bool) -> Experiment:
     from runner.execute.experiment import Experiment
-    from runner.execute.launch import resolve_here
-    from runner.plan import smoke as smoke_of
+    from runner.execute.launch import resolve_for_launch
+    from runner.plan import smoke_spec
 
-    told = smoke_of(spec.spec) if smoke else spec.spec
-    found = resolve_here(told, _LogDisplay(), elsewhere=elsewhere)
-    return Experiment(spec, found, told.compute.storage or Path("runs").resolve(), spec.overrides, afresh=smoke)
+    experiment_spec = smoke_spec(spec.spec) if smoke else spec.spec
+    plan = resolve_for_launch(experiment_spec, _LogDisplay(), on_cluster=on_cluster)
+    storage = experiment_spec.compute.storage or Path("runs").resolve()
+    return Experiment(spec, plan, storage, spec.overrides, from_scratch=smoke)
 
 
-def _launch(experiment: Experiment, make: Callable[[], Executor]) -> LaunchResult:
-    from runner.execute.launch import launch as launch_one
+def _launch(experiment: Experiment, make_executor: Callable[[], Executor]) -> LaunchResult:
+    from runner.execute.launch import launch as launch_trial
     from runner.execute.launch import launch_sweep
     from runner.signals import StopSignals
 
-    told = _LogDisplay()
-    with _signals_put_back():
-        interrupts = StopSignals()
+    display = _LogDisplay()
+    with _restore_signal_handlers():
+        signals = StopSignals()
         if experiment.plan.spec.sweep is None:
-            return launch_one(experiment, make, told, interrupts)
-        return launch_sweep(experiment, make, told, interrupts, told)
+            return launch_trial(experiment, make_executor, display, signals)
+        return launch_sweep(experiment, make_executor, display, signals, display)
 
 
 @contextmanager
-def _located(spec: Spec) -> Iterator[None]:
-    """Tell where in the file it stands what an error is about."""
+def _add_locations(spec: Spec) -> Iterator[None]:
+    """Add file, line and column to the problems of a `SpecError`."""
     try:
         yield
     except SpecError as error:
-        raise spec.located(error) from error
+        raise spec.with_locations(error) from error
 
 
 @contextmanager
-def _signals_put_back() -> Iterator[None]:
-    """Let Ctrl-C mean afterwards what it meant before: a launch is not the whole of this process."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+def _restore_signal_handlers() -> Iterator[None]:
+    """Restore the signal handlers after a launch, because this process continues."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     try:
         yield
     finally:
-        for number, answer in before.items():
-            if signal.getsignal(number) is not answer:
-                signal.signal(number, answer)
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
 
 
 class _LogDisplay:
-    """Passes on to the logger what happens; a `Reporter` and a `LaunchListener`."""
+    """Writes the progress of a launch to the logger; a `Reporter` and a `LaunchListener`."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -215,7 +218,7 @@ class _LogDisplay:
 
     def event(self, trial: str, event: Event) -> None: ...
 
-    def searched(self, summary: Mapping[str, Any]) -> None: ...
+    def search_updated(self, summary: Mapping[str, Any]) -> None: ...
 
     def stop_requested(self) -> bool:
         return False
@@ -224,13 +227,13 @@ class _LogDisplay:
         _LOG.warning(message)
 
     def trial_started(self, trial: Trial, folder: Path, *, resumed: bool) -> None:
-        _LOG.info("%s %s in %s", trial.name, "goes on" if resumed else "begins", folder)
+        _LOG.info("%s %s in %s", trial.name, "resumes" if resumed else "starts", folder)
 
-    def trial_waits(self, trial: Trial, reason: str) -> None:
+    def trial_waiting(self, trial: Trial, reason: str) -> None:
         _LOG.info("%s waits for %s", trial.name, reason)
 
     def trial_ended(self, result: TrialResult) -> None:
         _LOG.info("%s %s", result.trial.name, result.status)
 
     def stopping(self) -> None:
-        _LOG.info("stopping; the trials save their state")
+        _LOG.info("stopping; the trials are saving their state")

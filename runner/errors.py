@@ -1,4 +1,4 @@
-"""What can go wrong, as the user is told it: where it is, what is wrong, what would be right."""
+"""Exceptions for the user: where the problem is, what is wrong, and what would be right."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SpecPath = tuple[str | int, ...]
-"""Where a value stands in a spec, such as `("optimizer", "groups", "vision", "lr")`."""
+"""The path of a value in a spec, such as `("optimizer", "groups", "vision", "lr")`."""
 
 
-def dotted(path: SpecPath) -> str:
-    """Write a path the way `--set` takes it: `optimizer.groups.vision.lr`."""
+def dotted_path(path: SpecPath) -> str:
+    """Format a path as in `--set`: `optimizer.groups.vision.lr`."""
     return ".".join(str(part) for part in path)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, with as much of its place as is known.
+    """One problem, with its location as far as it is known.
 
     Attributes:
         message: What is wrong and what would be right, in plain words.
-        path: The place in the spec, where it has one.
+        path: The path in the spec; empty if there is none.
         file: The file as the user named it.
-        line: Counted from 1.
-        column: Counted from 1.
+        line: Line number, counted from 1.
+        column: Column number, counted from 1.
     """
 
     message: str
@@ -34,74 +34,74 @@ class Problem:
     column: int | None = None
 
     def __str__(self) -> str:
-        """The problem as one line: `file:line:column: path: message`."""
-        place = ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
-        return ": ".join(part for part in (place, dotted(self.path), self.message) if part)
+        """Format the problem as one line: `file:line:column: path: message`."""
+        location = ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
+        return ": ".join(part for part in (location, dotted_path(self.path), self.message) if part)
 
     def as_json(self) -> dict[str, str | int | None]:
-        """The problem as docs/interface.md's `validate --json` lists it."""
+        """Convert the problem to the form of `validate --json` (docs/interface.md)."""
         return {
             "file": self.file,
             "line": self.line,
             "column": self.column,
-            "path": dotted(self.path),
+            "path": dotted_path(self.path),
             "message": self.message,
         }
 
 
 class RunnerError(Exception):
-    """The base of all errors meant for the user, who sees its text and never a traceback."""
+    """The base class of all errors for the user, who sees the message without a traceback."""
 
     exit_status = 1
 
 
 class SpecError(RunnerError):
-    """The spec is wrong; every problem found is listed at once."""
+    """The spec is invalid; the error lists every problem found."""
 
     exit_status = 2
 
     def __init__(self, problems: Sequence[Problem] | str, *, path: SpecPath = ()) -> None:
-        """Take a list of problems, or one message and its place in the spec."""
+        """Create the error from a list of problems, or from one message and its path in the spec."""
         self.problems = (Problem(problems, path=path),) if isinstance(problems, str) else tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
 class RequirementError(RunnerError):
-    """The spec is right, but this machine lacks what it asks for."""
+    """The spec is valid, but this machine lacks something that it requires."""
 
     exit_status = 2
 
 
 class PluginError(RunnerError):
-    """A plugin is missing, broken or does not keep its protocol."""
+    """A plugin is missing, broken, or does not implement its protocol."""
 
     exit_status = 2
 
 
 class DataError(RunnerError):
-    """A data set is missing, broken or not what its description says."""
+    """A data set is missing, broken, or does not match its description."""
 
     exit_status = 2
 
 
 class StepError(RunnerError):
-    """A step of a trial failed while it ran."""
+    """A step of a trial failed."""
 
 
 class LostWorkerError(StepError):
-    """A worker, or its node, ended under a step; another one can take the step up from its checkpoint."""
+    """A worker or its node ended during a step; another worker can resume the step from its checkpoint."""
 
 
 class OutOfMemoryError(StepError):
-    """A step needed more memory than its GPU or its machine had."""
+    """A step needed more memory than the GPU or the machine has."""
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether Python or torch says that there was no memory; torch, which is not imported, by its words."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "can't allocate memory" in str(error)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether Python or torch ran out of memory; torch is not imported, so its error is recognised by name."""
+    by_type = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return by_type or "can't allocate memory" in str(error)
 
 
-def read_error(path: Path, line: int, message: str) -> DataError:
-    """Make the error for a line of a data file that cannot be used."""
+def data_line_error(path: Path, line: int, message: str) -> DataError:
+    """Create the error for an invalid line of a data file."""
     return DataError(f"{path}:{line}: {message}")

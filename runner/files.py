@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, JSON lines, and files that are linked rather than copied."""
+"""Atomic writes, JSON lines, and hard links in place of copies."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 
-def user_cache(name: str) -> Path | None:
-    """The place, in the user's own cache, of what can be made again (XDG Base Directory Specification).
+def user_cache_dir(name: str) -> Path | None:
+    """Return a folder in the user's cache, for data that can be created again (XDG Base Directory Specification).
 
     Returns:
-        None for a user without a home, as in a container: nothing is kept then.
+        The folder; None for a user without a home directory, as in some containers. Nothing is cached then.
     """
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmre-runner" / name
@@ -25,10 +25,10 @@ def user_cache(name: str) -> Path | None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make a second name for a file, so that it takes no room twice; a copy where the file system has no such thing.
+    """Create a hard link to a file, which needs no more disk space, or a copy if hard links are not possible.
 
     Raises:
-        FileNotFoundError: The source is gone.
+        FileNotFoundError: The source does not exist.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -40,52 +40,52 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file in one go: it is there whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write JSON lines in one go."""
+def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a JSON lines file atomically."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one go."""
+    """Write a text file atomically: readers see the old or the new content, never a part."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
-    # mkstemp makes the file private; a run directory is read by others.
+    # mkstemp creates a private file, but other users may read a run directory.
     Path(name).chmod(0o644)
     Path(name).replace(path)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines; a last line that a kill tore is left out. No file is no lines."""
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read a JSON lines file, without a last line that was only partly written; empty if there is no file."""
     if not path.exists():
         return []
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return [json.loads(line) for line in whole.split("\n") if line]
+    complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    return [json.loads(line) for line in complete.split("\n") if line]
 
 
-def write_rows_whole(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
-    """Write JSON lines as they come; the file is there once all of them are.
+def stream_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
+    """Write JSON lines from an iterator, atomically and without holding all of them in memory.
 
     Returns:
-        SHA-256 of its content, in hexadecimal.
+        SHA-256 of the file's content, in hexadecimal.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    content, unfinished = hashlib.sha256(), path.with_name(f".{path.name}.unfinished")
+    digest, unfinished = hashlib.sha256(), path.with_name(f".{path.name}.unfinished")
     with unfinished.open("wb") as file:
         for row in rows:
             line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-            content.update(line)
+            digest.update(line)
             file.write(line)
     unfinished.replace(path)
-    return content.hexdigest()
+    return digest.hexdigest()
 
 
-def rows_of(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of JSON lines that `write_rows_whole` wrote, one at a time."""
+def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSON lines file one at a time; the file must be complete, as `stream_jsonl` writes it."""
     with path.open("rb") as file:
         for line in file:
             yield json.loads(line)

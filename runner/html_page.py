@@ -12,18 +12,18 @@ from PIL import Image, ImageOps
 
 from runner.errors import RequirementError
 
-THUMBNAIL = 240
-"""The longer side of a picture on the page, in pixels."""
+THUMBNAIL_PIXELS = 240
+"""The longer side of an image on the page, in pixels."""
 
 
-def fill(file: Path, template: str, **values: Any) -> None:
-    """Write a page from a template, piece by piece, so that a large page does not fill the memory.
+def render_page(file: Path, template: str, **values: Any) -> None:
+    """Write a page from a template in parts, so that a large page is never in memory as a whole.
 
     Raises:
-        UnmetError: The file cannot be written.
+        RequirementError: The file cannot be written.
     """
-    with _opened(file) as stream:
-        for part in page_template(template, THUMBNAIL).generate(**values):
+    with _open_for_writing(file) as stream:
+        for part in page_template(template, THUMBNAIL_PIXELS).generate(**values):
             stream.write(part)
 
 
@@ -40,22 +40,22 @@ def page_template(name: str, side: int) -> Template:
     return environment.get_template(name)
 
 
-def _opened(file: Path) -> IO[str]:
+def _open_for_writing(file: Path) -> IO[str]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         return file.open("w", encoding="utf-8")
     except OSError as error:
         raise RequirementError(
-            f"--html {file}: cannot be written ({error.strerror}); name a file in another folder"
+            f"--html {file}: cannot be written ({error.strerror}); choose a file in another folder"
         ) from error
 
 
 def data_url(path: Path, side: int) -> str:
-    """A small copy of an image that stands in the page itself; nothing where it cannot be read.
+    """Return a thumbnail of an image as a data URL; an empty string if the image cannot be read.
 
     Args:
         path: The image.
-        side: The longest that a side of the copy may be, in pixels.
+        side: The maximum length of the thumbnail's longer side, in pixels.
     """
     try:
         with Image.open(path) as image:
@@ -63,6 +63,6 @@ def data_url(path: Path, side: int) -> str:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return ""
     small.thumbnail((side, side))
-    written = io.BytesIO()
-    small.save(written, "JPEG", quality=75)
-    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode('ascii')}"
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=75)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

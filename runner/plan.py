@@ -1,4 +1,4 @@
-"""A plan is a spec with every default written out, pinned to the content of its data, model and plugins."""
+"""Plans: specs with every default written out, pinned to the content of their data, model and plugins."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from runner.errors import SpecError
-from runner.fingerprint import fingerprint, identity
-from runner.secrets import without_passwords
-from runner.spec.check import check, section
+from runner.fingerprint import fingerprint, fingerprinted_options
+from runner.secrets import redact_passwords
+from runner.spec.check import check_spec, make_section
 from runner.spec.experiment_spec import NONE, ExperimentSpec, Pins, Section
 from runner.spec.tree import Tree
 from runner.stages import DatasetInfo, Options, Reporter
-from runner.stages.registry import find
+from runner.stages.registry import find_plugin
 
 T = TypeVar("T")
 
-OUTSIDE_PLUGINS = {"name", "tracker", "compute", "pinned", "sweep"}
-"""Fields of a spec that cannot change a number: what a run is called, where it is shown and where it runs."""
+NOT_FINGERPRINTED = {"name", "tracker", "compute", "pinned", "sweep"}
+"""Fields of a spec that cannot change a result: the name of a run, its tracker and where it runs."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will run.
+    """A resolved experiment.
 
     Attributes:
-        spec: With every default written out and `pinned` filled in.
-        dataset: The data set as it was found.
+        spec: The spec with every default written out and `pinned` filled in.
+        dataset: The description of the data set.
     """
 
     spec: ExperimentSpec
@@ -36,13 +36,13 @@ class Plan:
 
     @property
     def pins(self) -> Pins:
-        """What the plan was made of."""
+        """The content that the plan was resolved from."""
         assert self.spec.pinned is not None
         return self.spec.pinned
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that can change a number."""
+        """SHA-256 of everything that can change a result."""
         return self.pins.fingerprint
 
 
@@ -51,12 +51,11 @@ class Trial:
     """One training with its evaluation.
 
     Attributes:
-        name: Its folder: unique in the experiment, and another one when the plan changes.
-        plan: All that it is told.
-        parameters: What sets it apart from the other trials of its experiment, by dotted path.
-        group: The arm or the point of a sweep that it repeats: trials of one group differ in their seed alone. Empty
-            outside of a sweep.
-        arm: The arm of a sweep that it belongs to; empty where there are none.
+        name: The name of its folder: unique in the experiment, and different for each plan.
+        plan: The plan.
+        parameters: The values that distinguish it from the other trials of its experiment, by dotted path.
+        group: The arm or the point of a sweep. Trials of one group differ only in their seed. Empty outside a sweep.
+        arm: The arm of a sweep that it belongs to; empty if there are no arms.
     """
 
     name: str
@@ -67,188 +66,189 @@ class Trial:
 
     @property
     def seed(self) -> int:
-        """What all that is random in it is drawn from."""
+        """The seed of all random numbers in the trial."""
         return self.plan.spec.seed
 
 
 def resolve(spec: ExperimentSpec, reporter: Reporter) -> Plan:
-    """Look at the data and the model, and pin the spec to what was found.
+    """Inspect the data and the model of a spec, and pin the spec to their content.
 
     Args:
-        spec: As loaded; one that is pinned already must still fit what is found. Its sweep changes nothing.
-        reporter: Told of the progress of a data set that is made on the way.
+        spec: The spec. If it is already pinned, the content must not have changed. Its sweep has no effect.
+        reporter: Receives the progress of generating a data set.
 
     Raises:
         DataError: The data set is missing or broken.
-        UnmetError: The model's checkpoint cannot be had.
-        SpecError: The spec is pinned, and something has changed since.
+        RequirementError: The model's checkpoint is not available.
+        SpecError: The spec is pinned and its content has changed.
     """
     return PlanResolver(reporter).resolve(spec)
 
 
 class PlanResolver:
-    """What was found of data sets and models: each is looked at once, however many plans use it."""
+    """Resolves specs to plans; each data set and model is inspected once, even if many plans use it."""
 
     def __init__(self, reporter: Reporter) -> None:
-        """Look at nothing yet; see `resolve`."""
+        """Create the resolver; nothing is inspected yet. See `resolve`."""
         self._reporter = reporter
         self._datasets: dict[str, DatasetInfo] = {}
         self._revisions: dict[str, str] = {}
 
     def resolve(self, spec: ExperimentSpec) -> Plan:
-        """Pin a spec to what is found; see the function of that name."""
+        """Pin a spec to the content of its data and model; see the function of the same name."""
         dataset, revision = self.dataset(spec.data), self.revision(spec)
-        plugins = {f"{each.stage}.{each.type}": find(each.stage, each.type).distribution for each in spec.sections()}
-        # The model's place in a folder or on a hub is not its content: `revision` stands for that.
-        told = {
-            name: _identities(getattr(spec, name)) for name in type(spec).model_fields if name not in OUTSIDE_PLUGINS
+        plugins = {
+            f"{section.stage}.{section.type}": find_plugin(section.stage, section.type).distribution
+            for section in spec.sections()
         }
-        content = {"spec": told, "data": dataset.fingerprint, "model": revision, "plugins": _numeric(plugins)}
+        # A model's folder or hub name does not identify its content, but `revision` does.
+        fields = {
+            name: _fingerprint_value(getattr(spec, name))
+            for name in type(spec).model_fields
+            if name not in NOT_FINGERPRINTED
+        }
+        computing_plugins = {name: version for name, version in plugins.items() if not name.startswith("tracker.")}
+        content = {"spec": fields, "data": dataset.fingerprint, "model": revision, "plugins": computing_plugins}
         pins = Pins(fingerprint=fingerprint(content), data=dataset.fingerprint, model=revision, plugins=plugins)
         if spec.pinned is not None:
-            _refuse_drift(spec.pinned, pins)
+            _check_unchanged(spec.pinned, pins)
         return Plan(spec.model_copy(update={"pinned": pins}), dataset)
 
     def dataset(self, data: Section) -> DatasetInfo:
-        """What is found of the data set of such a section.
+        """Return the description of a data section's data set.
 
         Raises:
-            DataError: It is missing or broken.
+            DataError: The data set is missing or broken.
         """
-        return self._once(self._datasets, data, lambda: implement(data).prepare(self._reporter))
+        return self._cached(self._datasets, data, lambda: create_plugin(data).prepare(self._reporter))
 
     def revision(self, spec: ExperimentSpec) -> str:
-        """The exact weights that a spec begins with; `none` where it has no model.
+        """Return the exact revision of a spec's initial weights; `none` if it has no model.
 
         Raises:
-            UnmetError: They cannot be had.
+            RequirementError: The checkpoint is not available.
         """
         model, options = spec.model, spec.model_options
-        return self._once(self._revisions, model, options.exact_revision) if model and options else NONE
+        return self._cached(self._revisions, model, options.exact_revision) if model and options else NONE
 
-    def _once(self, known: dict[str, T], part: Section, look: Callable[[], T]) -> T:
-        key = json.dumps(part.as_json(), sort_keys=True)
-        if key not in known:
-            known[key] = look()
-        return known[key]
-
-
-def _numeric(plugins: Mapping[str, str]) -> dict[str, str]:
-    return {name: version for name, version in plugins.items() if not name.startswith("tracker.")}
+    def _cached(self, cache: dict[str, T], section: Section, compute: Callable[[], T]) -> T:
+        key = json.dumps(section.as_json(), sort_keys=True)
+        if key not in cache:
+            cache[key] = compute()
+        return cache[key]
 
 
-def _identities(value: Any) -> Any:
+def _fingerprint_value(value: Any) -> Any:
     if isinstance(value, Section):
-        return {"type": value.type, "options": identity(value.options)}
-    return [_identities(each) for each in value] if isinstance(value, tuple) else value
+        return {"type": value.type, "options": fingerprinted_options(value.options)}
+    return [_fingerprint_value(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _refuse_drift(before: Pins, now: Pins) -> None:
-    if before == now:
+def _check_unchanged(pinned: Pins, current: Pins) -> None:
+    if pinned == current:
         return
-    changed = [
-        f"{name} was {was!r} and is {is_now!r}"
-        for name, was, is_now in (
-            ("the data set's fingerprint", before.data, now.data),
-            ("the model's revision", before.model, now.model),
-            *((f"plugin {key}", was, now.plugins.get(key)) for key, was in before.plugins.items()),
+    changes = [
+        f"{name} was {old!r} and is now {new!r}"
+        for name, old, new in (
+            ("the data set's fingerprint", pinned.data, current.data),
+            ("the model's revision", pinned.model, current.model),
+            *((f"plugin {key}", old, current.plugins.get(key)) for key, old in pinned.plugins.items()),
         )
-        if was != is_now
+        if old != new
     ]
-    told = "; ".join(changed) or "its options were edited"
+    reason = "; ".join(changes) or "its options were edited"
     raise SpecError(
-        f"this plan can no longer be repeated as it was: {told}. Restore that, or remove `pinned` to run it as new",
+        f"this plan cannot be repeated: {reason}. Undo the change, or remove `pinned` to run it as a new plan",
         path=("pinned",),
     )
 
 
-def expand(plan: Plan) -> list[Trial]:
-    """List the trials of a plan that nothing is swept in: one."""
+def expand_trials(plan: Plan) -> list[Trial]:
+    """Return the single trial of a plan without a sweep."""
     return [Trial(trial_name(plan), plan, {})]
 
 
 def trial_name(plan: Plan) -> str:
-    """The name of a plan's trial, and of its folder."""
+    """Return the name of a plan's trial and of its folder."""
     return f"trial-{plan.fingerprint[:8]}"
 
 
-def implement(part: Section, *args: Any) -> Any:
-    """Make the plugin of a section, importing it.
+def create_plugin(section: Section, *args: Any) -> Any:
+    """Import the plugin of a section and create it with the section's options.
 
     Raises:
-        PluginError: It cannot be imported.
+        PluginError: The plugin cannot be imported.
     """
-    return find(part.stage, part.type).implementation()(part.options, *args)
+    return find_plugin(section.stage, section.type).implementation()(section.options, *args)
 
 
 def plan_json(plan: Plan) -> str:
-    """Write a plan as a spec file, without the passwords that its addresses may hold: it is kept, shown and sent."""
-    return without_passwords(json.dumps(plan.spec.as_json(), indent=2, ensure_ascii=False)) + "\n"
+    """Serialise a plan as a spec file, without passwords in its URLs, because it is stored, displayed and sent."""
+    return redact_passwords(json.dumps(plan.spec.as_json(), indent=2, ensure_ascii=False)) + "\n"
 
 
 def read_plan(text: str) -> ExperimentSpec:
-    """Read a plan that crossed to another process; see `plan_json`."""
-    return check(Tree(json.loads(text)), ExperimentSpec)
+    """Read a plan that another process serialised with `plan_json`."""
+    return check_spec(Tree(json.loads(text)), ExperimentSpec)
 
 
-def plan_with(text: str, changed: Mapping[str, Mapping[str, Any]]) -> str:
-    """Change options in the JSON of a plan, such as a micro-batch, that cannot change a number.
+def with_changed_options(text: str, changes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Change options in the JSON of a plan that cannot change a result, such as the micro-batch size.
 
     Args:
         text: The plan.
-        changed: Options by section.
+        changes: The changed options, by section.
     """
-    told = json.loads(text)
-    for name, options in changed.items():
-        told[name] |= options
-    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+    plan = json.loads(text)
+    for section, options in changes.items():
+        plan[section] |= options
+    return json.dumps(plan, indent=2, ensure_ascii=False) + "\n"
 
 
-def smoke(spec: ExperimentSpec) -> ExperimentSpec:
-    """Make the spec of a smoke run: the same code path with each section's small stand-in.
+def smoke_spec(spec: ExperimentSpec) -> ExperimentSpec:
+    """Create the spec of a smoke run: the same code with small stand-ins.
 
-    Every plugin says itself what stands in for it (`Options.smoke`): a model its tiny twin, a data set a
-    handful of samples, a trainer two steps.
+    Each plugin defines its own stand-in (`Options.smoke`), such as a tiny model, a few samples or two training steps.
     """
     small = {name: smoke_section(getattr(spec, name)) for name in spec.stages()}
     compute = spec.compute.model_copy(update=dict(spec.compute.smoke()))
     sweep = spec.sweep and spec.sweep.model_copy(update=dict(spec.sweep.smoke()))
-    own = {"name": f"{spec.name}_smoke", "compute": compute, "sweep": sweep, "pinned": None}
-    return spec.model_copy(update={**small, **own})
+    engine = {"name": f"{spec.name}_smoke", "compute": compute, "sweep": sweep, "pinned": None}
+    return spec.model_copy(update={**small, **engine})
 
 
 def smoke_section(value: Any) -> Any:
-    """What stands in a smoke run for a section, or each of several; None stays None."""
+    """Return the stand-in for a section, or for each of several, in a smoke run; None stays None."""
     if isinstance(value, tuple):
-        return tuple(smoke_section(each) for each in value)
+        return tuple(smoke_section(section) for section in value)
     if value is None:
         return None
-    changed = dict(value.options.smoke())
-    whole = changed if "type" in changed else {**value.as_json(), **changed}
-    return section(value.stage, whole)
+    changes = dict(value.options.smoke())
+    return make_section(value.stage, changes if "type" in changes else {**value.as_json(), **changes})
 
 
-def settings(spec: ExperimentSpec) -> dict[str, Any]:
-    """What a spec chooses: the leaves, by dotted path, whose values are no defaults. A section's type is a choice."""
+def non_default_options(spec: ExperimentSpec) -> dict[str, Any]:
+    """Return the options that differ from their defaults, by dotted path; includes the `type` of each section."""
     names = [name for name in type(spec).model_fields if name not in {"name", "tracker", "pinned", "sweep"}]
-    leaves = flatten({name: _chosen(getattr(spec, name)) for name in names})
+    leaves = flatten_json({name: _without_defaults(getattr(spec, name)) for name in names})
     return {path: value for path, value in leaves if value != {}}
 
 
-def _chosen(value: Any) -> Any:
+def _without_defaults(value: Any) -> Any:
     if isinstance(value, Section):
         return {"type": value.type, **value.options.model_dump(mode="json", exclude_defaults=True)}
     if isinstance(value, tuple):
-        return [_chosen(each) for each in value]
+        return [_without_defaults(item) for item in value]
     return value.model_dump(mode="json", exclude_defaults=True) if isinstance(value, Options) else value
 
 
-def flatten(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def flatten_json(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the leaves of a spec's JSON as dotted paths: `trainer.epochs`, `metrics.0.type`."""
-    for key, each in value.items():
-        inner = dict(enumerate(each)) if isinstance(each, list) and any(isinstance(i, dict) for i in each) else each
-        path = f"{above}{key}"
+    for key, item in value.items():
+        has_mappings = isinstance(item, list) and any(isinstance(element, dict) for element in item)
+        inner = dict(enumerate(item)) if has_mappings else item
+        path = f"{prefix}{key}"
         if isinstance(inner, dict) and inner:
-            yield from flatten({str(name): item for name, item in inner.items()}, f"{path}.")
+            yield from flatten_json({str(name): nested for name, nested in inner.items()}, f"{path}.")
         else:
-            yield path, each
+            yield path, item

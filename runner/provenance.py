@@ -1,4 +1,4 @@
-"""What made a run, besides its plan: the code in its working trees, the packages, the machine."""
+"""The provenance of a run besides its plan: code, installed packages and machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from runner import __version__
-from runner.secrets import without_passwords
+from runner.secrets import redact_passwords
 
 RECORDED_PACKAGES = (
     "torch",
@@ -31,7 +31,7 @@ RECORDED_PACKAGES = (
     "nltk",
 )
 DIFF_BYTES = 1_000_000
-"""The most that is kept of what was edited since a commit; the rest is cut, and the diff says so."""
+"""Maximum size of a stored diff; a longer diff is cut off and says so."""
 GIT_SECONDS = 10
 
 
@@ -40,10 +40,10 @@ class Provenance:
     """The code and the packages of a launch.
 
     Attributes:
-        code: Of this project: `version`, and in a checkout as `workspace`.
-        workspace: Of the working tree that the spec lies in: `folder`, `commit`, `branch`, `edited`; empty outside one.
-        diffs: What was edited in them since their commits, by the name of a file; never a file that git does not track.
-        packages: Everything installed, a line each, as pip takes it.
+        code: The `version` of this project and, in a git checkout, the same keys as `workspace`.
+        workspace: The git working tree of the spec: `folder`, `commit`, `branch`, `edited`; empty outside a tree.
+        diffs: Uncommitted changes of tracked files in both trees, by file name of the diff.
+        packages: All installed packages in the format of `pip freeze`.
     """
 
     code: Mapping[str, Any]
@@ -52,8 +52,8 @@ class Provenance:
     packages: str
 
     @classmethod
-    def of(cls, folder: Path) -> Self:
-        """Look at the code and packages of this process, and at the working tree that a folder lies in."""
+    def collect(cls, folder: Path) -> Self:
+        """Collect the code and packages of this process, and the working tree that contains a folder."""
         trees = {"workspace": git_state(folder), "code": git_state(Path(__file__).parent)}
         edited = {name: tree for name, tree in trees.items() if tree.get("edited")}
         if trees["workspace"] == trees["code"]:
@@ -62,27 +62,27 @@ class Provenance:
         return cls({"version": __version__, **trees["code"]}, trees["workspace"], diffs, installed_packages())
 
 
-def packages() -> dict[str, str]:
-    """The versions of what computes a number, as installed, with Python's."""
-    found = {"python": platform.python_version()}
+def package_versions() -> dict[str, str]:
+    """Return the installed versions of Python and of the packages that compute results."""
+    versions = {"python": platform.python_version()}
     for name in RECORDED_PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def installed_packages() -> str:
-    """Everything installed, a line each, as pip takes it."""
-    # A distribution's name and version are two readings of its whole description otherwise.
-    described = (each.metadata for each in distributions())
-    lines = {f"{each['Name']}=={each['Version']}" for each in described}
+    """Return all installed packages in the format of `pip freeze`."""
+    # `name` and `version` of a distribution would each parse its whole metadata.
+    metadata = (distribution.metadata for distribution in distributions())
+    lines = {f"{package['Name']}=={package['Version']}" for package in metadata}
     return "".join(f"{line}\n" for line in sorted(lines, key=str.lower))
 
 
 def code_hash(package: str) -> str:
-    """Hash the Python files of a package or module, by content and place; `missing` if it is not there."""
+    """Hash the Python files of a package or module by path and content; `missing` if it is not installed."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         return "missing"
@@ -90,13 +90,13 @@ def code_hash(package: str) -> str:
     folder = file.parent
     files = sorted(folder.rglob("*.py")) if spec.submodule_search_locations else [file]
     digest = hashlib.sha256()
-    for each in files:
-        digest.update(f"{each.relative_to(folder)}\n".encode() + each.read_bytes())
+    for source_file in files:
+        digest.update(f"{source_file.relative_to(folder)}\n".encode() + source_file.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def host() -> dict[str, Any]:
-    """The machine that this process runs on."""
+def host_info() -> dict[str, Any]:
+    """Describe the machine that this process runs on."""
     return {
         "name": platform.node(),
         "platform": platform.platform(),
@@ -106,7 +106,7 @@ def host() -> dict[str, Any]:
 
 
 def git_state(folder: Path) -> dict[str, Any]:
-    """The working tree that a folder lies in, its commit and branch, and whether it was edited since."""
+    """Return folder, commit, branch and `edited` of the working tree that contains a folder; empty outside one."""
     try:
         return {
             "folder": _git(folder, "rev-parse", "--show-toplevel"),
@@ -119,18 +119,16 @@ def git_state(folder: Path) -> dict[str, Any]:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=GIT_SECONDS
-    )
-    return done.stdout.strip()
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_SECONDS).stdout.strip()
 
 
 def _diff(tree: Path) -> str:
-    """What was edited in the tracked files of a working tree since its commit, cut at `DIFF_BYTES`."""
+    """Return the uncommitted changes of a working tree's tracked files, cut off after `DIFF_BYTES`."""
     command = ["git", "-C", str(tree), "diff", "--no-ext-diff", "--no-textconv", "--no-color", "HEAD"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
-        found = process.stdout.read(DIFF_BYTES + 1)
+        output = process.stdout.read(DIFF_BYTES + 1)
         process.kill()
-    kept = without_passwords(found[:DIFF_BYTES].decode("utf-8", errors="replace"))
-    return kept if len(found) <= DIFF_BYTES else f"{kept}\n… cut here: a diff is kept up to {DIFF_BYTES:,} bytes\n"
+    diff = redact_passwords(output[:DIFF_BYTES].decode("utf-8", errors="replace"))
+    return diff if len(output) <= DIFF_BYTES else f"{diff}\n… cut off: a diff is stored up to {DIFF_BYTES:,} bytes\n"

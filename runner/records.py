@@ -1,4 +1,4 @@
-"""The plain, frozen records that pass between stages: samples, what is rendered of them, answers and scores."""
+"""The frozen records that stages exchange: samples, rendered samples, answers, scores and estimates."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from string import ascii_lowercase
 from typing import Any, Literal
 
 IGNORED = -100
-"""The label of positions without loss, as torch's and transformers' losses have it."""
+"""The label of positions that do not contribute to the loss, as in torch and transformers."""
 
 Ending = Literal["clean", "repaired", "malformed"]
-"""How the parsing of an answer ended."""
+"""The result of parsing an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """A label-entity pair named in the text."""
+    """A pair of label and entity in the text."""
 
     label: str
     text: str
@@ -26,11 +26,11 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece cut from the main image that shows one entity.
+    """A crop of the main image that shows one entity.
 
     Attributes:
-        letter: Its number in a sample: a … z, aa, ab …
-        image: The file of the cut piece, None where the data has no images.
+        letter: Its letter in the sample: a … z, aa, ab …
+        image: The file of the crop; None if the data has no images.
         entity: The text of the entity that it shows.
         box: Left, top, right and bottom in pixels of the main image.
     """
@@ -43,15 +43,15 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One tweet with its image: what is asked about and what is right.
+    """One tweet with its image and annotations.
 
     Attributes:
-        id: Unique in a data set.
-        text: The tweet.
-        image: The main image; None for text alone.
-        summary: What the main image shows; None where nobody wrote it.
-        entities: In the order of the text; the same pair may stand twice.
-        segments: In the order of their letters.
+        id: The id, unique in a data set.
+        text: The text of the tweet.
+        image: The main image; None if there is only text.
+        summary: A description of the main image; None if there is none.
+        entities: The entities in the order of the text; may contain the same pair twice.
+        segments: The segments in the order of their letters.
     """
 
     id: str
@@ -64,27 +64,27 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """An image at its place in a prompt."""
+    """An image in a prompt."""
 
     path: Path
 
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """Text at its place in a prompt."""
+    """Text in a prompt."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A sample as an adapter shows it to a model; the model's chat template goes around it.
+    """A sample rendered by an adapter; the model's chat template is applied to it later.
 
     Attributes:
         id: The sample's id.
         content: Images and text of the user's turn, in order.
-        target: The answer to be learnt, without end token; None when only a prompt was asked for.
-        examples: Solved samples shown as earlier turns, each with its target and without examples of its own.
+        target: The answer to train on, without end token; None in a prompt for generation.
+        examples: Few-shot examples as earlier turns, each with its target and without examples of its own.
     """
 
     id: str
@@ -94,7 +94,7 @@ class Rendered:
 
     @property
     def images(self) -> tuple[Path, ...]:
-        """The images in the order the model sees them, those of the examples first."""
+        """The images in the order of the model's input, those of the examples first."""
         own = tuple(part.path for part in self.content if isinstance(part, ImagePart))
         return tuple(path for example in self.examples for path in example.images) + own
 
@@ -106,12 +106,12 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model wrote for one sample.
+    """The answer that a model generated for one sample.
 
     Attributes:
         id: The sample's id.
         output: The text, without the end token.
-        finished: False where the limit of new tokens cut the answer off.
+        finished: False if the answer was cut off at the maximum number of new tokens.
     """
 
     id: str
@@ -121,12 +121,12 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The content of an answer; a part is None where its task was not asked for.
+    """The content of an answer; a part is None if its task was not asked for.
 
     Attributes:
-        summary: Task 1.
-        pairs: Task 2, (label, entity) pairs as a set.
-        mapping: Task 2, segment letter to entity.
+        summary: Task 1: the summary.
+        pairs: Task 2: the set of (label, entity) pairs.
+        mapping: Task 2: the entity of each segment letter.
     """
 
     summary: str | None
@@ -136,11 +136,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A parsed answer and how the parsing ended.
+    """A parsed answer and the result of parsing.
 
     Attributes:
-        answer: What could be read.
-        ending: Clean, repaired (read, although it is not as asked for) or malformed (a part is lost).
+        answer: The parts that could be parsed.
+        ending: `clean`, `repaired` (parsed although the format is not as required) or `malformed` (a part is lost).
         notes: What was repaired or lost, in plain words.
     """
 
@@ -151,13 +151,13 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What one sample is worth.
+    """The scores of one sample.
 
     Attributes:
         id: The sample's id.
-        ending: How the parsing of its answer ended.
+        ending: The result of parsing its answer.
         notes: What the parser repaired or lost.
-        counts: Metric plugin's name to the counts or values it keeps a sample.
+        counts: The counts or values of the sample, by metric plugin.
     """
 
     id: str
@@ -167,24 +167,24 @@ class Score:
 
 
 def segment_letters() -> Iterator[str]:
-    """Yield a … z, aa, ab … without end, as segments are numbered."""
+    """Yield the letters of segments: a … z, aa, ab … without end."""
     for length in count(1):
         yield from ("".join(letters) for letters in product(ascii_lowercase, repeat=length))
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes on the device of one worker when a training step needs most.
+    """The peak memory of a training step on one worker's device, in bytes.
 
     Attributes:
-        moment: When that is: `loss` (the forward pass is done), `backward`, `step` (the optimizer's), or `answer`
-            (samples kept aside are answered by whole weights; what the generator keeps is not counted).
-        weights: Master weights, and what is computed with besides: copies in a lower precision, weights gathered
-            from other workers.
-        gradients: Those that are there at that moment, and what exchanges them between workers.
-        optimizer: The optimizer's state.
-        activations: What the forward pass keeps for the backward pass.
-        logits: What the output layer and the cross-entropy take.
+        moment: When the peak occurs: `loss` (after the forward pass), `backward`, `step` (of the optimizer), or
+            `answer` (generation for validation samples with unsharded weights, without the generator's own memory).
+        weights: Master weights and their working copies: copies in lower precision, weights gathered from other
+            workers.
+        gradients: Gradients at that moment, and the buffers that exchange them between workers.
+        optimizer: Optimizer state.
+        activations: Activations that the forward pass stores for the backward pass.
+        logits: Memory of the output layer and the cross-entropy.
     """
 
     moment: Literal["loss", "backward", "step", "answer"]
@@ -196,18 +196,18 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all parts."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingWay:
-    """One way to compute a training.
+class TrainingVariant:
+    """A training setup and its memory.
 
     Attributes:
-        change: What to change in the spec for it, as `--set` takes it or in words; empty for the spec as it is.
-        strategy: How workers share the work.
-        memory: Of one worker.
+        change: The change to the spec, in the form of `--set` or in words; empty for the unchanged spec.
+        strategy: The strategy of distributed training.
+        memory: The memory of one worker.
     """
 
     change: str
@@ -217,11 +217,11 @@ class TrainingWay:
 
 @dataclass(frozen=True, slots=True)
 class TrainingBudget:
-    """How much is trained, as a trainer works it out before it runs; a training that is stopped early has less.
+    """The length of a training, computed before it runs; early stopping can make it shorter.
 
     Attributes:
-        steps: Optimizer steps; None where that takes the lengths of the samples, which are not known.
-        tokens: Tokens of answers that are trained on in all these steps; None where the lengths are not known.
+        steps: Optimizer steps; None if they depend on the lengths of the samples, which are not known.
+        tokens: Answer tokens that are trained on in all steps; None if the lengths are not known.
     """
 
     steps: int | None
@@ -230,17 +230,17 @@ class TrainingBudget:
 
 @dataclass(frozen=True, slots=True)
 class TrainingEstimate:
-    """What a training takes, as its trainer works it out before it runs.
+    """The resources of a training, estimated before it runs.
 
     Attributes:
-        ways: As the spec has it, then what takes less memory, the least costly first.
-        flops_per_step: Floating-point operations of a mean optimizer step, over all workers.
-        checkpoint: Bytes of one checkpoint.
-        num_checkpoints: How many are on the disk at once.
-        model: Bytes of the trained model.
+        variants: The unchanged spec, then variants with less memory, the least costly first.
+        flops_per_step: Floating-point operations of an average optimizer step, over all workers.
+        checkpoint: Size of one checkpoint in bytes.
+        num_checkpoints: Maximum number of checkpoints on disk at once.
+        model: Size of the trained model in bytes.
     """
 
-    ways: tuple[TrainingWay, ...]
+    variants: tuple[TrainingVariant, ...]
     flops_per_step: float
     checkpoint: int
     num_checkpoints: int

@@ -11,64 +11,65 @@ from runner.records import Rendered, Sample
 from runner.stages import Adapter
 
 
-def with_examples(
+def render_few_shot(
     adapter: Adapter,
     questions: Sequence[Sample],
-    solved: Sequence[Sample],
+    training: Sequence[Sample],
     number: int,
     seed: int,
     test: Sequence[Sample] | None = None,
 ) -> list[Rendered]:
-    """Render questions, each after the same solved samples.
+    """Render prompts, each with the same few-shot examples.
 
-    What shares a text or an image with any question is never drawn, whatever the data set's own splits say.
+    A training sample that shares a text or an image with any question is never used as an example, even if the data
+    set's own splits overlap.
 
     Args:
-        adapter: Renders both.
-        questions: The test split, or samples that are kept aside from training.
-        solved: The training split.
-        number: How many examples.
-        seed: Of the draw; with the same seed, more examples begin with those of fewer.
-        test: The test split where the questions are others. They are shown its examples, but for those that share
-            something with a question, in whose place the next of the draw stand.
+        adapter: Renders questions and examples.
+        questions: The samples to render: the test split or validation samples.
+        training: The training split, from which the examples are drawn.
+        number: Number of examples.
+        seed: Random seed of the draw. With the same seed, a larger number keeps the examples of a smaller one.
+        test: The test split, if the questions are validation samples. They get the examples of the test split, except
+            those that share something with a question; these are replaced by the next ones of the draw.
 
     Raises:
-        SpecError: There are not so many samples to draw.
-        DataError: A sample lacks what a task asks about.
+        SpecError: There are not enough samples to draw from.
+        DataError: A sample lacks a field that a task needs.
     """
     prompts = [adapter.render_prompt(question) for question in questions]
     if not number:
         return prompts
-    apart = _apart(solved, questions if test is None else test)
-    drawn = random.Random(f"examples {seed}").sample(apart, len(apart))
-    shown = _apart(drawn, questions)
-    if len(shown) < number:
-        others = "the test split" if test is None else "the test split or the samples kept aside for validation"
+    candidates = _without_overlap(training, questions if test is None else test)
+    shuffled = random.Random(f"examples {seed}").sample(candidates, len(candidates))
+    usable = _without_overlap(shuffled, questions)
+    if len(usable) < number:
+        others = "the test split" if test is None else "the test split or the validation samples"
         raise SpecError(
-            f"{number} examples are asked for, and the training split has {len(shown)} samples that share neither "
-            f"text nor image with {others}",
+            f"{number} examples are required, but only {len(usable)} samples of the training split share neither text "
+            f"nor image with {others}",
             path=("generator", "num_few_shot"),
         )
-    examples = tuple(adapter.render_training(sample) for sample in shown[:number])
+    examples = tuple(adapter.render_training(sample) for sample in usable[:number])
     return [replace(prompt, examples=examples) for prompt in prompts]
 
 
-def _apart(samples: Sequence[Sample], questions: Sequence[Sample]) -> list[Sample]:
-    asked = {part for question in questions for part in _parts(question)}
-    return [sample for sample in samples if asked.isdisjoint(_parts(sample))]
+def _without_overlap(samples: Sequence[Sample], questions: Sequence[Sample]) -> list[Sample]:
+    excluded = {part for question in questions for part in _identifying_parts(question)}
+    return [sample for sample in samples if excluded.isdisjoint(_identifying_parts(sample))]
 
 
-def _parts(sample: Sample) -> set[object]:
-    """What must not stand in both splits: the id, the text and every picture; ids and texts are kept apart."""
-    pictures = {segment.image for segment in sample.segments} | {sample.image}
-    return {("id", sample.id), ("text", sample.text), *(picture for picture in pictures if picture)}
+def _identifying_parts(sample: Sample) -> set[object]:
+    """Return what must not occur in two splits: id, text and images; an id never equals a text."""
+    images = {segment.image for segment in sample.segments} | {sample.image}
+    return {("id", sample.id), ("text", sample.text), *(image for image in images if image)}
 
 
 def training_texts(rendered: list[Rendered]) -> list[str]:
-    """Prompts and targets, for a model whose tokenizer is made from its training texts."""
-    return [text for each in rendered for text in (each.prompt, each.target or "")]
+    """Return prompts and targets, from which a missing tokenizer is trained."""
+    return [text for sample in rendered for text in (sample.prompt, sample.target or "")]
 
 
-def groups_of(samples: Sequence[Sample]) -> list[str]:
-    """For each sample the key of what must not be divided by a validation split: its image, where it has one."""
+def split_groups(samples: Sequence[Sample]) -> list[str]:
+    """Return a key for each sample, its image or id; samples with the same key stay in the same split."""
     return [str(sample.image or sample.id) for sample in samples]

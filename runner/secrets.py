@@ -1,11 +1,11 @@
-"""Keeps passwords out of what is written down, shown or sent, and credentials with the one process that needs them."""
+"""Removes passwords from text that is stored, displayed or sent, and credentials from the workers' environment."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-# A scheme is short, or a long line without any would be read anew from each of its letters.
+# The length of a scheme is limited, because otherwise a long line without a URL takes quadratic time.
 _ADDRESS = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,30}://)(?P<user>[^\s/:@\"'<>]*)(?P<password>:[^\s/\"'<>]*)?@"
 )
@@ -13,36 +13,39 @@ _QUERY = re.compile(r"(?<=[?&]password=)[^&\s\"'<>]+")
 _WEB = ("http://", "https://")
 
 _TRACKER = re.compile(r"MLFLOW_TRACKING_(USERNAME|PASSWORD|TOKEN|AWS_SIGV4)|DATABRICKS_\w+|PGPASSWORD|MYSQL_PWD")
-"""Environment variables that only who writes to a tracker reads: MLflow's own, and those of its databases."""
+"""Environment variables that only the process that writes to the tracker needs: those of MLflow and its databases."""
 _CLOUD = re.compile(r"AWS_\w+|MLFLOW_S3_\w+|AZURE_\w+|GOOGLE_APPLICATION_CREDENTIALS")
-"""Those that open stores of objects."""
+"""Environment variables with credentials of object stores."""
 
 
-def holds_password(text: str) -> bool:
-    """Whether an address with a password, or a web address with a token, stands in a text."""
-    return without_passwords(text) != text
+def has_password(text: str) -> bool:
+    """Return whether a text contains a URL with a password or, in a web URL, with a token."""
+    return redact_passwords(text) != text
 
 
-def without_passwords(text: str) -> str:
-    """Take the passwords out of all addresses in a text, so that those still work where the environment has them.
+def redact_passwords(text: str) -> str:
+    """Remove the passwords from all URLs in a text; the URLs still work where the environment has the passwords.
 
-    A database's user stays, as its library looks for that user's password elsewhere (`PGPASSWORD`, `~/.pgpass`). A web
-    server's goes too: with a user in the address, HTTP libraries would pass over the environment's user and password.
+    The user of a database URL is kept, because the database library looks up that user's password elsewhere
+    (`PGPASSWORD`, `~/.pgpass`). The user of a web URL is removed: with a user in the URL, HTTP libraries would ignore
+    the user and password of the environment.
     """
-    return _QUERY.sub("", _ADDRESS.sub(_plain, text))
+    return _QUERY.sub("", _ADDRESS.sub(_redact_url, text))
 
 
-def for_workers(environment: Mapping[str, str], *, with_cloud: bool) -> dict[str, str]:
-    """The environment less what the driver alone needs to write to the tracker.
+def worker_environment(environment: Mapping[str, str], *, with_cloud: bool) -> dict[str, str]:
+    """Return an environment without the variables that only the driver needs to write to the tracker.
 
     Args:
-        environment: The driver's, or its node's.
-        with_cloud: Workers reach a store of objects themselves, such as a shared cache, and keep the keys to it.
+        environment: The environment of the driver or its node.
+        with_cloud: Keep the credentials of object stores, because workers access one, such as a shared cache.
     """
-    withheld = [_TRACKER] if with_cloud else [_TRACKER, _CLOUD]
-    return {name: value for name, value in environment.items() if not any(each.fullmatch(name) for each in withheld)}
+    removed = [_TRACKER] if with_cloud else [_TRACKER, _CLOUD]
+    return {
+        name: value for name, value in environment.items() if not any(pattern.fullmatch(name) for pattern in removed)
+    }
 
 
-def _plain(found: re.Match[str]) -> str:
-    keeps_user = found["user"] and not found["scheme"].lower().startswith(_WEB)
-    return f"{found['scheme']}{found['user']}@" if keeps_user else found["scheme"]
+def _redact_url(match: re.Match[str]) -> str:
+    keeps_user = match["user"] and not match["scheme"].lower().startswith(_WEB)
+    return f"{match['scheme']}{match['user']}@" if keeps_user else match["scheme"]

@@ -14,90 +14,90 @@ if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
 
-ASKS_TO_STOP = (signal.SIGINT, signal.SIGTERM)
-"""Ctrl-C, and what Slurm, a container and a machine that is shut down send."""
-AGAIN_SECONDS = 0.5
-"""After which an interrupt that nothing came of is raised again."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Signals that ask to stop: Ctrl-C, and SIGTERM from Slurm, a container runtime or a shutdown."""
+REPEAT_SECONDS = 0.5
+"""Seconds after which an interrupt is raised again if it was lost."""
 
 
 @contextmanager
 def reliable_interrupts() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` on Ctrl-C and on SIGTERM, and again as long as it is lost.
+    """Raise `KeyboardInterrupt` on Ctrl-C and SIGTERM, and raise it again if it is lost.
 
-    In a callback of a weak reference, of which every import has one, Python only notes an exception; and compiled code
-    may drop one. A launch spends its first seconds on imports of such code. Afterwards the command is over, and Ctrl-C
-    is ignored: it could only add a traceback to the end of the process.
+    Python only prints an exception in a weak reference callback, which every import has, and compiled code can drop an
+    exception. A launch spends its first seconds on such imports. After the command, Ctrl-C is ignored, because it could
+    only add a traceback at the end of the process.
     """
-    for number in (*ASKS_TO_STOP, signal.SIGALRM):
+    for number in (*STOP_SIGNALS, signal.SIGALRM):
         signal.signal(number, _interrupt)
-    hook, sys.unraisablehook = sys.unraisablehook, _note_but_interrupts
+    hook, sys.unraisablehook = sys.unraisablehook, _ignore_lost_interrupts
     try:
         yield
     finally:
-        for number in ASKS_TO_STOP:
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = hook
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    if _is_heard():
+    if _is_being_handled():
         return
-    signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
     raise KeyboardInterrupt
 
 
-def _is_heard() -> bool:
-    """Whether an interrupt is on its way up, while what it passes cleans up."""
+def _is_being_handled() -> bool:
+    """Return whether a `KeyboardInterrupt` is already propagating, for example through cleanup code."""
     error = sys.exc_info()[1]
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None
 
 
-def _note_but_interrupts(lost: UnraisableHookArgs) -> None:
-    if not issubclass(lost.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(lost)
+def _ignore_lost_interrupts(unraisable: UnraisableHookArgs) -> None:
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
 
 
 class StopSignals:
-    """Counts Ctrl-C, and SIGTERM as one, from the start of a launch until the process ends.
+    """Counts Ctrl-C and SIGTERM from the start of a launch until the process ends.
 
-    SIGTERM is how Slurm, a container and a machine that is shut down say that there is some time left.
+    Slurm, container runtimes and shutdowns send SIGTERM some time before they kill the process.
 
-    Nothing is raised, so that no moment is left in which one could end the launch without a word; but where a trial
-    runs in this very process, which looks at no count.
+    No exception is raised, so a signal can never end the launch without a message. The exception is a trial that runs
+    in this process and does not check the count; see `raising`.
     """
 
     def __init__(self) -> None:
-        """Count from now on, where this is the main thread; elsewhere there is no Ctrl-C to hear."""
+        """Start counting. Outside the main thread nothing is counted, because Python handles signals only there."""
         self._count = 0
         self._raises = False
         if threading.current_thread() is threading.main_thread():
-            # An alarm repeats an earlier Ctrl-C that was lost; see `reliable_interrupts` of the command line.
+            # SIGALRM repeats an earlier Ctrl-C that was lost; see `reliable_interrupts`.
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-                signal.signal(number, self._count_one)
+                signal.signal(number, self._on_signal)
 
     @property
-    def asked(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether the user asked to stop."""
         return self._count > 0
 
     @property
-    def hurried(self) -> bool:
+    def stop_now_requested(self) -> bool:
         """Whether the user asked to stop at once."""
         return self._count > 1
 
     @contextmanager
-    def raising(self) -> Iterator[None]:
-        """Let the second Ctrl-C raise `KeyboardInterrupt` while something may run in this process."""
+    def raise_second_interrupt(self) -> Iterator[None]:
+        """Raise `KeyboardInterrupt` on the second Ctrl-C, while a trial may run in this process."""
         self._raises = True
         try:
             yield
         finally:
             self._raises = False
 
-    def _count_one(self, signum: int, frame: FrameType | None) -> None:
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         self._count += 1
         if self._count > 1 and self._raises:
             raise KeyboardInterrupt

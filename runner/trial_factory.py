@@ -10,19 +10,19 @@ from typing import Any
 
 from runner.errors import Problem, SpecError
 from runner.plan import PlanResolver, Trial, trial_name
-from runner.spec.check import check
+from runner.spec.check import check_spec
 from runner.spec.experiment_spec import ExperimentSpec
-from runner.spec.sweep_section import Drawn
-from runner.spec.variants import Variants
+from runner.spec.sweep_section import ParamValue
+from runner.spec.variants import SweepVariants
 
 
 @dataclass(frozen=True)
 class ScoredTrial:
-    """A trial that has a value.
+    """The parameters and the objective of a trial.
 
     Attributes:
-        parameters: By dotted path.
-        value: The objective's.
+        parameters: The values by dotted path.
+        value: The value of the objective.
     """
 
     parameters: Mapping[str, Any]
@@ -30,165 +30,161 @@ class ScoredTrial:
 
 
 def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """Name each dotted path by its last parts, as few as tell it from the others."""
+    """Abbreviate each dotted path to its last parts, as few as keep the names unique."""
     names = {}
     for path in paths:
         parts = path.split(".")
-        tails = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
+        suffixes = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
         names[path] = next(
-            (tail for tail in tails if sum(f".{each}".endswith(f".{tail}") for each in paths) == 1), path
+            (suffix for suffix in suffixes if sum(f".{other}".endswith(f".{suffix}") for other in paths) == 1), path
         )
     return names
 
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """One setting that is tried.
+    """One point of the search space with its trials.
 
     Attributes:
-        arm: The arm that it belongs to; None where there are no arms.
-        number: Its place among the points of its arm, from 0.
-        parameters: What was drawn for each path of the space, labels for values that are no numbers.
-        trials: One for each seed, in the order of the seeds.
+        arm: The arm that it belongs to; None if there are no arms.
+        number: Its index among the points of its arm, from 0.
+        parameters: The value of each path of the space: a number or a label.
+        trials: One trial for each seed, in the order of the seeds.
     """
 
     arm: str | None
     number: int
-    parameters: Mapping[str, Drawn]
+    parameters: Mapping[str, ParamValue]
     trials: tuple[Trial, ...]
 
     @property
     def group(self) -> str:
-        """What its trials have in common, by name."""
+        """The name that its trials share."""
         return self.trials[0].group
 
 
-def unchanged(spec: ExperimentSpec) -> ExperimentSpec:
-    """Adjust nothing."""
+def keep_spec(spec: ExperimentSpec) -> ExperimentSpec:
+    """Return the spec unchanged."""
     return spec
 
 
 @dataclass(frozen=True)
 class TrialFactory:
-    """Makes the trials of a sweep.
+    """Creates the trials of a sweep.
 
     Attributes:
-        swept: The spec and its sweep.
-        survey: What is known of data sets and models.
-        adjust: Applied to the spec of each trial, such as `runner.plan.smoke`.
+        variants: The spec and its sweep.
+        resolver: Resolves the specs of trials to plans.
+        adjust: Applied to the spec of each trial, such as `runner.plan.smoke_spec`.
     """
 
-    swept: Variants
-    survey: PlanResolver
-    adjust: Callable[[ExperimentSpec], ExperimentSpec] = unchanged
+    variants: SweepVariants
+    resolver: PlanResolver
+    adjust: Callable[[ExperimentSpec], ExperimentSpec] = keep_spec
 
-    def point(self, arm: str | None, number: int, parameters: Mapping[str, Drawn]) -> SweepPoint:
-        """Compose the trials of a point.
+    def point(self, arm: str | None, number: int, parameters: Mapping[str, ParamValue]) -> SweepPoint:
+        """Create the trials of a point.
 
         Raises:
-            SpecError: The values are each right, and do not go together.
+            SpecError: The values are each valid but conflict with one another.
         """
-        seeds: Iterable[int | None] = self.swept.sweep.seeds or (None,)
+        seeds: Iterable[int | None] = self.variants.sweep.seeds or (None,)
         group = self.group(arm, number)
         return SweepPoint(arm, number, parameters, tuple(self._trial(arm, parameters, seed, group) for seed in seeds))
 
-    def _trial(self, arm: str | None, parameters: Mapping[str, Drawn], seed: int | None, group: str) -> Trial:
-        spec = check(self.swept.compose(arm, parameters, seed), ExperimentSpec)
-        plan = self.survey.resolve(self.adjust(spec))
-        return Trial(trial_name(plan), plan, self.swept.shown(arm, parameters, seed), group, arm or "")
+    def _trial(self, arm: str | None, parameters: Mapping[str, ParamValue], seed: int | None, group: str) -> Trial:
+        spec = check_spec(self.variants.compose(arm, parameters, seed), ExperimentSpec)
+        plan = self.resolver.resolve(self.adjust(spec))
+        return Trial(trial_name(plan), plan, self.variants.display_values(arm, parameters, seed), group, arm or "")
 
-    def refuse(self, arm: str | None, points: Iterable[Mapping[str, Drawn]]) -> None:
-        """Check that the values of points go together.
+    def check_points(self, arm: str | None, points: Iterable[Mapping[str, ParamValue]]) -> None:
+        """Check that the values of each point do not conflict with one another.
 
         Raises:
-            SpecError: With what is wrong with all of them, each mistake once.
+            SpecError: Values conflict; with the problems of all points, each problem once.
         """
         problems: dict[Problem, None] = {}
         for parameters in points:
             try:
-                check(self.swept.compose(arm, parameters), ExperimentSpec)
+                check_spec(self.variants.compose(arm, parameters), ExperimentSpec)
             except SpecError as error:
                 problems |= dict.fromkeys(error.problems)
         if problems:
             raise SpecError(list(problems))
 
     def group(self, arm: str | None, number: int) -> str:
-        """Name a point: by its arm, and by its number where an arm has several."""
-        numbered = f"point-{number + 1}" if arm is None else f"{arm}-{number + 1}"
-        return numbered if self.swept.sweep.space or arm is None else arm
+        """Return the name of a point: its arm, and its number if an arm has several points."""
+        name = f"point-{number + 1}" if arm is None else f"{arm}-{number + 1}"
+        return name if self.variants.sweep.space or arm is None else arm
 
-    def known(self, arm: str | None) -> list[dict[str, Drawn]]:
-        """The points that are known before any result: those to try first, and all of a grid, each once."""
-        sweep = self.swept.sweep
-        first = [self.swept.place(arm, written) for written in sweep.enqueue]
-        grid = self.swept.grid(arm) if sweep.search.type == "grid" else ()
-        return unique([*first, *grid])
+    def predetermined_points(self, arm: str | None) -> list[dict[str, ParamValue]]:
+        """List the points that do not depend on results, without duplicates: enqueued points and all of a grid."""
+        sweep = self.variants.sweep
+        enqueued = [self.variants.parse_point(arm, point) for point in sweep.enqueue]
+        grid = self.variants.grid_points(arm) if sweep.search.type == "grid" else ()
+        unique = {point_key(point): point for point in (*enqueued, *grid)}
+        return [dict(point) for point in unique.values()]
 
-    def expected(self) -> int | None:
-        """How many trials there are at most; None where only time ends the sweep. Pruning leaves some seeds out."""
-        sweep = self.swept.sweep
+    def max_trials(self) -> int | None:
+        """Return the maximum number of trials; None if only time limits the sweep. Pruning can skip some seeds."""
+        sweep = self.variants.sweep
         seeds = len(sweep.seeds or (0,))
-        within = sweep.budget.trials // seeds if sweep.budget.trials else None
+        point_limit = sweep.budget.trials // seeds if sweep.budget.trials else None
         total = 0
-        for arm in self.swept.arms:
-            limits = [limit for limit in (self.num_points(arm), within) if limit is not None]
+        for arm in self.variants.arms:
+            limits = [limit for limit in (self.num_points(arm), point_limit) if limit is not None]
             if not limits:
                 return None
             total += min(limits) * seeds
         return total
 
     def num_points(self, arm: str | None) -> int | None:
-        """How many different points an arm has; None where there is no end of them, or conditions hide it."""
-        sweep = self.swept.sweep
+        """Return the number of points of an arm; None if it is infinite, or unknown because of conditions."""
+        sweep = self.variants.sweep
         if sweep.search.type == "grid":
-            return len(self.known(arm))
+            return len(self.predetermined_points(arm))
         values = [dimension.values() for dimension in sweep.space.values()]
         if any(dimension.when for dimension in sweep.space.values()):
             return None
-        return math.prod(len(each or ()) for each in values) or None
+        return math.prod(len(dimension_values or ()) for dimension_values in values) or None
 
 
-def unique(points: Iterable[Mapping[str, Drawn]]) -> list[dict[str, Drawn]]:
-    """Keep the first of equal points."""
-    return [dict(each) for each in {frozen(point): point for point in points}.values()]
-
-
-def frozen(parameters: Mapping[str, Drawn]) -> frozenset[tuple[str, Any]]:
-    """A point as something that can be looked up."""
+def point_key(parameters: Mapping[str, ParamValue]) -> frozenset[tuple[str, Any]]:
+    """Return a hashable key of a point."""
     return frozenset(parameters.items())
 
 
-def known_trials(composer: TrialFactory) -> list[Trial]:
-    """List the trials that do not depend on results: of a grid all, else those to try first, arms in turn.
+def predetermined_trials(factory: TrialFactory) -> list[Trial]:
+    """List the trials that do not depend on results: all of a grid, else the enqueued ones; arms alternate.
 
     Raises:
-        SpecError: Their values do not go together; all mistakes.
+        SpecError: Values conflict with one another; with all problems.
         DataError: A data set is missing or broken.
-        UnmetError: A model's checkpoint cannot be had.
+        RequirementError: A model's checkpoint is not available.
     """
-    sweep = composer.swept.sweep
+    sweep = factory.variants.sweep
     limit = sweep.budget.trials // len(sweep.seeds or (0,)) if sweep.budget.trials else None
     by_arm = []
-    for arm in composer.swept.arms:
-        known = composer.known(arm)[:limit]
-        composer.refuse(arm, known)
-        by_arm.append([composer.point(arm, number, parameters) for number, parameters in enumerate(known)])
+    for arm in factory.variants.arms:
+        predetermined = factory.predetermined_points(arm)[:limit]
+        factory.check_points(arm, predetermined)
+        by_arm.append([factory.point(arm, number, parameters) for number, parameters in enumerate(predetermined)])
     points = [point for row in zip_longest(*by_arm) for point in row if point is not None]
     return list({trial.name: trial for point in points for trial in point.trials}.values())
 
 
-def describe_sweep(composer: TrialFactory) -> dict[str, Any]:
-    """Describe a sweep.
+def describe_sweep(factory: TrialFactory) -> dict[str, Any]:
+    """Describe a sweep as plain data.
 
     Returns:
-        `num_trials`: at most, None where only time ends it; `space`: path to its values, in words; `arms`: name to what
-        it sets; `seeds`; `search`, `pruning`, `objective`, `budget`: as in the spec, every default written out.
+        `num_trials`: the maximum number, None if only time limits the sweep; `space`: a description of the values of
+        each path; `arms`: the values that each arm sets; `seeds`, `search`, `pruning`, `objective`, `budget`: as in the
+        spec, with every default written out.
     """
-    sweep = composer.swept.sweep
-    told = sweep.model_dump(mode="json", include={"seeds", "search", "pruning", "objective", "budget"})
+    sweep = factory.variants.sweep
     return {
-        "num_trials": composer.expected(),
+        "num_trials": factory.max_trials(),
         "space": {name: str(dimension) for name, dimension in sweep.space.items()},
-        "arms": {arm: composer.swept.shown(arm, {}) for arm in sweep.arms},
-        **told,
+        "arms": {arm: factory.variants.display_values(arm, {}) for arm in sweep.arms},
+        **sweep.model_dump(mode="json", include={"seeds", "search", "pruning", "objective", "budget"}),
     }

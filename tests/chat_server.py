@@ -1,4 +1,4 @@
-"""A small server on the loopback that speaks chat completions as far as the generator does, and fails on demand."""
+"""A local server with the parts of the chat-completions API that the generator uses; it can fail on demand."""
 
 from __future__ import annotations
 
@@ -19,66 +19,66 @@ def completion(
 ) -> Reply:
     message = {"role": "assistant", "content": text, "refusal": refusal}
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
-    told: dict[str, Any] = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    body: dict[str, Any] = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
     if tokens is not None:
-        told["usage"] = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
-    return 200, told, {}
+        body["usage"] = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
+    return 200, body, {}
 
 
 def failure(status: int, message: str = "no", code: str | None = None, **headers: str) -> Reply:
-    # The package waits for as long as a server says, so the tests need not sit out its own delays.
-    waits = {"retry-after-ms": "5"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    return status, {"error": {"message": message, "code": code, "type": "t", "param": None}}, waits
+    # The client waits as long as the server asks for, so that the tests avoid its own longer delays.
+    reply_headers = {"retry-after-ms": "5"} | {name.replace("_", "-"): value for name, value in headers.items()}
+    return status, {"error": {"message": message, "code": code, "type": "t", "param": None}}, reply_headers
 
 
 @dataclass
 class ChatServer:
-    """What was asked, and what is answered.
+    """A running server with its requests.
 
     Attributes:
-        answer: From a request and how often the same was asked before, to a reply.
-        asked: The requests in order of arrival.
-        keys: The keys they came with.
-        most: The most that were under way at once.
+        answer: Returns the reply to a request body, given the number of earlier equal requests.
+        requests: Request bodies in order of arrival.
+        authorizations: The `Authorization` header of each request.
+        max_concurrent: Largest number of concurrent requests.
     """
 
     answer: Callable[[dict[str, Any], int], Reply]
-    asked: list[dict[str, Any]] = field(default_factory=list)
-    keys: list[str | None] = field(default_factory=list)
-    most: int = 0
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
+    max_concurrent: int = 0
     url: str = ""
     _running: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def reply(self, path: str, key: str | None, body: dict[str, Any]) -> Reply:
+    def reply(self, path: str, authorization: str | None, body: dict[str, Any]) -> Reply:
         with self._lock:
-            before = sum(each == body for each in self.asked)
-            self.asked.append(body)
-            self.keys.append(key)
+            num_earlier = sum(request == body for request in self.requests)
+            self.requests.append(body)
+            self.authorizations.append(authorization)
             self._running += 1
-            self.most = max(self.most, self._running)
+            self.max_concurrent = max(self.max_concurrent, self._running)
         try:
-            return self.answer(body, before) if path == "/v1/chat/completions" else failure(404)
+            return self.answer(body, num_earlier) if path == "/v1/chat/completions" else failure(404)
         finally:
             with self._lock:
                 self._running -= 1
 
 
 def question(body: dict[str, Any]) -> str:
-    """The text of the last turn."""
+    """Return the text of the last message of a request."""
     return "".join(part["text"] for part in body["messages"][-1]["content"] if part["type"] == "text")
 
 
 @contextmanager
 def serving(answer: Callable[[dict[str, Any], int], Reply]) -> Iterator[ChatServer]:
-    """Serve on a free port of the loopback until the end of the block."""
+    """Serve on a free port of the loopback interface until the end of the block."""
     server = ChatServer(answer)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, told, headers = server.reply(self.path, self.headers["Authorization"], body)
-            content = json.dumps(told).encode()
+            status, reply, headers = server.reply(self.path, self.headers["Authorization"], body)
+            content = json.dumps(reply).encode()
             try:
                 self.send_response(status)
                 for name, value in {"Content-Type": "application/json", **headers}.items():
@@ -87,10 +87,10 @@ def serving(answer: Callable[[dict[str, Any], int], Reply]) -> Iterator[ChatServ
                 self.end_headers()
                 self.wfile.write(content)
             except (BrokenPipeError, ConnectionResetError):
-                return  # The client gave up waiting, as the test meant it to.
+                return  # The client timed out, as the test intends.
 
-        def log_message(self, *told: Any) -> None:
-            """Nothing is printed."""
+        def log_message(self, *arguments: Any) -> None:
+            """Print nothing."""
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
@@ -106,6 +106,6 @@ def serving(answer: Callable[[dict[str, Any], int], Reply]) -> Iterator[ChatServ
 
 
 def stall(seconds: float, reply: Reply) -> Reply:
-    """Reply late."""
+    """Return the reply after a delay in seconds."""
     time.sleep(seconds)
     return reply

@@ -1,4 +1,4 @@
-"""The command `runner`, in this process: what it prints and how it ends, without the seconds of importing it."""
+"""Runs the command `runner` in this process, which saves the seconds of importing it."""
 
 from __future__ import annotations
 
@@ -19,28 +19,30 @@ from runner.stages import registry
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 
 
-def run_here(arguments: Sequence[object], folder: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess:
-    """Run the command as a process of its own would, in a folder and an environment; see `subprocess.run`."""
-    told, messages = io.StringIO(), io.StringIO()
+def run_in_process(
+    arguments: Sequence[object], folder: Path, environment: Mapping[str, str]
+) -> subprocess.CompletedProcess:
+    """Run the command in a folder and an environment; return output and exit status like `subprocess.run`."""
+    stdout, stderr = io.StringIO(), io.StringIO()
     status = 0
-    as_a_process = _as_a_process(["runner", *map(str, arguments)], folder, environment)
-    with as_a_process, redirect_stdout(told), redirect_stderr(messages):
+    command = ["runner", *map(str, arguments)]
+    with _process_state(command, folder, environment), redirect_stdout(stdout), redirect_stderr(stderr):
         try:
             main()
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    return subprocess.CompletedProcess(arguments, status, told.getvalue(), messages.getvalue())
+        except SystemExit as error:
+            status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    return subprocess.CompletedProcess(arguments, status, stdout.getvalue(), stderr.getvalue())
 
 
 @contextmanager
-def _as_a_process(command: list[str], folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
-    """Put back what a command changes of its process."""
-    before, path, argv = dict(os.environ), list(sys.path), sys.argv
+def _process_state(command: list[str], folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """Set the process state for a command, and restore it afterwards."""
+    old_environment, old_path, old_argv = dict(os.environ), list(sys.path), sys.argv
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    here, threshold = Path.cwd(), gc.get_threshold()
-    places = environment.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[:0] = [place for place in places if place and place not in path]
-    _forget_plugins()
+    old_folder, threshold = Path.cwd(), gc.get_threshold()
+    entries = environment.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [entry for entry in entries if entry and entry not in old_path]
+    _clear_plugin_caches()
     try:
         os.environ.clear()
         os.environ.update(environment)
@@ -49,18 +51,18 @@ def _as_a_process(command: list[str], folder: Path, environment: Mapping[str, st
         yield
     finally:
         os.environ.clear()
-        os.environ.update(before)
-        sys.path[:], sys.argv = path, argv
+        os.environ.update(old_environment)
+        sys.path[:], sys.argv = old_path, old_argv
         with suppress(OSError):
-            os.chdir(here)
+            os.chdir(old_folder)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         gc.set_threshold(*threshold)
-        _forget_plugins()
+        _clear_plugin_caches()
 
 
-def _forget_plugins() -> None:
-    """Let the installed plugins be looked for again, where the path is another one."""
+def _clear_plugin_caches() -> None:
+    """Make the registry find plugins again, as `sys.path` has changed."""
     importlib.invalidate_caches()
-    registry.installed.cache_clear()
+    registry.installed_plugins.cache_clear()
     registry._entry_points.cache_clear()

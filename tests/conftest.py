@@ -1,13 +1,13 @@
-"""What many tests share: the command as a user runs it, and somebody else's plugin distribution."""
+"""Shared fixtures: the command as a user runs it, and a third-party plugin distribution."""
 
 import gc
 import os
 
-# What is imported and collected stays; a collector that visits a million such objects again and again takes half of the
-# tests' time. It is on again, with those left out, once the tests are found.
+# Imported modules and collected tests stay in memory. Scanning these million objects again and again would take half of
+# the tests' time, so the garbage collector starts after the collection of the tests and ignores them.
 gc.disable()
 
-# Read by torch when it is imported: threads that spin while they wait slow each other down on a few cores.
+# Torch reads this on import. Threads that spin while waiting slow each other down on a few cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import subprocess
@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.command import run_here
+from tests.command import run_in_process
 
-# How long an example takes is the machine's business, and no test's.
+# The duration of an example depends on the machine, so tests do not check it.
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-# A change is judged by the same examples as the one before it; --hypothesis-profile searching looks for others.
+# Every run uses the same examples; --hypothesis-profile searching looks for new ones.
 settings.register_profile("searching", untimed)
 settings.register_profile("repeatable", untimed, derandomize=True)
 settings.load_profile("repeatable")
@@ -46,14 +46,14 @@ NAMES = "Ada Lovelace\nAlan\nGrace Hopper\nKurt\nEmmy Noether\nDavid\nSofia\nHen
 
 
 def pytest_collection_finish(session):
-    """Leave what is loaded by now to itself."""
+    """Exclude everything loaded so far from garbage collection, and turn the collector on."""
     gc.freeze()
     gc.enable()
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """A folder with an experiment in it, and the environment its commands run in."""
+    """A folder with an experiment, and the environment of its commands."""
 
     folder: Path
     environment: dict[str, str]
@@ -62,12 +62,14 @@ class Workplace:
         return [str(RUNNER), *map(str, arguments)]
 
     def run(self, *arguments):
-        """Run a command in this process; a launch on Ray is a process of its own, as Ray starts but once in one."""
+        """Run a command in this process; a launch on Ray gets its own process, as Ray starts only once per process."""
         on_ray = arguments[0] == "launch" and not {"--local", "--smoke"} & set(arguments)
-        return self.run_apart(*arguments) if on_ray else run_here(arguments, self.folder, self.environment)
+        return (
+            self.run_in_subprocess(*arguments) if on_ray else run_in_process(arguments, self.folder, self.environment)
+        )
 
-    def run_apart(self, *arguments, timeout=1800):
-        """Run a command in a process of its own, where it is the process that is tested."""
+    def run_in_subprocess(self, *arguments, timeout=1800):
+        """Run a command in its own process."""
         return subprocess.run(
             self.command(*arguments),
             cwd=self.folder,
@@ -79,7 +81,7 @@ class Workplace:
         )
 
     def start(self, *arguments):
-        """Start a command in a process group of its own, as a shell does, so that Ctrl-C can be sent to all of it."""
+        """Start a command in its own process group, as a shell does, so that Ctrl-C can reach the whole group."""
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self.folder,
@@ -93,7 +95,7 @@ class Workplace:
 
 @pytest.fixture(scope="session")
 def extension(tmp_path_factory):
-    """The folder that somebody else's distribution is installed into, by pip, apart from the project."""
+    """A folder outside the project into which pip installs a third-party distribution."""
     target = tmp_path_factory.mktemp("site")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*install, "--target", target, ROOT / "tests" / "extension"], check=True)
@@ -108,13 +110,13 @@ def workplace(tmp_path):
 
 @pytest.fixture(scope="session")
 def project():
-    """The project's own folder, where the README's commands are run."""
+    """The folder of the project, in which the commands of the README run."""
     return Workplace(ROOT, dict(os.environ))
 
 
 @pytest.fixture(scope="session")
 def emoji_at(extension):
-    """Makes a small experiment on the extension's data in a folder."""
+    """A function that creates a small experiment with the extension's data in a folder."""
 
     def emoji_at(folder):
         (folder / "names.txt").write_text(NAMES)

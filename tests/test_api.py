@@ -1,4 +1,4 @@
-"""The runner from Python, as a notebook would use it."""
+"""The Python interface of the runner, as used in a notebook."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ sweep:
 
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory):
-    """A folder to work in, with a sweep that was launched there; what the launch returned, and how Ctrl-C was heard."""
+    """Launch a sweep; yield its folder, the result, and whether the handler of Ctrl-C was restored."""
     folder = tmp_path_factory.mktemp("notebook")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -41,18 +41,18 @@ def notebook(tmp_path_factory):
         yield folder, launched, signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_launch_runs_every_trial_and_leaves_ctrl_c_as_it_was(notebook):
-    _, launched, put_back = notebook
+def test_launch_runs_every_trial_and_restores_the_signal_handler(notebook):
+    _, launched, is_restored = notebook
     assert launched.exit_status == 0
     assert [(trial.trial.group, trial.trial.seed, trial.status) for trial in launched.trials] == [
         (arm, seed, "finished") for arm in ("silent", "wordy") for seed in (1, 2)
     ]
-    assert put_back
+    assert is_restored
     record = json.loads((launched.trials[0].run_dir / "record.json").read_text())
     assert record["overrides"] == ["data.test=4"]
 
 
-def test_results_are_a_frame_with_a_row_a_trial(notebook):
+def test_results_are_a_data_frame_with_one_row_per_trial(notebook):
     _, launched, _ = notebook
     frame = api.results("answers")
     assert list(frame["arm"]) == ["silent", "silent", "wordy", "wordy"]
@@ -67,7 +67,7 @@ def test_results_are_a_frame_with_a_row_a_trial(notebook):
     assert len(api.results(storage=notebook[0] / "runs")) == 4
 
 
-def test_what_is_finished_is_reported_and_nothing_is_printed(notebook, capsys, caplog):
+def test_finished_trials_are_reported_and_nothing_is_printed(notebook, capsys, caplog):
     with caplog.at_level(logging.INFO, logger="runner"):
         again = api.launch(api.load_spec("answers.yaml", "data.test=4"), local=True)
     assert all(trial.reused for trial in again.trials)
@@ -76,15 +76,15 @@ def test_what_is_finished_is_reported_and_nothing_is_printed(notebook, capsys, c
 
 
 def test_groups_are_compared_over_seeds_and_samples(notebook):
-    told = api.compare("answers", by="arm", baseline="silent", metrics=["ner_f1"])
+    comparison = api.compare("answers", by="arm", baseline="silent", metrics=["ner_f1"])
     frame = api.results("answers")
     means = frame.groupby("arm")["ner_f1"].mean()
-    assert [group.value for group in told.groups] == ["silent", "wordy"]
-    [test] = told.tests
+    assert [group.value for group in comparison.groups] == ["silent", "wordy"]
+    [test] = comparison.tests
     assert test.difference == pytest.approx(means["wordy"] - means["silent"])
 
 
-def test_a_trial_that_is_not_finished_has_no_figures(notebook, tmp_path):
+def test_unfinished_trial_has_no_metrics(notebook, tmp_path):
     run = tmp_path / "answers" / "trial-0"
     run.mkdir(parents=True)
     source = api.results("answers")["run_dir"][0]
@@ -96,15 +96,15 @@ def test_a_trial_that_is_not_finished_has_no_figures(notebook, tmp_path):
     assert "ner_f1" not in row
 
 
-def test_a_plan_tells_what_the_command_tells(notebook):
-    told = api.plan(api.load_spec("answers.yaml"))
-    assert [(trial["group"], trial["steps"]) for trial in told["trials"]] == [
+def test_plan_returns_the_output_of_the_command(notebook):
+    plan = api.plan(api.load_spec("answers.yaml"))
+    assert [(trial["group"], trial["steps"]) for trial in plan["trials"]] == [
         (arm, 0) for arm in ("silent", "wordy") for _ in range(2)
     ]
-    assert told["num_samples"] == {"train": 4, "test": 3}
+    assert plan["num_samples"] == {"train": 4, "test": 3}
 
 
-def test_mistakes_are_told_with_their_place(notebook):
+def test_errors_have_their_location(notebook):
     with pytest.raises(SpecError, match=r"wrong.yaml:2:\d+: data.trian: unknown key"):
         (notebook[0] / "wrong.yaml").write_text(SPEC.replace("train: 4", "trian: 4"))
         api.load_spec(notebook[0] / "wrong.yaml")
@@ -112,7 +112,7 @@ def test_mistakes_are_told_with_their_place(notebook):
         api.results("answer-")
 
 
-def test_loading_a_spec_is_light(notebook):
+def test_loading_a_spec_imports_no_heavy_package(notebook):
     heavy = {"torch", "transformers", "pandas", "ray", "mlflow", "optuna", "plugins.data.synthetic"}
     code = f"import sys\nfrom runner import api\napi.load_spec('answers.yaml')\nprint({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=notebook[0])

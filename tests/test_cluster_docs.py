@@ -1,4 +1,4 @@
-"""The cluster documentation: scripts parse, and every command has the options that it is shown with."""
+"""The cluster documentation: scripts parse, and every command has the options that the page shows."""
 
 import re
 import shlex
@@ -18,15 +18,15 @@ CONTINUED = re.compile(r"\\\n\s*")
 
 
 def commands(text):
-    """The `runner` and `ray` commands of shell text, as words; what shell would put in stays as it is written."""
-    # In a container the image stands between the command and its arguments.
+    """Yield the `runner` and `ray` commands of shell text as words; shell variables are not expanded."""
+    # With a container, the image is between the command and its arguments.
     for line in CONTINUED.sub(" ", text).replace("ray mmre-runner ", "ray ").splitlines():
-        found = COMMAND.search(line.partition(" #")[0])
-        if found and not line.lstrip().startswith("#"):
-            yield shlex.split(re.split(r"[|&;`]|2>", found["line"])[0])
+        match = COMMAND.search(line.partition(" #")[0])
+        if match and not line.lstrip().startswith("#"):
+            yield shlex.split(re.split(r"[|&;`]|2>", match["line"])[0])
 
 
-def documented(project):
+def documented_commands(project):
     page = (project.folder / "docs" / "clusters.md").read_text()
     fenced = re.findall(r"^```\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
     inline = re.findall(r"`((?:runner|ray) [^`]+)`", page)
@@ -34,10 +34,10 @@ def documented(project):
     return [words for text in (*fenced, *inline, script) for words in commands(text)]
 
 
-def test_every_command_has_the_options_it_is_shown_with(project):
-    shown = documented(project)
+def test_documented_options_exist(project):
+    documented = documented_commands(project)
     roots = {"runner": typer.main.get_command(app), "ray": ray_cli}
-    assert {tuple(words[:2]) for words in shown} >= {
+    assert {tuple(words[:2]) for words in documented} >= {
         ("runner", "launch"),
         ("runner", "status"),
         ("runner", "logs"),
@@ -45,14 +45,14 @@ def test_every_command_has_the_options_it_is_shown_with(project):
         ("ray", "start"),
         ("ray", "status"),
     }
-    for words in shown:
+    for words in documented:
         command = roots[words[0]].commands[words[1]]
         known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
         options = {word.partition("=")[0] for word in words[2:] if word.startswith("-")}
         assert options <= known, words
 
 
-def test_ports_named_in_the_page_are_options_of_ray_start(project):
+def test_documented_ports_are_options_of_ray_start(project):
     page = (project.folder / "docs" / "clusters.md").read_text()
     known = {name for parameter in ray_cli.commands["start"].params for name in parameter.opts}
     named = set(re.findall(r"`(--[a-z-]+-port)`", page))
@@ -60,7 +60,7 @@ def test_ports_named_in_the_page_are_options_of_ray_start(project):
     assert named <= known
 
 
-def test_the_slurm_script_parses(project):
+def test_slurm_script_parses(project):
     script = project.folder / "docs" / "cluster" / "slurm.sbatch"
     subprocess.run(["bash", "-n", script], check=True)
     directives = [line.split()[1] for line in script.read_text().splitlines() if line.startswith("#SBATCH")]
@@ -70,7 +70,7 @@ def test_the_slurm_script_parses(project):
     assert "USR1" in re.findall(r"^trap .* (\w+)$", script.read_text(), flags=re.MULTILINE)
 
 
-def test_the_container_copies_what_there_is(project):
+def test_container_copies_existing_files(project):
     lines = (project.folder / "docs" / "cluster" / "Containerfile").read_text().splitlines()
     copied = [word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]]
     assert copied

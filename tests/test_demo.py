@@ -1,4 +1,4 @@
-"""The demo's promises: what it reaches, and that it looks at the pictures."""
+"""The demo reaches its scores and uses the images."""
 
 import json
 import sys
@@ -17,18 +17,18 @@ DEMO = ROOT / "specs" / "tiny_mmre.yaml"
 
 @pytest.fixture(scope="module")
 def demo(project):
-    """The demo's trial: that of `make demo` where it has been run, else run now."""
+    """Return the demo's trial; it is run now unless `make demo` has run it before."""
     done = project.run("launch", DEMO, "--json")
     assert done.returncode == 0, done.stderr
     [trial] = json.loads(done.stdout)["trials"]
     return trial
 
 
-def test_it_learns_both_tasks(demo):
+def test_both_tasks_are_learned(demo):
     assert demo["metrics"]["ner_f1"] >= 0.9
     assert demo["metrics"]["image_entity_accuracy"] >= 0.9
 
 
-def test_it_looks_at_the_pictures(demo):
-    blind = metrics_with_blank_images(Path(demo["run_dir"]))
-    assert demo["metrics"]["image_entity_accuracy"] - blind["image_entity_accuracy"] >= 0.25
+def test_model_uses_the_images(demo):
+    blank = metrics_with_blank_images(Path(demo["run_dir"]))
+    assert demo["metrics"]["image_entity_accuracy"] - blank["image_entity_accuracy"] >= 0.25

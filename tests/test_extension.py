@@ -1,18 +1,18 @@
-"""A distribution that the project does not know adds plugins by being installed, and by nothing else."""
+"""Installing a separate distribution is enough to add its plugins."""
 
 import json
 
 
 def test_plugins_of_another_distribution_are_listed(emoji):
     listed = json.loads(emoji.run("plugins", "--json").stdout)
-    found = {(row["stage"], row["name"]): row for row in listed}
-    assert found["metric", "answer_length"]["distribution"] == "emoji-extension 1.2.3"
-    assert "scale" in found["metric", "answer_length"]["options_schema"]["properties"]
-    assert ("data", "emoji") in found
-    assert ("metric", "rouge") in found
+    plugins = {(row["stage"], row["name"]): row for row in listed}
+    assert plugins["metric", "answer_length"]["distribution"] == "emoji-extension 1.2.3"
+    assert "scale" in plugins["metric", "answer_length"]["options_schema"]["properties"]
+    assert ("data", "emoji") in plugins
+    assert ("metric", "rouge") in plugins
 
 
-def test_their_options_are_checked_like_ours(emoji):
+def test_options_of_an_extension_are_validated(emoji):
     (emoji.folder / "emoji.yaml").write_text(
         (emoji.folder / "emoji.yaml").read_text().replace("type: answer_length", "type: answer_length, scal: 2")
     )
@@ -22,7 +22,7 @@ def test_their_options_are_checked_like_ours(emoji):
     assert "did you mean 'scale'?" in done.stdout
 
 
-def test_an_experiment_runs_on_them(emoji):
+def test_experiment_runs_with_extension_plugins(emoji):
     done = emoji.run("launch", "emoji.yaml", "--local", "--json")
     assert done.returncode == 0, done.stderr
     [trial] = json.loads(done.stdout)["trials"]
@@ -30,7 +30,7 @@ def test_an_experiment_runs_on_them(emoji):
     assert trial["metrics"]["answer_length"] is not None
 
 
-def test_without_it_the_spec_is_refused_by_name(workplace, emoji):
+def test_missing_extension_is_an_error_that_names_the_plugins(workplace, emoji):
     done = workplace.run("validate", emoji.folder / "emoji.yaml")
     assert done.returncode == 2
     assert "no data plugin 'emoji'" in done.stdout

@@ -1,4 +1,4 @@
-"""Identity by content: stable, sensitive to what can change a number, blind to what cannot."""
+"""Fingerprints: stable, and sensitive to exactly the options that can change a result."""
 
 import json
 from typing import Annotated
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import PluginError
-from runner.fingerprint import canonical_json, fingerprint, identity
+from runner.fingerprint import canonical_json, fingerprint, fingerprinted_options
 from runner.stages import Options, OutsideFingerprint
 
 
@@ -30,28 +30,28 @@ plain = st.recursive(
 
 
 @given(plain)
-def test_canonical_json_is_json_and_the_same_whatever_the_order(value):
-    def reordered(each):
-        if isinstance(each, dict):
-            return {key: reordered(each[key]) for key in reversed(list(each))}
-        return [reordered(item) for item in each] if isinstance(each, list) else each
+def test_canonical_json_does_not_depend_on_the_order_of_keys(value):
+    def reordered(value):
+        if isinstance(value, dict):
+            return {key: reordered(value[key]) for key in reversed(list(value))}
+        return [reordered(item) for item in value] if isinstance(value, list) else value
 
     assert json.loads(canonical_json(value)) == value
     assert fingerprint(reordered(value)) == fingerprint(value)
 
 
 @pytest.mark.parametrize("value", [{1, 2}, float("nan"), float("inf"), object(), {1: 2}, [b"x"]])
-def test_what_has_no_stable_serialisation_is_refused(value):
+def test_value_without_stable_serialisation_is_an_error(value):
     with pytest.raises(PluginError, match="no stable serialisation"):
         fingerprint({"deep": [value]})
 
 
-def test_only_options_that_can_change_a_number_count():
-    assert identity(Some(micro=4)) == identity(Some(micro=8))
-    assert identity(Some(epochs=4)) != identity(Some(epochs=3))
+def test_only_options_that_change_results_count():
+    assert fingerprinted_options(Some(micro=4)) == fingerprinted_options(Some(micro=8))
+    assert fingerprinted_options(Some(epochs=4)) != fingerprinted_options(Some(epochs=3))
 
 
-def test_the_order_of_groups_counts():
+def test_order_of_groups_counts():
     one = Some(groups={"a": Inner(), "b": Inner(lr=2)})
     other = Some(groups={"b": Inner(lr=2), "a": Inner()})
-    assert fingerprint(identity(one)) != fingerprint(identity(other))
+    assert fingerprint(fingerprinted_options(one)) != fingerprint(fingerprinted_options(other))

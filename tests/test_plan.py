@@ -1,4 +1,4 @@
-"""Plans: every default written out, repeatable, and known by what can change a number."""
+"""Plans: every default is written out, they are repeatable, and their fingerprint covers all that changes results."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from runner.errors import SpecError
-from runner.plan import expand, flatten, plan_json, read_plan, resolve, smoke
+from runner.plan import expand_trials, flatten_json, plan_json, read_plan, resolve, smoke_spec
 from runner.spec.load import load_spec
 
 SPEC = """\
@@ -47,14 +47,14 @@ def plan_of(tmp_path, tmp_path_factory):
     return plan_of
 
 
-def test_a_plan_resolves_to_itself(plan_of):
+def test_plan_resolves_to_itself(plan_of):
     plan = plan_of()
     again = resolve(read_plan(plan_json(plan)), Quiet())
     assert again == plan
     assert plan_json(again) == plan_json(plan)
 
 
-def test_a_plan_is_made_without_importing_what_trains(plan_of, tmp_path):
+def test_plan_is_resolved_without_importing_training_packages(plan_of, tmp_path):
     plan = plan_of()
     code = "import sys\nfrom pathlib import Path\nfrom runner.plan import resolve\n"
     code += "from runner.spec.load import load_spec\n"
@@ -64,16 +64,17 @@ def test_a_plan_is_made_without_importing_what_trains(plan_of, tmp_path):
     assert done.stdout.split("\n")[:2] == [plan.fingerprint, "set()"]
 
 
-def test_a_plan_is_a_spec_with_every_default_written_out(plan_of, tmp_path):
+def test_plan_is_a_spec_with_every_default_written_out(plan_of, tmp_path):
     plan = plan_of()
     (tmp_path / "plan.json").write_text(plan_json(plan))
     assert load_spec(tmp_path / "plan.json").spec == plan.spec
-    told = json.loads(plan_json(plan))
+    written = json.loads(plan_json(plan))
     for name in plan.spec.stages():
-        sections = told[name] if isinstance(told[name], list) else [told[name]]
-        parts = getattr(plan.spec, name)
-        for section, part in zip(sections, parts if isinstance(parts, tuple) else [parts], strict=True):
-            assert set(section) == {"type", *type(part.options).model_fields}
+        written_sections = written[name] if isinstance(written[name], list) else [written[name]]
+        value = getattr(plan.spec, name)
+        sections = value if isinstance(value, tuple) else [value]
+        for written_section, section in zip(written_sections, sections, strict=True):
+            assert set(written_section) == {"type", *type(section.options).model_fields}
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_a_plan_is_a_spec_with_every_default_written_out(plan_of, tmp_path):
         "metrics=[{type: ner_f1}]",
     ],
 )
-def test_what_can_change_a_number_changes_the_fingerprint(plan_of, override):
+def test_options_that_change_results_change_the_fingerprint(plan_of, override):
     assert plan_of(override).fingerprint != plan_of().fingerprint
 
 
@@ -104,46 +105,46 @@ def test_what_can_change_a_number_changes_the_fingerprint(plan_of, override):
         "data.path=elsewhere",
     ],
 )
-def test_what_cannot_does_not(plan_of, override, tmp_path, monkeypatch):
+def test_options_that_do_not_change_results_keep_the_fingerprint(plan_of, override, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert plan_of(override).fingerprint == plan_of().fingerprint
 
 
 def test_the_order_of_optimizer_groups_is_part_of_the_fingerprint(plan_of):
-    turned = SPEC.replace(
+    reordered = SPEC.replace(
         'vision: {{match: "*visual*", lr: 1e-3}}, rest: {{match: "*", lr: 1e-4}}',
         'rest: {{match: "*", lr: 1e-4}}, vision: {{match: "*visual*", lr: 1e-3}}',
     )
-    assert plan_of(text=turned).fingerprint != plan_of().fingerprint
+    assert plan_of(text=reordered).fingerprint != plan_of().fingerprint
 
 
-def test_a_plan_whose_pins_no_longer_hold_says_what_changed(plan_of):
-    told = json.loads(plan_json(plan_of()))
-    told["pinned"]["data"] = "0" * 64
-    told["pinned"]["plugins"]["trainer.sft"] = "mmre-runner 0.0.1"
+def test_plan_with_changed_pins_is_an_error_that_names_the_changes(plan_of):
+    plan = json.loads(plan_json(plan_of()))
+    plan["pinned"]["data"] = "0" * 64
+    plan["pinned"]["plugins"]["trainer.sft"] = "mmre-runner 0.0.1"
     with pytest.raises(SpecError) as caught:
-        resolve(read_plan(json.dumps(told)), Quiet())
+        resolve(read_plan(json.dumps(plan)), Quiet())
     assert "data set's fingerprint" in str(caught.value)
     assert "plugin trainer.sft" in str(caught.value)
 
 
-def test_a_trials_folder_carries_its_fingerprint(plan_of):
+def test_trial_folder_name_contains_the_fingerprint(plan_of):
     plan = plan_of()
-    [trial] = expand(plan)
+    [trial] = expand_trials(plan)
     assert trial.name == f"trial-{plan.fingerprint[:8]}"
 
 
-def test_a_smoke_run_keeps_adapter_groups_and_metrics(plan_of):
+def test_smoke_run_keeps_adapter_optimizer_and_metrics(plan_of):
     spec = plan_of("adapter.images=lettered").spec
-    small = smoke(spec)
+    small = smoke_spec(spec)
     assert small.name == "small_smoke"
     assert small.pinned is None
     assert (small.adapter, small.optimizer, small.metrics) == (spec.adapter, spec.optimizer, spec.metrics)
     assert small.trainer.options.max_steps == 2
 
 
-def test_parameters_are_flat_and_lossless(plan_of):
-    told = dict(flatten(plan_of().spec.as_json()))
-    assert told["optimizer.groups.vision.lr"] == 1e-3
-    assert told["metrics.1.type"] == "image_entity_accuracy"
-    assert told["adapter.tasks"] == ["summary", "ner", "match"]
+def test_parameters_are_flattened_without_loss(plan_of):
+    parameters = dict(flatten_json(plan_of().spec.as_json()))
+    assert parameters["optimizer.groups.vision.lr"] == 1e-3
+    assert parameters["metrics.1.type"] == "image_entity_accuracy"
+    assert parameters["adapter.tasks"] == ["summary", "ner", "match"]

@@ -1,4 +1,4 @@
-"""The code that made a run is known from its working tree, and files that git does not track stay where they are."""
+"""Provenance: the working tree of a run is recorded, but never the content of untracked files."""
 
 import subprocess
 
@@ -10,7 +10,7 @@ from runner.provenance import Provenance, git_state
 
 @pytest.fixture
 def tree(tmp_path):
-    """A working tree with one commit of `spec.yaml`."""
+    """Create a working tree with one commit of `spec.yaml`."""
 
     def git(*arguments):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
@@ -23,27 +23,27 @@ def tree(tmp_path):
     return tmp_path
 
 
-def test_an_edit_is_kept_without_passwords_and_without_untracked_files(tree):
+def test_diff_has_no_passwords_and_no_untracked_files(tree):
     assert (git_state(tree)["branch"], git_state(tree)["edited"]) == ("work", False)
-    assert "workspace.diff" not in Provenance.of(tree).diffs
+    assert "workspace.diff" not in Provenance.collect(tree).diffs
     (tree / "spec.yaml").write_text("name: one\nuri: postgresql://ann:s3cret@host/db\n")
     (tree / ".env").write_text("KEY=topsecret\n")
     (tree / "runs").mkdir()
-    found = Provenance.of(tree / "runs")
-    assert found.workspace["edited"] and len(found.workspace["commit"]) == 40
-    diff = found.diffs["workspace.diff"]
+    collected = Provenance.collect(tree / "runs")
+    assert collected.workspace["edited"] and len(collected.workspace["commit"]) == 40
+    diff = collected.diffs["workspace.diff"]
     assert "+uri: postgresql://ann@host/db" in diff
     assert "s3cret" not in diff and "topsecret" not in diff
-    assert any(line.startswith("pydantic==") for line in found.packages.splitlines())
+    assert any(line.startswith("pydantic==") for line in collected.packages.splitlines())
 
 
-def test_a_long_diff_is_cut_and_says_so(tree, monkeypatch):
+def test_long_diff_is_cut_off_and_says_so(tree, monkeypatch):
     monkeypatch.setattr(provenance, "DIFF_BYTES", 500)
     (tree / "spec.yaml").write_text("é" * 100_000)
-    diff = Provenance.of(tree).diffs["workspace.diff"]
-    assert "cut here: a diff is kept up to 500 bytes" in diff and len(diff) < 600
+    diff = Provenance.collect(tree).diffs["workspace.diff"]
+    assert "cut off: a diff is stored up to 500 bytes" in diff and len(diff) < 600
 
 
-def test_outside_of_a_working_tree_nothing_is_claimed(tmp_path, monkeypatch):
+def test_workspace_is_empty_outside_a_working_tree(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert Provenance.of(tmp_path).workspace == {}
+    assert Provenance.collect(tmp_path).workspace == {}

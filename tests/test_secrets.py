@@ -1,4 +1,4 @@
-"""Passwords in addresses go nowhere, and nothing else is changed."""
+"""Passwords are removed from URLs, and nothing else is changed."""
 
 import json
 
@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.secrets import for_workers, holds_password, without_passwords
+from runner.secrets import has_password, redact_passwords, worker_environment
 
 SECRET = st.text("abcXYZ019%@:;.,+-_~!$&()*=?#[]{}|^`", min_size=12)
 
 
 @pytest.mark.parametrize(
-    ("written", "kept"),
+    ("text", "redacted"),
     [
         ("postgresql://ann:s3cret@db:5432/mlflow", "postgresql://ann@db:5432/mlflow"),
         ("postgresql+psycopg2://ann:p@ss@db/mlflow", "postgresql+psycopg2://ann@db/mlflow"),
@@ -28,21 +28,21 @@ SECRET = st.text("abcXYZ019%@:;.,+-_~!$&()*=?#[]{}|^`", min_size=12)
         ),
     ],
 )
-def test_passwords_are_left_out_and_the_rest_stays(written, kept):
-    assert without_passwords(written) == kept
-    assert without_passwords(kept) == kept
-    assert holds_password(written) == (written != kept)
+def test_passwords_are_removed_and_other_text_is_unchanged(text, redacted):
+    assert redact_passwords(text) == redacted
+    assert redact_passwords(redacted) == redacted
+    assert has_password(text) == (text != redacted)
 
 
 @given(SECRET, st.sampled_from(["http", "postgresql", "mysql+pymysql"]), st.text())
-def test_no_secret_survives_in_the_json_of_a_plan(secret, scheme, other):
-    told = json.dumps({"uri": f"{scheme}://ann:{secret}@host/db", "other": other})
-    shown = json.loads(without_passwords(told))
-    assert secret not in shown["uri"]
-    assert shown["uri"] == ("http://host/db" if scheme == "http" else f"{scheme}://ann@host/db")
+def test_json_of_a_plan_contains_no_secret(secret, scheme, other):
+    text = json.dumps({"uri": f"{scheme}://ann:{secret}@host/db", "other": other})
+    redacted = json.loads(redact_passwords(text))
+    assert secret not in redacted["uri"]
+    assert redacted["uri"] == ("http://host/db" if scheme == "http" else f"{scheme}://ann@host/db")
 
 
-def test_workers_get_no_keys_to_the_tracker_and_those_to_objects_where_they_need_them():
+def test_worker_environment_has_cloud_credentials_only_if_needed():
     environment = {
         "PATH": "/bin",
         "HF_TOKEN": "t",
@@ -54,11 +54,11 @@ def test_workers_get_no_keys_to_the_tracker_and_those_to_objects_where_they_need
         "AWS_SECRET_ACCESS_KEY": "secret",
         "MLFLOW_S3_ENDPOINT_URL": "http://minio",
     }
-    assert set(for_workers(environment, with_cloud=False)) == {"PATH", "HF_TOKEN", "OPENAI_API_KEY"}
-    kept = set(for_workers(environment, with_cloud=True))
-    assert kept == {"PATH", "HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "MLFLOW_S3_ENDPOINT_URL"}
+    assert set(worker_environment(environment, with_cloud=False)) == {"PATH", "HF_TOKEN", "OPENAI_API_KEY"}
+    names = set(worker_environment(environment, with_cloud=True))
+    assert names == {"PATH", "HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "MLFLOW_S3_ENDPOINT_URL"}
 
 
 @pytest.mark.parametrize("text", ["x" * 1_000_000, "a://" * 250_000, "a://" + "b" * 1_000_000, "a:" * 500_000])
-def test_a_long_line_is_read_in_time_that_grows_with_its_length(text):
-    assert without_passwords(text) == text
+def test_long_line_takes_linear_time(text):
+    assert redact_passwords(text) == text

@@ -1,4 +1,4 @@
-"""The Slurm script with stand-ins for Slurm, which run everything on this machine: Ray and the launch are real."""
+"""The Slurm script with fake Slurm commands that run everything on this machine; Ray and the launch are real."""
 
 import json
 import os
@@ -35,7 +35,7 @@ if [[ $1 == show ]]; then printf 'localhost\\n%.0s' $(seq "$SLURM_JOB_NUM_NODES"
 
 @pytest.fixture
 def slurm(emoji, project):
-    """Starts the script in the experiment's folder, as Slurm would."""
+    """Return a function that starts the script in the experiment's folder like Slurm."""
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("activate", f"export PATH={BIN}:$PATH\n")):
         file = emoji.folder / "bin" / name
         file.parent.mkdir(exist_ok=True)
@@ -70,19 +70,19 @@ def slurm(emoji, project):
     shutil.rmtree(f"/tmp/ray-{job}", ignore_errors=True)
 
 
-def test_a_node_that_does_not_come_up_is_tried_three_times(slurm):
-    """As Ray gives up after thirty seconds, which a busy machine may need."""
+def test_node_start_is_tried_three_times(slurm):
+    """Ray gives up after thirty seconds, and a busy machine may need longer."""
     folder, _, start = slurm
     (folder / "bin" / "srun").write_text("#!/bin/bash\necho started >> srun.log\nexit 1\n")
     process = start(nodes=2, stderr=subprocess.PIPE)
-    _, said = process.communicate()
+    _, stderr = process.communicate()
     assert process.returncode == 1
-    assert "ray start ended 3 times on localhost" in said
+    assert "ray start ended 3 times on localhost" in stderr
     assert (folder / "srun.log").read_text().split() == ["started"] * 3
     assert not list(folder.glob(".ray-token-*"))
 
 
-def test_of_the_session_nothing_is_left_and_the_trial_is_finished(slurm):
+def test_trial_finishes_and_the_session_leaves_nothing(slurm):
     folder, job, start = slurm
     process = start("--json", nodes=2)
     printed, _ = process.communicate()
@@ -94,7 +94,7 @@ def test_of_the_session_nothing_is_left_and_the_trial_is_finished(slurm):
     assert not _processes(job)
 
 
-def test_the_warning_before_the_limit_makes_it_save_and_queue_again(slurm):
+def test_signal_before_the_time_limit_saves_and_requeues(slurm):
     folder, job, start = slurm
     process = start("--set", "trainer.epochs=4000", nodes=1)
     logs = folder / "shared" / "emoji"
@@ -104,12 +104,12 @@ def test_the_warning_before_the_limit_makes_it_save_and_queue_again(slurm):
     process.send_signal(signal.SIGUSR1)
     printed, _ = process.communicate()
     assert process.returncode == 130, printed
-    assert "the same command goes on" in printed
+    assert "run the same command again to resume" in printed
     assert (folder / "scontrol.log").read_text() == f"requeue {job}\n"
     assert not _processes(job)
 
 
 def _processes(job):
-    """What of the session's Ray still runs: its folder stands in each command line."""
-    found = subprocess.run(["pgrep", "-f", f"/tmp/ray-{job}/"], capture_output=True, text=True, check=False)
-    return found.stdout.split()
+    """List the processes of the session's Ray, whose command lines contain its folder."""
+    listed = subprocess.run(["pgrep", "-f", f"/tmp/ray-{job}/"], capture_output=True, text=True, check=False)
+    return listed.stdout.split()

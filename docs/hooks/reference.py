@@ -1,11 +1,11 @@
-"""The spec reference: a page for each section, generated from the schema of the installed plugins."""
+"""Generates the spec reference, with a page for each section, from the schema of the installed plugins."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
 
-from words import Schema, default, variants, within, words
+from schema_description import Schema, describe_default, describe_type, nested_models, variants
 
 from runner.spec.dataset_spec import DatasetSpec
 from runner.spec.experiment_spec import ExperimentSpec, Specification
@@ -19,84 +19,91 @@ KINDS: tuple[tuple[type[Specification], str, str], ...] = (
 
 @cache
 def pages() -> dict[str, str]:
-    """Markdown by the page's path: a page for each kind of spec, and one for each of its sections."""
-    made: dict[str, str] = {}
+    """Return the Markdown of each page by its path: one for each kind of spec, and one for each of its sections."""
+    markdown: dict[str, str] = {}
     for kind, title, folder in KINDS:
         schema = spec_schema(kind)
-        sections = {name: each for name, each in schema["properties"].items() if _has_page(each, schema)}
-        made[f"reference/{folder}.md"] = _overview(kind, title, folder, schema, sections)
+        sections = {name: section for name, section in schema["properties"].items() if _has_page(section, schema)}
+        markdown[f"reference/{folder}.md"] = _overview_page(kind, title, folder, schema, sections)
         for name, section in sections.items():
-            made[f"reference/{folder}-{name}.md"] = _section(name, section, schema)
-    return made
+            markdown[f"reference/{folder}-{name}.md"] = _section_page(name, section, schema)
+    return markdown
 
 
 def navigation() -> list[dict[str, list[str]]]:
-    """The pages of each kind of spec under its title."""
+    """Return the navigation entries: the pages of each kind of spec under its title."""
     return [
         {title: [page for page in pages() if page.startswith((f"reference/{folder}.", f"reference/{folder}-"))]}
         for _, title, folder in KINDS
     ]
 
 
-def _overview(kind: type[Specification], title: str, folder: str, schema: Schema, sections: dict[str, Schema]) -> str:
+def _overview_page(
+    kind: type[Specification], title: str, folder: str, schema: Schema, sections: dict[str, Schema]
+) -> str:
     lines = [f"# {title}", "", (kind.__doc__ or "").strip(), ""]
-    for name, each in schema["properties"].items():
+    for name, option in schema["properties"].items():
         if name in sections:
-            lines += [f"## [`{name}`]({folder}-{name}.md)", "", each.get("description", ""), ""]
+            lines += [f"## [`{name}`]({folder}-{name}.md)", "", option.get("description", ""), ""]
         else:
-            lines += list(_option(name, each, schema, required=name in schema["anyOf"][0]["required"], level=2))
+            lines += list(_option_lines(name, option, schema, required=name in schema["anyOf"][0]["required"], level=2))
     return "\n".join(lines)
 
 
-def _section(name: str, section: Schema, schema: Schema) -> str:
+def _section_page(name: str, section: Schema, schema: Schema) -> str:
     lines = [f"# {name}", "", section.get("description", ""), ""]
-    plugins = _plugins(section, schema)
+    plugins = _section_plugins(section, schema)
     if plugins:
         stage = next(iter(plugins)).partition(".")[0]
-        lines += [f"A plugin of one's own: [{stage}](../plugins/{stage}.md).", ""]
+        lines += [f"To write your own plugin, see [{stage}](../plugins/{stage}.md).", ""]
         for full_name, options in plugins.items():
             lines += [f"## {full_name.partition('.')[2]}", "", options.get("description", ""), ""]
-            lines += _options(options, schema)
+            lines += _model_lines(options, schema)
         return "\n".join(lines)
     for model in variants(section, schema):
         lines += [] if model.get("description") == section.get("description") else [model.get("description", ""), ""]
-        lines += _options(model, schema)
+        lines += _model_lines(model, schema)
     return "\n".join(lines)
 
 
-def _options(model: Schema, schema: Schema, prefix: str = "", with_type: str = "") -> list[str]:
-    """Every option of a model, each followed by those inside it, under the path that `--set` takes in the section.
+def _model_lines(model: Schema, schema: Schema, prefix: str = "", type_name: str = "") -> list[str]:
+    """Return the lines of each option of a model, followed by its nested options.
 
-    A model that its `type` tells from others names it: `seed` with `tpe`.
+    The heading of an option is its path in the section, as in `--set`. Options of a model that is selected by `type`
+    also name the type: `seed` with `tpe`.
     """
     lines: list[str] = []
     for name, option in model.get("properties", {}).items():
         if name == "type" and "const" in option:
             continue
-        lines += _option(prefix + name, option, schema, required=name in model.get("required", ()), mark=with_type)
-        for below, inner in within(option, schema):
+        lines += _option_lines(
+            prefix + name, option, schema, required=name in model.get("required", ()), type_name=type_name
+        )
+        for path, inner in nested_models(option, schema):
             kind = inner["properties"].get("type", {}).get("const", "")
             if "description" in inner:
                 lines += [f"`type: {kind}`: {inner['description']}" if kind else inner["description"], ""]
-            lines += _options(inner, schema, f"{prefix}{name}{below}.", kind)
+            lines += _model_lines(inner, schema, f"{prefix}{name}{path}.", kind)
     return lines
 
 
-def _option(
-    path: str, option: Schema, schema: Schema, *, required: bool, level: int = 3, mark: str = ""
+def _option_lines(
+    path: str, option: Schema, schema: Schema, *, required: bool, level: int = 3, type_name: str = ""
 ) -> Iterator[str]:
-    heading = f"{'#' * level} `{path}`" + (f" with `{mark}`" if mark else "")
-    worth = "needed" if required else f"default {default(option)}"
-    yield from (heading, "", f"*{words(option, schema)}; {worth}*", "", option.get("description", ""), "")
+    heading = f"{'#' * level} `{path}`" + (f" with `{type_name}`" if type_name else "")
+    requirement = "required" if required else f"default {describe_default(option)}"
+    yield from (heading, "", f"*{describe_type(option, schema)}; {requirement}*", "", option.get("description", ""), "")
 
 
-def _plugins(section: Schema, schema: Schema) -> dict[str, Schema]:
-    """The plugins that may stand in a section, by `stage.name`; none where the section is the engine's own."""
-    one = section.get("items", section)
-    one = next((each for each in one.get("anyOf", ()) if "allOf" in each), one)
-    references = [branch["then"]["$ref"].rpartition("/")[2] for branch in one.get("allOf", ())]
+def _section_plugins(section: Schema, schema: Schema) -> dict[str, Schema]:
+    """Return the plugins of a section by `stage.name`; none for a section of the engine itself."""
+    value = section.get("items", section)
+    value = next((variant for variant in value.get("anyOf", ()) if "allOf" in variant), value)
+    references = [branch["then"]["$ref"].rpartition("/")[2] for branch in value.get("allOf", ())]
     return {name: schema["$defs"][name] for name in references}
 
 
 def _has_page(section: Schema, schema: Schema) -> bool:
-    return bool(_plugins(section, schema)) or any("properties" in each for each in variants(section, schema))
+    return bool(_section_plugins(section, schema)) or any(
+        "properties" in variant for variant in variants(section, schema)
+    )

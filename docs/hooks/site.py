@@ -1,4 +1,4 @@
-"""What MkDocs is given besides docs/: front page, changes, shipped specs, linked files, and the spec reference."""
+"""MkDocs hooks that add pages from outside docs/: README, changelog, shipped specs, linked files, spec reference."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".sbatch": "bash
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the generated pages where the navigation names them by a word."""
-    generated = {"reference": reference.navigation(), "specs": sorted(f"specs/{name}.md" for name in _specs())}
+    """Replace the placeholders `reference` and `specs` in the navigation by the generated pages."""
+    generated = {"reference": reference.navigation(), "specs": sorted(f"specs/{name}.md" for name in _spec_names())}
     assert config.nav is not None
     for entry in config.nav:
-        [(title, place)] = entry.items()
-        if isinstance(place, str) and place in generated:
-            entry[title] = generated[place]
+        [(title, value)] = entry.items()
+        if isinstance(value, str) and value in generated:
+            entry[title] = generated[value]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are no files of docs/."""
-    sources = [*links.FRONT, *(f"docs/{file.src_uri}" for file in files.documentation_pages())]
-    pages = {page: (links.ROOT / name).read_text(encoding="utf-8") for name, page in links.FRONT.items()}
+    """Add the pages that are not files of docs/."""
+    sources = [*links.ROOT_PAGES, *(f"docs/{file.src_uri}" for file in files.documentation_pages())]
+    pages = {page: (links.ROOT / name).read_text(encoding="utf-8") for name, page in links.ROOT_PAGES.items()}
     pages |= reference.pages()
-    pages |= {f"specs/{name}.md": _as_code(f"specs/{name}.yaml") for name in _specs()}
+    pages |= {f"specs/{name}.md": _code_page(f"specs/{name}.yaml") for name in _spec_names()}
     for source in sources:
-        for target in links.targets((links.ROOT / source).read_text(encoding="utf-8"), source):
-            place = links.site_path(target)
-            if place is not None and place.startswith("files/"):
-                pages[place] = _as_code(target)
-    for place, markdown in pages.items():
-        files.append(File.generated(config, place, content=markdown))
+        for target in links.link_targets((links.ROOT / source).read_text(encoding="utf-8"), source):
+            path = links.site_path(target)
+            if path is not None and path.startswith("files/"):
+                pages[path] = _code_page(target)
+    for path, markdown in pages.items():
+        files.append(File.generated(config, path, content=markdown))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrite links for the site."""
-    return links.on_site(markdown, page.file.src_uri)
+    """Rewrite the links of a page for the site."""
+    return links.rewrite_links(markdown, page.file.src_uri)
 
 
-def _specs() -> list[str]:
+def _spec_names() -> list[str]:
     return [path.stem for path in (links.ROOT / "specs").glob("*.yaml")]
 
 
-def _as_code(path: str) -> str:
-    """A page that shows a file."""
+def _code_page(path: str) -> str:
+    """Return a page that shows the text of a file."""
     text = (links.ROOT / path).read_text(encoding="utf-8")
     fence = "````" if "```" in text else "```"
     return f"# {Path(path).name}\n\n`{path}`\n\n{fence}{LANGUAGES.get(Path(path).suffix, '')}\n{text}\n{fence}\n"

@@ -1,1 +1,1 @@
-"""Prompts, targets and the way back from an answer."""
+"""Adapters: prompts, targets, and the parsing of answers."""

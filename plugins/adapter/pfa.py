@@ -1,4 +1,4 @@
-"""The Prompt Format Adapter: renders a sample as prompt and target, and parses an answer."""
+"""The adapter plugin `pfa` (Prompt Format Adapter): renders a sample as prompt and target, and parses answers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from plugins.adapter.pfa_parse import collapse, parse_lossless, parse_published
+from plugins.adapter.pfa_parse import collapse_whitespace, parse_lossless, parse_published
 from plugins.adapter.pfa_prompt import (
-    FINE_MARK,
-    LABEL_FORM,
+    EXTRACTION_MARK,
+    LABEL_PATTERN,
     MATCH_MARK,
     NER_MARK,
     SUMMARY_MARK,
@@ -21,78 +21,85 @@ from plugins.adapter.pfa_prompt import (
 )
 from runner.errors import DataError, SpecError
 from runner.records import Answer, ImagePart, Prediction, Rendered, Sample, TextPart
-from runner.stages.registry import nearest
+from runner.stages.registry import suggestion
 
 
 def tasks_of(references: Iterable[Sample | str]) -> tuple[Task, ...]:
-    """List the tasks that at least one sample's own fields, or one written target, answers, in their order."""
-    found: set[Task] = set()
+    """List the tasks that the fields of at least one sample, or at least one target, answer, in prompt order."""
+    tasks: set[Task] = set()
     for reference in references:
-        found |= _of_sample(reference) if isinstance(reference, Sample) else _of_target(reference)
-    return tuple(task for task in TASKS if task in found)
+        tasks |= _tasks_of_sample(reference) if isinstance(reference, Sample) else _tasks_of_target(reference)
+    return tuple(task for task in TASKS if task in tasks)
 
 
-def _of_sample(sample: Sample) -> set[Task]:
+def _tasks_of_sample(sample: Sample) -> set[Task]:
     fields: dict[Task, object] = {"summary": sample.summary, "ner": sample.entities, "match": sample.segments}
     return {task for task, field in fields.items() if field}
 
 
-def _of_target(target: str) -> set[Task]:
-    """Look for the markers; those of the second part behind its heading, as a summary may hold `WINNER:`."""
-    before, heading, fine = target.partition(FINE_MARK)
+def _tasks_of_target(target: str) -> set[Task]:
+    """Find the tasks by their markers.
+
+    The markers of the second part are searched after its heading, because a summary may contain `WINNER:`.
+    """
+    before, heading, extraction = target.partition(EXTRACTION_MARK)
     has_summary = SUMMARY_MARK in target
     if not heading:
-        fine = "" if has_summary else before
-    marks: dict[Task, bool] = {"summary": has_summary, "ner": NER_MARK in fine, "match": MATCH_MARK in fine}
-    return {task for task, is_there in marks.items() if is_there}
+        extraction = "" if has_summary else before
+    is_answered: dict[Task, bool] = {
+        "summary": has_summary,
+        "ner": NER_MARK in extraction,
+        "match": MATCH_MARK in extraction,
+    }
+    return {task for task, answered in is_answered.items() if answered}
 
 
-_READERS = {"lossless": parse_lossless, "published": parse_published}
+_PARSERS = {"lossless": parse_lossless, "published": parse_published}
 
 
 class PromptFormatAdapter:
-    """Renders and reads the format of M-MRE (arXiv 2504.17353), for any vision-language model.
+    """Renders and parses the format of M-MRE (arXiv 2504.17353), for any vision-language model.
 
-    The main image is shown wherever there is one, the segments only where `match` is asked. A pair that the
-    text names twice stands twice in the target; reading makes a set of the pairs.
+    A prompt contains the main image if the sample has one, and the segments only if `match` is a task. A pair that
+    occurs twice in the text occurs twice in the target; parsing returns the set of pairs.
     """
 
     def __init__(self, options: PfaOptions, labels: Sequence[str]) -> None:
-        """Take the options and the data set's labels.
+        """Store the options, and check the labels of the data set.
 
         Raises:
-            SpecError: The option `labels` misses one of the data set's, or one of these does not fit the format.
+            SpecError: The option `labels` lacks a label of the data set, or a label of the data set does not fit the
+                format.
         """
         self._options = options
         self._tasks = options.tasks
         self._labels = tuple(labels) if options.labels is None else options.labels
-        self._known = frozenset(self._labels)
-        others = (mode for mode in _READERS if mode != options.parse)
-        self.parse_modes: Sequence[str] = (options.parse, *others)
+        self._label_set = frozenset(self._labels)
+        self.parse_modes: Sequence[str] = (options.parse, *(mode for mode in _PARSERS if mode != options.parse))
         for label in labels:
-            if not re.fullmatch(LABEL_FORM, label):
+            if not re.fullmatch(LABEL_PATTERN, label):
                 raise SpecError(
-                    f"the label {label!r} cannot be read back from an answer; a label is words with one "
-                    "space between them, without colon and semicolon",
+                    f"the label {label!r} cannot be read back from an answer; a label is one or more words, separated "
+                    "by one space, without colon and semicolon",
                     path=("adapter", "labels"),
                 )
-            if label not in self._known:
+            if label not in self._label_set:
                 raise SpecError(
-                    f"the data set's label {label!r} is missing{nearest(label, self._labels)}; name all of "
-                    f"[{', '.join(labels)}], or leave `labels` out",
+                    f"the data set's label {label!r} is missing{suggestion(label, self._labels)}; list all of "
+                    f"[{', '.join(labels)}], or omit `labels`",
                     path=("adapter", "labels"),
                 )
 
     @classmethod
     def tasks_of(cls, references: Iterable[Sample | str]) -> Sequence[str]:
-        """List the tasks that samples' own fields, or written targets, answer; see `pfa_tasks`."""
+        """List the tasks that the fields of samples, or targets, answer; see the function `tasks_of`."""
         return tasks_of(references)
 
     def render_prompt(self, sample: Sample) -> Rendered:
-        """Render what the model is shown.
+        """Render the prompt: images and text.
 
         Raises:
-            DataError: The sample lacks an image, a text or segments that a task asks about.
+            DataError: The sample lacks an image, text or segments that a task requires.
         """
         self._check_input(sample)
         parts: list[ImagePart | TextPart] = []
@@ -106,74 +113,76 @@ class PromptFormatAdapter:
         return Rendered(sample.id, tuple(parts))
 
     def render_training(self, sample: Sample) -> Rendered:
-        """Render what the model is shown and the answer to learn, white space in entities made one space.
+        """Render the prompt and the target; white space in entities is collapsed.
 
         Raises:
-            DataError: The sample lacks what a task asks about, or its summary; or the target cannot be read back.
+            DataError: The sample lacks an input or the summary that a task requires, or the target cannot be parsed
+                back to the reference.
         """
         prompt = self.render_prompt(sample)
-        right = self.reference(sample)
-        if "summary" in self._tasks and not right.summary:
+        reference = self.reference(sample)
+        if "summary" in self._tasks and not reference.summary:
             raise DataError(
-                f"sample {sample.id!r} has no summary to learn from; leave `summary` out of adapter.tasks, "
+                f"sample {sample.id!r} has no summary to train on; remove `summary` from adapter.tasks, "
                 "or annotate the data set with summaries"
             )
-        pairs = [(entity.label, collapse(entity.text)) for entity in sample.entities]
-        target = target_text(self._tasks, right.summary or "", [pair for pair in pairs if pair[1]], right.mapping or {})
-        self._check_way_back(sample, target, right)
+        pairs = [(entity.label, collapse_whitespace(entity.text)) for entity in sample.entities]
+        pairs = [pair for pair in pairs if pair[1]]
+        target = target_text(self._tasks, reference.summary or "", pairs, reference.mapping or {})
+        self._check_round_trip(sample, target, reference)
         return Rendered(sample.id, prompt.content, target)
 
     def parse(self, output: str, mode: str) -> Prediction:
-        """Read an answer in one of `parse_modes`; never raises, whatever the text."""
-        return _READERS[mode](output, self._tasks, self._known)
+        """Parse an answer in one of `parse_modes`; never raises, whatever the text."""
+        return _PARSERS[mode](output, self._tasks, self._label_set)
 
     def reference(self, sample: Sample) -> Answer:
-        """The right answer from the sample's own fields, white space treated as in an answer that is read.
+        """Build the reference answer from the sample's fields, with white space normalized as by `parse`.
 
-        A part is None where it was not asked for; so is the summary that nobody wrote.
+        A part is None if its task is not in `tasks`; the summary also if the sample has none.
         """
-        pairs = ((entity.label, collapse(entity.text)) for entity in sample.entities)
-        mapping = {segment.letter: collapse(segment.entity) for segment in sample.segments}
-        written = "summary" in self._tasks and sample.summary is not None
+        pairs = ((entity.label, collapse_whitespace(entity.text)) for entity in sample.entities)
+        mapping = {segment.letter: collapse_whitespace(segment.entity) for segment in sample.segments}
         return Answer(
-            summary=sample.summary.strip() if written and sample.summary is not None else None,
+            summary=sample.summary.strip() if "summary" in self._tasks and sample.summary is not None else None,
             pairs=frozenset(pair for pair in pairs if pair[1]) if "ner" in self._tasks else None,
             mapping=mapping if "match" in self._tasks else None,
         )
 
     def _segment_images(self, sample: Sample) -> Iterator[tuple[str, Path]]:
         if "match" in self._tasks:
-            yield from ((each.letter, each.image) for each in sample.segments if each.image is not None)
+            yield from ((segment.letter, segment.image) for segment in sample.segments if segment.image is not None)
 
     def _check_input(self, sample: Sample) -> None:
-        """Refuse a sample that cannot be asked about."""
-        lacking = None
+        """Raise if a sample lacks an input that a task requires."""
+        missing = None
         if sample.image is None and self._tasks != ("ner",):
-            lacking = "main image", "only `ner` can be asked about text alone"
+            missing = "main image", "only `ner` works on text alone"
         elif not sample.text.strip() and self._tasks != ("summary",):
-            lacking = "text", "only `summary` can be asked about an image alone"
+            missing = "text", "only `summary` works on an image alone"
         elif "match" in self._tasks and any(segment.image is None for segment in sample.segments):
-            lacking = "image of a segment", "leave `match` out of adapter.tasks, or cut the segments out"
-        if lacking is not None:
+            missing = "image of a segment", "remove `match` from adapter.tasks, or crop the segments"
+        if missing is not None:
             raise DataError(
-                f"sample {sample.id!r} has no {lacking[0]}, which adapter.tasks [{', '.join(self._tasks)}] "
-                f"needs; {lacking[1]}"
+                f"sample {sample.id!r} has no {missing[0]}, which adapter.tasks [{', '.join(self._tasks)}] "
+                f"requires; {missing[1]}"
             )
 
-    def _check_way_back(self, sample: Sample, target: str, right: Answer) -> None:
-        """Refuse a target that `lossless` reads otherwise: what is learnt from it would count as wrong.
+    def _check_round_trip(self, sample: Sample, target: str, reference: Answer) -> None:
+        """Raise if `lossless` does not parse the target back to the reference: a learned answer would count as wrong.
 
-        The published rule loses an entity with any colon, and the paper trained on those; with it, none is refused.
+        The published rule loses every entity that contains a colon, and the paper trained on those. With it, no target
+        is rejected.
         """
         if self._options.parse != "lossless":
             return
-        read = self.parse(target, "lossless").answer
-        if read == right:
+        parsed = self.parse(target, "lossless").answer
+        if parsed == reference:
             return
-        entities = sorted(entity for _, entity in (right.pairs or frozenset()) - (read.pairs or frozenset()))
-        found = f"its entities {entities}" if entities else f"its summary {right.summary!r}"
+        entities = sorted(entity for _, entity in (reference.pairs or frozenset()) - (parsed.pairs or frozenset()))
+        lost = f"its entities {entities}" if entities else f"its summary {reference.summary!r}"
         raise DataError(
-            f"sample {sample.id!r}: {found} cannot be read back from an answer. An entity cannot hold "
-            f"`:<label>;` or {MATCH_MARK!r}, nor a summary {FINE_MARK!r}; change or leave out the sample, or "
-            "train on it as it is with adapter.parse: published"
+            f"sample {sample.id!r}: {lost} cannot be read back from an answer. An entity cannot contain "
+            f"`:<label>;` or {MATCH_MARK!r}, and a summary cannot contain {EXTRACTION_MARK!r}; change or remove the "
+            "sample, or train on it as it is with adapter.parse: published"
         )

@@ -10,52 +10,52 @@ from pydantic import Field, StringConstraints, field_validator
 from runner.stages import Options
 
 Task = Literal["summary", "ner", "match"]
-"""What can be asked: a summary of the image, the entities of the text, which segment shows which entity."""
+"""The tasks: a summary of the image, the entities of the text, and the entity that each segment shows."""
 
 TASKS: tuple[Task, ...] = get_args(Task)
-"""All tasks, in the order in which a prompt asks for them."""
+"""All tasks, in the order of the prompt."""
 
-LABEL_FORM = r"^[^\s:;]+(?: [^\s:;]+)*$"
-"""An entity label: words with one space between them, no colon and no semicolon, which delimit it in an answer."""
+LABEL_PATTERN = r"^[^\s:;]+(?: [^\s:;]+)*$"
+"""An entity label: words separated by one space. Colons and semicolons delimit labels in an answer."""
 
-Label = Annotated[str, StringConstraints(pattern=LABEL_FORM)]
+Label = Annotated[str, StringConstraints(pattern=LABEL_PATTERN)]
 
 
 class PfaOptions(Options):
-    """How a sample is put to the model, and how its answer is read."""
+    """The format of prompts and targets, and how answers are parsed."""
 
     tasks: tuple[Task, ...] = Field(default=TASKS, min_length=1)
-    """What is asked, any subset of summary, ner and match, in this order. Default: all, as published."""
+    """The tasks of a prompt: any of summary, ner and match, in this order. Default: all, as published."""
 
     labels: tuple[Label, ...] | None = Field(default=None, min_length=1)
-    """The entity labels named in the prompt, in their order. Default: those of the data set."""
+    """The entity labels in the prompt, in this order. Default: the labels of the data set."""
 
     parse: Literal["lossless", "published"] = "lossless"
-    """How an answer is read: `published` cuts at every colon, as the paper says; `lossless` only where a
-    known label stands, so that an entity may hold a colon. The other one is reported beside it."""
+    """How answers are parsed. `published` splits at every colon, as the paper describes. `lossless` splits only at a
+    known label, so that an entity may contain a colon. The metrics of the other mode are reported as well."""
 
     images: Literal["first", "lettered"] = "first"
-    """`first`: main image, then segments, then the text, as published. `lettered`: the same with its letter
-    before each segment, for models too small to count images."""
+    """Order of a prompt. `first`: main image, then segments, then the text, as published. `lettered`: the same, with
+    its letter before each segment, for models too small to count images."""
 
     @field_validator("tasks")
     @classmethod
     def _in_order(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
         ordered = tuple(task for task in TASKS if task in tasks)
         if tasks != ordered:
-            raise ValueError(f"tasks stand once each, in the order of the answer: [{', '.join(ordered)}]")
+            raise ValueError(f"list each task once, in the order of the answer: [{', '.join(ordered)}]")
         return tasks
 
     @field_validator("labels")
     @classmethod
     def _distinct(cls, labels: tuple[Label, ...] | None) -> tuple[Label, ...] | None:
         if labels is not None and len(set(labels)) < len(labels):
-            raise ValueError("a label stands twice; name each once")
+            raise ValueError("a label occurs twice; list each label once")
         return labels
 
 
 SUMMARY_MARK = "Task 1 Answer:"
-FINE_MARK = "Task 2 Answer:"
+EXTRACTION_MARK = "Task 2 Answer:"
 NER_MARK = "NER:"
 MATCH_MARK = "image entities pair"
 
@@ -80,20 +80,20 @@ _MATCH_FORMAT = "Please output image number with entities pairs. e.g. {'a': 'ent
 
 
 def prompt_text(tasks: Sequence[Task], labels: Sequence[str], text: str) -> str:
-    """Word the prompt.
+    """Build the text of the prompt.
 
     Args:
-        tasks: What is asked; at least one.
+        tasks: The tasks; at least one.
         labels: The entity labels; at least one.
-        text: The tweet, taken over as it is.
+        text: The tweet, inserted unchanged.
     """
     if tasks == ("summary",):
         return _ONE + _SUMMARY
-    fine = f"Task 2: Text: {text}\n{_fine_question(tasks, labels)}"
-    return f"{_BOTH}{_SUMMARY}\n{fine}" if "summary" in tasks else _ONE + fine
+    extraction = f"Task 2: Text: {text}\n{_extraction_question(tasks, labels)}"
+    return f"{_BOTH}{_SUMMARY}\n{extraction}" if "summary" in tasks else _ONE + extraction
 
 
-def _fine_question(tasks: Sequence[Task], labels: Sequence[str]) -> str:
+def _extraction_question(tasks: Sequence[Task], labels: Sequence[str]) -> str:
     if "match" not in tasks:
         return f"{_NER} {label_sentence(labels)}\n{_NER_FORMAT}"
     if "ner" not in tasks:
@@ -102,7 +102,7 @@ def _fine_question(tasks: Sequence[Task], labels: Sequence[str]) -> str:
 
 
 def label_sentence(labels: Sequence[str]) -> str:
-    """Name the labels: `There are 4 types of labels: person, location, organization and other.`."""
+    """List the labels: `There are 4 types of labels: person, location, organization and other.`."""
     if len(labels) == 1:
         return f"There is 1 type of label: {labels[0]}."
     return f"There are {len(labels)} types of labels: {', '.join(labels[:-1])} and {labels[-1]}."
@@ -111,19 +111,19 @@ def label_sentence(labels: Sequence[str]) -> str:
 def target_text(
     tasks: Sequence[Task], summary: str, pairs: Iterable[tuple[str, str]], mapping: Mapping[str, str]
 ) -> str:
-    """Word the answer; what belongs to a task that is not asked for is left out.
+    """Build the target, with the parts of the given tasks only.
 
     Args:
-        tasks: What is asked; at least one.
-        summary: What the main image shows.
-        pairs: (label, entity) in the order of the text, each as often as it stands there.
+        tasks: The tasks; at least one.
+        summary: The summary of the main image.
+        pairs: (label, entity) in the order of the text, repeated as often as they occur there.
         mapping: Segment letter to entity.
     """
     lines = []
     if "summary" in tasks:
         lines.append(f"{SUMMARY_MARK} {summary}")
     if "ner" in tasks or "match" in tasks:
-        lines.append(FINE_MARK)
+        lines.append(EXTRACTION_MARK)
     if "ner" in tasks:
         lines += [NER_MARK, "".join(f":{label};{entity}" for label, entity in pairs)]
     if "match" in tasks:

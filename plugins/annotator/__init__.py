@@ -1,1 +1,1 @@
-"""Who writes the summaries of a data set: a server, or nobody."""
+"""Annotators: plugins that write the summaries of a data set."""

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from runner.records import Sample
-from runner.stages import Annotation, Estimate, Options, Reporter, Tokens
+from runner.stages import Annotation, AnnotationEstimate, Options, Reporter, TokenUsage
 
 
 class ConstantOptions(Options):
-    """The same summary for every image; nobody is asked."""
+    """The same summary for every image, without a server."""
 
     former_types: ClassVar[Sequence[str]] = ("fixed",)
 
     summary: str = "This picture stands in a smoke run, and nobody has looked at what it shows."
-    """The summary's text."""
+    """Text of the summary. Default: a text that says it is from a smoke run."""
 
 
 class ConstantAnnotator:
@@ -26,22 +26,22 @@ class ConstantAnnotator:
         self._options = options
 
     def request(self, sample: Sample) -> Mapping[str, Any]:
-        """The summary; see `Annotator.request`."""
+        """Return the summary; see `Annotator.request`."""
         return {"summary": self._options.summary}
 
-    def estimate(self, number: int, taken: Tokens, answers: int) -> Estimate:
-        """Nothing; see `Annotator.estimate`."""
-        return Estimate(Tokens(), None, None)
+    def estimate(self, num_samples: int, used: TokenUsage, num_answers: int) -> AnnotationEstimate:
+        """Return an estimate of zero; see `Annotator.estimate`."""
+        return AnnotationEstimate(TokenUsage(), None, None)
 
-    def annotate(self, samples: Iterator[Sample], taken: Tokens, reporter: Reporter) -> Iterator[Annotation]:
+    def annotate(self, samples: Iterator[Sample], used: TokenUsage, reporter: Reporter) -> Iterator[Annotation]:
         """Yield the summary for each sample; see `Annotator.annotate`."""
         for sample in samples:
-            yield Annotation(sample.id, self._options.summary, "", None, Tokens(), {}, {})
+            yield Annotation(sample.id, self._options.summary, "", None, TokenUsage(), {}, {})
 
     def summary(self, annotation: Annotation) -> str | None:
-        """The summary."""
+        """Return the summary."""
         return annotation.answer
 
     def flags(self, annotation: Annotation) -> Sequence[str]:
-        """None: it is what was wanted."""
+        """Return no flags."""
         return ()

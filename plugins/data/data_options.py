@@ -8,42 +8,41 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from runner.spec.dataset_spec import NearImages, Ratios
+from runner.spec.dataset_spec import NearDuplicateBits, Ratios
 from runner.stages import FilePath, Options, OutsideFingerprint
 
 
 class MmreOptions(Options):
-    """A data-set folder, as `runner build` makes it."""
+    """A data-set folder, as `runner build` creates it."""
 
     path: Annotated[FilePath, OutsideFingerprint()]
-    """The folder."""
+    """Path of the data-set folder."""
     split: Literal["as_built"] | Ratios = "as_built"
-    """The data set's own splits, or a division by ratios."""
+    """`as_built`: the splits of the data set. Ratios: all samples are split again."""
     leaks: Literal["refuse", "warn"] = "refuse"
-    """What to do where splits share an id, a text or an image."""
-    near_images: NearImages = None
-    """Images that look alike count as the same: the most bits, of 64, in which their perceptual hashes differ; none:
-    only exact copies do. All images are then looked at whenever the data are read."""
+    """What to do if splits share an id, a text or an image: stop with an error, or warn."""
+    near_images: NearDuplicateBits = None
+    """Treat similar images as the same image: the largest number of bits, of 64, in which their perceptual hashes may
+    differ. Default: only exact copies are the same. If set, every image is read whenever the data set is loaded."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """At most so many samples of each split, the first ones; none: all."""
+    """Use only the first samples of each split, at most this many. Default: all."""
 
     def smoke(self) -> Mapping[str, Any]:
-        """A handful of the real samples; generated ones where the folder is not there."""
+        """Use a few samples of the folder, or generated ones if the folder does not exist."""
         if (self.path / "dataset.json").is_file():
             return {"limit": 8}
         return {"type": "synthetic", "train": 12, "test": 4}
 
 
-Shown = Annotated[int, Field(ge=1, le=3)]
-"""How many things a picture can show."""
+NumShown = Annotated[int, Field(ge=1, le=3)]
+"""Number of entities in an image."""
 
 
 class SyntheticOptions(Options):
-    """Generated M-MRE data: tweets about named things whose emblems stand in the picture.
+    """Generated M-MRE data: tweets about named entities, each shown in the image as a coloured symbol.
 
-    Which segment shows which entity can only be seen in the segments. The names come from a closed list, so that
-    with `unseen_name_ratio` at 0 a model can find the entities by heart; what it finds of names new to it is then
-    untested.
+    Only the segments tell which segment shows which entity. The names come from a closed list. With `unseen_name_ratio`
+    at 0, a model can therefore memorize the entities, and its performance on unseen names is not tested.
     """
 
     former_names: ClassVar[Mapping[str, str]] = {
@@ -54,35 +53,35 @@ class SyntheticOptions(Options):
     }
 
     path: Annotated[FilePath, OutsideFingerprint()] = Path("data/synthetic")
-    """Folder for generated data sets; each set of options has one of its own below it."""
+    """Folder for generated data sets; each combination of options gets its own subfolder."""
     train: Annotated[int, Field(ge=1)] = 3000
-    """Training samples."""
+    """Number of training samples."""
     test: Annotated[int, Field(ge=1)] = 600
-    """Test samples; no text of theirs stands in the training split."""
+    """Number of test samples. None of their texts occurs in the training split."""
     seed: int = 0
-    """Another seed gives other names, emblems, texts and pictures."""
+    """Seed of the names, symbols, texts and images."""
     unseen_name_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the names in the test split that never stand in the training split."""
+    """Share of the names in the test split that do not occur in the training split."""
     entities_per_label: Annotated[int, Field(ge=1, le=4)] = 4
-    """Things of each label that training tells of; fewer are learnt sooner."""
-    entities_per_image: tuple[Shown, Shown] = (2, 3)
-    """Least and most things that a picture shows. Where it is one, the text names two more: which of the three it is
-    can be told from the picture alone, and there is no order to know."""
+    """Number of entities of each label in the training split; fewer are learned faster."""
+    entities_per_image: tuple[NumShown, NumShown] = (2, 3)
+    """Minimum and maximum number of entities in an image. If the image shows one, the text names two more: only the
+    image tells which of the three it shows, and the order of segments carries no information."""
     relatedness: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """How much the summaries tell about the match: of this share of the things they name the emblem, by which a
-    segment is known to show a thing. Of the others they say where in the picture they stand, which tells nothing about
-    that. Pictures, texts, entities and segments are the same at every value."""
+    """Share of the entities whose symbol the summaries describe, such as `a red circle`, which helps to match segments.
+    For the other entities, summaries state only the position in the image, which does not help. Images, texts, entities
+    and segments are the same for every value."""
     segmented_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the training samples that have segments: the fewer, the less `match` is taught by itself. The
-    others show things just so, and nobody has cut them out; their right answer to `match` is empty."""
+    """Share of the training samples that have segments; a lower value gives less training data for `match`. The other
+    samples have the same images without segments, so their correct answer to `match` is empty."""
 
     @field_validator("entities_per_image")
     @classmethod
-    def _least_first(cls, shown: tuple[int, int]) -> tuple[int, int]:
-        if shown[0] > shown[1]:
-            raise ValueError(f"the least comes first: [{shown[1]}, {shown[0]}]")
-        return shown
+    def _is_range(cls, limits: tuple[int, int]) -> tuple[int, int]:
+        if limits[0] > limits[1]:
+            raise ValueError(f"the minimum comes first: [{limits[1]}, {limits[0]}]")
+        return limits
 
     def smoke(self) -> Mapping[str, Any]:
-        """A handful of samples."""
+        """Generate only a few samples."""
         return {"train": 12, "test": 4}

@@ -1,4 +1,4 @@
-"""M-MRE data from a data-set folder, split as it was built or anew."""
+"""The data plugin `mmre`: an M-MRE data-set folder, with its own splits or new ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from plugins.data.data_options import MmreOptions
 from runner.dataset.folder import DatasetFolder
-from runner.dataset.split import divide_by, find_leaks, leak_message
+from runner.dataset.split import find_leaks, leak_message, split_by_ratios
 from runner.errors import DataError
 from runner.records import Sample
 from runner.spec.dataset_spec import Ratios
@@ -14,43 +14,43 @@ from runner.stages import DatasetInfo, Reporter
 
 
 class MmreData:
-    """Reads, divides and checks a data-set folder."""
+    """Loads, splits and checks a data-set folder."""
 
     def __init__(self, options: MmreOptions) -> None:
-        """Take the options; nothing is read yet."""
+        """Store the options; `prepare` reads the folder."""
         self._options = options
         self._folder = DatasetFolder(options.path)
         self._splits: dict[str, list[Sample]] = {}
 
     def prepare(self, reporter: Reporter) -> DatasetInfo:
-        """Read all splits, check them, and describe them by their content.
+        """Load all splits, check them, and return their description and fingerprint.
 
         Raises:
-            DataError: The folder is missing or broken, has no `train` or `test`, or its splits leak.
+            DataError: The folder is missing or damaged, has no `train` or `test`, or its splits leak.
         """
-        built = self._folder.splits()
-        splits = self._divided(built)
+        built = self._folder.load_splits()
+        splits = self._split(built)
         self._check_leaks(splits, reporter)
         self._splits = {split: samples[: self._options.limit] for split, samples in splits.items()}
-        whole = self._folder.info(built).fingerprint
+        actual = self._folder.info(built).fingerprint
         recorded = self._folder.description.get("fingerprint")
-        if recorded != whole:
+        if recorded != actual:
             reporter.warn(
-                f"{self._folder.path}: the content is not what its dataset.json was written for (fingerprint "
-                f"{whole[:8]}, there {str(recorded)[:8]}); the run is pinned to the content"
+                f"{self._folder.path}: the content does not match dataset.json (its fingerprint is {actual[:8]}, and "
+                f"dataset.json has {str(recorded)[:8]}); the run uses the fingerprint of the content"
             )
         return self._folder.info(self._splits)
 
-    def _divided(self, built: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
-        chosen = self._options.split
-        if isinstance(chosen, Ratios):
+    def _split(self, built: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
+        split = self._options.split
+        if isinstance(split, Ratios):
             samples = [sample for members in built.values() for sample in members]
-            return divide_by(chosen, samples, self._options.near_images)
+            return split_by_ratios(split, samples, self._options.near_images)
         missing = {"train", "test"} - set(built)
         if missing:
             raise DataError(
                 f"{self._folder.path}: has no split {', '.join(sorted(missing))}, only {', '.join(built)}; "
-                "divide it anew: data.split: {ratios: {train: 0.7, test: 0.3}}"
+                "split it again: data.split: {ratios: {train: 0.7, test: 0.3}}"
             )
         return built
 
@@ -63,12 +63,12 @@ class MmreData:
             reporter.warn(message)
             return
         raise DataError(
-            f"{message}. Divide it anew (data.split: {{ratios: {{train: 0.7, test: 0.3}}}}), "
-            "or accept them with data.leaks: warn"
+            f"{message}. Split it again (data.split: {{ratios: {{train: 0.7, test: 0.3}}}}), "
+            "or accept the leaks with data.leaks: warn"
         )
 
     def load(self, split: str) -> Sequence[Sample]:
-        """The samples of a split; `prepare` comes first.
+        """Return the samples of a split; call `prepare` first.
 
         Raises:
             DataError: There is no such split.

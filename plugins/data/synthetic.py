@@ -1,160 +1,183 @@
-"""Generated M-MRE data in which the answer can be learnt, written as a data-set folder."""
+"""The data plugin `synthetic`: generated M-MRE data that a model can learn, stored as a data-set folder."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from plugins.data.data_options import SyntheticOptions
 from plugins.data.synthetic_scenes import LABELS, ColoredShape, EntitySampler, NamedEntity, SceneImage
 from runner.dataset.folder import DatasetFolder
-from runner.dataset.publish import UnfinishedDataset, exclusive_build, publishing
+from runner.dataset.publish import DatasetWriter, exclusive_build, publish_atomically
 from runner.errors import DataError
-from runner.fingerprint import fingerprint, identity
+from runner.fingerprint import fingerprint, fingerprinted_options
 from runner.records import Entity, Sample, Segment, segment_letters
 from runner.stages import DatasetInfo, Reporter
 
 VERSION = 3
-"""Counted up whenever the same options would give other samples."""
-MAX_TRIES = 1000
-"""So many texts in a row that were there already: the combinations are used up."""
-NAMED = 3
-"""Most things that a text names; where the picture shows one alone, it names as many."""
-EXTRA_SHARE = 0.5
-"""Share of the texts of two segments that name one thing more, which the picture does not show."""
+"""Increased whenever the same options would generate other samples."""
+MAX_ATTEMPTS = 1000
+"""Number of consecutive duplicate texts after which the combinations count as exhausted."""
+MAX_MENTIONS = 3
+"""Maximum number of entities in a text; a text whose image shows one entity always names this many."""
+EXTRA_MENTION_PROBABILITY = 0.5
+"""Probability that a text with two shown entities names one more, which the image does not show."""
 
 
 class SyntheticData:
-    """Makes the data set when it is first asked for, and reads it from its folder afterwards."""
+    """Generates the data set on first use, and then reads it from its folder."""
 
     def __init__(self, options: SyntheticOptions) -> None:
-        """Take the options; nothing is made yet."""
+        """Store the options; `prepare` generates the data set."""
         self._options = options
-        key = fingerprint({"version": VERSION, **identity(options)})
+        key = fingerprint({"version": VERSION, **fingerprinted_options(options)})
         self._folder = DatasetFolder(options.path / key[:12])
         self._splits: dict[str, list[Sample]] = {}
 
+    def pending_generation(self) -> str | None:
+        """Say how many samples `prepare` has to generate and where; None if the folder exists."""
+        path, num_samples = self._folder.path, self._options.train + self._options.test
+        if path.exists():
+            return None
+        folder = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        return f"generating {num_samples:,} samples in {folder}"
+
     def prepare(self, reporter: Reporter) -> DatasetInfo:
-        """Make the data set if it is not there whole, and describe it.
+        """Generate the data set if it is missing or damaged, and return its description.
 
         Raises:
-            DataError: More samples are asked for than there are different texts.
+            DataError: The options request more samples than there are distinct texts.
         """
         with exclusive_build(self._folder.path):
             try:
-                return self._checked()
+                return self._load_checked()
             except DataError as error:
                 if self._folder.path.exists():
-                    reporter.warn(f"{error}; it is made again")
-                self._make(reporter)
+                    reporter.warn(f"{error}; it is generated again")
+                self._generate(reporter)
                 self._folder = DatasetFolder(self._folder.path)
-                return self._checked()
+                return self._load_checked()
 
-    def _checked(self) -> DatasetInfo:
-        self._splits = self._folder.splits()
+    def _load_checked(self) -> DatasetInfo:
+        self._splits = self._folder.load_splits()
         info = self._folder.info(self._splits)
         if info.fingerprint != self._folder.description.get("fingerprint"):
-            raise DataError(f"{self._folder.path}: was changed since it was generated")
+            raise DataError(f"{self._folder.path}: the data set has changed since it was generated")
         return info
 
     def load(self, split: str) -> Sequence[Sample]:
-        """The samples of a split, `train` or `test`; `prepare` comes first."""
+        """Return the samples of a split, `train` or `test`; call `prepare` first."""
         return self._splits[split]
 
-    def _make(self, reporter: Reporter) -> None:
+    def _generate(self, reporter: Reporter) -> None:
         sizes = {"train": self._options.train, "test": self._options.test}
         total = sum(sizes.values())
-        with publishing(self._folder.path) as unfinished:
-            made = _samples(self._options, unfinished)
+        with publish_atomically(self._folder.path) as unfinished:
             splits: dict[str, list[Sample]] = {split: [] for split in sizes}
-            for done, (split, sample) in enumerate(made, start=1):
+            for done, (split, sample) in enumerate(_generate_samples(self._options, unfinished), start=1):
                 splits[split].append(sample)
                 reporter.progress(done, total)
-            provenance = {"generator": "synthetic", "version": VERSION, "options": identity(self._options)}
-            unfinished.describe("synthetic M-MRE", LABELS, splits, provenance)
+            provenance = {"generator": "synthetic", "version": VERSION, "options": fingerprinted_options(self._options)}
+            unfinished.write_dataset("synthetic M-MRE", LABELS, splits, provenance)
 
 
 @dataclass(frozen=True)
-class _Maker:
-    """Draws samples, each with a text that no other has.
+class _SampleGenerator:
+    """Draws samples with distinct texts.
 
     Attributes:
-        world: The things there are.
-        told: Those whose emblem a summary names.
-        num_shown: Least and most segments of a sample.
-        rng: For all of a sample but whether its segments are given.
-        unfinished: Where pictures go.
-        texts: Of the samples so far.
+        entity_sampler: Draws the entities of a sample.
+        described_entities: The entities whose symbol a summary describes.
+        num_shown: Minimum and maximum number of entities in an image.
+        rng: Random numbers for everything except the choice of samples without segments.
+        unfinished: The data set to which images are written.
+        texts: Normalized texts of the samples so far.
     """
 
-    world: EntitySampler
-    told: frozenset[NamedEntity]
+    entity_sampler: EntitySampler
+    described_entities: frozenset[NamedEntity]
     num_shown: tuple[int, int]
     rng: random.Random
-    unfinished: UnfinishedDataset
+    unfinished: DatasetWriter
     texts: set[str] = field(default_factory=set)
 
-    def sample(self, name: str, new_share: float, *, matched: bool = True) -> Sample:
-        """Draw a sample whose text is not there yet, with its segments or without.
+    def sample(self, name: str, unseen_ratio: float, *, has_segments: bool = True) -> Sample:
+        """Draw a sample with a new text.
+
+        Args:
+            name: Id of the sample.
+            unseen_ratio: Probability that an entity is not one of the training split.
+            has_segments: Whether the sample gets the segments of its image.
 
         Raises:
-            DataError: There is none.
+            DataError: There is no new text.
         """
         rng = self.rng
-        for _ in range(MAX_TRIES):
-            shown = self.world.draw(rng, rng.randint(*self.num_shown), new_share)
-            extra = self.world.draw(rng, self._num_more(len(shown)), new_share, but=shown)
-            named = rng.sample([*shown, *extra], len(shown) + len(extra))
-            text = self.world.tweet(rng, named)
+        for _ in range(MAX_ATTEMPTS):
+            shown = self.entity_sampler.draw(rng, rng.randint(*self.num_shown), unseen_ratio)
+            extra = self.entity_sampler.draw(rng, self._num_extra(len(shown)), unseen_ratio, exclude=shown)
+            mentioned = rng.sample([*shown, *extra], len(shown) + len(extra))
+            text = self.entity_sampler.tweet(rng, mentioned)
             key = " ".join(text.casefold().split())
             if key not in self.texts:
                 self.texts.add(key)
-                return self._shown(name, text, named, shown, matched=matched)
-        raise DataError("the synthetic data has no more different texts; ask for fewer samples")
+                return self._build(name, text, mentioned, shown, has_segments=has_segments)
+        raise DataError("the synthetic data cannot generate more distinct texts; request fewer samples")
 
-    def _num_more(self, num_shown: int) -> int:
+    def _num_extra(self, num_shown: int) -> int:
         if num_shown == 1:
-            return NAMED - 1
-        return int(num_shown < NAMED and self.rng.random() < EXTRA_SHARE)
+            return MAX_MENTIONS - 1
+        return int(num_shown < MAX_MENTIONS and self.rng.random() < EXTRA_MENTION_PROBABILITY)
 
-    def _shown(
-        self, name: str, text: str, named: Sequence[NamedEntity], shown: Sequence[NamedEntity], *, matched: bool
+    def _build(
+        self,
+        name: str,
+        text: str,
+        mentioned: Sequence[NamedEntity],
+        shown: Sequence[NamedEntity],
+        *,
+        has_segments: bool,
     ) -> Sample:
-        picture = SceneImage(self.rng)
-        picture.place(self.rng, [thing.emblem for thing in shown])
+        scene = SceneImage(self.rng)
+        scene.place(self.rng, [entity.symbol for entity in shown])
         image = self.unfinished.images / f"{name}.png"
-        picture.save(image)
-        # Cells are numbered in reading order, which has nothing to do with the order of the text.
-        by_cell = sorted(zip(picture.cells, shown, strict=True), key=lambda pair: pair[0])
+        scene.save(image)
+        # Cells are numbered in reading order, which is independent of the order in the text.
+        by_cell = sorted(zip(scene.cells, shown, strict=True), key=lambda pair: pair[0])
         segments = []
-        for letter, (cell, thing) in zip(segment_letters(), by_cell if matched else (), strict=False):
+        for letter, (cell, entity) in zip(segment_letters(), by_cell if has_segments else (), strict=False):
             path = self.unfinished.segments / f"{name}-{letter}.png"
-            box = picture.box(cell)
-            picture.crop(box, path)
-            segments.append(Segment(letter, path, thing.name, box))
-        entities = tuple(Entity(thing.label, thing.name) for thing in named)
+            box = scene.box(cell)
+            scene.crop(box, path)
+            segments.append(Segment(letter, path, entity.name, box))
+        entities = tuple(Entity(entity.label, entity.name) for entity in mentioned)
         return Sample(name, text, image, self._summary(by_cell), entities, tuple(segments))
 
     def _summary(self, by_cell: Sequence[tuple[int, NamedEntity]]) -> str:
-        """Describe what a picture shows, in reading order."""
-        seen = [
-            _with_article(thing.emblem) if thing in self.told else f"something at the {SceneImage.place_of(cell)}"
-            for cell, thing in by_cell
+        """Describe the entities in an image, in reading order."""
+        parts = [
+            _with_article(entity.symbol)
+            if entity in self.described_entities
+            else f"something at the {SceneImage.position(cell)}"
+            for cell, entity in by_cell
         ]
-        return f"This image shows {' and '.join(filter(None, (', '.join(seen[:-1]), seen[-1])))}."
+        return f"This image shows {' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))}."
 
 
-def _with_article(emblem: ColoredShape) -> str:
-    return f"{'an' if emblem.colour[0] in 'aeiou' else 'a'} {emblem}"
+def _with_article(symbol: ColoredShape) -> str:
+    return f"{'an' if symbol.colour[0] in 'aeiou' else 'a'} {symbol}"
 
 
-def _samples(options: SyntheticOptions, unfinished: UnfinishedDataset) -> Iterator[tuple[str, Sample]]:
-    world = EntitySampler(options.seed, options.entities_per_label)
+def _generate_samples(options: SyntheticOptions, unfinished: DatasetWriter) -> Iterator[tuple[str, Sample]]:
+    entity_sampler = EntitySampler(options.seed, options.entities_per_label)
+    described = entity_sampler.described_entities(options.relatedness)
     rng = random.Random(f"samples {options.seed}")
-    maker = _Maker(world, world.told(options.relatedness), options.entities_per_image, rng, unfinished)
-    matched = random.Random(f"matched {options.seed}")
+    generator = _SampleGenerator(entity_sampler, described, options.entities_per_image, rng, unfinished)
+    segment_rng = random.Random(f"matched {options.seed}")
     for number in range(1, options.train + 1):
-        yield "train", maker.sample(f"train-{number}", 0.0, matched=matched.random() < options.segmented_ratio)
+        has_segments = segment_rng.random() < options.segmented_ratio
+        yield "train", generator.sample(f"train-{number}", 0.0, has_segments=has_segments)
     for number in range(1, options.test + 1):
-        yield "test", maker.sample(f"test-{number}", options.unseen_name_ratio)
+        yield "test", generator.sample(f"test-{number}", options.unseen_name_ratio)

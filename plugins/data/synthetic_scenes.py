@@ -11,15 +11,15 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 CELL = 16
-"""Pixels of a grid cell's side, which is a segment's: one patch of the tiny model's vision tower after merging."""
+"""Side of a grid cell, and of a segment, in pixels: one merged patch of the tiny model's vision tower."""
 GRID = 3
-"""Cells of the picture's side."""
-WALL = 150
-"""Grey of the background, 0 to 255."""
-GRAIN = 8
-"""Grey levels by which the wall's pixels differ, so that no two pictures are the same."""
-FINE = 8
-"""Emblems are drawn so many times larger and scaled down, for smooth edges."""
+"""Number of rows and columns of the grid."""
+BACKGROUND_GREY = 150
+"""Grey level of the background, 0 to 255."""
+NOISE_LEVELS = 8
+"""Number of grey levels of the background noise, which makes every image different."""
+SUPERSAMPLING = 8
+"""Factor by which symbols are drawn larger before they are scaled down, for smooth edges."""
 
 COLOURS = {
     "red": (214, 40, 40),
@@ -44,70 +44,72 @@ class ColoredShape:
     shape: str
 
     def __str__(self) -> str:
-        """Such as `red circle`."""
+        """Return colour and shape, such as `red circle`."""
         return f"{self.colour} {self.shape}"
 
 
 class SceneImage:
-    """A wall with room for emblems."""
+    """An image with a grid of cells for symbols."""
 
     def __init__(self, rng: random.Random) -> None:
-        """Make an empty wall with a grain of its own."""
+        """Create an image with background noise and no symbols."""
         side = GRID * CELL
-        grain = Image.frombytes("L", (side, side), rng.randbytes(side * side))
-        wall = grain.point([WALL - GRAIN // 2 + value * GRAIN // 256 for value in range(256)])
-        self._image = wall.convert("RGB")
+        noise = Image.frombytes("L", (side, side), rng.randbytes(side * side))
+        background = noise.point(
+            [BACKGROUND_GREY - NOISE_LEVELS // 2 + value * NOISE_LEVELS // 256 for value in range(256)]
+        )
+        self._image = background.convert("RGB")
         self.cells: list[int] = []
 
-    def place(self, rng: random.Random, emblems: Sequence[ColoredShape]) -> None:
-        """Put emblems into different cells at random; `cells` has their numbers, in reading order from 0."""
-        self.cells = rng.sample(range(GRID * GRID), len(emblems))
-        for cell, emblem in zip(self.cells, emblems, strict=True):
-            drawn = _drawn(emblem)
-            self._image.paste(drawn, self.box(cell)[:2], drawn)
+    def place(self, rng: random.Random, symbols: Sequence[ColoredShape]) -> None:
+        """Draw symbols in distinct random cells; `cells` has the cell numbers, counted from 0 in reading order."""
+        self.cells = rng.sample(range(GRID * GRID), len(symbols))
+        for cell, symbol in zip(self.cells, symbols, strict=True):
+            image = _draw(symbol)
+            self._image.paste(image, self.box(cell)[:2], image)
 
     @staticmethod
     def box(cell: int) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom of a cell, in pixels."""
+        """Return left, top, right and bottom of a cell, in pixels."""
         row, column = divmod(cell, GRID)
         return column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL
 
     @staticmethod
-    def place_of(cell: int) -> str:
-        """Where a cell is, in words, such as `top left`."""
+    def position(cell: int) -> str:
+        """Return the position of a cell in words, such as `top left`."""
         row, column = divmod(cell, GRID)
         return f"{ROWS[row]} {COLUMNS[column]}"
 
     def save(self, path: Path) -> None:
-        """Write the picture."""
+        """Write the image to a file."""
         self._image.save(path, compress_level=1)
 
     def crop(self, box: tuple[int, int, int, int], path: Path) -> None:
-        """Write a piece of it."""
+        """Write a part of the image to a file."""
         self._image.crop(box).save(path, compress_level=1)
 
 
 @cache
-def _drawn(emblem: ColoredShape) -> Image.Image:
-    side = CELL * FINE
+def _draw(symbol: ColoredShape) -> Image.Image:
+    side = CELL * SUPERSAMPLING
     large = Image.new("RGBA", (side, side), (0, 0, 0, 0))
     draw = ImageDraw.Draw(large)
     low, middle, high = side // 8, side // 2, side - side // 8
-    if emblem.shape == "circle":
-        draw.ellipse((low, low, high, high), fill=COLOURS[emblem.colour])
-    elif emblem.shape == "square":
-        draw.rectangle((low, low, high, high), fill=COLOURS[emblem.colour])
-    elif emblem.shape == "triangle":
-        draw.polygon([(middle, low), (high, high), (low, high)], fill=COLOURS[emblem.colour])
+    if symbol.shape == "circle":
+        draw.ellipse((low, low, high, high), fill=COLOURS[symbol.colour])
+    elif symbol.shape == "square":
+        draw.rectangle((low, low, high, high), fill=COLOURS[symbol.colour])
+    elif symbol.shape == "triangle":
+        draw.polygon([(middle, low), (high, high), (low, high)], fill=COLOURS[symbol.colour])
     else:
         arm = side // 8
-        draw.rectangle((middle - arm, low, middle + arm, high), fill=COLOURS[emblem.colour])
-        draw.rectangle((low, middle - arm, high, middle + arm), fill=COLOURS[emblem.colour])
+        draw.rectangle((middle - arm, low, middle + arm, high), fill=COLOURS[symbol.colour])
+        draw.rectangle((low, middle - arm, high, middle + arm), fill=COLOURS[symbol.colour])
     return large.resize((CELL, CELL), Image.Resampling.LANCZOS)
 
 
 LABELS = ("person", "location", "organization", "other")
-THINGS_PER_LABEL = 4
+ENTITIES_PER_LABEL = 4
 
 _ONSETS = ("b", "d", "f", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "kr", "st", "tr")
 _VOWELS = ("a", "e", "i", "o", "u", "ai", "ei", "ou")
@@ -133,82 +135,82 @@ _CLOSERS = ("", " #win", " #love", " !", " :)", " #today", " <3", " . . .")
 
 @dataclass(frozen=True)
 class NamedEntity:
-    """A named thing.
+    """A named entity.
 
     Attributes:
-        label: What kind of thing.
-        name: How texts call it.
-        emblem: How pictures show it; no other thing has the same.
+        label: Its entity label.
+        name: Its name in texts.
+        symbol: Its symbol in images; no two entities share one.
     """
 
     label: str
     name: str
-    emblem: ColoredShape
+    symbol: ColoredShape
 
 
 class EntitySampler:
-    """The things there are: those that training tells of, and as many that are kept for new names.
+    """All entities: those of the training split, and as many unseen ones for the test split.
 
-    A label has a shape, and each of its things a colour: of a thing that is new, its shape tells the label.
+    Each label has a shape, and each of its entities a colour, so the shape of an unseen entity reveals its label.
     """
 
-    def __init__(self, seed: int, num_known: int = THINGS_PER_LABEL) -> None:
-        """Invent names and hand out emblems.
+    def __init__(self, seed: int, num_train_entities: int = ENTITIES_PER_LABEL) -> None:
+        """Generate names and assign symbols.
 
         Args:
-            seed: Another one gives other names and emblems.
-            num_known: Things of each label that training tells of, at most `THINGS_PER_LABEL`.
+            seed: Seed of names and symbols.
+            num_train_entities: Entities of each label in the training split, at most `ENTITIES_PER_LABEL`.
         """
         rng = random.Random(f"world {seed}")
         names: set[str] = set()
-        self.known: list[NamedEntity] = []
-        self.new: list[NamedEntity] = []
+        self.train_entities: list[NamedEntity] = []
+        self.unseen_entities: list[NamedEntity] = []
         for label, shape in zip(LABELS, SHAPES, strict=True):
             colours = rng.sample(list(COLOURS), len(COLOURS))
-            things = [NamedEntity(label, _new_name(rng, names), ColoredShape(colour, shape)) for colour in colours]
-            self.known += things[:num_known]
-            self.new += things[THINGS_PER_LABEL:]
+            entities = [NamedEntity(label, _draw_name(rng, names), ColoredShape(colour, shape)) for colour in colours]
+            self.train_entities += entities[:num_train_entities]
+            self.unseen_entities += entities[ENTITIES_PER_LABEL:]
         self._seed = seed
 
     def draw(
-        self, rng: random.Random, number: int, new_share: float, but: Collection[NamedEntity] = ()
+        self, rng: random.Random, number: int, unseen_ratio: float, exclude: Collection[NamedEntity] = ()
     ) -> list[NamedEntity]:
-        """Draw different things, each of them a new one with probability `new_share`."""
+        """Draw distinct entities; each is an unseen one with probability `unseen_ratio`."""
         drawn: list[NamedEntity] = []
         for _ in range(number):
-            pool = self.new if rng.random() < new_share else self.known
-            drawn.append(rng.choice([thing for thing in pool if thing not in drawn and thing not in but]))
+            pool = self.unseen_entities if rng.random() < unseen_ratio else self.train_entities
+            drawn.append(rng.choice([entity for entity in pool if entity not in drawn and entity not in exclude]))
         return drawn
 
-    def told(self, share: float) -> frozenset[NamedEntity]:
-        """Choose the things whose emblem summaries name: the larger share has all of the smaller one.
+    def described_entities(self, share: float) -> frozenset[NamedEntity]:
+        """Choose the entities whose symbols summaries describe; a larger share includes all entities of a smaller one.
 
         Args:
-            share: Of the known things, and of the new ones; of each label alike, as far as their numbers allow.
+            share: Share of the training entities, and of the unseen ones; balanced over labels as far as possible.
         """
         rng = random.Random(f"told {self._seed}")
         chosen: list[NamedEntity] = []
-        for half in (self.known, self.new):
-            by_label = [rng.sample(each, len(each)) for each in _by_label(half)]
-            in_turns = [thing for turn in zip(*by_label, strict=True) for thing in rng.sample(turn, len(turn))]
-            chosen += in_turns[: round(share * len(in_turns))]
+        for entities in (self.train_entities, self.unseen_entities):
+            by_label = [rng.sample(members, len(members)) for members in _by_label(entities)]
+            interleaved = [entity for row in zip(*by_label, strict=True) for entity in rng.sample(row, len(row))]
+            chosen += interleaved[: round(share * len(interleaved))]
         return frozenset(chosen)
 
     @staticmethod
-    def tweet(rng: random.Random, things: Sequence[NamedEntity]) -> str:
-        """Write a text that names things, in their order."""
-        clauses = [rng.choice(_CLAUSES[thing.label]).format(thing.name) for thing in things]
+    def tweet(rng: random.Random, entities: Sequence[NamedEntity]) -> str:
+        """Generate a text that mentions entities in the given order."""
+        clauses = [rng.choice(_CLAUSES[entity.label]).format(entity.name) for entity in entities]
         return f"{rng.choice(_OPENERS)} {' , '.join(clauses)}{rng.choice(_CLOSERS)}"
 
 
-def _by_label(things: Sequence[NamedEntity]) -> list[list[NamedEntity]]:
-    return [[thing for thing in things if thing.label == label] for label in LABELS]
+def _by_label(entities: Sequence[NamedEntity]) -> list[list[NamedEntity]]:
+    return [[entity for entity in entities if entity.label == label] for label in LABELS]
 
 
-def _new_name(rng: random.Random, taken: set[str]) -> str:
-    """Invent a name that nothing has yet."""
+def _draw_name(rng: random.Random, used: set[str]) -> str:
+    """Draw a name that is not used yet, and add it to `used`."""
     while True:
         name = "".join(rng.choice(part) for part in (_ONSETS, _VOWELS, _ONSETS, _VOWELS, _CODAS)).capitalize()
-        if name not in taken:
-            taken.add(name)
+        if name not in used:
+            used.add(name)
             return name

@@ -1,1 +1,1 @@
-"""Ways to get a model's answers."""
+"""Generators: plugins that produce a model's answers to prompts."""

@@ -10,15 +10,15 @@ from runner.stages import GeneratorOptions, Reporter, Weights
 
 
 class ConstantOptions(GeneratorOptions):
-    """The same answer to every prompt; no model is asked."""
+    """The same answer to every prompt, without a model."""
 
     former_types: ClassVar[Sequence[str]] = ("fixed",)
 
     needs_model: ClassVar[bool] = False
-    answers_in_training: ClassVar[bool] = False
+    can_generate_during_training: ClassVar[bool] = False
 
     answer: str = ""
-    """The answer's text."""
+    """Text of the answer. Default: empty."""
 
 
 class ConstantGenerator:
@@ -31,6 +31,6 @@ class ConstantGenerator:
     def generate(
         self, weights: Weights | None, prompts: Sequence[Rendered], done: frozenset[str], reporter: Reporter
     ) -> Iterator[Completion]:
-        """Yield the answer to each prompt that is missing one; see `Generator.generate`."""
+        """Yield the answer for each prompt that has none; see `Generator.generate`."""
         yield from (Completion(prompt.id, self._options.answer) for prompt in prompts if prompt.id not in done)
         reporter.progress(len(prompts), len(prompts))

@@ -15,26 +15,25 @@ from plugins.generator.greedy import GenerationBatch, GenerationOutput, GreedyDe
 from runner.records import Rendered
 from runner.stages import StopRequestedError
 
-GROWTH = 128
-"""Columns that a full cache grows by: growing copies it."""
+CACHE_GROWTH = 128
+"""Number of columns by which a full cache grows; growing copies it."""
 
 
 class KVCacheSlots:
-    """Which columns of each row hold tokens.
+    """A cache of keys and values with one row per answer, each filled from column 0 on.
 
-    A row's tokens stand from column 0 on, whatever the other rows hold, so that a row is given away without moving
-    any other. Positions are told to the model, and a mask hides what a row has not written; the order of columns
-    means nothing to attention.
+    A row can be reused without moving the others. The model gets explicit positions, and a mask hides unwritten
+    columns; the order of columns does not matter to attention.
 
     Attributes:
-        lengths: (rows,) tokens that each row holds.
-        offsets: (rows,) what is added to a row's length for the position of its next token: not 0 for families
+        lengths: (rows,) number of tokens in each row.
+        offsets: (rows,) difference between the position of a row's next token and its length. It is not 0 for families
             that give an image fewer positions than tokens.
-        width: Columns up to the end of the longest row, with the token that is being written.
+        width: Columns up to the end of the longest row, including the token that is being written.
     """
 
     def __init__(self, num_rows: int, num_layers: int, device: torch.device) -> None:
-        """Make empty rows for a decoder of so many layers."""
+        """Create empty rows for a decoder with `num_layers` layers."""
         self.lengths = torch.zeros(num_rows, dtype=torch.long, device=device)
         self.offsets = torch.zeros(num_rows, dtype=torch.long, device=device)
         self.width = 0
@@ -42,14 +41,14 @@ class KVCacheSlots:
         self.cache = Cache(layers=list(self.layers))
 
     @torch.inference_mode()
-    def fill(self, row: int, cache: DynamicCache, place: int, length: int, offset: int) -> None:
-        """Give a row to a prompt.
+    def fill(self, row: int, cache: DynamicCache, index: int, length: int, offset: int) -> None:
+        """Copy a prompt's keys and values into a row.
 
         Args:
-            row: The row; what it held is forgotten.
-            cache: As transformers left it after a batch of prompts, padded on the left.
-            place: The prompt's place in that batch.
-            length: Its tokens, without padding.
+            row: The row; its previous content is discarded.
+            cache: Transformers' cache after a batch of prompts, padded on the left.
+            index: The prompt's index in that batch.
+            length: The prompt's tokens, without padding.
             offset: See `offsets`.
         """
         for layer, computed in zip(self.layers, cache.layers, strict=True):
@@ -57,12 +56,12 @@ class KVCacheSlots:
             keys, values = computed.keys, computed.values
             assert keys is not None
             assert values is not None
-            layer.fill(row, keys[place, :, -length:], values[place, :, -length:])
+            layer.fill(row, keys[index, :, -length:], values[index, :, -length:])
         self.lengths[row], self.offsets[row] = length, offset
 
     @torch.inference_mode()
     def move(self, source: int, target: int) -> None:
-        """Take a row's tokens to another row's place."""
+        """Copy one row to another."""
         length = int(self.lengths[source])
         for layer in self.layers:
             layer.fill(target, layer.keys[source, :, :length], layer.values[source, :, :length])
@@ -74,28 +73,28 @@ class KVCacheSlots:
 
         Args:
             module: The transformers model.
-            tokens: (rows,) as many rows as are in use.
+            tokens: (rows,), one token for each row in use.
 
         Returns:
-            (rows, words) logits of the tokens that follow.
+            (rows, vocabulary) logits of the next tokens.
         """
-        used = len(tokens)
-        lengths = self.lengths[:used]
+        num_rows = len(tokens)
+        lengths = self.lengths[:num_rows]
         self.width = int(lengths.max()) + 1
-        written = torch.arange(self.width, device=tokens.device) <= lengths[:, None]
+        mask = torch.arange(self.width, device=tokens.device) <= lengths[:, None]
         logits: torch.Tensor = module(
             input_ids=tokens[:, None],
-            attention_mask=written.long(),
-            position_ids=(lengths + self.offsets[:used])[:, None],
+            attention_mask=mask.long(),
+            position_ids=(lengths + self.offsets[:num_rows])[:, None],
             past_key_values=self.cache,
             use_cache=True,
         ).logits
-        self.lengths[:used] += 1
+        self.lengths[:num_rows] += 1
         return logits[:, -1]
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # by its base's __init_subclass__
-    """The keys and values of one decoder layer: (rows, heads, columns, size of a head), written in place."""
+    """The keys and values of one decoder layer: (rows, heads, columns, head size), written in place."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -106,14 +105,14 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # by its bas
         self._slots = slots
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Make room for nothing yet; heads, size and precision are those of the first states."""
-        rows = len(self._slots.lengths)
-        self.keys = key_states.new_zeros(rows, key_states.shape[-3], 0, key_states.shape[-1])
-        self.values = value_states.new_zeros(rows, value_states.shape[-3], 0, value_states.shape[-1])
+        """Allocate rows without columns; heads, head size and dtype are those of the first states."""
+        num_rows = len(self._slots.lengths)
+        self.keys = key_states.new_zeros(num_rows, key_states.shape[-3], 0, key_states.shape[-1])
+        self.values = value_states.new_zeros(num_rows, value_states.shape[-3], 0, value_states.shape[-1])
         self.is_initialized = True
 
     def fill(self, row: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Write a row's keys and values, (heads, length, size), from its first column on."""
+        """Write a row's keys and values, (heads, length, head size), from its first column on."""
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
         length = keys.shape[-2]
@@ -123,44 +122,44 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # by its bas
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write one column a row, and return what attention looks at; called by the model."""
-        used, width = len(key_states), self._slots.width
+        """Write one column per row, and return the keys and values for attention; called by the model."""
+        num_rows, width = len(key_states), self._slots.width
         self._reserve(width)
-        rows, columns = torch.arange(used, device=key_states.device), self._slots.lengths[:used]
+        rows, columns = torch.arange(num_rows, device=key_states.device), self._slots.lengths[:num_rows]
         # Within autocast, transformers' own cache keeps both in the precision of the keys.
         self.keys[rows, :, columns] = key_states[:, :, 0].to(self.keys.dtype)
         self.values[rows, :, columns] = value_states[:, :, 0].to(self.values.dtype)
-        return self.keys[:used, :, :width], self.values[:used, :, :width]
+        return self.keys[:num_rows, :, :width], self.values[:num_rows, :, :width]
 
     def _reserve(self, width: int) -> None:
-        missing = width - self.keys.shape[-2]
-        if missing > 0:
-            room = (0, 0, 0, missing + GROWTH)
-            # What no row has written is masked, yet it must be finite: 0 × infinity is not 0.
-            self.keys = torch.nn.functional.pad(self.keys, room)
-            self.values = torch.nn.functional.pad(self.values, room)
+        num_missing = width - self.keys.shape[-2]
+        if num_missing > 0:
+            padding = (0, 0, 0, num_missing + CACHE_GROWTH)
+            # Unwritten columns are masked, but must be finite: 0 × infinity is not 0.
+            self.keys = torch.nn.functional.pad(self.keys, padding)
+            self.values = torch.nn.functional.pad(self.values, padding)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Columns that the mask covers, and where they begin; called by the model."""
+        """Return the number of columns that the mask covers and the first one; called by the model."""
         return self._slots.width, 0
 
     def get_seq_length(self) -> int:
-        """Columns before the token that is being written; called by the model."""
+        """Return the number of columns before the token that is being written; called by the model."""
         return self._slots.width - 1
 
     def get_max_length(self) -> int:
-        """No limit, as transformers writes it."""
+        """Return -1: there is no limit."""
         return -1
 
 
-def supports_slots(cache: object, width: int) -> bool:
-    """Whether the rows of such a cache can be given from one prompt to another.
+def supports_cache_slots(cache: object, width: int) -> bool:
+    """Return whether rows of the model's cache can be reused for other prompts.
 
-    So they can where each layer keeps the keys and values of every token and nothing else. Layers that attend over a
-    window, keep a running state, or hold images apart from the text cannot.
+    Every layer must keep the keys and values of every token and nothing else. Layers with a sliding window, a running
+    state, or separate storage for images do not qualify.
 
     Args:
-        cache: As transformers' `generate` left it.
+        cache: The cache after transformers' `generate`.
         width: Tokens of the batch, with padding.
     """
     return type(cache) is DynamicCache and all(
@@ -168,13 +167,13 @@ def supports_slots(cache: object, width: int) -> bool:
     )
 
 
-FREE_SHARE = 8
-"""Rows are given away once one in so many is free: prompts that are computed together cost less than one by one."""
+REFILL_DIVISOR = 8
+"""Rows are refilled when 1/8 of them is free: computing several prompts at once costs less than one at a time."""
 
 
 @dataclass
-class _Answer:
-    """An answer that is being written."""
+class _ActiveAnswer:
+    """An answer that is being generated."""
 
     prompt: Rendered
     limit: int
@@ -182,95 +181,98 @@ class _Answer:
 
 
 def supports_continuous_batching(decoder: GreedyDecoder, prompts: Sequence[Rendered]) -> bool:
-    """Whether the model can be decoded row by row, found out by doing so.
+    """Test whether the model supports continuous batching, by decoding two tokens.
 
-    Its cache must be one whose rows can be given away, and the second token of two answers must come out as
-    transformers' `generate` has it: a family that wants more than a token and its position would give others.
+    The cache's rows must be reusable, and the logits of the second token must agree with those of transformers'
+    `generate`. They differ for families that need more than a token and its position.
 
     Args:
-        decoder: With the model.
-        prompts: Two to try with, as unlike in length as there are.
+        decoder: The decoder of the model.
+        prompts: Two prompts of very different length.
     """
-    asked = decoder.ask(prompts)
-    told = decoder.generate(asked, 2, min_new_tokens=2, output_logits=True)
-    if not supports_slots(told.past_key_values, asked.width + 1):
+    batch = decoder.encode_batch(prompts)
+    reference = decoder.generate(batch, 2, min_new_tokens=2, output_logits=True)
+    cache = reference.past_key_values
+    if not supports_cache_slots(cache, batch.width + 1):
         return False
-    for layer in told.past_key_values.layers:
+    for layer in cache.layers:
         layer.crop(-1)
-    slots = _slots(decoder, len(prompts), told.past_key_values)
-    _fill(decoder, slots, asked, told.past_key_values, 0)
-    ours = slots.step(decoder.module, told.sequences[:, asked.width])
-    theirs = told.logits[1].float()
-    # In the precision that is computed in, which need not be that of the weights.
-    tolerance = torch.finfo(ours.dtype).eps ** 0.5
-    return bool(((ours - theirs).norm(dim=-1) <= tolerance * theirs.norm(dim=-1)).all())
+    slots = KVCacheSlots(len(prompts), len(cache.layers), decoder.device)
+    _fill_rows(decoder, slots, batch, cache, 0)
+    logits = slots.step(decoder.module, reference.sequences[:, batch.width])
+    expected = reference.logits[1].float()
+    # The tolerance follows the compute precision, which may differ from that of the weights.
+    tolerance = torch.finfo(logits.dtype).eps ** 0.5
+    return bool(((logits - expected).norm(dim=-1) <= tolerance * expected.norm(dim=-1)).all())
 
 
 def generate_continuously(
     decoder: GreedyDecoder, prompts: Sequence[Rendered], num_rows: int, stop_requested: Callable[[], bool]
 ) -> Iterator[GenerationOutput]:
-    """Yield answers as they end.
+    """Yield answers as they are completed.
 
     Args:
-        decoder: With a model that `supports_continuous_batching`.
-        prompts: In the order in which they get a row.
-        num_rows: Answers written at once.
-        stop_requested: Asked before each token.
+        decoder: The decoder of a model that `supports_continuous_batching`.
+        prompts: Prompts in the order in which they get a row.
+        num_rows: Number of answers generated at once.
+        stop_requested: Called before each token.
 
     Raises:
-        StopRequestedError: The user asked to stop; answers that are half written are lost.
+        StopRequestedError: The user asked to stop; unfinished answers are discarded.
     """
-    waiting, rows = deque(prompts), list[_Answer]()
+    waiting, answers = deque(prompts), list[_ActiveAnswer]()
     num_rows = min(num_rows, len(prompts))
-    together = max(1, num_rows // FREE_SHARE)
+    min_refill = max(1, num_rows // REFILL_DIVISOR)
     slots: KVCacheSlots | None = None
-    while waiting or rows:
+    while waiting or answers:
         if stop_requested():
             raise StopRequestedError
-        num_free = num_rows - len(rows)
-        if waiting and num_free >= min(together, len(waiting)):
-            batch = [waiting.popleft() for _ in range(min(num_free, len(waiting)))]
-            asked = decoder.ask(batch)
-            told = decoder.generate(asked, 1)
-            slots = slots or _slots(decoder, num_rows, told.past_key_values)
-            _fill(decoder, slots, asked, told.past_key_values, len(rows))
-            first = told.sequences[:, asked.width :].tolist()
-            rows += [_Answer(*each) for each in zip(batch, asked.limits, first, strict=True)]
+        num_free = num_rows - len(answers)
+        if waiting and num_free >= min(min_refill, len(waiting)):
+            next_prompts = [waiting.popleft() for _ in range(min(num_free, len(waiting)))]
+            batch = decoder.encode_batch(next_prompts)
+            output = decoder.generate(batch, 1)
+            cache = output.past_key_values
+            slots = slots or KVCacheSlots(num_rows, len(cache.layers), decoder.device)
+            _fill_rows(decoder, slots, batch, cache, len(answers))
+            first_tokens = output.sequences[:, batch.width :].tolist()
+            answers += [
+                _ActiveAnswer(prompt, limit, tokens)
+                for prompt, limit, tokens in zip(next_prompts, batch.limits, first_tokens, strict=True)
+            ]
         else:
             assert slots is not None
-            _step(decoder, slots, rows)
-        yield from _ended(decoder, slots, rows)
+            _decode_step(decoder, slots, answers)
+        yield from _remove_finished(decoder, slots, answers)
 
 
-def _slots(decoder: GreedyDecoder, num_rows: int, cache: DynamicCache) -> KVCacheSlots:
-    return KVCacheSlots(num_rows, len(cache.layers), decoder.device)
-
-
-def _fill(
-    decoder: GreedyDecoder, slots: KVCacheSlots, asked: GenerationBatch, cache: DynamicCache, first_row: int
+def _fill_rows(
+    decoder: GreedyDecoder, slots: KVCacheSlots, batch: GenerationBatch, cache: DynamicCache, first_row: int
 ) -> None:
-    """Write prompts that were just computed into rows, and where their next tokens stand."""
-    # Families that give an image fewer positions than tokens keep here how many fewer, a prompt a row.
+    """Copy a batch of computed prompts into rows, with the positions of their next tokens."""
+    # Families that give an image fewer positions than tokens store the difference here, one row per prompt.
     deltas = getattr(decoder.module.base_model, "rope_deltas", None)
-    offsets = [0] * len(asked.prompts) if deltas is None else deltas.flatten().tolist()
-    for place, (length, offset) in enumerate(zip(asked.lengths, offsets, strict=True)):
-        slots.fill(first_row + place, cache, place, length, offset)
+    offsets = [0] * len(batch.prompts) if deltas is None else deltas.flatten().tolist()
+    for index, (length, offset) in enumerate(zip(batch.lengths, offsets, strict=True)):
+        slots.fill(first_row + index, cache, index, length, offset)
 
 
-def _step(decoder: GreedyDecoder, slots: KVCacheSlots, rows: Sequence[_Answer]) -> None:
-    last = torch.tensor([answer.tokens[-1] for answer in rows], device=decoder.device)
-    following = slots.step(decoder.module, last).argmax(dim=-1).tolist()
-    for answer, token in zip(rows, following, strict=True):
+def _decode_step(decoder: GreedyDecoder, slots: KVCacheSlots, answers: Sequence[_ActiveAnswer]) -> None:
+    last_tokens = torch.tensor([answer.tokens[-1] for answer in answers], device=decoder.device)
+    next_tokens = slots.step(decoder.module, last_tokens).argmax(dim=-1).tolist()
+    for answer, token in zip(answers, next_tokens, strict=True):
         answer.tokens.append(token)
 
 
-def _ended(decoder: GreedyDecoder, slots: KVCacheSlots, rows: list[_Answer]) -> Iterator[GenerationOutput]:
-    """Yield the answers that are at their end; the last rows take their places, so that no free row is computed."""
-    for row in reversed(range(len(rows))):
-        answer = rows[row]
-        if answer.tokens[-1] in decoder.stops or len(answer.tokens) >= answer.limit:
-            last = rows.pop()
-            if row < len(rows):
-                rows[row] = last
-                slots.move(len(rows), row)
-            yield decoder.written(answer.prompt, answer.tokens, answer.limit)
+def _remove_finished(
+    decoder: GreedyDecoder, slots: KVCacheSlots, answers: list[_ActiveAnswer]
+) -> Iterator[GenerationOutput]:
+    """Yield and remove finished answers; the last rows move to their places, so that used rows stay contiguous."""
+    for row in reversed(range(len(answers))):
+        answer = answers[row]
+        if answer.tokens[-1] in decoder.stop_token_ids or len(answer.tokens) >= answer.limit:
+            last = answers.pop()
+            if row < len(answers):
+                answers[row] = last
+                slots.move(len(answers), row)
+            yield decoder.make_output(answer.prompt, answer.tokens, answer.limit)

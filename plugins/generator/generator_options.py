@@ -14,35 +14,36 @@ from runner.stages import DecodingOptions, OutsideFingerprint
 
 
 class TransformersOptions(DecodingOptions):
-    """Greedy decoding on this machine, in the precision that the weights are stored in."""
+    """Greedy decoding on this machine, in the precision in which the weights are stored."""
 
     former_names: ClassVar[Mapping[str, str]] = {"refill": "continuous_batching"}
 
     batch_size: Annotated[int, Field(gt=0)] = 8
-    """Answers written at once. Part of a run's identity, as padding changes the last bits of the logits."""
+    """Number of answers generated at once. Part of the fingerprint, as padding changes the last bits of the logits.
+    Default: our choice."""
 
     continuous_batching: bool = True
-    """Whether an answer that ends gives its place in the batch to the next prompt at once, instead of waiting for
-    the batch's longest. Part of a run's identity, for the same reason; where a model cannot be decoded so, the run
-    says so and answers in batches."""
+    """Whether a finished answer's row in the batch takes the next prompt at once, instead of waiting for the longest
+    answer. Part of the fingerprint, for the same reason. If the model does not support it, the run warns and generates
+    in batches."""
 
     def smoke(self) -> Mapping[str, Any]:
-        """A few tokens of each answer."""
+        """Generate only a few tokens of each answer."""
         return {"max_new_tokens": 8}
 
 
 class OpenAICompatibleOptions(DecodingOptions, ChatServerOptions):
-    """Zero- and few-shot answers from a server that speaks OpenAI's chat completions; greedy, temperature 0."""
+    """Zero- and few-shot answers from a server with OpenAI's chat completions API; temperature 0."""
 
     needs_model: ClassVar[bool] = False
-    answers_in_training: ClassVar[bool] = False
+    can_generate_during_training: ClassVar[bool] = False
 
-    def refuse_unmet(self) -> None:
-        """Refuse an environment without the key."""
+    def check_requirements(self) -> None:
+        """Raise RequirementError if the environment has no key."""
         self.key("generator")
 
     def smoke(self) -> Mapping[str, Any]:
-        """No server is asked: an empty answer stands in for each."""
+        """Use empty answers instead of a server."""
         return {"type": "constant", "num_few_shot": self.num_few_shot}
 
 
@@ -51,22 +52,22 @@ class VllmOptions(DecodingOptions):
 
     former_names: ClassVar[Mapping[str, str]] = {"gpu_memory": "gpu_memory_utilization", "gpus": "tensor_parallel_size"}
 
-    answers_in_training: ClassVar[bool] = False
+    can_generate_during_training: ClassVar[bool] = False
 
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1), OutsideFingerprint()] = 0.9
-    """Share of the GPU's memory that vLLM may take."""
+    """Fraction of the GPU's memory that vLLM may use."""
 
     tensor_parallel_size: Annotated[int, Field(gt=0)] = 1
-    """GPUs that the weights are divided among; part of a run's identity, as sums are then made in another order."""
+    """Number of GPUs over which the weights are sharded. Part of the fingerprint, as it changes the order of sums."""
 
-    def refuse_unmet(self) -> None:
-        """Refuse a machine without vLLM."""
+    def check_requirements(self) -> None:
+        """Raise RequirementError if vLLM is not installed."""
         if find_spec("vllm") is None:
             raise RequirementError(
-                "generator: `type: vllm` needs the package vllm and a GPU that it supports: "
-                "pip install 'mmre-runner[vllm]'; `type: transformers` runs everywhere"
+                "generator: `type: vllm` needs the package vllm and a GPU that it supports. Install it with "
+                "pip install 'mmre-runner[vllm]', or use `type: transformers`, which runs everywhere"
             )
 
     def smoke(self) -> Mapping[str, Any]:
-        """The generator `transformers`, which needs no GPU."""
+        """Use the generator `transformers`, which needs no GPU."""
         return {"type": "transformers", "max_new_tokens": 8, "num_few_shot": self.num_few_shot}

@@ -19,9 +19,9 @@ class GenerationOutput:
     """The answer to a prompt, in tokens.
 
     Attributes:
-        prompt: What was asked.
-        tokens: The answer, without the token that ended it.
-        finished: False where its limit cut it off.
+        prompt: The prompt.
+        tokens: The answer, without its end token.
+        finished: False if the token limit cut the answer off.
     """
 
     prompt: Rendered
@@ -31,13 +31,13 @@ class GenerationOutput:
 
 @dataclass(frozen=True)
 class GenerationBatch:
-    """Prompts side by side, padded on the left.
+    """A batch of encoded prompts, padded on the left.
 
     Attributes:
         prompts: The prompts.
-        inputs: What the model takes.
-        lengths: Tokens of each, without padding.
-        limits: The most tokens of each answer.
+        inputs: The model's inputs.
+        lengths: Tokens of each prompt, without padding.
+        limits: Maximum tokens of each answer.
     """
 
     prompts: Sequence[Rendered]
@@ -52,63 +52,68 @@ class GenerationBatch:
 
 
 class GreedyDecoder:
-    """A model on its device, and when its answers end.
+    """Decodes batches of prompts greedily with a model on its device.
 
     Attributes:
         model: The model.
-        device: Where it computes.
-        stops: The tokens that end an answer.
+        module: Its transformers module, in evaluation mode.
+        device: The device of the module.
+        stop_token_ids: The tokens that end an answer.
     """
 
-    def __init__(self, model: VisionLanguageModel, limit: Callable[[Rendered, int], int]) -> None:
-        """Move the model to the GPU where there is one; a model that is being trained stands there already.
+    def __init__(self, model: VisionLanguageModel, max_new_tokens: Callable[[Rendered, int], int]) -> None:
+        """Move the model to the GPU if there is one; a model in training is there already.
 
         Args:
-            model: In the precision that it is to compute in.
-            limit: The most tokens of an answer, by prompt and the prompt's number of tokens.
+            model: The model, in the precision that it is to compute in.
+            max_new_tokens: Returns the maximum tokens of an answer from the prompt and its number of tokens.
         """
-        self.model, self._limit = model, limit
+        self.model, self._max_new_tokens = model, max_new_tokens
         module: Any = model.module
         if module.device.type == "cpu" and torch.cuda.is_available():
             module = module.to("cuda")
         self.device: torch.device = module.device
         self.module = module.eval()
-        self.stops = frozenset(model.stop_token_ids)
+        self.stop_token_ids = frozenset(model.stop_token_ids)
 
-    def ask(self, prompts: Sequence[Rendered]) -> GenerationBatch:
-        """Encode prompts and put them side by side.
+    def encode_batch(self, prompts: Sequence[Rendered]) -> GenerationBatch:
+        """Encode prompts and pad them to a batch.
 
         Raises:
             DataError: A prompt leaves no room for an answer.
         """
         encoded = [self.model.encode(prompt) for prompt in prompts]
-        lengths = [len(each["input_ids"]) for each in encoded]
-        limits = [self._limit_of(*each) for each in zip(prompts, lengths, strict=True)]
+        lengths = [len(features["input_ids"]) for features in encoded]
+        limits = [self._answer_limit(prompt, length) for prompt, length in zip(prompts, lengths, strict=True)]
         padded = self.model.collate(encoded, padding_side="left")
         inputs = {name: tensor.to(self.device) for name, tensor in padded.items() if name != "labels"}
         return GenerationBatch(prompts, inputs, lengths, limits)
 
-    def _limit_of(self, prompt: Rendered, length: int) -> int:
-        limit, context = self._limit(prompt, length), self.model.context_length
-        room = limit if context is None else context - length
-        if room <= 0:
+    def _answer_limit(self, prompt: Rendered, length: int) -> int:
+        limit, context = self._max_new_tokens(prompt, length), self.model.context_length
+        remaining = limit if context is None else context - length
+        if remaining <= 0:
             raise DataError(
-                f"sample {prompt.id}: its prompt takes {length:,} tokens, and the model holds {context:,} with the "
-                "answer; show it smaller images (the model's max_pixels) or fewer examples"
+                f"sample {prompt.id}: the prompt of {length:,} tokens leaves no room for an answer in the model's "
+                f"context of {context:,} tokens; use smaller images (model.max_pixels) or fewer examples"
             )
-        return min(limit, room)
+        return min(limit, remaining)
 
     def generate(
-        self, asked: GenerationBatch, max_new_tokens: int, ends: StoppingCriteriaList | None = None, **settings: Any
+        self,
+        batch: GenerationBatch,
+        max_new_tokens: int,
+        stopping_criteria: StoppingCriteriaList | None = None,
+        **settings: Any,
     ) -> Any:
-        """Call transformers' `generate`, with all spelt out that a checkpoint would fill in.
+        """Call transformers' `generate` with every setting that a checkpoint could override.
 
-        Qwen2.5-VL's own settings sample, and punish repetition.
+        Qwen2.5-VL's own settings enable sampling and a repetition penalty.
 
         Returns:
-            With `sequences` (prompts, tokens) and `past_key_values`.
+            Transformers' output, with `sequences` (prompts, tokens) and `past_key_values`.
         """
-        stops = sorted(self.stops)
+        stop_token_ids = sorted(self.stop_token_ids)
         config = GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=max_new_tokens,
             do_sample=False,
@@ -117,36 +122,37 @@ class GreedyDecoder:
             temperature=1.0,
             top_p=1.0,
             top_k=50,
-            eos_token_id=stops,
-            pad_token_id=stops[0],
+            eos_token_id=stop_token_ids,
+            pad_token_id=stop_token_ids[0],
             return_dict_in_generate=True,
             **settings,
         )
         with torch.inference_mode():
-            # Workers in training answer each its own prompts, and never wait for another to end.
+            # During training each worker answers its own prompts, without waiting for the others.
             return self.module.generate(
-                **asked.inputs, generation_config=config, stopping_criteria=ends, synced_gpus=False
+                **batch.inputs, generation_config=config, stopping_criteria=stopping_criteria, synced_gpus=False
             )
 
-    def write(self, prompts: Sequence[Rendered]) -> list[GenerationOutput]:
-        """Answer a batch, which takes as long as its longest answer."""
-        asked = self.ask(prompts)
-        ends = StoppingCriteriaList([_EachLimit(asked)])
-        told = self.generate(asked, max(asked.limits), ends).sequences[:, asked.width :].tolist()
-        return [self.written(*each) for each in zip(prompts, told, asked.limits, strict=True)]
+    def generate_batch(self, prompts: Sequence[Rendered]) -> list[GenerationOutput]:
+        """Answer a batch of prompts; it takes as long as its longest answer."""
+        batch = self.encode_batch(prompts)
+        criteria = StoppingCriteriaList([_AnswerLimits(batch)])
+        output = self.generate(batch, max(batch.limits), criteria)
+        answers = output.sequences[:, batch.width :].tolist()
+        return [self.make_output(*answer) for answer in zip(prompts, answers, batch.limits, strict=True)]
 
-    def written(self, prompt: Rendered, tokens: list[int], limit: int) -> GenerationOutput:
-        """Cut an answer at the first token that stops it, or at its limit; what follows is padding of the batch."""
-        end = next((place for place, token in enumerate(tokens[:limit]) if token in self.stops), None)
+    def make_output(self, prompt: Rendered, tokens: list[int], limit: int) -> GenerationOutput:
+        """Truncate an answer at its first stop token or its limit; the tokens after that are padding of the batch."""
+        end = next((index for index, token in enumerate(tokens[:limit]) if token in self.stop_token_ids), None)
         return GenerationOutput(prompt, tokens[: limit if end is None else end], finished=end is not None)
 
 
-class _EachLimit(StoppingCriteria):
+class _AnswerLimits(StoppingCriteria):
     """Ends each answer of a batch at its own limit."""
 
-    def __init__(self, asked: GenerationBatch) -> None:
-        device = asked.inputs["input_ids"].device
-        self._ends = torch.tensor(asked.limits, device=device) + asked.width
+    def __init__(self, batch: GenerationBatch) -> None:
+        device = batch.inputs["input_ids"].device
+        self._max_lengths = torch.tensor(batch.limits, device=device) + batch.width
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
-        return input_ids.shape[1] >= self._ends  # type: ignore[return-value]
+        return input_ids.shape[1] >= self._max_lengths  # type: ignore[return-value]

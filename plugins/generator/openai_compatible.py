@@ -1,4 +1,4 @@
-"""Answers from a server that speaks OpenAI's chat completions, several requests at once."""
+"""Answers from a server with OpenAI's chat completions API, with concurrent requests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from plugins.generator.generator_options import OpenAICompatibleOptions
-from plugins.servers.chat import REFUSALS, ChatServer
+from plugins.servers.chat import REFUSAL_CODES, ChatServer
 from runner.records import Completion, Rendered
 from runner.stages import Reporter, Weights
 
@@ -18,7 +18,7 @@ class OpenAICompatibleGenerator:
         """Take the section's options, and the key from the environment.
 
         Raises:
-            UnmetError: The environment has no key.
+            RequirementError: The environment has no key.
         """
         parameters = {"temperature": 0.0, "max_tokens": options.max_new_tokens}
         self._server = ChatServer(options, "generator", parameters, expected=options.max_new_tokens)
@@ -30,24 +30,24 @@ class OpenAICompatibleGenerator:
         done: frozenset[str],
         reporter: Reporter,
     ) -> Iterator[Completion]:
-        """Yield the missing answers as they come; see `Generator.generate`.
+        """Yield the missing answers as they arrive; see `Generator.generate`.
 
-        A refusal is an answer without text. One that the limit cut off is not `finished`.
+        A refusal is an answer without text. An answer cut off by the token limit is not `finished`.
 
         Raises:
-            StopRequestedError: The user asked to stop; requests under way are given up.
-            UnmetError: The server refuses the key.
-            StepError: The server failed in spite of all retries; what came before it is kept.
+            StopRequestedError: The user asked to stop; pending requests are cancelled.
+            RequirementError: The server refuses the key.
+            StepError: The server failed in spite of all retries; answers before that are saved.
             DataError: An image cannot be read.
         """
         reporter.progress(len(done), len(prompts))
-        began = time.perf_counter()
+        started = time.perf_counter()
         missing = (prompt for prompt in prompts if prompt.id not in done)
-        for asked, reply in enumerate(self._server.ask(missing, reporter), 1):
-            if reply.ending in REFUSALS and not reply.text:
+        for num_new, reply in enumerate(self._server.complete(missing, reporter), 1):
+            if reply.finish_reason in REFUSAL_CODES and not reply.text:
                 reporter.warn(
-                    f"sample {reply.id}: the server refused to answer ({reply.ending}); kept as an empty answer"
+                    f"sample {reply.id}: the server refused to answer ({reply.finish_reason}); saved as an empty answer"
                 )
-            yield Completion(reply.id, reply.text, finished=reply.ending != "length")
-            speed = asked / (time.perf_counter() - began)
-            reporter.progress(len(done) + asked, len(prompts), samples_per_second=speed)
+            yield Completion(reply.id, reply.text, finished=reply.finish_reason != "length")
+            speed = num_new / (time.perf_counter() - started)
+            reporter.progress(len(done) + num_new, len(prompts), samples_per_second=speed)

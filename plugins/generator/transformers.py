@@ -28,10 +28,11 @@ class TransformersGenerator:
     ) -> Iterator[Completion]:
         """Yield the missing answers, longest prompts first; see `Generator.generate`.
 
-        What does not fit into memory shows at once then.
+        So a batch that does not fit into memory fails at once.
 
         Raises:
-            StopRequestedError: The user asked to stop: between two batches, or two tokens where rows are refilled.
+            StopRequestedError: The user asked to stop; it is checked before each batch, or before each token with
+                continuous batching.
             DataError: A prompt leaves no room for an answer.
         """
         num_done = len(done)
@@ -41,45 +42,46 @@ class TransformersGenerator:
         assert weights is not None
         model = weights.load()
         decoder = GreedyDecoder(model, lambda prompt, length: self._options.max_new_tokens)
-        began = time.perf_counter()
-        for asked, written in enumerate(self._written(decoder, _longest_first(model, prompts), done, reporter), 1):
-            yield Completion(written.prompt.id, model.decode(written.tokens), written.finished)
-            speed = asked / (time.perf_counter() - began)
-            reporter.progress(num_done + asked, len(prompts), samples_per_second=speed)
+        started = time.perf_counter()
+        outputs = self._generate_missing(decoder, _longest_first(model, prompts), done, reporter)
+        for num_new, output in enumerate(outputs, 1):
+            yield Completion(output.prompt.id, model.decode(output.tokens), output.finished)
+            speed = num_new / (time.perf_counter() - started)
+            reporter.progress(num_done + num_new, len(prompts), samples_per_second=speed)
 
-    def _written(
-        self, decoder: GreedyDecoder, ordered: Sequence[Rendered], done: frozenset[str], reporter: Reporter
+    def _generate_missing(
+        self, decoder: GreedyDecoder, prompts: Sequence[Rendered], done: frozenset[str], reporter: Reporter
     ) -> Iterator[GenerationOutput]:
-        missing = [prompt for prompt in ordered if prompt.id not in done]
+        missing = [prompt for prompt in prompts if prompt.id not in done]
         if self._options.continuous_batching and self._options.batch_size > 1:
             if supports_continuous_batching(decoder, [missing[0], missing[-1]]):
                 yield from generate_continuously(decoder, missing, self._options.batch_size, reporter.stop_requested)
                 return
             reporter.warn(
-                f"{type(decoder.module).__name__} cannot be decoded with a row given away before the others end; "
-                "answers are written in batches of like length"
+                f"{type(decoder.module).__name__} does not support continuous batching; answers are generated in "
+                "batches of prompts of similar length"
             )
-        yield from self._in_batches(decoder, ordered, done, reporter)
+        yield from self._generate_batches(decoder, prompts, done, reporter)
 
-    def _in_batches(
-        self, decoder: GreedyDecoder, ordered: Sequence[Rendered], done: frozenset[str], reporter: Reporter
+    def _generate_batches(
+        self, decoder: GreedyDecoder, prompts: Sequence[Rendered], done: frozenset[str], reporter: Reporter
     ) -> Iterator[GenerationOutput]:
         """Answer batch by batch.
 
-        They are made of all prompts, also of those that are done, so that an answer is the same whether or not the
-        run was interrupted.
+        Batches are formed from all prompts, including those that are done, so that an answer does not depend on
+        whether the run was interrupted.
         """
         size = self._options.batch_size
-        for start in range(0, len(ordered), size):
-            batch = ordered[start : start + size]
+        for start in range(0, len(prompts), size):
+            batch = prompts[start : start + size]
             if all(prompt.id in done for prompt in batch):
                 continue
             if reporter.stop_requested():
                 raise StopRequestedError
-            yield from (written for written in decoder.write(batch) if written.prompt.id not in done)
+            yield from (output for output in decoder.generate_batch(batch) if output.prompt.id not in done)
 
 
 def _longest_first(model: VisionLanguageModel, prompts: Sequence[Rendered]) -> list[Rendered]:
     counts = [model.count(prompt) for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda place: (-counts[place].text - counts[place].image, place))
-    return [prompts[place] for place in order]
+    order = sorted(range(len(prompts)), key=lambda index: (-counts[index].text - counts[index].image, index))
+    return [prompts[index] for index in order]

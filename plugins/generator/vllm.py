@@ -11,8 +11,8 @@ from plugins.servers.chat import chat_messages
 from runner.records import Completion, Rendered
 from runner.stages import Reporter, StopRequestedError, Weights
 
-CHUNK = 256
-"""Prompts handed over at once: vLLM batches them as it likes, and what a chunk gave is kept if the next is killed."""
+CHUNK_SIZE = 256
+"""Prompts per call: vLLM batches them itself, and the answers of a completed call survive a kill of the next."""
 
 
 class VllmGenerator:
@@ -22,18 +22,18 @@ class VllmGenerator:
         """Take the section's options.
 
         Raises:
-            UnmetError: vLLM is not installed.
+            RequirementError: vLLM is not installed.
         """
-        options.refuse_unmet()
+        options.check_requirements()
         self._options = options
 
     def generate(
         self, weights: Weights | None, prompts: Sequence[Rendered], done: frozenset[str], reporter: Reporter
     ) -> Iterator[Completion]:
-        """Yield the missing answers, a chunk at a time; see `Generator.generate`.
+        """Yield the missing answers in chunks; see `Generator.generate`.
 
         Raises:
-            StopRequestedError: Between two chunks, after the user asked to stop.
+            StopRequestedError: The user asked to stop; it is checked before each chunk.
             DataError: An image cannot be read.
         """
         missing = [prompt for prompt in prompts if prompt.id not in done]
@@ -49,13 +49,13 @@ class VllmGenerator:
             gpu_memory_utilization=self._options.gpu_memory_utilization,
             limit_mm_per_prompt={"image": max(len(prompt.images) for prompt in missing)},
         )
-        greedy = vllm.SamplingParams(temperature=0.0, max_tokens=self._options.max_new_tokens)
-        for start in range(0, len(missing), CHUNK):
+        sampling = vllm.SamplingParams(temperature=0.0, max_tokens=self._options.max_new_tokens)
+        for start in range(0, len(missing), CHUNK_SIZE):
             if reporter.stop_requested():
                 raise StopRequestedError
-            chunk = missing[start : start + CHUNK]
-            told = engine.chat([chat_messages(prompt) for prompt in chunk], greedy, use_tqdm=False)
-            for prompt, each in zip(chunk, told, strict=True):
-                written = each.outputs[0]
-                yield Completion(prompt.id, written.text, finished=written.finish_reason != "length")
+            chunk = missing[start : start + CHUNK_SIZE]
+            outputs = engine.chat([chat_messages(prompt) for prompt in chunk], sampling, use_tqdm=False)
+            for prompt, output in zip(chunk, outputs, strict=True):
+                answer = output.outputs[0]
+                yield Completion(prompt.id, answer.text, finished=answer.finish_reason != "length")
             reporter.progress(len(done) + start + len(chunk), len(prompts))

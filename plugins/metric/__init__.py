@@ -1,1 +1,1 @@
-"""What an answer is worth against its reference."""
+"""Metrics that compare answers with references."""

@@ -1,4 +1,4 @@
-"""Metrics of extraction: F1 of entities, pairs and triples; accuracy of segments and of whole samples."""
+"""Extraction metrics: F1 of entities, pairs and triples; accuracy of segments and of complete samples."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from runner.stages import Options
 
 
 def set_counts(predicted: AbstractSet[Any], reference: AbstractSet[Any]) -> dict[str, float]:
-    """Count what one sample predicts, what is right, and what is both."""
+    """Count the predicted elements of one sample, the reference elements, and those in both sets."""
     return {"predicted": len(predicted), "reference": len(reference), "matched": len(predicted & reference)}
 
 
 def micro_scores(counts: Sequence[Mapping[str, float]]) -> tuple[float, float, float]:
-    """Add up the counts of all samples, then divide: precision, recall and F1 = 2PR/(P+R).
+    """Compute micro-averaged precision, recall and F1 = 2PR/(P+R) from the summed counts of all samples.
 
-    With nothing on either side all three are 1, with nothing on one side 0.
+    All three are 1 if predictions and references are both empty, and 0 if only one of them is.
     """
     predicted, reference, matched = (
-        sum(each[kind] for each in counts) for kind in ("predicted", "reference", "matched")
+        sum(sample[kind] for sample in counts) for kind in ("predicted", "reference", "matched")
     )
     if not predicted and not reference:
         return 1.0, 1.0, 1.0
@@ -32,63 +32,68 @@ def micro_scores(counts: Sequence[Mapping[str, float]]) -> tuple[float, float, f
     return precision, recall, 2 * precision * recall / (precision + recall) if matched else 0.0
 
 
+def _named_scores(names: Sequence[str], counts: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+    """Return `micro_scores` by metric name; None for each metric without samples."""
+    return dict(zip(names, micro_scores(counts), strict=True)) if counts else dict.fromkeys(names)
+
+
 class NerF1Options(Options):
-    """Micro-averaged scores of label-entity pairs; nothing to choose, so that results compare."""
+    """Micro-averaged scores of label-entity pairs. There are no options, so that results are comparable."""
 
 
 class NerF1:
-    """Precision, recall and F1, micro over the corpus; a pair is right when label and text agree."""
+    """Micro-averaged precision, recall and F1 over the corpus; a pair is correct if label and text match."""
 
-    names: Sequence[str] = ("ner_precision", "ner_recall", "ner_f1")
+    metric_names: Sequence[str] = ("ner_precision", "ner_recall", "ner_f1")
 
     def __init__(self, options: NerF1Options) -> None:
-        """Nothing to prepare."""
+        """Do nothing: there are no options."""
 
     def score(self, prediction: Answer, reference: Answer) -> Mapping[str, float] | None:
-        """Count the pairs that were predicted, that are right, and that are both."""
+        """Count the predicted pairs, the reference pairs, and the matches."""
         if reference.pairs is None:
             return None
         return set_counts(prediction.pairs or frozenset(), reference.pairs)
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
-        """Add up the counts of all samples, then divide."""
-        return dict(zip(self.names, micro_scores(counts), strict=True)) if counts else dict.fromkeys(self.names)
+        """Sum the counts of all samples, then divide."""
+        return _named_scores(self.metric_names, counts)
 
 
 class NerF1ByLabelOptions(Options):
-    """F1 of each label, and their mean; nothing to choose, so that results compare."""
+    """F1 of each label, and the mean of these values. There are no options, so that results are comparable."""
 
 
 class NerF1ByLabel:
-    """`ner_f1/<label>` for each label that the references hold, over the corpus, and `ner_f1_macro`, their mean.
+    """`ner_f1/<label>` over the corpus for each label in the references, and `ner_f1_macro`, the mean of these.
 
-    What is measured follows from the references alone, so two models have the same figures: pairs under a label
-    that no reference holds lower `ner_f1` only. Without any pair in the references the mean is None.
+    The references alone determine the labels, so two models have the same metrics: predicted pairs with a label that
+    is in no reference lower `ner_f1` only. The mean is None if the references contain no pair.
     """
 
-    names: Sequence[str] = ("ner_f1_macro",)
+    metric_names: Sequence[str] = ("ner_f1_macro",)
 
     def __init__(self, options: NerF1ByLabelOptions) -> None:
-        """Nothing to prepare."""
+        """Do nothing: there are no options."""
 
     def score(self, prediction: Answer, reference: Answer) -> Mapping[str, float] | None:
-        """Count a sample's pairs by label: `<label>/predicted`, `<label>/reference`, `<label>/matched`."""
+        """Count a sample's pairs for each label: `<label>/predicted`, `<label>/reference`, `<label>/matched`."""
         if reference.pairs is None:
             return None
         predicted = prediction.pairs or frozenset()
         labels = sorted({label for label, _ in predicted | reference.pairs})
         return {
-            f"{label}/{kind}": number
+            f"{label}/{kind}": count
             for label in labels
-            for kind, number in set_counts(_of(label, predicted), _of(label, reference.pairs)).items()
+            for kind, count in set_counts(_with_label(label, predicted), _with_label(label, reference.pairs)).items()
         }
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
-        """Add up the counts of all samples by label, divide, then average over the labels."""
+        """Sum the counts of all samples for each label, divide, then average over the labels."""
         by_label: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-        for name, number in (item for each in counts for item in each.items()):
+        for name, count in (item for sample in counts for item in sample.items()):
             label, _, kind = name.rpartition("/")
-            by_label[label][kind] += number
+            by_label[label][kind] += count
         scores = {label: micro_scores([total])[2] for label, total in sorted(by_label.items()) if total["reference"]}
         return {
             "ner_f1_macro": fmean(scores.values()) if scores else None,
@@ -96,63 +101,63 @@ class NerF1ByLabel:
         }
 
 
-def _of(label: str, pairs: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+def _with_label(label: str, pairs: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
     return frozenset(pair for pair in pairs if pair[0] == label)
 
 
 class EntityF1Options(Options):
-    """Micro-averaged scores of entities without their labels; nothing to choose, so that results compare."""
+    """Micro-averaged scores of entities without their labels. There are no options, so that results are comparable."""
 
 
 class EntityF1:
-    """As `ner_f1`, but an entity is right when its text is; one that stands under two labels counts once."""
+    """As `ner_f1`, but ignores labels: an entity is correct if its text matches, and counts once under two labels."""
 
-    names: Sequence[str] = ("entity_precision", "entity_recall", "entity_f1")
+    metric_names: Sequence[str] = ("entity_precision", "entity_recall", "entity_f1")
 
     def __init__(self, options: EntityF1Options) -> None:
-        """Nothing to prepare."""
+        """Do nothing: there are no options."""
 
     def score(self, prediction: Answer, reference: Answer) -> Mapping[str, float] | None:
-        """Count the entities that were predicted, that are right, and that are both."""
+        """Count the predicted entities, the reference entities, and the matches."""
         if reference.pairs is None:
             return None
         return set_counts({entity for _, entity in prediction.pairs or ()}, {entity for _, entity in reference.pairs})
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
-        """Add up the counts of all samples, then divide."""
-        return dict(zip(self.names, micro_scores(counts), strict=True)) if counts else dict.fromkeys(self.names)
+        """Sum the counts of all samples, then divide."""
+        return _named_scores(self.metric_names, counts)
 
 
 Triple = tuple[str, str, str | None]
 
 
 class TripleF1Options(Options):
-    """Micro-averaged scores of (entity, label, segment) triples; nothing to choose, so that results compare."""
+    """Micro-averaged scores of entity-label-segment triples. There are no options, so that results are comparable."""
 
 
 class TripleF1:
-    """The scores of grounded multimodal NER (GMNER, Yu et al., ACL 2023), with segments for its regions.
+    """The metrics of grounded multimodal NER (GMNER, Yu et al., ACL 2023), with segments in place of regions.
 
-    A triple is right when entity, label and segment are. As there, an entity that no segment shows counts with
-    the segment None, and finding that out is part of being right. Unlike there, where any one of an entity's
-    boxes will do, an entity in several segments is a triple for each: segments are given, none overlaps by chance.
-    A segment whose entity was not named under any label makes no triple.
+    A triple is correct if entity, label and segment match. As in GMNER, an entity that no segment shows has the segment
+    None, and the prediction must say so. Unlike GMNER, where any one of an entity's boxes is enough, an entity in
+    several segments forms one triple for each: segments are part of the input and do not overlap by chance. A segment
+    whose entity has no label forms no triple.
     """
 
-    names: Sequence[str] = ("triple_precision", "triple_recall", "triple_f1")
+    metric_names: Sequence[str] = ("triple_precision", "triple_recall", "triple_f1")
 
     def __init__(self, options: TripleF1Options) -> None:
-        """Nothing to prepare."""
+        """Do nothing: there are no options."""
 
     def score(self, prediction: Answer, reference: Answer) -> Mapping[str, float] | None:
-        """Count the triples that were predicted, that are right, and that are both."""
+        """Count the predicted triples, the reference triples, and the matches."""
         if reference.pairs is None or reference.mapping is None:
             return None
         return set_counts(_triples(prediction), _triples(reference))
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
-        """Add up the counts of all samples, then divide."""
-        return dict(zip(self.names, micro_scores(counts), strict=True)) if counts else dict.fromkeys(self.names)
+        """Sum the counts of all samples, then divide."""
+        return _named_scores(self.metric_names, counts)
 
 
 def _triples(answer: Answer) -> set[Triple]:
@@ -163,22 +168,22 @@ def _triples(answer: Answer) -> set[Triple]:
 
 
 class ImageEntityAccuracyOptions(Options):
-    """Accuracy of the image-entity mapping; nothing to choose, so that results compare."""
+    """Accuracy of the image-entity mapping. There are no options, so that results are comparable."""
 
 
 class ImageEntityAccuracy:
-    """Reference segments whose letter has the same entity in the answer, over all reference segments.
+    """Share of reference segments whose letter has the same entity in the answer.
 
-    A letter that the answer invents costs nothing. Without any reference segment the figure is None.
+    An extra letter in the answer does not lower it. It is None if there is no reference segment.
     """
 
-    names: Sequence[str] = ("image_entity_accuracy",)
+    metric_names: Sequence[str] = ("image_entity_accuracy",)
 
     def __init__(self, options: ImageEntityAccuracyOptions) -> None:
-        """Nothing to prepare."""
+        """Do nothing: there are no options."""
 
     def score(self, prediction: Answer, reference: Answer) -> Mapping[str, float] | None:
-        """Count the reference segments, and those that the answer has right."""
+        """Count the reference segments, and those with the correct entity."""
         if reference.mapping is None:
             return None
         predicted = prediction.mapping or {}
@@ -186,35 +191,35 @@ class ImageEntityAccuracy:
         return {"reference": len(reference.mapping), "matched": matched}
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
-        """Add up the counts of all samples, then divide."""
-        segments = sum(each["reference"] for each in counts)
-        matched = sum(each["matched"] for each in counts)
+        """Sum the counts of all samples, then divide."""
+        segments = sum(sample["reference"] for sample in counts)
+        matched = sum(sample["matched"] for sample in counts)
         return {"image_entity_accuracy": matched / segments if segments else None}
 
 
 class ExactMatchOptions(Options):
-    """Share of samples that are right in whole; nothing to choose, so that results compare."""
+    """Share of completely correct samples. There are no options, so that results are comparable."""
 
 
 class ExactMatch:
-    """The share of samples with all pairs and all segments right and nothing besides, of what was asked for.
+    """Share of samples whose pairs and segments are all correct, without extra ones, for the given tasks.
 
-    A summary has many right wordings, so it does not count.
+    The summary is not compared, because it can be worded in many correct ways.
     """
 
-    names: Sequence[str] = ("exact_match",)
+    metric_names: Sequence[str] = ("exact_match",)
 
     def __init__(self, options: ExactMatchOptions) -> None:
-        """Nothing to prepare."""
+        """Do nothing: there are no options."""
 
     def score(self, prediction: Answer, reference: Answer) -> Mapping[str, float] | None:
-        """Give 1 to a sample that is right in whole, else 0."""
+        """Return 1 for a completely correct sample, else 0."""
         if reference.pairs is None and reference.mapping is None:
             return None
-        pairs = reference.pairs is None or (prediction.pairs or frozenset()) == reference.pairs
-        mapping = reference.mapping is None or dict(prediction.mapping or {}) == dict(reference.mapping)
-        return {"exact": float(pairs and mapping)}
+        has_pairs = reference.pairs is None or (prediction.pairs or frozenset()) == reference.pairs
+        has_mapping = reference.mapping is None or dict(prediction.mapping or {}) == dict(reference.mapping)
+        return {"exact": float(has_pairs and has_mapping)}
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
         """Average over the samples."""
-        return {"exact_match": fmean(each["exact"] for each in counts) if counts else None}
+        return {"exact_match": fmean(sample["exact"] for sample in counts) if counts else None}

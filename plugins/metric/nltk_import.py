@@ -10,12 +10,12 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-OPTIONAL = frozenset({"scipy", "sklearn"})
-"""What NLTK imports where it can be had (nltk 3.10: `classify.scikitlearn`, `metrics`, `parse.transitionparser`)."""
+OPTIONAL_PACKAGES = frozenset({"scipy", "sklearn"})
+"""Packages that NLTK imports if installed (nltk 3.10: `classify.scikitlearn`, `metrics`, `parse.transitionparser`)."""
 
 
-class _Withheld(MetaPathFinder):
-    """Says of some packages that they are not there, to one thread."""
+class _ImportBlocker(MetaPathFinder):
+    """Makes some packages appear as not installed, in one thread only."""
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()
@@ -23,14 +23,14 @@ class _Withheld(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if threading.get_ident() == self._thread and fullname.partition(".")[0] in OPTIONAL:
-            raise ModuleNotFoundError(f"{fullname} is not loaded for NLTK", name=fullname)
+        if threading.get_ident() == self._thread and fullname.partition(".")[0] in OPTIONAL_PACKAGES:
+            raise ModuleNotFoundError(f"the import of {fullname} is blocked while NLTK is imported", name=fullname)
         return None
 
 
 @contextmanager
-def _withheld() -> Iterator[None]:
-    finder = _Withheld()
+def _block_optional_packages() -> Iterator[None]:
+    finder = _ImportBlocker()
     sys.meta_path.insert(0, finder)
     try:
         yield
@@ -38,7 +38,7 @@ def _withheld() -> Iterator[None]:
         sys.meta_path.remove(finder)
 
 
-with _withheld():
+with _block_optional_packages():
     from nltk.stem.porter import PorterStemmer
     from nltk.translate.bleu_score import (
         Fraction,

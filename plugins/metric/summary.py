@@ -1,4 +1,4 @@
-"""Metrics of summaries: ROUGE, sentence BLEU and corpus BLEU."""
+"""Summary metrics: ROUGE, sentence BLEU and corpus BLEU."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ from plugins.metric.summary_options import BleuOptions, CorpusBleuOptions, Rouge
 from runner.records import Answer
 
 ROUGE_CACHE_SIZE = 50_000
-"""Pairs of summaries whose figures are kept, more than the test split of any data set that we know."""
+"""Number of cached pairs of summaries; larger than the test split of any data set that we know."""
 
 
 class Rouge:
     """The mean F-measure of ROUGE-1, ROUGE-2 and ROUGE-L with Porter's stemmer (Lin 2004)."""
 
-    names = RougeOptions.figures
+    metric_names = RougeOptions.metric_names
 
     def __init__(self, options: RougeOptions) -> None:
-        """Prepare the scorer, with a memory: all ways of reading an answer find the same summary."""
+        """Prepare the scorer, with a cache: all parse modes find the same summary in an answer."""
         self._tokens = _StemmedTokens()
         self._overlaps = RougeScorer(["rouge1", "rouge2"], tokenizer=self._tokens)
-        self._measure = lru_cache(maxsize=ROUGE_CACHE_SIZE)(self._measured)
+        self._cached_scores = lru_cache(maxsize=ROUGE_CACHE_SIZE)(self._compute)
 
     def score(self, prediction: Answer, reference: Answer) -> Mapping[str, float] | None:
-        """Give the F-measures of one summary, 0 to 1; an empty one has 0."""
+        """Return the F-measures of one summary, from 0 to 1; 0 for an empty summary."""
         if reference.summary is None:
             return None
-        return self._measure(reference.summary, prediction.summary or "")
+        return self._cached_scores(reference.summary, prediction.summary or "")
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
         """Average over the samples."""
-        return {name: fmean(each[name] for each in counts) if counts else None for name in self.names}
+        return {name: fmean(sample[name] for sample in counts) if counts else None for name in self.metric_names}
 
-    def _measured(self, reference: str, prediction: str) -> dict[str, float]:
+    def _compute(self, reference: str, prediction: str) -> dict[str, float]:
         overlaps = self._overlaps.score(reference, prediction)
-        right, told = self._tokens.tokenize(reference), self._tokens.tokenize(prediction)
-        # rouge-score fills a table in Python for the same length, which takes most of its time.
-        common = common_subsequence(right, told)
-        longest = fmeasure(common / len(told), common / len(right)) if common else 0.0
+        expected, predicted = self._tokens.tokenize(reference), self._tokens.tokenize(prediction)
+        # rouge-score computes this length with a table in pure Python, which takes most of its time.
+        common = lcs_length(expected, predicted)
+        longest = fmeasure(common / len(predicted), common / len(expected)) if common else 0.0
         return {
             "rouge1": float(overlaps["rouge1"].fmeasure),
             "rouge2": float(overlaps["rouge2"].fmeasure),
@@ -60,7 +60,7 @@ class Rouge:
 
 
 class _StemmedTokens:
-    """rouge-score's tokens, each word stemmed once: a tokenizer as `RougeScorer` takes one."""
+    """rouge-score's tokenizer with cached stems; passed to `RougeScorer`."""
 
     def __init__(self) -> None:
         self._stemmer = PorterStemmer()
@@ -68,93 +68,93 @@ class _StemmedTokens:
         self.tokenize = lru_cache(maxsize=ROUGE_CACHE_SIZE)(lambda text: tokenize(text, self))
 
 
-def common_subsequence(one: Sequence[str], other: Sequence[str]) -> int:
-    """The length of the longest common subsequence of two sequences.
+def lcs_length(one: Sequence[str], other: Sequence[str]) -> int:
+    """Compute the length of the longest common subsequence of two sequences.
 
-    A row of the usual table is a number of as many bits as `one` is long, 0 where the row grows (Hyyrö, "Bit-parallel
-    LCS-length computation revisited", 2004).
+    A row of the usual table is stored as an integer with one bit for each element of `one`; the bit is 0 where the row
+    increases (Hyyrö, "Bit-parallel LCS-length computation revisited", 2004).
     """
-    places: dict[str, int] = {}
-    for at, token in enumerate(one):
-        places[token] = places.get(token, 0) | 1 << at
-    every = (1 << len(one)) - 1
-    row = every
+    positions: dict[str, int] = {}
+    for index, token in enumerate(one):
+        positions[token] = positions.get(token, 0) | 1 << index
+    mask = (1 << len(one)) - 1
+    row = mask
     for token in other:
-        matched = row & places.get(token, 0)
-        row = (row + matched | row - matched) & every
+        matched = row & positions.get(token, 0)
+        row = (row + matched | row - matched) & mask
     return len(one) - row.bit_count()
 
 
 BLEU_CACHE_SIZE = 50_000
-"""As of ROUGE."""
+"""As `ROUGE_CACHE_SIZE`."""
 
 
 class Bleu:
     """The mean sentence BLEU-4 over white-space tokens (Papineni et al. 2002).
 
-    Smoothed by method 1 of Chen and Cherry (2014): an n-gram order without a match counts 0.1 matches.
+    Smoothing is method 1 of Chen and Cherry (2014): an n-gram order without a match counts as 0.1 matches.
     """
 
-    names = BleuOptions.figures
+    metric_names = BleuOptions.metric_names
 
     def __init__(self, options: BleuOptions) -> None:
-        """Prepare the smoothing, and a memory: all ways of reading an answer find the same summary."""
+        """Prepare the smoothing, and a cache: all parse modes find the same summary in an answer."""
         self._smoothing = SmoothingFunction().method1
-        self._measure = lru_cache(maxsize=BLEU_CACHE_SIZE)(self._measured)
+        self._cached_scores = lru_cache(maxsize=BLEU_CACHE_SIZE)(self._compute)
 
     def score(self, prediction: Answer, reference: Answer) -> Mapping[str, float] | None:
-        """Give the BLEU of one summary, 0 to 1; an empty one has 0."""
+        """Return the BLEU of one summary, from 0 to 1; 0 for an empty summary."""
         if reference.summary is None:
             return None
-        return {"bleu": self._measure(reference.summary, prediction.summary or "")}
+        return {"bleu": self._cached_scores(reference.summary, prediction.summary or "")}
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
         """Average over the samples."""
-        return {"bleu": fmean(each["bleu"] for each in counts) if counts else None}
+        return {"bleu": fmean(sample["bleu"] for sample in counts) if counts else None}
 
-    def _measured(self, reference: str, prediction: str) -> float:
+    def _compute(self, reference: str, prediction: str) -> float:
         tokens = prediction.split()
         return float(sentence_bleu([reference.split()], tokens, smoothing_function=self._smoothing)) if tokens else 0.0
 
 
-ORDERS = (1, 2, 3, 4)
+NGRAM_ORDERS = (1, 2, 3, 4)
 
 
 class CorpusBleu:
-    """BLEU-4 over white-space tokens, n-grams and lengths added up over the corpus (Papineni et al. 2002).
+    """BLEU-4 over white-space tokens, with n-gram counts and lengths summed over the corpus (Papineni et al. 2002).
 
-    What NLTK's `corpus_bleu` gives with smoothing method 1, which does nothing where every order has a match; it is
-    made of the counts that are kept for each sample, so that samples can be drawn anew without their texts.
+    Equals NLTK's `corpus_bleu` with smoothing method 1, which changes nothing if every order has a match. It is
+    computed from counts stored for each sample, so that samples can be resampled without their texts.
     """
 
-    names = CorpusBleuOptions.figures
+    metric_names = CorpusBleuOptions.metric_names
 
     def __init__(self, options: CorpusBleuOptions) -> None:
         """Prepare the smoothing."""
         self._smoothing = SmoothingFunction().method1
 
     def score(self, prediction: Answer, reference: Answer) -> Mapping[str, float] | None:
-        """Count the words, and the n-grams of each order, all and those that match."""
+        """Count the words, and for each order all n-grams and the matching ones."""
         if reference.summary is None:
             return None
-        tokens, right = (prediction.summary or "").split(), reference.summary.split()
-        precisions = {order: modified_precision([right], tokens, order) for order in ORDERS}
+        tokens, expected = (prediction.summary or "").split(), reference.summary.split()
+        precisions = {order: modified_precision([expected], tokens, order) for order in NGRAM_ORDERS}
         return {
             "predicted": len(tokens),
-            "reference": len(right),
+            "reference": len(expected),
             **{f"matched_{order}": precision.numerator for order, precision in precisions.items()},
             **{f"ngrams_{order}": precision.denominator for order, precision in precisions.items()},
         }
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
-        """Add up the counts of all samples; then their geometric mean, less for brevity."""
+        """Sum the counts of all samples, then multiply the geometric mean of the precisions by the brevity penalty."""
         if not counts:
             return {"corpus_bleu": None}
-        total = {name: int(sum(each[name] for each in counts)) for name in counts[0]}
+        total = {name: int(sum(sample[name] for sample in counts)) for name in counts[0]}
         if not total["matched_1"]:
             return {"corpus_bleu": 0.0}
-        # NLTK's fractions stay as they are counted: the smoothing of 0/5 is not that of 0/1.
-        precisions = [Fraction(total[f"matched_{order}"], total[f"ngrams_{order}"]) for order in ORDERS]
+        # NLTK's fractions are not reduced: smoothing 0/5 gives another result than smoothing 0/1.
+        precisions = [Fraction(total[f"matched_{order}"], total[f"ngrams_{order}"]) for order in NGRAM_ORDERS]
         smoothed = self._smoothing(precisions, references=None, hypothesis=None, hyp_len=total["predicted"])
-        mean = exp(fsum(log(precision) for precision in smoothed) / len(ORDERS))
+        mean = exp(fsum(log(precision) for precision in smoothed) / len(NGRAM_ORDERS))
         return {"corpus_bleu": float(brevity_penalty(total["reference"], total["predicted"]) * mean)}

@@ -9,18 +9,18 @@ from runner.stages import MetricOptions
 
 
 class RougeOptions(MetricOptions):
-    """ROUGE-1, ROUGE-2 and ROUGE-L between summaries; nothing to choose, so that results compare."""
+    """ROUGE-1, ROUGE-2 and ROUGE-L of summaries. There are no options, so that results are comparable."""
 
-    figures: ClassVar[Sequence[str]] = ("rouge1", "rouge2", "rougeL")
+    metric_names: ClassVar[Sequence[str]] = ("rouge1", "rouge2", "rougeL")
 
 
 class BleuOptions(MetricOptions):
-    """BLEU-4 between summaries; nothing to choose, so that results compare."""
+    """BLEU-4 of summaries, averaged over samples. There are no options, so that results are comparable."""
 
-    figures: ClassVar[Sequence[str]] = ("bleu",)
+    metric_names: ClassVar[Sequence[str]] = ("bleu",)
 
 
 class CorpusBleuOptions(MetricOptions):
-    """BLEU-4 between summaries over the whole corpus; nothing to choose, so that results compare."""
+    """BLEU-4 of summaries over the whole corpus. There are no options, so that results are comparable."""
 
-    figures: ClassVar[Sequence[str]] = ("corpus_bleu",)
+    metric_names: ClassVar[Sequence[str]] = ("corpus_bleu",)

@@ -1,7 +1,7 @@
 """The model plugin `llava_onevision`: LLaVA-OneVision.
 
-An image that is alone in a sample is cut into tiles; of several, each is one square. So a tweet with one segment is
-shown coarser than a tweet without: that is how the family was trained.
+A single image of a sample is split into tiles; of several images, each is one square. The main image of a tweet with
+segments therefore has a lower resolution than that of a tweet without: the family was trained like this.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from plugins.model.chat.chat_model import ChatModel
-from plugins.model.chat.images import Dimensions
+from plugins.model.chat.images import ImageSize
 from plugins.model.chat.loaded import LoadedChatModel
 from plugins.model.chat.processor import Processor
 from plugins.model.chat.small_models import SmallSize, text_config
@@ -27,44 +27,44 @@ from plugins.model.model_options import LLAVA_VIDEO as VIDEO
 from plugins.model.model_options import LlavaOnevisionOptions
 from runner.stages import Features
 
-SHAPES = ((1, 1), (1, 2), (2, 1), (2, 2))
-"""Rows and columns of tiles that a small size cuts an image into."""
+TILE_GRIDS = ((1, 1), (1, 2), (2, 1), (2, 2))
+"""Possible rows and columns of tiles of an image in a small size."""
 
 
 class LoadedLlavaOnevision(LoadedChatModel):
-    """A LLaVA-OneVision in memory: the features of an image's tiles without their padding, a row ended by one more."""
+    """A LLaVA-OneVision model in memory: tile features without padding, plus one newline feature for each row."""
 
     def num_image_features(self, features: Features) -> int:
-        """Count what the model's own packing makes of features that have no width."""
+        """Count the image features by running the model's own packing on features of width one."""
         if "pixel_values" not in features:
             return 0
         sizes, config = features["image_sizes"], self.module.config
-        alone = int(features["batch_num_images"].sum()) == 1
-        num_tiles = features["pixel_values"].shape[1] if alone else 1
-        places = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-        blank = [torch.zeros(num_tiles, places, 1) for _ in sizes]
+        is_single = int(features["batch_num_images"].sum()) == 1
+        num_tiles = features["pixel_values"].shape[1] if is_single else 1
+        num_patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+        blank = [torch.zeros(num_tiles, num_patches, 1) for _ in sizes]
         packing: Any = self.module.base_model
         _, lengths = packing.pack_image_features(
             blank, sizes, image_newline=torch.zeros(1), vision_aspect_ratio=config.vision_aspect_ratio
         )
         return int(lengths.sum())
 
-    def _image_texts(self, sizes: Sequence[Dimensions]) -> list[str]:
+    def _image_texts(self, sizes: Sequence[ImageSize]) -> list[str]:
         side = self.processor.image_processor.size["height"]
-        # Of the pixels, only the size of a tile is asked.
+        # Only the tile size of the pixels is used.
         inputs = {
             "batch_num_images": [len(sizes)],
             "image_sizes": [list(size) for size in sizes],
             "pixel_values": torch.empty(1, 1, side, side),
         }
-        return [self.processor.replace_image_token(inputs, place) for place in range(len(sizes))]
+        return [self.processor.replace_image_token(inputs, index) for index in range(len(sizes))]
 
 
 class LlavaOnevisionModel(ChatModel[LlavaOnevisionOptions]):
     """The plugin `llava_onevision` of the stage `model`."""
 
     name = "llava_onevision"
-    loaded = LoadedLlavaOnevision
+    loaded_class = LoadedLlavaOnevision
     config_class = LlavaOnevisionConfig
     processor_class = LlavaOnevisionProcessor
 
@@ -93,9 +93,9 @@ class LlavaOnevisionModel(ChatModel[LlavaOnevisionOptions]):
         images = LlavaOnevisionImageProcessorPil(
             size={"height": small.tile, "width": small.tile}, image_grid_pinpoints=_resolutions(small)
         )
-        places = (small.tile // small.patch) ** 2
-        return self._assemble(images, tokenizer, num_image_tokens=places, vision_feature_select_strategy="full")
+        num_tokens = (small.tile // small.patch) ** 2
+        return self._assemble(images, tokenizer, num_image_tokens=num_tokens, vision_feature_select_strategy="full")
 
 
 def _resolutions(small: SmallSize) -> list[list[int]]:
-    return [[rows * small.tile, columns * small.tile] for rows, columns in SHAPES]
+    return [[rows * small.tile, columns * small.tile] for rows, columns in TILE_GRIDS]

@@ -1,20 +1,20 @@
-"""Published configurations of Qwen2.5-VL, to plan a run without a checkpoint."""
+"""Published configurations of Qwen2.5-VL, used to plan a run without a checkpoint."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-PATCH, MERGE = 14, 2
-"""Pixels of a patch's side, and patches of a token's side."""
+PATCH_SIZE, MERGE_SIZE = 14, 2
+"""Side of a patch in pixels, and of a token in patches."""
 
 MIN_PIXELS, MAX_PIXELS = 3136, 12_845_056
-"""Areas between which the published processor brings an image."""
+"""Minimum and maximum image area of the published processor."""
 
 
 @dataclass(frozen=True)
 class PublishedSize:
-    """What differs between the sizes; widths in units.
+    """Values in which the published sizes differ; widths in units.
 
     Attributes:
         width: Hidden size of the language model, also the width of the vision tower's output.
@@ -22,8 +22,8 @@ class PublishedSize:
         heads: Attention heads, each of 128 units.
         kv_heads: Heads of keys and values.
         ffn: Width of the language model's feed-forward layers.
-        vocabulary: Rows of the embeddings.
-        tied: Whether the output layer is the embeddings.
+        vocabulary: Number of rows of the embeddings.
+        tied: Whether the output layer shares its weights with the embeddings.
         vision_ffn: Width of the vision tower's feed-forward layers.
     """
 
@@ -37,17 +37,17 @@ class PublishedSize:
     vision_ffn: int
 
 
-PUBLISHED: dict[str, PublishedSize] = {
+PUBLISHED_SIZES: dict[str, PublishedSize] = {
     "Qwen/Qwen2.5-VL-3B-Instruct": PublishedSize(2048, 36, 16, 2, 11_008, 151_936, True, 3420),
     "Qwen/Qwen2.5-VL-7B-Instruct": PublishedSize(3584, 28, 28, 4, 18_944, 152_064, False, 3420),
     "Qwen/Qwen2.5-VL-32B-Instruct": PublishedSize(5120, 64, 40, 8, 27_648, 152_064, False, 3456),
     "Qwen/Qwen2.5-VL-72B-Instruct": PublishedSize(8192, 80, 64, 8, 29_568, 152_064, False, 3456),
 }
-"""Name on the hub to size."""
+"""Published sizes by name on the hub."""
 
 
-def published_settings(size: PublishedSize) -> dict[str, Any]:
-    """Write a size out as transformers' `Qwen2_5_VLConfig` takes it."""
+def published_config(size: PublishedSize) -> dict[str, Any]:
+    """Return the arguments of transformers' `Qwen2_5_VLConfig` for a size."""
     return {
         "text_config": {
             "vocab_size": size.vocabulary,
@@ -66,8 +66,8 @@ def published_settings(size: PublishedSize) -> dict[str, Any]:
             "num_heads": 16,
             "intermediate_size": size.vision_ffn,
             "out_hidden_size": size.width,
-            "patch_size": PATCH,
-            "spatial_merge_size": MERGE,
+            "patch_size": PATCH_SIZE,
+            "spatial_merge_size": MERGE_SIZE,
             "window_size": 112,
             "fullatt_block_indexes": [7, 15, 23, 31],
             "tokens_per_second": 2,

@@ -22,9 +22,9 @@ from transformers import (
     Qwen3VLProcessor,
 )
 
-from plugins.model.chat.batching import FrozenFeatures, as_encoded, packed, prepare_packing
+from plugins.model.chat.batching import FrozenVisionTower, pack_samples, prepare_packing, to_encoder_outputs
 from plugins.model.chat.chat_model import ChatModel
-from plugins.model.chat.images import Dimensions, read_dimensions, unusable
+from plugins.model.chat.images import ImageSize, read_image_size, unusable_image_error
 from plugins.model.chat.loaded import LoadedChatModel
 from plugins.model.chat.processor import Processor
 from plugins.model.chat.small_models import SmallSize, text_config
@@ -40,67 +40,68 @@ from plugins.model.model_options import (
 )
 from plugins.model.qwen2_5_vl_published import (
     MAX_PIXELS,
-    MERGE,
+    MERGE_SIZE,
     MIN_PIXELS,
-    PATCH,
-    PUBLISHED,
+    PATCH_SIZE,
+    PUBLISHED_SIZES,
     PublishedSize,
-    published_settings,
+    published_config,
 )
 from runner.errors import SpecError
 from runner.records import Rendered
 from runner.stages import Features, TokenCounts
 
 TEMPORAL_PATCH = 2
-"""A still image is doubled to a film of two frames."""
+"""Frames of a temporal patch; a still image is duplicated to two frames."""
 
 QwenOptions = TypeVar("QwenOptions", bound=QwenVLOptions)
 
 
 class LoadedQwenVL(LoadedChatModel):
-    """A Qwen-VL in memory: a feature for each block of patches that the vision tower merges."""
+    """A Qwen-VL model in memory; it has one image feature for each block of merged patches."""
 
     replaces_pixels = True
 
     def __init__(self, module: PreTrainedModel, processor: Processor) -> None:
-        """Take the module and the processor of a checkpoint, and make the module ready for `pack`."""
+        """Store module and processor, and prepare the module for `pack`."""
         super().__init__(module, processor)
         self.supports_packing = prepare_packing(module)
 
     def pack(self, batch: Sequence[Features]) -> dict[str, Any]:
-        """Lay encoded samples one after the other in a row; see `VisionLanguageModel.pack`."""
-        return packed(batch, self.module)
+        """Concatenate encoded samples into one row; see `VisionLanguageModel.pack`."""
+        return pack_samples(batch, self.module)
 
     def collate(self, batch: Sequence[Features], padding_side: Literal["left", "right"]) -> dict[str, Any]:
-        """Pad and stack encoded samples, with pixels or with features in their place; see `LoadedChatModel.collate`."""
-        return as_encoded(super().collate(batch, padding_side), self.module.config.get_text_config().hidden_size)
+        """Pad and stack encoded samples that have pixels or image features; see `LoadedChatModel.collate`."""
+        width = self.module.config.get_text_config().hidden_size
+        return to_encoder_outputs(super().collate(batch, padding_side), width)
 
-    def frozen_vision(self) -> FrozenFeatures | None:
-        """What looks at images, where it never changes; see `VisionLanguageModel.frozen_vision`."""
-        vision = FrozenFeatures(self.module)
+    def frozen_vision(self) -> FrozenVisionTower | None:
+        """Return the vision tower if it is frozen; see `VisionLanguageModel.frozen_vision`."""
+        vision = FrozenVisionTower(self.module)
         return vision if vision.is_cacheable else None
 
     def num_image_features(self, features: Features) -> int:
-        """Count the merged blocks in the grids of a sample's pixels."""
+        """Count the merged blocks in the image grids of a sample."""
         grid = features.get("image_grid_thw")
-        merged = self.module.config.vision_config.spatial_merge_size**2
-        return 0 if grid is None else int(grid.prod(dim=1).sum()) // merged
+        block_size = self.module.config.vision_config.spatial_merge_size**2
+        return 0 if grid is None else int(grid.prod(dim=1).sum()) // block_size
 
-    def _process_pictures(self, pictures: Sequence[Image.Image]) -> tuple[Features, Sequence[str]]:
-        # The processor does no more with them than this, and tokenises a text besides.
-        made = self.processor.image_processor(images=list(pictures), return_tensors="pt")
-        return dict(made), self._texts_of_sizes(tuple((each.height, each.width) for each in pictures))
+    def _process_images(self, images: Sequence[Image.Image]) -> tuple[Features, Sequence[str]]:
+        # The processor does the same, but tokenizes a text as well.
+        features = self.processor.image_processor(images=list(images), return_tensors="pt")
+        return dict(features), self._texts_for_sizes(tuple((image.height, image.width) for image in images))
 
-    def _image_texts(self, sizes: Sequence[Dimensions]) -> list[str]:
+    def _image_texts(self, sizes: Sequence[ImageSize]) -> list[str]:
         patches = [self.processor.image_processor.get_number_of_image_patches(*size) for size in sizes]
-        inputs = {"image_grid_thw": torch.tensor([[1, 1, count] for count in patches])}  # only their product is asked
-        return [self.processor.replace_image_token(inputs, place) for place in range(len(sizes))]
+        inputs = {"image_grid_thw": torch.tensor([[1, 1, count] for count in patches])}  # only the product is used
+        return [self.processor.replace_image_token(inputs, index) for index in range(len(sizes))]
 
 
 class QwenVLModel(ChatModel[QwenOptions]):
-    """What the plugins `qwen2_vl`, `qwen2_5_vl` and `qwen3_vl` share."""
+    """Base class of the plugins `qwen2_vl`, `qwen2_5_vl` and `qwen3_vl`."""
 
-    loaded = LoadedQwenVL
+    loaded_class = LoadedQwenVL
 
     def _small_processor(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> Processor:
         images = Qwen2VLImageProcessorPil(
@@ -116,7 +117,7 @@ class QwenVLModel(ChatModel[QwenOptions]):
         size["longest_edge"] = self._options.max_pixels or size["longest_edge"]
         if size["shortest_edge"] > size["longest_edge"]:
             raise SpecError(
-                f"an image cannot have at least {size['shortest_edge']} and at most "
+                f"the minimum of {size['shortest_edge']} pixels exceeds the maximum of "
                 f"{size['longest_edge']} pixels; set both model.min_pixels and model.max_pixels",
                 path=("model",),
             )
@@ -124,8 +125,8 @@ class QwenVLModel(ChatModel[QwenOptions]):
         return processor
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The special tokens that a configuration of these families names."""
+def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return the ids of the special tokens that a configuration of these families contains."""
     special = tokenizer.get_added_vocab()
     return {
         "image_token_id": special[IMAGE_PAD],
@@ -135,9 +136,9 @@ def token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     }
 
 
-def rotary_text_config(small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Write out a small language model whose rotary frequencies time, height and width share."""
-    # Frequencies are half a head; the three share them as evenly as they divide.
+def mrope_text_config(small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return the configuration of a small language model with multimodal rotary positions (time, height, width)."""
+    # There are half as many frequencies as units in a head; the axes get equal shares as far as possible.
     frequencies = small.text_width // small.text_heads // 2
     third = frequencies // 3
     section = [frequencies - 2 * third, third, third]
@@ -155,7 +156,7 @@ class Qwen2VLModel(QwenVLModel[Qwen2VLOptions]):
     def _small_config(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> Qwen2VLConfig:
         vision = {
             "embed_dim": small.vision_width,
-            "hidden_size": small.text_width,  # of what the tower gives, in this family's words
+            "hidden_size": small.text_width,  # in this family, the width of the tower's output
             "depth": small.vision_depth,
             "num_heads": small.vision_heads,
             "mlp_ratio": small.vision_ffn // small.vision_width,
@@ -164,15 +165,15 @@ class Qwen2VLModel(QwenVLModel[Qwen2VLOptions]):
             "temporal_patch_size": TEMPORAL_PATCH,
         }
         return Qwen2VLConfig(
-            text_config=rotary_text_config(small, tokenizer),
+            text_config=mrope_text_config(small, tokenizer),
             vision_config=vision,
             tie_word_embeddings=False,
-            **token_ids(tokenizer),
+            **special_token_ids(tokenizer),
         )
 
 
 class Qwen25VLModel(QwenVLModel[Qwen25VLOptions]):
-    """The plugin `qwen2_5_vl` of the stage `model`; its vision tower attends within windows but in some blocks."""
+    """The plugin `qwen2_5_vl` of the stage `model`; most blocks of its vision tower use windowed attention."""
 
     name = "qwen2_5_vl"
     config_class = Qwen2_5_VLConfig
@@ -191,26 +192,26 @@ class Qwen25VLModel(QwenVLModel[Qwen25VLOptions]):
             "fullatt_block_indexes": [small.vision_depth - 1],
         }
         return Qwen2_5_VLConfig(
-            text_config=rotary_text_config(small, tokenizer),
+            text_config=mrope_text_config(small, tokenizer),
             vision_config=vision,
             tie_word_embeddings=False,
-            **token_ids(tokenizer),
+            **special_token_ids(tokenizer),
         )
 
     def _published(self) -> PublishedModelSpec | None:
-        size = PUBLISHED.get(self._options.checkpoint or "")
+        size = PUBLISHED_SIZES.get(self._options.checkpoint or "")
         if size is None:
             return None
-        fewest, most = self._options.min_pixels or MIN_PIXELS, self._options.max_pixels or MAX_PIXELS
-        return PublishedModelSpec(size, fewest, most, self._options.attention)
+        min_pixels, max_pixels = self._options.min_pixels or MIN_PIXELS, self._options.max_pixels or MAX_PIXELS
+        return PublishedModelSpec(size, min_pixels, max_pixels, self._options.attention)
 
 
-POSITIONS = 64
-"""Learnt positions of a small vision tower, eight by eight; others are interpolated."""
+SMALL_NUM_POSITIONS = 64
+"""Number of learned positions of a small vision tower, eight by eight; other positions are interpolated."""
 
 
 class Qwen3VLModel(QwenVLModel[Qwen3VLOptions]):
-    """The plugin `qwen3_vl` of the stage `model`; features of inner blocks go to the language model's first layers."""
+    """The plugin `qwen3_vl` of the stage `model`; the first decoder layers get features of inner vision blocks."""
 
     name = "qwen3_vl"
     config_class = Qwen3VLConfig
@@ -226,30 +227,32 @@ class Qwen3VLModel(QwenVLModel[Qwen3VLOptions]):
             "initializer_range": small.vision_init,
             "patch_size": small.patch,
             "temporal_patch_size": TEMPORAL_PATCH,
-            "num_position_embeddings": POSITIONS,
+            "num_position_embeddings": SMALL_NUM_POSITIONS,
             "deepstack_visual_indexes": [0],
         }
-        text = {**rotary_text_config(small, tokenizer), "head_dim": small.text_width // small.text_heads}
-        return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **token_ids(tokenizer))
+        text = {**mrope_text_config(small, tokenizer), "head_dim": small.text_width // small.text_heads}
+        return Qwen3VLConfig(
+            text_config=text, vision_config=vision, tie_word_embeddings=False, **special_token_ids(tokenizer)
+        )
 
 
 CHARACTERS_PER_TOKEN = 4.0
-"""English prose has about 4.5 characters a token in vocabularies of 150,000, the names, tags and links of tweets about
-3; prompts and answers here are mostly prose."""
+"""Estimate for a vocabulary of 150,000 tokens: English prose has about 4.5 characters per token; the names, tags and
+links of tweets have about 3. Prompts and answers here are mostly prose."""
 
 
-TURNS, TURN = 19, 10
-"""Tokens of the published template around a question and its answer, system message included, and around an example."""
+CONVERSATION_OVERHEAD, EXAMPLE_OVERHEAD = 19, 10
+"""Tokens that the published template adds: for prompt and answer with the system message, and for each example."""
 
 
 class PublishedModelSpec:
-    """What planning needs of a published size; see `Outline`.
+    """A published size without weights, for planning; see `ModelSpec`.
 
     Attributes:
-        module: On the meta device.
-        supports_packing: As the family does with this attention.
-        replaces_pixels: As the family does.
-        context_length: As published.
+        module: The module on the meta device.
+        supports_packing: Whether samples can be packed with this attention.
+        replaces_pixels: Whether features can replace pixels; true for this family.
+        context_length: The published value.
     """
 
     module: torch.nn.Module
@@ -261,48 +264,51 @@ class PublishedModelSpec:
         """Build the architecture without memory for its weights.
 
         Args:
-            size: Which one.
-            min_pixels: Area to which smaller images are enlarged.
-            max_pixels: Area to which larger images are reduced.
-            attention: Implementation in transformers.
+            size: The published size.
+            min_pixels: Minimum image area in pixels.
+            max_pixels: Maximum image area in pixels.
+            attention: Attention implementation in transformers.
         """
-        config = Qwen2_5_VLConfig(**published_settings(size))
-        # Kernels that are not installed here make no difference to what is counted.
-        known = attention if attention != "flash_attention_2" else "sdpa"
+        config = Qwen2_5_VLConfig(**published_config(size))
+        # Memory and tokens do not depend on the kernel, which may not be installed here.
+        available = attention if attention != "flash_attention_2" else "sdpa"
         with torch.device("meta"):
             module: PreTrainedModel = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
-                config, attn_implementation=known, dtype=torch.float32
+                config, attn_implementation=available, dtype=torch.float32
             )
         self.module = module
         self.supports_packing = prepare_packing(module)
         self.context_length = config.get_text_config().max_position_embeddings
         self._images = Qwen2VLImageProcessorPil(
-            patch_size=PATCH, merge_size=MERGE, size={"shortest_edge": min_pixels, "longest_edge": max_pixels}
+            patch_size=PATCH_SIZE, merge_size=MERGE_SIZE, size={"shortest_edge": min_pixels, "longest_edge": max_pixels}
         )
 
     def count(self, rendered: Rendered) -> TokenCounts:
-        """Count image tokens from the sizes of the files, and estimate the text's from its characters.
+        """Count image tokens from image sizes, and estimate text tokens from the number of characters.
 
         Raises:
             DataError: An image cannot be used.
         """
-        patches = [self._patches(path, rendered.id) for path in rendered.images]
-        shown = [(each.prompt, each.target or "") for each in rendered.examples]
-        text = estimated(rendered.prompt) + sum(estimated(asked) + estimated(told) for asked, told in shown)
+        patches = [self._num_patches(path, rendered.id) for path in rendered.images]
+        texts = [rendered.prompt]
+        for example in rendered.examples:
+            texts += [example.prompt, example.target or ""]
+        overhead = CONVERSATION_OVERHEAD + EXAMPLE_OVERHEAD * len(rendered.examples)
         return TokenCounts(
-            text=text + 2 * len(patches) + TURNS + TURN * len(shown),  # each image stands between two tokens of its own
-            image=sum(patches) // MERGE**2,
-            target=0 if rendered.target is None else estimated(rendered.target) + 1,
+            # Each image is enclosed by two special tokens.
+            text=sum(map(estimate_tokens, texts)) + 2 * len(patches) + overhead,
+            image=sum(patches) // MERGE_SIZE**2,
+            target=0 if rendered.target is None else estimate_tokens(rendered.target) + 1,
             estimated=True,
         )
 
-    def _patches(self, path: Path, sample: str) -> int:
+    def _num_patches(self, path: Path, sample: str) -> int:
         try:
-            return int(self._images.get_number_of_image_patches(*read_dimensions(path, sample)))
-        except ValueError as error:  # too narrow
-            raise unusable(path, sample, error) from error
+            return int(self._images.get_number_of_image_patches(*read_image_size(path, sample)))
+        except ValueError as error:  # the image is too narrow
+            raise unusable_image_error(path, sample, error) from error
 
 
-def estimated(text: str) -> int:
-    """Estimate the tokens of a text from its characters."""
+def estimate_tokens(text: str) -> int:
+    """Estimate the number of tokens of a text from its number of characters."""
     return math.ceil(len(text) / CHARACTERS_PER_TOKEN)

@@ -16,43 +16,43 @@ class LoraOptions(Options):
     """Low-rank adapters (Hu et al. 2022) on a group's linear layers, merged into the weights at the end."""
 
     rank: Annotated[int, Field(gt=0)] = 16
-    """Width of the adapters. Default: our choice."""
+    """Rank of the adapters. Default: our choice."""
 
     alpha: Annotated[float, Field(gt=0)] = 32.0
-    """Their output is scaled by alpha / rank. Default: our choice, a scale of 2."""
+    """The adapters' output is scaled by alpha / rank. Default: our choice, a scale of 2."""
 
 
 class GroupOptions(Options):
-    """One group: the parameters that it wins, and how fast they learn."""
+    """A parameter group: a pattern for parameter names, and how these parameters are trained."""
 
     match: Annotated[str, Field(min_length=1)]
-    """Pattern on a parameter's full name, with `*`, `?` and `[…]` as in file names (`fnmatch`, upper and
-    lower case differ). A parameter goes to the first group whose pattern it matches."""
+    """Pattern for a parameter's full name, with `*`, `?` and `[…]` as in file names (`fnmatch`, case-sensitive). A
+    parameter belongs to the first group whose pattern it matches."""
 
     lr: Rate | None = None
-    """Peak learning rate, reached after the warm-up; needed unless the group is frozen."""
+    """Peak learning rate, reached after the warm-up; required unless the group is frozen."""
 
     weight_decay: Rate | None = None
-    """Decoupled weight decay of this group; by default the section's."""
+    """Decoupled weight decay of this group. Default: the section's `weight_decay`."""
 
     frozen: bool = False
-    """Whether these parameters stay as they are, which is proven when training ends."""
+    """Whether these parameters are not trained; it is verified at the end of training that they are unchanged."""
 
     lora: LoraOptions | None = None
-    """Train adapters on the group's linear layers instead; everything else in it stays as it is. The output layer
-    gets none."""
+    """Train low-rank adapters on the group's linear layers, except the output layer; the group's own parameters are
+    frozen. Default: no adapters."""
 
     @model_validator(mode="after")
-    def _frozen_or_learning(self) -> GroupOptions:
+    def _frozen_or_trainable(self) -> GroupOptions:
         if self.frozen and (self.lr is not None or self.weight_decay is not None or self.lora is not None):
-            raise ValueError("a frozen group has no lr, weight_decay or lora: nothing in it learns")
+            raise ValueError("a frozen group is not trained; remove its lr, weight_decay and lora")
         if not self.frozen and self.lr is None:
-            raise ValueError("needs lr, its peak learning rate; or frozen: true, where nothing in it is to learn")
+            raise ValueError("needs lr, the peak learning rate; or frozen: true if the group is not to be trained")
         return self
 
 
 class ScheduleOptions(Options):
-    """What does not depend on the algorithm."""
+    """Options of all optimizers: weight decay and learning-rate schedule."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "decayed": "weight_decay_on",
@@ -61,52 +61,54 @@ class ScheduleOptions(Options):
     }
 
     weight_decay: Rate = 0.1
-    """Decoupled weight decay of groups that name none; 0.1 is what 2U1's finetune.sh passes."""
+    """Decoupled weight decay of groups that set none. Default: that of 2U1's finetune.sh."""
 
     weight_decay_on: Literal["matrices", "2u1", "all"] = "matrices"
-    """Which parameters decay. `matrices`: those of more than one dimension, so that biases and the weights of norms do
-    not (our choice). `2u1`: all but names with `bias` and the weights of LayerNorm, as the paper's trainer has it;
-    RMSNorm's decay. `all`: every one."""
+    """Parameters with weight decay. `matrices`: those with more than one dimension, so not biases and norm weights.
+    `2u1`: all except names with `bias` and the weights of LayerNorm, as in the paper's trainer; RMSNorm weights decay.
+    `all`: every parameter. Default: our choice."""
 
     lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How rates fall after the warm-up: to zero along half a cosine (2U1's finetune.sh) or a line, or not."""
+    """Learning rates after the warm-up: they fall to zero along half a cosine or a line, or stay constant. Default:
+    that of 2U1's finetune.sh."""
 
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.03
-    """Share of all optimizer steps over which rates rise from zero to their peak (2U1's finetune.sh)."""
+    """Fraction of all optimizer steps over which learning rates rise from zero to their peak. Default: that of 2U1's
+    finetune.sh."""
 
 
 class AdamWConstants(Options):
     """The constants of AdamW."""
 
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """Decay rates of the first and second moment (Kingma and Ba 2015; 2U1 keeps them)."""
+    """Decay rates of the first and second moment. Default: Kingma and Ba 2015; 2U1 keeps them."""
 
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    """Added to the root of the second moment (Kingma and Ba 2015; 2U1 keeps it)."""
+    """Constant added to the root of the second moment. Default: Kingma and Ba 2015; 2U1 keeps it."""
 
 
 class AdamWOptions(AdamWConstants, ScheduleOptions):
-    """AdamW (Loshchilov and Hutter 2019) with a learning rate for each group of parameters."""
+    """AdamW (Loshchilov and Hutter 2019) with a learning rate for each parameter group."""
 
     groups: Annotated[dict[str, GroupOptions], Field(min_length=1)]
-    """Groups by name, in order: the first whose pattern matches wins a parameter. A pattern that wins nothing
-    and a trainable parameter in no group are errors."""
+    """Parameter groups by name, in order: a parameter belongs to the first group whose pattern it matches. A group
+    without parameters, and a trainable parameter in no group, are errors."""
 
 
 class MuonGroupOptions(GroupOptions):
-    """A group with its algorithm."""
+    """A parameter group with its algorithm."""
 
     algorithm: Literal["adamw", "muon"] = "adamw"
-    """`muon` takes matrices alone; embeddings and the head, though matrices, are better left to `adamw` (Jordan et
-    al. 2024), and vectors and convolutions must be."""
+    """Algorithm of the group. `muon` trains only matrices. Vectors and convolutions need `adamw`; embeddings and the
+    output layer, though matrices, should use it too (Jordan et al. 2024)."""
 
 
 class MuonOptions(AdamWConstants, ScheduleOptions):
     """Muon (Jordan et al. 2024), which orthogonalises the momentum of matrices, and AdamW for the rest."""
 
     groups: Annotated[dict[str, MuonGroupOptions], Field(min_length=1)]
-    """Groups by name, in order: the first whose pattern matches wins a parameter. A pattern that wins nothing
-    and a trainable parameter in no group are errors."""
+    """Parameter groups by name, in order: a parameter belongs to the first group whose pattern it matches. A group
+    without parameters, and a trainable parameter in no group, are errors."""
 
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    """Nesterov momentum of Muon (Jordan et al. 2024)."""
+    """Nesterov momentum of Muon. Default: Jordan et al. 2024."""

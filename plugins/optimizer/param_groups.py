@@ -1,4 +1,4 @@
-"""Named parameter groups: assigns a module's parameters to them, and puts LoRA adapters on them."""
+"""Named parameter groups: assigns a module's parameters to them, and adds LoRA adapters to them."""
 
 from __future__ import annotations
 
@@ -20,65 +20,65 @@ if TYPE_CHECKING:
     from peft.tuners.lora import LoraModel
 
 
-GROUPS: SpecPath = ("optimizer", "groups")
-"""Where the groups stand in a spec."""
+GROUPS_PATH: SpecPath = ("optimizer", "groups")
+"""Path of the groups in a spec."""
 
-NAMES_SHOWN = 5
-"""How many parameters an error lists before it only counts."""
+MAX_NAMES_LISTED = 5
+"""Number of parameters that an error lists; the others are counted."""
 
-_ADAPTER = re.compile(r"\.lora_[AB]\.[^.]+\.weight$")
+_ADAPTER_WEIGHT = re.compile(r"\.lora_[AB]\.[^.]+\.weight$")
 
 
 @dataclass(frozen=True)
 class ParamGroup:
-    """A group with the parameters that it won.
+    """A parameter group and the parameters assigned to it.
 
     Attributes:
-        name: In the spec.
-        options: Its rates.
-        weight_decay: Its own, or the section's.
-        parameters: By full name, those that do not learn among them.
-        spared: Names of those that do not decay.
+        name: The group's name in the spec.
+        options: The group's options.
+        weight_decay: The group's weight decay, or the section's.
+        parameters: Parameters by full name, frozen ones included.
+        no_decay: Names of the parameters without weight decay.
     """
 
     name: str
     options: GroupOptions
     weight_decay: float
     parameters: Mapping[str, torch.nn.Parameter]
-    spared: frozenset[str]
+    no_decay: frozenset[str]
 
     @property
-    def learning(self) -> dict[str, torch.nn.Parameter]:
-        """Those that learn."""
-        return {name: each for name, each in self.parameters.items() if each.requires_grad}
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """The trainable parameters."""
+        return {name: parameter for name, parameter in self.parameters.items() if parameter.requires_grad}
 
     def rows(self) -> list[ParameterRow]:
-        """The group's part of the manifest."""
+        """Return the group's rows of the parameter table."""
         return [
             ParameterRow(
                 name=name,
                 group=self.name,
-                lr=self.options.lr if each.requires_grad else None,
-                weight_decay=self._decay(name) if each.requires_grad else None,
-                trainable=each.requires_grad,
-                num_parameters=each.numel(),
+                lr=self.options.lr if parameter.requires_grad else None,
+                weight_decay=self._decay(name) if parameter.requires_grad else None,
+                trainable=parameter.requires_grad,
+                num_parameters=parameter.numel(),
             )
-            for name, each in self.parameters.items()
+            for name, parameter in self.parameters.items()
         ]
 
     def _decay(self, name: str) -> float:
-        return 0.0 if name in self.spared else self.weight_decay
+        return 0.0 if name in self.no_decay else self.weight_decay
 
     def torch_groups(self) -> list[dict[str, Any]]:
-        """The group as torch's optimizers take it: what decays, and what does not.
+        """Return the group as groups of torch's optimizers: parameters with weight decay, and those without.
 
-        Each carries the group's `name`, by which its rate is reported.
+        Each has the group's `name`, under which its learning rate is reported.
         """
-        decayed = [each for name, each in self.learning.items() if name not in self.spared]
-        spared = [each for name, each in self.learning.items() if name in self.spared]
+        decayed = [parameter for name, parameter in self.trainable.items() if name not in self.no_decay]
+        not_decayed = [parameter for name, parameter in self.trainable.items() if name in self.no_decay]
         return [
             {"name": self.name, "params": parameters, "lr": self.options.lr, "weight_decay": weight_decay}
-            for parameters, weight_decay in ((decayed, self.weight_decay), (spared, 0.0))
+            for parameters, weight_decay in ((decayed, self.weight_decay), (not_decayed, 0.0))
             if parameters
         ]
 
@@ -86,162 +86,152 @@ class ParamGroup:
 def assign_param_groups(
     module: torch.nn.Module, groups: Mapping[str, GroupOptions], section: ScheduleOptions
 ) -> list[ParamGroup]:
-    """Give each parameter to the first group whose pattern it matches.
+    """Assign each parameter to the first group whose pattern it matches.
 
-    An adapter goes where the weight goes that it adapts.
+    An adapter belongs to the group of the weight that it adapts.
 
     Raises:
-        SpecError: A group wins nothing that can learn, or parameters are left over; all of it at once.
+        SpecError: A group gets no trainable parameter, or parameters are left over; all problems at once.
     """
-    won: dict[str, dict[str, torch.nn.Parameter]] = {name: {} for name in groups}
-    left: list[str] = []
+    assigned: dict[str, dict[str, torch.nn.Parameter]] = {name: {} for name in groups}
+    unmatched: list[str] = []
     for name, parameter in module.named_parameters():
-        own = original_name(name)
-        winner = next((group for group, options in groups.items() if fnmatchcase(own, options.match)), None)
-        if winner is not None:
-            won[winner][name] = parameter
+        original = original_name(name)
+        match = next((group for group, options in groups.items() if fnmatchcase(original, options.match)), None)
+        if match is not None:
+            assigned[match][name] = parameter
         elif parameter.requires_grad:
-            left.append(own)
+            unmatched.append(original)
     problems = [
-        _wins_nothing(name, groups[name], module)
-        for name, parameters in won.items()
-        if not _serves(groups[name], parameters)
+        _empty_group_problem(name, groups[name], module)
+        for name, parameters in assigned.items()
+        if not _is_used(groups[name], parameters)
     ]
-    if left:
-        problems.append(_left_over(left))
+    if unmatched:
+        problems.append(_unmatched_problem(unmatched))
     if problems:
         raise SpecError(problems)
-    spared = _no_decay(module, section)
+    no_decay = _no_decay(module, section)
     return [
-        ParamGroup(name, options, _own_or(options.weight_decay, section.weight_decay), won[name], spared)
+        ParamGroup(
+            name,
+            options,
+            section.weight_decay if options.weight_decay is None else options.weight_decay,
+            assigned[name],
+            no_decay,
+        )
         for name, options in groups.items()
     ]
 
 
 def original_name(name: str) -> str:
-    """The name that a parameter has without adapters; of an adapter, that of the weight it adapts."""
-    return _ADAPTER.sub(".weight", name).replace(".base_layer.", ".")
+    """Return a parameter's name without adapters; for an adapter, the name of the weight that it adapts."""
+    return _ADAPTER_WEIGHT.sub(".weight", name).replace(".base_layer.", ".")
 
 
-def _serves(options: GroupOptions, parameters: Mapping[str, torch.nn.Parameter]) -> bool:
+def _is_used(options: GroupOptions, parameters: Mapping[str, torch.nn.Parameter]) -> bool:
     return bool(parameters) if options.frozen else any(each.requires_grad for each in parameters.values())
 
 
 def _no_decay(module: torch.nn.Module, section: ScheduleOptions) -> frozenset[str]:
-    """Names of the parameters that do not decay."""
-    named = dict(module.named_parameters())
+    """Return the names of the parameters without weight decay."""
+    parameters = dict(module.named_parameters())
     if section.weight_decay_on == "all":
         return frozenset()
     if section.weight_decay_on == "matrices":
-        return frozenset(name for name, each in named.items() if each.ndim <= 1)
+        return frozenset(name for name, parameter in parameters.items() if parameter.ndim <= 1)
     layer_norms = {
         f"{path}.{name}" if path else name
-        for path, part in module.named_modules()
-        if isinstance(part, torch.nn.LayerNorm)
-        for name, _ in part.named_parameters(recurse=False)
+        for path, submodule in module.named_modules()
+        if isinstance(submodule, torch.nn.LayerNorm)
+        for name, _ in submodule.named_parameters(recurse=False)
     }
-    return frozenset(name for name in named if name in layer_norms or "bias" in name)
+    return frozenset(name for name in parameters if name in layer_norms or "bias" in name)
 
 
-def _own_or(own: float | None, shared: float) -> float:
-    return shared if own is None else own
-
-
-def _wins_nothing(group: str, options: GroupOptions, module: torch.nn.Module) -> Problem:
+def _empty_group_problem(group: str, options: GroupOptions, module: torch.nn.Module) -> Problem:
     names = [original_name(name) for name, each in module.named_parameters() if each.requires_grad]
     matched = [name for name in names if fnmatchcase(name, options.match)]
+    examples = names[:: max(1, len(names) // MAX_NAMES_LISTED)][:MAX_NAMES_LISTED]
     message = (
-        f"the pattern {options.match!r} matches {listed(matched)}, but an earlier group wins all of them; "
-        "the first match wins, so put this group above the wider one"
+        f"the pattern {options.match!r} matches {format_names(matched)}, but an earlier group matches all of them; "
+        "the first match counts, so move this group above the wider one"
         if matched
-        else f"the pattern {options.match!r} matches no trainable parameter; names are such as "
-        f"{', '.join(_spread(names))}"
+        else f"the pattern {options.match!r} matches no trainable parameter; examples of names: {', '.join(examples)}"
     )
-    return Problem(message, (*GROUPS, group, "match"))
+    return Problem(message, (*GROUPS_PATH, group, "match"))
 
 
-def _left_over(names: Sequence[str]) -> Problem:
-    message = f'no group matches {listed(names)}; add a group for them, such as one with match: "*" at the end'
-    return Problem(message, GROUPS)
+def _unmatched_problem(names: Sequence[str]) -> Problem:
+    message = f'no group matches {format_names(names)}; add a group for them, such as one with match: "*" at the end'
+    return Problem(message, GROUPS_PATH)
 
 
-def _spread(names: Sequence[str]) -> Sequence[str]:
-    return names[:: max(1, len(names) // NAMES_SHOWN)][:NAMES_SHOWN]
+def format_names(names: Sequence[str]) -> str:
+    """List the first parameter names and count the others."""
+    listed = ", ".join(names[:MAX_NAMES_LISTED])
+    return f"{listed} and {len(names) - MAX_NAMES_LISTED} more" if len(names) > MAX_NAMES_LISTED else listed
 
 
-def listed(names: Sequence[str]) -> str:
-    """Name the first few parameters and count the rest."""
-    shown = ", ".join(names[:NAMES_SHOWN])
-    return f"{shown} and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else shown
+ADAPTER_NAME = "default"
+"""The name under which peft keeps the adapters of all groups."""
 
 
-ADAPTER = "default"
-"""The one name under which peft keeps the adapters of all groups."""
+def add_adapters(module: torch.nn.Module, groups: Sequence[ParamGroup], seed: int) -> LoraModel | None:
+    """Add adapters to the linear layers of the groups with `lora`, in place.
 
-
-def adapt(module: torch.nn.Module, groups: Sequence[ParamGroup], seed: int) -> LoraModel | None:
-    """Put adapters on the linear layers of the groups that ask for them; in place.
-
-    Afterwards the adapters learn, and of those groups nothing else does.
+    Afterwards only the adapters of these groups are trainable.
 
     Args:
         module: The whole model, without adapters.
-        groups: All groups, dealt.
-        seed: For the adapters' random weights.
+        groups: All groups, with their parameters.
+        seed: Seed of the adapters' random weights.
 
     Returns:
-        What merges them back, for `merge`; None where no group asks for any.
+        The peft model, which merges the adapters; None if no group has `lora`.
 
     Raises:
-        SpecError: A group that asks for adapters has no linear layer.
+        SpecError: A group with `lora` has no linear layer.
     """
-    asking = [(group, _linear_layers(module, group)) for group in groups if group.options.lora is not None]
-    if problems := [_no_layer(group) for group, layers in asking if not layers]:
+    lora_groups = [(group, _linear_layers(module, group)) for group in groups if group.options.lora is not None]
+    if problems := [_no_layer_problem(group) for group, layers in lora_groups if not layers]:
         raise SpecError(problems)
-    if not asking:
+    if not lora_groups:
         return None
     from peft.tuners.lora import LoraModel
 
-    learning = [parameter for group in groups if group.options.lora is None for parameter in group.learning.values()]
+    trainable = [parameter for group in groups if group.options.lora is None for parameter in group.trainable.values()]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        adapted = LoraModel(module, _config(asking), ADAPTER)
-    # It lets adapters alone learn; the groups without any go on as they did.
-    for parameter in learning:
+        lora_model = LoraModel(module, _lora_config(lora_groups), ADAPTER_NAME)
+    # peft freezes everything but adapters; groups without `lora` stay trainable.
+    for parameter in trainable:
         parameter.requires_grad_(True)
-    return adapted
+    return lora_model
 
 
-def merge(adapted: LoraModel) -> None:
-    """Add the adapters to the weights that they adapt, and put the plain layers back in their places; in place.
-
-    Raises:
-        ValueError: A merged weight would not be a number.
-    """
-    adapted.merge_and_unload(safe_merge=True)
-
-
-def _config(asking: Sequence[tuple[ParamGroup, Sequence[str]]]) -> LoraConfig:
-    """One configuration for all groups, the rank and scale of each layer under its name."""
+def _lora_config(lora_groups: Sequence[tuple[ParamGroup, Sequence[str]]]) -> LoraConfig:
+    """Return one configuration for all groups, with rank and scale of each layer by its name."""
     from peft import LoraConfig
 
-    asked = {layer: group.options.lora for group, layers in asking for layer in layers if group.options.lora}
+    options = {layer: group.options.lora for group, layers in lora_groups for layer in layers if group.options.lora}
     return LoraConfig(
-        target_modules=list(asked),
-        rank_pattern={f"^{re.escape(layer)}": each.rank for layer, each in asked.items()},
-        alpha_pattern={f"^{re.escape(layer)}": each.alpha for layer, each in asked.items()},
+        target_modules=list(options),
+        rank_pattern={f"^{re.escape(layer)}": lora.rank for layer, lora in options.items()},
+        alpha_pattern={f"^{re.escape(layer)}": lora.alpha for layer, lora in options.items()},
     )
 
 
 def _linear_layers(module: torch.nn.Module, group: ParamGroup) -> list[str]:
+    """Return the paths of the group's linear layers, without the output layer."""
     output = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None  # type: ignore[no-untyped-call]
     return [
         path
-        for path, part in module.named_modules()
-        if isinstance(part, torch.nn.Linear) and part is not output and f"{path}.weight" in group.parameters
+        for path, submodule in module.named_modules()
+        if isinstance(submodule, torch.nn.Linear) and submodule is not output and f"{path}.weight" in group.parameters
     ]
 
 
-def _no_layer(group: ParamGroup) -> Problem:
-    message = "lora adapts linear layers, and this group has none; leave lora out, or match others"
-    return Problem(message, (*GROUPS, group.name, "lora"))
+def _no_layer_problem(group: ParamGroup) -> Problem:
+    message = "lora adapts linear layers, but this group has none; remove lora, or match other parameters"
+    return Problem(message, (*GROUPS_PATH, group.name, "lora"))

@@ -1,1 +1,1 @@
-"""What plugins share that ask servers for answers; no stage of its own."""
+"""Client of model servers, shared by generators and annotators; not a stage of its own."""

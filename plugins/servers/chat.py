@@ -31,26 +31,26 @@ from runner.stages import Reporter, StopRequestedError
 
 Message = dict[str, Any]
 
-KNOWN_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
-"""Formats that servers take; other files are sent as PNG."""
+SUPPORTED_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+"""Image formats that servers accept; other files are sent as PNG."""
 
-ORIENTATION = 0x0112
-"""The tag in which a camera says that the picture is turned."""
+EXIF_ORIENTATION = 0x0112
+"""The EXIF tag with the rotation of a photo."""
 
 
 def chat_messages(rendered: Rendered) -> list[Message]:
-    """Write the solved examples as earlier turns, and the question as the last one.
+    """Convert a prompt to chat messages, with its solved examples as earlier turns.
 
     Raises:
         DataError: An image cannot be read.
     """
     messages: list[Message] = []
     for example in rendered.examples:
-        messages += [_user(example), {"role": "assistant", "content": example.target}]
-    return [*messages, _user(rendered)]
+        messages += [_user_message(example), {"role": "assistant", "content": example.target}]
+    return [*messages, _user_message(rendered)]
 
 
-def _user(rendered: Rendered) -> Message:
+def _user_message(rendered: Rendered) -> Message:
     return {
         "role": "user",
         "content": [
@@ -62,19 +62,19 @@ def _user(rendered: Rendered) -> Message:
     }
 
 
-# Examples are the same for every question.
+# Examples are the same in every prompt.
 @lru_cache(maxsize=64)
 def _data_url(path: Path, sample: str) -> str:
-    """Inline a file as it is, where every server reads it as a person sees it; else as an upright PNG."""
+    """Encode an image file as a data URL: unchanged if its format is supported and it is upright, else as PNG."""
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
-            kind = KNOWN_FORMATS.get(image.format or "")
-            if kind is None or image.getexif().get(ORIENTATION, 1) != 1:
-                content, kind = _upright_png(image), "image/png"
+            media_type = SUPPORTED_FORMATS.get(image.format or "")
+            if media_type is None or image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+                content, media_type = _upright_png(image), "image/png"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"sample {sample}: image {path} cannot be used: {error}") from error
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
 def _upright_png(image: Image.Image) -> bytes:
@@ -83,65 +83,67 @@ def _upright_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-MINUTE = 60.0
+SECONDS_PER_MINUTE = 60.0
 
 
 class RateLimiter:
-    """Lets requests go one after the other, as far apart as both limits want it: evenly, so that no minute has more."""
+    """Spaces requests evenly, so that no minute exceeds the limits of requests and tokens."""
 
-    def __init__(self, requests: float | None, tokens: float | None, expected: Callable[[], float]) -> None:
-        """Take the limits of a minute, None for no limit.
+    def __init__(self, requests: float | None, tokens: float | None, expected_tokens: Callable[[], float]) -> None:
+        """Take the limits per minute; None for no limit.
 
         Args:
-            requests: Requests a minute.
-            tokens: Tokens of question and answer a minute.
-            expected: How many tokens the next request is likely to take.
+            requests: Maximum requests per minute.
+            tokens: Maximum tokens of prompts and answers per minute.
+            expected_tokens: Returns the expected tokens of the next request.
         """
-        self._requests, self._tokens, self._expected = requests, tokens, expected
-        self._free = 0.0
+        self._requests, self._tokens, self._expected_tokens = requests, tokens, expected_tokens
+        self._next_start = 0.0
 
-    def gap(self) -> float:
-        """Seconds from the start of the next request to that of the one after it."""
-        by_requests = MINUTE / self._requests if self._requests else 0.0
-        return max(by_requests, MINUTE * self._expected() / self._tokens if self._tokens else 0.0)
+    def interval(self) -> float:
+        """Return the seconds from the start of the next request to that of the following one."""
+        by_requests = SECONDS_PER_MINUTE / self._requests if self._requests else 0.0
+        by_tokens = SECONDS_PER_MINUTE * self._expected_tokens() / self._tokens if self._tokens else 0.0
+        return max(by_requests, by_tokens)
 
-    async def turn(self) -> None:
-        """Wait until a request may go."""
+    async def wait(self) -> None:
+        """Wait until the next request may be sent."""
         now = asyncio.get_running_loop().time()
-        start = max(now, self._free)
-        self._free = start + self.gap()
+        start = max(now, self._next_start)
+        self._next_start = start + self.interval()
         if start > now:
             await asyncio.sleep(start - now)
 
 
 POLL_SECONDS = 0.2
-"""How long a wish to stop waits at the most."""
+"""Maximum delay until a stop request is noticed."""
 
-REFUSALS = {"content_filter", "content_policy_violation"}
-"""Codes by which a server says that it will not answer a prompt, and that asking again will not help."""
+REFUSAL_CODES = {"content_filter", "content_policy_violation"}
+"""Codes with which a server refuses a prompt, so that a retry would not help."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server answered to one prompt.
+    """A server's reply to one prompt.
 
     Attributes:
         id: The prompt's id.
-        text: The answer; empty where there is none.
-        ending: Why it ended, in the server's word, such as `stop` or `length`; one of `REFUSALS` for a refusal.
-        refusal: What the server says in place of an answer.
+        text: The answer; empty if there is none.
+        finish_reason: The server's reason for the end of the answer, such as `stop` or `length`; one of `REFUSAL_CODES`
+            for a refusal.
+        refusal: The server's explanation in place of an answer.
         model: The model that answered, as the server names it.
-        name: The server's own name for this answer, another one each time.
-        input_tokens: Of the prompt; None where the server does not say.
-        output_tokens: Of the answer.
+        response_id: The server's id of this response, which differs each time.
+        input_tokens: Tokens of the prompt; None if the server does not report them.
+        output_tokens: Tokens of the answer; None if the server does not report them.
     """
 
     id: str
     text: str
-    ending: str
+    finish_reason: str
     refusal: str | None = None
     model: str | None = None
-    name: str | None = None
+    response_id: str | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
 
@@ -153,144 +155,145 @@ class ChatServer:
         """Take the options, and the key from the environment.
 
         Args:
-            options: Where the server is and how it may be asked.
-            stage: Which section of the spec the options are, for errors.
-            parameters: Of every request, as the protocol names them.
-            expected: Tokens that a request is likely to take, as long as none was answered.
+            options: The server and its limits.
+            stage: The section of the spec with these options, for errors.
+            parameters: Parameters of every request, as the API names them.
+            expected: Expected tokens of a request until one is completed.
 
         Raises:
-            UnmetError: The environment has no key.
+            RequirementError: The environment has no key.
         """
         self._options, self._stage, self._parameters = options, stage, dict(parameters)
-        self._requests, self._tokens = 1, expected
-        # The package refuses to go without a key; a server that wants none ignores it.
+        self._num_requests, self._num_tokens = 1, expected
+        # The package requires a key; a server without keys ignores it.
         self._key = options.key(stage) or "none"
 
-    def ask(self, prompts: Iterable[Rendered], reporter: Reporter) -> Iterator[Reply]:
-        """Yield answers as they come.
+    def complete(self, prompts: Iterable[Rendered], reporter: Reporter) -> Iterator[Reply]:
+        """Request answers and yield them as they arrive.
 
-        No request is sent while the caller holds an answer, and a prompt is drawn only when its request is sent: what
-        was sent and not yielded is never more than `concurrency`.
+        No request is sent while the caller processes an answer, and a prompt is taken only when its request is sent. So
+        at most `concurrency` requests are sent whose answers have not been yielded.
 
         Raises:
-            StopRequestedError: The user asked to stop; requests under way are given up.
-            UnmetError: The server refuses the key.
+            StopRequestedError: The user asked to stop; pending requests are cancelled.
+            RequirementError: The server refuses the key.
             StepError: The server failed in spite of all retries.
             DataError: An image cannot be read.
         """
-        waiting = iter(prompts)
-        running: set[asyncio.Task[Reply]] = set()
+        remaining = iter(prompts)
+        pending: set[asyncio.Task[Reply]] = set()
         with asyncio.Runner() as loop:
-            client = loop.run(self._client())
+            client = loop.run(self._make_client())
             try:
                 while True:
                     if reporter.stop_requested():
                         raise StopRequestedError
-                    ended, running = loop.run(self._some(client, waiting, running))
-                    if not ended and not running:
+                    done, pending = loop.run(self._send_and_wait(client, remaining, pending))
+                    if not done and not pending:
                         return
-                    replies = [task.result() for task in ended if task.exception() is None]
-                    self._note(replies)
+                    replies = [task.result() for task in done if task.exception() is None]
+                    self._count_tokens(replies)
                     yield from replies
-                    for error in (task.exception() for task in ended):
+                    for error in (task.exception() for task in done):
                         if error is not None:
                             raise error
             finally:
-                loop.run(_give_up(client, running))
+                loop.run(_cancel(client, pending))
 
-    async def _client(self) -> AsyncOpenAI:
+    async def _make_client(self) -> AsyncOpenAI:
         options = self._options
-        pace = RateLimiter(
-            options.requests_per_minute, options.tokens_per_minute, lambda: self._tokens / self._requests
+        limiter = RateLimiter(
+            options.requests_per_minute, options.tokens_per_minute, lambda: self._num_tokens / self._num_requests
         )
 
-        async def held_back(_: Any) -> None:
-            """Wait before every request, those that the package sends again included."""
-            await pace.turn()
+        async def limit_rate(_: Any) -> None:
+            """Wait before every request, the package's retries included."""
+            await limiter.wait()
 
         return AsyncOpenAI(
             base_url=options.base_url,
             api_key=self._key,
             max_retries=options.max_retries,
             timeout=options.timeout,
-            http_client=DefaultAsyncHttpxClient(event_hooks={"request": [held_back]}),
+            http_client=DefaultAsyncHttpxClient(event_hooks={"request": [limit_rate]}),
         )
 
-    async def _some(
-        self, client: AsyncOpenAI, waiting: Iterator[Rendered], running: set[asyncio.Task[Reply]]
+    async def _send_and_wait(
+        self, client: AsyncOpenAI, remaining: Iterator[Rendered], pending: set[asyncio.Task[Reply]]
     ) -> tuple[set[asyncio.Task[Reply]], set[asyncio.Task[Reply]]]:
-        """Send as many requests as may be under way, and wait a little for one to end."""
-        while len(running) < self._options.concurrency and (prompt := next(waiting, None)) is not None:
-            running.add(asyncio.create_task(self._ask(client, prompt)))
-        if not running:
-            return set(), running
-        return await asyncio.wait(running, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        """Send requests up to `concurrency`, and wait up to `POLL_SECONDS` for one to complete.
 
-    async def _ask(self, client: AsyncOpenAI, prompt: Rendered) -> Reply:
+        Returns:
+            The completed and the pending requests.
+        """
+        while len(pending) < self._options.concurrency and (prompt := next(remaining, None)) is not None:
+            pending.add(asyncio.create_task(self._request(client, prompt)))
+        if not pending:
+            return set(), pending
+        return await asyncio.wait(pending, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _request(self, client: AsyncOpenAI, prompt: Rendered) -> Reply:
         try:
-            told: Any = await client.chat.completions.create(
+            response: Any = await client.chat.completions.create(
                 model=self._options.model,
-                messages=chat_messages(prompt),  # type: ignore[arg-type]  # plain dictionaries, as the protocol has it
+                messages=chat_messages(prompt),  # type: ignore[arg-type]  # plain dictionaries, as the API has it
                 **self._parameters,
             )
         except APIStatusError as error:
-            if error.code not in REFUSALS:
-                raise self._told(prompt, error) from error
+            if error.code not in REFUSAL_CODES:
+                raise self._convert_error(prompt, error) from error
             return Reply(prompt.id, "", error.code)
         except OpenAIError as error:
-            raise self._told(prompt, error) from error
-        if not getattr(told, "choices", None):
+            raise self._convert_error(prompt, error) from error
+        if not getattr(response, "choices", None):
             raise StepError(
-                f"sample {prompt.id}: {self._options.base_url} answered without a completion; is it the address of "
-                "a server that speaks chat completions, `/v1` included?"
+                f"sample {prompt.id}: {self._options.base_url} answered without a completion; check that this is the "
+                "URL of a chat completions server, `/v1` included"
             )
-        return _reply(prompt.id, told)
+        choice, usage = response.choices[0], response.usage
+        return Reply(
+            id=prompt.id,
+            text=choice.message.content or "",
+            finish_reason=choice.finish_reason or "",
+            refusal=choice.message.refusal,
+            model=response.model,
+            response_id=response.id,
+            input_tokens=usage.prompt_tokens if usage else None,
+            output_tokens=usage.completion_tokens if usage else None,
+        )
 
-    def _note(self, replies: Iterable[Reply]) -> None:
-        """Let what answers took say what the next ones will; the first guess counts as one of them."""
+    def _count_tokens(self, replies: Iterable[Reply]) -> None:
+        """Update the expected tokens of a request; the initial estimate counts as one request."""
         for reply in replies:
             if reply.input_tokens is not None:
-                self._requests += 1
-                self._tokens += reply.input_tokens + (reply.output_tokens or 0)
+                self._num_requests += 1
+                self._num_tokens += reply.input_tokens + (reply.output_tokens or 0)
 
-    def _told(self, prompt: Rendered, error: OpenAIError) -> RunnerError:
-        """Say what the server did, without the key, which some repeat."""
+    def _convert_error(self, prompt: Rendered, error: OpenAIError) -> RunnerError:
+        """Describe a server's failure, without the key, which some servers repeat."""
         options = self._options
-        said = " ".join(str(error).replace(self._key, "***").split())[:400]
+        detail = " ".join(str(error).replace(self._key, "***").split())[:400]
         if isinstance(error, AuthenticationError | PermissionDeniedError):
             return RequirementError(
-                f"{self._stage}: {options.base_url} refused the key in {options.api_key_env}: {said}"
+                f"{self._stage}: {options.base_url} refused the key in {options.api_key_env}: {detail}"
             )
         if isinstance(error, RateLimitError):
-            why = f"still allowed no more requests after {options.max_retries} retries: {said}; lower the concurrency"
+            reason = f"still limits the rate after {options.max_retries} retries: {detail}; lower the concurrency"
         elif isinstance(error, APITimeoutError):
-            why = f"did not answer within {options.timeout:g} seconds, {options.max_retries} retries included"
+            reason = f"did not answer within {options.timeout:g} seconds in any of {options.max_retries + 1} attempts"
         elif isinstance(error, APIConnectionError):
-            why = f"cannot be reached ({said})"
+            reason = f"cannot be reached ({detail})"
         else:
-            why = f"failed: {said}"
+            reason = f"failed: {detail}"
         return StepError(
-            f"sample {prompt.id}: {options.base_url} {why}. Answers that came are kept: run this again for the rest"
+            f"sample {prompt.id}: {options.base_url} {reason}. Completed answers are saved: run the same command again "
+            "for the others"
         )
 
 
-def _reply(name: str, told: Any) -> Reply:
-    choice, usage = told.choices[0], told.usage
-    return Reply(
-        id=name,
-        text=choice.message.content or "",
-        ending=choice.finish_reason or "",
-        refusal=choice.message.refusal,
-        model=told.model,
-        name=told.id,
-        input_tokens=usage.prompt_tokens if usage else None,
-        output_tokens=usage.completion_tokens if usage else None,
-    )
-
-
-async def _give_up(client: AsyncOpenAI, running: set[asyncio.Task[Reply]]) -> None:
-    """End what is under way; what it still says goes unheard, as one failure was told already."""
-    for task in running:
+async def _cancel(client: AsyncOpenAI, pending: set[asyncio.Task[Reply]]) -> None:
+    """Cancel pending requests; their errors are ignored, as one failure was reported already."""
+    for task in pending:
         task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+    await asyncio.gather(*pending, return_exceptions=True)
     await client.close()

@@ -1,1 +1,1 @@
-"""Where runs are shown and compared."""
+"""Trackers that log runs."""

@@ -1,4 +1,4 @@
-"""The options of the MLflow tracker."""
+"""Options of the tracker `mlflow`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def _checked_uri(value: object) -> object:
         return value
     if not _SUPPORTED.fullmatch(value):
         raise ValueError(
-            f"{value!r} is no store of MLflow 3; name a server (http://host:5000) or a database "
-            "(sqlite:///runs/mlflow.db), or leave it out for a database beside the runs"
+            f"{value!r} is not a store of MLflow 3. Name a server (http://host:5000) or a database "
+            "(sqlite:///runs/mlflow.db), or omit it to use a database in the folder of all runs"
         )
     relative = _RELATIVE_SQLITE.fullmatch(value)
     if relative is None:
@@ -30,16 +30,16 @@ def _checked_uri(value: object) -> object:
 
 
 StoreUri = Annotated[str, BeforeValidator(_checked_uri)]
-"""Where MLflow keeps runs; a relative SQLite path is relative to the spec, as every path of a spec is."""
+"""The MLflow store. A relative SQLite path is relative to the spec, like every path of a spec."""
 
 
 class MlflowOptions(Options):
-    """Where runs are shown, and how much is copied there."""
+    """Logs runs to MLflow."""
 
     uri: Annotated[StoreUri | None, OutsideFingerprint()] = None
-    """A tracking server or database. Default: the SQLite database `mlflow.db` in the folder of all runs,
-    artifacts beside it."""
+    """Address of a tracking server or database. Default: the SQLite database `mlflow.db` in the folder of all runs,
+    with the artifacts next to it."""
 
     max_artifact_mb: Annotated[float, Field(ge=0), OutsideFingerprint()] = 200
-    """The largest model folder that is copied, in megabytes (10^6 bytes); of a larger one only the place is
-    noted. Default: our choice, room for a small model and none for a 7B."""
+    """Largest model folder that is uploaded, in megabytes (10^6 bytes). For a larger one, only its path is logged. The
+    default is our choice: it includes small models and excludes a 7B model."""

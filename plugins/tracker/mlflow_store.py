@@ -1,4 +1,4 @@
-"""Opens an MLflow store, says in one line why it cannot be opened, and serves its pages."""
+"""The MLflow store: opens a server or database, explains in one line why it cannot be opened, and serves its pages."""
 
 from __future__ import annotations
 
@@ -20,48 +20,48 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from runner.errors import RequirementError
-from runner.files import user_cache
-from runner.secrets import without_passwords
+from runner.files import user_cache_dir
+from runner.secrets import redact_passwords
 
 ARTIFACTS = "mlartifacts"
-"""The folder of artifacts, in the folder of all runs, where no server keeps them."""
+"""Folder of the artifacts, in the folder of all runs, unless a server stores them."""
 JOB_EXECUTION = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
-"""The variable by which a user has MLflow's server run jobs, or not."""
+"""Environment variable that enables or disables background jobs in MLflow's server."""
 
 
 class Store:
     """An open MLflow store."""
 
     def __init__(self, uri: str | None, storage: Path) -> None:
-        """Open it, making database and tables where there are none.
+        """Open the store; create the database and its tables if they do not exist.
 
         Args:
             uri: A tracking server or database; None for a SQLite database in `storage`.
             storage: The folder of all runs.
 
         Raises:
-            UnmetError: It cannot be opened.
+            RequirementError: The store cannot be opened.
         """
         self._storage = storage.resolve()
         self.uri = _with_driver(uri or f"sqlite:///{self._storage / 'mlflow.db'}")
         self.is_server = self.uri.startswith(("http://", "https://", "databricks"))
         file = _sqlite_file(self.uri) if self.uri.startswith("sqlite") else None
         self._lock = (file.parent if file else self._storage) / ".mlflow.lock"
-        self._shown = without_passwords(self.uri)
-        _quieten(self.uri)
-        with self.explained(), self.locked():
+        self._display_uri = redact_passwords(self.uri)
+        _silence_loggers(self.uri)
+        with self.translated_errors(), self.locked():
             self._storage.mkdir(parents=True, exist_ok=True)
             if file:
-                _make_sqlite(file)
+                _create_sqlite(file)
             self.client = MlflowClient(tracking_uri=self.uri)
             self.client.search_experiments(max_results=1)
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Turn what MLflow's client, its database and its connections raise into one line.
+    def translated_errors(self) -> Iterator[None]:
+        """Convert errors of MLflow's client, its database and its connections to one line.
 
         Raises:
-            UnmetError: In place of theirs.
+            RequirementError: Instead of the original error.
         """
         try:
             yield
@@ -71,55 +71,55 @@ class Store:
             if isinstance(error, ImportError):
                 advice = "install its driver (for PostgreSQL: pip install 'mmre-runner[postgresql]'), or name"
             raise RequirementError(
-                f"the tracker's store {self._shown} cannot be opened: {without_passwords(lines[0])[:300]}; "
+                f"the tracker's store {self._display_uri} cannot be opened: {redact_passwords(lines[0])[:300]}; "
                 f"{advice} another one under tracker.uri"
             ) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Let one process at a time make tables, experiments and runs: of two at once, one would crash.
+        """Let one process at a time create tables, experiments and runs; of two at once, one would fail.
 
-        The lock lies beside a database that is a file, which launches into several storages may share.
+        The lock file is next to a SQLite database, because launches with different storage folders may share it.
         """
         self._lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._lock):
             yield
 
     def experiment(self, name: str) -> str:
-        """Get the id of an experiment, making it, or bringing it back from MLflow's bin, where needed."""
-        found = self.client.get_experiment_by_name(name)
-        if found is None:
+        """Return the id of an experiment; create it, or restore it if it was deleted in MLflow."""
+        existing = self.client.get_experiment_by_name(name)
+        if existing is None:
             location = None if self.is_server else (self._storage / ARTIFACTS / name).as_uri()
-            # MLflow would take a run with a table of answers for a chat assistant's, and hide its curves.
+            # Without this, MLflow takes a run with a table of answers for a chat assistant's, and hides its curves.
             kind = {"mlflow.experimentKind": "custom_model_development"}
             return str(self.client.create_experiment(name, artifact_location=location, tags=kind))
-        if found.lifecycle_stage == "deleted":
-            self.client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
+        if existing.lifecycle_stage == "deleted":
+            self.client.restore_experiment(existing.experiment_id)
+        return str(existing.experiment_id)
 
     def link(self, experiment_id: str, run_id: str) -> str:
-        """Where a person looks at a run: its page, and for a database the command that serves it."""
-        # Without the workflow, MLflow shows what it has for chat assistants.
+        """Return the address of a run's page; for a database, with the command that serves it."""
+        # Without `workflowType`, MLflow shows its pages for chat assistants.
         page = f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
         if self.is_server:
-            return f"{self._shown.rstrip('/')}/{page}"
+            return f"{self._display_uri.rstrip('/')}/{page}"
         command = "runner ui" if self._storage == Path("runs").resolve() else "runner ui SPEC"
-        return f"http://127.0.0.1:5000/{page} while `{command}` serves {self._shown}"
+        return f"http://127.0.0.1:5000/{page} while `{command}` serves {self._display_uri}"
 
     def serve_command(self, host: str, port: int) -> Sequence[str]:
-        """The command that serves MLflow's pages on this store.
+        """Return the command that serves MLflow's pages on this store.
 
         Raises:
-            UnmetError: The store is a server, which has its own pages.
+            RequirementError: The store is a server, which has its own pages.
         """
         if self.is_server:
             raise RequirementError(
-                f"the tracker's store is a server with pages of its own: open {self._shown} in a browser"
+                f"the tracker's store is a server that serves its own pages: open {self._display_uri} in a browser"
             )
-        # Its jobs judge chats by language models: eight more processes to start and to end, of no use here.
-        quiet = () if JOB_EXECUTION in os.environ else ("/usr/bin/env", f"{JOB_EXECUTION}=false")
+        # MLflow's jobs evaluate chats with language models; they would start eight unneeded processes.
+        environment = () if JOB_EXECUTION in os.environ else ("/usr/bin/env", f"{JOB_EXECUTION}=false")
         return (
-            *quiet,
+            *environment,
             *(sys.executable, "-m", "mlflow", "server"),
             *("--backend-store-uri", self.uri),
             *("--artifacts-destination", (self._storage / ARTIFACTS).as_uri()),
@@ -128,73 +128,73 @@ class Store:
 
 
 def _with_driver(uri: str) -> str:
-    """Name the driver of PostgreSQL that is installed: SQLAlchemy takes the newer one, MLflow recommends the older."""
+    """Select the installed PostgreSQL driver. SQLAlchemy's default is the newer psycopg; MLflow recommends psycopg2."""
     scheme = "postgresql://"
     if uri.startswith(scheme) and find_spec("psycopg") is None and find_spec("psycopg2") is not None:
         return f"postgresql+psycopg2://{uri.removeprefix(scheme)}"
     return uri
 
 
-def _quieten(uri: str) -> None:
-    """Leave out the announcements of migrations, unless the user asked MLflow to be talkative."""
+def _silence_loggers(uri: str) -> None:
+    """Silence messages about migrations, unless the user set MLflow's logging level."""
     if "MLFLOW_LOGGING_LEVEL" in os.environ:
         return
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if uri.startswith("sqlite"):
-        # It prints the traceback of what it raises; we tell it in one line.
+        # This logger prints a traceback for errors that the store reports in one line.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def _sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite database; None for one in memory."""
+    """Return the file of a SQLite database; None for a database in memory."""
     file = make_url(uri).database
     return Path(file) if file and file != ":memory:" else None
 
 
-def _make_sqlite(file: Path) -> None:
-    """Make the database where there is none, whole or not at all, and find out at once whether it can be written.
+def _create_sqlite(file: Path) -> None:
+    """Create the database atomically if it does not exist, and check at once that it can be written.
 
-    MLflow's first migrations are many transactions, so that a kill among them would leave tables that none of its
-    next starts can use: they are made beside the place and moved there. And where it cannot write, it would try
-    for 100 seconds.
+    MLflow's first migrations are many transactions. A kill between them would leave tables that MLflow cannot use
+    later, so the database is created under another name and then moved. MLflow itself would retry for 100 seconds if
+    the file cannot be written.
 
     Raises:
-        sqlite3.Error: It cannot be opened, read or written.
-        OSError: Its folder cannot be made.
+        sqlite3.Error: The database cannot be opened, read or written.
+        OSError: Its folder cannot be created.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     if _is_empty(file):
         unfinished = file.with_name(f".{file.name}.unfinished")
-        # The journal goes too: SQLite would roll a new file of this name back by it.
-        for left in (unfinished, unfinished.with_name(f"{unfinished.name}-journal")):
-            left.unlink(missing_ok=True)
-        _make_tables(unfinished)
+        # Remove the journal too: SQLite would use it to roll back the new file of the same name.
+        for leftover in (unfinished, unfinished.with_name(f"{unfinished.name}-journal")):
+            leftover.unlink(missing_ok=True)
+        _create_tables(unfinished)
         unfinished.replace(file)
 
 
-def _make_tables(file: Path) -> None:
-    """Make a database that holds nothing yet.
+def _create_tables(file: Path) -> None:
+    """Create an empty database.
 
-    MLflow runs all the migrations of its history for it, a second and more of computing: the empty database is kept for
-    the next store of the same release.
+    MLflow runs all its migrations for a new database, which takes a second or more. The empty database is therefore
+    cached for the next store of the same MLflow version.
     """
-    kept = user_cache(f"mlflow-{mlflow.__version__}.db")
-    if kept is not None and _is_whole(kept):
-        shutil.copyfile(kept, file)
+    cached = user_cache_dir(f"mlflow-{mlflow.__version__}.db")
+    if cached is not None and _is_intact(cached):
+        shutil.copyfile(cached, file)
         return
     MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments(max_results=1)
-    if kept is None:
+    if cached is None:
         return
-    with suppress(OSError):  # It is made again next time.
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = kept.with_name(f".{kept.name}.{os.getpid()}")
+    with suppress(OSError):  # It is created again next time.
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = cached.with_name(f".{cached.name}.{os.getpid()}")
         shutil.copyfile(file, unfinished)
-        unfinished.replace(kept)
+        unfinished.replace(cached)
 
 
-def _is_whole(file: Path) -> bool:
-    """Whether a file is an SQLite database with tables, and without damage."""
+def _is_intact(file: Path) -> bool:
+    """Whether a file is a SQLite database that has tables and is not damaged."""
     if not file.is_file():
         return False
     try:

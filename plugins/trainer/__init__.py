@@ -1,1 +1,1 @@
-"""Ways to fit a model to rendered samples."""
+"""Trainers: plugins that train a model on rendered samples."""

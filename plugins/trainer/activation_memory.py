@@ -10,110 +10,111 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from plugins.trainer.batches import micro_batches, num_positions
-from plugins.trainer.loss import part_size
+from plugins.trainer.batches import group_by_length, num_positions
+from plugins.trainer.loss import logit_chunk_size
 from runner.records import Memory
 
-FULL = 4
-"""Bytes of a float32 number: master weights, gradients, norms, and the stream of hidden states between layers."""
+FLOAT32_BYTES = 4
+"""Bytes of a float32 value: master weights, gradients, norms, and the residual stream between layers."""
 
-PIXELS = (nn.Conv2d, nn.Conv3d)
-"""What pixels go into."""
+PATCH_LAYERS = (nn.Conv2d, nn.Conv3d)
+"""Layer types that take pixels."""
 
 
 @dataclass(frozen=True)
-class LayerProfile:
-    """The language model, or what looks at images.
+class ModuleProfile:
+    """Activation memory and weights of the language model or the vision tower.
 
     Attributes:
-        layers: Bytes that each layer keeps, a position.
-        streams: Bytes of each layer's input, a position: all that is kept where layers are computed again.
-        passing: Bytes that exist besides while the largest layer is computed backwards, a position.
-        outside: Bytes kept outside of the layers, a position.
-        given: Bytes of what goes in that are there in the forward pass alone, a position.
-        matrices: Numbers in the weights of more than one dimension, which autocast copies and which do the work.
-        largest_layer: Numbers in the weights of the largest layer.
-        num_parameters: Numbers in all weights.
-        num_learning: Numbers in those that learn.
+        layer_bytes: Bytes per position that each layer saves for the backward pass.
+        layer_input_bytes: Bytes per position of each layer's input: all that gradient checkpointing saves.
+        backward_bytes: Additional bytes per position during the backward pass of the largest layer.
+        other_bytes: Bytes per position saved outside of the layers.
+        input_bytes: Bytes per position of the inputs, which exist only in the forward pass.
+        matrix_parameters: Number of weights with more than one dimension; autocast copies them, and they do the work.
+        largest_layer: Number of weights of the largest layer.
+        num_parameters: Number of all weights.
+        num_trainable: Number of trainable weights.
     """
 
-    layers: tuple[int, ...]
-    streams: tuple[int, ...]
-    passing: int
-    outside: float
-    given: int
-    matrices: int
+    layer_bytes: tuple[int, ...]
+    layer_input_bytes: tuple[int, ...]
+    backward_bytes: int
+    other_bytes: float
+    input_bytes: int
+    matrix_parameters: int
     largest_layer: int
     num_parameters: int
-    num_learning: int
+    num_trainable: int
 
-    def kept(self, *, again: bool) -> float:
-        """Bytes a position at the end of the forward pass; `again` where layers are computed again."""
-        return sum(self.streams if again else self.layers) + self.outside
+    def saved_bytes(self, *, recompute: bool) -> float:
+        """Return the bytes per position at the end of the forward pass; `recompute` with gradient checkpointing."""
+        return sum(self.layer_input_bytes if recompute else self.layer_bytes) + self.other_bytes
 
-    def backward(self, *, again: bool) -> float:
-        """Bytes a position while the last layer is computed backwards."""
-        largest = max(self.layers, default=0)
-        return self.kept(again=again) + self.passing + (largest if again else 0)
+    def peak_backward_bytes(self, *, recompute: bool) -> float:
+        """Return the bytes per position during the backward pass of the last layer."""
+        largest = max(self.layer_bytes, default=0)
+        return self.saved_bytes(recompute=recompute) + self.backward_bytes + (largest if recompute else 0)
 
 
 @dataclass(frozen=True)
 class ModelProfile:
-    """A model's parts.
+    """Activation memory and weights of a model's parts.
 
     Attributes:
-        language: Positions are tokens.
-        vision: Positions are patches; where nothing in it learns, nothing is kept of it.
-        head: Numbers in the weights of the output layer; they are the embeddings' where `tied`.
-        embeddings: Numbers in the weights of the embeddings.
-        tied: Whether the two are one.
-        head_learns: Whether the output layer learns.
-        embeddings_learn: Whether the embeddings do.
-        width: Of a hidden state.
-        words: Rows of the output layer.
-        patches: Patches of an image token.
+        language: The language model; positions are tokens.
+        vision: The vision tower; positions are patches. If nothing in it is trainable, it saves no activations.
+        head: Number of weights of the output layer; the embeddings' weights if `tied`.
+        embeddings: Number of weights of the input embeddings.
+        tied: Whether output layer and embeddings share their weights.
+        head_is_trainable: Whether the output layer is trained.
+        embeddings_are_trainable: Whether the input embeddings are trained.
+        hidden_size: Size of a hidden state.
+        vocab_size: Rows of the output layer.
+        patches_per_token: Patches that are merged into one image token.
     """
 
-    language: LayerProfile
-    vision: LayerProfile
+    language: ModuleProfile
+    vision: ModuleProfile
     head: int
     embeddings: int
     tied: bool
-    head_learns: bool
-    embeddings_learn: bool
-    width: int
-    words: int
-    patches: int
+    head_is_trainable: bool
+    embeddings_are_trainable: bool
+    hidden_size: int
+    vocab_size: int
+    patches_per_token: int
 
 
-def profile_model(module: PreTrainedModel, size: int) -> ModelProfile:
-    """Part a model as it is about to train.
+def profile_model(module: PreTrainedModel, value_bytes: int) -> ModelProfile:
+    """Profile a model as it is about to be trained.
 
     Args:
-        module: Perhaps without memory for its weights; what does not learn is frozen, adapters are in place.
-        size: Bytes of a number of the precision that is computed in: 2 beside float32 master weights, or 4.
+        module: The model, possibly on the meta device; frozen weights are frozen, and adapters are added.
+        value_bytes: Bytes of a value in the compute precision: 2 beside float32 master weights, or 4.
     """
     decoder: nn.Module = module.get_decoder()  # type: ignore[no-untyped-call]
     head, embeddings = module.get_output_embeddings(), module.get_input_embeddings()  # type: ignore[no-untyped-call]
     assert isinstance(embeddings, nn.Embedding)
-    within = {id(part) for part in decoder.modules()} | {id(head), id(embeddings)}
-    vision = [part for part in module.modules() if id(part) not in within]
+    language_ids = {id(part) for part in decoder.modules()} | {id(head), id(embeddings)}
+    vision = [part for part in module.modules() if id(part) not in language_ids]
+    patches = patches_per_token(module)
     return ModelProfile(
-        language=_part([part for part in decoder.modules() if part is not embeddings], 1, size),
-        vision=_part(vision, patches := patches_per_token(module), size),
+        language=_profile_modules([part for part in decoder.modules() if part is not embeddings], 1, value_bytes),
+        vision=_profile_modules(vision, patches, value_bytes),
         head=head.weight.numel(),
         embeddings=embeddings.weight.numel(),
         tied=head.weight is embeddings.weight,
-        head_learns=head.weight.requires_grad,
-        embeddings_learn=embeddings.weight.requires_grad,
-        width=head.in_features,
-        words=head.out_features,
-        patches=patches,
+        head_is_trainable=head.weight.requires_grad,
+        embeddings_are_trainable=embeddings.weight.requires_grad,
+        hidden_size=head.in_features,
+        vocab_size=head.out_features,
+        patches_per_token=patches,
     )
 
 
 def patches_per_token(module: PreTrainedModel) -> int:
-    """Patches that the vision tower merges into one token's place."""
+    """Return the number of patches that the vision tower merges into one token."""
     config = module.config
     merge = getattr(config.vision_config, "spatial_merge_size", None)
     if merge is not None:
@@ -121,281 +122,312 @@ def patches_per_token(module: PreTrainedModel) -> int:
     return round(1 / getattr(config, "downsample_ratio", 1) ** 2)
 
 
-def _part(modules: Sequence[nn.Module], patches: int, size: int) -> LayerProfile:
+def _profile_modules(modules: Sequence[nn.Module], patches: int, value_bytes: int) -> ModuleProfile:
     layers = [part for part in modules if isinstance(part, GradientCheckpointingLayer)]
-    inner = {id(part) for layer in layers for part in layer.modules()}
-    outer = [part for part in modules if id(part) not in inner]
-    owned = {id(weight): weight for part in modules for weight in part.parameters(recurse=False)}.values()
-    learns = any(weight.requires_grad for weight in owned)
-    pixels = sum(FULL * part.weight[0].numel() for part in outer if isinstance(part, PIXELS))
-    return LayerProfile(
-        layers=tuple(_kept_by(layer, size) for layer in layers) if learns else (),
-        streams=tuple(FULL * _width(layer) for layer in layers) if learns else (),
-        passing=max((_passing(layer, size) for layer in layers), default=0) if learns else 0,
-        outside=sum(_outside(part, size, patches) for part in outer) if learns else 0,
-        # In float32 the backward pass needs the pixels themselves, and they are counted outside.
-        given=0 if learns and size == FULL else pixels,
-        matrices=sum(weight.numel() for weight in owned if weight.dim() > 1),
-        largest_layer=max((sum(each.numel() for each in layer.parameters()) for layer in layers), default=0),
-        num_parameters=sum(weight.numel() for weight in owned),
-        num_learning=sum(weight.numel() for weight in owned if weight.requires_grad),
+    inner_ids = {id(part) for layer in layers for part in layer.modules()}
+    outer = [part for part in modules if id(part) not in inner_ids]
+    weights = {id(weight): weight for part in modules for weight in part.parameters(recurse=False)}.values()
+    is_trained = any(weight.requires_grad for weight in weights)
+    pixels = sum(FLOAT32_BYTES * part.weight[0].numel() for part in outer if isinstance(part, PATCH_LAYERS))
+    return ModuleProfile(
+        layer_bytes=tuple(_layer_bytes(layer, value_bytes) for layer in layers) if is_trained else (),
+        layer_input_bytes=tuple(FLOAT32_BYTES * _width(layer) for layer in layers) if is_trained else (),
+        backward_bytes=max((_backward_bytes(layer, value_bytes) for layer in layers), default=0) if is_trained else 0,
+        other_bytes=sum(_other_bytes(part, value_bytes, patches) for part in outer) if is_trained else 0,
+        # In float32 the backward pass needs the pixels themselves, and `other_bytes` counts them.
+        input_bytes=0 if is_trained and value_bytes == FLOAT32_BYTES else pixels,
+        matrix_parameters=sum(weight.numel() for weight in weights if weight.dim() > 1),
+        largest_layer=max((sum(weight.numel() for weight in layer.parameters()) for layer in layers), default=0),
+        num_parameters=sum(weight.numel() for weight in weights),
+        num_trainable=sum(weight.numel() for weight in weights if weight.requires_grad),
     )
 
 
-def _kept_by(layer: nn.Module, size: int) -> int:
+def _layer_bytes(layer: nn.Module, value_bytes: int) -> int:
     blocks = [part for part in layer.modules() if _is_attention(part) or _is_feed_forward(part)]
-    return sum(_norm(part) for part in layer.modules()) + sum(
-        _attention(block, size) if _is_attention(block) else _feed_forward(block, size) for block in blocks
+    return sum(_norm_bytes(part) for part in layer.modules()) + sum(
+        _attention_bytes(block, value_bytes) if _is_attention(block) else _feed_forward_bytes(block, value_bytes)
+        for block in blocks
     )
 
 
 def _is_attention(part: nn.Module) -> bool:
-    return "Attention" in type(part).__name__ and bool(_linears(part))
+    return "Attention" in type(part).__name__ and bool(_linear_layers(part))
 
 
 def _is_feed_forward(part: nn.Module) -> bool:
     return "MLP" in type(part).__name__
 
 
-def _linears(block: nn.Module) -> list[nn.Linear]:
-    """The linear layers of a block, without adapters, in order; the last leads out of it."""
+def _linear_layers(block: nn.Module) -> list[nn.Linear]:
+    """Return the linear layers of a block, without adapters, in order; the last one is the output projection."""
     return [part for name, part in block.named_modules() if isinstance(part, nn.Linear) and "lora_" not in name]
 
 
-def _inputs(block: nn.Module, width: int, size: int) -> int:
-    """Bytes of what goes into a block, as its linear layers keep it.
+def _block_input_bytes(block: nn.Module, width: int, value_bytes: int) -> int:
+    """Return the bytes of a block's input, as its linear layers save it.
 
     Autocast makes a copy for each linear layer; in float32 they share one.
     """
-    out = _linears(block)[-1]
-    learning = [
+    output = _linear_layers(block)[-1]
+    trainable = [
         part
         for part in block.modules()
-        if isinstance(part, nn.Linear) and part is not out and part.in_features == width and part.weight.requires_grad
+        if isinstance(part, nn.Linear)
+        and part is not output
+        and part.in_features == width
+        and part.weight.requires_grad
     ]
-    return width * size * (len(learning) if size < FULL else min(1, len(learning)))
+    return width * value_bytes * (len(trainable) if value_bytes < FLOAT32_BYTES else min(1, len(trainable)))
 
 
-def _attention(block: nn.Module, size: int) -> int:
-    """Queries, keys, values, the result with its normalisers, and the block's input."""
-    *into, out = _linears(block)
-    made = sum(linear.out_features for linear in into) + out.in_features
-    return made * size + _inputs(block, into[0].in_features, size)
+def _attention_bytes(block: nn.Module, value_bytes: int) -> int:
+    """Count queries, keys, values, the result with its normalisers, and the block's input."""
+    *projections, output = _linear_layers(block)
+    width = sum(linear.out_features for linear in projections) + output.in_features
+    return width * value_bytes + _block_input_bytes(block, projections[0].in_features, value_bytes)
 
 
-def _feed_forward(block: nn.Module, size: int) -> int:
-    """Both sides of the activation and, where it is a gate, what it lets through; and the block's input."""
-    *into, out = _linears(block)
-    learns = any(part.weight.requires_grad for part in block.modules() if isinstance(part, nn.Linear))
-    made = (1 if len(into) == 1 else 3) + (1 if learns else 0)
-    return made * out.in_features * size + _inputs(block, into[0].in_features, size)
+def _feed_forward_bytes(block: nn.Module, value_bytes: int) -> int:
+    """Count input and output of the activation, for a gated block also the product, and the block's input."""
+    *projections, output = _linear_layers(block)
+    is_trained = any(part.weight.requires_grad for part in block.modules() if isinstance(part, nn.Linear))
+    num_tensors = (1 if len(projections) == 1 else 3) + (1 if is_trained else 0)
+    input_bytes = _block_input_bytes(block, projections[0].in_features, value_bytes)
+    return num_tensors * output.in_features * value_bytes + input_bytes
 
 
-def _norm(part: nn.Module) -> int:
-    """The input, and where it is written out in single operations (RMSNorm) also what is scaled by its weight."""
+def _norm_bytes(part: nn.Module) -> int:
+    """Count the input; if the norm is written in single operations (RMSNorm), also the product with its weight."""
     weight: nn.Parameter | None = getattr(part, "weight", None)
     if "Norm" not in type(part).__name__ or weight is None:
         return 0
-    written_out = not isinstance(part, nn.LayerNorm) and weight.requires_grad
-    return FULL * weight.numel() * (2 if written_out else 1)
+    saves_product = not isinstance(part, nn.LayerNorm) and weight.requires_grad
+    return FLOAT32_BYTES * weight.numel() * (2 if saves_product else 1)
 
 
-def _outside(part: nn.Module, size: int, patches: int) -> float:
-    """What the pieces before and after the layers keep; those behind the vision tower see merged patches."""
-    if isinstance(part, PIXELS):
-        return part.weight[0].numel() * size
+def _other_bytes(part: nn.Module, value_bytes: int, patches: int) -> float:
+    """Count what modules before and after the layers save; those after the vision tower see merged patches."""
+    if isinstance(part, PATCH_LAYERS):
+        return part.weight[0].numel() * value_bytes
     if isinstance(part, nn.Linear):
-        return (part.in_features + part.out_features) * size / patches
-    return _norm(part)
+        return (part.in_features + part.out_features) * value_bytes / patches
+    return _norm_bytes(part)
 
 
 def _width(layer: nn.Module) -> int:
-    weights = (part.get_parameter("weight") for part in layer.modules() if _norm(part))
+    weights = (part.get_parameter("weight") for part in layer.modules() if _norm_bytes(part))
     return max(weight.numel() for weight in weights)
 
 
-def _passing(layer: nn.Module, size: int) -> int:
-    """Gradients around the activation of a feed-forward block, and of the stream."""
-    widest = max((_linears(part)[-1].in_features for part in layer.modules() if _is_feed_forward(part)), default=0)
-    return 3 * widest * size + 2 * FULL * _width(layer)
+def _backward_bytes(layer: nn.Module, value_bytes: int) -> int:
+    """Count the gradients around the activation of a feed-forward block, and those of the residual stream."""
+    feed_forward = (part for part in layer.modules() if _is_feed_forward(part))
+    widest = max((_linear_layers(part)[-1].in_features for part in feed_forward), default=0)
+    return 3 * widest * value_bytes + 2 * FLOAT32_BYTES * _width(layer)
 
 
 Strategy = Literal["ddp", "fsdp"]
 
 
 GATHERED_LAYERS = 2
-"""Layers whose weights are whole at a time where workers divide them: one computes while the next one comes."""
+"""Layers whose weights FSDP gathers at one time: one computes while the next one is fetched."""
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """How a step is computed, as far as memory goes.
+    """The settings of a training step that determine its memory.
 
     Attributes:
-        strategy: `ddp`: every worker has all weights; `fsdp`: workers divide weights, gradients and optimizer state.
-        again: Whether layers are computed again in the backward pass (gradient checkpointing).
-        micro_batch_size: Samples computed at once; None for as many as stay within `limit`.
-        size: Bytes of a number of the precision that is computed in.
-        limit: Positions of a micro-batch of unspecified size.
-        packed: Whether the samples of a micro-batch stand one after the other, without padding.
-        answers: Whether samples are answered between steps.
-        features: Whether a frozen vision part looks at images apart from the steps, whole on each worker.
+        strategy: `ddp`: every worker has all weights; `fsdp`: weights, gradients and optimizer state are sharded.
+        recompute: Whether layers are computed again in the backward pass (gradient checkpointing).
+        micro_batch_size: Samples computed at once; None for as many as stay within `max_positions`.
+        value_bytes: Bytes of a value in the compute precision.
+        max_positions: Maximum positions of a micro-batch if `micro_batch_size` is None.
+        packed: Whether the samples of a micro-batch are concatenated, without padding.
+        generates_validation: Whether answers to validation samples are generated during training.
+        caches_features: Whether a frozen vision tower, whole on each worker, encodes images outside of the steps.
     """
 
     strategy: Strategy
-    again: bool
+    recompute: bool
     micro_batch_size: int | None
-    size: int
-    limit: int
+    value_bytes: int
+    max_positions: int
     packed: bool
-    answers: bool = False
-    features: bool = False
+    generates_validation: bool = False
+    caches_features: bool = False
 
 
 @dataclass(frozen=True)
 class SampleLength:
-    """Tokens of a sample, or of several: all, those at images, and those that carry loss."""
+    """Tokens of one or several samples: all, image tokens, and target tokens (with loss)."""
 
     total: int
     image: int
     target: int
 
 
-def numbers_in(profile: ModelProfile) -> int:
-    """Numbers in all weights of a model."""
+def count_parameters(profile: ModelProfile) -> int:
+    """Count all weights of a model."""
     ends = profile.embeddings if profile.tied else profile.embeddings + profile.head
     return profile.language.num_parameters + profile.vision.num_parameters + ends
 
 
-def learning_in(profile: ModelProfile) -> int:
-    """Numbers in the weights that learn."""
-    ends = profile.embeddings * profile.embeddings_learn + (0 if profile.tied else profile.head * profile.head_learns)
-    return profile.language.num_learning + profile.vision.num_learning + ends
+def count_trainable(profile: ModelProfile) -> int:
+    """Count the trainable weights of a model."""
+    head = 0 if profile.tied else profile.head * profile.head_is_trainable
+    ends = profile.embeddings * profile.embeddings_are_trainable + head
+    return profile.language.num_trainable + profile.vision.num_trainable + ends
 
 
-def batches_of(share: Sequence[SampleLength], way: TrainingSetup) -> list[SampleLength]:
-    """The micro-batches of a worker's share in their order, their padding counted."""
-    lengths = [each.total for each in share]
-    cut = micro_batches(lengths, way.micro_batch_size, way.limit, packed=way.packed)
+def micro_batch_lengths(samples: Sequence[SampleLength], setup: TrainingSetup) -> list[SampleLength]:
+    """Return the lengths of the micro-batches of a worker's samples, in order, with their padding."""
+    lengths = [sample.total for sample in samples]
+    groups = group_by_length(lengths, setup.micro_batch_size, setup.max_positions, packed=setup.packed)
     return [
         SampleLength(
-            total=num_positions([lengths[place] for place in places], packed=way.packed),
-            image=sum(share[place].image for place in places),
-            target=sum(share[place].target for place in places),
+            total=num_positions([lengths[index] for index in indices], packed=setup.packed),
+            image=sum(samples[index].image for index in indices),
+            target=sum(samples[index].target for index in indices),
         )
-        for places in cut
+        for indices in groups
     ]
 
 
-def peak(
-    profile: ModelProfile, share: Sequence[SampleLength], way: TrainingSetup, workers: int, state: float
+def peak_memory(
+    profile: ModelProfile, samples: Sequence[SampleLength], setup: TrainingSetup, workers: int, state: float
 ) -> Memory:
-    """Estimate the most that a step needs.
+    """Estimate the peak memory of a training step.
 
     Args:
-        profile: Of the model as it trains.
-        share: The samples of a step on one worker.
-        way: How they are computed.
-        workers: Who train together.
-        state: Bytes of the optimizer's state, of all weights.
+        profile: The model's profile.
+        samples: The samples of a step on one worker.
+        setup: The settings of the training step.
+        workers: Number of workers.
+        state: Bytes of the optimizer state of all weights.
     """
-    moments = (
+    candidates = (
         memory
-        for place, batch in enumerate(batches_of(share, way))
-        for memory in _moments(profile, batch, way, workers, state, earlier=place > 0)
+        for index, micro_batch in enumerate(micro_batch_lengths(samples, setup))
+        for memory in _memory_by_phase(profile, micro_batch, setup, workers, state, has_gradients=index > 0)
     )
-    return max(moments, key=lambda memory: memory.total)
+    return max(candidates, key=lambda memory: memory.total)
 
 
-def _moments(
-    profile: ModelProfile, batch: SampleLength, way: TrainingSetup, workers: int, state: float, *, earlier: bool
+def _memory_by_phase(
+    profile: ModelProfile,
+    batch: SampleLength,
+    setup: TrainingSetup,
+    workers: int,
+    state: float,
+    *,
+    has_gradients: bool,
 ) -> Sequence[Memory]:
-    language, vision = profile.language, profile.vision
-    patches = batch.image * profile.patches
-    divided = workers if way.strategy == "fsdp" else 1
-    held = FULL * (numbers_in(profile) / divided + (vision.num_parameters if way.features and divided > 1 else 0))
-    learning = FULL * learning_in(profile) / divided
-    # Data parallelism keeps a second set of gradients, in the buckets that it sends.
-    buckets = learning if way.strategy == "ddp" and workers > 1 else 0
-    head = FULL * profile.head / divided if profile.head_learns else 0
-    before = learning if earlier else 0
-    behind = max(before, learning - FULL * vision.num_learning / divided)
-    copied = _copied(profile, way, divided)
-    text, image = language.kept(again=way.again) * batch.total, vision.kept(again=way.again) * patches
-    text_again, image_again = language.backward(again=way.again), vision.backward(again=way.again)
-    # Without gradient checkpointing the copies are kept for the backward pass; with it, layers are copied anew.
-    anew = way.again and divided == 1
-    copied_again = min(copied, way.size * language.largest_layer) if anew else copied
-    seen = copied if divided > 1 else way.size * vision.matrices
-    learning_share = language.num_learning / max(1, language.num_parameters)
-    first = head + FULL * language.largest_layer * learning_share / divided
+    """Estimate the memory in each phase of a micro-batch; `has_gradients` after an earlier micro-batch."""
+    language, vision, recompute = profile.language, profile.vision, setup.recompute
+    patches = batch.image * profile.patches_per_token
+    shards = workers if setup.strategy == "fsdp" else 1
+    cached_tower = vision.num_parameters if setup.caches_features and shards > 1 else 0
+    weights = FLOAT32_BYTES * (count_parameters(profile) / shards + cached_tower)
+    all_gradients = FLOAT32_BYTES * count_trainable(profile) / shards
+    # DDP keeps a second set of gradients, in the buckets that it sends.
+    buckets = all_gradients if setup.strategy == "ddp" and workers > 1 else 0
+    head_gradient = FLOAT32_BYTES * profile.head / shards if profile.head_is_trainable else 0
+    earlier_gradients = all_gradients if has_gradients else 0
+    language_gradients = max(earlier_gradients, all_gradients - FLOAT32_BYTES * vision.num_trainable / shards)
+    copies = _weight_copies(profile, setup, shards)
+    text = language.saved_bytes(recompute=recompute) * batch.total
+    image = vision.saved_bytes(recompute=recompute) * patches
+    text_backward = language.peak_backward_bytes(recompute=recompute) * batch.total
+    image_backward = vision.peak_backward_bytes(recompute=recompute) * patches
+    # Without gradient checkpointing the copies are kept for the backward pass; with it, each layer is copied again.
+    copies_per_layer = recompute and shards == 1
+    backward_copies = min(copies, setup.value_bytes * language.largest_layer) if copies_per_layer else copies
+    vision_copies = copies if shards > 1 else setup.value_bytes * vision.matrix_parameters
+    trainable_ratio = language.num_trainable / max(1, language.num_parameters)
+    first_gradients = head_gradient + FLOAT32_BYTES * language.largest_layer * trainable_ratio / shards
 
     def memory(
         moment: Literal["loss", "backward", "step", "answer"],
         copies: float,
         gradients: float,
-        kept: float,
+        activations: float,
         logits: float,
     ) -> Memory:
         return Memory(
-            moment, round(held + copies), round(gradients + buckets), round(state / divided), round(kept), round(logits)
+            moment,
+            round(weights + copies),
+            round(gradients + buckets),
+            round(state / shards),
+            round(activations),
+            round(logits),
         )
 
-    return (
-        memory(
-            "loss", copied, before, text + image + vision.given * patches, loss_bytes(profile, batch.target, way.size)
-        ),
-        memory("backward", copied_again, max(before, first), text_again * batch.total + image, 0),
-        memory("backward", min(copied_again, seen), behind, image_again * patches, 0),
-        memory("step", 0, learning, 0, 0),
-        *((memory("answer", way.size * numbers_in(profile), 0, 0, 0),) if way.answers and divided > 1 else ()),
-    )
+    loss = loss_bytes(profile, batch.target, setup.value_bytes)
+    phases = [
+        memory("loss", copies, earlier_gradients, text + image + vision.input_bytes * patches, loss),
+        memory("backward", backward_copies, max(earlier_gradients, first_gradients), text_backward + image, 0),
+        memory("backward", min(backward_copies, vision_copies), language_gradients, image_backward, 0),
+        memory("step", 0, all_gradients, 0, 0),
+    ]
+    if setup.generates_validation and shards > 1:
+        phases.append(memory("answer", setup.value_bytes * count_parameters(profile), 0, 0, 0))
+    return phases
 
 
-def _copied(profile: ModelProfile, way: TrainingSetup, divided: int) -> float:
-    """Bytes of weights to compute with, beside the master weights."""
+def _weight_copies(profile: ModelProfile, setup: TrainingSetup, shards: int) -> float:
+    """Return the bytes of weights in the compute precision, beside the master weights."""
     language, vision = profile.language, profile.vision
-    if divided > 1:
+    if shards > 1:
         largest = max(language.largest_layer, vision.largest_layer)
         ends = profile.head if profile.tied else profile.head + profile.embeddings
-        # Gathered gradients are float32 until they are divided.
-        return way.size * (ends + GATHERED_LAYERS * largest) + FULL * largest
-    looking = 0 if way.features else vision.matrices
-    return way.size * (language.matrices + looking + profile.head) if way.size < FULL else 0
+        # Gathered gradients are float32 until they are sharded.
+        return setup.value_bytes * (ends + GATHERED_LAYERS * largest) + FLOAT32_BYTES * largest
+    if setup.value_bytes == FLOAT32_BYTES:
+        return 0
+    vision_parameters = 0 if setup.caches_features else vision.matrix_parameters
+    return setup.value_bytes * (language.matrix_parameters + vision_parameters + profile.head)
 
 
-def loss_bytes(profile: ModelProfile, num_labels: int, size: int) -> float:
-    """What the output layer and the fused cross-entropy take.
+def loss_bytes(profile: ModelProfile, num_labels: int, value_bytes: int) -> float:
+    """Return the bytes of the output layer's activations and the fused cross-entropy.
 
-    Of one part of the positions the logits and their logarithmic softmax, float32; of all of them the hidden states,
-    as they come, to compute with, and their gradient; and the gradient of the layer's weights, which is there from the
+    For one chunk of positions: the logits and their log-softmax, float32. For all positions: the hidden states, their
+    copy in the compute precision, and their gradient. Also the gradient of the layer's weights, which exists from the
     forward pass on.
     """
-    part = min(num_labels, part_size(profile.words))
-    weights = FULL * profile.head if profile.head_learns else 0
-    return part * 2 * FULL * profile.words + num_labels * (2 * FULL + size) * profile.width + weights
+    chunk = min(num_labels, logit_chunk_size(profile.vocab_size))
+    weight_gradient = FLOAT32_BYTES * profile.head if profile.head_is_trainable else 0
+    logits = chunk * 2 * FLOAT32_BYTES * profile.vocab_size
+    return logits + num_labels * (2 * FLOAT32_BYTES + value_bytes) * profile.hidden_size + weight_gradient
 
 
-def flops(profile: ModelProfile, length: SampleLength, *, again: bool, looks: float = 1.0) -> float:
+def flops(profile: ModelProfile, length: SampleLength, *, recompute: bool, vision_passes: float = 1.0) -> float:
     """Count the floating-point operations of a sample.
 
-    Two a weight and position forward, two for the gradients of the hidden states, two for those of the weights
-    (Kaplan et al. 2020), and with gradient checkpointing two to compute again. The scores of attention are left out:
+    Two per weight and position in the forward pass, two for the gradients of the hidden states, two for those of the
+    weights (Kaplan et al. 2020), and two to compute again with gradient checkpointing. Attention scores are left out:
     at 1,500 tokens they add 2 to 5 % to a 7B.
 
     Args:
-        profile: Of the model as it trains.
-        length: Of the sample.
-        again: Whether layers are computed again in the backward pass.
-        looks: How often its images are looked at, a step that takes the sample: less than one where a frozen vision
-            part's features are kept.
+        profile: The model's profile.
+        length: The sample's length.
+        recompute: Whether layers are computed again in the backward pass.
+        vision_passes: Forward passes of the vision tower for each time that the sample is trained on; less than one if
+            the features of a frozen tower are cached.
     """
     parts = (
-        (profile.language.matrices, length.total, True, profile.language.num_learning > 0),
-        (profile.vision.matrices, looks * length.image * profile.patches, profile.vision.num_learning > 0, True),
-        (profile.head, length.target, True, profile.head_learns),
+        (profile.language.matrix_parameters, length.total, True, profile.language.num_trainable > 0),
+        (
+            profile.vision.matrix_parameters,
+            vision_passes * length.image * profile.patches_per_token,
+            profile.vision.num_trainable > 0,
+            True,
+        ),
+        (profile.head, length.target, True, profile.head_is_trainable),
     )
     return sum(
-        2.0 * matrices * positions * (1 + (1 + again) * backward + (backward and learns))
-        for matrices, positions, backward, learns in parts
+        2.0 * matrices * positions * (1 + (1 + recompute) * has_backward + (has_backward and is_trained))
+        for matrices, positions, has_backward, is_trained in parts
     )

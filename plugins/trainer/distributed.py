@@ -1,4 +1,4 @@
-"""The accelerator of a worker group, and FSDP2: which layers are sharded, and how the whole weights come back."""
+"""The accelerator of a worker group, and FSDP2: which layers are sharded, and how full weights are restored."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from transformers import PreTrainedModel
 
 
 def layer_classes(module: torch.nn.Module) -> list[str]:
-    """Name the classes of the layers that stay in one piece: decoder layers and vision blocks.
+    """Return the class names of the layers that FSDP wraps: decoder layers and vision blocks.
 
-    Transformers lists them for each family (`_no_split_modules`), some of which a model may do without.
+    Transformers lists them for each family (`_no_split_modules`); a model need not use all of them.
 
     Args:
         module: The whole model.
 
     Returns:
-        Those that the model has; each of their layers is gathered when it computes and divided again after.
+        The classes that the model uses. FSDP gathers one of these layers when it computes, and reshards it afterwards.
     """
-    named = module._no_split_modules if isinstance(module, PreTrainedModel) else None
-    present = {type(part).__name__ for part in module.modules()}
-    return sorted(present & set(named or ()))
+    no_split = module._no_split_modules if isinstance(module, PreTrainedModel) else None
+    present = {type(submodule).__name__ for submodule in module.modules()}
+    return sorted(present & set(no_split or ()))
 
 
 def sharding_plugin(layers: Sequence[str], precision: str) -> FullyShardedDataParallelPlugin:
-    """Tell accelerate to divide the weights of these layers one by one, and what remains together.
+    """Configure accelerate to shard each of these layers on its own, and all other weights together.
 
     Args:
-        layers: From `layer_classes`.
-        precision: With `bf16` weights are gathered in bfloat16; what each worker keeps, the gradients and their sum
-            over workers stay float32.
+        layers: Class names from `layer_classes`.
+        precision: With `bf16`, weights are gathered in bfloat16. Each worker's shards, the gradients and their sum over
+            workers stay float32.
     """
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     return FullyShardedDataParallelPlugin(
@@ -48,74 +48,73 @@ def sharding_plugin(layers: Sequence[str], precision: str) -> FullyShardedDataPa
     )
 
 
-def divide_again(module: torch.nn.Module) -> None:
-    """Free what a forward pass without a backward pass has left gathered, so that parameters are the divided ones."""
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.reshard()
+def reshard(module: torch.nn.Module) -> None:
+    """Free weights that a forward pass without a backward pass has left gathered."""
+    for submodule in module.modules():
+        if isinstance(submodule, FSDPModule):
+            submodule.reshard()
 
 
 @contextmanager
-def undivided(module: torch.nn.Module) -> Iterator[None]:
-    """Let every worker have the whole weights for a while, so that none waits for another in its forward passes.
+def unsharded_weights(module: torch.nn.Module) -> Iterator[None]:
+    """Gather the full weights on every worker, so that forward passes need no communication.
 
     Args:
-        module: The one that was divided, through which a forward pass has gone; all workers must enter together. It
-            must not be moved meanwhile, which would divide it again.
+        module: The sharded module, after at least one forward pass. All workers must enter together. The module must
+            not be moved to another device meanwhile, as that would reshard it.
     """
-    parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
-    for part in parts:
-        part.set_reshard_after_forward(False, recurse=False)
-        part.unshard()
+    sharded = [submodule for submodule in module.modules() if isinstance(submodule, FSDPModule)]
+    for submodule in sharded:
+        submodule.set_reshard_after_forward(False, recurse=False)
+        submodule.unshard()
     try:
         yield
     finally:
-        for part in parts:
-            # What is in no layer stays whole between forward and backward pass.
-            part.set_reshard_after_forward(part is not module, recurse=False)
+        for submodule in sharded:
+            # The root module keeps its own weights gathered between forward and backward pass.
+            submodule.set_reshard_after_forward(submodule is not module, recurse=False)
         if isinstance(module, FSDPModule):
-            # It divides again, and forgets the order of the passes, by which the workers' next backward pass gathers
-            # layers ahead: it was another on each.
+            # This reshards, and clears the recorded order of forward passes, which differs between workers here. The
+            # next backward pass prefetches layers by that order.
             module.reset_iter_state()
 
 
-def gather(module: torch.nn.Module, *, keep: bool) -> None:
-    """Put whole weights on the CPU in the place of divided ones; in place, and all workers must take part.
+def gather_weights(module: torch.nn.Module, *, keep: bool) -> None:
+    """Replace sharded weights by full weights on the CPU, in place; all workers must take part.
 
-    Afterwards the module can be saved, not trained.
+    Afterwards the module can be saved, but not trained.
 
     Args:
         module: The whole model.
-        keep: Whether this worker keeps the whole; the others leave it to that one.
+        keep: Whether this worker keeps the full weights; on the others they stay sharded.
     """
-    whole: dict[int, torch.nn.Parameter] = {}
-    for part in module.modules():
-        for name, parameter in part.named_parameters(recurse=False):
+    full_parameters: dict[int, torch.nn.Parameter] = {}
+    for submodule in module.modules():
+        for name, parameter in submodule.named_parameters(recurse=False):
             if not isinstance(parameter, DTensor):
                 continue
-            if id(parameter) not in whole:  # tied weights stay tied
+            if id(parameter) not in full_parameters:  # tied weights stay tied
                 full = parameter.full_tensor().detach()
                 if not keep:
                     continue
-                whole[id(parameter)] = torch.nn.Parameter(full.cpu(), requires_grad=parameter.requires_grad)
-            setattr(part, name, whole[id(parameter)])
+                full_parameters[id(parameter)] = torch.nn.Parameter(full.cpu(), requires_grad=parameter.requires_grad)
+            setattr(submodule, name, full_parameters[id(parameter)])
 
 
-def make_accelerator(precision: str, divided: Sequence[str] = ()) -> Accelerator:
-    """Make an accelerator for this process, or for its place in a worker group that is initialised already.
+def make_accelerator(precision: str, sharded_layers: Sequence[str] = ()) -> Accelerator:
+    """Make an accelerator for this process, or for its rank in a worker group that is initialised already.
 
-    Accelerate keeps its settings as long as the process lives; one that trains a trial after another needs
-    them anew. Data parallelism must expect that a batch of text alone leaves the vision tower of a worker
-    unused.
+    Accelerate keeps its settings for the life of the process, so they are reset: a process may train several trials.
+    DDP must expect unused parameters, as a batch without images does not use the vision tower.
 
     Args:
         precision: `fp32` or `bf16`.
-        divided: Classes of the layers whose weights the workers divide among them; none for whole weights on each.
+        sharded_layers: Class names of the layers that FSDP shards; empty for DDP.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
-    # Accelerate leaves a trial's choice in the environment, where the next one would find it.
+    # Accelerate stores its choice of FSDP in the environment, where the next trial would read it.
     os.environ.pop("ACCELERATE_USE_FSDP", None)
-    plugin = sharding_plugin(divided, precision) if divided else None
+    plugin = sharding_plugin(sharded_layers, precision) if sharded_layers else None
     accelerator = Accelerator(
         fsdp_plugin=plugin,
         cpu=not torch.cuda.is_available(),
@@ -123,7 +122,7 @@ def make_accelerator(precision: str, divided: Sequence[str] = ()) -> Accelerator
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
     )
     if plugin is not None and accelerator.distributed_type is DistributedType.MULTI_CPU:
-        # Accelerate divides weights on GPUs alone unless it is told that this is such a group; the code is the same.
+        # Accelerate enables FSDP only on GPUs; on CPUs the state must be set. The code that runs is the same.
         PartialState().distributed_type = accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
     return accelerator

@@ -12,31 +12,32 @@ from transformers import PreTrainedModel
 
 from runner.records import IGNORED
 
-LOGIT_BYTES = 64 * 2**20
-"""Float32 logits that may exist at once: 110 positions over 150,000 words, enough to keep a matrix product busy."""
+MAX_LOGIT_BYTES = 64 * 2**20
+"""Maximum bytes of float32 logits at one time: 110 positions over 150,000 tokens, enough to keep a matrix product
+busy."""
 
 
 def summed_cross_entropy(hidden: torch.Tensor, labels: torch.Tensor, head: torch.nn.Module) -> torch.Tensor:
     """Sum the cross-entropy of labels that an output layer predicts from hidden states.
 
     Args:
-        hidden: (positions, width).
-        labels: (positions,), each a word.
+        hidden: (positions, hidden size).
+        labels: (positions,), token ids.
         head: A linear layer, with or without a bias.
 
     Returns:
         A scalar in nats, float32.
     """
     layer = cast(torch.nn.Linear, head)
-    # Within an autograd function nobody can tell any more whether gradients are wanted.
-    learning = torch.is_grad_enabled()
-    return cast(torch.Tensor, _FusedCrossEntropy.apply(hidden, layer.weight, layer.bias, labels, learning))  # type: ignore[no-untyped-call]  # torch's own
+    # Inside an autograd function, grad mode is always off.
+    needs_gradient = torch.is_grad_enabled()
+    return cast(torch.Tensor, _FusedCrossEntropy.apply(hidden, layer.weight, layer.bias, labels, needs_gradient))  # type: ignore[no-untyped-call]  # torch's own
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
-    """Takes the gradient while the logits of a part are there, in the forward pass, so that none are made twice.
+    """Computes the gradients in the forward pass, while the logits of a chunk exist, so that they are computed once.
 
-    The derivative of the loss by the logits is their softmax, less one at the label.
+    The derivative of the loss with respect to the logits is their softmax, less one at the label.
     """
 
     @staticmethod
@@ -46,52 +47,53 @@ class _FusedCrossEntropy(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         labels: torch.Tensor,
-        learning: bool,
+        needs_gradient: bool,
     ) -> torch.Tensor:
         ctx.gradients = [
-            torch.zeros_like(each) if each is not None and learning and needed else None
-            for each, needed in zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
+            torch.zeros_like(tensor) if tensor is not None and needs_gradient and needed else None
+            for tensor, needed in zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
         ]
-        of_hidden, of_weight, of_bias = ctx.gradients
+        hidden_grad, weight_grad, bias_grad = ctx.gradients
         device = hidden.device.type
-        lower = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        matrix, vector = weight.to(lower), None if bias is None else bias.to(lower)
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        cast_weight, cast_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         loss = torch.zeros((), device=hidden.device)
-        for place in _parts(len(labels), len(weight)):
-            part, words = hidden[place].to(lower), labels[place, None]
-            values = functional.log_softmax(functional.linear(part, matrix, vector).float(), dim=-1)
-            loss -= values.gather(1, words).sum()
-            if not learning:
+        for chunk in _chunks(len(labels), len(weight)):
+            chunk_hidden, chunk_labels = hidden[chunk].to(dtype), labels[chunk, None]
+            log_probs = functional.log_softmax(functional.linear(chunk_hidden, cast_weight, cast_bias).float(), dim=-1)
+            loss -= log_probs.gather(1, chunk_labels).sum()
+            if not needs_gradient:
                 continue
-            slope = values.exp_().scatter_add_(1, words, -torch.ones_like(words, dtype=values.dtype)).to(lower)
-            if of_hidden is not None:
-                of_hidden[place] = slope @ matrix
-            if of_weight is not None:
-                _add_product(of_weight, slope.T, part)
-            if of_bias is not None:
-                of_bias += slope.sum(dim=0)
+            minus_one = -torch.ones_like(chunk_labels, dtype=log_probs.dtype)
+            logit_grad = log_probs.exp_().scatter_add_(1, chunk_labels, minus_one).to(dtype)
+            if hidden_grad is not None:
+                hidden_grad[chunk] = logit_grad @ cast_weight
+            if weight_grad is not None:
+                _add_product(weight_grad, logit_grad.T, chunk_hidden)
+            if bias_grad is not None:
+                bias_grad += logit_grad.sum(dim=0)
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
-        return (*(None if each is None else each.mul_(scale) for each in gradients), None, None)
+        return (*(None if gradient is None else gradient.mul_(scale) for gradient in gradients), None, None)
 
 
-def part_size(num_words: int) -> int:
-    """Count the positions whose logits, over so many words, exist at once."""
-    return max(1, LOGIT_BYTES // (4 * num_words))
+def logit_chunk_size(vocab_size: int) -> int:
+    """Return the number of positions whose logits exist at one time."""
+    return max(1, MAX_LOGIT_BYTES // (4 * vocab_size))
 
 
-def _parts(num_positions: int, num_words: int) -> Iterator[slice]:
-    size = part_size(num_words)
+def _chunks(num_positions: int, vocab_size: int) -> Iterator[slice]:
+    size = logit_chunk_size(vocab_size)
     for start in range(0, num_positions, size):
         yield slice(start, start + size)
 
 
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """Add a product of matrices, in place; where the precisions agree, without a second matrix of that size."""
+    """Add a matrix product in place; if the dtypes agree, without a second matrix of that size."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     else:
@@ -99,28 +101,28 @@ def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -
 
 
 class AnswerLoss(torch.nn.Module):
-    """A model with its loss, as one module, so that data-parallel wrappers see the whole forward pass."""
+    """A model with its loss as one module, so that data-parallel wrappers see the whole forward pass."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        """Take a transformers model: its base gives hidden states, its output embeddings give logits."""
+        """Take a transformers model: its base model gives hidden states, its output embeddings give logits."""
         super().__init__()
         self.model = cast(PreTrainedModel, model)
 
     def forward(self, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """Sum the cross-entropy of the labelled tokens.
 
-        The head is applied at positions that predict a label alone: over a vocabulary of 150,000 the logits
-        of a whole prompt would take more memory than everything else.
+        The output layer is applied only at positions that predict a label. Over a vocabulary of 150,000 tokens, the
+        logits of a whole prompt would take more memory than everything else.
 
         Args:
             labels: (rows, length), `IGNORED` where there is no loss; position t is predicted from t - 1.
-            inputs: Whatever else the model takes.
+            inputs: The model's other inputs.
 
         Returns:
             A scalar in nats, summed, in float32.
         """
-        wanted = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-        labelled = wanted != IGNORED
+        targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        is_labelled = targets != IGNORED
         hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
         head = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        return summed_cross_entropy(hidden[labelled], wanted[labelled], head)
+        return summed_cross_entropy(hidden[is_labelled], targets[is_labelled], head)

@@ -9,16 +9,24 @@ from accelerate.utils import DistributedType, set_seed
 
 from plugins.trainer.batches import EpochSampler, ValidationSplit, num_validation, split_validation
 from plugins.trainer.checkpoint import Checkpoints, TrainingState
-from plugins.trainer.distributed import gather, layer_classes, make_accelerator
-from plugins.trainer.encoded_samples import EncodedSamples, SampleFiles, is_skipped, within_limit
+from plugins.trainer.distributed import gather_weights, layer_classes, make_accelerator
+from plugins.trainer.encoded_samples import EncodedSamples, SampleFiles, apply_length_limit, is_skipped
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.train_loop import TrainLoop
-from plugins.trainer.train_step import TrainStep, unlabelled
-from plugins.trainer.training_estimate import answer_tokens, estimate_training, training_budget
-from plugins.trainer.training_history import History
+from plugins.trainer.train_step import TrainStep, without_labels
+from plugins.trainer.training_estimate import count_target_tokens, estimate_training, training_budget
+from plugins.trainer.training_history import TrainingHistory
 from runner.errors import SpecError
 from runner.records import ImagePart, Rendered, TrainingBudget, TrainingEstimate
-from runner.stages import Features, FrozenVision, ModelSpec, Optimizer, TokenCounts, TrainingRun, VisionLanguageModel
+from runner.stages import (
+    Features,
+    FrozenVisionEncoder,
+    ModelSpec,
+    Optimizer,
+    TokenCounts,
+    TrainingRun,
+    VisionLanguageModel,
+)
 
 
 class SftTrainer:
@@ -32,31 +40,31 @@ class SftTrainer:
         self.skips = options.on_overlength == "skip"
 
     def precision(self) -> str:
-        """The precision the trained weights are saved in: `fp32` or `bf16`."""
+        """Return the precision in which the trained weights are saved: `fp32` or `bf16`."""
         return self._options.precision
 
-    def limit(self, model: ModelSpec) -> int | None:
-        """The most tokens of a sample: the option, else what the model was configured for.
+    def max_sample_tokens(self, model: ModelSpec) -> int | None:
+        """Return the maximum number of tokens of a sample: `max_length`, or the model's context length.
 
         Raises:
-            SpecError: The option is beyond what the model was configured for.
+            SpecError: `max_length` exceeds the model's context length.
         """
-        asked, possible = self._options.max_length, model.context_length
-        if asked is not None and possible is not None and asked > possible:
+        max_length, context_length = self._options.max_length, model.context_length
+        if max_length is not None and context_length is not None and max_length > context_length:
             raise SpecError(
-                f"samples of {asked:,} tokens are more than the {possible:,} that the model was configured for",
+                f"max_length of {max_length:,} tokens exceeds the model's context length of {context_length:,} tokens",
                 path=("trainer", "max_length"),
             )
-        return asked or possible
+        return max_length or context_length
 
     def encode(self, model: VisionLanguageModel, rendered: Rendered) -> Features:
         """Encode a sample as it is trained on; see `Trainer.encode`.
 
         Raises:
-            DataError: It is too long, or an image cannot be used.
+            DataError: The sample is too long, or an image cannot be used.
         """
         features = model.encode(rendered, self.target_suffix)
-        return within_limit(features, self.limit(model), rendered.id, self._options.on_overlength)
+        return apply_length_limit(features, self.max_sample_tokens(model), rendered.id, self._options.on_overlength)
 
     def training_budget(
         self, model: ModelSpec | None, counts: Sequence[TokenCounts] | None, groups: Sequence[str], seed: int
@@ -64,34 +72,35 @@ class SftTrainer:
         """Count steps and tokens of a training; see `Trainer.training_budget`.
 
         Raises:
-            SpecError: So many tokens are asked for, and no sample that is trained on has any.
+            SpecError: `tokens` is set, and no sample that is trained on has any answer tokens.
         """
-        order = self._order(split_validation(groups, self._options.validation_ratio, seed), seed)
-        tokens = None if model is None or counts is None else self._tokens(model, counts)
-        return training_budget(self._options, order, tokens)
+        sampler = self._sampler(split_validation(groups, self._options.validation_ratio, seed), seed)
+        tokens = None if model is None or counts is None else self._target_tokens(model, counts)
+        return training_budget(self._options, sampler, tokens)
 
-    def _tokens(self, model: ModelSpec, counts: Sequence[TokenCounts]) -> list[int]:
-        return answer_tokens(counts, self.limit(model), self._options.on_overlength)
+    def _target_tokens(self, model: ModelSpec, counts: Sequence[TokenCounts]) -> list[int]:
+        return count_target_tokens(counts, self.max_sample_tokens(model), self._options.on_overlength)
 
-    def _order(self, division: ValidationSplit, seed: int) -> EpochSampler:
-        num_samples = len(division.training) + len(division.validation)
-        return EpochSampler(division.training, self._epoch_size(num_samples), self._options.global_batch_size, seed)
+    def _sampler(self, split: ValidationSplit, seed: int) -> EpochSampler:
+        num_samples = len(split.training) + len(split.validation)
+        return EpochSampler(split.training, self._epoch_size(num_samples), self._options.global_batch_size, seed)
 
     def _epoch_size(self, num_samples: int) -> int:
         return num_samples - num_validation(num_samples, self._options.validation_ratio)
 
-    def _num_steps(self, model: VisionLanguageModel, samples: Sequence[Rendered], order: EpochSampler) -> int:
-        """Count the steps, and the samples' tokens only where steps depend on them."""
-        tokens = self._tokens(model, [model.count(each) for each in samples]) if self._options.tokens else None
-        steps = training_budget(self._options, order, tokens).steps
+    def _num_steps(self, model: VisionLanguageModel, samples: Sequence[Rendered], sampler: EpochSampler) -> int:
+        """Count the steps; the samples' tokens are counted only if the number of steps depends on them."""
+        counts = [model.count(sample) for sample in samples] if self._options.tokens else None
+        tokens = None if counts is None else self._target_tokens(model, counts)
+        steps = training_budget(self._options, sampler, tokens).steps
         assert steps is not None
         return steps
 
     def estimate_training(
         self, model: ModelSpec, optimizer: Optimizer, counts: Sequence[TokenCounts], workers: int, *, gpus: bool
     ) -> TrainingEstimate:
-        """Work out memory, disk and operations; see `Trainer.estimate_training`."""
-        limit = self.limit(model) if self.skips else None
+        """Estimate memory, disk space and operations; see `Trainer.estimate_training`."""
+        limit = self.max_sample_tokens(model) if self.skips else None
         trained = [count for count in counts if limit is None or count.text + count.image + count.target <= limit]
         return estimate_training(self._options, model, optimizer, trained or counts, workers, gpus=gpus)
 
@@ -103,34 +112,35 @@ class SftTrainer:
         groups: Sequence[str],
         run: TrainingRun,
     ) -> VisionLanguageModel | None:
-        """Train, continuing the last checkpoint if there is one; see `Trainer.train`.
+        """Train, resuming from the last checkpoint if there is one; see `Trainer.train`.
 
         Raises:
             StopRequestedError: The user asked to stop, and the state was saved.
-            SpecError: The workers do not divide the batch, or the optimizer's groups do not fit the model.
-            StepError: The loss or its gradient is no longer a number.
+            SpecError: The batch cannot be divided among the workers, or the optimizer's groups do not fit the model.
+            StepError: The loss or its gradient is not finite.
         """
-        divided = layer_classes(model.module) if self._options.strategy == "fsdp" else ()
-        accelerator = make_accelerator(self._options.precision, divided)
+        sharded_layers = layer_classes(model.module) if self._options.strategy == "fsdp" else ()
+        accelerator = make_accelerator(self._options.precision, sharded_layers)
         self._check_workers(accelerator.num_processes)
         set_seed(run.seed, device_specific=True)
-        division = split_validation(groups, self._options.validation_ratio, run.seed)
-        order = self._order(division, run.seed)
-        num_steps = self._num_steps(model, samples, order)
-        built = optimizer.build(model.module, num_steps)
+        split = split_validation(groups, self._options.validation_ratio, run.seed)
+        sampler = self._sampler(split, run.seed)
+        num_steps = self._num_steps(model, samples, sampler)
+        scheduled_optimizers = optimizer.build(model.module, num_steps)
         vision = model.frozen_vision()
-        encode = self._encoding(model, vision, accelerator, run)
-        files = self._files(model, vision, accelerator, run)
-        dummy_sample = (
-            self._dummy_sample(encode, samples) if accelerator.distributed_type is DistributedType.FSDP else None
-        )
-        train_step = TrainStep(accelerator, model, built, self._options, dummy_sample)
+        encode = self._make_encoder(model, vision, accelerator, run)
+        files = self._sample_files(model, vision, accelerator, run)
+        is_sharded = accelerator.distributed_type is DistributedType.FSDP
+        dummy_sample = self._dummy_sample(encode, samples) if is_sharded else None
+        train_step = TrainStep(accelerator, model, scheduled_optimizers, self._options, dummy_sample)
         optimizer.check(model.module, train_step.optimizers)
         if accelerator.is_main_process:
-            self._warn_of_large_groups(division, run)
-        history = History(self._options.metric_for_best_model)
+            self._warn_of_small_validation_split(split, run)
+        history = TrainingHistory(self._options.metric_for_best_model)
         state = TrainingState(
-            model.module, [each.optimizer for each in train_step.optimizers], [each.schedule for each in built]
+            model.module,
+            [wrapped.optimizer for wrapped in train_step.optimizers],
+            [scheduled.schedule for scheduled in scheduled_optimizers],
         )
         TrainLoop(
             options=self._options,
@@ -139,21 +149,21 @@ class SftTrainer:
             checkpoints=Checkpoints(run.checkpoints, self._options.save_total_limit, accelerator, state, history),
             history=history,
             encoded=EncodedSamples(samples, encode, files),
-            order=order,
-            validation=division.validation,
+            sampler=sampler,
+            validation=split.validation,
             num_steps=num_steps,
             run=run,
-        ).complete()
-        gather(model.module, keep=accelerator.is_main_process)
-        # One that left earlier would break off what another still sends or receives.
+        ).run_to_end()
+        gather_weights(model.module, keep=accelerator.is_main_process)
+        # A worker that leaves earlier would break off transfers of the others.
         accelerator.wait_for_everyone()
         accelerator.free_memory()
         return model if accelerator.is_main_process else None
 
-    def _encoding(
-        self, model: VisionLanguageModel, vision: FrozenVision | None, accelerator: Accelerator, run: TrainingRun
+    def _make_encoder(
+        self, model: VisionLanguageModel, vision: FrozenVisionEncoder | None, accelerator: Accelerator, run: TrainingRun
     ) -> Callable[[Rendered], Features]:
-        """What encodes a sample, checks it, and looks at its images where that is the same at every step."""
+        """Return a function that encodes and checks a sample; a frozen vision tower also encodes its images."""
         if vision is not None:
             vision.to(accelerator.device)
 
@@ -169,22 +179,24 @@ class SftTrainer:
 
         return encode
 
-    def _files(
-        self, model: VisionLanguageModel, vision: FrozenVision | None, accelerator: Accelerator, run: TrainingRun
+    def _sample_files(
+        self, model: VisionLanguageModel, vision: FrozenVisionEncoder | None, accelerator: Accelerator, run: TrainingRun
     ) -> SampleFiles | None:
-        """The files of encoded samples, where any are kept: they go by all that the folder's name does not say."""
+        """Return the files of encoded samples, keyed by everything that the folder's name does not cover."""
         if run.encoded is None:
             return None
-        made_by = [self.target_suffix, self.limit(model), self._options.on_overlength]
+        settings = [self.target_suffix, self.max_sample_tokens(model), self._options.on_overlength]
         if vision is not None:
-            made_by += [vision.digest, self._options.precision, accelerator.device.type]
-        return SampleFiles(run.encoded, made_by, run.reporter.warn if accelerator.is_main_process else str)
+            settings += [vision.digest, self._options.precision, accelerator.device.type]
+        return SampleFiles(run.encoded, settings, run.reporter.warn if accelerator.is_main_process else str)
 
     def _dummy_sample(self, encode: Callable[[Rendered], Features], samples: Sequence[Rendered]) -> Features:
-        """A sample to compute along with others: one with an image if there is any, and without labels."""
-        pictured_first = sorted(samples, key=lambda each: not any(isinstance(part, ImagePart) for part in each.content))
-        encoded = (encode(each) for each in pictured_first)
-        return unlabelled(next(each for each in encoded if not is_skipped(each)))
+        """Return a sample without labels, with an image if any sample has one."""
+        images_first = sorted(
+            samples, key=lambda sample: not any(isinstance(part, ImagePart) for part in sample.content)
+        )
+        encoded = (encode(sample) for sample in images_first)
+        return without_labels(next(features for features in encoded if not is_skipped(features)))
 
     def _check_workers(self, num_workers: int) -> None:
         if self._options.global_batch_size % num_workers:
@@ -194,12 +206,12 @@ class SftTrainer:
                 path=("trainer", "global_batch_size"),
             )
 
-    def _warn_of_large_groups(self, division: ValidationSplit, run: TrainingRun) -> None:
-        num_samples = len(division.training) + len(division.validation)
-        wanted = num_samples - self._epoch_size(num_samples)
-        if len(division.validation) < wanted:
+    def _warn_of_small_validation_split(self, split: ValidationSplit, run: TrainingRun) -> None:
+        num_samples = len(split.training) + len(split.validation)
+        requested = num_samples - self._epoch_size(num_samples)
+        if len(split.validation) < requested:
             run.reporter.warn(
-                f"validation: {len(division.validation)} samples instead of {wanted}, because samples that "
-                f"share an image stay together; each epoch trains on {num_samples - wanted} of the "
-                f"{len(division.training)} others, another choice each time"
+                f"validation: {len(split.validation)} samples instead of {requested}, because samples that "
+                f"share an image stay together; each epoch trains on {num_samples - requested} of the other "
+                f"{len(split.training)}, drawn anew for each epoch"
             )

@@ -16,12 +16,12 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import send_to_device
 from torch.distributed.tensor import DTensor
 
-from plugins.trainer.batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, micro_batches
-from plugins.trainer.checkpoint import random_states, set_random_states
-from plugins.trainer.distributed import divide_again, undivided
+from plugins.trainer.batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, group_by_length
+from plugins.trainer.checkpoint import rng_states, set_rng_states
+from plugins.trainer.distributed import reshard, unsharded_weights
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
-from plugins.trainer.training_history import memory_gb
+from plugins.trainer.training_history import peak_memory_gb
 from runner.errors import StepError
 from runner.records import IGNORED
 from runner.stages import Features, ScheduledOptimizer, VisionLanguageModel
@@ -60,8 +60,8 @@ class TrainStep:
     """Computes gradients that are the same whatever the number of workers and micro-batches.
 
     Attributes:
-        model: What learns.
-        optimizers: As accelerate has wrapped them.
+        model: The model in training.
+        optimizers: The optimizers, as accelerate has wrapped them.
     """
 
     model: VisionLanguageModel
@@ -71,30 +71,30 @@ class TrainStep:
         self,
         accelerator: Accelerator,
         model: VisionLanguageModel,
-        built: Sequence[ScheduledOptimizer],
+        scheduled_optimizers: Sequence[ScheduledOptimizer],
         options: SftOptions,
         dummy_sample: Features | None = None,
     ) -> None:
-        """Move the model to its device and hand everything to accelerate.
+        """Move the model to its device and let accelerate wrap model and optimizers.
 
         Args:
-            accelerator: Fresh.
-            model: Changed in place.
-            built: Optimizers of the model's parameters.
-            options: The trainer's.
-            dummy_sample: A sample with all inputs that a sample can have, and no labels. Needed where weights are
-                divided among workers, which then pass through the same layers equally often.
+            accelerator: A new accelerator.
+            model: The model; changed in place.
+            scheduled_optimizers: Optimizers of the model's parameters, with their schedules.
+            options: The trainer's options.
+            dummy_sample: A sample with every input that a sample can have, and no labels. It is needed if the weights
+                are sharded: all workers must then run the same layers equally often.
         """
         self._accelerator = accelerator
         self.model = model
         self._options = options
         self._dummy_sample = dummy_sample
         self._supports_packing = options.packing == "auto" and model.supports_packing
-        self._schedules = [each.schedule for each in built]
+        self._schedules = [scheduled.schedule for scheduled in scheduled_optimizers]
         if options.gradient_checkpointing:
             model.module.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         self._loss, *self.optimizers = accelerator.prepare(
-            AnswerLoss(model.module), *(each.optimizer for each in built)
+            AnswerLoss(model.module), *(scheduled.optimizer for scheduled in scheduled_optimizers)
         )
 
     def run(self, step: int, sample_ids: Sequence[str], batch: LocalBatch) -> dict[str, float]:
@@ -127,14 +127,14 @@ class TrainStep:
             "train/loss": gradient.loss,
             "train/grad_norm": gradient.norm,
             "train/tokens_per_second": gradient.num_tokens / (time.perf_counter() - started),
-            "train/memory_gb": memory_gb(),
+            "train/memory_gb": peak_memory_gb(),
             **{f"train/lr/{group}": rate for group, rate in learning_rates.items()},
         }
 
     def learning_rates(self) -> dict[str, float]:
-        """The learning rate of each parameter group at the next update; groups without a name are numbered."""
+        """Return the learning rate of each parameter group at the next update; groups without a name are numbered."""
         groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
-        return {str(group.get("name", place)): float(group["lr"]) for place, group in enumerate(groups)}
+        return {str(group.get("name", index)): float(group["lr"]) for index, group in enumerate(groups)}
 
     def compute_gradient(self, samples: Sequence[Features]) -> Gradient:
         """Compute the clipped gradient of a batch and leave it in `.grad` of the parameters.
@@ -181,13 +181,13 @@ class TrainStep:
 
     @torch.no_grad()
     def validation_loss(self, batches: Iterable[Sequence[Features]]) -> float:
-        """Compute the loss of samples that nothing is learnt from.
+        """Compute the loss of validation samples, without gradients.
 
         Args:
-            batches: This worker's samples; all workers' together are the whole.
+            batches: This worker's samples; the workers' samples together are the whole validation split.
 
         Returns:
-            Mean over the labelled tokens on all workers, in nats; NaN where there are none.
+            Mean over the labelled tokens on all workers, in nats; NaN if there are none.
         """
         # The workers may have different numbers of batches, so none may wait for another one's forward pass.
         loss = self._accelerator.unwrap_model(self._loss).eval()
@@ -195,108 +195,110 @@ class TrainStep:
         for batch in self._sync_micro_batches(self._micro_batches(batches), self._dummy_sample):
             total += float(loss(**self._inputs(batch)))
             num_labels += _num_labels(batch)
-        divide_again(loss)
+        reshard(loss)
         total, all_labels = self._sum(total, num_labels)
         return total / all_labels if all_labels else math.nan
 
     @contextmanager
-    def answering(self) -> Iterator[VisionLanguageModel]:
-        """Let the model answer as it will when it is saved, whole on each worker; training then goes on undisturbed.
+    def generation_mode(self) -> Iterator[VisionLanguageModel]:
+        """Yield the model with unsharded weights for generation; training continues unchanged afterwards.
 
-        It computes in the precision of training. All workers must take part, and may leave at different times.
+        The model computes in the precision of training. All workers must enter together, and may leave at different
+        times.
         """
         loss = self._accelerator.unwrap_model(self._loss)
         with preserve_training_state(loss), self._accelerator.autocast():
             if self._dummy_sample is not None:
-                # Only a pass through all of it tells the divided parts which of them is the outermost.
+                # FSDP finds its root module only in a forward pass through the whole model.
                 with torch.no_grad():
                     loss(**self._inputs([self._dummy_sample]))
-            with undivided(loss):
+            with unsharded_weights(loss):
                 yield self.model
 
-    def total(self, number: int) -> int:
+    def sum_over_workers(self, number: int) -> int:
         """Add up a number over all workers."""
         return round(self._sum(number)[0])
 
-    def any_worker(self, yes: bool) -> bool:
-        """Whether it is so on some worker; all get the same answer."""
-        return self._sum(yes)[0] > 0
+    def any_worker(self, condition: bool) -> bool:
+        """Return whether the condition holds on at least one worker; all workers get the same answer."""
+        return self._sum(condition)[0] > 0
 
     def _micro_batches(self, batches: Iterable[Sequence[Features]]) -> Iterator[list[Features]]:
+        """Split batches into micro-batches of samples of similar length."""
         limit = CPU_POSITIONS if self._accelerator.device.type == "cpu" else MICRO_BATCH_POSITIONS
         for batch in batches:
-            for places in micro_batches(
+            for indices in group_by_length(
                 _lengths(batch), self._options.micro_batch_size, limit, packed=self._supports_packing
             ):
-                yield [batch[place] for place in places]
+                yield [batch[index] for index in indices]
 
-    def _dummy_for(self, share: Sequence[Features]) -> Features | None:
-        """The dummy sample for a batch: text only if no worker has images, so that the vision tower is skipped."""
+    def _dummy_for(self, samples: Sequence[Features]) -> Features | None:
+        """Return the dummy sample for a batch: text only if no worker has images, so that the vision tower is idle."""
         if self._dummy_sample is None or self.any_worker(
-            any(self._dummy_sample.keys() <= each.keys() for each in share)
+            any(self._dummy_sample.keys() <= sample.keys() for sample in samples)
         ):
             return self._dummy_sample
-        return unlabelled(share[0])
+        return without_labels(samples[0])
 
     def _sync_micro_batches(
-        self, cut: Iterator[list[Features]], dummy_sample: Features | None
+        self, micro_batches: Iterator[list[Features]], dummy_sample: Features | None
     ) -> Iterator[list[Features]]:
-        """Keep workers that divide the weights together: each layer is gathered by all of them at once.
+        """Keep workers with sharded weights in step: all workers gather each layer at the same time.
 
-        Who has no micro-batch left while another has computes the dummy_sample alone, and one of text alone gets it
-        too, so that all use the vision tower.
+        A worker that has run out of micro-batches computes the dummy sample alone. A micro-batch without images gets
+        the dummy sample added, so that all workers run the vision tower.
         """
         if dummy_sample is None:
-            yield from cut
+            yield from micro_batches
             return
         while True:
-            batch = next(cut, [])
-            if not self.any_worker(bool(batch)):
+            micro_batch = next(micro_batches, [])
+            if not self.any_worker(bool(micro_batch)):
                 return
-            whole = any(dummy_sample.keys() <= each.keys() for each in batch)
-            yield batch if whole else [*batch, dummy_sample]
+            has_all_inputs = any(dummy_sample.keys() <= sample.keys() for sample in micro_batch)
+            yield micro_batch if has_all_inputs else [*micro_batch, dummy_sample]
 
     def _inputs(self, batch: Sequence[Features]) -> dict[str, Any]:
-        made = self.model.pack(batch) if self._supports_packing else self.model.collate(batch, "right")
-        return cast(dict[str, Any], send_to_device(made, self._accelerator.device))
+        inputs = self.model.pack(batch) if self._supports_packing else self.model.collate(batch, "right")
+        return cast(dict[str, Any], send_to_device(inputs, self._accelerator.device))
 
     def _sum(self, *values: float | torch.Tensor) -> list[float]:
-        """Add up figures over all workers."""
+        """Add up each value over all workers."""
         local = torch.tensor([float(value) for value in values], dtype=torch.float64)
         summed = self._accelerator.reduce(local.to(self._accelerator.device), reduction="sum")
         assert isinstance(summed, torch.Tensor)
         return [float(value) for value in summed]
 
 
-def _lengths(batch: Sequence[Features]) -> list[int]:
-    return [len(each["input_ids"]) for each in batch]
-
-
-def unlabelled(features: Features) -> Features:
-    """A sample that is computed and adds nothing to the loss."""
+def without_labels(features: Features) -> Features:
+    """Return a copy of a sample that is computed but adds nothing to the loss."""
     return {**features, "labels": torch.full_like(features["labels"], IGNORED)}
 
 
-def _num_labels(batch: Sequence[Features]) -> int:
-    return sum(int((each["labels"] != IGNORED).sum()) for each in batch)
+def _lengths(samples: Sequence[Features]) -> list[int]:
+    return [len(sample["input_ids"]) for sample in samples]
+
+
+def _num_labels(samples: Sequence[Features]) -> int:
+    return sum(int((sample["labels"] != IGNORED).sum()) for sample in samples)
 
 
 @contextmanager
 def preserve_training_state(module: torch.nn.Module) -> Iterator[None]:
-    """Put a module and this process's random numbers back to what they were.
+    """Restore the state of a module and of this process's random number generators on exit.
 
-    Generating sets each part's mode, and families leave in their parts what the next token needs, such as
-    `rope_deltas`. Weights are not put back.
+    Generation switches submodules to evaluation mode, and some model families store data for the next token in them,
+    such as `rope_deltas`. Weights are not restored.
     """
-    random, parts = random_states(), list(module.modules())
-    attributes = [dict(vars(part)) for part in parts]
-    buffers = [dict(part.named_buffers(recurse=False)) for part in parts]
+    states, submodules = rng_states(), list(module.modules())
+    attributes = [dict(vars(submodule)) for submodule in submodules]
+    buffers = [dict(submodule.named_buffers(recurse=False)) for submodule in submodules]
     try:
         yield
     finally:
-        for part, own, held in zip(parts, attributes, buffers, strict=True):
-            vars(part).clear()
-            vars(part).update(own)
-            for name, buffer in held.items():
-                setattr(part, name, buffer)
-        set_random_states(random)
+        for submodule, own_attributes, own_buffers in zip(submodules, attributes, buffers, strict=True):
+            vars(submodule).clear()
+            vars(submodule).update(own_attributes)
+            for name, buffer in own_buffers.items():
+                setattr(submodule, name, buffer)
+        set_rng_states(states)

@@ -13,26 +13,26 @@ import torch
 from transformers import PreTrainedModel
 
 from plugins.trainer.activation_memory import (
-    FULL,
+    FLOAT32_BYTES,
     ModelProfile,
     SampleLength,
     Strategy,
     TrainingSetup,
+    count_parameters,
+    count_trainable,
     flops,
-    learning_in,
-    numbers_in,
-    peak,
+    peak_memory,
     profile_model,
 )
 from plugins.trainer.batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, EpochSampler
-from plugins.trainer.encoded_samples import Overlong
+from plugins.trainer.encoded_samples import OnOverlength
 from plugins.trainer.sft_options import SftOptions
 from runner.errors import SpecError
-from runner.records import TrainingBudget, TrainingEstimate, TrainingWay
+from runner.records import TrainingBudget, TrainingEstimate, TrainingVariant
 from runner.stages import ModelSpec, Optimizer, TokenCounts
 
-SIZES = {"fp32": 4, "bf16": 2}
-"""Bytes of a number of each precision."""
+BYTES_PER_VALUE = {"fp32": 4, "bf16": 2}
+"""Bytes of a value in each precision."""
 
 ADAPTERS = "low-rank adapters (lora: {}) in every group of optimizer.groups"
 
@@ -46,40 +46,44 @@ def estimate_training(
     *,
     gpus: bool,
 ) -> TrainingEstimate:
-    """Work out what a training takes; see `Trainer.estimate_training`.
+    """Estimate memory, disk space and operations of a training; see `Trainer.estimate_training`.
 
-    Memory is that of a worker whose share of a step has the longest samples. A checkpoint holds the weights that
-    learn in float32 and the optimizer's state; a new one is written before the oldest goes.
+    Memory is that of a worker that gets the longest samples in one step. A checkpoint holds the trainable weights in
+    float32 and the optimizer state; a new one is written before the oldest is deleted.
     """
-    size, module = SIZES[options.precision], model.module
-    profile = profile_model(cast(PreTrainedModel, module), size)
-    state = state_bytes(optimizer, module)
-    longest = sorted((_length(count) for count in counts), key=lambda each: each.total, reverse=True)
-    share = longest[: max(1, options.global_batch_size // workers)]
-    ways: list[TrainingWay] = []
-    features = model.replaces_pixels and profile.vision.num_learning == 0
-    as_written = replace(_written(options, size, supports_packing=model.supports_packing, gpus=gpus), features=features)
-    adapted = adapters_alone(module)
-    for change, way, lora in _ways(options, workers, as_written, adapted=adapted):
-        trained, kept = (bare(profile), 0.0) if lora else (profile, state)
-        memory = peak(trained, share, way, workers, kept)
-        if not ways or memory.total < ways[-1].memory.total:
-            ways.append(TrainingWay(change, way.strategy, memory))
-    # Features of frozen vision are kept, so that an image is looked at once in all epochs.
-    looks = 1 / max(1.0, _epochs(options, counts)) if features else 1.0
-    again = options.gradient_checkpointing
-    mean = sum(flops(profile, _length(count), again=again, looks=looks) for count in counts) / len(counts)
+    value_bytes, module = BYTES_PER_VALUE[options.precision], model.module
+    profile = profile_model(cast(PreTrainedModel, module), value_bytes)
+    state = optimizer_state_bytes(optimizer, module)
+    lengths = sorted((_length(count) for count in counts), key=lambda length: length.total, reverse=True)
+    longest = lengths[: max(1, options.global_batch_size // workers)]
+    caches_features = model.replaces_pixels and profile.vision.num_trainable == 0
+    setup = replace(
+        _setup(options, value_bytes, supports_packing=model.supports_packing, gpus=gpus),
+        caches_features=caches_features,
+    )
+    variants: list[TrainingVariant] = []
+    for change, changed, lora in _changes(options, workers, setup, only_adapters=trains_only_adapters(module)):
+        trained_profile, trained_state = (with_adapters_only(profile), 0.0) if lora else (profile, state)
+        memory = peak_memory(trained_profile, longest, changed, workers, trained_state)
+        if not variants or memory.total < variants[-1].memory.total:
+            variants.append(TrainingVariant(change, changed.strategy, memory))
+    # Cached features of a frozen tower need one pass over an image in all epochs.
+    vision_passes = 1 / max(1.0, _epochs(options, counts)) if caches_features else 1.0
+    recompute = options.gradient_checkpointing
+    total_flops = sum(
+        flops(profile, _length(count), recompute=recompute, vision_passes=vision_passes) for count in counts
+    )
     return TrainingEstimate(
-        ways=tuple(ways),
-        flops_per_step=mean * options.global_batch_size,
-        checkpoint=round(FULL * learning_in(profile) + state),
-        num_checkpoints=options.save_total_limit + 1 + (options.load_best_model_at_end),
-        model=size * numbers_in(profile),
+        variants=tuple(variants),
+        flops_per_step=total_flops / len(counts) * options.global_batch_size,
+        checkpoint=round(FLOAT32_BYTES * count_trainable(profile) + state),
+        num_checkpoints=options.save_total_limit + 1 + options.load_best_model_at_end,
+        model=value_bytes * count_parameters(profile),
     )
 
 
 def _epochs(options: SftOptions, counts: Sequence[TokenCounts]) -> float:
-    """How often a sample is trained on, about."""
+    """Return about how often each sample is trained on."""
     return options.epochs or (options.tokens or 0) / max(1, sum(count.target for count in counts))
 
 
@@ -87,141 +91,143 @@ def _length(count: TokenCounts) -> SampleLength:
     return SampleLength(count.text + count.image + count.target, count.image, count.target)
 
 
-def _written(options: SftOptions, size: int, *, supports_packing: bool, gpus: bool) -> TrainingSetup:
-    """The way that the options ask for."""
+def _setup(options: SftOptions, value_bytes: int, *, supports_packing: bool, gpus: bool) -> TrainingSetup:
+    """Return the set-up that the options describe."""
     return TrainingSetup(
         strategy=options.strategy,
-        again=options.gradient_checkpointing,
+        recompute=options.gradient_checkpointing,
         micro_batch_size=options.micro_batch_size,
-        size=size,
-        limit=MICRO_BATCH_POSITIONS if gpus else CPU_POSITIONS,
+        value_bytes=value_bytes,
+        max_positions=MICRO_BATCH_POSITIONS if gpus else CPU_POSITIONS,
         packed=supports_packing and options.packing == "auto",
-        answers=options.generates_validation,
+        generates_validation=options.generates_validation,
     )
 
 
-def _ways(
-    options: SftOptions, workers: int, written: TrainingSetup, *, adapted: bool
+def _changes(
+    options: SftOptions, workers: int, setup: TrainingSetup, *, only_adapters: bool
 ) -> Iterator[tuple[str, TrainingSetup, bool]]:
-    """Yield what can be changed, what it amounts to, and whether adapters learn in place of the weights.
+    """Yield possible changes as text, the changed set-up, and whether adapters are trained instead of the weights.
 
-    What costs least comes first: dividing the weights, smaller micro-batches, computing layers again, adapters
-    (where not they alone learn already).
+    The cheapest changes come first: sharding the weights, smaller micro-batches, gradient checkpointing, adapters
+    (unless only adapters are trained already).
     """
-    divided: tuple[Strategy, ...] = ("fsdp",) if workers > 1 else ()
-    for lora, again in product((False,) if adapted else (False, True), dict.fromkeys((written.again, True))):
-        for chosen, micro in product(
-            dict.fromkeys((written.strategy, *divided)), dict.fromkeys((written.micro_batch_size, 1))
+    strategies: tuple[Strategy, ...] = ("fsdp",) if workers > 1 else ()
+    lora_choices = (False,) if only_adapters else (False, True)
+    for lora, recompute in product(lora_choices, dict.fromkeys((setup.recompute, True))):
+        for strategy, micro_batch_size in product(
+            dict.fromkeys((setup.strategy, *strategies)), dict.fromkeys((setup.micro_batch_size, 1))
         ):
-            way = replace(written, strategy=chosen, again=again, micro_batch_size=micro)
-            yield _change(written, way, lora=lora), way, lora
+            changed = replace(setup, strategy=strategy, recompute=recompute, micro_batch_size=micro_batch_size)
+            yield _describe_change(setup, changed, lora=lora), changed, lora
 
 
-def _change(before: TrainingSetup, after: TrainingSetup, *, lora: bool) -> str:
-    told = {
+def _describe_change(before: TrainingSetup, after: TrainingSetup, *, lora: bool) -> str:
+    options = {
         "strategy": after.strategy if after.strategy != before.strategy else None,
-        "gradient_checkpointing": "true" if after.again != before.again else None,
+        "gradient_checkpointing": "true" if after.recompute != before.recompute else None,
         "micro_batch_size": after.micro_batch_size if after.micro_batch_size != before.micro_batch_size else None,
     }
-    changes = [f"trainer.{name}={value}" for name, value in told.items() if value is not None]
+    changes = [f"trainer.{name}={value}" for name, value in options.items() if value is not None]
     return " ".join([*changes, *([f"and {ADAPTERS}" if changes else ADAPTERS] if lora else [])])
 
 
-def adapters_alone(module: torch.nn.Module) -> bool:
-    """Whether nothing but low-rank adapters learns, by the names that peft gives them."""
-    learning = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
-    return bool(learning) and all(".lora_" in name for name in learning)
+def trains_only_adapters(module: torch.nn.Module) -> bool:
+    """Return whether only low-rank adapters are trainable, judged by the names that peft gives them."""
+    trainable = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    return bool(trainable) and all(".lora_" in name for name in trainable)
 
 
-def bare(profile: ModelProfile) -> ModelProfile:
-    """The same model with nothing that learns but adapters, which are too small to count."""
+def with_adapters_only(profile: ModelProfile) -> ModelProfile:
+    """Return the profile if only adapters were trained, which are too small to count."""
     return replace(
         profile,
-        language=replace(profile.language, num_learning=0),
-        vision=replace(profile.vision, num_learning=0),
-        head_learns=False,
-        embeddings_learn=False,
+        language=replace(profile.language, num_trainable=0),
+        vision=replace(profile.vision, num_trainable=0),
+        head_is_trainable=False,
+        embeddings_are_trainable=False,
     )
 
 
-def state_bytes(optimizer: Optimizer, module: torch.nn.Module) -> float:
-    """Find how much state an optimizer keeps, by a step of each group with a small parameter in the place of its own.
+def optimizer_state_bytes(optimizer: Optimizer, module: torch.nn.Module) -> float:
+    """Measure the bytes of the optimizer state by a step of each group with a small parameter in place of its own.
 
     Args:
-        optimizer: Has prepared the module.
-        module: Perhaps without memory for its weights.
+        optimizer: The optimizer, which has prepared the module.
+        module: The model, possibly on the meta device.
     """
     return sum(
-        _copies(built.optimizer, group, dimensions) * FULL * numbers
-        for built in optimizer.build(module, 2)
-        for group in built.optimizer.param_groups
-        for dimensions, numbers in _numbers_by_dimensions(group["params"]).items()
+        _state_tensors(scheduled.optimizer, group, num_dimensions) * FLOAT32_BYTES * num_weights
+        for scheduled in optimizer.build(module, 2)
+        for group in scheduled.optimizer.param_groups
+        for num_dimensions, num_weights in _weights_by_dimensions(group["params"]).items()
     )
 
 
-def _numbers_by_dimensions(parameters: Sequence[torch.nn.Parameter]) -> dict[int, int]:
-    numbers: dict[int, int] = defaultdict(int)
+def _weights_by_dimensions(parameters: Sequence[torch.nn.Parameter]) -> dict[int, int]:
+    """Count the weights of parameters by their number of dimensions."""
+    counts: dict[int, int] = defaultdict(int)
     for parameter in parameters:
-        numbers[parameter.dim()] += parameter.numel()
-    return numbers
+        counts[parameter.dim()] += parameter.numel()
+    return counts
 
 
-def _copies(optimizer: torch.optim.Optimizer, group: dict[str, object], dimensions: int) -> int:
-    """Count the tensors of a parameter's shape that are kept for it."""
-    small = torch.nn.Parameter(torch.ones((2,) * dimensions))
+def _state_tensors(optimizer: torch.optim.Optimizer, group: dict[str, object], num_dimensions: int) -> int:
+    """Count the state tensors of a parameter's shape that the optimizer keeps for it."""
+    small = torch.nn.Parameter(torch.ones((2,) * num_dimensions))
     small.grad = torch.ones_like(small)
     twin = copy.copy(optimizer)
     twin.param_groups = [{**group, "params": [small]}]
     twin.state = defaultdict(dict)
     twin.step()
-    return sum(isinstance(each, torch.Tensor) and each.shape == small.shape for each in twin.state[small].values())
+    return sum(isinstance(entry, torch.Tensor) and entry.shape == small.shape for entry in twin.state[small].values())
 
 
-def answer_tokens(counts: Sequence[TokenCounts], limit: int | None, overlong: Overlong) -> list[int]:
-    """Count what is trained on of each sample's answer, its end token included and what trails it not.
+def count_target_tokens(counts: Sequence[TokenCounts], limit: int | None, on_overlength: OnOverlength) -> list[int]:
+    """Count the trained tokens of each sample's answer, with its end token and without `target_suffix`.
 
     Args:
         counts: Lengths of the samples.
-        limit: The most tokens of a sample; None for any number.
-        overlong: What becomes of a longer one; one that will be refused counts whole.
+        limit: Maximum tokens of a sample; None for no limit.
+        on_overlength: How longer samples are treated; one that will be refused counts in full.
     """
-    return [_answer_tokens(count, limit, overlong) for count in counts]
+    return [_count_target_tokens(count, limit, on_overlength) for count in counts]
 
 
-def _answer_tokens(count: TokenCounts, limit: int | None, overlong: Overlong) -> int:
+def _count_target_tokens(count: TokenCounts, limit: int | None, on_overlength: OnOverlength) -> int:
     prompt = count.text + count.image
-    if limit is None or prompt + count.target <= limit or overlong == "refuse":
+    if limit is None or prompt + count.target <= limit or on_overlength == "refuse":
         return count.target
-    return max(0, limit - prompt) if overlong == "truncate" else 0
+    return max(0, limit - prompt) if on_overlength == "truncate" else 0
 
 
-def training_budget(options: SftOptions, order: EpochSampler, tokens: Sequence[int] | None) -> TrainingBudget:
-    """Work out steps and tokens; see `Trainer.training_budget`.
+def training_budget(options: SftOptions, sampler: EpochSampler, tokens: Sequence[int] | None) -> TrainingBudget:
+    """Count steps and tokens of a training; see `Trainer.training_budget`.
 
     Args:
-        options: The trainer's.
-        order: Of the samples.
-        tokens: Of each sample, by its place (`answer_tokens`); None where they are not known.
+        options: The trainer's options.
+        sampler: Chooses the samples of each step.
+        tokens: Trained tokens of each sample, by index (`count_target_tokens`); None if they are unknown.
 
     Raises:
-        SpecError: A number of tokens is asked for, and no sample that is trained on has any.
+        SpecError: `tokens` is set, and no sample that is trained on has any answer tokens.
     """
-    steps = _steps(options, order, tokens)
+    steps = _num_steps(options, sampler, tokens)
     if steps is not None and options.max_steps is not None:
         steps = min(steps, options.max_steps)
-    return TrainingBudget(steps, None if steps is None or tokens is None else order.num_tokens(tokens, steps))
+    return TrainingBudget(steps, None if steps is None or tokens is None else sampler.num_tokens(tokens, steps))
 
 
-def _steps(options: SftOptions, order: EpochSampler, tokens: Sequence[int] | None) -> int | None:
+def _num_steps(options: SftOptions, sampler: EpochSampler, tokens: Sequence[int] | None) -> int | None:
     if options.epochs is not None:
-        return options.epochs * order.steps_per_epoch
+        return options.epochs * sampler.steps_per_epoch
     assert options.tokens is not None
     if tokens is None:
         return None
-    if not any(tokens[place] for place in order.training):
+    if not any(tokens[index] for index in sampler.training):
         raise SpecError(
-            f"{options.tokens:,} tokens of answers can never be trained on, as no sample is left that has any; "
-            "raise trainer.max_length, or show images with fewer pixels (model.max_pixels)",
+            f"cannot train on {options.tokens:,} answer tokens: no sample within the length limit has any; "
+            "raise trainer.max_length, or use smaller images (model.max_pixels)",
             path=("trainer", "tokens"),
         )
-    return order.steps_to(tokens, options.tokens)
+    return sampler.steps_for_tokens(tokens, options.tokens)

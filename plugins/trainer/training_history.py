@@ -14,117 +14,119 @@ import torch
 
 from runner.stages import SelectionMetric
 
-WINDOW = 50
-"""Steps over which a figure's usual value is taken."""
+MEDIAN_WINDOW = 50
+"""Number of recent steps over which the running median of a metric is taken."""
 
-KNOWN = 10
-"""Steps after which a usual value is trusted."""
+MIN_STEPS = 10
+"""Number of steps from which on the running median is used."""
 
-SPIKES = {"train/loss": (3.0, 0.1), "train/grad_norm": (10.0, 0.0)}
-"""How many times its usual value a figure is a spike, and how far above it at the least. Losses of small batches differ
-by a factor of two, norms of gradients by more; a loss near zero may be ten times its usual value and still be near
-zero."""
+SPIKE_THRESHOLDS = {"train/loss": (3.0, 0.1), "train/grad_norm": (10.0, 0.0)}
+"""For each metric the multiple of its running median, and the minimum distance above it, beyond which a value is a
+spike. Losses of small batches differ by a factor of two, gradient norms by more. A loss near zero may be ten times its
+median and still be near zero."""
 
 
 class TrainingMonitor:
-    """Follows the figures of each step."""
+    """Checks the metrics of each step for unusual values."""
 
     def __init__(self, num_steps: int) -> None:
-        """Take the number of steps of the whole training."""
+        """Take the number of optimizer steps of the whole training."""
         self._num_steps = num_steps
-        self._recent: dict[str, deque[float]] = {name: deque(maxlen=WINDOW) for name in SPIKES}
-        self._told: set[str] = set()
+        self._recent: dict[str, deque[float]] = {name: deque(maxlen=MEDIAN_WINDOW) for name in SPIKE_THRESHOLDS}
+        self._active: set[str] = set()
 
-    def warnings(self, done: int, values: Mapping[str, float]) -> list[str]:
-        """Judge the figures of a step.
+    def warnings(self, num_done: int, metrics: Mapping[str, float]) -> list[str]:
+        """Return the new warnings of a step.
 
         Args:
-            done: Optimizer steps, this one included.
-            values: The step's metrics, by name; rates as `train/lr/<group>`. A step that was passed over has neither
-                loss nor norm nor rates.
+            num_done: Optimizer steps, this one included.
+            metrics: The step's metrics by name; learning rates as `train/lr/<group>`. A skipped step has neither loss
+                nor gradient norm nor learning rates.
 
         Returns:
-            What is new and wrong: a loss or a norm far above its running median, a rate of zero where it should not
-            be. What lasts is told when it begins.
+            A message for each loss or norm far above its running median, and for each learning rate that is
+            unexpectedly zero. A problem that lasts is reported once, when it begins.
         """
-        found = {**self._spikes(done, values), **self._resting(done, values)}
-        new = [message for name, message in found.items() if name not in self._told]
-        self._told = set(found)
+        messages = {**self._spikes(num_done, metrics), **self._zero_rates(num_done, metrics)}
+        new = [message for name, message in messages.items() if name not in self._active]
+        self._active = set(messages)
         return new
 
-    def _spikes(self, done: int, values: Mapping[str, float]) -> dict[str, str]:
-        found = {}
-        for name, (times, least) in SPIKES.items():
-            if name not in values:
+    def _spikes(self, num_done: int, metrics: Mapping[str, float]) -> dict[str, str]:
+        messages = {}
+        for name, (factor, min_distance) in SPIKE_THRESHOLDS.items():
+            if name not in metrics:
                 continue
-            recent, value = self._recent[name], values[name]
-            usual = median(recent) if len(recent) >= KNOWN else value
-            if value > max(times * usual, usual + least):
-                found[name] = f"step {done}: {name} is {value:.3g}, and its median of the last steps is {usual:.3g}"
+            recent, value = self._recent[name], metrics[name]
+            usual = median(recent) if len(recent) >= MIN_STEPS else value
+            if value > max(factor * usual, usual + min_distance):
+                messages[name] = (
+                    f"step {num_done}: {name} is {value:.3g}, and its median of the last steps is {usual:.3g}"
+                )
             recent.append(value)
-        return found
+        return messages
 
-    def _resting(self, done: int, values: Mapping[str, float]) -> dict[str, str]:
-        if done in {1, self._num_steps}:  # a warm-up may begin and a schedule end there
+    def _zero_rates(self, num_done: int, metrics: Mapping[str, float]) -> dict[str, str]:
+        if num_done in {1, self._num_steps}:  # a warm-up may begin and a schedule end there
             return {}
         return {
-            name: f"step {done} of {self._num_steps}: the learning rate of {name.removeprefix('train/lr/')} is zero, "
-            "so nothing there learns"
-            for name, value in values.items()
+            name: f"step {num_done} of {self._num_steps}: the learning rate of {name.removeprefix('train/lr/')} is "
+            "zero, so this group does not learn"
+            for name, value in metrics.items()
             if name.startswith("train/lr/") and value == 0
         }
 
 
-def memory_gb() -> float:
-    """The most memory that this process has had, in GB: of the GPU where there is one, else of the machine."""
+def peak_memory_gb() -> float:
+    """Return the peak memory of this process in GB: GPU memory if there is a GPU, else main memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 @dataclass
-class History:
-    """What checkpoints keep, so that a training that is continued decides and counts as one that never stopped.
+class TrainingHistory:
+    """Metrics and counts kept in checkpoints, so that a resumed training decides like an uninterrupted one.
 
     Attributes:
-        measure: What decides after which step the model was best.
-        figures: Validation figures by name, then by the step that they were measured after, in the order of the steps;
-            NaN where there was nothing to measure.
-        num_skipped: Samples that were left out of their batches, each time counted.
+        selection_metric: The metric that selects the best step.
+        metrics: Validation metrics by name and then by step, in the order of the steps; NaN if a metric could not be
+            computed.
+        num_skipped: Samples left out of their batches, counted each time.
     """
 
-    measure: SelectionMetric
-    figures: dict[str, dict[int, float]] = field(default_factory=dict)
+    selection_metric: SelectionMetric
+    metrics: dict[str, dict[int, float]] = field(default_factory=dict)
     num_skipped: int = 0
 
     def state(self) -> dict[str, Any]:
-        """What changes, as plain data."""
-        return {"figures": self.figures, "num_skipped": self.num_skipped}
+        """Return what changes during training, as plain data."""
+        return {"figures": self.metrics, "num_skipped": self.num_skipped}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` gave."""
-        self.figures = {name: dict(values) for name, values in state["figures"].items()}
+        """Restore the result of `state`."""
+        self.metrics = {name: dict(values) for name, values in state["figures"].items()}
         self.num_skipped = state["num_skipped"]
 
-    def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Note what was measured after a step."""
-        for name, value in values.items():
-            self.figures.setdefault(name, {})[step] = value
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record metrics that were computed after a step."""
+        for name, value in metrics.items():
+            self.metrics.setdefault(name, {})[step] = value
 
-    def measured(self, step: int) -> set[str]:
-        """The figures that were measured after a step."""
-        return {name for name, values in self.figures.items() if step in values}
+    def measured_at(self, step: int) -> set[str]:
+        """Return the names of the metrics that were computed after a step."""
+        return {name for name, values in self.metrics.items() if step in values}
 
-    def best(self) -> int | None:
-        """The step of the best figure, the earliest of equals; None before there is one that is a number."""
-        sign = 1 if self.measure.mode == "min" else -1
-        numbers = {step: sign * value for step, value in self._deciding().items() if math.isfinite(value)}
-        return min(numbers, key=lambda step: (numbers[step], step)) if numbers else None
+    def best_step(self) -> int | None:
+        """Return the step with the best finite value, the earliest if several are equal; None if there is none."""
+        sign = 1 if self.selection_metric.mode == "min" else -1
+        finite = {step: sign * value for step, value in self._selection_values().items() if math.isfinite(value)}
+        return min(finite, key=lambda step: (finite[step], step)) if finite else None
 
-    def since_best(self) -> int:
-        """Count the times that the figure was measured after the best one."""
-        best = self.best()
-        return sum(step > (best or 0) for step in self._deciding())
+    def evaluations_since_best(self) -> int:
+        """Count the evaluations after the best step."""
+        best_step = self.best_step()
+        return sum(step > (best_step or 0) for step in self._selection_values())
 
-    def _deciding(self) -> Mapping[int, float]:
-        return self.figures.get(self.measure.metric, {})
+    def _selection_values(self) -> Mapping[int, float]:
+        return self.metrics.get(self.selection_metric.metric, {})

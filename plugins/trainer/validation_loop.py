@@ -11,13 +11,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from plugins.trainer.encoded_samples import EncodedSamples, is_skipped
-from plugins.trainer.sft_options import LOSS, SftOptions
+from plugins.trainer.sft_options import VALIDATION_LOSS, SftOptions
 from plugins.trainer.train_step import TrainStep
-from plugins.trainer.training_history import History
-from runner.stages import AnswerEvaluator, Features, StopRequestedError, TrainingRun
+from plugins.trainer.training_history import TrainingHistory
+from runner.stages import Features, StopRequestedError, TrainingRun, ValidationEvaluator
 
-VALIDATION = "validation/"
-"""Before the names of the figures."""
+METRIC_PREFIX = "validation/"
+"""Prefix of the names of validation metrics."""
 
 
 @dataclass(frozen=True)
@@ -25,77 +25,84 @@ class ValidationLoop:
     """The validation part of a training on this worker.
 
     Attributes:
-        options: The trainer's.
-        accelerator: With everything prepared.
-        train_step: Has the model.
-        encoded: The whole split.
-        places: Of the samples kept aside; may be none.
-        steps_per_epoch: Optimizer steps.
-        num_steps: Of the whole training.
-        history: Takes what is measured.
-        run: Whom to tell, and who has samples answered.
+        options: The trainer's options.
+        accelerator: The accelerator, with model and optimizers prepared.
+        train_step: The training step, which holds the model.
+        encoded: All samples of the training split, encoded on first use.
+        validation: Indices of the validation samples; may be empty.
+        steps_per_epoch: Optimizer steps of one epoch.
+        num_steps: Optimizer steps of the whole training.
+        history: Records the validation metrics.
+        run: The reporter, and the evaluator of generated answers.
     """
 
     options: SftOptions
     accelerator: Accelerator
     train_step: TrainStep
     encoded: EncodedSamples
-    places: Sequence[int]
+    validation: Sequence[int]
     steps_per_epoch: int
     num_steps: int
-    history: History
+    history: TrainingHistory
     run: TrainingRun
 
     def prepare(self) -> None:
-        """Let the evaluator see what will be asked about; see `AnswerEvaluator.prepare`."""
+        """Let the evaluator render the prompts of the validation samples; see `ValidationEvaluator.prepare`."""
         if self.run.evaluator is not None:
-            self.run.evaluator.prepare(self.train_step.model, self._asked())
+            self.run.evaluator.prepare(self.train_step.model, self._generated_samples())
 
-    def evaluate(self, done: int) -> None:
-        """Measure what is due after a step and was not measured before a training was interrupted there.
+    def evaluate(self, num_done: int) -> None:
+        """Compute the validation metrics that are due after a step.
+
+        Metrics that the history already has for this step, from before an interruption, are not computed again.
 
         Raises:
-            StopRequestedError: The user asked to stop while answers were written: on all workers, with the loss noted.
+            StopRequestedError: The user asked to stop during generation. It is raised on all workers; the validation
+                loss is recorded.
         """
-        measured = self.history.measured(done)
-        if self._due(done, self.options.eval_steps or self.steps_per_epoch) and LOSS not in measured:
-            self._note(done, {LOSS: self.train_step.validation_loss(self._batches())})
-        every, evaluator = self.options.eval_generate_steps, self.run.evaluator
-        if every and evaluator is not None and self._due(done, every) and not measured - {LOSS}:
-            told = self._examined(evaluator)
-            self._note(done, {VALIDATION + name: math.nan if value is None else value for name, value in told.items()})
+        recorded = self.history.measured_at(num_done)
+        if self._is_due(num_done, self.options.eval_steps or self.steps_per_epoch) and VALIDATION_LOSS not in recorded:
+            self._record(num_done, {VALIDATION_LOSS: self.train_step.validation_loss(self._batches())})
+        interval, evaluator = self.options.eval_generate_steps, self.run.evaluator
+        has_answers = bool(recorded - {VALIDATION_LOSS})
+        if interval and evaluator is not None and self._is_due(num_done, interval) and not has_answers:
+            metrics = self._evaluate_answers(evaluator)
+            values = {name: math.nan if value is None else value for name, value in metrics.items()}
+            self._record(num_done, {METRIC_PREFIX + name: value for name, value in values.items()})
 
-    def _due(self, done: int, every: int) -> bool:
-        return bool(self.places) and (done % every == 0 or done == self.num_steps)
+    def _is_due(self, num_done: int, interval: int) -> bool:
+        return bool(self.validation) and (num_done % interval == 0 or num_done == self.num_steps)
 
-    def _note(self, done: int, figures: Mapping[str, float]) -> None:
-        self.history.add(done, figures)
+    def _record(self, num_done: int, metrics: Mapping[str, float]) -> None:
+        self.history.add(num_done, metrics)
         if not self.accelerator.is_main_process:
             return
-        if numbers := {name: value for name, value in figures.items() if math.isfinite(value)}:
-            self.run.reporter.metrics(done, numbers)
-        if not math.isfinite(figures.get(LOSS, 0.0)):
-            self.run.reporter.warn(f"step {done}: {LOSS} is {figures[LOSS]}, which decides nothing")
+        if finite := {name: value for name, value in metrics.items() if math.isfinite(value)}:
+            self.run.reporter.metrics(num_done, finite)
+        if not math.isfinite(metrics.get(VALIDATION_LOSS, 0.0)):
+            self.run.reporter.warn(
+                f"step {num_done}: {VALIDATION_LOSS} is {metrics[VALIDATION_LOSS]}, so it is not used to select a model"
+            )
 
-    def _asked(self) -> Sequence[int]:
-        return self.places[: self.options.eval_generate_samples]
+    def _generated_samples(self) -> Sequence[int]:
+        return self.validation[: self.options.eval_generate_samples]
 
-    def _examined(self, evaluator: AnswerEvaluator) -> Mapping[str, float | None]:
-        """Have each worker's share answered, and reduce the counts of all in the order of the samples."""
-        own, counts = self._own(self._asked()), None
-        # Answering encodes too, and tokenizers do not bear two threads at once.
-        with self.encoded.paused(), self.train_step.answering() as model, suppress(StopRequestedError):
-            counts = evaluator.evaluate(model, own)
+    def _evaluate_answers(self, evaluator: ValidationEvaluator) -> Mapping[str, float | None]:
+        """Generate this worker's answers, and compute the metrics from the counts of all workers in sample order."""
+        local_indices, counts = self._local(self._generated_samples()), None
+        # Generation also encodes, and tokenizers are not thread-safe.
+        with self.encoded.paused(), self.train_step.generation_mode() as model, suppress(StopRequestedError):
+            counts = evaluator.evaluate(model, local_indices)
         if self.train_step.any_worker(counts is None):
             raise StopRequestedError
-        gathered = gather_object(list(zip(own, counts or (), strict=True)))
-        return evaluator.figures([each for _, each in sorted(gathered, key=lambda pair: pair[0])])
+        gathered = gather_object(list(zip(local_indices, counts or (), strict=True)))
+        return evaluator.aggregate([count for _, count in sorted(gathered, key=lambda pair: pair[0])])
 
     def _batches(self) -> Iterator[list[Features]]:
-        own, size = self._own(self.places), self.options.global_batch_size
-        for start in range(0, len(own), size):
-            batch = [self.encoded[place] for place in own[start : start + size]]
-            yield [each for each in batch if not is_skipped(each)]
+        local_indices, size = self._local(self.validation), self.options.global_batch_size
+        for start in range(0, len(local_indices), size):
+            batch = [self.encoded[index] for index in local_indices[start : start + size]]
+            yield [sample for sample in batch if not is_skipped(sample)]
 
-    def _own(self, places: Sequence[int]) -> Sequence[int]:
-        return places[self.accelerator.process_index :: self.accelerator.num_processes]
+    def _local(self, indices: Sequence[int]) -> Sequence[int]:
+        return indices[self.accelerator.process_index :: self.accelerator.num_processes]

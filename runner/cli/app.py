@@ -1,47 +1,90 @@
-"""The command-line application: shared options, environment settings and the terminal."""
+"""The command-line application: its root command, shared options, environment settings and the terminal."""
 
 from __future__ import annotations
 
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from runner.cli.progress import Terminal
 
+SETUP, RUN, RESULTS, DATASETS, INSPECT = "Set up", "Run", "Results", "Data sets", "Inspect"
+
+COMMANDS = {
+    SETUP: ("init", "validate", "plan"),
+    RUN: ("launch", "status", "logs", "stop", "sync"),
+    RESULTS: ("evaluate", "compare"),
+    DATASETS: ("build", "stats", "review", "export", "import"),
+    INSPECT: ("preview", "plugins", "schema", "cache", "ui"),
+}
+"""The help lists panels and commands in this order, whatever the order in which modules are imported."""
+
+
+class OrderedGroup(TyperGroup):
+    """Lists the commands in the order of `COMMANDS`; commands that are missing there come last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands."""
+        order = [name for names in COMMANDS.values() for name in names]
+        return sorted(self.commands, key=lambda name: order.index(name) if name in order else len(order))
+
 
 app = typer.Typer(
     name="runner",
-    no_args_is_help=True,
-    add_completion=False,
+    cls=OrderedGroup,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Declarative experiment specs for multimodal information extraction, trained, evaluated and tracked. "
-    "The usual way: init, validate, plan, preview, launch, compare.",
 )
 
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A spec in YAML, or a run's plan.json.")]
+SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A spec in YAML, or the plan.json of a run.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change a value of the spec; may be repeated."),
+    typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the spec; can be repeated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
-BEGIN, RUN, MEASURE, DATA, LOOK = "Begin", "Run", "Measure", "Data sets", "Look"
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        print(f"mmre-runner {metadata.version('mmre-runner')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Train, evaluate and track multimodal information extraction models from declarative experiment specs.
+
+    Typical workflow: init, validate, plan, preview, launch, compare.
+    """
+    if context.invoked_subcommand is None:
+        context.command.get_help(context)  # Typer prints the help and returns an empty text.
 
 
 def set_environment() -> None:
-    """Set what libraries read when they are imported."""
+    """Set the environment variables that libraries read at import."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def open_terminal(*, live: bool = True) -> Terminal:
-    """Open standard error for progress and messages; bars only where `live` is not refused."""
+    """Open standard error for progress and messages.
+
+    Args:
+        live: Show progress bars if standard error is a terminal.
+    """
     from runner.cli.progress import Terminal
 
     return Terminal(sys.stderr, live=live)

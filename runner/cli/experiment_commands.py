@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.cli.app import BEGIN, RUN, AsJson, Debug, Overrides, SpecFile, app, open_terminal, set_environment
+from runner.cli.app import RUN, SETUP, AsJson, Debug, Overrides, SpecFile, app, open_terminal, set_environment
 
 if TYPE_CHECKING:
     from runner.cli.progress import Terminal
@@ -22,26 +22,41 @@ if TYPE_CHECKING:
     from runner.spec.load import LoadedSpec
 
 
-@app.command(rich_help_panel=BEGIN)
+@app.command(rich_help_panel=SETUP)
 def init(
-    name: Annotated[str, typer.Argument(help="The experiment's name, and the file's.")] = "experiment",
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Name of the experiment and of the file. Default: experiment, or SPEC."),
+    ] = None,
+    *,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="SPEC", help="Copy this shipped spec, and the specs it extends.")
+    ] = None,
+    list_specs: Annotated[bool, typer.Option("--list", help="List the shipped specs and exit.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Write a starter spec into this folder."""
-    from runner.spec.starter import write_starter
+    """Write a starter spec, or a copy of a shipped spec, into the current folder."""
+    from runner.spec.starter import copy_shipped_spec, shipped_specs, write_starter
 
-    path = write_starter(name, Path.cwd())
-    print(f"wrote {path.name}; next: runner validate {path.name}")
+    if list_specs:
+        for spec, description in shipped_specs().items():
+            print(f"{spec:<18}{description}")
+        return
+    if source is None:
+        written = [write_starter(name or "experiment", Path.cwd())]
+    else:
+        written = copy_shipped_spec(source, name, Path.cwd())
+    print(f"wrote {', '.join(path.name for path in written)}; next: runner validate {written[0].name}")
 
 
-@app.command(rich_help_panel=BEGIN)
+@app.command(rich_help_panel=SETUP)
 def validate(
-    specs: Annotated[list[Path], typer.Argument(metavar="SPEC...", help="Specs of experiments or data sets.")],
+    specs: Annotated[list[Path], typer.Argument(metavar="SPEC", help="Experiment or data-set specs.")],
     overrides: Overrides = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Check all of a spec that needs no model or data, in a fraction of a second."""
+    """Check specs without loading a model or data; takes a fraction of a second."""
     from runner.errors import Problem, SpecError
     from runner.spec.load import load_any
 
@@ -52,27 +67,25 @@ def validate(
         except SpecError as error:
             problems.extend(error.problems)
     if as_json:
-        print(json.dumps({"valid": not problems, "errors": [each.as_json() for each in problems]}))
+        print(json.dumps({"valid": not problems, "errors": [problem.as_json() for problem in problems]}))
     else:
         for problem in problems:
             print(problem)
-        bad = {problem.file for problem in problems}
-        print(f"{len(problems)} problem(s) in {len(bad)} file(s)" if problems else _valid(specs))
+        if problems:
+            print(f"{len(problems)} problem(s) in {len({problem.file for problem in problems})} file(s)")
+        else:
+            print(f"{specs[0]} is valid" if len(specs) == 1 else f"{len(specs)} specs are valid")
     raise typer.Exit(2 if problems else 0)
 
 
-def _valid(specs: Sequence[Path]) -> str:
-    return f"{specs[0]} is valid" if len(specs) == 1 else f"{len(specs)} specs are valid"
-
-
-@app.command(rich_help_panel=BEGIN)
+@app.command(rich_help_panel=SETUP)
 def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Show what would run: trials, steps, tokens, parameters a group, memory, disk, hours, and where."""
+    """Show what a launch would run: trials, steps, tokens, parameter groups, memory, disk, time and placement."""
     from runner.cli.plan_tables import plan_tables
     from runner.cli.progress import StageReporter
     from runner.cli.tables import print_tables
     from runner.errors import SpecError
-    from runner.files import user_cache
+    from runner.files import user_cache_dir
     from runner.preflight.estimate import describe_plan
     from runner.spec.load import load_spec
 
@@ -80,19 +93,29 @@ def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, d
     loaded = load_spec(spec, overrides or ())
     terminal = open_terminal()
     try:
-        told = describe_plan(loaded, StageReporter(terminal, "data"), user_cache("plans"))
+        _announce_data_generation(loaded.spec, terminal)
+        description = describe_plan(loaded, StageReporter(terminal, "data"), user_cache_dir("plans"))
     except SpecError as error:
-        raise loaded.located(error) from error
+        raise loaded.with_locations(error) from error
     finally:
         terminal.close()
     if as_json:
-        print(json.dumps(told, ensure_ascii=False))
+        print(json.dumps(description, ensure_ascii=False))
         return
-    print_tables(plan_tables(told))
-    for line in told["advice"]:
+    print_tables(plan_tables(description))
+    for line in description["advice"]:
         print(f"memory: {line}")
-    for line in told["unmet"]:
-        print(f"unmet: {line}")
+    for line in description["unmet"]:
+        print(f"missing: {line}")
+
+
+def _announce_data_generation(spec: ExperimentSpec, terminal: Terminal) -> None:
+    from runner.plan import create_plugin
+    from runner.stages import GeneratedData
+
+    data = create_plugin(spec.data)
+    if isinstance(data, GeneratedData) and (message := data.pending_generation()):
+        terminal.say(message)
 
 
 @app.command(rich_help_panel=RUN)
@@ -104,19 +127,18 @@ def launch(
         bool,
         typer.Option(
             "--smoke",
-            help="The same code path with a tiny twin of the model and a handful of samples; without Ray, "
-            "unless an address is given.",
+            help="Run the same code with a tiny model and a few samples. Uses Ray only if --address is given.",
         ),
     ] = False,
-    local: Annotated[bool, typer.Option("--local", help="In this process, without Ray, for debuggers.")] = False,
-    address: Annotated[str | None, typer.Option(help="A Ray cluster to run on; none: this machine.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray, for debugging.")] = False,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to run on. Default: this machine.")] = None,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Hand the launch over to the cluster at --address, so that this may go.")
+        bool, typer.Option("--detach", help="Submit the launch to the cluster at --address and exit.")
     ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Train, generate and score every trial of a spec; what is finished is not run again."""
+    """Train, generate and score every trial of a spec. Finished trials are not run again."""
     from runner.cli.tables import print_results
     from runner.execute.launch import make_executor
     from runner.signals import StopSignals
@@ -132,11 +154,13 @@ def launch(
         launch_detached(loaded, address, local=local, smoke=smoke, as_json=as_json)
         return
     terminal = open_terminal(live=not local)
-    experiment = _experiment(loaded, terminal, overrides or (), smoke=smoke, elsewhere=bool(address) and not local)
-    # From here to the end of the process: Ctrl-C asks, and is never an exception between two lines.
-    interrupts = StopSignals()
+    experiment = _resolve_experiment(
+        loaded, terminal, overrides or (), smoke=smoke, elsewhere=bool(address) and not local
+    )
+    # From here to the end of the process, Ctrl-C requests a stop and never raises an exception.
+    signals = StopSignals()
     with registered_launch(experiment.folder):
-        result = _launch(experiment, terminal, interrupts, lambda: make_executor(address, local=local, smoke=smoke))
+        result = _launch(experiment, terminal, signals, lambda: make_executor(address, local=local, smoke=smoke))
     for trial in result.trials:
         if trial.error is not None:
             terminal.problem(f"{trial.trial.name}: {trial.error}" if result.sweep else str(trial.error))
@@ -147,45 +171,47 @@ def launch(
     else:
         print_results(result)
         if smoke and result.exit_status == 0:
-            print("the smoke run passed: this spec's code path works; its figures mean nothing")
+            print("the smoke run passed: the code of this spec runs; its metrics have no meaning")
     raise typer.Exit(result.exit_status)
 
 
-def _experiment(
+def _resolve_experiment(
     loaded: LoadedSpec[ExperimentSpec], terminal: Terminal, overrides: Sequence[str], *, smoke: bool, elsewhere: bool
 ) -> Experiment:
     from runner.cli.progress import StageReporter
     from runner.errors import SpecError
     from runner.execute.experiment import Experiment
-    from runner.execute.launch import resolve_here
-    from runner.plan import smoke as smoke_of
+    from runner.execute.launch import resolve_for_launch
+    from runner.plan import smoke_spec
 
-    spec = smoke_of(loaded.spec) if smoke else loaded.spec
+    spec = smoke_spec(loaded.spec) if smoke else loaded.spec
     try:
-        plan = resolve_here(spec, StageReporter(terminal, "data"), elsewhere=elsewhere)
+        if not elsewhere:
+            _announce_data_generation(spec, terminal)
+        plan = resolve_for_launch(spec, StageReporter(terminal, "data"), on_cluster=elsewhere)
     except SpecError as error:
-        raise loaded.located(error) from error
+        raise loaded.with_locations(error) from error
     finally:
         terminal.close()
-    return Experiment(loaded, plan, spec.compute.storage or Path("runs").resolve(), overrides, afresh=smoke)
+    return Experiment(loaded, plan, spec.compute.storage or Path("runs").resolve(), overrides, from_scratch=smoke)
 
 
 def _launch(
-    experiment: Experiment, terminal: Terminal, interrupts: StopSignals, make: Callable[[], Executor]
+    experiment: Experiment, terminal: Terminal, signals: StopSignals, make_executor: Callable[[], Executor]
 ) -> LaunchResult:
     from runner.errors import SpecError
     from runner.execute.launch import launch
 
     try:
         if experiment.plan.spec.sweep is None:
-            return launch(experiment, make, terminal, interrupts)
-        # Optuna and Plotly are imported where something is searched.
+            return launch(experiment, make_executor, terminal, signals)
+        # Only sweeps import Optuna and Plotly.
         from runner.cli.sweep_display import SweepDisplay
         from runner.execute.launch import launch_sweep
 
-        with SweepDisplay(terminal) as board:
-            return launch_sweep(experiment, make, board, interrupts, board)
+        with SweepDisplay(terminal) as display:
+            return launch_sweep(experiment, make_executor, display, signals, display)
     except SpecError as error:
-        raise experiment.loaded.located(error) from error
+        raise experiment.loaded.with_locations(error) from error
     finally:
         terminal.close()

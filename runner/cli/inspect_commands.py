@@ -1,4 +1,4 @@
-"""Commands to inspect specs and plugins: preview, plugins, schema, ui."""
+"""Commands to inspect specs, plugins and tracked runs: preview, plugins, schema, ui."""
 
 from __future__ import annotations
 
@@ -11,66 +11,70 @@ from typing import Annotated
 
 import typer
 
-from runner.cli.app import LOOK, AsJson, Debug, Overrides, SpecFile, app, open_terminal, set_environment
+from runner.cli.app import INSPECT, AsJson, Debug, Overrides, SpecFile, app, open_terminal, set_environment
 
 
 class Split(StrEnum):
-    """The splits of a data set."""
+    """The splits of a data set that can be previewed."""
 
     TRAIN = "train"
     TEST = "test"
 
 
-def _number(text: str) -> int | None:
+def _num_samples(text: str) -> int | None:
+    """Parse `-n`: a positive number, or None for `all`."""
     if text == "all":
         return None
     if text.isdecimal() and int(text) > 0:
         return int(text)
-    raise typer.BadParameter(f"{text!r} is neither a number above 0 nor `all`", param_hint="-n")
+    raise typer.BadParameter(f"{text!r} is neither a positive number nor `all`", param_hint="-n")
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=INSPECT)
 def preview(
     spec: SpecFile,
     *,
-    split: Annotated[Split, typer.Option(help="`train` as it is trained on, or `test` as it is asked about.")] = (
+    split: Annotated[Split, typer.Option(help="train: prompts and targets; test: prompts for generation.")] = (
         Split.TRAIN
     ),
-    number: Annotated[str, typer.Option("-n", metavar="N|all", help="How many samples, from the first on.")] = "3",
-    html: Annotated[Path | None, typer.Option(help="Write a page with the pictures to this file.")] = None,
+    number: Annotated[str, typer.Option("-n", metavar="N|all", help="Number of samples, from the first.")] = "3",
+    html: Annotated[Path | None, typer.Option(help="Write a page with images to this file.")] = None,
     overrides: Overrides = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="With a tiny twin of the model.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a sample and nothing else.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Use a tiny model of the same architecture.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per sample and nothing else.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Show samples as the model gets them: pictures, prompt, the tokens that are trained, lengths, and the proof."""
+    """Show samples as the model receives them: images, prompt, trained tokens, lengths and detected problems."""
     from runner.cli.preview_display import show_samples
     from runner.cli.progress import StageReporter
     from runner.errors import SpecError
-    from runner.plan import smoke as smoke_of
+    from runner.plan import smoke_spec
     from runner.preflight.preview import load_preview
     from runner.spec.load import load_spec
 
     set_environment()
-    wanted = _number(number)
+    num_samples = _num_samples(number)
     loaded = load_spec(spec, overrides or ())
     terminal = open_terminal()
     try:
-        opened = load_preview(
-            smoke_of(loaded.spec) if smoke else loaded.spec, split.value, StageReporter(terminal, "data")
+        loaded_preview = load_preview(
+            smoke_spec(loaded.spec) if smoke else loaded.spec, split.value, StageReporter(terminal, "data")
         )
         terminal.close()
-        wrong = show_samples(opened.shown(wanted), html=html, title=f"{loaded.spec.name}, {split}", as_json=as_json)
+        title = f"{loaded.spec.name}, {split}"
+        num_with_problems = show_samples(
+            loaded_preview.preview_samples(num_samples), html=html, title=title, as_json=as_json
+        )
     except SpecError as error:
-        raise loaded.located(error) from error
+        raise loaded.with_locations(error) from error
     finally:
         terminal.close()
-    raise typer.Exit(1 if wrong else 0)
+    raise typer.Exit(1 if num_with_problems else 0)
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=INSPECT)
 def plugins(as_json: AsJson = False, debug: Debug = False) -> None:
-    """List what is installed, by stage."""
+    """List the installed plugins by stage."""
     from runner.spec.schema import list_plugins
 
     rows = list_plugins()
@@ -81,13 +85,15 @@ def plugins(as_json: AsJson = False, debug: Debug = False) -> None:
         print(f"{row['stage']:<10} {row['name']:<24} {row['distribution']}")
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=INSPECT)
 def schema(
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write to this file.")] = None,
-    dataset: Annotated[bool, typer.Option("--dataset", help="Of data-set specs instead of experiments.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write to this file. Default: standard output.")
+    ] = None,
+    dataset: Annotated[bool, typer.Option("--dataset", help="Write the schema of data-set specs instead.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Write the JSON Schema of a spec, from the installed plugins, for editors."""
+    """Write the JSON Schema of specs with the options of all installed plugins, for editors."""
     from runner.spec.dataset_spec import DatasetSpec
     from runner.spec.experiment_spec import ExperimentSpec
     from runner.spec.schema import spec_schema
@@ -99,14 +105,17 @@ def schema(
         output.write_text(text + "\n", encoding="utf-8")
 
 
-@app.command(rich_help_panel=LOOK)
+@app.command(rich_help_panel=INSPECT)
 def ui(
-    spec: Annotated[Path | None, typer.Argument(help="A spec whose store to show; none: the one under runs/.")] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Argument(metavar="SPEC", help="Show the tracking store of this spec. Default: the one under runs/."),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
     debug: Debug = False,
 ) -> None:
-    """Serve the tracker's pages on a spec's store."""
+    """Serve the web interface of the tracker (MLflow)."""
     from runner.tracking.tracked_run import serve_command
 
     set_environment()

@@ -7,24 +7,26 @@ import sys
 import traceback
 from typing import NoReturn
 
-# isort: off - the help shows its panels in this order
-from runner.cli import dataset_commands, inspect_commands, results_commands, status_commands, storage_commands
-from runner.cli import experiment_commands as launch_command
-from runner.cli import experiment_commands as setup_commands
-
-# isort: on
+from runner.cli import (
+    dataset_commands,
+    experiment_commands,
+    inspect_commands,
+    results_commands,
+    status_commands,
+    storage_commands,
+)
 from runner.cli.app import app
 from runner.errors import RunnerError
 from runner.signals import reliable_interrupts
 
+# Importing these modules registers their commands.
 __all__ = [
     "app",
     "dataset_commands",
+    "experiment_commands",
     "inspect_commands",
-    "launch_command",
     "main",
     "results_commands",
-    "setup_commands",
     "status_commands",
     "storage_commands",
 ]
@@ -40,18 +42,18 @@ def main() -> NoReturn:
     debug = "--debug" in sys.argv
     try:
         with reliable_interrupts():
-            app(standalone_mode=True)
+            app(prog_name="runner")
     except RunnerError as error:
         _print_error(str(error), debug)
         sys.exit(error.exit_status)
-    except SystemExit as end:
-        # Typer turns Ctrl-C into an exit without a word.
-        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
-            _print_error("interrupted; the same command goes on from where it stopped", debug)
+    except SystemExit as exit_request:
+        # Typer turns Ctrl-C into an exit without a message.
+        if isinstance(getattr(exit_request.__context__, "__cause__", None), KeyboardInterrupt):
+            _print_error("interrupted; run the same command again to resume", debug)
         raise
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
-        _print_error(f"an error in the program, not in your spec: {message} (--debug shows where)", debug)
+        _print_error(f"internal error, not a problem of your spec: {message} (--debug shows the traceback)", debug)
         sys.exit(1)
     sys.exit(0)
 

@@ -1,4 +1,4 @@
-"""Prints a plan: trials, steps, optimizer groups and memory."""
+"""Tables of `runner plan`: trials, steps, optimizer groups and memory."""
 
 from __future__ import annotations
 
@@ -7,60 +7,65 @@ from typing import Any
 
 from rich.table import Table
 
-PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "total")
-"""What the memory of a worker is split in, in the order of the columns."""
+from runner.cli.progress import format_duration
+
+MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "total")
+"""The parts of a worker's memory, in the order of the rows."""
+
+UNKNOWN = "not known yet"
+"""Shown instead of values that depend on missing data or a missing model."""
 
 
-def plan_tables(told: Mapping[str, Any]) -> list[Table]:
-    """Lay out what `describe_plan` tells; what is not known has no table."""
-    tables = [_run(told)]
-    if told["sweep"]:
-        tables.append(_sweep(told["sweep"]))
-        tables += _lengths(told["trials"], told["sweep"]["space"])
-    if told["parameters"]:
-        tables.append(_groups(told))
-    if told["memory"]:
-        tables.append(_memory(told["memory"]))
+def plan_tables(description: Mapping[str, Any]) -> list[Table]:
+    """Create the tables of a description by `describe_plan`; a part that is not known has no table."""
+    tables = [_overview_table(description)]
+    if description["sweep"]:
+        tables.append(_sweep_table(description["sweep"]))
+        tables += _training_length_tables(description["trials"], description["sweep"]["space"])
+    if description["parameters"]:
+        tables.append(_parameters_table(description["parameters"]))
+    if description["memory"]:
+        tables.append(_memory_table(description["memory"]))
     return tables
 
 
-def _run(told: Mapping[str, Any]) -> Table:
-    table = Table(title="what would run", title_justify="left", show_header=False)
+def _overview_table(description: Mapping[str, Any]) -> Table:
+    table = Table(title="plan", title_justify="left", show_header=False)
+    sweep = description["sweep"]
+    if sweep is None:
+        num_trials = _format_count(len(description["trials"]))
+    elif sweep["num_trials"] is None:
+        num_trials = "limited only by the time budget"
+    else:
+        num_trials = f"at most {sweep['num_trials']:,}"
     rows = {
-        "fingerprint": (told["fingerprint"] or "unknown yet")[:16],
-        "trials": _trials(told),
-        "samples": ", ".join(f"{split} {number:,}" for split, number in told["num_samples"].items()),
-        "steps a trial": _count(told["steps_per_trial"]),
-        **_tokens(told["tokens"]),
-        **_costs(told),
-        "where": told["where"],
+        "fingerprint": (description["fingerprint"] or UNKNOWN)[:16],
+        "trials": num_trials,
+        "samples": ", ".join(f"{split} {number:,}" for split, number in description["num_samples"].items()),
+        "steps per trial": _format_count(description["steps_per_trial"]),
+        **_token_rows(description["tokens"]),
+        **_cost_rows(description),
+        "where": description["where"],
     }
     for name, value in rows.items():
-        table.add_row(name, value or "unknown yet")
+        table.add_row(name, value or UNKNOWN)
     return table
 
 
-def _trials(told: Mapping[str, Any]) -> str:
-    sweep = told["sweep"]
-    if sweep is None:
-        return _count(len(told["trials"]))
-    return "as many as the budget has time for" if sweep["num_trials"] is None else f"at most {sweep['num_trials']:,}"
-
-
-def _sweep(sweep: Mapping[str, Any]) -> Table:
-    """A row a path of the space and an arm; then how points are chosen and how often each is repeated."""
-    table = Table(title="the sweep; figures here are of the spec without it", title_justify="left", show_header=False)
+def _sweep_table(sweep: Mapping[str, Any]) -> Table:
+    """One row per path of the search space and per arm, then seeds, search, pruning, objective and budget."""
+    table = Table(title="sweep; the other tables describe the spec without it", title_justify="left", show_header=False)
     for path, values in sweep["space"].items():
         table.add_row(path, values)
     for arm, values in sweep["arms"].items():
-        table.add_row(f"arm {arm}", ", ".join(f"{path} = {value}" for path, value in values.items()) or "as it is")
+        table.add_row(f"arm {arm}", ", ".join(f"{path} = {value}" for path, value in values.items()) or "unchanged")
     rows = {
         "seeds": ", ".join(map(str, sweep["seeds"] or ())),
-        "search": _told(sweep["search"]) if sweep["space"] else "",
-        "pruning": _told(sweep["pruning"]),
-        "objective": _told(sweep["objective"]),
-        "budget": _told(sweep["budget"]),
-        "GPU hours": "" if sweep["gpu_hours"] is None else f"at most {sweep['gpu_hours']:,.0f}, were none pruned",
+        "search": _format_options(sweep["search"]) if sweep["space"] else "",
+        "pruning": _format_options(sweep["pruning"]),
+        "objective": _format_options(sweep["objective"]),
+        "budget": _format_options(sweep["budget"]),
+        "GPU hours": "" if sweep["gpu_hours"] is None else f"at most {sweep['gpu_hours']:,.0f} (without pruning)",
     }
     for name, value in rows.items():
         if value:
@@ -68,92 +73,95 @@ def _sweep(sweep: Mapping[str, Any]) -> Table:
     return table
 
 
-def _lengths(trials: Sequence[Mapping[str, Any]], space: Collection[str]) -> list[Table]:
-    """How long trainings last: a row a group, where trials differ in it. Seeds differ in the samples of a last step."""
+def _training_length_tables(trials: Sequence[Mapping[str, Any]], space: Collection[str]) -> list[Table]:
+    """One row per group, if groups differ in length. Seeds of a group can differ in the samples of the last step."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for trial in trials:
         groups.setdefault(trial["group"], []).append(trial)
-    if len({_range(members, "steps") + _range(members, "trained_tokens") for members in groups.values()}) < 2:
+    lengths = {
+        (_format_range(members, "steps"), _format_range(members, "trained_tokens")) for members in groups.values()
+    }
+    if len(lengths) < 2:
         return []
-    table = Table(title="how long the trials train", title_justify="left")
+    table = Table(title="training length", title_justify="left")
     for column in ("arm", *space, "trials", "steps", "trained tokens"):
         table.add_column(column, justify="right" if column in {"trials", "steps", "trained tokens"} else "left")
     for members in groups.values():
         first = members[0]
-        drawn = (str(first["parameters"].get(path, "")) for path in space)
-        lasts = (_range(members, name) for name in ("steps", "trained_tokens"))
-        table.add_row(first["arm"], *drawn, _count(len(members)), *lasts)
+        values = (str(first["parameters"].get(path, "")) for path in space)
+        ranges = (_format_range(members, name) for name in ("steps", "trained_tokens"))
+        table.add_row(first["arm"], *values, _format_count(len(members)), *ranges)
     return [table]
 
 
-def _range(trials: Sequence[Mapping[str, Any]], name: str) -> str:
-    """The least and the most of a figure; the figure where they are one."""
+def _format_range(trials: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Minimum and maximum of a value over trials; one number if they are equal."""
     values = [trial[name] for trial in trials if trial[name] is not None]
-    return " – ".join(_count(value) for value in sorted({min(values), max(values)})) if values else "unknown yet"
+    return " – ".join(_format_count(value) for value in sorted({min(values), max(values)})) if values else UNKNOWN
 
 
-def _told(options: Mapping[str, Any] | None) -> str:
-    """Options in words: the type, then what is set."""
-    given = {name: value for name, value in (options or {}).items() if value is not None}
-    first = [str(given.pop(name)) for name in ("type", "metric") if name in given]
-    return ", ".join([*first, *(f"{name} {value}" for name, value in given.items())])
+def _format_options(options: Mapping[str, Any] | None) -> str:
+    """Options in one line: the type or metric, then the other options that are set."""
+    options_set = {name: value for name, value in (options or {}).items() if value is not None}
+    first = [str(options_set.pop(name)) for name in ("type", "metric") if name in options_set]
+    return ", ".join([*first, *(f"{name} {value}" for name, value in options_set.items())])
 
 
-def _tokens(tokens: Mapping[str, Any]) -> dict[str, str]:
-    figures = {name: value for name, value in tokens.items() if not isinstance(value, bool) and value is not None}
-    rows = {f"tokens: {name.replace('_', ' ')}": _count(value) for name, value in figures.items()}
+def _token_rows(tokens: Mapping[str, Any]) -> dict[str, str]:
+    counts = {name: value for name, value in tokens.items() if not isinstance(value, bool) and value is not None}
+    rows = {f"tokens: {name.replace('_', ' ')}": _format_count(value) for name, value in counts.items()}
     if tokens.get("assumed"):
-        rows["tokens"] = "assumed, as there is no data to count"
+        rows["tokens"] = "assumed, since there is no data to count"
     elif tokens.get("estimated"):
-        rows["tokens"] = "text estimated from its characters, images counted"
+        rows["tokens"] = "text estimated from the number of characters, images counted"
     return rows
 
 
-def _costs(told: Mapping[str, Any]) -> dict[str, str]:
+def _cost_rows(description: Mapping[str, Any]) -> dict[str, str]:
     rows = {}
-    if disk := told["disk"]:
-        each = f"{disk['num_checkpoints']} checkpoints of {_gigabytes(disk['checkpoint'])}"
-        rows["disk"] = f"{_gigabytes(disk['total'])} GB: {each} and the model"
-    if hours := told["hours"]:
-        reckoned = f"at {hours['share_of_peak']:.0%} of the {hours['accelerator']}'s peak"
-        rows["seconds a step"] = f"{hours['seconds_per_step']:.2f} {reckoned}"
+    if disk := description["disk"]:
+        checkpoints = f"{disk['num_checkpoints']} checkpoints of {_format_gigabytes(disk['checkpoint'])}"
+        rows["disk"] = f"{_format_gigabytes(disk['total'])} GB: {checkpoints} and the model"
+    if hours := description["hours"]:
+        assumption = f"at {hours['share_of_peak']:.0%} of the {hours['accelerator']}'s peak"
+        rows["seconds per step"] = f"{hours['seconds_per_step']:.2f} {assumption}"
         if hours["gpu"] is not None:
-            rows["GPU hours"] = f"{hours['gpu']:.1f} (training takes {hours['training']:.1f} hours)"
+            rows["GPU hours"] = f"{hours['gpu']:.1f} (training takes {format_duration(hours['training'] * 3600)})"
     return rows
 
 
-def _groups(told: Mapping[str, Any]) -> Table:
+def _parameters_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title="parameters", title_justify="left")
     for column in ("group", "parameters", "trainable", "lr", "weight decay"):
         table.add_column(column, justify="left" if column == "group" else "right")
-    for row in told["parameters"]:
-        rates = ("–" if row[name] is None else f"{row[name]:g}" for name in ("lr", "weight_decay"))
-        table.add_row(row["group"], _count(row["num_parameters"]), _count(row["num_trainable"]), *rates)
+    for group in groups:
+        rates = ("–" if group[name] is None else f"{group[name]:g}" for name in ("lr", "weight_decay"))
+        table.add_row(
+            group["group"], _format_count(group["num_parameters"]), _format_count(group["num_trainable"]), *rates
+        )
     return table
 
 
-def _memory(memory: Mapping[str, Any]) -> Table:
-    """A column a way to train: as the spec has it, and what takes less, spelt out below."""
-    table = Table(
-        title="memory of a worker in GB, when a step needs most", title_justify="left", caption_justify="left"
-    )
-    ways = [memory, *memory["ways"]]
+def _memory_table(memory: Mapping[str, Any]) -> Table:
+    """One column for the spec and one for each variant that needs less memory; the caption explains the variants."""
+    table = Table(title="peak memory of a worker in GB", title_justify="left", caption_justify="left")
+    variants = [memory, *memory["ways"]]
     table.add_column("")
-    for number in range(len(ways)):
-        table.add_column(f"({number})" if number else "as it is", justify="right")
-    table.add_row("at the", *(way["moment"] for way in ways))
-    for part in PARTS:
-        table.add_row(part, *(_gigabytes(way[part]) for way in ways))
+    for number in range(len(variants)):
+        table.add_column(f"({number})" if number else "this spec", justify="right")
+    table.add_row("peak at", *(variant["moment"] for variant in variants))
+    for part in MEMORY_PARTS:
+        table.add_row(part, *(_format_gigabytes(variant[part]) for variant in variants))
     if memory["limit"] is not None:
-        table.add_row(f"within {_gigabytes(memory['limit'])}", *("yes" if way["fits"] else "no" for way in ways))
-    table.caption_justify = "left"
+        fits = ("yes" if variant["fits"] else "no" for variant in variants)
+        table.add_row(f"fits into {_format_gigabytes(memory['limit'])}", *fits)
     table.caption = "\n".join(f"({number}) {way['change']}" for number, way in enumerate(memory["ways"], 1)) or None
     return table
 
 
-def _gigabytes(number: float) -> str:
-    return f"{number / 1e9:,.1f}" if number >= 5e7 or not number else f"{number / 1e9:.3f}"
+def _format_gigabytes(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:,.1f}" if num_bytes >= 5e7 or not num_bytes else f"{num_bytes / 1e9:.3f}"
 
 
-def _count(value: float | None) -> str:
+def _format_count(value: float | None) -> str:
     return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"

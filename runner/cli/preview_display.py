@@ -12,104 +12,105 @@ from rich.text import Text
 
 from runner.preflight.preview import PreviewedImage, PreviewedSample, PromptSegment, write_page
 
-TINTS = ("black on green", "black on bright_green")
-"""Tokens that are trained, in turns, so that their borders show."""
+TRAINED_STYLES = ("black on green", "black on bright_green")
+"""Styles of tokens with loss; they alternate, so that the boundaries are visible."""
 
 STYLES = {"text": "", "special": "magenta", "image": "cyan"}
-"""What the model is shown and not trained on."""
+"""Styles of segments without loss."""
 
 
 class ProblemCounter:
-    """Passes samples on and counts those with a problem."""
+    """Passes samples through and counts those with a problem."""
 
     def __init__(self, samples: Iterator[PreviewedSample]) -> None:
-        """Nothing is counted yet."""
-        self._samples, self.num_samples, self.num_wrong = samples, 0, 0
+        """Wrap an iterator of samples."""
+        self._samples, self.num_samples, self.num_with_problems = samples, 0, 0
 
     def __iter__(self) -> Iterator[PreviewedSample]:
-        """Pass them on."""
+        """Yield the samples."""
         for sample in self._samples:
             self.num_samples += 1
-            self.num_wrong += bool(sample.problems)
+            self.num_with_problems += bool(sample.problems)
             yield sample
 
 
 def show_samples(samples: Iterator[PreviewedSample], *, html: Path | None, title: str, as_json: bool) -> int:
-    """Print samples as they come, on standard output, or write them to a page.
+    """Print samples on standard output one by one, or write them to a page.
 
     Args:
-        samples: Each is taken once.
-        html: Where to write a page.
-        title: Of the page.
-        as_json: Print a line of JSON a sample; besides a page, too.
+        samples: The samples; they are iterated once.
+        html: File of the page; None prints the samples.
+        title: Title of the page.
+        as_json: Print one JSON line per sample, also if a page is written.
 
     Returns:
-        How many have a problem.
+        The number of samples with a problem.
     """
-    tally = ProblemCounter(samples)
+    counter = ProblemCounter(samples)
     if html is not None:
-        write_page(html, title, _printed(tally) if as_json else iter(tally))
+        write_page(html, title, _print_json(counter) if as_json else iter(counter))
     elif as_json:
-        for _ in _printed(tally):
+        for _ in _print_json(counter):
             pass
     else:
-        _print_all(tally)
+        _print_samples(counter)
     if not as_json:
-        print(f"{f'{html}: ' if html else ''}{_verdict(tally)}")
-    return tally.num_wrong
+        print(f"{f'{html}: ' if html else ''}{_summary(counter)}")
+    return counter.num_with_problems
 
 
-def _printed(tally: ProblemCounter) -> Iterator[PreviewedSample]:
-    for sample in tally:
+def _print_json(samples: ProblemCounter) -> Iterator[PreviewedSample]:
+    for sample in samples:
         print(json.dumps(sample.as_json(), ensure_ascii=False), flush=True)
         yield sample
 
 
-def _print_all(tally: ProblemCounter) -> None:
+def _print_samples(samples: ProblemCounter) -> None:
     console = Console(highlight=False)
-    for sample in tally:
+    for sample in samples:
         console.print(Rule(f"sample {sample.id}", align="left", style="dim"))
         for line in sample_lines(sample):
             console.print(line, soft_wrap=not console.is_terminal)
 
 
-def _verdict(tally: ProblemCounter) -> str:
-    shown = f"{tally.num_samples:,} sample{'s' if tally.num_samples != 1 else ''}"
-    return f"{shown}, {tally.num_wrong:,} with a problem" if tally.num_wrong else f"{shown}, no problem found"
+def _summary(counter: ProblemCounter) -> str:
+    number = f"{counter.num_samples:,} sample{'s' if counter.num_samples != 1 else ''}"
+    problems = f"{counter.num_with_problems:,} with a problem" if counter.num_with_problems else "no problem found"
+    return f"{number}, {problems}"
 
 
 def sample_lines(sample: PreviewedSample) -> list[Text]:
-    """A sample in a terminal: pictures, prompt and answer in one, what carries loss once more, lengths, problems."""
-    lines = [Text(f"{place}. {_picture(picture)}", "cyan") for place, picture in enumerate(sample.pictures, start=1)]
-    lines.append(_flow(sample.pieces))
+    """The lines of a sample: images, prompt and answer, trained text, lengths, problems."""
+    lines = [Text(f"{number}. {_image_line(image)}", "cyan") for number, image in enumerate(sample.images, start=1)]
+    lines.append(_styled_text(sample.segments))
     if sample.trained_text:
         lines.append(Text.assemble(("trained: ", "bold"), (repr(sample.trained_text), "green")))
     elif sample.target is not None:
-        lines.append(Text.assemble(("right answer, which is not shown: ", "bold"), sample.target))
+        lines.append(Text.assemble(("reference answer, which the model does not see: ", "bold"), sample.target))
     lines.append(Text(length_line(sample), "dim"))
     lines += [Text(f"problem: {problem}", "red") for problem in sample.problems]
-    return lines if sample.problems else [*lines, Text("the proof finds nothing wrong", "dim")]
+    return lines if sample.problems else [*lines, Text("no problem found", "dim")]
 
 
-def _picture(picture: PreviewedImage) -> str:
-    size = f"{picture.width} × {picture.height}" if picture.width else "cannot be read"
-    tokens = "" if picture.num_tokens is None else f", {picture.num_tokens:,} token{'s' * (picture.num_tokens != 1)}"
-    return f"{picture.name}: {picture.path} ({size}{tokens})"
+def _image_line(image: PreviewedImage) -> str:
+    size = f"{image.width} × {image.height}" if image.width else "cannot be read"
+    tokens = "" if image.num_tokens is None else f", {image.num_tokens:,} token{'s' * (image.num_tokens != 1)}"
+    return f"{image.name}: {image.path} ({size}{tokens})"
 
 
-def _flow(pieces: tuple[PromptSegment, ...]) -> Text:
-    flow, place = Text(), 0
-    for piece in pieces:
-        flow.append(piece.text, TINTS[place % 2] if piece.trained else STYLES[piece.kind])
-        place += piece.trained
-    return flow
+def _styled_text(segments: tuple[PromptSegment, ...]) -> Text:
+    text, num_trained = Text(), 0
+    for segment in segments:
+        text.append(segment.text, TRAINED_STYLES[num_trained % 2] if segment.trained else STYLES[segment.kind])
+        num_trained += segment.trained
+    return text
 
 
 def length_line(sample: PreviewedSample) -> str:
-    """The lengths in words: `412 tokens: text 120, images 256, trained 36; 1.3 % of 32,768`."""
-    told = sample.lengths
-    share = "" if told["share"] is None else f"; {told['share']:.1%} of {told['limit']:,}"
-    cut = "; the end of the answer is cut off" if sample.truncated else ""
-    cut = "; too long, and left out of training" if sample.skipped else cut
-    kinds = f"text {told['text']:,}, images {told['image']:,}, trained {told['target']:,}"
-    return f"{told['total']:,} tokens: {kinds}{share}{cut}"
+    """Describe the lengths: `412 tokens: text 120, images 256, trained 36; 1.3 % of 32,768`."""
+    lengths = sample.lengths
+    share = "" if lengths["share"] is None else f"; {lengths['share']:.1%} of {lengths['limit']:,}"
+    note = "; the answer is truncated" if sample.truncated else ""
+    note = "; too long, skipped in training" if sample.skipped else note
+    kinds = f"text {lengths['text']:,}, images {lengths['image']:,}, trained {lengths['target']:,}"
+    return f"{lengths['total']:,} tokens: {kinds}{share}{note}"

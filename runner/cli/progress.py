@@ -22,7 +22,7 @@ from runner.execute.results import TrialResult
 from runner.plan import Trial
 from runner.trial.events import Event
 
-TITLES = {
+STAGE_TITLES = {
     "data": "data",
     "model": "model",
     "preflight": "preflight",
@@ -34,61 +34,66 @@ TITLES = {
     "crop": "cropping",
     "annotate": "annotation",
 }
-"""What the bars are called."""
+"""Labels of the progress bars."""
 
 PLAIN_LINES = 10
-"""How often a step tells how far it is where there is no terminal, besides its end."""
+"""Number of progress lines of a stage without a terminal."""
 
 
 class Terminal:
-    """Shows progress and messages on standard error, of one trial; implements `LaunchListener`."""
+    """Shows progress and messages of one trial on standard error; implements `LaunchListener`."""
 
     def __init__(self, stream: IO[str], *, live: bool = True) -> None:
-        """Show on a stream; bars only where it is a terminal and `live` is not refused."""
+        """Write to a stream.
+
+        Args:
+            stream: Where to write.
+            live: Show progress bars if the stream is a terminal.
+        """
         self.console = Console(file=stream, highlight=False, soft_wrap=True)
         self.live = live and self.console.is_terminal
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._told: dict[str, int] = {}
-        self._waits_for = ""
+        self._printed_parts: dict[str, int] = {}
+        self._waiting_reason = ""
 
     def say(self, message: str) -> None:
-        """Tell something, a line."""
+        """Print a line."""
         self.console.print(message, markup=False)
 
     def warn(self, message: str) -> None:
-        """Tell what went wrong and stops nothing."""
+        """Print a warning in yellow."""
         self.console.print(f"warning: {message}", style="yellow", markup=False)
 
     def problem(self, message: str) -> None:
-        """Tell what is wrong."""
+        """Print an error in red."""
         self.console.print(message, style="red", markup=False)
 
     def trial_started(self, trial: Trial, folder: Path, *, resumed: bool) -> None:
-        """A trial begins, or goes on."""
+        """Announce a trial that starts or resumes."""
         self.say(f"{'resuming' if resumed else 'running'} {trial.plan.spec.name}/{trial.name} in {folder}")
 
-    def trial_waits(self, trial: Trial, reason: str) -> None:
-        """A trial found no room."""
-        if reason != self._waits_for:
-            self._waits_for = reason
-            self.say(f"{trial.plan.spec.name}/{trial.name} waits for {reason}")
+    def trial_waiting(self, trial: Trial, reason: str) -> None:
+        """Say what a trial waits for, once per reason."""
+        if reason != self._waiting_reason:
+            self._waiting_reason = reason
+            self.say(f"{trial.plan.spec.name}/{trial.name} is waiting for {reason}")
 
     def trial_ended(self, result: TrialResult) -> None:
-        """A trial is at its end: bars stay as they are, and what follows is printed below."""
+        """Stop the bars, so that later lines are printed below them."""
         self.close()
         if result.reused:
-            self.say(f"{result.trial.plan.spec.name}/{result.trial.name} is finished already; nothing was run again")
+            self.say(f"{result.trial.plan.spec.name}/{result.trial.name} is already finished; nothing was run")
 
-    def searched(self, summary: Mapping[str, Any]) -> None:
-        """Nothing is searched where there is one trial."""
+    def search_updated(self, summary: Mapping[str, Any]) -> None:
+        """Do nothing: a single trial has no search."""
 
     def stopping(self) -> None:
-        """The user asked to stop."""
-        self.say("stopping: the state is being saved; press Ctrl-C again to stop at once")
+        """Confirm that the user requested a stop."""
+        self.say("stopping: saving the state; press Ctrl-C again to stop at once")
 
     def event(self, trial: str, event: Event) -> None:
-        """Show an event of the trial that runs."""
+        """Show an event of the running trial."""
         kind = event["kind"]
         if kind == "progress":
             self.progress(event["stage"], event["done"], event["total"], event["shown"])
@@ -97,28 +102,28 @@ class Terminal:
         elif kind == "cache":
             (self.warn if event["state"] == "trouble" else self.say)(event["message"])
         elif kind == "parameters":
-            self.say("; ".join(_group(each) for each in event["groups"]))
+            self.say("; ".join(_group_line(group) for group in event["groups"]))
         elif kind == "state" and event["state"] == "started" and not self.live:
-            self.say(f"{TITLES.get(event['step'], event['step'])} …")
+            self.say(f"{STAGE_TITLES.get(event['step'], event['step'])} …")
 
-    def progress(self, stage: str, done: int, total: int, shown: Mapping[str, float]) -> None:
-        """Show how far a step is, with figures beside the bar."""
-        figures = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in shown.items())
-        title = TITLES.get(stage, stage)
+    def progress(self, stage: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Show the progress of a stage, with metrics beside the bar."""
+        text = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
+        title = STAGE_TITLES.get(stage, stage)
         if not self.live:
-            self._plain(title, done, total, figures)
+            self._print_progress(title, done, total, text)
             return
         bars = self._bars()
         if title not in self._tasks:
-            self._tasks[title] = bars.add_task(title, total=total, figures=figures)
-        bars.update(self._tasks[title], completed=done, total=total, figures=figures)
+            self._tasks[title] = bars.add_task(title, total=total, metrics=text)
+        bars.update(self._tasks[title], completed=done, total=total, metrics=text)
 
     def reporter(self, stage: str) -> StageReporter:
-        """Where a stage of the driver's own work tells how far it is."""
+        """Create a reporter for a stage that runs in the driver process."""
         return StageReporter(self, stage)
 
     def close(self) -> None:
-        """Leave the bars as they are."""
+        """Stop updating the bars; they stay visible."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -133,56 +138,65 @@ class Terminal:
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.fields[metrics]}"),
                 console=self.console,
                 refresh_per_second=5,
             )
             self._progress.start()
         return self._progress
 
-    def _plain(self, title: str, done: int, total: int, figures: str) -> None:
+    def _print_progress(self, title: str, done: int, total: int, metrics: str) -> None:
         part = done * PLAIN_LINES // total if total else PLAIN_LINES
-        if part > self._told.get(title, 0):
-            self._told[title] = part
-            self.say(f"{title} {done}/{total}  {figures}".rstrip())
+        if part > self._printed_parts.get(title, 0):
+            self._printed_parts[title] = part
+            self.say(f"{title} {done}/{total}  {metrics}".rstrip())
 
 
 class StageReporter:
-    """A reporter for work in the driver itself, shown at once."""
+    """A `Reporter` for work in the driver process, shown on a terminal."""
 
     def __init__(self, terminal: Terminal, stage: str) -> None:
-        """Show what a stage of this name reports."""
+        """Report under the name of a stage."""
         self._terminal, self._stage = terminal, stage
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Figures of the driver's own work are not kept."""
+        """Ignore metrics: work in the driver process has none to record."""
 
-    def progress(self, done: int, total: int, **shown: float) -> None:
-        """Show how far it is."""
-        self._terminal.progress(self._stage, done, total, shown)
+    def progress(self, done: int, total: int, **metrics: float) -> None:
+        """Show the progress of the stage."""
+        self._terminal.progress(self._stage, done, total, metrics)
 
     def warn(self, message: str) -> None:
-        """Show a warning."""
+        """Print a warning."""
         self._terminal.warn(message)
 
     def stop_requested(self) -> bool:
-        """Ctrl-C ends the driver's own work by itself."""
+        """Return False: Ctrl-C interrupts work in the driver process directly."""
         return False
 
 
-def _group(told: Mapping[str, Any]) -> str:
-    """Phrase how a group of parameters learns."""
-    if not told["num_trainable"]:
-        return f"{told['group']}: {told['num_parameters']:,} parameters, frozen"
-    part = "" if told["num_trainable"] == told["num_parameters"] else f" of {told['num_parameters']:,}"
-    return f"{told['group']}: {told['num_trainable']:,}{part} parameters at lr {told['lr']:g}"
+def _group_line(group: Mapping[str, Any]) -> str:
+    """Describe a parameter group: its size, and its learning rate or that it is frozen."""
+    if not group["num_trainable"]:
+        return f"{group['group']}: {group['num_parameters']:,} parameters, frozen"
+    total = "" if group["num_trainable"] == group["num_parameters"] else f" of {group['num_parameters']:,}"
+    return f"{group['group']}: {group['num_trainable']:,}{total} parameters at lr {group['lr']:g}"
 
 
-def duration(seconds: float) -> str:
-    """Write a time for people: `40 s`, `1.67 min`, `12 min`, `3.5 h`, `2.1 d`; at most 3 % off from a minute on."""
-    minutes, hours = seconds / 60, seconds / 3600
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if minutes < 100:
-        return f"{minutes:.3g} min"
-    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} d"
+DURATION_UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration in its two largest units: `40 s`, `2 min 8 s`, `12 min`, `3 h 30 min`, `2 d 2 h`."""
+    whole = round(seconds)
+    index = next(
+        (index for index, (_, length) in enumerate(DURATION_UNITS) if whole >= length), len(DURATION_UNITS) - 1
+    )
+    unit, length = DURATION_UNITS[index]
+    if unit == "s":
+        return f"{whole} s"
+    smaller_unit, smaller_length = DURATION_UNITS[index + 1]
+    number, smaller_number = divmod(round(whole / smaller_length), length // smaller_length)
+    if index and number * length == DURATION_UNITS[index - 1][1]:  # Rounding up filled the next larger unit.
+        return f"1 {DURATION_UNITS[index - 1][0]}"
+    return f"{number} {unit} {smaller_number} {smaller_unit}" if smaller_number else f"{number} {unit}"

@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 
 Storage = Annotated[
     Path | None,
-    typer.Option(help="The folder of all runs. Default: `runs` here; on a cluster, where its launches keep them."),
+    typer.Option(
+        help="The folder of all runs. Default: `runs` in this folder; with --address, the folder of the cluster's "
+        "launches."
+    ),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="Ask a cluster: its dashboard (http://head:8265), or its head (head:6379).")
+    str | None, typer.Option(help="Ask a cluster, at its dashboard (http://head:8265) or its head (head:6379).")
 ]
 
 FOLLOW_SECONDS = 0.5
@@ -35,209 +38,217 @@ FOLLOW_SECONDS = 0.5
 def status(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[EXPERIMENT|TRIAL]...", help="By name, its beginning, or folder. Default: all."),
+        typer.Argument(
+            metavar="[EXPERIMENT|TRIAL]...", help="A name, the beginning of one, or a folder. Default: all."
+        ),
     ] = None,
     storage: Storage = None,
     address: Address = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Show how trials stand: step, last figures, and how long ago each told anything."""
+    """Show trial status: step, ETA, GPU use, latest metrics, time since the last update."""
     from runner.cli.status_display import jobs_table, status_lines, status_table
     from runner.cli.tables import print_tables
 
+    result: dict[str, Any]
     if address:
-        jobs = _jobs(address)
-        told = {"experiments": list(_standing_there(jobs, names or (), storage)), "jobs": _listed(jobs)}
+        jobs = _connect(address)
+        experiments = list(_cluster_experiments(jobs, names or (), storage))
+        result = {"experiments": experiments, "jobs": [job.as_json() for job in jobs.list_jobs()]}
     else:
-        told = {"experiments": _standing_here(names or (), storage)}
+        result = {"experiments": _local_experiments(names or (), storage)}
     if as_json:
-        print(json.dumps(told, ensure_ascii=False))
+        print(json.dumps(result, ensure_ascii=False))
         return
-    print_tables([jobs_table(told["jobs"])] if told.get("jobs") else [])
-    for each in told["experiments"]:
-        print_tables([status_table(each)])
-        for line in status_lines(each):
+    print_tables([jobs_table(result["jobs"])] if result.get("jobs") else [])
+    for experiment in result["experiments"]:
+        print_tables([status_table(experiment)])
+        for line in status_lines(experiment):
             print(line)
-    if not told["experiments"] and not told.get("jobs"):
-        print("no runs here yet" if not address else "the cluster knows of no launch")
+    if not result["experiments"] and not result.get("jobs"):
+        print("the cluster has no launches" if address else "no runs here yet")
 
 
-def _standing_here(names: Sequence[str], storage: Path | None) -> list[dict[str, Any]]:
-    from runner.status.status import experiment_status, find
+def _local_experiments(names: Sequence[str], storage: Path | None) -> list[dict[str, Any]]:
+    from runner.status.status import experiment_status, find_experiments
 
-    return [experiment_status(found).as_json() for found in find(names, _here(storage))]
+    selections = find_experiments(names, _local_storage(storage))
+    return [experiment_status(selection).as_json() for selection in selections]
 
 
-def _standing_there(jobs: Jobs, names: Sequence[str], storage: Path | None) -> Iterator[dict[str, Any]]:
-    places = [_there(jobs, storage)] if names or storage else _places(jobs)
-    for place in places:
-        pieces: list[str] = []
-        named = [_experiment_of(jobs, name) for name in names]
-        _ask(jobs, ["status", *named, "--storage", place, "--json"], pieces.append)
-        yield from json.loads("".join(pieces))["experiments"]
+def _cluster_experiments(jobs: Jobs, names: Sequence[str], storage: Path | None) -> Iterator[dict[str, Any]]:
+    folders = [_cluster_storage(jobs, storage)] if names or storage else _job_folders(jobs)
+    for folder in folders:
+        output: list[str] = []
+        experiments = [_experiment_of(jobs, name) for name in names]
+        _run_on_head(jobs, ["status", *experiments, "--storage", folder, "--json"], output.append)
+        yield from json.loads("".join(output))["experiments"]
 
 
 @app.command(rich_help_panel=RUN)
 def logs(
-    trial: Annotated[str, typer.Argument(metavar="TRIAL|JOB", help="A trial by name, its beginning, or folder.")],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it is at its end.")] = False,
+    trial: Annotated[
+        str, typer.Argument(metavar="TRIAL|JOB", help="A trial's name, the beginning of it, or its folder.")
+    ],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the trial ends.")] = False,
     storage: Storage = None,
     address: Address = None,
     debug: Debug = False,
 ) -> None:
-    """Print what a trial told: its states, figures and warnings, and its workers' output; or what a job printed."""
+    """Print a trial's states, metrics and warnings, then its workers' output; or the output of a job."""
     if address is None:
-        _logs_here(trial, storage, follow=follow)
+        _print_local_logs(trial, storage, follow=follow)
         return
-    from runner.execute.ray.jobs import without_preface
+    from runner.execute.ray.jobs import skip_preface
 
-    jobs = _jobs(address)
+    jobs = _connect(address)
     job = jobs.find(trial)
     if job is not None:
-        (jobs.follow if follow else jobs.printed)(job.name, without_preface(_show))
+        (jobs.follow_logs if follow else jobs.show_logs)(job.name, skip_preface(_print))
         return
-    _ask(jobs, ["logs", trial, *(["--follow"] if follow else []), "--storage", _there(jobs, storage)], _show)
+    flags = ["--follow"] if follow else []
+    _run_on_head(jobs, ["logs", trial, *flags, "--storage", _cluster_storage(jobs, storage)], _print)
 
 
-def _logs_here(trial: str, storage: Path | None, *, follow: bool) -> None:
+def _print_local_logs(trial: str, storage: Path | None, *, follow: bool) -> None:
     from runner.cli.status_display import EventLines
     from runner.status.status import find_trial
     from runner.trial.events import EventTail
     from runner.trial.run_directory import RunDirectory
 
-    run = RunDirectory(find_trial(trial, _here(storage)))
+    run = RunDirectory(find_trial(trial, _local_storage(storage)))
     tail, lines = EventTail(run.events), EventLines()
     while True:
-        # Looked at before the log is read, so that nothing is missed that it told at its end.
-        going = follow and _is_underway(run)
+        # This is checked before the log is read, so that the trial's last events are not missed.
+        is_running = follow and _is_running(run)
         for event in tail.read():
-            for line in lines.of(event):
+            for line in lines.format(event):
                 print(line, flush=True)
-        if not going:
+        if not is_running:
             break
         time.sleep(FOLLOW_SECONDS)
     for file in sorted(file for file in run.path.glob("*.log") if file.stat().st_size):
         print(f"--- {file.name}\n{file.read_text(encoding='utf-8', errors='replace')}", end="")
 
 
-def _is_underway(run: RunDirectory) -> bool:
+def _is_running(run: RunDirectory) -> bool:
     from runner.status.process_registry import launch_records
 
-    return run.read_record().get("status") == "running" and any(note.alive for note in launch_records(run.path.parent))
+    launches = launch_records(run.path.parent)
+    return run.read_record().get("status") == "running" and any(launch.is_alive for launch in launches)
 
 
 @app.command(rich_help_panel=RUN)
 def stop(
-    name: Annotated[str, typer.Argument(metavar="EXPERIMENT|TRIAL|JOB", help="By name, its beginning, or folder.")],
-    now: Annotated[bool, typer.Option("--now", help="At once: what is not saved yet is done again.")] = False,
+    name: Annotated[
+        str, typer.Argument(metavar="EXPERIMENT|TRIAL|JOB", help="A name, the beginning of one, or a folder.")
+    ],
+    now: Annotated[
+        bool, typer.Option("--now", help="Stop at once, without saving: work since the last checkpoint is repeated.")
+    ] = False,
     storage: Storage = None,
     address: Address = None,
     debug: Debug = False,
 ) -> None:
-    """Ask a launch, or one trial, to save and end; `runner launch` goes on from there."""
+    """Ask a launch, or one trial, to save and stop; `runner launch` continues from there."""
     if address is None:
-        _stop_here(name, storage, now=now)
+        _stop_locally(name, storage, now=now)
         return
-    jobs = _jobs(address)
+    jobs = _connect(address)
     job = jobs.find(name)
     if job is None:
-        _ask(jobs, ["stop", name, *(["--now"] if now else []), "--storage", _there(jobs, storage)], _show)
+        flags = ["--now"] if now else []
+        _run_on_head(jobs, ["stop", name, *flags, "--storage", _cluster_storage(jobs, storage)], _print)
     elif now:
-        _ask(jobs, ["stop", job.name, "--now", "--storage", job.storage], _show)
+        _run_on_head(jobs, ["stop", job.name, "--now", "--storage", job.storage], _print)
     else:
         jobs.stop(job)
         print(f"{job.name} was asked to stop: its trials save and end")
 
 
-def _stop_here(name: str, storage: Path | None, *, now: bool) -> None:
+def _stop_locally(name: str, storage: Path | None, *, now: bool) -> None:
     from runner.status.status import stop
 
-    for line in stop(name, _here(storage), now=now):
+    for line in stop(name, _local_storage(storage), now=now):
         print(line)
 
 
 def launch_detached(
     loaded: LoadedSpec[ExperimentSpec], address: str | None, *, local: bool, smoke: bool, as_json: bool
 ) -> None:
-    """Hand a launch over to a cluster, and say how it is followed.
+    """Submit a launch to a cluster, and print the commands that follow it.
 
     Raises:
-        SpecError: The spec does not say where on the cluster its runs go, or would give away a password.
-        UnmetError: There is no cluster, or it cannot launch.
+        SpecError: The spec does not name a folder for its runs on the cluster, or contains a password.
+        RequirementError: There is no cluster, or it cannot start the launch.
     """
     from runner.errors import RequirementError
     from runner.execute.ray.jobs import serialize_spec
-    from runner.plan import smoke as smoke_of
+    from runner.plan import smoke_spec
 
     if local or not address:
-        wrong = "--local runs here" if local else "no cluster was named"
+        cause = "--local runs on this machine" if local else "no cluster was named"
         raise RequirementError(
-            f"--detach hands a launch over to a cluster, and {wrong}: name one, as --address http://head:8265"
+            f"--detach submits a launch to a cluster, but {cause}: name one, such as --address http://head:8265"
         )
     text = serialize_spec(loaded)
-    name, storage = (smoke_of(loaded.spec) if smoke else loaded.spec).name, str(loaded.spec.compute.storage)
-    job = _jobs(address).launch(name, storage, text, ["--smoke"] if smoke else [])
+    name, storage = (smoke_spec(loaded.spec) if smoke else loaded.spec).name, str(loaded.spec.compute.storage)
+    job = _connect(address).launch(name, storage, text, ["--smoke"] if smoke else [])
     if as_json:
         print(json.dumps({"job": job, "address": address, "experiment": name, "storage": storage}))
         return
     print(f"job: {job}")
-    print(f"what it prints: runner logs {job} --follow --address {address}")
-    print(f"its trials: runner status {name} --address {address}")
-    print(f"to end it: runner stop {job} --address {address}")
+    print(f"output: runner logs {job} --follow --address {address}")
+    print(f"status: runner status {name} --address {address}")
+    print(f"stop: runner stop {job} --address {address}")
 
 
-def _jobs(address: str) -> Jobs:
+def _connect(address: str) -> Jobs:
     from runner.execute.ray.jobs import Jobs
 
     return Jobs(address)
 
 
-def _listed(jobs: Jobs) -> list[dict[str, Any]]:
-    return [job.as_json() for job in jobs.listed()]
-
-
 def _experiment_of(jobs: Jobs, name: str) -> str:
-    """What a name means to the head: a job's stands for its experiment."""
+    """The experiment of a job; any other name is returned as it is."""
     job = jobs.find(name)
     return job.experiment if job else name
 
 
-def _ask(jobs: Jobs, arguments: Sequence[str], show: Callable[[str], None]) -> None:
-    """Have the head run a command. It failed there as it would have here, and has said why."""
-    pieces: list[str] = []
+def _run_on_head(jobs: Jobs, arguments: Sequence[str], show: Callable[[str], None]) -> None:
+    """Run a command on the cluster's head; if it fails there, exit with its status and its error message."""
+    output: list[str] = []
 
-    def shown(text: str) -> None:
-        pieces.append(text)
+    def collect(text: str) -> None:
+        output.append(text)
         show(text)
 
-    found = jobs.ask(arguments, shown)
-    if found:
-        if show is not _show:
-            print("".join(pieces), end="", file=sys.stderr)
-        raise typer.Exit(found)
+    exit_status = jobs.run_command(arguments, collect)
+    if exit_status:
+        if show is not _print:
+            print("".join(output), end="", file=sys.stderr)
+        raise typer.Exit(exit_status)
 
 
-def _show(text: str) -> None:
+def _print(text: str) -> None:
     print(text, end="", flush=True)
 
 
-def _here(storage: Path | None) -> Path:
+def _local_storage(storage: Path | None) -> Path:
     return storage or Path("runs")
 
 
-def _there(jobs: Jobs, storage: Path | None) -> str:
-    """The folder of all runs on a cluster: as it was named, or where its launches keep them."""
+def _cluster_storage(jobs: Jobs, storage: Path | None) -> str:
+    """The folder of all runs on a cluster: the one that was named, or the only one that its launches use."""
     from runner.errors import RequirementError
 
-    places = [str(storage)] if storage else _places(jobs)
-    if len(places) != 1:
-        known = ": " + ", ".join(places) if places else ""
-        raise RequirementError(
-            f"the cluster's launches keep runs in {len(places)} folders{known}; name one with --storage"
-        )
-    return places[0]
+    folders = [str(storage)] if storage else _job_folders(jobs)
+    if len(folders) != 1:
+        known = ": " + ", ".join(folders) if folders else ""
+        raise RequirementError(f"the cluster's launches use {len(folders)} run folders{known}; name one with --storage")
+    return folders[0]
 
 
-def _places(jobs: Jobs) -> list[str]:
-    return list(dict.fromkeys(job.storage for job in jobs.listed()))
+def _job_folders(jobs: Jobs) -> list[str]:
+    return list(dict.fromkeys(job.storage for job in jobs.list_jobs()))

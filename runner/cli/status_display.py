@@ -10,113 +10,131 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from runner.cli.progress import PLAIN_LINES, TITLES, duration
-from runner.cli.tables import HEADLINE
+from runner.cli.progress import PLAIN_LINES, STAGE_TITLES, format_duration
+from runner.cli.tables import METRIC_ORDER
 from runner.trial.events import Event
 
-NUM_FIGURES = 3
-"""So many figures of a trial are shown; `--json` has all of them."""
+NUM_METRICS = 3
+"""How many metrics of a trial the table shows; `--json` has all of them."""
 
-QUIET_SECONDS = 300.0
-"""A running trial that has told nothing for so long may be stuck, and is marked: checkpoints of large models take
-minutes to write, though fewer."""
+STALE_SECONDS = 300.0
+"""A running trial without an event for this long may be stuck, and is marked. Writing a checkpoint of a large model
+takes minutes, but fewer than this."""
 
 STYLES = {"finished": "green", "running": "cyan", "failed": "red", "lost": "red", "interrupted": "yellow"}
 
+UNKNOWN = "–"
+"""What a cell without a value shows."""
 
-def status_table(told: Mapping[str, Any]) -> Table:
-    """A row a trial, of an experiment as `runner status --json` lists it."""
-    trials = told["trials"]
-    counted = ", ".join(f"{number} {status}" for status, number in Counter(each["status"] for each in trials).items())
-    table = Table(title=f"{told['experiment']}: {counted}", title_justify="left")
-    for heading in ("trial", "status", "step", "figures", "last told"):
-        table.add_column(heading, no_wrap=heading != "figures")
+
+def status_table(experiment: Mapping[str, Any]) -> Table:
+    """Build the table of an experiment's trials, one row per trial.
+
+    Args:
+        experiment: The experiment as `runner status --json` lists it.
+    """
+    trials = experiment["trials"]
+    counts = Counter(trial["status"] for trial in trials)
+    summary = ", ".join(f"{number} {status}" for status, number in counts.items())
+    table = Table(title=f"{experiment['experiment']}: {summary}", title_justify="left")
+    for heading in ("trial", "status", "step", "metrics", "last update"):
+        table.add_column(heading, no_wrap=heading != "metrics")
     for trial in trials:
         status = trial["status"]
         style = STYLES.get(status, "")
         table.add_row(
             trial["name"],
             f"[{style}]{status}[/]" if style else status,
-            _step(trial),
-            escape(trial["error"] or figures(trial["metrics"])),
+            "\n".join(_step(trial)),
+            escape(trial["error"] or format_metrics(trial["metrics"])),
             _age(trial),
         )
     return table
 
 
-def status_lines(told: Mapping[str, Any]) -> list[str]:
-    """What is said below that table: the best of a sweep so far, and the launches that are at it."""
-    best = [_best(told["best"])] if told["best"] else []
-    return [*best, *(_launch(each) for each in told["launches"])]
+def status_lines(experiment: Mapping[str, Any]) -> list[str]:
+    """Format the lines below that table: the best point of a sweep so far, and the running launches."""
+    best = [_best(experiment["best"])] if experiment["best"] else []
+    return [*best, *(_launch(launch) for launch in experiment["launches"])]
 
 
 def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
-    """A row a launch that a cluster knows of."""
+    """Build the table of a cluster's launches, one row per launch."""
     table = Table(title="launches on the cluster", title_justify="left")
-    for heading in ("job", "status", "runs in", "began"):
+    for heading in ("job", "status", "folder", "started"):
         table.add_column(heading)
     for job in jobs:
-        began = datetime.fromtimestamp(job["started"]).strftime("%Y-%m-%d %H:%M:%S") if job["started"] else "–"
-        table.add_row(job["name"], job["status"], f"{job['storage']}/{job['experiment']}", began)
+        started = datetime.fromtimestamp(job["started"]).strftime("%Y-%m-%d %H:%M:%S") if job["started"] else UNKNOWN
+        table.add_row(job["name"], job["status"], f"{job['storage']}/{job['experiment']}", started)
     return table
 
 
-def figures(metrics: Mapping[str, float | None]) -> str:
-    """The figures of a trial that tell most: of validation, then of the test, then of training."""
+def format_metrics(metrics: Mapping[str, float | None]) -> str:
+    """Format the most important metrics of a trial: those of validation, then of the test split, then of training."""
     known = {name: value for name, value in metrics.items() if value is not None}
     validation = [name for name in known if name.startswith("validation/")]
-    order = [*validation, *(name for name in HEADLINE[2:] if name in known), "train/loss"]
-    shown = [name for name in dict.fromkeys(order) if name in known] or list(known)
-    return "  ".join(f"{name} {known[name]:.4g}" for name in shown[:NUM_FIGURES])
+    order = [*validation, *METRIC_ORDER[2:], "train/loss"]
+    names = [name for name in dict.fromkeys(order) if name in known] or list(known)
+    return "  ".join(f"{name} {known[name]:.4g}" for name in names[:NUM_METRICS])
 
 
-def _launch(told: Mapping[str, Any]) -> str:
-    job = f", job {told['job']}" if told["job"] else ""
-    return f"launched {told['started']} on {told['host']} (process {told['pid']}{job})"
+def _launch(launch: Mapping[str, Any]) -> str:
+    job = f", job {launch['job']}" if launch["job"] else ""
+    return f"launched {launch['started']} on {launch['host']} (process {launch['pid']}{job})"
 
 
-def _best(told: Mapping[str, Any]) -> str:
-    chosen = ", ".join(f"{name}={value}" for name, value in told["parameters"].items() if name != "seed")
-    mean = f", the mean of {len(told['trials'])}" if len(told["trials"]) > 1 else ""
-    return f"best {told['metric']}: {told['value']:.4g}{mean} ({', '.join(told['trials'])}; {chosen})"
+def _best(best: Mapping[str, Any]) -> str:
+    parameters = ", ".join(f"{name}={value}" for name, value in best["parameters"].items() if name != "seed")
+    mean = f", mean of {len(best['trials'])}" if len(best["trials"]) > 1 else ""
+    return f"best {best['metric']}: {best['value']:.4g}{mean} ({', '.join(best['trials'])}; {parameters})"
 
 
-def _step(trial: Mapping[str, Any]) -> str:
+def _step(trial: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the step column; a running trial has an ETA, and more if it is known."""
     if trial["stage"] is None or trial["status"] == "finished":
-        return "–"
-    return f"{TITLES.get(trial['stage'], trial['stage'])} {trial['done']:,}/{trial['total']:,}"
+        yield UNKNOWN
+        return
+    yield f"{STAGE_TITLES.get(trial['stage'], trial['stage'])} {trial['done']:,}/{trial['total']:,}"
+    if trial["status"] == "running":
+        yield f"ETA {UNKNOWN if trial['eta_seconds'] is None else format_duration(trial['eta_seconds'])}"
+    if trial["resumed_from_step"] is not None:
+        yield f"resumed from {trial['resumed_from_step']:,}"
+    if trial["gpu_utilization"] is not None:
+        yield f"GPU {trial['gpu_utilization']:.0f} %"
 
 
 def _age(trial: Mapping[str, Any]) -> str:
     if trial["age"] is None:
-        return "–"
-    told = f"{duration(trial['age'])} ago"
-    return f"[red]{told}[/]" if trial["status"] == "running" and trial["age"] > QUIET_SECONDS else told
+        return UNKNOWN
+    text = f"{format_duration(trial['age'])} ago"
+    return f"[red]{text}[/]" if trial["status"] == "running" and trial["age"] > STALE_SECONDS else text
 
 
 class EventLines:
     """Turns a trial's events into lines, each with its time on this machine's clock."""
 
     def __init__(self) -> None:
-        """Begin at the trial's first event."""
-        self._told: dict[str, int] = {}
+        """Start at the trial's first event."""
+        self._last_parts: dict[str, int] = {}
 
-    def of(self, event: Event) -> Iterator[str]:
-        """Yield the line of an event; most events of progress have none."""
+    def format(self, event: Event) -> Iterator[str]:
+        """Yield the line of an event; most progress events have none."""
         text = self._text(event)
         if text:
-            moment = datetime.fromisoformat(event["time"]).replace(tzinfo=UTC).astimezone()
-            yield f"{moment:%H:%M:%S}  {text}"
+            local_time = datetime.fromisoformat(event["time"]).replace(tzinfo=UTC).astimezone()
+            yield f"{local_time:%H:%M:%S}  {text}"
 
     def _text(self, event: Event) -> str:
         match event["kind"]:
             case "state":
-                self._told.pop(event["step"], None)
+                self._last_parts.pop(event["step"], None)
                 detail = f": {event['detail']}" if "detail" in event else ""
-                return f"{TITLES.get(event['step'], event['step'])} {event['state']}{detail}"
+                return f"{STAGE_TITLES.get(event['step'], event['step'])} {event['state']}{detail}"
             case "metrics":
-                named = "  ".join(f"{name} {value:.4g}" for name, value in event["values"].items() if value is not None)
-                return f"step {event['step']}  {named}" if event["step"] is not None else f"results  {named}"
+                values = "  ".join(
+                    f"{name} {value:.4g}" for name, value in event["values"].items() if value is not None
+                )
+                return f"step {event['step']}  {values}" if event["step"] is not None else f"results  {values}"
             case "progress":
                 return self._progress(event["stage"], event["done"], event["total"])
             case "artifact":
@@ -127,7 +145,7 @@ class EventLines:
 
     def _progress(self, stage: str, done: int, total: int) -> str:
         part = done * PLAIN_LINES // total if total else PLAIN_LINES
-        if part <= self._told.get(stage, 0):
+        if part <= self._last_parts.get(stage, 0):
             return ""
-        self._told[stage] = part
-        return f"{TITLES.get(stage, stage)} {done:,}/{total:,}"
+        self._last_parts[stage] = part
+        return f"{STAGE_TITLES.get(stage, stage)} {done:,}/{total:,}"

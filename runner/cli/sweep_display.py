@@ -16,246 +16,280 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from runner.cli.progress import TITLES, Terminal, duration
+from runner.cli.progress import STAGE_TITLES, Terminal, format_duration
 from runner.execute.results import LaunchResult, TrialResult
 from runner.plan import Trial
 from runner.status.sweep_folder import SEED
 from runner.trial.events import Event
 from runner.trial_factory import short_names
 
-ROWS = 12
-"""Trials that are shown one by one: those that run, then the latest that ended. The counts tell of all."""
-REFRESHES = 4
-"""Of the table, a second."""
-COLUMNS = (("trial", 14, None), ("state", 11, None), ("", 16, 44), ("figures", 20, 44), ("parameters", 0, None))
-"""With their least and greatest widths; what does not fit is cut, and a narrow terminal loses parameters first."""
+NUM_LIVE_TRIALS = 12
+"""Number of rows in the live table: trials in progress, then the latest that ended. The counts below include all."""
+REFRESH_RATE = 4
+"""Refreshes of the live table per second."""
+COLUMNS = (("state", 11, None), ("", 16, 44), ("metrics", 20, 44), ("parameters", 0, None))
+"""Heading, minimum and maximum width of columns after name and label. A narrow terminal cuts off parameters first."""
 STYLES = {"finished": "green", "pruned": "yellow", "failed": "red", "interrupted": "magenta", "waiting": "dim"}
 
 
 @dataclass
-class Row:
-    """A trial as the table shows it."""
+class LiveTrial:
+    """A row of the live table."""
 
     name: str
+    label: str
     parameters: str
     state: str
-    began: float
-    where: str = ""
-    figures: str = ""
+    started: float
+    progress: str = ""
+    metrics: str = ""
+
+    @classmethod
+    def of(cls, trial: Trial, state: str, *, progress: str = "") -> LiveTrial:
+        """Create the row of a trial that enters a state now."""
+        return cls(trial.name, trial_label(trial), format_parameters(trial), state, time.monotonic(), progress)
 
 
 class SweepDisplay:
-    """Shows a sweep; see `runner.execute.event_follower.LaunchListener`."""
+    """Shows a sweep while it runs; a `LaunchListener` and a `Reporter`."""
 
     def __init__(self, terminal: Terminal) -> None:
-        """Show above and below a terminal's messages; where that is none, in lines."""
+        """Show a live table on a terminal, and plain lines if standard error is not one."""
         self._terminal = terminal
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, LiveTrial] = {}
         self._summary: Mapping[str, Any] = {}
-        self._seconds: list[float] = []
-        self._changing = threading.RLock()
+        self._durations: list[float] = []
+        self._lock = threading.RLock()
         self._live: Live | None = None
-        self._said: set[str] = set()
-        self._preparing = ""
+        self._printed_messages: set[str] = set()
+        self._data_progress = ""
 
     def __enter__(self) -> SweepDisplay:
-        """Show the table."""
+        """Start the live table."""
         if self._terminal.live:
-            self._live = Live(get_renderable=self._table, console=self._terminal.console, refresh_per_second=REFRESHES)
+            self._live = Live(
+                get_renderable=self._table, console=self._terminal.console, refresh_per_second=REFRESH_RATE
+            )
             self._live.start()
         return self
 
-    def __exit__(self, *raised: object) -> None:
-        """Leave the table as it is."""
+    def __exit__(self, *exception: object) -> None:
+        """Stop updating the live table; it stays visible."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def trial_started(self, trial: Trial, folder: Path, *, resumed: bool) -> None:
-        """A trial begins, or goes on."""
-        with self._changing:
+        """Show a trial that starts or resumes."""
+        row = LiveTrial.of(trial, "running")
+        with self._lock:
             self._rows.pop(trial.name, None)
-            self._rows[trial.name] = Row(trial.name, parameters_text(trial), "running", time.monotonic())
-        self._line(f"{'resuming' if resumed else 'running'} {trial.name}  {parameters_text(trial)}")
+            self._rows[trial.name] = row
+        self._print_line(f"{'resuming' if resumed else 'running'} {trial.name}  {row.label}  {row.parameters}".rstrip())
 
-    def trial_waits(self, trial: Trial, reason: str) -> None:
-        """A trial found no room."""
-        with self._changing:
-            self._rows[trial.name] = Row(trial.name, parameters_text(trial), "waiting", 0.0, f"for {reason}")
+    def trial_waiting(self, trial: Trial, reason: str) -> None:
+        """Show what a trial waits for."""
+        with self._lock:
+            self._rows[trial.name] = LiveTrial.of(trial, "waiting", progress=f"for {reason}")
 
     def event(self, trial: str, event: Event) -> None:
-        """Show how far a trial is, and its last figures."""
+        """Show the progress and the latest metrics of a trial."""
         row = self._rows.get(trial)
         if event["kind"] == "warning" or event.get("state") == "trouble":
             self.warn(f"{trial}: {event['message']}")
         elif event["kind"] == "cache":
-            self._line(f"{trial}: {event['message']}")
+            self._print_line(f"{trial}: {event['message']}")
         if row is None:
             return
-        with self._changing:
+        with self._lock:
             if event["kind"] == "progress":
-                row.where = f"{TITLES.get(event['stage'], event['stage'])} {event['done']}/{event['total']}"
-                row.figures = _live_metrics(event["shown"]) or row.figures
+                title = STAGE_TITLES.get(event["stage"], event["stage"])
+                row.progress = f"{title} {event['done']}/{event['total']}"
+                row.metrics = _format_metrics(event["shown"]) or row.metrics
             elif event["kind"] == "state" and event["state"] == "started":
-                row.where = str(TITLES.get(event["step"], event["step"]))
+                row.progress = str(STAGE_TITLES.get(event["step"], event["step"]))
             elif event["kind"] == "cache":
-                row.where = event["message"]
+                row.progress = event["message"]
             elif event["kind"] == "metrics":
-                row.figures = _live_metrics({k: v for k, v in event["values"].items() if k.startswith("validation/")})
+                validation = {name: value for name, value in event["values"].items() if name.startswith("validation/")}
+                row.metrics = _format_metrics(validation)
 
     def trial_ended(self, result: TrialResult) -> None:
-        """A trial is at its end."""
+        """Show how a trial ended."""
         name = result.trial.name
-        with self._changing:
-            row = self._rows.pop(name, Row(name, parameters_text(result.trial), "", time.monotonic()))
+        with self._lock:
+            row = self._rows.pop(name, None) or LiveTrial.of(result.trial, "")
             if result.status == "finished" and not result.reused:
-                self._seconds.append(time.monotonic() - row.began)
-            row.state, row.where = result.status, "before this launch" if result.reused else ""
-            row.figures = "" if result.objective is None else self._named(result.objective)
+                self._durations.append(time.monotonic() - row.started)
+            row.state, row.progress = result.status, "before this launch" if result.reused else ""
+            row.metrics = "" if result.objective is None else self._format_objective(result.objective)
             if result.error is not None:
-                row.where = str(result.error).splitlines()[0]
+                row.progress = str(result.error).splitlines()[0]
             self._rows[name] = row
-        told = "  ".join(part for part in (row.figures, row.where) if part)
-        self._line(f"{name} {result.status}{': ' if told else ''}{told}")
+        details = "  ".join(part for part in (row.metrics, row.progress) if part)
+        self._print_line(f"{name} {result.status}{': ' if details else ''}{details}")
 
-    def searched(self, summary: Mapping[str, Any]) -> None:
-        """The search took note of a result."""
-        with self._changing:
-            before, self._summary = self._summary.get("best"), summary
-        for told in (*summary["dropped"], *summary["refused"]):
-            if told not in self._said:
-                self._said.add(told)
-                self._terminal.say(told)
+    def search_updated(self, summary: Mapping[str, Any]) -> None:
+        """Show the state of the search after a new result."""
+        with self._lock:
+            previous_best, self._summary = self._summary.get("best"), summary
+        for message in (*summary["dropped"], *summary["refused"]):
+            if message not in self._printed_messages:
+                self._printed_messages.add(message)
+                self._terminal.say(message)
         best = summary.get("best")
-        if best is not None and best != before:
-            self._line(f"best so far: {self._best(best)}")
+        if best is not None and best != previous_best:
+            self._print_line(f"best so far: {self._format_best(best)}")
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """As a reporter: figures of the driver's own work are not kept."""
+        """As a reporter: ignore metrics, since work in the driver process has none to record."""
 
-    def progress(self, done: int, total: int, **shown: float) -> None:
-        """As a reporter: show how far data are that trials need."""
-        with self._changing:
-            self._preparing = f"data {done}/{total}" if done < total else ""
+    def progress(self, done: int, total: int, **metrics: float) -> None:
+        """As a reporter: show the progress of generating data."""
+        with self._lock:
+            self._data_progress = f"data {done}/{total}" if done < total else ""
 
     def stop_requested(self) -> bool:
-        """As a reporter: Ctrl-C asks trials."""
+        """As a reporter: return False, since Ctrl-C stops trials only."""
         return False
 
     def warn(self, message: str) -> None:
-        """Tell what went wrong and stops nothing."""
+        """Print a warning."""
         self._terminal.warn(message)
 
     def stopping(self) -> None:
-        """The user asked to stop."""
-        self._terminal.say("stopping: trials save their state; press Ctrl-C again to stop at once")
+        """Confirm that the user requested a stop."""
+        self._terminal.say("stopping: trials are saving their state; press Ctrl-C again to stop at once")
 
-    def _line(self, message: str) -> None:
+    def _print_line(self, message: str) -> None:
+        """Print a line if there is no live table, which shows the same."""
         if self._live is None:
             self._terminal.say(message)
 
-    def _named(self, value: float) -> str:
+    def _format_objective(self, value: float) -> str:
         objective = self._summary.get("objective") or {}
         return f"{objective.get('metric', 'objective')} {value:.4g}"
 
-    def _best(self, best: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
-        called = names or {}
-        at = ", ".join(f"{called.get(path, path)} = {shown(value)}" for path, value in best["parameters"].items())
-        return f"{self._named(best['value'])} at {at or best['group']}"
+    def _format_best(self, best: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
+        names = names or {}
+        parameters = ", ".join(
+            f"{names.get(path, path)} = {format_value(value)}" for path, value in best["parameters"].items()
+        )
+        return f"{self._format_objective(best['value'])} at {parameters or best['group']}"
 
     def _table(self) -> RenderableType:
-        with self._changing:
+        with self._lock:
             rows = list(self._rows.values())
+            active = [row for row in rows if row.state in {"running", "waiting"}]
+            ended = [row for row in rows if row not in active]
+            listed = [*ended[len(ended) - max(0, NUM_LIVE_TRIALS - len(active)) :], *active]
             table = Table(box=None, pad_edge=False, header_style="dim")
-            for column, least, most in COLUMNS:
-                table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=least, max_width=most)
-            going = [row for row in rows if row.state in {"running", "waiting"}]
-            ended = [row for row in rows if row not in going]
-            for row in [*ended[len(ended) - max(0, ROWS - len(going)) :], *going]:
-                style = STYLES.get(row.state, "")
-                table.add_row(row.name, Text(row.state, style), row.where, row.figures, row.parameters)
-            footer = Text(self._footer(rows, len(going)), "bold", no_wrap=True, overflow="ellipsis")
+            # Name and label are never cut off: they identify the trial.
+            for heading, cells in (("trial", [row.name for row in listed]), ("", [row.label for row in listed])):
+                table.add_column(heading, no_wrap=True, min_width=max(map(len, cells), default=0))
+            for heading, min_width, max_width in COLUMNS:
+                table.add_column(heading, overflow="ellipsis", no_wrap=True, min_width=min_width, max_width=max_width)
+            for row in listed:
+                state = Text(row.state, STYLES.get(row.state, ""))
+                table.add_row(row.name, row.label, state, row.progress, row.metrics, row.parameters)
+            footer = Text(self._footer(rows, len(active)), "bold", no_wrap=True, overflow="ellipsis")
             return Group(table, footer)
 
-    def _footer(self, rows: list[Row], num_going: int) -> str:
+    def _footer(self, rows: list[LiveTrial], num_active: int) -> str:
         counts = Counter(row.state for row in rows)
         states = ("running", "waiting", "finished", "pruned", "failed", "interrupted")
-        told = [f"{counts[state]} {state}" for state in states if counts[state]]
-        if self._preparing:
-            told.append(self._preparing)
+        parts = [f"{counts[state]} {state}" for state in states if counts[state]]
+        if self._data_progress:
+            parts.append(self._data_progress)
         expected = self._summary.get("expected")
         if expected is not None:
-            told.append(f"of {expected}")
+            parts.append(f"of {expected}")
         best = self._summary.get("best")
         if best is not None:
-            told.append(f"best {self._best(best, short_names(list(best['parameters'])))}")
-        left = self._seconds_left(len(rows), num_going)
-        if left is not None:
-            told.append(f"about {duration(left)} left")
-        return " · ".join(told)
+            parts.append(f"best {self._format_best(best, short_names(list(best['parameters'])))}")
+        remaining = self._remaining_seconds(len(rows), num_active)
+        if remaining is not None:
+            parts.append(f"about {format_duration(remaining)} left")
+        return " · ".join(parts)
 
-    def _seconds_left(self, num_seen: int, num_going: int) -> float | None:
-        """By the mean of the trials that finished, with as many side by side as now; None before there is one."""
+    def _remaining_seconds(self, num_seen: int, num_active: int) -> float | None:
+        """Estimate from the mean duration of finished trials and the current parallelism; None before the first one."""
         expected: int | None = self._summary.get("expected")
-        if expected is None or not self._seconds:
+        if expected is None or not self._durations:
             return None
-        mean = sum(self._seconds) / len(self._seconds)
+        mean = statistics.mean(self._durations)
         running = [row for row in self._rows.values() if row.state == "running"]
-        spent = sum(min(mean, time.monotonic() - row.began) for row in running)
-        todo = max(0, expected - num_seen) + num_going
-        return max(0.0, todo * mean - spent) / max(1, len(running))
+        elapsed = sum(min(mean, time.monotonic() - row.started) for row in running)
+        num_unfinished = max(0, expected - num_seen) + num_active
+        return max(0.0, num_unfinished * mean - elapsed) / max(1, len(running))
 
 
-def parameters_text(trial: Trial) -> str:
-    """What sets a trial apart, in one line: the last part of each path, where that is enough to tell them apart."""
-    names = short_names(list(trial.parameters))
-    told = [f"{names[path]}={shown(value)}" for path, value in trial.parameters.items()]
-    return "  ".join(told) or trial.group
+def trial_label(trial: Trial) -> str:
+    """The arm and the seed of a trial: `joint, seed 1`; without arms `seed 1`."""
+    seed = f"seed {trial.seed}"
+    return f"{trial.arm}, {seed}" if trial.arm else seed
 
 
-def _live_metrics(shown: Mapping[str, Any]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in shown.items() if isinstance(value, int | float))
+def format_parameters(trial: Trial) -> str:
+    """The parameters of a trial except the seed, on one line; each by the shortest end of its path that is unique."""
+    names = short_names([path for path in trial.parameters if path != SEED])
+    return "  ".join(f"{name}={format_value(trial.parameters[path])}" for path, name in names.items())
 
 
-def shown(value: Any) -> str:
-    """Write a parameter's value for people."""
+def _format_metrics(metrics: Mapping[str, Any]) -> str:
+    """Format metrics on one line; the main parse mode comes before others such as `validation/published/ner_f1`."""
+    known = [(name, value) for name, value in metrics.items() if isinstance(value, int | float)]
+    return "  ".join(f"{name} {value:.4g}" for name, value in sorted(known, key=lambda item: item[0].count("/")))
+
+
+def format_value(value: Any) -> str:
+    """Format the value of a parameter; the items of a list are separated by commas."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(format_value, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-HEADLINE = ("ner_f1", "image_entity_accuracy", "rougeL", "bleu")
-"""The results that stand beside the objective; `metrics.json` has the others."""
+SUMMARY_METRICS = ("ner_f1", "image_entity_accuracy", "rougeL", "bleu")
+"""The metrics in the summary of a sweep, besides the objective; `metrics.json` has all."""
 
 
 def sweep_tables(result: LaunchResult) -> list[Table]:
-    """A row a trial, and where seeds repeat a row a group.
+    """One row per trial, and one row per group if seeds repeat it.
 
-    Of a group stand the number of its trials that finished, and mean and the sample's standard deviation (over n - 1)
-    of those that have the figure.
+    The row of a group has the number of its finished trials, and the mean and the sample standard deviation (over
+    n - 1) of the trials that have the metric.
     """
-    names = _names(result.trials)
-    figures = _figures(result)
-    trials = Table(title="trials; results on the test split", title_justify="left")
-    for column in ("trial", "status", *names.values(), "seed"):
-        trials.add_column(column, no_wrap=column in {"trial", "status"})
-    for column in figures:
-        trials.add_column(column, justify="right", overflow="fold")
+    names = _short_parameter_names(result.trials)
+    metrics = _summary_metrics(result)
+    arms = any(trial.trial.arm for trial in result.trials)
+    table = Table(title="trials; results on the test split", title_justify="left")
+    for heading in ("trial", *(("arm",) if arms else ()), "seed", "status"):
+        table.add_column(heading, no_wrap=True)
+    for heading in names.values():
+        table.add_column(heading, overflow="fold")
+    for heading in metrics:
+        table.add_column(heading, justify="right", overflow="fold")
     for trial in result.trials:
-        cells = [_cell(_figure(trial, column)) for column in figures]
-        seed = str(trial.trial.seed)
-        trials.add_row(trial.trial.name, trial.status, *_parameters(trial, names), seed, *cells)
-    groups = _groups(result.trials)
-    repeated = any(len(members) > 1 for members in groups.values())
-    return [trials, _group_table(groups, names, figures)] if repeated else [trials]
+        arm = (trial.trial.arm,) if arms else ()
+        values = (_metric_value(trial, metric) for metric in metrics)
+        cells = ("–" if value is None else f"{value:.4f}" for value in values)
+        parameters = _parameter_cells(trial, names)
+        table.add_row(trial.trial.name, *arm, str(trial.trial.seed), trial.status, *parameters, *cells)
+    groups: dict[str, list[TrialResult]] = {}
+    for trial in result.trials:
+        groups.setdefault(trial.trial.group, []).append(trial)
+    has_repeats = any(len(trials) > 1 for trials in groups.values())
+    return [table, _group_table(groups, names, metrics)] if has_repeats else [table]
 
 
 def sweep_lines(result: LaunchResult) -> list[str]:
-    """The best, what failed, and where everything lies."""
-    told = result.sweep or {}
+    """The best trial, and the locations of runs and tracker."""
+    sweep = result.sweep or {}
     lines = []
-    best, objective = told.get("best"), told.get("objective")
+    best, objective = sweep.get("best"), sweep.get("objective")
     if best is not None and objective is not None:
-        at = ", ".join(f"{path} = {shown(value)}" for path, value in best["parameters"].items())
-        lines.append(f"best: {objective['metric']} {best['value']:.4f} at {at or best['group']}")
+        parameters = ", ".join(f"{path} = {format_value(value)}" for path, value in best["parameters"].items())
+        lines.append(f"best: {objective['metric']} {best['value']:.4f} at {parameters or best['group']}")
     if result.trials:
         lines.append(f"runs: {result.trials[0].run_dir.parent}")
     if result.link:
@@ -264,22 +298,24 @@ def sweep_lines(result: LaunchResult) -> list[str]:
 
 
 def _group_table(
-    groups: Mapping[str, Sequence[TrialResult]], names: Mapping[str, str], figures: Sequence[str]
+    groups: Mapping[str, Sequence[TrialResult]], names: Mapping[str, str], metrics: Sequence[str]
 ) -> Table:
     table = Table(title="mean ± standard deviation over seeds", title_justify="left")
-    for column in ("group", *names.values(), "n"):
-        table.add_column(column)
-    for column in figures:
-        table.add_column(column, justify="right", overflow="fold")
-    for group, members in groups.items():
-        cells = [spread([_figure(each, column) for each in members]) for column in figures]
-        num_finished = sum(each.status == "finished" for each in members)
-        table.add_row(group, *_parameters(members[0], names), str(num_finished), *cells)
+    table.add_column("group", no_wrap=True)
+    for heading in names.values():
+        table.add_column(heading, overflow="fold")
+    table.add_column("n")
+    for heading in metrics:
+        table.add_column(heading, justify="right", overflow="fold")
+    for group, trials in groups.items():
+        cells = [format_mean_std([_metric_value(trial, metric) for trial in trials]) for metric in metrics]
+        num_finished = sum(trial.status == "finished" for trial in trials)
+        table.add_row(group, *_parameter_cells(trials[0], names), str(num_finished), *cells)
     return table
 
 
-def spread(values: Sequence[float | None]) -> str:
-    """Write mean and standard deviation of the values that are there; of one value itself, of none a dash."""
+def format_mean_std(values: Sequence[float | None]) -> str:
+    """Format mean and standard deviation without missing values; the value itself if it is one, a dash if none."""
     known = [value for value in values if value is not None]
     if not known:
         return "–"
@@ -287,33 +323,24 @@ def spread(values: Sequence[float | None]) -> str:
     return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.4f}"
 
 
-def _groups(results: Sequence[TrialResult]) -> dict[str, list[TrialResult]]:
-    groups: dict[str, list[TrialResult]] = {}
-    for result in results:
-        groups.setdefault(result.trial.group, []).append(result)
-    return groups
-
-
-def _names(results: Sequence[TrialResult]) -> dict[str, str]:
+def _short_parameter_names(results: Sequence[TrialResult]) -> dict[str, str]:
     paths = dict.fromkeys(path for result in results for path in result.trial.parameters)
     return short_names([path for path in paths if path != SEED])
 
 
-def _parameters(result: TrialResult, names: Mapping[str, str]) -> list[str]:
+def _parameter_cells(result: TrialResult, names: Mapping[str, str]) -> list[str]:
     parameters = result.trial.parameters
-    return [shown(parameters[path]) if path in parameters else "" for path in names]
+    return [format_value(parameters[path]) if path in parameters else "" for path in names]
 
 
-def _figures(result: LaunchResult) -> list[str]:
-    """The columns of figures: the objective's, and of the headline those that some trial has."""
+def _summary_metrics(result: LaunchResult) -> list[str]:
+    """The metric columns: the objective, then the summary metrics that some trial has."""
     objective = (result.sweep or {}).get("objective")
-    found = [name for name in HEADLINE if any(trial.metrics.get(name) is not None for trial in result.trials)]
-    return [*([str(objective["metric"])] if objective else []), *found]
+    available = [
+        name for name in SUMMARY_METRICS if any(trial.metrics.get(name) is not None for trial in result.trials)
+    ]
+    return list(dict.fromkeys([*([str(objective["metric"])] if objective else []), *available]))
 
 
-def _figure(result: TrialResult, column: str) -> float | None:
-    return result.objective if column.startswith("validation/") else result.metrics.get(column)
-
-
-def _cell(value: Any) -> str:
-    return "–" if value is None else f"{value:.4f}"
+def _metric_value(result: TrialResult, metric: str) -> float | None:
+    return result.objective if metric.startswith("validation/") else result.metrics.get(metric)

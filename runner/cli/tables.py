@@ -12,16 +12,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from runner.cli.sweep_display import sweep_lines, sweep_tables
-from runner.compare import paper_tables as written
+from runner.compare import paper_tables
 from runner.compare.comparison import Comparison
-from runner.dataset.dataset_statistics import SPREAD, DatasetStatistics
+from runner.dataset.dataset_statistics import STATISTIC_NAMES, DatasetStatistics
 from runner.execute.results import INTERRUPTED, LaunchResult, TrialResult
-from runner.preflight.dataset_report import TITLES, shown
-from runner.trial.cache_contents import CachedItem, total
+from runner.preflight.dataset_report import MEASURE_TITLES, format_value
+from runner.trial.cache_contents import CachedItem, sum_sizes
 
 Metrics = Mapping[str, float | None]
 
-HEADLINE = (
+METRIC_ORDER = (
     "ner_precision",
     "ner_recall",
     "ner_f1",
@@ -31,7 +31,7 @@ HEADLINE = (
     "rougeL",
     "bleu",
 )
-"""Metrics in the order that a reader of the paper looks for them; others follow."""
+"""The main metrics, in the order of the paper; others follow."""
 
 
 def results_table(results: Sequence[TrialResult]) -> Table:
@@ -39,60 +39,62 @@ def results_table(results: Sequence[TrialResult]) -> Table:
     return metrics_table("results on the test split", [(result.trial.name, result.metrics) for result in results])
 
 
-def metrics_table(title: str, named: Sequence[tuple[str, Metrics]]) -> Table:
-    """A row a metric, a column a trial and way of reading its answers.
+def metrics_table(title: str, metrics_by_run: Sequence[tuple[str, Metrics]]) -> Table:
+    """One row per metric, one column per run and parse mode.
 
-    `published/ner_f1` is the figure `ner_f1` of answers read in the other way, so it stands beside it.
+    `published/ner_f1` is `ner_f1` for the parse mode `published`, so it is a column beside the main parse mode.
+
+    Args:
+        title: Title of the table.
+        metrics_by_run: Column heading and metrics of each run.
     """
     table = Table(title=title, title_justify="left")
     table.add_column("metric")
     columns: list[Metrics] = []
-    for heading, metrics in named:
-        for mode, figures in _by_mode(metrics).items():
+    for heading, metrics in metrics_by_run:
+        for mode, mode_metrics in _split_by_mode(metrics).items():
             table.add_column(f"parsed as {mode}" if mode else heading, justify="right")
-            columns.append(figures)
-    names = list(dict.fromkeys(name for figures in columns for name in figures))
-    absent = []
-    for name in [*(name for name in HEADLINE if name in names), *(name for name in names if name not in HEADLINE)]:
-        values = [figures.get(name) for figures in columns]
+            columns.append(mode_metrics)
+    names = list(dict.fromkeys(name for metrics in columns for name in metrics))
+    ordered = [*(name for name in METRIC_ORDER if name in names), *(name for name in names if name not in METRIC_ORDER)]
+    empty = []
+    for name in ordered:
+        values = [metrics.get(name) for metrics in columns]
         if any(value is not None for value in values):
-            table.add_row(_title(name), *(_figure(value) for value in values))
+            label = f"answers {name.removeprefix('parse/')}" if name.startswith("parse/") else name
+            table.add_row(label, *(_format_metric(value) for value in values))
         else:
-            absent.append(name)
-    if absent:
-        table.caption = f"not asked for: {', '.join(absent)}"
+            empty.append(name)
+    if empty:
+        table.caption = f"not requested: {', '.join(empty)}"
         table.caption_justify = "left"
     return table
 
 
-def _by_mode(metrics: Metrics) -> dict[str, Metrics]:
-    """Part the figures of the other ways of reading from the main one's, which has no name here.
+def _split_by_mode(metrics: Metrics) -> dict[str, Metrics]:
+    """Separate the metrics of the main parse mode (key `""`) from those of the other parse modes.
 
-    A way of reading is known by its count of clean answers; any other name with a slash is a metric's own.
+    A prefix is a parse mode if it has a count of clean answers; any other slash belongs to the name of the metric.
     """
     modes = [name.removesuffix("/parse/clean") for name in metrics if name.endswith("/parse/clean")]
-    parted: dict[str, dict[str, float | None]] = {"": {}, **{mode: {} for mode in modes}}
+    by_mode: dict[str, dict[str, float | None]] = {"": {}, **{mode: {} for mode in modes}}
     for name, value in metrics.items():
         mode, _, rest = name.partition("/")
         if mode in modes:
-            parted[mode][rest] = value
+            by_mode[mode][rest] = value
         else:
-            parted[""][name] = value
-    return dict(parted)
+            by_mode[""][name] = value
+    return dict(by_mode)
 
 
-def _title(name: str) -> str:
-    return f"answers {name.removeprefix('parse/')}" if name.startswith("parse/") else name
-
-
-def _figure(value: Any) -> str:
+def _format_metric(value: Any) -> str:
     if value is None:
         return "–"
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 def print_results(result: LaunchResult) -> None:
-    """Print the end of a launch on standard output: the tables, and where everything lies."""
+    """Print the results of a launch on standard output: tables and the locations of the runs."""
     if result.sweep is not None:
         print_tables(sweep_tables(result))
         for line in sweep_lines(result):
@@ -100,7 +102,7 @@ def print_results(result: LaunchResult) -> None:
     else:
         _print_trials(result.trials)
     if result.exit_status == INTERRUPTED:
-        print("the same command goes on from where it stopped")
+        print("run the same command again to resume")
 
 
 def _print_trials(results: Sequence[TrialResult]) -> None:
@@ -120,147 +122,159 @@ def print_tables(tables: Sequence[Table]) -> None:
         console.print(table)
 
 
-SECONDS = {"d": 86400, "h": 3600, "min": 60, "s": 1}
-UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3, "B": 1}
+AGE_UNITS = {"d": 86400, "h": 3600, "min": 60, "s": 1}
+SIZE_UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3, "B": 1}
 
 
-def cache_table(rows: Sequence[CachedItem], now: datetime, title: str) -> Table:
-    """A row a thing; the last one sums up."""
+def cache_table(items: Sequence[CachedItem], now: datetime, title: str) -> Table:
+    """One row per artifact, with totals in the footer."""
     table = Table(title=title, title_justify="left", show_footer=True)
-    summed = total(rows)
-    table.add_column("kind", footer=f"{len(rows):,}", no_wrap=True)
+    totals = sum_sizes(items)
+    table.add_column("kind", footer=f"{len(items):,}", no_wrap=True)
     table.add_column("key", no_wrap=True)
-    table.add_column("size", justify="right", no_wrap=True, footer=size(summed["size"]))
-    table.add_column("own", justify="right", no_wrap=True, footer=size(summed["freed"]))
+    table.add_column("size", justify="right", no_wrap=True, footer=format_size(totals["size"]))
+    table.add_column("own", justify="right", no_wrap=True, footer=format_size(totals["freed"]))
     table.add_column("last used", justify="right", no_wrap=True)
     table.add_column("made by", overflow="fold")
     table.add_column("used by", overflow="fold")
-    for row in rows:
-        place = f"{row.key[:12]} at the mirror" if row.at_mirror else row.key[:12]
-        ago = f"{age((now - row.last_used).total_seconds())} ago"
-        table.add_row(row.kind, place, size(row.size), size(row.freed), ago, row.made_by or "", _users(row))
+    for item in items:
+        table.add_row(
+            item.kind,
+            f"{item.key[:12]} (remote)" if item.is_remote else item.key[:12],
+            format_size(item.size),
+            format_size(item.reclaimable_size),
+            f"{format_age((now - item.last_used).total_seconds())} ago",
+            item.made_by or "",
+            _format_users(item),
+        )
     return table
 
 
-def _users(row: CachedItem) -> str:
-    if row.used_by is None:
+def _format_users(item: CachedItem) -> str:
+    if item.used_by is None:
         return "unknown"
-    return f"{len(row.used_by):,} trials" if len(row.used_by) > 1 else next(iter(row.used_by), "nobody")
+    return f"{len(item.used_by):,} trials" if len(item.used_by) > 1 else next(iter(item.used_by), "nobody")
 
 
-def size(number: int) -> str:
-    """Bytes for people: `1.5 GB`."""
-    unit = next((name for name, each in UNITS.items() if number >= each), "B")
-    return f"{number:,} B" if unit == "B" else f"{number / UNITS[unit]:,.1f} {unit}"
+def format_size(num_bytes: int) -> str:
+    """Format a number of bytes: `1.5 GB`."""
+    unit = next((name for name, size in SIZE_UNITS.items() if num_bytes >= size), "B")
+    return f"{num_bytes:,} B" if unit == "B" else f"{num_bytes / SIZE_UNITS[unit]:,.1f} {unit}"
 
 
-def age(seconds: float) -> str:
-    """A time for people, in its largest unit: `3 d`."""
-    unit = next((name for name, each in SECONDS.items() if seconds >= each), "s")
-    return f"{max(0, int(seconds // SECONDS[unit]))} {unit}"
+def format_age(seconds: float) -> str:
+    """Format a duration in its largest unit: `3 d`."""
+    unit = next((name for name, size in AGE_UNITS.items() if seconds >= size), "s")
+    return f"{max(0, int(seconds // AGE_UNITS[unit]))} {unit}"
 
 
-PAPER = "in the paper"
+PAPER_HEADING = "in the paper"
 
 
-def stats_tables(figures: DatasetStatistics) -> list[Table]:
-    """Lay out the counts by split, and what is measured; the paper's figures stand beside where it has them."""
-    return [_counts(figures), _spreads(figures)]
+def stats_tables(statistics: DatasetStatistics) -> list[Table]:
+    """The counts by split, and the distributions of lengths and sizes; with the paper's values where it has them."""
+    return [_counts_table(statistics), _distributions_table(statistics)]
 
 
-def _counts(figures: DatasetStatistics) -> Table:
-    published = figures.published["counts"] if figures.published else {}
-    table = Table(title=figures.name, title_justify="left")
-    table.add_column("how many")
-    for column in [*figures.counts, "all", *([PAPER] if published else [])]:
+def _counts_table(statistics: DatasetStatistics) -> Table:
+    published = statistics.published["counts"] if statistics.published else {}
+    table = Table(title=statistics.name, title_justify="left")
+    table.add_column("number of")
+    for column in [*statistics.counts, "all", *([PAPER_HEADING] if published else [])]:
         table.add_column(column, justify="right")
-    for name, number in figures.total.items():
-        row = [*(shown(each.get(name, 0)) for each in figures.counts.values()), shown(number)]
-        told = [shown(published[name]) if name in published else ""] if published else []
-        table.add_row(name, *row, *told)
+    for name, total in statistics.total.items():
+        row = [*(format_value(counts.get(name, 0)) for counts in statistics.counts.values()), format_value(total)]
+        if published:
+            row.append(format_value(published[name]) if name in published else "")
+        table.add_row(name, *row)
     return table
 
 
-def _spreads(figures: DatasetStatistics) -> Table:
-    published = figures.published["spreads"] if figures.published else {}
-    table = Table(title="how long and how large", title_justify="left")
-    table.add_column("what is measured")
-    for column in SPREAD:
+def _distributions_table(statistics: DatasetStatistics) -> Table:
+    published = statistics.published["spreads"] if statistics.published else {}
+    table = Table(title="lengths and sizes", title_justify="left")
+    table.add_column("measure")
+    for column in STATISTIC_NAMES:
         table.add_column(column, justify="right")
-    spreads = figures.spreads
-    for name in (name for name in TITLES if name in spreads):
-        table.add_row(TITLES[name], *(shown(spreads[name][figure]) for figure in SPREAD))
+    distributions = statistics.spreads
+    for name in (name for name in MEASURE_TITLES if name in distributions):
+        table.add_row(MEASURE_TITLES[name], *(format_value(distributions[name][column]) for column in STATISTIC_NAMES))
         if name in published:
-            table.add_row(f"  {PAPER}", *(shown(published[name][figure]) for figure in SPREAD), style="cyan")
-    if figures.model is not None:
-        estimated = "; those of text are estimated from characters" if figures.estimated else ""
-        table.caption, table.caption_justify = f"tokens for {figures.model}{estimated}", "left"
+            values = (format_value(published[name][column]) for column in STATISTIC_NAMES)
+            table.add_row(f"  {PAPER_HEADING}", *values, style="cyan")
+    if statistics.model is not None:
+        estimated = "; text tokens are estimated from the number of characters" if statistics.estimated else ""
+        table.caption, table.caption_justify = f"tokens for {statistics.model}{estimated}", "left"
     return table
 
 
-WIDE = 140
-"""Columns of a terminal that all columns of the tests have room in."""
-LEFT_OUT = ("a", "b", "p", "effect size", "over seeds")
-"""Columns of the tests that are left out where there is less."""
-SURE = 0.05
-"""Differences whose corrected p-value is no larger are printed in green or red."""
+WIDE_TERMINAL = 140
+"""Width in characters from which all columns of the tests fit."""
+WIDE_ONLY_COLUMNS = ("a", "b", "p", "effect size", "over seeds")
+"""Columns of the tests that a narrower terminal omits."""
+SIGNIFICANCE = 0.05
+"""Differences with a corrected p-value up to this are green or red."""
 
 
-def comparison_tables(found: Comparison, *, full: bool, samples: bool, width: int) -> list[Table]:
-    """The groups and the tests; on demand intervals and parts of the test split, and samples one by one.
+def comparison_tables(comparison: Comparison, *, full: bool, samples: bool, width: int) -> list[Table]:
+    """The tables of groups and tests, and on request of intervals, subgroups and single samples.
 
     Args:
-        found: The comparison.
-        full: Whether to show each group's intervals, and the parts.
-        samples: Whether to list them.
-        width: Of the terminal, in letters: where it is small some columns of the tests are left out.
+        comparison: The comparison.
+        full: Show the intervals of each group, and the subgroups of samples.
+        samples: List the samples on which groups disagree.
+        width: Width of the terminal in characters; a narrow one omits some columns of the tests.
     """
-    if len(found.groups) == 1:
-        return [_table(written.intervals_table(found))]
-    told = [_table(written.groups_table(found)), *([_tests(found, width)] if found.tests else [])]
+    if len(comparison.groups) == 1:
+        return [_rich_table(paper_tables.intervals_table(comparison))]
+    tables = [_rich_table(paper_tables.groups_table(comparison))]
+    if comparison.tests:
+        tables.append(_tests_table(comparison, width))
     if full:
-        told += [_table(each) for each in (written.intervals_table(found), written.subgroups_table(found)) if each.rows]
-    if samples and found.disagreements:
-        told.append(_disagreements(found))
-    return told
+        details = (paper_tables.intervals_table(comparison), paper_tables.subgroups_table(comparison))
+        tables += [_rich_table(table) for table in details if table.rows]
+    if samples and comparison.disagreements:
+        tables.append(_disagreements_table(comparison))
+    return tables
 
 
-def _tests(found: Comparison, width: int) -> Table:
-    """The tests, those that are sure after the correction in colour."""
-    plain = written.tests_table(found)
-    table = Table(title=escape(plain.title), title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
-    shown = [place for place, heading in enumerate(plain.headings) if width >= WIDE or not _is_left_out(heading)]
-    for place in shown:
-        justify: Literal["left", "right"] = "left" if place < plain.num_names else "right"
-        table.add_column(escape(plain.headings[place]), justify=justify, no_wrap=place >= plain.num_names - 1)
-    for test, row in zip(found.tests, plain.rows, strict=True):
-        style = ("green" if test.difference > 0 else "red") if test.p_holm <= SURE else ""
-        table.add_row(*(escape(row[place]) for place in shown), style=style)
-    if width < WIDE:
-        table.caption = f"with {WIDE} columns, and in --json, also: {', '.join(LEFT_OUT)}"
+def _tests_table(comparison: Comparison, width: int) -> Table:
+    """One row per test; significant differences are coloured."""
+    source = paper_tables.tests_table(comparison)
+    table = Table(title=escape(source.title), title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    columns = [
+        index
+        for index, heading in enumerate(source.headings)
+        # The heading of an interval begins with its confidence level.
+        if width >= WIDE_TERMINAL or heading.rsplit("% ", maxsplit=1)[-1] not in WIDE_ONLY_COLUMNS
+    ]
+    for index in columns:
+        justify: Literal["left", "right"] = "left" if index < source.num_text_columns else "right"
+        table.add_column(escape(source.headings[index]), justify=justify, no_wrap=index >= source.num_text_columns - 1)
+    for test, row in zip(comparison.tests, source.rows, strict=True):
+        style = ("green" if test.difference > 0 else "red") if test.p_holm <= SIGNIFICANCE else ""
+        table.add_row(*(escape(row[index]) for index in columns), style=style)
+    if width < WIDE_TERMINAL:
+        omitted = ", ".join(WIDE_ONLY_COLUMNS)
+        table.caption = f"omitted: {omitted} (see --json, or use {WIDE_TERMINAL} columns)"
     return table
 
 
-def _is_left_out(heading: str) -> bool:
-    """Whether it is one of them; an interval's heading begins with its confidence."""
-    return heading.rsplit("% ", maxsplit=1)[-1] in LEFT_OUT
-
-
-def _table(plain: written.Table) -> Table:
-    table = Table(title=escape(plain.title), title_justify="left")
-    for place, heading in enumerate(plain.headings):
-        table.add_column(escape(heading), justify="left" if place < plain.num_names else "right", overflow="fold")
-    for row in plain.rows:
+def _rich_table(source: paper_tables.Table) -> Table:
+    table = Table(title=escape(source.title), title_justify="left")
+    for index, heading in enumerate(source.headings):
+        justify: Literal["left", "right"] = "left" if index < source.num_text_columns else "right"
+        table.add_column(escape(heading), justify=justify, overflow="fold")
+    for row in source.rows:
         table.add_row(*(escape(cell) for cell in row))
     return table
 
 
-def _disagreements(found: Comparison) -> Table:
-    table = Table(title="samples on which they disagree most; each figure of a, then of b", title_justify="left")
-    for heading in ("sample", "comparison", "figures"):
+def _disagreements_table(comparison: Comparison) -> Table:
+    table = Table(title="samples with the largest disagreement; metrics as b → a", title_justify="left")
+    for heading in ("sample", "a vs b", "metrics"):
         table.add_column(heading, overflow="fold")
-    for each in found.disagreements:
-        told = [f"{name} {one:.2f} / {other:.2f}" for name, (one, other) in each.figures.items() if one != other]
-        pair = f"{each.pair.a.label} – {each.pair.b.label}"
-        table.add_row(escape(each.id), escape(pair), escape(", ".join(told)))
+    for sample in comparison.disagreements:
+        values = [f"{name} {b:.2f} → {a:.2f}" for name, (a, b) in sample.values.items() if a != b]
+        table.add_row(escape(sample.id), escape(paper_tables.pair_name(sample.pair)), escape(", ".join(values)))
     return table

@@ -9,63 +9,64 @@ from pathlib import Path
 from typing import Any
 
 from runner.compare.groups import Group, find_baseline, group_runs, group_warnings
-from runner.compare.mre import TASKS, mre_pairs
-from runner.compare.resampling import Resampling, interval
+from runner.compare.mre import TASKS_PATH, mre_pairs
+from runner.compare.resampling import Resampling, percentile_interval
 from runner.compare.run_metrics import RunMetric, measure_runs
-from runner.compare.runs import Run, parse_mode, select
+from runner.compare.runs import Run, choose_parse_mode, select_runs
 from runner.compare.statistics import (
     Disagreement,
-    Pair,
+    GroupPair,
     PairedTest,
     SeedSummary,
-    disagreements,
-    over_seeds,
+    find_disagreements,
     paired_tests,
+    summarise_seeds,
 )
-from runner.compare.subgroups import SubgroupDifference, subgroup_differences
+from runner.compare.subgroups import SubgroupDifference, compare_subgroups
 from runner.errors import SpecError
 
-MANY_GROUPS = 8
-"""Of more groups, not each is compared with each: that takes minutes, and after the correction little would be left."""
-DISAGREEMENTS = 20
-"""So many samples of each pair are listed where nobody says how many."""
+MAX_PAIRWISE_GROUPS = 8
+"""Largest number of groups that are all compared with one another. More pairs take minutes, and Holm's correction
+leaves little of them."""
+DEFAULT_NUM_DISAGREEMENTS = 20
+"""Samples listed for each pair unless the user gives a number."""
 
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """What is asked of the runs.
+    """Options of a comparison.
 
     Attributes:
-        by: A path of the spec, `arm` or `experiment` that runs are grouped by; None: what differs in its seed alone
-            is a group.
-        baseline: The value of the group that all others are compared with; None: each is compared with each, up to
-            `MANY_GROUPS` groups.
-        metrics: Figures, in the order in which they are shown; None: all.
-        parse: In which way answers are read; None: that of the runs, which must be one.
-        finished: Leave runs out that are not finished, instead of refusing them.
-        mre: Group by tasks, and compare what was trained on all with each alone and all but one.
-        samples: How many samples to list on which a pair disagrees.
-        resampling: Draws, their seed, and the confidence of intervals.
+        by: The setting to group runs by: a dotted path of the spec, `arm` or `experiment`. None: runs that differ only
+            in their seed form a group.
+        baseline: The value of the group that all others are compared with. None: all pairs of groups are compared, up
+            to `MAX_PAIRWISE_GROUPS` groups.
+        metrics: Metric names, in the order of the tables; None: all.
+        parse: The parse mode to compare; None: that of the runs, which must be the same for all.
+        finished_only: Skip unfinished runs instead of raising an error.
+        mre: Group by tasks, and compare runs on all tasks with those on each single task and on all but one.
+        num_disagreements: Number of samples to list for each pair, those with the largest difference.
+        resampling: Number of resamples, their seed, and the confidence level of the intervals.
     """
 
     by: str | None = None
     baseline: str | None = None
     metrics: Sequence[str] | None = None
     parse: str | None = None
-    finished: bool = False
+    finished_only: bool = False
     mre: bool = False
-    samples: int = DISAGREEMENTS
+    num_disagreements: int = DEFAULT_NUM_DISAGREEMENTS
     resampling: Resampling = field(default_factory=Resampling)
 
 
 @dataclass(frozen=True)
 class GroupMetric:
-    """A figure of a group.
+    """One metric of one group.
 
     Attributes:
-        seeds: Mean, deviation and t-interval over its runs.
+        seeds: Mean, standard deviation and t-interval over the group's runs.
         sample_low: Lower end of the bootstrap interval over samples, of the mean over runs.
-        sample_high: Its upper end.
+        sample_high: Upper end of that interval.
     """
 
     seeds: SeedSummary
@@ -73,51 +74,51 @@ class GroupMetric:
     sample_high: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """The figure as docs/compare.md lists it."""
+        """Return the JSON object that docs/compare.md describes."""
         return {**vars(self.seeds), "sample_low": self.sample_low, "sample_high": self.sample_high}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is known of the runs and of their differences.
+    """The result of a comparison.
 
     Attributes:
-        question: What was asked.
-        mode: How answers were read; empty where there is one way.
-        num_samples: Of the test split.
-        groups: The groups, in the order in which they stand.
-        figures: For each of them, a figure's name to what it is.
-        pairs: What was compared.
-        tests: A figure of a pair each.
-        parts: The same on parts of the samples, with intervals alone.
-        disagreements: Samples on which pairs differ, the largest differences of each first.
-        warnings: What makes the comparison less than it looks.
+        options: The options of the comparison.
+        parse_mode: The parse mode of the answers; empty where the adapter has only one.
+        num_samples: Number of samples in the test split.
+        groups: The groups, in the order of the tables.
+        group_metrics: For each group, in the same order: metric name to its values.
+        pairs: The pairs of groups that were compared.
+        tests: One test for each pair and metric.
+        subgroups: The same differences on subgroups of the samples, with intervals only.
+        disagreements: Samples on which the groups of a pair differ; for each pair, the largest differences first.
+        warnings: Reasons for caution, such as a small number of seeds.
     """
 
-    question: CompareOptions
-    mode: str
+    options: CompareOptions
+    parse_mode: str
     num_samples: int
     groups: Sequence[Group]
-    figures: Sequence[Mapping[str, GroupMetric]]
-    pairs: Sequence[Pair]
+    group_metrics: Sequence[Mapping[str, GroupMetric]]
+    pairs: Sequence[GroupPair]
     tests: Sequence[PairedTest]
-    parts: Sequence[SubgroupDifference]
+    subgroups: Sequence[SubgroupDifference]
     disagreements: Sequence[Disagreement]
     warnings: Sequence[str]
 
     @property
-    def metrics(self) -> list[str]:
-        """The figures that any group has."""
-        return list(dict.fromkeys(name for figures in self.figures for name in figures))
+    def metric_names(self) -> list[str]:
+        """The metrics that at least one group has."""
+        return list(dict.fromkeys(name for metrics in self.group_metrics for name in metrics))
 
     @property
     def runs(self) -> list[Run]:
-        """All runs, group after group."""
+        """All runs, group by group."""
         return [run for group in self.groups for run in group.runs]
 
     def as_json(self) -> dict[str, Any]:
-        """The comparison as `runner compare --json` prints it; see docs/compare.md."""
-        how = self.question.resampling
+        """Return the document that `runner compare --json` prints; see docs/compare.md."""
+        resampling = self.options.resampling
         return {
             "groups": [
                 {
@@ -125,87 +126,93 @@ class Comparison:
                     "num_runs": len(group.runs),
                     "runs": [run.name for run in group.runs],
                     "seeds": [run.seed for run in group.runs],
-                    "metrics": {name: figure.as_json() for name, figure in figures.items()},
+                    "metrics": {name: metric.as_json() for name, metric in metrics.items()},
                 }
-                for group, figures in zip(self.groups, self.figures, strict=True)
+                for group, metrics in zip(self.groups, self.group_metrics, strict=True)
             ],
             "tests": [test.as_json() for test in self.tests],
-            "parts": [part.as_json() for part in self.parts],
-            "disagreements": [each.as_json() for each in self.disagreements],
-            "by": TASKS if self.question.mre else self.question.by,
-            "baseline": self.question.baseline,
-            "parse": self.mode,
+            "parts": [difference.as_json() for difference in self.subgroups],
+            "disagreements": [disagreement.as_json() for disagreement in self.disagreements],
+            "by": TASKS_PATH if self.options.mre else self.options.by,
+            "baseline": self.options.baseline,
+            "parse": self.parse_mode,
             "num_samples": self.num_samples,
-            "data": self.runs[0].data,
-            "resamples": how.num_resamples,
-            "seed": how.seed,
-            "confidence": how.confidence,
+            "data": self.runs[0].data_fingerprint,
+            "resamples": resampling.num_resamples,
+            "seed": resampling.seed,
+            "confidence": resampling.confidence,
             "warnings": list(self.warnings),
         }
 
 
-def compare(names: Sequence[str], storage: Path, question: CompareOptions | None = None) -> Comparison:
+def compare(names: Sequence[str], storage: Path, options: CompareOptions | None = None) -> Comparison:
     """Compare finished runs on the test samples that they share.
 
     Args:
-        names: Experiments and trials: by name, by its beginning, or by folder.
+        names: Experiments and trials: by name, by the beginning of a name, or by folder.
         storage: The folder of all runs.
-        question: How to group and what to compare; none: what differs in its seed alone is a group, and each is
-            compared with each by all figures.
+        options: How to group the runs and what to compare. None: runs that differ only in their seed form a group, and
+            all pairs of groups are compared by all metrics.
 
     Raises:
-        SpecError: Nothing is found, something is not finished, test samples or ways of reading differ, or the question
-            names what there is not.
-        DataError: A file of a run is missing, broken, or says other figures than its metrics give.
+        SpecError: No run is found, a run is not finished, test samples or parse modes differ, or the options name a
+            setting, group or metric that does not exist.
+        DataError: A file of a run is missing or broken, or its metrics differ from those computed from its counts.
         PluginError: A metric of the runs is not installed.
     """
-    question = question or CompareOptions()
-    chosen = select(names, storage, finished=question.finished)
-    mode = parse_mode(chosen.runs, question.parse)
-    groups, pairs = _pairs(chosen.runs, question)
-    how = question.resampling
-    measured = measure_runs(chosen.runs, mode, question.metrics, how)
+    options = options or CompareOptions()
+    selection = select_runs(names, storage, finished_only=options.finished_only)
+    mode = choose_parse_mode(selection.runs, options.parse)
+    groups, pairs = _group_pairs(selection.runs, options)
+    resampling = options.resampling
+    metrics = measure_runs(selection.runs, mode, options.metrics, resampling)
     return Comparison(
-        question=question,
-        mode=mode,
-        num_samples=len(chosen.runs[0].rows),
+        options=options,
+        parse_mode=mode,
+        num_samples=len(selection.runs[0].scores),
         groups=groups,
-        figures=[dict(_figures(group, measured, how)) for group in groups],
+        group_metrics=[dict(_group_metrics(group, metrics, resampling)) for group in groups],
         pairs=pairs,
-        tests=paired_tests(pairs, measured, how),
-        parts=list(subgroup_differences(pairs, measured, how, chosen.runs)),
-        disagreements=[each for pair in pairs for each in disagreements(pair, measured, question.samples)],
+        tests=paired_tests(pairs, metrics, resampling),
+        subgroups=list(compare_subgroups(pairs, metrics, resampling, selection.runs)),
+        disagreements=[
+            disagreement
+            for pair in pairs
+            for disagreement in find_disagreements(pair, metrics, options.num_disagreements)
+        ],
         warnings=[
-            *chosen.warnings,
-            *_untested(groups, pairs),
-            *group_warnings(groups, TASKS if question.mre else question.by),
+            *selection.warnings,
+            *_missing_tests_warning(groups, pairs),
+            *group_warnings(groups, TASKS_PATH if options.mre else options.by),
         ],
     )
 
 
-def _pairs(runs: Sequence[Run], question: CompareOptions) -> tuple[Sequence[Group], Sequence[Pair]]:
-    if question.mre:
-        if question.by or question.baseline:
-            raise SpecError("--mre groups by adapter.tasks and compares with all tasks; leave --by and --baseline out")
+def _group_pairs(runs: Sequence[Run], options: CompareOptions) -> tuple[Sequence[Group], Sequence[GroupPair]]:
+    if options.mre:
+        if options.by or options.baseline:
+            raise SpecError("--mre groups by adapter.tasks and uses the runs on all tasks; remove --by and --baseline")
         return mre_pairs(runs)
-    groups = group_runs(runs, question.by)
-    if question.baseline is None:
-        if len(groups) > MANY_GROUPS:
+    groups = group_runs(runs, options.by)
+    if options.baseline is None:
+        if len(groups) > MAX_PAIRWISE_GROUPS:
             return groups, []
-        return groups, [Pair(one, other) for one, other in combinations(groups, 2)]
-    baseline = find_baseline(groups, question.baseline)
-    return groups, [Pair(group, baseline) for group in groups if group is not baseline]
+        return groups, [GroupPair(a, b) for a, b in combinations(groups, 2)]
+    baseline = find_baseline(groups, options.baseline)
+    return groups, [GroupPair(group, baseline) for group in groups if group is not baseline]
 
 
-def _untested(groups: Sequence[Group], pairs: Sequence[Pair]) -> list[str]:
+def _missing_tests_warning(groups: Sequence[Group], pairs: Sequence[GroupPair]) -> list[str]:
     if len(groups) < 2 or pairs:
         return []
-    return [f"nothing is compared: {len(groups)} groups are too many to set each beside each; name one by --baseline"]
+    return [f"no tests: {len(groups)} groups are too many to compare all pairs; choose one with --baseline"]
 
 
-def _figures(group: Group, measured: Sequence[RunMetric], how: Resampling) -> Iterator[tuple[str, GroupMetric]]:
-    for figure in measured:
-        if figure.of_all(group.runs):
-            seeds = over_seeds([figure.values[run.name] for run in group.runs], how.confidence)
-            low, high = interval(figure.mean_draws(group.runs), how.confidence) or (None, None)
-            yield figure.name, GroupMetric(seeds, low, high)
+def _group_metrics(
+    group: Group, metrics: Sequence[RunMetric], resampling: Resampling
+) -> Iterator[tuple[str, GroupMetric]]:
+    for metric in metrics:
+        if metric.is_known_for(group.runs):
+            seeds = summarise_seeds([metric.values[run.name] for run in group.runs], resampling.confidence)
+            low, high = percentile_interval(metric.mean_draws(group.runs), resampling.confidence) or (None, None)
+            yield metric.name, GroupMetric(seeds, low, high)

@@ -1,4 +1,4 @@
-"""Which runs repeat one another, and what a group of them is called."""
+"""Groups runs that repeat one another, and names the groups."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 
 from runner.compare.runs import Run
 from runner.errors import SpecError
-from runner.plan import OUTSIDE_PLUGINS, flatten
-from runner.stages.registry import nearest
+from runner.plan import NOT_FINGERPRINTED, flatten_json
+from runner.stages.registry import suggestion
 from runner.trial_factory import short_names
 
 ARM, EXPERIMENT = "arm", "experiment"
-"""What runs can be grouped by that is no path of the spec."""
-BESIDE = {*OUTSIDE_PLUGINS, "seed", "data", "metrics"}
-"""Fields of a plan that make no difference between runs which were tested on the same samples by the same counts."""
-FEW_RUNS = 5
-"""With fewer runs a group's deviation is hardly known; at five, Student's interval is 2.8 standard errors wide to
-each side, at three 4.3."""
+"""Values of `--by` that are not a path of the spec."""
+IGNORED_FIELDS = {*NOT_FINGERPRINTED, "seed", "data", "metrics"}
+"""Fields of a plan that do not separate groups. `compare` checks the test samples itself, and the metrics too."""
+MIN_RELIABLE_RUNS = 5
+"""With fewer runs, a group's standard deviation is hardly known. Student's interval is 2.8 standard errors wide to each
+side with five runs, and 4.3 with three."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that are taken together.
+    """Runs that are averaged.
 
     Attributes:
-        value: What they share: a value of the spec as JSON has it, or a name.
-        runs: In the order of their seeds.
+        value: The setting they share, as in JSON, or a name.
+        runs: The runs, ordered by seed.
     """
 
     value: Any
@@ -36,61 +36,63 @@ class Group:
 
     @property
     def label(self) -> str:
-        """The value as it is shown, and as `--baseline` takes it."""
-        return label(self.value)
+        """The value as text, in the form that `--baseline` accepts."""
+        return format_setting(self.value)
 
 
-def label(value: Any) -> str:
-    """Write a value of a spec in one line: a list by its items, `none` for null."""
-    if isinstance(value, list) and not any(isinstance(each, dict | list) for each in value):
-        return ", ".join(label(each) for each in value)
+def format_setting(value: Any) -> str:
+    """Write a value of a spec in one line: a list as its items, null as `none`."""
+    if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):
+        return ", ".join(format_setting(item) for item in value)
     if value is None:
         return "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def settings(run: Run) -> dict[str, Any]:
-    """What a run was told that can change a number, by dotted path, less its seed, data and metrics."""
-    plan = {name: value for name, value in run.plan.items() if name not in BESIDE}
-    return {**dict(flatten(plan)), "model.revision": run.plan["pinned"]["model"]}
+def run_settings(run: Run) -> dict[str, Any]:
+    """Return the settings that can change a run's results, by dotted path, without seed, data and metrics."""
+    plan = {name: value for name, value in run.plan.items() if name not in IGNORED_FIELDS}
+    return {**dict(flatten_json(plan)), "model.revision": run.plan["pinned"]["model"]}
 
 
-def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """The settings in which runs differ, by dotted path: each run's value, None where it has no such setting."""
-    told = [settings(run) for run in runs]
-    paths = dict.fromkeys(path for each in told for path in each)
-    values = {path: [each.get(path) for each in told] for path in paths}
-    return {path: each for path, each in values.items() if any(one != each[0] for one in each)}
+def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Return the settings in which runs differ, by dotted path: each run's value, None where it lacks the setting."""
+    settings = [run_settings(run) for run in runs]
+    paths = dict.fromkeys(path for run in settings for path in run)
+    values = {path: [run.get(path) for run in settings] for path in paths}
+    return {path: column for path, column in values.items() if any(value != column[0] for value in column)}
 
 
 def group_runs(runs: Sequence[Run], by: str | None) -> list[Group]:
-    """Put runs together, in the order in which the first of each group stands.
+    """Group runs, in the order of the first run of each group.
 
     Args:
-        runs: All of them.
-        by: A dotted path of the spec, `arm` or `experiment`; None: runs that differ in their seed alone.
+        runs: All runs.
+        by: A dotted path of the spec, `arm` or `experiment`; None: runs that differ only in their seed form a group.
 
     Raises:
-        SpecError: No run has such a setting, or a run has no arm.
+        SpecError: No run has the setting, or a run has no arm.
     """
-    values = [_value(run, by) for run in runs] if by else _names(runs)
+    values = [_group_value(run, by) for run in runs] if by else _group_names(runs)
     members: dict[str, list[Run]] = {}
-    first: dict[str, Any] = {}
+    value_by_key: dict[str, Any] = {}
     for run, value in zip(runs, values, strict=True):
         key = json.dumps(value, sort_keys=True)
         members.setdefault(key, []).append(run)
-        first.setdefault(key, value)
-    if by and by not in {ARM, EXPERIMENT} and all(value is None for value in first.values()):
-        _refuse_unknown(by, runs)
-    return [Group(first[key], sorted(each, key=lambda run: run.seed)) for key, each in members.items()]
+        value_by_key.setdefault(key, value)
+    if by and by not in {ARM, EXPERIMENT} and all(value is None for value in value_by_key.values()):
+        _check_setting_exists(by, runs)
+    return [Group(value_by_key[key], sorted(group, key=lambda run: run.seed)) for key, group in members.items()]
 
 
-def _value(run: Run, by: str) -> Any:
+def _group_value(run: Run, by: str) -> Any:
     if by == EXPERIMENT:
         return run.experiment
     if by == ARM:
         if not run.arm:
-            raise SpecError(f"--by arm: {run.name} is no trial of a sweep; use --by experiment or a path of the spec")
+            raise SpecError(
+                f"--by arm: {run.name} is not a trial of a sweep; use --by experiment or a path of the spec"
+            )
         return run.arm
     value: Any = run.plan
     for part in by.split("."):
@@ -101,69 +103,76 @@ def _value(run: Run, by: str) -> Any:
     return value
 
 
-def _refuse_unknown(by: str, runs: Sequence[Run]) -> None:
-    known = {path for run in runs for path, _ in flatten(run.plan)}
+def _check_setting_exists(by: str, runs: Sequence[Run]) -> None:
+    known = {path for run in runs for path, _ in flatten_json(run.plan)}
     if by not in known:
-        raise SpecError(f"--by {by}: no run has such a setting{nearest(by, [ARM, EXPERIMENT, *sorted(known)])}")
+        raise SpecError(f"--by {by}: no run has this setting{suggestion(by, [ARM, EXPERIMENT, *sorted(known)])}")
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
-    """Name each run by what it shares with those that differ from it in their seed alone, as shortly as tells apart."""
-    keys = [json.dumps(settings(run), sort_keys=True) for run in runs]
+def _group_names(runs: Sequence[Run]) -> list[str]:
+    """Name the group of each run, so that runs that differ only in their seed have the same name.
+
+    The first of these that separates the groups is used: the sweep's group, experiment and group, the settings that
+    differ, the name of the group's first run.
+    """
+    keys = [json.dumps(run_settings(run), sort_keys=True) for run in runs]
     candidates = (
         [run.group for run in runs],
         [f"{run.experiment}/{run.group}" if run.group else run.experiment for run in runs],
-        _by_settings(runs),
+        _settings_names(runs),
     )
     for names in candidates:
         if all(names) and len(set(zip(keys, names, strict=True))) == len(set(keys)) == len(set(names)):
             return names
-    first = {key: run.name for key, run in reversed(list(zip(keys, runs, strict=True)))}
-    return [first[key] for key in keys]
+    first_names = {key: run.name for key, run in reversed(list(zip(keys, runs, strict=True)))}
+    return [first_names[key] for key in keys]
 
 
-def _by_settings(runs: Sequence[Run]) -> list[str]:
-    apart = differing(runs)
-    short = short_names(list(apart))
+def _settings_names(runs: Sequence[Run]) -> list[str]:
+    differing = differing_settings(runs)
+    short = short_names(list(differing))
     return [
-        ", ".join(f"{short[path]}={label(values[place])}" for path, values in apart.items())
-        for place in range(len(runs))
+        ", ".join(f"{short[path]}={format_setting(values[index])}" for path, values in differing.items())
+        for index in range(len(runs))
     ]
 
 
 def find_baseline(groups: Sequence[Group], baseline: str) -> Group:
-    """Find the group that a user names by its value, as it is shown or as JSON.
+    """Find the group with a value that the user wrote, as in the tables or as JSON.
 
     Raises:
-        SpecError: There is none; the message lists them.
+        SpecError: No group has that value; the message lists the values.
     """
     for group in groups:
-        if _bare(baseline) in {_bare(group.label), _bare(json.dumps(group.value, ensure_ascii=False))}:
+        if _strip_spaces(baseline) in {
+            _strip_spaces(group.label),
+            _strip_spaces(json.dumps(group.value, ensure_ascii=False)),
+        }:
             return group
     known = "; ".join(group.label for group in groups)
-    raise SpecError(f"--baseline {baseline}: no group has that value; there are: {known}")
+    raise SpecError(f"--baseline {baseline}: no group has this value; the groups are: {known}")
 
 
-def _bare(text: str) -> str:
+def _strip_spaces(text: str) -> str:
     return "".join(text.split())
 
 
 def group_warnings(groups: Sequence[Group], by: str | None) -> list[str]:
-    """Say what makes groups less than they look: few seeds, or runs that differ in more than the seed."""
-    told = []
-    few = [group for group in groups if len(group.runs) < FEW_RUNS]
-    if few:
-        least = min(len(group.runs) for group in few)
-        told.append(
-            "one seed a group says nothing about what another seed would give"
-            if least == 1
-            else f"{least} seeds a group say little about what another seed would give: intervals over seeds are wide"
+    """Warn of few seeds, of runs of a group that differ in more than the seed, and of repeated seeds."""
+    warnings = []
+    small = [group for group in groups if len(group.runs) < MIN_RELIABLE_RUNS]
+    if small:
+        num_runs = min(len(group.runs) for group in small)
+        warnings.append(
+            "one seed per group: the effect of the seed is unknown"
+            if num_runs == 1
+            else f"only {num_runs} seeds per group: the effect of the seed is uncertain, intervals over seeds are wide"
         )
     for group in groups:
-        apart = [path for path in differing(group.runs) if by is None or not f"{path}.".startswith(f"{by}.")]
-        if apart:
-            shown: Mapping[str, str] = short_names(apart)
-            told.append(f"the runs of {group.label} differ in more than their seed: {', '.join(shown.values())}")
+        paths = [path for path in differing_settings(group.runs) if by is None or not f"{path}.".startswith(f"{by}.")]
+        if paths:
+            short: Mapping[str, str] = short_names(paths)
+            warnings.append(f"the runs of {group.label} differ in more than their seed: {', '.join(short.values())}")
         elif len({run.seed for run in group.runs}) < len(group.runs):
-            told.append(f"{group.label} has runs of the same seed, which are counted as if they were different ones")
-    return told
+            warnings.append(f"{group.label} has several runs with the same seed; they count as independent runs")
+    return warnings

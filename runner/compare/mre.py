@@ -1,7 +1,7 @@
-"""The mutual reinforcement effect: what training on several tasks together gains over each alone, and over all but one.
+"""The mutual reinforcement effect: the gain of training on several tasks over training on one, and on all but one.
 
-Runs are known by the tasks that they were trained on, not by the names of arms. Only runs that are told the same in all
-else are compared, so that a spec which trains its arms for equal steps, and again for equal tokens, has two effects.
+Runs are matched by the tasks they were trained on, not by the names of arms. Two runs are compared only if all their
+other settings are equal. So a spec that trains its arms for equal steps, and again for equal tokens, has two effects.
 """
 
 from __future__ import annotations
@@ -10,80 +10,85 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runner.compare.groups import Group, differing, label, settings
+from runner.compare.groups import Group, differing_settings, format_setting, run_settings
 from runner.compare.runs import Run
-from runner.compare.statistics import Pair
+from runner.compare.statistics import GroupPair
 from runner.errors import SpecError
 from runner.trial_factory import short_names
 
-TASKS = "adapter.tasks"
+TASKS_PATH = "adapter.tasks"
 
 
-def mre_pairs(runs: Sequence[Run]) -> tuple[list[Group], list[Pair]]:
-    """Pair the runs on all tasks with those on each task alone, and on all but one.
+def mre_pairs(runs: Sequence[Run]) -> tuple[list[Group], list[GroupPair]]:
+    """Pair the runs on all tasks with those on each single task, and with those on all but one.
 
     Returns:
-        The groups, and the pairs with the `effect` that each measures (`summary alone`, `without ner`) and the
-        `budget` at which, in the settings that tell budgets apart; empty where there is one.
+        The groups, and the pairs. The details of a pair are the `effect` that it measures (`summary alone`,
+        `without ner`) and, where there are several, the `budget`: the settings in which the budgets differ.
 
     Raises:
-        SpecError: A run has no tasks, or there is nothing to compare; the message says what would be.
+        SpecError: A run has no tasks, or no pair exists; the message lists the tasks of the runs.
     """
     for run in runs:
         if not isinstance(run.plan["adapter"].get("tasks"), list):
-            raise SpecError(f"--mre: {run.name} names no tasks in adapter.tasks")
-    budgets: dict[str, list[Run]] = {}
+            raise SpecError(f"--mre: {run.name} has no list adapter.tasks")
+    runs_by_budget: dict[str, list[Run]] = {}
     for run in runs:
-        rest = {path: value for path, value in settings(run).items() if path != TASKS}
-        budgets.setdefault(json.dumps(rest, sort_keys=True), []).append(run)
-    names = _budget_names(runs, list(budgets.values()))
+        other_settings = {path: value for path, value in run_settings(run).items() if path != TASKS_PATH}
+        runs_by_budget.setdefault(json.dumps(other_settings, sort_keys=True), []).append(run)
+    names = _budget_names(runs, list(runs_by_budget.values()))
     groups: list[Group] = []
-    pairs: list[Pair] = []
-    for name, members in zip(names, budgets.values(), strict=True):
-        by_tasks = _by_tasks(members, name)
-        groups += by_tasks.values()
-        pairs += _pairs(by_tasks, name)
+    pairs: list[GroupPair] = []
+    for name, members in zip(names, runs_by_budget.values(), strict=True):
+        groups_by_tasks = _group_by_tasks(members, name)
+        groups += groups_by_tasks.values()
+        pairs += _budget_pairs(groups_by_tasks, name)
     if not pairs:
         raise SpecError(
-            "--mre: no run on several tasks has a counterpart on one of them alone, or on all but one, that is told "
-            f"the same in all else. There are: {'; '.join(group.label for group in groups)}. specs/mre_ablation.yaml "
-            "trains all of them"
+            "--mre: no run on several tasks has a counterpart on one of them, or on all but one, with otherwise equal "
+            f"settings. The runs have the tasks: {'; '.join(group.label for group in groups)}. "
+            "specs/mre_ablation.yaml trains all that are needed"
         )
     return groups, pairs
 
 
 def _budget_names(runs: Sequence[Run], budgets: Sequence[Sequence[Run]]) -> list[str]:
-    """Name each by the settings in which it differs from the others; by those that are null in it only if all are."""
+    """Name each budget by the settings in which it differs, without those that are null unless all of them are."""
     if len(budgets) == 1:
         return [""]
-    apart: Mapping[str, list[Any]] = {path: each for path, each in differing(runs).items() if path != TASKS}
-    short = short_names(list(apart))
-    places = [list(runs).index(members[0]) for members in budgets]
-    told = [{path: each[place] for path, each in apart.items()} for place in places]
-    said = [{path: value for path, value in each.items() if value is not None} or each for each in told]
-    return [", ".join(f"{short[path]}={label(value)}" for path, value in each.items()) for each in said]
-
-
-def _by_tasks(runs: Sequence[Run], budget: str) -> dict[frozenset[str], Group]:
-    """The runs of one budget by their tasks, those on most tasks first."""
-    found: dict[frozenset[str], list[Run]] = {}
-    for run in sorted(runs, key=lambda run: -len(run.plan["adapter"]["tasks"])):
-        found.setdefault(frozenset(run.plan["adapter"]["tasks"]), []).append(run)
-    named = {tasks: label(members[0].plan["adapter"]["tasks"]) for tasks, members in found.items()}
-    return {
-        tasks: Group(
-            f"{named[tasks]} ({budget})" if budget else named[tasks], sorted(members, key=lambda run: run.seed)
-        )
-        for tasks, members in found.items()
+    differing: Mapping[str, list[Any]] = {
+        path: values for path, values in differing_settings(runs).items() if path != TASKS_PATH
     }
+    short = short_names(list(differing))
+    indices = [list(runs).index(members[0]) for members in budgets]
+    settings = [{path: values[index] for path, values in differing.items()} for index in indices]
+    set_values = [{path: value for path, value in each.items() if value is not None} or each for each in settings]
+    return [", ".join(f"{short[path]}={format_setting(value)}" for path, value in each.items()) for each in set_values]
 
 
-def _pairs(groups: Mapping[frozenset[str], Group], budget: str) -> list[Pair]:
-    """Pair the group on all tasks, where there is one, with those on each alone, then with those on all but one."""
+def _group_by_tasks(runs: Sequence[Run], budget: str) -> dict[frozenset[str], Group]:
+    """Group the runs of one budget by their tasks; the largest set of tasks comes first."""
+    runs_by_tasks: dict[frozenset[str], list[Run]] = {}
+    for run in sorted(runs, key=lambda run: -len(run.plan["adapter"]["tasks"])):
+        runs_by_tasks.setdefault(frozenset(run.plan["adapter"]["tasks"]), []).append(run)
+    groups = {}
+    for tasks, members in runs_by_tasks.items():
+        label = format_setting(members[0].plan["adapter"]["tasks"])
+        groups[tasks] = Group(f"{label} ({budget})" if budget else label, sorted(members, key=lambda run: run.seed))
+    return groups
+
+
+def _budget_pairs(groups: Mapping[frozenset[str], Group], budget: str) -> list[GroupPair]:
+    """Pair the group on all tasks, if there is one, with those on a single task, then with those on all but one."""
     joint, *others = groups
     if not all(tasks < joint for tasks in others):
         return []
-    told = {"budget": budget} if budget else {}
-    alone = {f"{next(iter(tasks))} alone": tasks for tasks in others if len(tasks) == 1}
-    rest = {f"without {next(iter(joint - tasks))}": tasks for tasks in others if len(tasks) == len(joint) - 1 > 1}
-    return [Pair(groups[joint], groups[tasks], {"effect": name, **told}) for name, tasks in {**alone, **rest}.items()]
+    single = {f"{next(iter(tasks))} alone": tasks for tasks in others if len(tasks) == 1}
+    all_but_one = {
+        f"without {next(iter(joint - tasks))}": tasks for tasks in others if len(tasks) == len(joint) - 1 > 1
+    }
+    details = {"budget": budget} if budget else {}
+    return [
+        GroupPair(groups[joint], groups[tasks], {"effect": effect, **details})
+        for effect, tasks in {**single, **all_but_one}.items()
+    ]

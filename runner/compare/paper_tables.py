@@ -1,4 +1,4 @@
-"""The tables of a comparison in Markdown and LaTeX."""
+"""The tables of a comparison as rows of text, and in Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner.compare.comparison import Comparison, GroupMetric
-from runner.compare.statistics import PairedTest
+from runner.compare.statistics import GroupPair, PairedTest
 
-NONE = "–"
-TEX = {
+MISSING = "–"
+LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
     "%": r"\%",
@@ -27,79 +27,87 @@ TEX = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table as every way of writing takes it.
+    """A table of text, independent of the output format.
 
     Attributes:
-        title: What it shows.
-        headings: Of the columns.
-        rows: Cells as text.
-        num_names: So many columns at the left hold names, the others figures.
+        title: The caption.
+        headings: Column headings.
+        rows: Rows of cells.
+        num_text_columns: Number of leading columns that hold text; the others hold numbers.
     """
 
     title: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
-    num_names: int
+    num_text_columns: int
 
 
-def tables(found: Comparison, *, full: bool) -> list[Table]:
-    """The groups, then the tests; on demand each group's intervals, and the parts of the test split."""
-    more = [intervals_table(found), subgroups_table(found)] if full else []
-    return [table for table in (groups_table(found), tests_table(found), *more) if table.rows]
+def tables(comparison: Comparison, *, full: bool) -> list[Table]:
+    """Return the tables of groups and tests; if `full`, also the intervals of each group, and the subgroups."""
+    more = [intervals_table(comparison), subgroups_table(comparison)] if full else []
+    return [table for table in (groups_table(comparison), tests_table(comparison), *more) if table.rows]
 
 
-def groups_table(found: Comparison) -> Table:
-    """Mean over seeds, and the deviation where there are several: the fewer of groups and figures are columns."""
+def groups_table(comparison: Comparison) -> Table:
+    """Return the mean over seeds, with the standard deviation where a group has several.
+
+    Groups are rows and metrics are columns, or the other way round, so that the table has fewer columns.
+    """
+    names = comparison.metric_names
     rows = [
-        [group.label, str(len(group.runs)), *(_mean(figures.get(name)) for name in found.metrics)]
-        for group, figures in zip(found.groups, found.figures, strict=True)
+        [group.label, str(len(group.runs)), *(_format_mean(metrics.get(name)) for name in names)]
+        for group, metrics in zip(comparison.groups, comparison.group_metrics, strict=True)
     ]
-    title = f"mean ± standard deviation over seeds, on {found.num_samples:,} samples"
-    headings = ["", "runs", *found.metrics]
-    if len(rows) >= len(found.metrics):
+    title = f"mean ± standard deviation over seeds, on {comparison.num_samples:,} samples"
+    headings = ["", "runs", *names]
+    if len(rows) >= len(names):
         return Table(title, headings, rows, 1)
-    head, *figures = zip(headings, *rows, strict=True)
-    return Table(title, head, figures, 1)
+    transposed_headings, *transposed_rows = zip(headings, *rows, strict=True)
+    return Table(title, transposed_headings, transposed_rows, 1)
 
 
-def intervals_table(found: Comparison) -> Table:
-    """A row a group and figure: mean, deviation, and what other seeds and other samples could have given."""
-    several = len(found.groups) > 1
+def intervals_table(comparison: Comparison) -> Table:
+    """Return a row for each group and metric: mean, standard deviation, intervals over seeds and over samples."""
+    has_several_groups = len(comparison.groups) > 1
     rows = [
-        [*([group.label] if several else []), name, *_interval_cells(each)]
-        for group, figures in zip(found.groups, found.figures, strict=True)
-        for name, each in figures.items()
+        [*([group.label] if has_several_groups else []), name, *_interval_cells(metric)]
+        for group, metrics in zip(comparison.groups, comparison.group_metrics, strict=True)
+        for name, metric in metrics.items()
     ]
-    percent = f"{found.question.resampling.confidence:.0%}"
+    percent = _confidence(comparison)
     headings = ["metric", "mean", "deviation", f"{percent} over seeds", f"{percent} over samples"]
-    if several:
+    if has_several_groups:
         return Table("intervals of each group", ["group", *headings], rows, 2)
-    return Table(f"{found.groups[0].label}, {found.num_samples:,} samples", headings, rows, 1)
+    return Table(f"{comparison.groups[0].label}, {comparison.num_samples:,} samples", headings, rows, 1)
 
 
-def _interval_cells(each: GroupMetric) -> list[str]:
-    ends = ((each.seeds.low, each.seeds.high), (each.sample_low, each.sample_high))
-    told = [NONE if low is None or high is None else f"{low:.4f} to {high:.4f}" for low, high in ends]
-    return [format_value(each.seeds.mean), format_value(each.seeds.std), *told]
+def _interval_cells(metric: GroupMetric) -> list[str]:
+    intervals = ((metric.seeds.low, metric.seeds.high), (metric.sample_low, metric.sample_high))
+    cells = [MISSING if low is None or high is None else f"{low:.4f} to {high:.4f}" for low, high in intervals]
+    return [format_value(metric.seeds.mean), format_value(metric.seeds.std), *cells]
 
 
-def tests_table(found: Comparison) -> Table:
-    """A row a test: the figures of both, their difference with both its intervals, p-values, effect size."""
-    several = len({(test.pair.a.label, test.pair.b.label) for test in found.tests}) > 1
-    baseline = {test.pair.b.label for test in found.tests}
-    effects = any(test.pair.told for test in found.tests)
-    percent = f"{found.question.resampling.confidence:.0%}"
+def tests_table(comparison: Comparison, *, as_change: bool = False) -> Table:
+    """Return a row for each test: both values, their difference with two intervals, p-values, and effect size.
+
+    Args:
+        comparison: The comparison.
+        as_change: Write the values of both groups in one column, as `value of b → value of a`.
+    """
+    has_several_pairs = len({(test.pair.a.label, test.pair.b.label) for test in comparison.tests}) > 1
+    baselines = {test.pair.b.label for test in comparison.tests}
+    has_effects = any(test.pair.details for test in comparison.tests)
+    percent = _confidence(comparison)
     title = "differences of means over seeds, p-values over test samples"
-    if not several and found.tests:
-        title += f": {found.tests[0].pair.a.label} less {found.tests[0].pair.b.label}"
-    elif len(baseline) == 1 and not effects:
-        title += f": less {next(iter(baseline))}"
-    names = ["effect"] if effects else ["comparison"] if several else []
+    if not has_several_pairs and comparison.tests:
+        title += f": {comparison.tests[0].pair.a.label} minus {comparison.tests[0].pair.b.label}"
+    elif len(baselines) == 1 and not has_effects:
+        title += f": minus {next(iter(baselines))}"
+    text_headings = ["effect"] if has_effects else ["a vs b"] if has_several_pairs else []
     headings = [
-        *names,
+        *text_headings,
         "metric",
-        "a",
-        "b",
+        *(["b → a"] if as_change else ["a", "b"]),
         "a - b",
         f"{percent} over samples",
         "p",
@@ -107,109 +115,115 @@ def tests_table(found: Comparison) -> Table:
         "effect size",
         f"{percent} over seeds",
     ]
-    rows = [[*([pair_name(test, effects=effects)] if names else []), *_test_cells(test)] for test in found.tests]
-    return Table(title, headings, rows, len(names) + 1)
+    rows = [
+        [*([pair_name(test.pair)] if text_headings else []), *_test_cells(test, as_change=as_change)]
+        for test in comparison.tests
+    ]
+    return Table(title, headings, rows, len(text_headings) + 1)
 
 
-def pair_name(test: PairedTest, *, effects: bool) -> str:
-    """What a test compares: the effect that it measures with its budget, or the two groups."""
-    if effects:
-        return ", ".join(filter(None, (test.pair.told.get("effect"), test.pair.told.get("budget"))))
-    return f"{test.pair.a.label} – {test.pair.b.label}"
+def pair_name(pair: GroupPair) -> str:
+    """Name a pair by its effect and budget, or else by its groups."""
+    return ", ".join(pair.details.values()) or f"{pair.a.label} vs {pair.b.label}"
 
 
-def _test_cells(test: PairedTest) -> list[str]:
+def _test_cells(test: PairedTest, *, as_change: bool) -> list[str]:
+    value_a, value_b = format_value(test.value_a), format_value(test.value_b)
     return [
         test.metric,
-        format_value(test.value_a),
-        format_value(test.value_b),
+        *([f"{value_b} → {value_a}"] if as_change else [value_a, value_b]),
         format_signed(test.difference),
         format_interval(test.low, test.high),
         format_p_value(test.p_value),
         format_p_value(test.p_holm),
-        NONE if test.effect_size is None else f"{test.effect_size:+.2f}",
-        NONE if test.seeds is None else format_interval(test.seeds.low, test.seeds.high),
+        MISSING if test.effect_size is None else f"{test.effect_size:+.2f}",
+        MISSING if test.seeds is None else format_interval(test.seeds.low, test.seeds.high),
     ]
 
 
-def subgroups_table(found: Comparison) -> Table:
-    """A row a part of the samples and pair, of the figures that a reader looks at first."""
-    several = len(found.pairs) > 1
-    rows = [
-        [
-            f"{part.part.kind} {part.part.value}",
-            f"{int(part.part.members.sum()):,}",
-            *([f"{part.pair.a.label} – {part.pair.b.label}"] if several else []),
-            part.metric,
-            format_value(part.value_a),
-            format_value(part.value_b),
-            format_signed(part.value_a - part.value_b),
-            format_interval(part.low, part.high),
-        ]
-        for part in found.parts
-    ]
-    percent = f"{found.question.resampling.confidence:.0%}"
-    names = ["samples with", "number", *(["comparison"] if several else []), "metric"]
-    headings = [*names, "a", "b", "a - b", f"{percent} over samples"]
-    return Table("by label and by number of segments", headings, rows, len(names))
+def subgroups_table(comparison: Comparison, *, as_change: bool = False) -> Table:
+    """Return a row for each subgroup, pair and metric; for `as_change` see `tests_table`."""
+    has_several_pairs = len(comparison.pairs) > 1
+    rows = []
+    for difference in comparison.subgroups:
+        subgroup, pair = difference.subgroup, difference.pair
+        value_a, value_b = format_value(difference.value_a), format_value(difference.value_b)
+        rows.append(
+            [
+                f"{subgroup.kind} {subgroup.value}",
+                f"{int(subgroup.members.sum()):,}",
+                *([pair_name(pair)] if has_several_pairs else []),
+                difference.metric,
+                *([f"{value_b} → {value_a}"] if as_change else [value_a, value_b]),
+                format_signed(difference.value_a - difference.value_b),
+                format_interval(difference.low, difference.high),
+            ]
+        )
+    text_headings = ["samples with", "number", *(["a vs b"] if has_several_pairs else []), "metric"]
+    values = ["b → a"] if as_change else ["a", "b"]
+    headings = [*text_headings, *values, "a - b", f"{_confidence(comparison)} over samples"]
+    return Table("by label and by number of segments", headings, rows, len(text_headings))
+
+
+def _confidence(comparison: Comparison) -> str:
+    return f"{comparison.options.resampling.confidence:.0%}"
 
 
 def format_value(value: float | None) -> str:
-    """A figure between 0 and 1."""
-    return NONE if value is None else f"{value:.4f}"
+    """Format a metric between 0 and 1."""
+    return MISSING if value is None else f"{value:.4f}"
 
 
 def format_signed(value: float) -> str:
-    """A difference of figures."""
+    """Format a difference of metrics."""
     return f"{value:+.4f}"
 
 
 def format_interval(low: float | None, high: float | None) -> str:
-    """An interval."""
-    return NONE if low is None or high is None else f"[{format_signed(low)}, {format_signed(high)}]"
+    """Format an interval of a difference."""
+    return MISSING if low is None or high is None else f"[{format_signed(low)}, {format_signed(high)}]"
 
 
 def format_p_value(value: float) -> str:
-    """A p-value with as many digits as can be read."""
+    """Format a p-value with four decimals, or in scientific notation below 0.001."""
     return f"{value:.4f}" if value >= 0.001 else f"{value:.1e}"
 
 
-def _mean(value: GroupMetric | None) -> str:
-    if value is None:
-        return NONE
-    deviation = value.seeds.std
-    return format_value(value.seeds.mean) + ("" if deviation is None else f" ± {deviation:.4f}")
+def _format_mean(metric: GroupMetric | None) -> str:
+    if metric is None:
+        return MISSING
+    deviation = metric.seeds.std
+    return format_value(metric.seeds.mean) + ("" if deviation is None else f" ± {deviation:.4f}")
 
 
-def markdown(found: Comparison, *, full: bool = False) -> str:
-    """The comparison in Markdown."""
-    return "\n".join(
-        [*(_markdown(table) for table in tables(found, full=full)), *(f"Note: {each}.\n" for each in found.warnings)]
-    )
+def markdown(comparison: Comparison, *, full: bool = False) -> str:
+    """Write the tables and warnings of a comparison in Markdown."""
+    notes = [f"Note: {warning}.\n" for warning in comparison.warnings]
+    return "\n".join([*(_markdown_table(table) for table in tables(comparison, full=full)), *notes])
 
 
-def _markdown(table: Table) -> str:
-    rule = ["---"] * table.num_names + ["---:"] * (len(table.headings) - table.num_names)
+def _markdown_table(table: Table) -> str:
+    rule = ["---"] * table.num_text_columns + ["---:"] * (len(table.headings) - table.num_text_columns)
     lines = [[cell.replace("|", r"\|") for cell in row] for row in (table.headings, rule, *table.rows)]
     return f"**{table.title}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def latex(found: Comparison, *, full: bool = False) -> str:
-    """The comparison as LaTeX tables; they need the package booktabs."""
-    notes = "".join(f"% {each}\n" for each in found.warnings)
-    return notes + "\n".join(_latex(table) for table in tables(found, full=full))
+def latex(comparison: Comparison, *, full: bool = False) -> str:
+    """Write the tables of a comparison in LaTeX, for the package booktabs, with the warnings as comments."""
+    notes = "".join(f"% {warning}\n" for warning in comparison.warnings)
+    return notes + "\n".join(_latex_table(table) for table in tables(comparison, full=full))
 
 
-def _latex(table: Table) -> str:
-    columns = "l" * table.num_names + "r" * (len(table.headings) - table.num_names)
-    head, *body = ([_tex(cell) for cell in row] for row in (table.headings, *table.rows))
-    lines = "".join(f"    {' & '.join(row)} \\\\\n" for row in body)
+def _latex_table(table: Table) -> str:
+    columns = "l" * table.num_text_columns + "r" * (len(table.headings) - table.num_text_columns)
+    headings, *rows = ([_escape_latex(cell) for cell in row] for row in (table.headings, *table.rows))
+    lines = "".join(f"    {' & '.join(row)} \\\\\n" for row in rows)
     return (
         "\\begin{table}\n  \\centering\n"
-        f"  \\caption{{{_tex(table.title)}}}\n  \\begin{{tabular}}{{{columns}}}\n    \\toprule\n"
-        f"    {' & '.join(head)} \\\\\n    \\midrule\n{lines}    \\bottomrule\n  \\end{{tabular}}\n\\end{{table}}\n"
+        f"  \\caption{{{_escape_latex(table.title)}}}\n  \\begin{{tabular}}{{{columns}}}\n    \\toprule\n"
+        f"    {' & '.join(headings)} \\\\\n    \\midrule\n{lines}    \\bottomrule\n  \\end{{tabular}}\n\\end{{table}}\n"
     )
 
 
-def _tex(text: str) -> str:
-    return "".join(TEX.get(letter, letter) for letter in text)
+def _escape_latex(text: str) -> str:
+    return "".join(LATEX_ESCAPES.get(character, character) for character in text)

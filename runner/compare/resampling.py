@@ -1,11 +1,10 @@
-"""Paired bootstrap and approximate randomisation over test samples, on counts that the metrics reduce."""
+"""Paired bootstrap and approximate randomisation over test samples, computed from the counts of the metrics."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import lcm
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,157 +13,184 @@ from numpy.typing import NDArray
 from runner.stages import Metric
 
 Floats = NDArray[np.float64]
+SampleCounts = Sequence[Mapping[str, Any] | None]
+"""The counts of a metric for each sample of one run; None for a sample to which the metric does not apply."""
 MetricDraws = dict[str, Floats]
-"""A figure's name to its values, one a draw; NaN where the metric gives None, or no such figure."""
+"""Metric name to its value on each draw; NaN where the metric returns None or lacks that name."""
 
-PROBES = 8
-"""Draws on which it is proven that a metric can be reduced from its pooled counts."""
-TOLERANCE = 1e-9
-"""Up to which two ways to reduce the same draw must agree."""
-TIGHT = 1e-12
-"""Up to which a figure is the mean of a count."""
+NUM_PROBE_DRAWS = 8
+"""Draws on which `choose_reduction` checks that a metric can be computed from aggregated counts."""
+AGREEMENT_TOLERANCE = 1e-9
+"""Largest difference between two reductions of the same draw that are considered equal."""
+MEAN_TOLERANCE = 1e-12
+"""Largest difference between a metric and the mean of a count that are considered equal."""
 
 
 class Reduction(Protocol):
-    """Reduces draws of samples: `weights` says how often each draw (a row) holds each sample (a column)."""
+    """Computes metrics on resamples of the test samples."""
 
-    def drawn(self, run: int, weights: Floats) -> MetricDraws:
-        """Reduce draws from one run."""
+    def reduce_draws(self, run: int, weights: Floats) -> MetricDraws:
+        """Compute the metrics of one run on each draw.
 
-    def exchanged(self, one: int, other: int, swaps: Floats) -> tuple[MetricDraws, MetricDraws]:
-        """Reduce two runs after they exchange the samples that a row of `swaps` has 1 for."""
+        Args:
+            run: The index of the run.
+            weights: How often each draw (a row) contains each sample (a column).
+        """
+
+    def reduce_swaps(self, run_a: int, run_b: int, swaps: Floats) -> tuple[MetricDraws, MetricDraws]:
+        """Compute the metrics of two runs after they exchange the samples that a row of `swaps` marks with 1."""
 
 
 class PerSampleReduction:
-    """Reduces the samples of each draw one by one, as any metric can be."""
+    """Passes the counts of every drawn sample to the metric. Works for any metric, but is slow."""
 
-    def __init__(self, metric: Metric, runs: Sequence[Sequence[Mapping[str, Any] | None]]) -> None:
-        """Take the counts of each run, None for a sample that the metric does not count."""
+    def __init__(self, metric: Metric, runs: Sequence[SampleCounts]) -> None:
+        """Store the metric and the counts of each run."""
         self._metric, self._runs = metric, runs
 
-    def drawn(self, run: int, weights: Floats) -> MetricDraws:
-        """Reduce draws from one run."""
-        rows = self._runs[run]
-        return _columns([self._metric.reduce(list(_repeated(rows, times))) for times in weights.astype(int)])
+    def reduce_draws(self, run: int, weights: Floats) -> MetricDraws:
+        """Compute the metrics of one run on each draw."""
+        counts = self._runs[run]
+        return _stack_by_name([self._metric.reduce(list(_repeat(counts, row))) for row in weights.astype(int)])
 
-    def exchanged(self, one: int, other: int, swaps: Floats) -> tuple[MetricDraws, MetricDraws]:
-        """Reduce two runs after an exchange of samples."""
-        left, right = self._runs[one], self._runs[other]
-        mixed: tuple[list[Mapping[str, float | None]], ...] = ([], [])
-        for swap in swaps.astype(bool):
-            for told, (kept, given) in zip(mixed, ((left, right), (right, left)), strict=True):
-                chosen = [given[place] if swapped else kept[place] for place, swapped in enumerate(swap)]
-                told.append(self._metric.reduce([each for each in chosen if each is not None]))
-        return _columns(mixed[0]), _columns(mixed[1])
+    def reduce_swaps(self, run_a: int, run_b: int, swaps: Floats) -> tuple[MetricDraws, MetricDraws]:
+        """Compute the metrics of two runs after each exchange of samples."""
+        a, b = self._runs[run_a], self._runs[run_b]
+        results: tuple[list[Mapping[str, float | None]], ...] = ([], [])
+        for mask in swaps.astype(bool):
+            for result, (own, other) in zip(results, ((a, b), (b, a)), strict=True):
+                counts = [other[index] if swapped else own[index] for index, swapped in enumerate(mask)]
+                result.append(self._metric.reduce([sample for sample in counts if sample is not None]))
+        return _stack_by_name(results[0]), _stack_by_name(results[1])
 
 
 class AggregatedReduction:
-    """Adds the counts of a draw up by a product of matrices, and has the metric reduce the sum as if it were a sample.
+    """Sums the counts of a draw by a matrix product, and passes the sum to the metric as if it were one sample.
 
-    That is right for ratios of sums (corpus F1, accuracy, corpus BLEU); and, with the mean in place of the sum, for
-    means over samples (ROUGE, sentence BLEU). Whether it is right is proven by `reduction`, not believed.
+    This is correct for ratios of sums (corpus F1, accuracy, corpus BLEU). With the mean in place of the sum, it is
+    correct for means over samples (ROUGE, sentence BLEU). `choose_reduction` checks it for each metric.
     """
 
-    def __init__(self, metric: Metric, runs: Sequence[Sequence[Mapping[str, Any] | None]], *, mean: bool) -> None:
-        """Lay the counts out, a matrix a run: a sample a row, a count a column, and last whether it is counted."""
+    def __init__(self, metric: Metric, runs: Sequence[SampleCounts], *, mean: bool) -> None:
+        """Build a matrix for each run: one row per sample, one column per count, and a last column.
+
+        The last column is 1 if the metric applies to the sample.
+        """
         self._metric, self._mean = metric, mean
-        self._columns: dict[str, int] = {}
-        self._keys = list(dict.fromkeys(key for rows in runs for row in rows if row is not None for key in row))
-        self._runs = [self._matrix(rows) for rows in runs]
+        self._mean_columns: dict[str, int] = {}
+        self._keys = list(dict.fromkeys(key for run in runs for counts in run if counts is not None for key in counts))
+        self._runs = [self._matrix(run) for run in runs]
 
-    def _matrix(self, rows: Sequence[Mapping[str, Any] | None]) -> Floats:
-        told = [[0.0] * len(self._keys) + [0.0] if row is None else self._row(row) for row in rows]
-        return np.array(told, dtype=np.float64).reshape(len(rows), len(self._keys) + 1)
+    def _matrix(self, run: SampleCounts) -> Floats:
+        rows = [
+            [0.0] * (len(self._keys) + 1)
+            if counts is None
+            else [*(float(counts.get(key, 0.0)) for key in self._keys), 1.0]
+            for counts in run
+        ]
+        return np.array(rows, dtype=np.float64).reshape(len(run), len(self._keys) + 1)
 
-    def _row(self, row: Mapping[str, Any]) -> list[float]:
-        return [*(float(row.get(key, 0.0)) for key in self._keys), 1.0]
-
-    def drawn(self, run: int, weights: Floats) -> MetricDraws:
-        """Reduce draws from one run."""
+    def reduce_draws(self, run: int, weights: Floats) -> MetricDraws:
+        """Compute the metrics of one run on each draw."""
         return self._reduce(weights @ self._runs[run])
 
-    def exchanged(self, one: int, other: int, swaps: Floats) -> tuple[MetricDraws, MetricDraws]:
-        """Reduce two runs after an exchange of samples: what one gains the other loses."""
-        moved = swaps @ (self._runs[other] - self._runs[one])
-        return self._reduce(self._runs[one].sum(0) + moved), self._reduce(self._runs[other].sum(0) - moved)
+    def reduce_swaps(self, run_a: int, run_b: int, swaps: Floats) -> tuple[MetricDraws, MetricDraws]:
+        """Compute the metrics of two runs after each exchange of samples."""
+        moved = swaps @ (self._runs[run_b] - self._runs[run_a])
+        return self._reduce(self._runs[run_a].sum(0) + moved), self._reduce(self._runs[run_b].sum(0) - moved)
 
-    def shorten(self, draws: Floats) -> None:
-        """Take means as they are where every figure is the mean of one count: it is on these draws of each run."""
+    def use_means_directly(self, draws: Floats) -> None:
+        """Skip the metric's `reduce` from now on if each metric equals the mean of one count on these draws."""
         if not self._mean:
             return
         sums = np.vstack([draws @ run for run in self._runs])
-        figures, means = self._reduce(sums), sums[:, :-1] / np.maximum(sums[:, -1:], 1)
+        metrics, means = self._reduce(sums), sums[:, :-1] / np.maximum(sums[:, -1:], 1)
         columns = {
             name: next(
-                (place for place, mean in enumerate(means.T) if np.allclose(mean, values, rtol=0, atol=TIGHT)), -1
+                (
+                    column
+                    for column, mean in enumerate(means.T)
+                    if np.allclose(mean, values, rtol=0, atol=MEAN_TOLERANCE)
+                ),
+                -1,
             )
-            for name, values in figures.items()
+            for name, values in metrics.items()
         }
         if -1 not in columns.values():
-            self._columns = columns
+            self._mean_columns = columns
 
     def _reduce(self, sums: Floats) -> MetricDraws:
-        counted = sums[:, -1]
-        pooled = sums[:, :-1]
+        num_samples = sums[:, -1]
+        totals = sums[:, :-1]
         if self._mean:
-            pooled = pooled / np.maximum(counted, 1)[:, None]
-        if self._columns:
-            return {name: np.where(counted > 0, pooled[:, place], np.nan) for name, place in self._columns.items()}
-        rows = zip(pooled.tolist(), (counted > 0).tolist(), strict=True)
+            totals = totals / np.maximum(num_samples, 1)[:, None]
+        if self._mean_columns:
+            return {
+                name: np.where(num_samples > 0, totals[:, column], np.nan)
+                for name, column in self._mean_columns.items()
+            }
+        rows = zip(totals.tolist(), (num_samples > 0).tolist(), strict=True)
         reduce, keys = self._metric.reduce, self._keys
-        return _columns([reduce([dict(zip(keys, row, strict=True))] if any_ else []) for row, any_ in rows])
+        return _stack_by_name(
+            [reduce([dict(zip(keys, row, strict=True))] if has_samples else []) for row, has_samples in rows]
+        )
 
 
-def reduction(metric: Metric, runs: Sequence[Sequence[Mapping[str, Any] | None]]) -> Reduction:
-    """Find the fastest way that gives what the metric's own `reduce` of all drawn samples gives.
+def choose_reduction(metric: Metric, runs: Sequence[SampleCounts]) -> Reduction:
+    """Choose the fastest reduction that agrees with the metric's own `reduce` of all drawn samples.
 
-    Both ways to pool are tried on all samples and on draws of each run; a metric for which neither is right, such as
-    a median, is reduced sample by sample, which takes some hundred times as long.
+    Sums and means of the counts are tried on all samples and on a few draws of each run. If neither is correct for the
+    metric, as for a median, it is computed sample by sample, which takes about a hundred times as long.
 
     Args:
-        metric: Whatever its plugin.
-        runs: The counts of each run, a sample each, in one order; None for one that the metric does not count.
+        metric: A metric of any plugin.
+        runs: The counts of each run, with the samples in the same order.
     """
-    slow = PerSampleReduction(metric, runs)
-    draws = _probes(len(runs[0]))
-    right = [slow.drawn(run, draws) for run in range(len(runs))]
+    per_sample = PerSampleReduction(metric, runs)
+    draws = _probe_draws(len(runs[0]))
+    expected = [per_sample.reduce_draws(run, draws) for run in range(len(runs))]
     for mean in (False, True):
         try:
-            pooled = AggregatedReduction(metric, runs, mean=mean)
-            found = [pooled.drawn(run, draws) for run in range(len(runs))]
-        except Exception:  # counts of any kind, reduced by anybody's plugin: then not in this way
+            aggregated = AggregatedReduction(metric, runs, mean=mean)
+            actual = [aggregated.reduce_draws(run, draws) for run in range(len(runs))]
+        except Exception:  # a plugin may count anything and fail on sums in any way; then they do not apply
             continue
-        if all(_agree(one, other) for one, other in zip(right, found, strict=True)):
-            pooled.shorten(draws)
-            return pooled
-    return slow
+        if all(_agree(one, other) for one, other in zip(expected, actual, strict=True)):
+            aggregated.use_means_directly(draws)
+            return aggregated
+    return per_sample
 
 
-def _probes(num_samples: int) -> Floats:
-    drawn = np.random.default_rng(0).multinomial(num_samples, np.full(num_samples, 1 / num_samples), size=PROBES)
-    return np.vstack([np.ones(num_samples), drawn]).astype(np.float64)
+def _probe_draws(num_samples: int) -> Floats:
+    random = np.random.default_rng(0)
+    weights = random.multinomial(num_samples, np.full(num_samples, 1 / num_samples), size=NUM_PROBE_DRAWS)
+    return np.vstack([np.ones(num_samples), weights]).astype(np.float64)
 
 
 def _agree(one: MetricDraws, other: MetricDraws) -> bool:
     return one.keys() == other.keys() and all(
-        np.allclose(one[name], other[name], rtol=0, atol=TOLERANCE, equal_nan=True) for name in one
+        np.allclose(one[name], other[name], rtol=0, atol=AGREEMENT_TOLERANCE, equal_nan=True) for name in one
     )
 
 
-def _repeated(rows: Sequence[Mapping[str, Any] | None], times: NDArray[np.int_]) -> Iterator[Mapping[str, Any]]:
-    for row, number in zip(rows, times.tolist(), strict=True):
-        if row is not None:
-            yield from (row for _ in range(number))
+def _repeat(counts: SampleCounts, weights: NDArray[np.int_]) -> Iterator[Mapping[str, Any]]:
+    for sample, weight in zip(counts, weights.tolist(), strict=True):
+        if sample is not None:
+            yield from (sample for _ in range(weight))
 
 
-def _columns(draws: Sequence[Mapping[str, float | None]]) -> MetricDraws:
-    """Lay figures out by name."""
+def _stack_by_name(draws: Sequence[Mapping[str, float | None]]) -> MetricDraws:
+    """Turn a list of metrics by name into an array for each name; NaN for None and for missing names."""
     names = dict.fromkeys(name for draw in draws for name in draw)
-    return {name: np.array([_number(draw.get(name)) for draw in draws], dtype=np.float64) for name in names}
+    values = {name: [draw.get(name) for draw in draws] for name in names}
+    return {
+        name: np.array([math.nan if value is None else float(value) for value in column], dtype=np.float64)
+        for name, column in values.items()
+    }
 
 
-def joined(blocks: Sequence[MetricDraws], lengths: Sequence[int]) -> MetricDraws:
-    """Put draws that were reduced in blocks of these lengths together; a block may lack a figure."""
+def concatenate_draws(blocks: Sequence[MetricDraws], lengths: Sequence[int]) -> MetricDraws:
+    """Concatenate blocks of draws with these lengths; where a block lacks a metric, its values are NaN."""
     names = dict.fromkeys(name for block in blocks for name in block)
     gaps = [np.full(length, np.nan) for length in lengths]
     return {
@@ -172,24 +198,20 @@ def joined(blocks: Sequence[MetricDraws], lengths: Sequence[int]) -> MetricDraws
     }
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
 BLOCK_VALUES = 2_000_000
-"""Draws are made in blocks of so many numbers, 16 MB, however many samples there are."""
-TIE = 1e-12
-"""By so little a difference may fall short of the observed one and still count as large, as sums are rounded."""
+"""Numbers in a block of draws, 16 MB, so that memory does not grow with the number of samples."""
+TIE_TOLERANCE = 1e-12
+"""A difference this much smaller than the observed one still counts as equally large, because sums are rounded."""
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """How samples are drawn anew.
+    """Options of the resampling.
 
     Attributes:
-        num_resamples: Draws of the bootstrap, and exchanges of the randomisation.
-        seed: Of both.
-        confidence: The share of draws that lies inside an interval.
+        num_resamples: Number of bootstrap draws, and of exchanges of the randomisation test.
+        seed: The random seed of both.
+        confidence: The share of draws inside an interval, such as 0.95.
     """
 
     num_resamples: int = 10_000
@@ -198,82 +220,82 @@ class Resampling:
 
 
 def bootstrap_weights(num_samples: int, num_resamples: int, seed: int) -> Iterator[Floats]:
-    """Yield draws of as many samples with replacement, in blocks: a draw a row, how often it has each sample.
+    """Yield bootstrap draws with replacement, in blocks: one draw per row, how often it contains each sample.
 
-    The same for every run and metric that is given the same numbers, so that all are compared on the same draws.
+    Equal arguments give equal draws, so that all runs and metrics are compared on the same ones.
     """
     random = np.random.default_rng([seed, 0])
-    for rows in _blocks(num_samples, num_resamples):
-        places = random.integers(num_samples, size=(rows, num_samples))
-        places += num_samples * np.arange(rows)[:, None]
-        counted = np.bincount(places.ravel(), minlength=rows * num_samples)
-        yield counted.reshape(rows, num_samples).astype(np.float64)
+    for num_rows in _block_sizes(num_samples, num_resamples):
+        indices = random.integers(num_samples, size=(num_rows, num_samples))
+        indices += num_samples * np.arange(num_rows)[:, None]
+        counts = np.bincount(indices.ravel(), minlength=num_rows * num_samples)
+        yield counts.reshape(num_rows, num_samples).astype(np.float64)
 
 
-def exchanges(num_samples: int, num_resamples: int, seed: int) -> Iterator[Floats]:
-    """Yield exchanges in blocks: an exchange a row, 1 for each sample that two systems swap, each with chance 1/2."""
+def swap_masks(num_samples: int, num_resamples: int, seed: int) -> Iterator[Floats]:
+    """Yield exchanges in blocks: one per row, with 1 for each sample that two systems swap, each with chance 1/2."""
     random = np.random.default_rng([seed, 1])
-    for rows in _blocks(num_samples, num_resamples):
-        bits = np.frombuffer(random.bytes((rows * num_samples + 7) // 8), dtype=np.uint8)
-        yield np.unpackbits(bits)[: rows * num_samples].reshape(rows, num_samples).astype(np.float64)
+    for num_rows in _block_sizes(num_samples, num_resamples):
+        bits = np.frombuffer(random.bytes((num_rows * num_samples + 7) // 8), dtype=np.uint8)
+        yield np.unpackbits(bits)[: num_rows * num_samples].reshape(num_rows, num_samples).astype(np.float64)
 
 
-def _blocks(num_samples: int, num_resamples: int) -> Iterator[int]:
-    most = max(1, BLOCK_VALUES // num_samples)
-    for start in range(0, num_resamples, most):
-        yield min(most, num_resamples - start)
+def _block_sizes(num_samples: int, num_resamples: int) -> Iterator[int]:
+    max_rows = max(1, BLOCK_VALUES // num_samples)
+    for start in range(0, num_resamples, max_rows):
+        yield min(max_rows, num_resamples - start)
 
 
-def bootstrap(reduction: Reduction, runs: Sequence[int], num_samples: int, how: Resampling) -> list[MetricDraws]:
-    """Draw the samples anew and reduce each run on the same draws.
+def bootstrap(reduction: Reduction, runs: Sequence[int], num_samples: int, resampling: Resampling) -> list[MetricDraws]:
+    """Compute the metrics of each run on the same bootstrap draws of the samples.
 
-    Differences between the runs' figures are then paired by sample (Efron and Tibshirani 1993, chapter 16; for corpus
-    figures of texts, Koehn 2004).
+    Differences between runs are then paired by sample (Efron and Tibshirani 1993, chapter 16; for corpus metrics of
+    texts, Koehn 2004).
 
     Returns:
-        Each run's figures, in the order of `runs`.
+        The metrics of each run on all draws, in the order of `runs`.
     """
     blocks: list[list[MetricDraws]] = [[] for _ in runs]
     lengths: list[int] = []
-    for weights in bootstrap_weights(num_samples, how.num_resamples, how.seed):
+    for weights in bootstrap_weights(num_samples, resampling.num_resamples, resampling.seed):
         lengths.append(len(weights))
-        for told, run in zip(blocks, runs, strict=True):
-            told.append(reduction.drawn(run, weights))
-    return [joined(each, lengths) for each in blocks]
+        for run_blocks, run in zip(blocks, runs, strict=True):
+            run_blocks.append(reduction.reduce_draws(run, weights))
+    return [concatenate_draws(run_blocks, lengths) for run_blocks in blocks]
 
 
-def randomisation(
-    reduction: Reduction, sides: tuple[Sequence[int], Sequence[int]], num_samples: int, how: Resampling
+def approximate_randomisation(
+    reduction: Reduction, groups: tuple[Sequence[int], Sequence[int]], num_samples: int, resampling: Resampling
 ) -> MetricDraws:
-    """Exchange the answers of two systems on random samples, and tell their difference after it, seeds averaged.
+    """Exchange the answers of two groups on random samples, and compute the difference of their means over seeds.
 
-    Where neither system is better, which of the two gave an answer makes no difference (approximate randomisation:
-    Noreen 1989; Yeh 2000). Runs are exchanged in pairs, in the order that they stand in; with unequal numbers of runs
-    each is repeated until the pairs come out even, which leaves both means as they are.
+    If neither group is better, it makes no difference which of the two gave an answer (approximate randomisation:
+    Noreen 1989; Yeh 2000). Runs are exchanged in pairs, in their order. With unequal numbers of runs, the runs of each
+    group are repeated up to the least common multiple, which leaves both means unchanged.
 
     Returns:
-        A figure's name to the difference of the means after each exchange.
+        Metric name to the difference of the means after each exchange.
     """
-    number = lcm(len(sides[0]), len(sides[1]))
-    pairs = [(sides[0][each % len(sides[0])], sides[1][each % len(sides[1])]) for each in range(number)]
+    num_pairs = math.lcm(len(groups[0]), len(groups[1]))
+    pairs = [(groups[0][index % len(groups[0])], groups[1][index % len(groups[1])]) for index in range(num_pairs)]
     blocks: list[MetricDraws] = []
     lengths: list[int] = []
-    for swaps in exchanges(num_samples, how.num_resamples, how.seed):
+    for swaps in swap_masks(num_samples, resampling.num_resamples, resampling.seed):
         lengths.append(len(swaps))
-        total: MetricDraws = {}
-        for one, other in pairs:
-            left, right = reduction.exchanged(one, other, swaps)
-            for name in left.keys() & right.keys():
-                total[name] = total.get(name, np.zeros(len(swaps))) + (left[name] - right[name]) / number
-        blocks.append(total)
-    return joined(blocks, lengths)
+        differences: MetricDraws = {}
+        for run_a, run_b in pairs:
+            a, b = reduction.reduce_swaps(run_a, run_b, swaps)
+            for name in a.keys() & b.keys():
+                differences[name] = differences.get(name, np.zeros(len(swaps))) + (a[name] - b[name]) / num_pairs
+        blocks.append(differences)
+    return concatenate_draws(blocks, lengths)
 
 
-def interval(draws: Floats, confidence: float) -> tuple[float, float] | None:
-    """The percentile interval of bootstrap draws; those where the figure is not defined are left out.
+def percentile_interval(draws: Floats, confidence: float) -> tuple[float, float] | None:
+    """Return the percentile interval of bootstrap draws, without those on which the metric is undefined.
 
-    Percentiles, and not the BCa interval: over hundreds of samples the two agree, and BCa has no value where nothing
-    varies, as for two runs that give the same answers.
+    Percentiles are used instead of the BCa interval. Over hundreds of samples the two agree, and BCa is undefined where
+    nothing varies, as for two runs with the same answers.
     """
     defined = draws[np.isfinite(draws)]
     if not defined.size:
@@ -283,10 +305,10 @@ def interval(draws: Floats, confidence: float) -> tuple[float, float] | None:
 
 
 def p_value(differences: Floats, observed: float) -> float:
-    """The two-sided p-value of a randomisation: (1 + exchanges with as large a difference) / (1 + exchanges).
+    """Return the two-sided p-value of a randomisation test: (1 + exchanges with as large a difference) / (1 + all).
 
-    The observed one counts as an exchange too, so that the test is exact for any number of them (Phipson and Smyth
-    2010) and the value is never zero.
+    The observed assignment counts as an exchange too. So the test is exact for any number of exchanges (Phipson and
+    Smyth 2010), and the value is never zero.
     """
     defined = np.abs(differences[np.isfinite(differences)])
-    return float((1 + np.count_nonzero(defined >= abs(observed) - TIE)) / (1 + defined.size))
+    return float((1 + np.count_nonzero(defined >= abs(observed) - TIE_TOLERANCE)) / (1 + defined.size))

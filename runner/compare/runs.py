@@ -1,4 +1,4 @@
-"""Finds the runs that a user names, reads them from their folders, and refuses runs that cannot be compared."""
+"""Selects finished runs, reads them from their folders, and rejects runs that cannot be compared."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import DataError, SpecError
-from runner.files import read_lines
-from runner.status.status import FoundExperiment, find
-from runner.status.sweep_folder import FOLDER, sweep_as_told
+from runner.files import read_jsonl
+from runner.status.status import ExperimentSelection, find_experiments
+from runner.status.sweep_folder import SWEEP_FOLDER, read_sweep
 from runner.trial.run_directory import RunDirectory
 
-Row = Mapping[str, Any]
+ScoreRow = Mapping[str, Any]
 """A line of `scores.jsonl`."""
 FINISHED = "finished"
 
@@ -25,17 +25,17 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: Its own, with experiment and trial as its last two names.
-        plan: Its `plan.json`.
-        rows: Its `scores.jsonl`, by sample id, in the data set's order.
-        metrics: Its `metrics.json`.
-        group: The arm or point of its sweep that it repeats; empty outside of one.
-        arm: The arm of its sweep; its group where the sweep has none.
+        folder: The run directory; its last two names are experiment and trial.
+        plan: The content of `plan.json`.
+        scores: The lines of `scores.jsonl` by sample id, in the order of the data set.
+        metrics: The content of `metrics.json`.
+        group: The group of its sweep, an arm or a point, of which it is a repetition; empty outside of a sweep.
+        arm: The arm of its sweep; the group where the sweep has no arms.
     """
 
     folder: Path
     plan: Mapping[str, Any]
-    rows: Mapping[str, Row]
+    scores: Mapping[str, ScoreRow]
     metrics: Mapping[str, float | None]
     group: str = ""
     arm: str = ""
@@ -47,82 +47,82 @@ class Run:
 
     @property
     def experiment(self) -> str:
-        """The folder of its experiment."""
+        """The name of the experiment."""
         return self.folder.parent.name
 
     @property
     def seed(self) -> int:
-        """What its weights and the order of its samples were drawn from."""
+        """The random seed of the run."""
         return int(self.plan["seed"])
 
     @property
-    def data(self) -> str:
-        """The fingerprint of its data set."""
+    def data_fingerprint(self) -> str:
+        """The fingerprint of the data set."""
         return str(self.plan["pinned"]["data"])
 
     @property
-    def sections(self) -> Mapping[str, Mapping[str, Any]]:
-        """Its metrics' sections, by type."""
+    def metric_sections(self) -> Mapping[str, Mapping[str, Any]]:
+        """The sections of its metrics in the plan, by type."""
         return {section["type"]: section for section in self.plan["metrics"]}
 
     @property
-    def own_mode(self) -> str:
-        """How its answers were read first; empty where its adapter reads in one way alone."""
+    def parse_mode(self) -> str:
+        """The parse mode of its main metrics (`adapter.parse`); empty where the adapter has only one mode."""
         return str(self.plan["adapter"].get("parse", ""))
 
     @property
-    def modes(self) -> Sequence[str]:
-        """All ways in which its answers were read: its own, then those reported beside it."""
-        first: Row = next(iter(self.rows.values()), {})
-        beside = [name for name, told in first.items() if isinstance(told, dict) and "counts" in told]
-        return [self.own_mode, *beside]
+    def parse_modes(self) -> Sequence[str]:
+        """All parse modes that its answers were scored in, the main one first."""
+        row: ScoreRow = next(iter(self.scores.values()), {})
+        others = [name for name, value in row.items() if isinstance(value, dict) and "counts" in value]
+        return [self.parse_mode, *others]
 
     def counts(self, metric: str, mode: str) -> list[Mapping[str, Any] | None]:
-        """What a metric counted of each sample, with the answers read in one way; None where it was not asked."""
-        rows = self.rows.values()
-        return [(row if mode == self.own_mode else row[mode])["counts"].get(metric) for row in rows]
+        """Return the counts of a metric for each sample in a parse mode; None where the metric does not apply."""
+        rows = self.scores.values()
+        return [(row if mode == self.parse_mode else row[mode])["counts"].get(metric) for row in rows]
 
-    def figure(self, name: str, mode: str) -> float | None:
-        """A figure of its `metrics.json`, with the answers read in one way."""
-        return self.metrics.get(name if mode == self.own_mode else f"{mode}/{name}")
+    def metric_value(self, name: str, mode: str) -> float | None:
+        """Return a metric of `metrics.json` in a parse mode."""
+        return self.metrics.get(name if mode == self.parse_mode else f"{mode}/{name}")
 
 
 def read_run(folder: Path, group: str = "", arm: str = "") -> Run:
     """Read a finished run.
 
     Raises:
-        DataError: A file is missing or broken; the message says which, and what makes it anew.
+        DataError: A file is missing or broken; the message names it and the command that restores it.
     """
-    run = RunDirectory(folder)
-    again = f"launch it again (runner launch {run.plan}), which does only what is missing"
-    for file in (run.scores, run.metrics):
+    directory = RunDirectory(folder)
+    remedy = f"launch it again (runner launch {directory.plan}), which repeats only the missing steps"
+    for file in (directory.scores, directory.metrics):
         if not file.exists():
-            raise DataError(f"{run.name}: {file.name} is not there; {again}")
+            raise DataError(f"{directory.name}: {file.name} is missing; {remedy}")
     try:
-        plan = json.loads(run.plan.read_text(encoding="utf-8"))
-        rows = {str(row["id"]): row for row in read_lines(run.scores)}
-        found = Run(folder, plan, rows, run.read_metrics(), group, arm)
-        _check(found)
+        plan = json.loads(directory.plan.read_text(encoding="utf-8"))
+        scores = {str(row["id"]): row for row in read_jsonl(directory.scores)}
+        run = Run(folder, plan, scores, directory.read_metrics(), group, arm)
+        _check_fields(run)
     except (ValueError, KeyError, TypeError) as error:
-        told = f"{type(error).__name__}: {error}"
-        raise DataError(f"{run.name}: cannot be read as a run of this version ({told}); {again}") from error
-    if not rows:
-        raise DataError(f"{run.name}: scores.jsonl has no sample; {again}")
-    return found
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{directory.name}: is not a readable run of this version ({reason}); {remedy}") from error
+    if not scores:
+        raise DataError(f"{directory.name}: scores.jsonl has no samples; {remedy}")
+    return run
 
 
-def _check(run: Run) -> None:
-    """Touch what comparing needs, so that a broken file is told about here."""
-    assert run.data
+def _check_fields(run: Run) -> None:
+    """Access the fields that a comparison needs, so that an error in a file is reported with its run."""
+    assert run.data_fingerprint
     assert run.seed >= 0
-    for row in run.rows.values():
+    for row in run.scores.values():
         row["counts"].keys()
         row.get("reference", {})
 
 
 PRUNED = "pruned"
-SHOWN = 5
-"""So many names stand in a message."""
+MAX_NAMES_LISTED = 5
+"""Number of runs that a message names."""
 
 
 @dataclass(frozen=True)
@@ -130,117 +130,123 @@ class Selection:
     """The runs to compare.
 
     Attributes:
-        runs: Finished ones, all over the same test split.
-        warnings: What was left out.
+        runs: Finished runs, all with the same test split.
+        warnings: Which runs were skipped.
     """
 
     runs: Sequence[Run]
     warnings: Sequence[str]
 
 
-def select(names: Sequence[str], storage: Path, *, finished: bool = False) -> Selection:
-    """Read the runs that names stand for; see `runner.status.status.find`.
+def select_runs(names: Sequence[str], storage: Path, *, finished_only: bool = False) -> Selection:
+    """Read the runs with these names; see `runner.status.status.find_experiments`.
 
-    Of a sweep these are the trials that its `sweep.json` lists: its folder may hold some of an earlier sweep. Trials
-    that the sweep has pruned are left out.
+    Of a sweep, these are the trials that its `sweep.json` lists, because the folder may hold trials of an earlier
+    sweep. Trials that the sweep has pruned are skipped.
 
     Args:
         names: Experiments and trials.
         storage: The folder of all runs.
-        finished: Leave runs out that are not finished, instead of refusing them.
+        finished_only: Skip unfinished runs instead of raising an error.
 
     Raises:
-        SpecError: Nothing is found, something is not finished, or the test splits differ.
+        SpecError: No run is found, a run is not finished, or the test splits differ.
         DataError: A file of a run is missing or broken.
     """
-    found = [each for name in names for each in find([name], storage)]
-    chosen = {folder: place for each in found for folder, place in _members(each)}
-    ends = {folder: str(RunDirectory(folder).read_record().get("status", "not begun")) for folder in chosen}
-    left = [folder for folder in chosen if ends[folder] not in {FINISHED, PRUNED}]
-    if left and not finished:
-        raise SpecError(_unfinished(left, ends, len(chosen)))
-    runs = [read_run(folder, *place) for folder, place in chosen.items() if ends[folder] == FINISHED]
+    experiments = [experiment for name in names for experiment in find_experiments([name], storage)]
+    sweep_places = {folder: place for experiment in experiments for folder, place in _trials(experiment)}
+    status = {folder: str(RunDirectory(folder).read_record().get("status", "not started")) for folder in sweep_places}
+    unfinished = [folder for folder in sweep_places if status[folder] not in {FINISHED, PRUNED}]
+    if unfinished and not finished_only:
+        raise SpecError(_unfinished_message(unfinished, status, len(sweep_places)))
+    runs = [read_run(folder, *place) for folder, place in sweep_places.items() if status[folder] == FINISHED]
     if not runs:
-        raise SpecError(f"{', '.join(names)}: no run is finished; `runner status` shows how they stand")
-    out = Counter(end for end in ends.values() if end != FINISHED)
-    warnings = [f"left out: {number} that {'was' if number == 1 else 'were'} {end}" for end, number in out.items()]
-    refuse_other_tests(runs)
+        raise SpecError(f"{', '.join(names)}: no run is finished; `runner status` shows their state")
+    skipped = Counter(value for value in status.values() if value != FINISHED)
+    warnings = [f"skipped {number} {value} run{'' if number == 1 else 's'}" for value, number in skipped.items()]
+    check_same_test_samples(runs)
     return Selection(runs, warnings)
 
 
-def _members(found: FoundExperiment) -> Iterator[tuple[Path, tuple[str, str]]]:
-    """The trials that a name stands for, with the group and the arm of each in its sweep."""
-    listed: list[dict[str, Any]] = sweep_as_told(found.experiment / FOLDER).get("trials", [])
-    groups = {each["name"]: str(each.get("group", "")) for each in listed}
-    places = {each["name"]: (groups[each["name"]], str(each.get("arm") or groups[each["name"]])) for each in listed}
-    order = {name: place for place, name in enumerate(places)}
-    for trial in sorted(found.trials, key=lambda each: order.get(each.name, len(order))):
-        if not (found.whole and places) or trial.name in places:
+def _trials(experiment: ExperimentSelection) -> Iterator[tuple[Path, tuple[str, str]]]:
+    """Yield the trials of an experiment, with the group and the arm of each in its sweep."""
+    listed: list[dict[str, Any]] = read_sweep(experiment.experiment / SWEEP_FOLDER).get("trials", [])
+    places = {}
+    for entry in listed:
+        group = str(entry.get("group", ""))
+        places[entry["name"]] = (group, str(entry.get("arm") or group))
+    order = {name: index for index, name in enumerate(places)}
+    for trial in sorted(experiment.trials, key=lambda trial: order.get(trial.name, len(order))):
+        if not (experiment.is_whole and places) or trial.name in places:
             yield trial, places.get(trial.name, ("", ""))
 
 
-def _unfinished(left: Sequence[Path], ends: dict[Path, str], number: int) -> str:
-    told = ", ".join(f"{RunDirectory(folder).name} ({ends[folder]})" for folder in left[:SHOWN])
-    more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
+def _unfinished_message(unfinished: Sequence[Path], status: Mapping[Path, str], num_runs: int) -> str:
+    names = [f"{RunDirectory(folder).name} ({status[folder]})" for folder in unfinished]
     return (
-        f"{len(left)} of {number} runs are not finished: {told}{more}. Launch the spec again, which goes on with them; "
-        "or compare the finished ones alone with --finished"
+        f"{len(unfinished)} of {num_runs} runs are not finished: {_name_first(names)}. Launch the spec again, which "
+        "continues them, or compare only the finished runs with --finished"
     )
 
 
-def refuse_other_tests(runs: Sequence[Run]) -> None:
-    """Refuse runs whose figures are of different test samples.
+def _name_first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES_LISTED} more" if len(names) > MAX_NAMES_LISTED else ""
+    return ", ".join(names[:MAX_NAMES_LISTED]) + more
+
+
+def check_same_test_samples(runs: Sequence[Run]) -> None:
+    """Check that all runs were scored on the same test samples.
 
     Raises:
-        SpecError: Their data sets differ by fingerprint, or the ids of their test samples do.
+        SpecError: The fingerprints of their data sets differ, or the ids of their test samples do.
     """
-    by_data: dict[str, list[Run]] = {}
+    names_by_data: dict[str, list[str]] = {}
     for run in runs:
-        by_data.setdefault(run.data, []).append(run)
-    if len(by_data) > 1:
-        told = "; ".join(f"{data[:12]} of {_named(members)}" for data, members in by_data.items())
+        names_by_data.setdefault(run.data_fingerprint, []).append(run.name)
+    if len(names_by_data) > 1:
+        listed = "; ".join(f"{data[:12]} of {_name_first(names)}" for data, names in names_by_data.items())
         raise SpecError(
-            f"these runs have {len(by_data)} different data sets, by fingerprint: {told}. Figures of different test "
-            "samples do not compare: name runs of one data set, or launch the others on it"
+            f"these runs have {len(names_by_data)} different data sets, by fingerprint: {listed}. Metrics on different "
+            "test samples are not comparable: name runs of one data set, or launch the others on it"
         )
     first = runs[0]
     for run in runs[1:]:
-        if list(run.rows) != list(first.rows):
-            alone = sorted(run.rows.keys() ^ first.rows.keys())
-            told = (
-                f"ids that one of them alone has: {len(alone)}, such as {alone[0]!r}" if alone else "in another order"
+        if list(run.scores) != list(first.scores):
+            unshared = sorted(run.scores.keys() ^ first.scores.keys())
+            reason = (
+                f"{len(unshared)} ids are only in one of them, such as {unshared[0]!r}"
+                if unshared
+                else "their order differs"
             )
             raise SpecError(
-                f"{first.name} and {run.name} were not scored on the same test samples: {told}. Launch both again "
+                f"{first.name} and {run.name} were not scored on the same test samples: {reason}. Launch both again "
                 "on one data set"
             )
 
 
-def _named(runs: Sequence[Run]) -> str:
-    more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
-    return ", ".join(run.name for run in runs[:SHOWN]) + more
-
-
-def parse_mode(runs: Sequence[Run], wanted: str | None) -> str:
-    """The way of reading answers that all runs are compared in.
+def choose_parse_mode(runs: Sequence[Run], requested: str | None) -> str:
+    """Return the parse mode in which all runs are compared.
 
     Raises:
-        SpecError: They were read in different ways and none was chosen, or the chosen one is not among those of all.
+        SpecError: The runs have different parse modes and none was requested, or a run was not scored in that mode.
     """
-    shared = [mode for mode in runs[0].modes if all(mode in run.modes for run in runs)]
-    if wanted is not None:
-        if wanted not in shared:
-            known = ", ".join(filter(None, shared)) or "none has a name"
-            raise SpecError(f"--parse {wanted}: not all runs were read in that way; those that all share: {known}")
-        return wanted
-    own: dict[str, list[Run]] = {}
+    shared = [mode for mode in runs[0].parse_modes if all(mode in run.parse_modes for run in runs)]
+    if requested is not None:
+        if requested not in shared:
+            known = ", ".join(filter(None, shared)) or "none"
+            raise SpecError(
+                f"--parse {requested}: not all runs were scored in this parse mode; modes that all runs have: {known}"
+            )
+        return requested
+    names_by_mode: dict[str, list[str]] = {}
     for run in runs:
-        own.setdefault(run.own_mode, []).append(run)
-    if len(own) > 1:
-        told = "; ".join(f"{mode} of {_named(members)}" for mode, members in own.items())
-        choice = " or ".join(f"--parse {mode}" for mode in shared)
-        raise SpecError(
-            f"the answers of these runs were read in different ways (adapter.parse): {told}. "
-            + (f"Compare them in one way: {choice}" if choice else "Launch them with one way of reading")
+        names_by_mode.setdefault(run.parse_mode, []).append(run.name)
+    if len(names_by_mode) > 1:
+        listed = "; ".join(f"{mode} of {_name_first(names)}" for mode, names in names_by_mode.items())
+        remedy = (
+            f"Choose one for all: {' or '.join(f'--parse {mode}' for mode in shared)}"
+            if shared
+            else "Launch them with the same mode"
         )
-    return runs[0].own_mode
+        raise SpecError(f"these runs have different parse modes (adapter.parse): {listed}. {remedy}")
+    return runs[0].parse_mode

@@ -12,19 +12,27 @@ import numpy as np
 from scipy import stats
 
 from runner.compare.groups import Group
-from runner.compare.resampling import TIE, MetricDraws, Reduction, Resampling, interval, p_value, randomisation
+from runner.compare.resampling import (
+    TIE_TOLERANCE,
+    Floats,
+    MetricDraws,
+    Resampling,
+    approximate_randomisation,
+    p_value,
+    percentile_interval,
+)
 from runner.compare.run_metrics import RunMetric
 
 
 @dataclass(frozen=True)
 class SeedSummary:
-    """A figure over runs that differ in their seed.
+    """A metric over runs that differ in their seed.
 
     Attributes:
-        mean: Over the runs.
-        std: The sample's standard deviation, over n - 1; None of one run.
-        low: Lower end of the t-interval of the mean; None of one run.
-        high: Its upper end.
+        mean: Mean over the runs.
+        std: Sample standard deviation, with n - 1 in the denominator; None for one run.
+        low: Lower end of the t-interval of the mean; None for one run.
+        high: Upper end of that interval.
     """
 
     mean: float
@@ -33,24 +41,24 @@ class SeedSummary:
     high: float | None
 
 
-def over_seeds(values: Sequence[float], confidence: float) -> SeedSummary:
-    """Summarise a figure over seeds: mean, standard deviation, and Student's interval of the mean."""
+def summarise_seeds(values: Sequence[float], confidence: float) -> SeedSummary:
+    """Compute the mean, the standard deviation, and Student's interval of the mean."""
     mean = fmean(values)
     if len(values) < 2:
         return SeedSummary(mean, None, None, None)
     deviation = stdev(values)
-    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * deviation / math.sqrt(len(values))
-    return SeedSummary(mean, deviation, mean - half, mean + half)
+    half_width = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * deviation / math.sqrt(len(values))
+    return SeedSummary(mean, deviation, mean - half_width, mean + half_width)
 
 
 @dataclass(frozen=True)
 class SeedDifference:
-    """How far a difference of means could be chance of the seeds, by Welch's t-test.
+    """Result of Welch's t-test between the runs of two groups.
 
     Attributes:
-        low: Lower end of the interval of the difference.
-        high: Its upper end.
-        p_value: Two-sided.
+        low: Lower end of the interval of the difference of means.
+        high: Upper end of that interval.
+        p_value: Two-sided p-value.
     """
 
     low: float
@@ -58,72 +66,73 @@ class SeedDifference:
     p_value: float
 
 
-def seed_difference(one: Sequence[float], other: Sequence[float], confidence: float) -> SeedDifference | None:
-    """Compare the means of two sets of runs without taking their deviations for equal (Welch 1947).
+def welch_test(a: Sequence[float], b: Sequence[float], confidence: float) -> SeedDifference | None:
+    """Compare the means of two groups of runs without assuming equal variances (Welch 1947).
 
     Returns:
-        None where one of them has a single run, or where no run differs from the others of its set: nothing is then
-        known of what a seed does.
+        None if a group has a single run, or if the values do not vary within either group: then nothing is known of the
+        effect of the seed.
     """
-    if len(one) < 2 or len(other) < 2 or not (stdev(one) or stdev(other)):
+    if len(a) < 2 or len(b) < 2 or not (stdev(a) or stdev(b)):
         return None
-    test = stats.ttest_ind(one, other, equal_var=False)
+    test = stats.ttest_ind(a, b, equal_var=False)
     interval = test.confidence_interval(confidence)
     return SeedDifference(float(interval.low), float(interval.high), float(test.pvalue))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for their number by Holm's method (1979): one wrong finding in all is as rare as in one test.
+def holm_correction(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for multiple tests by Holm's method (1979), which controls the family-wise error rate.
 
-    The smallest is multiplied by their number, the next by one less, and so on; none is smaller than the one before.
+    The smallest p-value is multiplied by the number of tests, the next by one less, and so on. No corrected value is
+    smaller than the one before it.
     """
     corrected = [0.0] * len(p_values)
     largest = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda each: p_values[each])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = largest
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
     return corrected
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two groups to compare.
+class GroupPair:
+    """Two groups to compare; differences are `a` minus `b`.
 
     Attributes:
-        a: The one.
-        b: The other, which is taken from it: the baseline where there is one.
-        told: What is said of the pair besides, such as the `effect` that it measures.
+        a: The first group.
+        b: The second group: the baseline, if there is one.
+        details: What the pair measures: `effect` and `budget` of the mutual reinforcement effect; else empty.
     """
 
     a: Group
     b: Group
-    told: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """What one figure says of a pair.
+    """The comparison of a pair by one metric.
 
     Attributes:
-        metric: The figure.
+        metric: The name of the metric.
         pair: The groups.
-        value_a: The figure's mean over the seeds of `a`.
-        value_b: Likewise of `b`.
-        low: Lower end of the bootstrap interval of the difference, samples drawn anew, seeds averaged.
-        high: Its upper end.
-        p_value: Of the approximate randomisation, two-sided.
-        p_holm: The same, corrected for the number of tests.
-        effect_size: The difference in standard deviations of a sample's contribution to it; for a mean over samples
-            this is Cohen's d of paired values. None where no draw differs from another.
-        relative: The difference as a share of `value_b`; None where that is 0.
-        seeds: What the seeds alone say; None where a group has one run.
-        better: Samples on which `a` is better, by the mean over its seeds.
-        worse: Samples on which it is worse.
-        equal: Samples on which they are the same.
+        value_a: Mean of the metric over the seeds of `a`.
+        value_b: Mean of the metric over the seeds of `b`.
+        low: Lower end of the bootstrap interval of the difference over samples, with seeds averaged.
+        high: Upper end of that interval.
+        p_value: Two-sided p-value of the approximate randomisation test.
+        p_holm: The p-value after Holm's correction for the number of tests.
+        effect_size: The difference in standard deviations of one sample's contribution to it. For a mean over samples,
+            this is Cohen's d of paired values. None if all draws are equal.
+        relative: The difference as a share of `value_b`; None if that is 0.
+        seeds: Welch's test over the seeds; None if a group has one run.
+        better: Number of samples on which `a` is better, by its mean over seeds.
+        worse: Number of samples on which `a` is worse.
+        equal: Number of samples on which the groups are equal.
     """
 
     metric: str
-    pair: Pair
+    pair: GroupPair
     value_a: float
     value_b: float
     low: float | None
@@ -139,70 +148,71 @@ class PairedTest:
 
     @property
     def difference(self) -> float:
-        """How much better `a` is."""
+        """The value of `a` minus that of `b`."""
         return self.value_a - self.value_b
 
     def as_json(self) -> dict[str, Any]:
-        """The test as docs/compare.md lists it."""
-        told = {name: value for name, value in vars(self).items() if name not in {"pair", "seeds"}}
+        """Return the JSON object that docs/compare.md describes."""
+        values = {name: value for name, value in vars(self).items() if name not in {"pair", "seeds"}}
         groups = {"a": self.pair.a.value, "b": self.pair.b.value}
         seeds = vars(self.seeds) if self.seeds else None
-        return {**told, **groups, "difference": self.difference, "seeds": seeds, **self.pair.told}
+        return {**values, **groups, "difference": self.difference, "seeds": seeds, **self.pair.details}
 
 
-def paired_tests(pairs: Sequence[Pair], measured: Sequence[RunMetric], how: Resampling) -> list[PairedTest]:
-    """Test every figure that both groups of a pair have, and correct the p-values for their number by Holm."""
-    exchanged: dict[tuple[int, int], MetricDraws] = {}
+def paired_tests(pairs: Sequence[GroupPair], metrics: Sequence[RunMetric], resampling: Resampling) -> list[PairedTest]:
+    """Test every metric that both groups of a pair have, and apply Holm's correction to all p-values."""
+    swapped: dict[tuple[int, int], MetricDraws] = {}
     tests = []
-    for number, pair in enumerate(pairs):
-        for figure in measured:
-            if figure.of_all([*pair.a.runs, *pair.b.runs]):
-                key = (number, id(figure.reduction))
-                if key not in exchanged:
-                    exchanged[key] = _randomised(figure.reduction, figure, pair, how)
-                tests.append(_test(figure, pair, exchanged[key], how))
-    corrected = holm([test.p_value for test in tests])
+    for pair_index, pair in enumerate(pairs):
+        for metric in metrics:
+            if metric.is_known_for([*pair.a.runs, *pair.b.runs]):
+                # One reduction computes all metrics of a plugin, so the exchanges are computed once for them.
+                key = (pair_index, id(metric.reduction))
+                if key not in swapped:
+                    swapped[key] = _swapped_differences(metric, pair, resampling)
+                tests.append(_paired_test(metric, pair, swapped[key][metric.name], resampling))
+    corrected = holm_correction([test.p_value for test in tests])
     return [replace(test, p_holm=value) for test, value in zip(tests, corrected, strict=True)]
 
 
-def _randomised(reducing: Reduction, figure: RunMetric, pair: Pair, how: Resampling) -> MetricDraws:
-    """Exchange all figures of a metric at once."""
-    one, other = ([figure.places[run.name] for run in group.runs] for group in (pair.a, pair.b))
-    return randomisation(reducing, (one, other), len(pair.a.runs[0].rows), how)
+def _swapped_differences(metric: RunMetric, pair: GroupPair, resampling: Resampling) -> MetricDraws:
+    a, b = ([metric.indices[run.name] for run in group.runs] for group in (pair.a, pair.b))
+    return approximate_randomisation(metric.reduction, (a, b), len(pair.a.runs[0].scores), resampling)
 
 
-def _test(figure: RunMetric, pair: Pair, exchanged: MetricDraws, how: Resampling) -> PairedTest:
-    a, b = pair.a.runs, pair.b.runs
-    value_a, value_b = figure.mean(a), figure.mean(b)
-    draws = figure.mean_draws(a) - figure.mean_draws(b)
-    found = interval(draws, how.confidence)
-    by_sample = figure.by_sample(a) - figure.by_sample(b)
-    defined = by_sample[np.isfinite(by_sample)]
-    better, worse = int(np.sum(defined > TIE)), int(np.sum(defined < -TIE))
-    own, others = ([figure.values[run.name] for run in runs] for runs in (a, b))
-    p = p_value(exchanged[figure.name], value_a - value_b)
+def _paired_test(metric: RunMetric, pair: GroupPair, swapped: Floats, resampling: Resampling) -> PairedTest:
+    runs_a, runs_b = pair.a.runs, pair.b.runs
+    value_a, value_b = metric.mean(runs_a), metric.mean(runs_b)
+    difference = value_a - value_b
+    draws = metric.mean_draws(runs_a) - metric.mean_draws(runs_b)
+    low, high = percentile_interval(draws, resampling.confidence) or (None, None)
+    sample_differences = metric.mean_sample_values(runs_a) - metric.mean_sample_values(runs_b)
+    defined = sample_differences[np.isfinite(sample_differences)]
+    better, worse = int(np.sum(defined > TIE_TOLERANCE)), int(np.sum(defined < -TIE_TOLERANCE))
+    seed_values_a, seed_values_b = ([metric.values[run.name] for run in runs] for runs in (runs_a, runs_b))
+    uncorrected = p_value(swapped, difference)
     return PairedTest(
-        metric=figure.name,
+        metric=metric.name,
         pair=pair,
         value_a=value_a,
         value_b=value_b,
-        low=found[0] if found else None,
-        high=found[1] if found else None,
-        p_value=p,
-        p_holm=p,
-        effect_size=_effect_size(value_a - value_b, draws, defined.size),
-        relative=(value_a - value_b) / value_b if value_b else None,
-        seeds=seed_difference(own, others, how.confidence),
+        low=low,
+        high=high,
+        p_value=uncorrected,
+        p_holm=uncorrected,
+        effect_size=_effect_size(difference, draws, defined.size),
+        relative=difference / value_b if value_b else None,
+        seeds=welch_test(seed_values_a, seed_values_b, resampling.confidence),
         better=better,
         worse=worse,
         equal=defined.size - better - worse,
     )
 
 
-def _effect_size(difference: float, draws: Any, num_samples: int) -> float | None:
-    """The standard error of a mean falls with the root of the samples' number: what is left is of one sample."""
+def _effect_size(difference: float, draws: Floats, num_samples: int) -> float | None:
+    """Divide the difference by the standard deviation of one sample: the standard error times sqrt(num_samples)."""
     error = float(np.nanstd(draws))
-    return difference / (error * math.sqrt(num_samples)) if error > TIE and num_samples else None
+    return difference / (error * math.sqrt(num_samples)) if error > TIE_TOLERANCE and num_samples else None
 
 
 @dataclass(frozen=True)
@@ -210,35 +220,38 @@ class Disagreement:
     """A sample on which two groups differ.
 
     Attributes:
-        id: The sample's.
+        id: The id of the sample.
         pair: The groups.
-        figures: A figure's name to its value on this sample alone, of `a` and of `b`, seeds averaged.
+        values: Metric name to its values on this sample for `a` and for `b`, each the mean over seeds.
     """
 
     id: str
-    pair: Pair
-    figures: Mapping[str, tuple[float, float]]
+    pair: GroupPair
+    values: Mapping[str, tuple[float, float]]
 
     @property
-    def size(self) -> float:
-        """The largest difference in any figure."""
-        return max(abs(one - other) for one, other in self.figures.values())
+    def largest_difference(self) -> float:
+        """The largest absolute difference of any metric."""
+        return max(abs(a - b) for a, b in self.values.values())
 
     def as_json(self) -> dict[str, Any]:
-        """The disagreement as docs/compare.md lists it."""
-        figures = {name: {"a": one, "b": other} for name, (one, other) in self.figures.items()}
-        return {"id": self.id, "a": self.pair.a.value, "b": self.pair.b.value, "metrics": figures, **self.pair.told}
+        """Return the JSON object that docs/compare.md describes."""
+        values = {name: {"a": a, "b": b} for name, (a, b) in self.values.items()}
+        return {"id": self.id, "a": self.pair.a.value, "b": self.pair.b.value, "metrics": values, **self.pair.details}
 
 
-def disagreements(pair: Pair, measured: Sequence[RunMetric], most: int) -> list[Disagreement]:
-    """The samples on which two groups differ, those with the largest difference in any figure first."""
-    figures = [each for each in measured if each.of_all([*pair.a.runs, *pair.b.runs])]
-    sides = {each.name: (each.by_sample(pair.a.runs), each.by_sample(pair.b.runs)) for each in figures}
-    found = []
-    for place, sample in enumerate(pair.a.runs[0].rows):
-        values = {name: (float(one[place]), float(other[place])) for name, (one, other) in sides.items()}
+def find_disagreements(pair: GroupPair, metrics: Sequence[RunMetric], limit: int) -> list[Disagreement]:
+    """Return the samples on which two groups differ, largest difference of any metric first, up to a limit."""
+    shared = [metric for metric in metrics if metric.is_known_for([*pair.a.runs, *pair.b.runs])]
+    sample_values = {
+        metric.name: (metric.mean_sample_values(pair.a.runs), metric.mean_sample_values(pair.b.runs))
+        for metric in shared
+    }
+    disagreements = []
+    for index, sample_id in enumerate(pair.a.runs[0].scores):
+        values = {name: (float(a[index]), float(b[index])) for name, (a, b) in sample_values.items()}
         defined = {name: both for name, both in values.items() if np.isfinite(both).all()}
-        each = Disagreement(sample, pair, defined)
-        if defined and each.size > TIE:
-            found.append(each)
-    return sorted(found, key=lambda each: -each.size)[:most]
+        disagreement = Disagreement(sample_id, pair, defined)
+        if defined and disagreement.largest_difference > TIE_TOLERANCE:
+            disagreements.append(disagreement)
+    return sorted(disagreements, key=lambda disagreement: -disagreement.largest_difference)[:limit]

@@ -1,4 +1,4 @@
-"""Differences on subgroups of the test split: by label, and by number of segments."""
+"""Differences on subgroups of the test split: by entity label, and by number of image segments."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from typing import Any
 
 import numpy as np
 
-from runner.compare.resampling import Floats, MetricDraws, Resampling, bootstrap_weights, interval
+from runner.compare.resampling import Floats, MetricDraws, Resampling, bootstrap_weights, percentile_interval
 from runner.compare.run_metrics import RunMetric
 from runner.compare.runs import Run
-from runner.compare.statistics import Pair
+from runner.compare.statistics import GroupPair
 
-MANY_SEGMENTS = 4
-"""Samples with so many segments or more are taken together."""
-RESAMPLES = 1_000
-"""Draws for an interval of a part: there are many parts, and they are looked at, not tested."""
+MAX_SEGMENTS = 4
+"""Samples with this number of segments or more form one subgroup."""
+NUM_RESAMPLES = 1_000
+"""Bootstrap draws for the interval of a subgroup. There are many subgroups, and they are not tested."""
 LABEL, SEGMENTS = "label", "segments"
 
 
 @dataclass(frozen=True)
 class Subgroup:
-    """Some samples of the test split.
+    """A subset of the test samples.
 
     Attributes:
-        kind: `label`: samples whose reference names one; `segments`: samples with so many.
-        value: The label, or the number.
-        members: 1 for each sample that belongs to it, else 0, in order.
+        kind: `label`: samples whose reference has an entity with the label; `segments`: samples with a number of
+            segments.
+        value: The label or the number.
+        members: 1 for each sample of the subgroup, else 0, in the order of the samples.
     """
 
     kind: str
@@ -37,22 +38,22 @@ class Subgroup:
 
 @dataclass(frozen=True)
 class SubgroupDifference:
-    """What one figure says of a pair on a part of the samples; no p-value, as there are so many."""
+    """The difference of a pair in one metric on a subgroup; without a p-value, because there are many subgroups."""
 
-    part: Subgroup
+    subgroup: Subgroup
     metric: str
-    pair: Pair
+    pair: GroupPair
     value_a: float
     value_b: float
     low: float | None
     high: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """The difference as docs/compare.md lists it."""
+        """Return the JSON object that docs/compare.md describes."""
         return {
-            "by": self.part.kind,
-            "value": self.part.value,
-            "num_samples": int(self.part.members.sum()),
+            "by": self.subgroup.kind,
+            "value": self.subgroup.value,
+            "num_samples": int(self.subgroup.members.sum()),
             "metric": self.metric,
             "a": self.pair.a.value,
             "b": self.pair.b.value,
@@ -61,61 +62,63 @@ class SubgroupDifference:
             "difference": self.value_a - self.value_b,
             "low": self.low,
             "high": self.high,
-            **self.pair.told,
+            **self.pair.details,
         }
 
 
-def subgroups(runs: Sequence[Run]) -> list[Subgroup]:
-    """Part the samples by what the references of any run hold, as one that was not asked for a task has none of it."""
+def find_subgroups(runs: Sequence[Run]) -> list[Subgroup]:
+    """Divide the samples by the references of all runs: a run that lacks a task has no references for it."""
     labels, segments = [], []
-    for sample in runs[0].rows:
-        references = [run.rows[sample].get("reference") or {} for run in runs]
-        labels.append({label for each in references for label, _ in each.get("pairs") or ()})
-        numbers = [len(each["mapping"]) for each in references if each.get("mapping") is not None]
-        segments.append(_number(numbers[0]) if numbers else "")
-    by_label = {label: [label in each for each in labels] for label in sorted(set().union(*labels))}
-    by_number = {number: [number == each for each in segments] for number in sorted(set(segments)) if number}
+    for sample_id in runs[0].scores:
+        references = [run.scores[sample_id].get("reference") or {} for run in runs]
+        labels.append({label for reference in references for label, _ in reference.get("pairs") or ()})
+        counts = [len(reference["mapping"]) for reference in references if reference.get("mapping") is not None]
+        segments.append(_format_count(counts[0]) if counts else "")
+    by_label = {label: [label in sample for sample in labels] for label in sorted(set().union(*labels))}
+    by_segments = {count: [count == sample for sample in segments] for count in sorted(set(segments)) if count}
     return [
         Subgroup(kind, value, np.array(members, dtype=np.float64))
-        for kind, found in ((LABEL, by_label), (SEGMENTS, by_number))
-        for value, members in found.items()
+        for kind, subgroups in ((LABEL, by_label), (SEGMENTS, by_segments))
+        for value, members in subgroups.items()
     ]
 
 
-def _number(segments: int) -> str:
-    return f"{MANY_SEGMENTS} or more" if segments >= MANY_SEGMENTS else str(segments)
+def _format_count(num_segments: int) -> str:
+    return f"{MAX_SEGMENTS} or more" if num_segments >= MAX_SEGMENTS else str(num_segments)
 
 
-def subgroup_differences(
-    pairs: Sequence[Pair], measured: Sequence[RunMetric], how: Resampling, runs: Sequence[Run]
+def compare_subgroups(
+    pairs: Sequence[GroupPair], metrics: Sequence[RunMetric], resampling: Resampling, runs: Sequence[Run]
 ) -> Iterator[SubgroupDifference]:
-    """Compare each pair on each part of the samples, with bootstrap intervals."""
+    """Compare each pair on each subgroup, with bootstrap intervals."""
     if not pairs:
         return
-    draws = np.vstack(list(bootstrap_weights(len(runs[0].rows), min(RESAMPLES, how.num_resamples), how.seed)))
-    for part in subgroups(runs):
-        weights = np.vstack([part.members, draws * part.members])
-        drawn: dict[tuple[int, int], MetricDraws] = {}
-        for figure in measured:
-            known = {name: _on(figure, place, weights, drawn) for name, place in figure.places.items()}
+    num_samples, num_resamples = len(runs[0].scores), min(NUM_RESAMPLES, resampling.num_resamples)
+    draws = np.vstack(list(bootstrap_weights(num_samples, num_resamples, resampling.seed)))
+    for subgroup in find_subgroups(runs):
+        # The first row is the subgroup itself, the others are its draws.
+        weights = np.vstack([subgroup.members, draws * subgroup.members])
+        cache: dict[tuple[int, int], MetricDraws] = {}
+        for metric in metrics:
+            run_values = {run: _reduce(metric, index, weights, cache) for run, index in metric.indices.items()}
             for pair in pairs:
-                if figure.of_all([*pair.a.runs, *pair.b.runs]):
-                    yield from _difference(part, figure.name, pair, known, how)
+                if metric.is_known_for([*pair.a.runs, *pair.b.runs]):
+                    yield from _difference(subgroup, metric.name, pair, run_values, resampling.confidence)
 
 
-def _on(figure: RunMetric, place: int, weights: Floats, drawn: dict[tuple[int, int], MetricDraws]) -> Floats:
-    """A figure of a run on draws; all figures of its metric are reduced at once, and remembered."""
-    key = (id(figure.reduction), place)
-    if key not in drawn:
-        drawn[key] = figure.reduction.drawn(place, weights)
-    return drawn[key].get(figure.name, np.full(len(weights), np.nan))
+def _reduce(metric: RunMetric, run: int, weights: Floats, cache: dict[tuple[int, int], MetricDraws]) -> Floats:
+    """Compute a metric of a run on each row of weights; the cache holds all metrics of the same reduction."""
+    key = (id(metric.reduction), run)
+    if key not in cache:
+        cache[key] = metric.reduction.reduce_draws(run, weights)
+    return cache[key].get(metric.name, np.full(len(weights), np.nan))
 
 
 def _difference(
-    part: Subgroup, metric: str, pair: Pair, known: Mapping[str, Floats], how: Resampling
+    subgroup: Subgroup, metric: str, pair: GroupPair, run_values: Mapping[str, Floats], confidence: float
 ) -> Iterator[SubgroupDifference]:
-    """The difference on the part as it is, which stands first, and on its draws; nothing where it has no value."""
-    one, other = (np.mean([known[run.name] for run in group.runs], axis=0) for group in (pair.a, pair.b))
-    if np.isfinite(one[0] - other[0]):
-        low, high = interval(one[1:] - other[1:], how.confidence) or (None, None)
-        yield SubgroupDifference(part, metric, pair, float(one[0]), float(other[0]), low, high)
+    """Yield the difference on a subgroup with its interval; nothing if the metric is undefined there."""
+    a, b = (np.mean([run_values[run.name] for run in group.runs], axis=0) for group in (pair.a, pair.b))
+    if np.isfinite(a[0] - b[0]):
+        low, high = percentile_interval(a[1:] - b[1:], confidence) or (None, None)
+        yield SubgroupDifference(subgroup, metric, pair, float(a[0]), float(b[0]), low, high)

@@ -1,4 +1,4 @@
-"""Fetches runs from the tracker for a comparison, and attaches the comparison page to them."""
+"""Downloads runs from the tracker for a comparison, and uploads the comparison page to them."""
 
 from __future__ import annotations
 
@@ -7,60 +7,61 @@ from pathlib import Path
 
 from runner.compare.runs import Run
 from runner.errors import SpecError
-from runner.plan import implement
-from runner.spec.check import section
+from runner.plan import create_plugin
+from runner.spec.check import make_section
 from runner.spec.load import load_spec
-from runner.status.sweep_folder import FOLDER
+from runner.stages import Tracker
+from runner.status.sweep_folder import SWEEP_FOLDER
 from runner.tracking.run_sync import tracker_state
 
-SHOWN_UNDER = "compare"
-"""The folder of a run's artifacts that pages are put into."""
+PAGE_FOLDER = "compare"
+"""The artifact folder of a tracker run that pages are uploaded to."""
 
 
-def fetch_runs(experiments: Sequence[str], spec_file: Path, into: Path) -> None:
-    """Bring the files of experiments here, laid out as in a folder of all runs.
+def fetch_runs(experiments: Sequence[str], spec_file: Path, target: Path) -> None:
+    """Download the files of experiments from the tracker, in the layout of a folder of all runs.
 
     Args:
-        experiments: Their names.
-        spec_file: A spec whose section `tracker` says where they are.
-        into: The folder; one for each experiment is made.
+        experiments: Names of the experiments.
+        spec_file: A spec whose section `tracker` names the tracker.
+        target: The folder to write to; a subfolder is created for each experiment.
 
     Raises:
-        SpecError: The spec is wrong, or the tracker has no trial of an experiment.
-        UnmetError: The tracker cannot be asked.
+        SpecError: The spec is invalid, or the tracker has no trial of an experiment.
+        RequirementError: The tracker cannot be reached.
     """
     spec = load_spec(spec_file).spec
-    tracker = implement(spec.tracker, spec.compute.storage or Path("runs").resolve())
+    tracker: Tracker = create_plugin(spec.tracker, spec.compute.storage or Path("runs").resolve())
     for name in experiments:
-        (into / name).mkdir(parents=True)
-        if not tracker.fetch(name, into / name):
-            raise SpecError(f"--from {spec_file}: the tracker has no run of the experiment {name!r}")
+        (target / name).mkdir(parents=True)
+        if not tracker.download_runs(name, target / name):
+            raise SpecError(f"--from {spec_file}: the tracker has no runs of the experiment {name!r}")
 
 
 def attach_page(file: Path, runs: Sequence[Run]) -> Iterator[str]:
-    """Add a page to the artifacts of the sweeps that its runs belong to, else of the runs themselves.
+    """Upload a page to the tracker runs of the sweeps that the runs belong to, else of the runs themselves.
 
     Yields:
-        Where it was added, and why it was not, in words; a comparison is none the worse for a tracker that is away.
+        A message for each tracker run, and a warning for each experiment whose upload failed. A failure does not affect
+        the comparison.
     """
     failed: set[str] = set()
-    for run, run_id in _shown_at(runs):
+    for run_id, run in _tracker_runs(runs).items():
         try:
-            tracker = implement(section("tracker", run.plan["tracker"]), run.folder.parent.parent)
-            tracker.attach(run_id, file, SHOWN_UNDER)
-            yield f"added to the tracker's run {run_id} of {run.experiment}, under {SHOWN_UNDER}/"
-        except Exception as error:  # whatever a tracker raises: the page is written, and stays
+            tracker: Tracker = create_plugin(make_section("tracker", run.plan["tracker"]), run.folder.parent.parent)
+            tracker.log_file(run_id, file, PAGE_FOLDER)
+            yield f"uploaded to the tracker run {run_id} of {run.experiment}, in {PAGE_FOLDER}/"
+        except Exception as error:  # any error of a tracker plugin: the page itself is already written
             if run.experiment not in failed:
-                yield f"warning: the tracker of {run.experiment} has not taken it ({type(error).__name__}: {error})"
+                yield f"warning: upload to the tracker of {run.experiment} failed ({type(error).__name__}: {error})"
             failed.add(run.experiment)
 
 
-def _shown_at(runs: Sequence[Run]) -> Iterator[tuple[Run, str]]:
-    """The tracker's ids of the runs that the page belongs to; those that no tracker knows are left out."""
-    ids: dict[str, Run] = {}
+def _tracker_runs(runs: Sequence[Run]) -> dict[str, Run]:
+    """Return the ids of the tracker runs that a page belongs to, each with one of its runs."""
+    tracker_runs: dict[str, Run] = {}
     for run in runs:
-        known = tracker_state(run.folder.parent / FOLDER) if run.group else tracker_state(run.folder)
-        if known.get("run_id"):
-            ids.setdefault(str(known["run_id"]), run)
-    for run_id, run in ids.items():
-        yield run, run_id
+        state = tracker_state(run.folder.parent / SWEEP_FOLDER) if run.group else tracker_state(run.folder)
+        if state.get("run_id"):
+            tracker_runs.setdefault(str(state["run_id"]), run)
+    return tracker_runs

@@ -1,4 +1,4 @@
-"""Reads JSON lines of an id and a text: predictions and references."""
+"""Reads JSON-lines files of ids and texts: predictions and references."""
 
 from __future__ import annotations
 
@@ -8,89 +8,90 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.errors import DataError, read_error
+from runner.errors import DataError, data_line_error
 
-SHOWN_PROBLEMS = 10
-"""How many lines are named before the rest is only counted."""
+MAX_LISTED_PROBLEMS = 10
+"""Number of problems that an error lists; it only counts the others."""
 
 
 @dataclass(frozen=True)
-class AnswerFile:
-    """A text about one sample.
+class AnswerLine:
+    """The text of one line of an answer file.
 
     Attributes:
-        text: What was written.
-        place: `file:line`, counted from 1.
+        text: The prediction or the reference.
+        location: `file:line`, counted from 1.
     """
 
     text: str
-    place: str
+    location: str
 
 
-def read_answer_file(path: Path, field: str) -> dict[str, AnswerFile]:
-    """Read the lines `{"id": …, <field>: …}` of a file, by id; other keys are passed over, as are empty lines.
+def read_answer_file(path: Path, field: str) -> dict[str, AnswerLine]:
+    """Read the lines `{"id": …, <field>: …}` of a file, by id; other keys and empty lines are ignored.
 
     Raises:
-        DataError: The file is missing, or lines are no such objects or bear the id of an earlier one; each is named.
+        DataError: The file is missing, or lines are invalid or repeat an id. The error lists every such line.
     """
-    written: dict[str, AnswerFile] = {}
+    answers: dict[str, AnswerLine] = {}
     problems: list[str] = []
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(_read_lines(path), start=1):
         if not line.strip():
             continue
         try:
-            name, text = _row(path, number, line, field)
-            if name in written:
-                raise read_error(path, number, f"the id {name!r} stands at {written[name].place} too")
+            sample_id, text = _parse_line(path, number, line, field)
+            if sample_id in answers:
+                first = answers[sample_id].location
+                raise data_line_error(path, number, f"the id {sample_id!r} already occurs at {first}")
         except DataError as error:
             problems.append(str(error))
         else:
-            written[name] = AnswerFile(text, f"{path}:{number}")
-    refuse(problems)
-    return written
+            answers[sample_id] = AnswerLine(text, f"{path}:{number}")
+    raise_problems(problems)
+    return answers
 
 
-def fitted(
-    outputs: Mapping[str, AnswerFile], known: Mapping[str, str], source: Path, *, allow_missing: bool
+def match_outputs(
+    outputs: Mapping[str, AnswerLine], references: Mapping[str, str], source: Path, *, allow_missing: bool
 ) -> set[str]:
-    """Check that outputs and references are about the same samples.
+    """Check that outputs and references have the same ids.
 
     Args:
-        outputs: By id.
-        known: The id of each reference, and where it stands.
+        outputs: Outputs by id.
+        references: The location of each reference by id.
         source: The file of the outputs.
-        allow_missing: Whether there may be references without an output.
+        allow_missing: Whether references without an output are allowed.
 
     Returns:
         The ids of references without an output.
 
     Raises:
-        DataError: Outputs are about samples that no reference knows, or some are missing; each is named.
+        DataError: Outputs have an id that no reference has, or outputs are missing. The error lists all of them.
     """
     problems = [
-        f"{written.place}: the id {name!r} is not among the {len(known):,} references"
-        for name, written in outputs.items()
-        if name not in known
+        f"{output.location}: the id {sample_id!r} is not among the {len(references):,} references"
+        for sample_id, output in outputs.items()
+        if sample_id not in references
     ]
-    missing = [name for name in known if name not in outputs]
+    missing = [sample_id for sample_id in references if sample_id not in outputs]
     if missing and not allow_missing:
         problems.append(
-            f"{source}: no output for {len(missing):,} of {len(known):,} references, such as the id {missing[0]!r} "
-            f"({known[missing[0]]}); --allow-missing counts them as empty answers"
+            f"{source}: no output for {len(missing):,} of {len(references):,} references, for example the id "
+            f"{missing[0]!r} ({references[missing[0]]}). --allow-missing counts them as empty answers"
         )
-    refuse(problems)
+    raise_problems(problems)
     return set(missing)
 
 
-def refuse(problems: list[str]) -> None:
-    """Raise a DataError of all problems, if there are any."""
+def raise_problems(problems: list[str]) -> None:
+    """Raise one DataError that lists the problems, if there are any."""
     if problems:
-        more = len(problems) - SHOWN_PROBLEMS
-        told = problems[:SHOWN_PROBLEMS] + ([f"and {more:,} more"] if more > 0 else [])
-        raise DataError("\n".join(told))
+        more = len(problems) - MAX_LISTED_PROBLEMS
+        listed = problems[:MAX_LISTED_PROBLEMS] + ([f"and {more:,} more"] if more > 0 else [])
+        raise DataError("\n".join(listed))
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _read_lines(path: Path) -> Iterator[bytes]:
     try:
         yield from path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except FileNotFoundError as error:
@@ -99,20 +100,20 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _row(path: Path, number: int, line: bytes, field: str) -> tuple[str, str]:
+def _parse_line(path: Path, number: int, line: bytes, field: str) -> tuple[str, str]:
     try:
         row: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise read_error(path, number, f"is not JSON: {error}") from error
+        raise data_line_error(path, number, f"is not JSON: {error}") from error
     if not isinstance(row, dict):
-        raise read_error(path, number, f'is no JSON object: {{"id": …, "{field}": …}}')
+        raise data_line_error(path, number, f'is not a JSON object such as {{"id": …, "{field}": …}}')
     for key in ("id", field):
         if not isinstance(row.get(key), str):
-            found = f"has {key!r}: {row[key]!r}, which is no text" if key in row else f"lacks {key!r}"
-            raise read_error(path, number, f'{found}; a line is {{"id": …, "{field}": …}}')
-    return _characters(row["id"]), _characters(row[field])
+            problem = f"{key!r} is not text: {row[key]!r}" if key in row else f"the key {key!r} is missing"
+            raise data_line_error(path, number, f'{problem}. A line is {{"id": …, "{field}": …}}')
+    return replace_lone_surrogates(row["id"]), replace_lone_surrogates(row[field])
 
 
-def _characters(text: str) -> str:
-    """Put U+FFFD for half of a surrogate pair: an emoji that a limit of tokens cut apart is JSON, but no text."""
+def replace_lone_surrogates(text: str) -> str:
+    """Replace unpaired surrogates with U+FFFD: a token limit can cut an emoji apart, which JSON can hold."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

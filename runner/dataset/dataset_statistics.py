@@ -1,4 +1,4 @@
-"""Statistics of a data set: the paper's Table 1, and spreads of texts, entities and segments."""
+"""Statistics of a data set: the paper's Table 1, and distributions of texts, entities and segments."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 from runner.records import Sample
 
-SPREAD = ("max", "min", "median", "mean")
-"""The figures of a spread, in the paper's order."""
+STATISTIC_NAMES = ("max", "min", "median", "mean")
+"""The statistics of a distribution, in the paper's order."""
 
-PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+PUBLISHED_STATISTICS: Mapping[str, Mapping[str, Any]] = {
     "Twitter GMNER": {
         "counts": {"samples": 5533},
         "spreads": {
@@ -25,21 +25,24 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
         },
     }
 }
-"""By the source that a data set's provenance names: what M-MRE's paper (arXiv 2504.17353) says of its data set."""
+"""The statistics that M-MRE's paper (arXiv 2504.17353) reports, by the source named in a data set's provenance."""
 
 
-def spread(values: Sequence[int]) -> dict[str, float] | None:
-    """The figures of a spread, by the names of `SPREAD`; None of no values."""
+def describe_values(values: Sequence[int]) -> dict[str, float] | None:
+    """Compute the statistics of `STATISTIC_NAMES`; None if there are no values."""
     if not values:
         return None
-    figures = (max(values), min(values), median(values), round(fmean(values), 2))
-    return dict(zip(SPREAD, figures, strict=True))
+    statistics = (max(values), min(values), median(values), round(fmean(values), 2))
+    return dict(zip(STATISTIC_NAMES, statistics, strict=True))
 
 
-def values_of(samples: Iterable[Sample]) -> dict[str, list[int]]:
-    """List what can be measured without pictures, a value a sample; of summaries where there is one.
+def measure_samples(samples: Iterable[Sample]) -> dict[str, list[int]]:
+    """Measure what needs no images: lengths of texts and summaries, and numbers of entities and segments.
 
-    Words stand between white space.
+    Words are separated by white space.
+
+    Returns:
+        One value per sample by quantity; samples without a summary have none of the summary's values.
     """
     values: dict[str, list[int]] = {
         name: []
@@ -55,22 +58,25 @@ def values_of(samples: Iterable[Sample]) -> dict[str, list[int]]:
     return values
 
 
-def entities_by_label(samples: Iterable[Sample]) -> dict[str, int]:
-    """Count the entities that texts name, by label; a pair that stands twice counts twice."""
-    return dict(sorted(Counter(each.label for sample in samples for each in sample.entities).items()))
+def count_entities_by_label(samples: Iterable[Sample]) -> dict[str, int]:
+    """Count the entities of the texts by label; repeated pairs of label and text are all counted."""
+    return dict(sorted(Counter(entity.label for sample in samples for entity in sample.entities).items()))
 
 
-def statistics(*splits: Sequence[Sample]) -> dict[str, Any]:
-    """The figures that stand in `dataset.json`, of all splits together; samples are read twice, one at a time."""
-    values = values_of(chain.from_iterable(splits))
-    spreads = {name: spread(each) for name, each in values.items()}
-    written = {
+def compute_statistics(*splits: Sequence[Sample]) -> dict[str, Any]:
+    """Compute the statistics in `dataset.json`, over all splits together.
+
+    Samples are read twice, one at a time.
+    """
+    values = measure_samples(chain.from_iterable(splits))
+    spreads = {name: describe_values(measured) for name, measured in values.items()}
+    lengths = {
         name: {"characters": spreads[f"{name}_characters"], "words": spreads[f"{name}_words"]}
         for name in ("summary", "text")
     }
     return {
-        **{name: figures if figures["words"] else None for name, figures in written.items()},
-        "entities": entities_by_label(chain.from_iterable(splits)),
+        **{name: spread if spread["words"] else None for name, spread in lengths.items()},
+        "entities": count_entities_by_label(chain.from_iterable(splits)),
         "entities_per_sample": spreads["entities"],
         "segments": sum(values["segments"]),
         "segments_per_sample": spreads["segments"],
@@ -79,19 +85,19 @@ def statistics(*splits: Sequence[Sample]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class DatasetStatistics:
-    """A data set in figures.
+    """Statistics of a data set.
 
     Attributes:
-        name: The data set's.
+        name: The name of the data set.
         path: Its folder.
-        fingerprint: As its `dataset.json` says.
-        labels: In their order.
-        counts: By split: what is counted to how many there are.
-        total: The same of the whole data set; an image that splits share counts once.
-        values: What is measured to a value a sample, a picture or a segment, in no order.
-        published: What the paper says of this data set; None of any other.
-        model: Whose tokens are counted; None where none was named.
-        estimated: Whether tokens of text are worked out from characters, for want of the tokenizer.
+        fingerprint: The fingerprint in its `dataset.json`.
+        labels: The entity labels, in order.
+        counts: By split: the number of items of each kind.
+        total: The same for the whole data set; an image that splits share is counted once.
+        values: By quantity: one value per sample, image or segment, in no particular order.
+        published: The statistics that the paper reports for this data set; None for any other.
+        model: The model whose tokens are counted; None if no model was named.
+        estimated: Whether text tokens are estimated from characters because the tokenizer is not available.
     """
 
     name: str
@@ -107,18 +113,18 @@ class DatasetStatistics:
 
     @cached_property
     def spreads(self) -> dict[str, dict[str, float]]:
-        """What is measured to `max`, `min`, `median` and `mean`; without what there is nothing of."""
-        found = {name: spread(values) for name, values in self.values.items()}
-        return {name: each for name, each in found.items() if each is not None}
+        """By quantity: `max`, `min`, `median` and `mean`; quantities without values are omitted."""
+        spreads = {name: describe_values(values) for name, values in self.values.items()}
+        return {name: spread for name, spread in spreads.items() if spread is not None}
 
     def as_json(self) -> dict[str, Any]:
-        """The figures as docs/interface.md's `stats --json` holds them."""
+        """Return the JSON form of `stats --json`; see docs/interface.md."""
         return {
             "name": self.name,
             "path": str(self.path),
             "fingerprint": self.fingerprint,
             "labels": list(self.labels),
-            "counts": {split: dict(each) for split, each in self.counts.items()},
+            "counts": {split: dict(counts) for split, counts in self.counts.items()},
             "total": dict(self.total),
             "spreads": self.spreads,
             "published": self.published,

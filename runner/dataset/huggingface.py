@@ -13,16 +13,23 @@ import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 from huggingface_hub import snapshot_download
 
-from runner.dataset.folder import DESCRIPTION, PARQUET, DatasetFolder, row_of, sample_of
-from runner.dataset.publish import CARD, UnfinishedDataset, card, exclusive_build, publishing, replacing
+from runner.dataset.folder import DESCRIPTION_FILE, PARQUET_FOLDER, DatasetFolder, sample_from_row, sample_to_row
+from runner.dataset.publish import (
+    CARD_FILE,
+    DatasetWriter,
+    dataset_card,
+    exclusive_build,
+    publish_atomically,
+    replace_folder,
+)
 from runner.errors import DataError, RequirementError
 from runner.records import Sample
 from runner.stages import Reporter
 
-ROWS = 50
-"""Samples of a row group, which is in memory at once."""
-SHARD = 500_000_000
-"""Bytes of pictures after which a split goes on in another file."""
+ROW_GROUP_SIZE = 50
+"""Samples per row group; one row group is in memory at once."""
+MAX_SHARD_BYTES = 500_000_000
+"""Once a file holds this many bytes of image data, the split continues in the next file."""
 
 FEATURES = Features(
     {
@@ -36,35 +43,36 @@ FEATURES = Features(
         ),
     }
 )
-"""A line of a data set, pictures in it."""
+"""The columns of an export: the keys of a data set's lines, with images embedded."""
 
 
 def write_parquet(folder: Path, split: str, samples: Sequence[Sample], root: Path) -> Iterator[int]:
     """Write a split as `<split>-<number>-of-<number of files>.parquet`, and yield the size of each row group.
 
     Args:
-        folder: Where the files go.
-        split: Its name.
-        samples: Their pictures lie below `root`.
-        root: The data set's folder.
+        folder: The folder of the files.
+        split: The name of the split.
+        samples: Samples whose images lie below `root`.
+        root: The folder of the data set.
 
     Raises:
-        DataError: A picture lies where none is expected.
+        DataError: An image is in an unsupported location.
     """
-    schema, files, room = FEATURES.arrow_schema, list[Path](), 0
+    schema, files, bytes_left = FEATURES.arrow_schema, list[Path](), 0
     writer: pq.ParquetWriter | None = None
-    for start in range(0, len(samples), ROWS):
-        rows = [_with_pictures(row_of(sample, root), root) for sample in samples[start : start + ROWS]]
-        if writer is None or room <= 0:
+    for start in range(0, len(samples), ROW_GROUP_SIZE):
+        chunk = samples[start : start + ROW_GROUP_SIZE]
+        rows = [_embed_images(sample_to_row(sample, root), root) for sample in chunk]
+        if writer is None or bytes_left <= 0:
             if writer is not None:
                 writer.close()
             files.append(folder / f"{split}-{len(files):05}")
-            writer, room = pq.ParquetWriter(files[-1], schema), SHARD
+            writer, bytes_left = pq.ParquetWriter(files[-1], schema), MAX_SHARD_BYTES
         table = pa.Table.from_pylist(rows, schema=schema)
         writer.write_table(table)
-        room -= table.nbytes
+        bytes_left -= table.nbytes
         yield len(rows)
-    if writer is None:  # A split without samples is a split.
+    if writer is None:  # An empty split needs a file, too.
         files.append(folder / f"{split}-00000")
         writer = pq.ParquetWriter(files[-1], schema)
     writer.close()
@@ -72,174 +80,188 @@ def write_parquet(folder: Path, split: str, samples: Sequence[Sample], root: Pat
         file.rename(file.with_name(f"{file.name}-of-{len(files):05}.parquet"))
 
 
-def _with_pictures(row: dict[str, Any], root: Path) -> dict[str, Any]:
-    """Put the bytes of pictures, beside their names, in the place of names."""
+def _embed_images(row: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Replace each image name in a row by the name and the bytes of the image."""
 
-    def picture(name: str | None) -> dict[str, Any] | None:
-        return None if name is None else {"bytes": (root / name).read_bytes(), "path": picture_name(name, row["id"])}
+    def embed(name: str | None) -> dict[str, Any] | None:
+        if name is None:
+            return None
+        return {"bytes": (root / name).read_bytes(), "path": check_image_name(name, row["id"])}
 
-    segments = [{**each, "image": picture(each["image"])} for each in row["segments"]]
-    return {**row, "image": picture(row["image"]), "segments": segments}
+    segments = [{**segment, "image": embed(segment["image"])} for segment in row["segments"]]
+    return {**row, "image": embed(row["image"]), "segments": segments}
 
 
-def rows_of_parquet(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file that `write_parquet` wrote, a row group in memory at once.
+def read_parquet(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file that `write_parquet` wrote; one row group is in memory at once.
 
     Raises:
-        DataError: It is broken, or holds other columns.
+        DataError: The file is damaged, or has other columns.
     """
     schema = FEATURES.arrow_schema
     try:
-        with pq.ParquetFile(file) as opened:
-            for group in range(opened.num_row_groups):
-                yield from opened.read_row_group(group, columns=schema.names).cast(schema).to_pylist()
+        with pq.ParquetFile(file) as parquet:
+            for index in range(parquet.num_row_groups):
+                yield from parquet.read_row_group(index, columns=schema.names).cast(schema).to_pylist()
     except (pa.ArrowException, ValueError, KeyError) as error:
-        raise DataError(f"{file}: is not as `runner export` writes it: {error}") from error
+        raise DataError(f"{file}: is not a Parquet file written by `runner export`: {error}") from error
 
 
-def lacks_something(value: Any) -> bool:
-    """Whether a row, or anything in it, is null that may not be: a summary and an image may, but not half of one."""
+def has_missing_values(value: Any) -> bool:
+    """Return True if a row contains a null other than a whole summary or a whole image."""
     if isinstance(value, dict):
-        told = (each for key, each in value.items() if each is not None or key not in {"summary", "image"})
-        return any(lacks_something(each) for each in told)
-    return any(lacks_something(each) for each in value) if isinstance(value, list) else value is None
+        required = (item for key, item in value.items() if item is not None or key not in {"summary", "image"})
+        return any(has_missing_values(item) for item in required)
+    return any(has_missing_values(item) for item in value) if isinstance(value, list) else value is None
 
 
-def picture_name(name: str | None, sample: str) -> str:
-    """Check the name of a picture, which is its path in the data set.
+def check_image_name(name: str | None, sample_id: str) -> str:
+    """Check the name of an image, which is its path in the data set, and return it.
 
     Raises:
-        DataError: It leads out, or lies beside `dataset.json`, where another file may have that name.
+        DataError: The path leaves the data set, or has no folder, where another file may have that name.
     """
     path = PurePosixPath(name or "")
     if path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
-        raise DataError(f"sample {sample}: the picture {name!r} is in no folder of the data set, such as images/")
+        raise DataError(f"sample {sample_id}: the image {name!r} is not in a subfolder of the data set such as images/")
     return str(path)
 
 
-SPLIT_FORM = r"\w+(\.\w+)*"
-"""What `datasets` takes as the name of a split."""
-BESIDE = ("left_out.jsonl", "annotations.jsonl")
-"""What a build leaves beside the samples; it goes along as it is."""
+SPLIT_NAME_PATTERN = r"\w+(\.\w+)*"
+"""The names of splits that `datasets` accepts."""
+EXTRA_FILES = ("left_out.jsonl", "annotations.jsonl")
+"""Files that a build writes beside the samples; they are copied unchanged."""
 
 
 def export_dataset(dataset: Path, target: Path, reporter: Reporter) -> dict[str, int]:
-    """Write a data set's export, whole or not at all, in the place of an earlier one.
+    """Export a data set atomically, replacing an earlier export.
 
     Args:
-        dataset: Its folder.
-        target: The folder to make: card, `dataset.json` and `data/<split>-….parquet`.
-        reporter: Told of the progress.
+        dataset: The folder of the data set.
+        target: The folder to create: card, `dataset.json` and `data/<split>-….parquet`.
+        reporter: Receives the progress.
 
     Returns:
         The number of samples by split.
 
     Raises:
-        DataError: The data set is missing or broken, or something else stands at the target.
+        DataError: The data set is missing or invalid, or the target exists and is not an export.
     """
     folder = DatasetFolder(dataset.resolve())
-    splits = folder.splits()
-    _check_names(dataset, splits)
+    splits = folder.load_splits()
+    _check_split_names(dataset, splits)
     total = sum(len(samples) for samples in splits.values())
-    with exclusive_build(target), replacing(target, PARQUET, "export") as unfinished:
-        (unfinished / PARQUET).mkdir()
-        written = 0
+    with exclusive_build(target), replace_folder(target, PARQUET_FOLDER, "an export") as unfinished:
+        (unfinished / PARQUET_FOLDER).mkdir()
+        num_written = 0
         for split, samples in splits.items():
-            for number in write_parquet(unfinished / PARQUET, split, samples, folder.path):
-                written += number
-                reporter.progress(written, total)
-        for name in (DESCRIPTION, *(each for each in BESIDE if (folder.path / each).is_file())):
-            shutil.copyfile(folder.path / name, unfinished / name)
-        files = {split: f"{PARQUET}/{split}-*.parquet" for split in splits}
-        (unfinished / CARD).write_text(card(folder.description, files), encoding="utf-8")
+            for num_rows in write_parquet(unfinished / PARQUET_FOLDER, split, samples, folder.path):
+                num_written += num_rows
+                reporter.progress(num_written, total)
+        shutil.copyfile(folder.path / DESCRIPTION_FILE, unfinished / DESCRIPTION_FILE)
+        _copy_extra_files(folder.path, unfinished)
+        files = {split: f"{PARQUET_FOLDER}/{split}-*.parquet" for split in splits}
+        (unfinished / CARD_FILE).write_text(dataset_card(folder.description, files), encoding="utf-8")
     return {split: len(samples) for split, samples in splits.items()}
 
 
-def import_dataset(place: str, target: Path, reporter: Reporter) -> dict[str, Any]:
-    """Make a data-set folder of an export, whole or not at all, in the place of an earlier one.
+def import_dataset(export: str, target: Path, reporter: Reporter) -> dict[str, Any]:
+    """Convert an export to a data-set folder atomically, replacing an earlier one.
 
     Args:
-        place: The export's folder, or its name on the hub.
-        target: The folder to make.
-        reporter: Told of the progress, and where the content is not what `dataset.json` was written for.
+        export: The folder of the export, or its name on the hub.
+        target: The folder to create.
+        reporter: Receives the progress, and a warning if the content differs from the fingerprint in `dataset.json`.
 
     Returns:
-        What the folder's `dataset.json` says.
+        The content of the new `dataset.json`.
 
     Raises:
-        DataError: There is no export, it is broken, or something else stands at the target.
-        UnmetError: The hub cannot be reached or does not have it.
+        DataError: The export is missing or invalid, or the target exists and is not a data set.
+        RequirementError: The hub cannot be reached, or has no such data set.
     """
-    source = Path(place).expanduser() if Path(place).expanduser().is_dir() else _downloaded(place)
-    described = DatasetFolder(source, with_images=False).description
-    _check_names(source, described["num_samples"])
-    if not (source / PARQUET).is_dir():
-        raise DataError(f"{source}: holds no {PARQUET}/ with Parquet files; `runner export` writes them")
-    if (target / PARQUET).exists():
-        raise DataError(f"{target}: is an export; name another place for the data set")
-    with exclusive_build(target), publishing(target) as unfinished:
-        splits = dict(_read(source, described["num_samples"], unfinished, reporter))
-        description = unfinished.describe(
-            described["name"],
-            described["labels"],
+    source = Path(export).expanduser() if Path(export).expanduser().is_dir() else _download(export)
+    original = DatasetFolder(source, with_images=False).description
+    _check_split_names(source, original["num_samples"])
+    if not (source / PARQUET_FOLDER).is_dir():
+        raise DataError(f"{source}: there is no folder {PARQUET_FOLDER}/ with Parquet files; `runner export` writes it")
+    if (target / PARQUET_FOLDER).exists():
+        raise DataError(f"{target}: is an export. Choose another path for the data set")
+    with exclusive_build(target), publish_atomically(target) as writer:
+        splits = dict(_read_splits(source, original["num_samples"], writer, reporter))
+        description = writer.write_dataset(
+            original["name"],
+            original["labels"],
             splits,
-            described.get("provenance") or {},
-            described.get("license"),
+            original.get("provenance") or {},
+            original.get("license"),
         )
-        DatasetFolder(unfinished.path).splits()  # What is wrong with a line is told now, not when it is used.
-        for name in (each for each in BESIDE if (source / each).is_file()):
-            shutil.copyfile(source / name, unfinished.path / name)
-    if description["fingerprint"] != described.get("fingerprint"):
-        reporter.warn(f"{place}: its content is not what its {DESCRIPTION} was written for; that was written anew")
+        DatasetFolder(writer.path).load_splits()  # Invalid lines are reported now, not when they are used.
+        _copy_extra_files(source, writer.path)
+    if description["fingerprint"] != original.get("fingerprint"):
+        reporter.warn(
+            f"{export}: the content does not match the fingerprint in its {DESCRIPTION_FILE}; "
+            "a new fingerprint was computed"
+        )
     return description
 
 
-def _check_names(place: Path, splits: Iterable[str]) -> None:
-    """Refuse names of splits that Hugging Face does not take; those of a stranger's export name files here, too."""
+def _copy_extra_files(source: Path, target: Path) -> None:
+    for name in EXTRA_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _check_split_names(dataset: Path, splits: Iterable[str]) -> None:
+    """Reject split names that Hugging Face does not accept; an untrusted export's split names become file names."""
     for split in splits:
-        if not re.fullmatch(SPLIT_FORM, split):
-            raise DataError(f"{place}: Hugging Face takes no split called {split!r}: letters, digits and _ alone")
+        if not re.fullmatch(SPLIT_NAME_PATTERN, split):
+            raise DataError(
+                f"{dataset}: Hugging Face does not accept the split name {split!r}. Use letters, digits and _ only"
+            )
 
 
-def _downloaded(name: str) -> Path:
+def _download(name: str) -> Path:
     try:
         return Path(snapshot_download(name, repo_type="dataset"))
-    except Exception as error:  # The hub's client, and what it is built on, fail in many ways.
+    except Exception as error:  # The hub's client and its dependencies raise many types.
         reason = str(error).strip().splitlines()[0]
-        raise RequirementError(f"{name!r} is no folder here, and cannot be had from the hub ({reason})") from error
+        raise RequirementError(f"{name!r} is not a local folder and cannot be downloaded ({reason})") from error
 
 
-def _read(
-    source: Path, num_samples: Mapping[str, int], unfinished: UnfinishedDataset, reporter: Reporter
+def _read_splits(
+    source: Path, num_samples: Mapping[str, int], writer: DatasetWriter, reporter: Reporter
 ) -> Iterator[tuple[str, list[Sample]]]:
-    total, done = sum(number for number in num_samples.values() if isinstance(number, int)), 0
+    total, num_read = sum(number for number in num_samples.values() if isinstance(number, int)), 0
     for split in num_samples:
-        files = sorted((source / PARQUET).glob(f"{split}-*.parquet"))
+        files = sorted((source / PARQUET_FOLDER).glob(f"{split}-*.parquet"))
         if not files:
-            raise DataError(f"{source / PARQUET}: holds no {split}-….parquet, although {DESCRIPTION} names this split")
+            raise DataError(
+                f"{source / PARQUET_FOLDER}: {split}-….parquet is missing, but {DESCRIPTION_FILE} lists this split"
+            )
         samples = []
-        for row in (row for file in files for row in rows_of_parquet(file)):
-            samples.append(_stored(row, unfinished.path))
-            done += 1
-            reporter.progress(done, total)
+        for row in (row for file in files for row in read_parquet(file)):
+            samples.append(_extract_images(row, writer.path))
+            num_read += 1
+            reporter.progress(num_read, total)
         yield split, samples
 
 
-def _stored(row: dict[str, Any], root: Path) -> Sample:
-    """Write a row's pictures under their names, and make a sample of it."""
-    if lacks_something(row):
-        raise DataError(f"sample {row['id']}: lacks a value where only summary and images may be null")
+def _extract_images(row: dict[str, Any], root: Path) -> Sample:
+    """Write the images of a row to files, and convert the row to a sample."""
+    if has_missing_values(row):
+        raise DataError(f"sample {row['id']}: a value is missing. Only the summary and images may be null")
 
-    def name(picture: Mapping[str, Any] | None) -> str | None:
-        if picture is None:
+    def extract(image: Mapping[str, Any] | None) -> str | None:
+        if image is None:
             return None
-        path = picture_name(picture["path"], row["id"])
-        file = root / path
-        if file.is_file() and file.read_bytes() != picture["bytes"]:
-            raise DataError(f"sample {row['id']}: another picture is called {path!r} too")
+        name = check_image_name(image["path"], row["id"])
+        file = root / name
+        if file.is_file() and file.read_bytes() != image["bytes"]:
+            raise DataError(f"sample {row['id']}: another image has the name {name!r}, too")
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(picture["bytes"])
-        return path
+        file.write_bytes(image["bytes"])
+        return name
 
-    segments = [{**each, "image": name(each["image"])} for each in row["segments"]]
-    return sample_of({**row, "image": name(row["image"]), "segments": segments}, root)
+    segments = [{**segment, "image": extract(segment["image"])} for segment in row["segments"]]
+    return sample_from_row({**row, "image": extract(row["image"]), "segments": segments}, root)

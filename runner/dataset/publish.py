@@ -12,17 +12,17 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from runner.dataset.dataset_statistics import SPREAD, statistics
-from runner.dataset.folder import DESCRIPTION, content_fingerprint, row_of
+from runner.dataset.dataset_statistics import STATISTIC_NAMES, compute_statistics
+from runner.dataset.folder import DESCRIPTION_FILE, content_fingerprint, sample_to_row
 from runner.errors import DataError
 from runner.records import Sample
 
-CARD = "README.md"
+CARD_FILE = "README.md"
 
-SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
-"""How the hub sorts data sets by their number of samples, up to a million."""
+SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+"""The hub's size categories of data sets by their number of samples, below a million."""
 
-MEASURED = {
+CARD_STATISTICS = {
     "characters of a summary": ("summary", "characters"),
     "words of a summary": ("summary", "words"),
     "characters of a text": ("text", "characters"),
@@ -30,106 +30,111 @@ MEASURED = {
     "entities of a sample": ("entities_per_sample",),
     "segments of a sample": ("segments_per_sample",),
 }
-"""What the card tells of `statistics`, and where it stands there."""
+"""The rows of the card's table of statistics, and their keys in `statistics` of `dataset.json`."""
 
 
-def card(description: Mapping[str, Any], files: Mapping[str, str] | None = None) -> str:
-    """Write the card.
+def dataset_card(description: Mapping[str, Any], files: Mapping[str, str] | None = None) -> str:
+    """Format the data-set card.
 
     Args:
-        description: What `dataset.json` says.
-        files: By split, the pattern of its Parquet files beside the card; None where the card stands in a data-set
-            folder of JSON lines.
+        description: The content of `dataset.json`.
+        files: The pattern of the Parquet files beside the card, by split; None for a folder of JSON lines.
     """
-    header = yaml.safe_dump(_header(description, files), sort_keys=False, allow_unicode=True)
+    header = yaml.safe_dump(_card_header(description, files), sort_keys=False, allow_unicode=True)
+    num_samples = [[split, f"{number:,}"] for split, number in description["num_samples"].items()]
     parts = [
         f"---\n{header}---",
         f"# {description['name']}",
-        "Each sample is an image with its text, the entities that the text names, segments cut from the image, each "
-        "of which shows one of them, and, where somebody wrote it, a summary of the image (mutual reinforcement in "
-        "multimodal information extraction, arXiv 2504.17353).",
-        _table(["split", "samples"], [[split, f"{number:,}"] for split, number in description["num_samples"].items()]),
+        "Each sample consists of an image, its text, and the entities that the text names. Segments are cut from the "
+        "image, and each shows one of the entities. A sample may also have a summary of the image (mutual "
+        "reinforcement in multimodal information extraction, arXiv 2504.17353).",
+        _markdown_table(["split", "samples"], num_samples),
         f"Labels: {', '.join(description['labels'])}.",
-        *_figures(description.get("statistics") or {}),
-        "## Where it comes from",
-        *_origin(description),
-        "## How it is used",
-        _use(exported=files is not None),
+        *_card_statistics(description.get("statistics") or {}),
+        "## Source",
+        *_card_source(description),
+        "## Usage",
+        _card_usage(exported=files is not None),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _header(description: Mapping[str, Any], files: Mapping[str, str] | None) -> dict[str, Any]:
+def _card_header(description: Mapping[str, Any], files: Mapping[str, str] | None) -> dict[str, Any]:
     total = sum(description["num_samples"].values())
-    told: dict[str, Any] = {"pretty_name": description["name"]}
+    header: dict[str, Any] = {"pretty_name": description["name"]}
     if description.get("license"):
-        told["license"] = description["license"]
-    told["task_categories"] = ["image-text-to-text", "token-classification"]
-    told["tags"] = ["multimodal-information-extraction", "m-mre"]
-    told["size_categories"] = [next((name for size, name in SIZES.items() if total < size), "n>1M")]
+        header["license"] = description["license"]
+    header["task_categories"] = ["image-text-to-text", "token-classification"]
+    header["tags"] = ["multimodal-information-extraction", "m-mre"]
+    header["size_categories"] = [next((name for size, name in SIZE_CATEGORIES.items() if total < size), "n>1M")]
     if files is not None:
-        patterns = [{"split": split, "path": pattern} for split, pattern in files.items()]
-        told["configs"] = [{"config_name": "default", "data_files": patterns}]
-    return told
+        data_files = [{"split": split, "path": pattern} for split, pattern in files.items()]
+        header["configs"] = [{"config_name": "default", "data_files": data_files}]
+    return header
 
 
-def _figures(statistics: Mapping[str, Any]) -> list[str]:
+def _card_statistics(statistics: Mapping[str, Any]) -> list[str]:
     rows = []
-    for name, place in MEASURED.items():
-        found: Any = statistics
-        for key in place:
-            found = found.get(key) if isinstance(found, Mapping) else None
-        if found:
-            rows.append([name, *(f"{found[figure]:,.6g}" for figure in SPREAD)])
+    for title, keys in CARD_STATISTICS.items():
+        values: Any = statistics
+        for key in keys:
+            values = values.get(key) if isinstance(values, Mapping) else None
+        if values:
+            rows.append([title, *(f"{values[name]:,.6g}" for name in STATISTIC_NAMES)])
     entities = statistics.get("entities") or {}
-    told = ", ".join(f"{number:,} × {label}" for label, number in entities.items())
-    return [_table(["", *SPREAD], rows) if rows else "", f"Entities: {told}." if told else ""]
-
-
-def _origin(description: Mapping[str, Any]) -> list[str]:
-    provenance = description.get("provenance") or {}
-    license_ = description.get("license")
-    told = yaml.safe_dump(dict(provenance), sort_keys=False, allow_unicode=True)
+    counts = ", ".join(f"{number:,} × {label}" for label, number in entities.items())
     return [
-        f"Made by mmre-runner from: {provenance['source']}." if provenance.get("source") else "",
-        f"Licence: {license_}." if license_ else "No licence is declared: the terms of its sources hold.",
-        f"Fingerprint over its content: `{description['fingerprint']}`.",
-        f"~~~yaml\n{told}~~~" if provenance else "",
+        _markdown_table(["", *STATISTIC_NAMES], rows) if rows else "",
+        f"Entities: {counts}." if counts else "",
     ]
 
 
-def _use(*, exported: bool) -> str:
+def _card_source(description: Mapping[str, Any]) -> list[str]:
+    provenance = description.get("provenance") or {}
+    license_ = description.get("license")
+    provenance_yaml = yaml.safe_dump(dict(provenance), sort_keys=False, allow_unicode=True)
+    return [
+        f"Made by mmre-runner from: {provenance['source']}." if provenance.get("source") else "",
+        f"Licence: {license_}." if license_ else "No licence is declared: the terms of its sources apply.",
+        f"Fingerprint of the content: `{description['fingerprint']}`.",
+        f"~~~yaml\n{provenance_yaml}~~~" if provenance else "",
+    ]
+
+
+def _card_usage(*, exported: bool) -> str:
     if exported:
         return (
-            "`datasets.load_dataset` reads it. `runner import` makes of it the folder that a spec's "
-            "`data: {type: mmre, path: …}` names, with the same fingerprint."
+            "Read it with `datasets.load_dataset`. `runner import` converts it to a folder for "
+            "`data: {type: mmre, path: …}` in a spec, with the same fingerprint."
         )
     return (
-        "A spec names this folder: `data: {type: mmre, path: …}`. `runner stats` shows it in figures, and "
+        "Use this folder in a spec: `data: {type: mmre, path: …}`. `runner stats` prints its statistics, and "
         "`runner export` writes it as Parquet for the Hugging Face hub."
     )
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(heads) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [heads, rule, *rows])
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows])
 
 
-class UnfinishedDataset:
-    """A data set that is being made beside its final place.
+class DatasetWriter:
+    """Writes a data set into a folder that is still unfinished.
 
     Attributes:
-        path: Where its files go: pictures below `images` and `segments`.
+        path: The unfinished folder.
+        images: Its subfolder for main images.
+        segments: Its subfolder for segment images.
     """
 
     def __init__(self, path: Path) -> None:
-        """Begin in an empty folder."""
+        """Create the subfolders in an empty folder."""
         self.path = path
         self.images, self.segments = path / "images", path / "segments"
         for folder in (self.images, self.segments):
             folder.mkdir(parents=True)
 
-    def describe(
+    def write_dataset(
         self,
         name: str,
         labels: Sequence[str],
@@ -137,17 +142,17 @@ class UnfinishedDataset:
         provenance: Mapping[str, Any],
         license_: str | None = None,
     ) -> dict[str, Any]:
-        """Write the splits, `dataset.json` and the card, and return what `dataset.json` says.
+        """Write the splits, `dataset.json` and the card, and return the content of `dataset.json`.
 
         Args:
-            name: The data set's name.
-            labels: In their order.
-            splits: Samples whose images lie in this folder.
-            provenance: How it was made, as plain data.
-            license_: Its identifier; None where none is declared.
+            name: The name of the data set.
+            labels: The entity labels, in order.
+            splits: Samples whose images are in this folder, by split.
+            provenance: How the data set was made, as plain data.
+            license_: The identifier of the licence; None if none is declared.
         """
         for split, samples in splits.items():
-            write_rows(self.path / f"{split}.jsonl", (row_of(sample, self.path) for sample in samples))
+            write_rows(self.path / f"{split}.jsonl", (sample_to_row(sample, self.path) for sample in samples))
         description = {
             "name": name,
             "labels": list(labels),
@@ -155,34 +160,34 @@ class UnfinishedDataset:
             **({"license": license_} if license_ else {}),
             "fingerprint": content_fingerprint(labels, splits),
             "provenance": dict(provenance),
-            "statistics": statistics(*splits.values()),
+            "statistics": compute_statistics(*splits.values()),
         }
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-        (self.path / DESCRIPTION).write_text(text, encoding="utf-8")
-        (self.path / CARD).write_text(card(description), encoding="utf-8")
+        (self.path / DESCRIPTION_FILE).write_text(text, encoding="utf-8")
+        (self.path / CARD_FILE).write_text(dataset_card(description), encoding="utf-8")
         return description
 
 
 @contextmanager
-def exclusive_build(path: Path, waits: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Let one process at a time look whether a data set is there, and make it; others wait their turn.
+def exclusive_build(path: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Lock a data set, so that one process at a time checks for it and builds it.
 
     Args:
-        path: The data set's folder.
-        waits: Called where another process has its turn.
+        path: The folder of the data set.
+        on_wait: Called if another process holds the lock.
 
     Raises:
-        DataError: The folder around it cannot be made.
+        DataError: The parent folder cannot be created.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{path.parent}: cannot be made a folder for data sets: {error.strerror}") from error
+        raise DataError(f"{path.parent}: the folder cannot be created: {error.strerror}") from error
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        waits()
+        on_wait()
         lock.acquire()
     try:
         yield
@@ -191,56 +196,56 @@ def exclusive_build(path: Path, waits: Callable[[], object] = lambda: None) -> I
 
 
 @contextmanager
-def publishing(path: Path) -> Iterator[UnfinishedDataset]:
-    """Write a data set beside its final place and move it there at the end, replacing an earlier one.
+def publish_atomically(path: Path) -> Iterator[DatasetWriter]:
+    """Write a data set beside its final path and move it there at the end, replacing an earlier one.
 
-    Wrap it in `exclusive_build`.
+    Use it inside `exclusive_build`.
 
     Raises:
-        DataError: Something else stands at that place.
+        DataError: The path exists and is not a data set.
     """
-    with replacing(path) as unfinished:
-        yield UnfinishedDataset(unfinished)
+    with replace_folder(path) as unfinished:
+        yield DatasetWriter(unfinished)
 
 
 @contextmanager
-def replacing(path: Path, mark: str = DESCRIPTION, what: str = "data set") -> Iterator[Path]:
-    """Make a folder beside its place and move it there at the end, in place of an earlier one of its kind.
+def replace_folder(path: Path, marker: str = DESCRIPTION_FILE, kind: str = "a data set") -> Iterator[Path]:
+    """Create a folder beside its final path and move it there at the end, replacing an earlier one of its kind.
 
     Args:
-        path: Its place.
-        mark: What is in every folder of its kind.
-        what: Its kind.
+        path: The final path.
+        marker: The name of a file or folder that every folder of this kind contains.
+        kind: The kind with its article, for the error message.
 
     Raises:
-        DataError: Something else stands there.
+        DataError: The path exists and is of another kind.
     """
-    refuse_other(path, mark, what)
-    unfinished, before = (path.with_name(f".{path.name}.{what}") for what in ("unfinished", "before"))
-    _put_back(before, path)
+    check_replaceable(path, marker, kind)
+    unfinished, previous = (path.with_name(f".{path.name}.{suffix}") for suffix in ("unfinished", "before"))
+    _restore_previous(previous, path)
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
         yield unfinished
         if path.exists():
-            path.rename(before)
+            path.rename(previous)
         unfinished.rename(path)
     finally:
-        _put_back(before, path)
+        _restore_previous(previous, path)
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def refuse_other(path: Path, mark: str = DESCRIPTION, what: str = "data set") -> None:
-    """Raise a DataError where something of another kind stands, so that nothing else is ever written over."""
-    if path.exists() and not (path / mark).exists():
-        raise DataError(f"{path}: is there already and is no {what}; name another place, or remove it")
+def check_replaceable(path: Path, marker: str = DESCRIPTION_FILE, kind: str = "a data set") -> None:
+    """Raise a DataError if the path exists and is of another kind, so that nothing else is ever overwritten."""
+    if path.exists() and not (path / marker).exists():
+        raise DataError(f"{path}: already exists and is not {kind}. Choose another path, or remove it")
 
 
-def _put_back(before: Path, path: Path) -> None:
-    """Remove the earlier data set, or put it back where a kill came before the new one was in its place."""
-    if before.exists() and not path.exists():
-        before.rename(path)
-    shutil.rmtree(before, ignore_errors=True)
+def _restore_previous(previous: Path, path: Path) -> None:
+    """Remove the previous folder, or restore it if a kill prevented the new one from replacing it."""
+    if previous.exists() and not path.exists():
+        previous.rename(path)
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -14,61 +14,61 @@ from runner.trial.run_trial import Status
 
 POLL_SECONDS = 0.2
 VALIDATION_PREFIX = "validation/"
-"""How the names of metrics begin that a search may go by; the test split is read once, at the end."""
+"""Prefix of the metrics that a search may use; the test split is evaluated once, at the end."""
 
 EventCallback = Callable[[str, Event, bool], None]
-"""Called with a trial's name, an event, and whether it came since the trial was taken up."""
+"""Called with a trial's name, an event, and whether the event was written since the trial was added."""
 
 
 class EventFollower(threading.Thread):
-    """A thread that reads the logs of all trials that run, as they grow."""
+    """A thread that reads the logs of all running trials as they grow."""
 
-    def __init__(self, seen: EventCallback, look: Callable[[], None]) -> None:
-        """Pass every event on, from the first one of a log: what a search has heard already, it passes over.
+    def __init__(self, on_event: EventCallback, on_poll: Callable[[], None]) -> None:
+        """Initialize the thread.
 
         Args:
-            seen: Told of events.
-            look: Called before each reading; trials that run in this process keep its main thread from looking.
+            on_event: Called with every event of a log, from its first one on; a search ignores what it already knows.
+            on_poll: Called before each reading. The main thread cannot check for signals while a trial runs in it.
         """
-        super().__init__(daemon=True, name="watch")
-        self._seen, self._look = seen, look
+        super().__init__(daemon=True, name="event-follower")
+        self._on_event, self._on_poll = on_event, on_poll
         self._logs: dict[str, tuple[EventTail, int]] = {}
-        self._reading = threading.RLock()
-        self._ending = threading.Event()
+        self._lock = threading.RLock()
+        self._stopping = threading.Event()
 
     def add(self, trial: str, log: Path) -> None:
         """Follow the log of a trial."""
         size = log.stat().st_size if log.exists() else 0
-        with self._reading:
+        with self._lock:
             self._logs[trial] = (EventTail(log), size)
 
-    def leave(self, trial: str) -> None:
-        """Read the rest of a trial's log, in this thread, and follow it no longer; nothing, if it is not followed."""
-        with self._reading:
+    def remove(self, trial: str) -> None:
+        """Read the rest of a trial's log in the calling thread, then stop following it; no effect if not followed."""
+        with self._lock:
             if trial in self._logs:
                 self._read(trial, *self._logs.pop(trial))
 
     def run(self) -> None:
-        """Read until told to end."""
-        while not self._ending.wait(POLL_SECONDS):
-            self._look()
-            with self._reading:
-                for trial, (tail, old) in list(self._logs.items()):
-                    self._read(trial, tail, old)
+        """Read the logs until `stop` is called."""
+        while not self._stopping.wait(POLL_SECONDS):
+            self._on_poll()
+            with self._lock:
+                for trial, (tail, old_size) in list(self._logs.items()):
+                    self._read(trial, tail, old_size)
 
-    def end(self) -> None:
-        """Read no more."""
-        self._ending.set()
+    def stop(self) -> None:
+        """Stop the thread."""
+        self._stopping.set()
         if self.is_alive():
             self.join()
 
-    def _read(self, trial: str, tail: EventTail, old: int) -> None:
+    def _read(self, trial: str, tail: EventTail, old_size: int) -> None:
         for event in tail.read():
-            self._seen(trial, event, tail.offset > old)
+            self._on_event(trial, event, tail.offset > old_size)
 
 
 def validation_metrics_of(event: Event) -> dict[str, float]:
-    """The metrics of an event that a search may go by."""
+    """The validation metrics of an event, which a search may use; empty for other events."""
     if event["kind"] != "metrics" or event["step"] is None:
         return {}
     values: Mapping[str, Any] = event["values"]
@@ -76,45 +76,49 @@ def validation_metrics_of(event: Event) -> dict[str, float]:
 
 
 class SearchClient:
-    """Speaks with what proposes trials, one thread at a time; see `runner.sweep.trial_source.TrialSource`."""
+    """Thread-safe access to the source of trials; see `runner.sweep.trial_source.TrialSource`."""
 
-    def __init__(self, proposals: TrialSource, objective: str | None) -> None:
-        """Take what proposes, and the metric that it goes by, if any."""
-        self._proposals, self._objective = proposals, objective
-        self._speaking = threading.Lock()
+    def __init__(self, source: TrialSource, objective: str | None) -> None:
+        """Set the source of trials and the name of the objective's metric, if there is one."""
+        self._source, self._objective = source, objective
+        self._lock = threading.Lock()
 
     def ask(self) -> Trial | None:
-        """The next trial to run."""
-        with self._speaking:
-            return self._proposals.ask()
+        """Ask for the next trial to run."""
+        with self._lock:
+            return self._source.ask()
 
     def done(self) -> bool:
-        """Whether nothing will be asked any more."""
-        with self._speaking:
-            return self._proposals.done()
+        """Whether no further trial will be proposed."""
+        with self._lock:
+            return self._source.done()
 
     def summary(self) -> Mapping[str, Any]:
-        """What is known so far."""
-        with self._speaking:
-            return self._proposals.summary()
+        """Summarize the search so far."""
+        with self._lock:
+            return self._source.summary()
 
-    def hear(self, trial: Trial, event: Event, last: dict[str, float]) -> bool:
-        """Pass on what the search goes by in an event, and note it in `last`; whether the trial is to be stopped."""
+    def report(self, trial: Trial, event: Event, last_values: dict[str, float]) -> bool:
+        """Report an event's validation metrics to the search, and add them to `last_values`.
+
+        Returns:
+            Whether the trial is to be stopped, since the search prunes it.
+        """
         values = validation_metrics_of(event)
-        last |= values
+        last_values |= values
         if not values:
             return False
-        with self._speaking:
-            return self._proposals.report(trial, event["step"], values)
+        with self._lock:
+            return self._source.report(trial, event["step"], values)
 
     def tell(
-        self, trial: Trial, status: Status, metrics: Mapping[str, float | None], last: Mapping[str, float]
+        self, trial: Trial, status: Status, metrics: Mapping[str, float | None], last_values: Mapping[str, float]
     ) -> Mapping[str, Any]:
-        """Tell of a trial's end; what is known then."""
-        with self._speaking:
-            self._proposals.tell(trial, status, metrics, last)
-            return self._proposals.summary()
+        """Tell the search how a trial ended, and return the summary after that."""
+        with self._lock:
+            self._source.tell(trial, status, metrics, last_values)
+            return self._source.summary()
 
-    def value(self, status: Status, last: Mapping[str, float]) -> float | None:
-        """The objective's value of a trial that has come to its end."""
-        return last.get(self._objective) if self._objective and status == "finished" else None
+    def objective_value(self, status: Status, last_values: Mapping[str, float]) -> float | None:
+        """The objective's value of a trial that has ended; None unless it is finished."""
+        return last_values.get(self._objective) if self._objective and status == "finished" else None

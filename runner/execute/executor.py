@@ -12,134 +12,143 @@ from pathlib import Path
 from typing import Protocol
 
 from runner.errors import LostWorkerError, OutOfMemoryError, RequirementError, StepError
-from runner.execute.fork_server import OUTPUT, ForkExit, ForkRequest, run_forked, start_server
+from runner.execute.fork_server import OUTPUT_FILE, ForkExit, ForkRequest, run_forked, start_server
 from runner.plan import read_plan
-from runner.secrets import for_workers
+from runner.secrets import worker_environment
 from runner.spec.experiment_spec import ComputeOptions
-from runner.stages.registry import find
+from runner.stages.registry import find_plugin
 from runner.trial.run_directory import RunDirectory, steps_of
 from runner.trial.run_trial import Outcome, outcome_of_trial
 
 
 def plugin_modules(plan: str) -> list[str]:
-    """The modules of a plan's plugins, less the tracker's, which stays with the driver."""
-    sections = (each for each in read_plan(plan).sections() if each.stage != "tracker")
-    return [find(each.stage, each.type).entry.module for each in sections]
+    """The modules of a plan's plugins, without the tracker's, which is used only in the driver."""
+    sections = (section for section in read_plan(plan).sections() if section.stage != "tracker")
+    return [find_plugin(section.stage, section.type).entry.module for section in sections]
 
 
 def server_environment(environment: Mapping[str, str], cores: int, *, with_cloud: bool) -> dict[str, str]:
     """The environment of a fork server and its processes.
 
     Args:
-        environment: That of the process which starts it.
-        cores: Threads of each process.
-        with_cloud: See `runner.secrets.for_workers`.
+        environment: The environment of the process that starts the server.
+        cores: Number of threads of each process.
+        with_cloud: See `runner.secrets.worker_environment`.
     """
-    told = {
-        **for_workers(environment, with_cloud=with_cloud),
+    variables = {
+        **worker_environment(environment, with_cloud=with_cloud),
         "OMP_NUM_THREADS": str(cores),
-        # Threads that spin while they wait slow each other fivefold where cores are fewer than threads.
+        # Threads that spin while they wait slow each other down fivefold if there are fewer cores than threads.
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
-        # Asking whether there are GPUs must not open them: a process forked afterwards could not use them.
+        # A check for GPUs must not open them: a process that is forked afterwards could not use them.
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
     }
-    # Which GPUs the one that starts it sees says nothing of those that a trial gets.
-    told.pop("CUDA_VISIBLE_DEVICES", None)
-    return told
+    # The GPUs that the starting process sees are not necessarily those that a trial gets.
+    variables.pop("CUDA_VISIBLE_DEVICES", None)
+    return variables
 
 
-def forked_outcome(server: str, request: ForkRequest) -> Outcome:
-    """Run a request in a forked process; a process that ends without a word is an outcome that failed.
+def run_in_fork(server: str, request: ForkRequest) -> Outcome:
+    """Run a request in a forked process; a process that ends without an outcome counts as failed.
 
     Raises:
         OSError: No server answers.
     """
-    killed_before = processes_killed_for_memory()
-    ended = run_forked(server, request)
-    memory_ran_out = processes_killed_for_memory() > killed_before
-    return ended.outcome or Outcome("failed", failure_cause(ended, request.folder, memory_ran_out=memory_ran_out))
+    num_killed_before = processes_killed_for_memory()
+    fork_exit = run_forked(server, request)
+    memory_ran_out = processes_killed_for_memory() > num_killed_before
+    return fork_exit.outcome or Outcome(
+        "failed", failure_cause(fork_exit, request.folder, memory_ran_out=memory_ran_out)
+    )
 
 
 def processes_killed_for_memory() -> int:
-    """How many processes this machine's system has ended so far because memory ran out; 0 where it does not say."""
+    """How many processes the kernel has killed so far because memory ran out; 0 if the system does not count them."""
     file = Path("/proc/vmstat")
     counts = dict(line.split() for line in file.read_text(encoding="ascii").splitlines()) if file.exists() else {}
     return int(counts.get("oom_kill", 0))
 
 
-def failure_cause(ended: ForkExit, folder: str, *, memory_ran_out: bool) -> StepError:
-    """Say why a process ended that told no outcome."""
-    where = f"on {socket.gethostname()}"
-    if ended.code == -signal.SIGKILL and memory_ran_out:
-        return OutOfMemoryError(f"the system ended the worker {where}, as memory ran out")
-    if ended.code in {None, -signal.SIGKILL, -signal.SIGTERM}:
-        return LostWorkerError(f"the worker {where} was killed")
-    how = f"by {signal.Signals(-ended.code).name}" if ended.code < 0 else f"with status {ended.code}"
-    return StepError(f"the worker {where} ended {how} and told nothing; its output is in {Path(folder) / OUTPUT}")
+def failure_cause(fork_exit: ForkExit, folder: str, *, memory_ran_out: bool) -> StepError:
+    """The error for a process that ended without an outcome."""
+    worker = f"the worker on {socket.gethostname()}"
+    if fork_exit.code == -signal.SIGKILL and memory_ran_out:
+        return OutOfMemoryError(f"the system killed {worker} because memory ran out")
+    if fork_exit.code in {None, -signal.SIGKILL, -signal.SIGTERM}:
+        return LostWorkerError(f"{worker} was killed")
+    end = (
+        f"was ended by {signal.Signals(-fork_exit.code).name}"
+        if fork_exit.code < 0
+        else f"exited with status {fork_exit.code}"
+    )
+    return StepError(f"{worker} {end} without a result; its output is in {Path(folder) / OUTPUT_FILE}")
 
 
 class ForkedTrial:
-    """A trial in a process of its own on this machine; see `RunningTrial`."""
+    """A trial in its own process on this machine; see `RunningTrial`."""
 
     def __init__(self, server: subprocess.Popen[bytes], address: str, request: ForkRequest) -> None:
-        """Begin it."""
+        """Start the trial."""
         self._server, self._address, self._request = server, address, request
         self._outcome: Outcome | None = None
         self._thread = threading.Thread(target=self._run, daemon=True, name="forked")
         self._thread.start()
 
     def outcome(self) -> Outcome | None:
-        """How it ended; None while it runs."""
+        """The trial's outcome; None while it runs."""
         return None if self._thread.is_alive() else self._outcome
 
-    def end(self) -> None:
-        """End it at once, and the server with it."""
+    def kill(self) -> None:
+        """Kill the trial at once, together with its server."""
         self._server.kill()
         self._thread.join()
         self._outcome = Outcome("interrupted")
 
     def _run(self) -> None:
         try:
-            self._outcome = forked_outcome(self._address, self._request)
+            self._outcome = run_in_fork(self._address, self._request)
         except OSError as error:
             self._outcome = Outcome("failed", LostWorkerError(f"no worker could be started: {error}"))
 
 
 class ForkedExecutor:
-    """Runs trials on this machine one after the other, as a node of Ray would, and without what Ray costs to start."""
+    """Runs trials on this machine one after another, as a Ray node would but without the time that Ray takes to start.
+
+    See `Executor`.
+    """
 
     def __init__(self) -> None:
-        """Start nothing yet."""
+        """Initialize the executor; the server is started with the first trial."""
         self._server: tuple[subprocess.Popen[bytes], str] | None = None
-        self._kind: tuple[Sequence[str], int, bool] | None = None
+        self._server_key: tuple[Sequence[str], int, bool] | None = None
         self._running: ForkedTrial | None = None
 
-    def refuse_unplaceable(self, compute: ComputeOptions) -> None:
-        """See `Executor.refuse_unplaceable`.
+    def check_placeable(self, compute: ComputeOptions) -> None:
+        """See `Executor.check_placeable`.
 
         Raises:
-            UnmetError: The spec asks for more than one process without GPUs.
+            RequirementError: The spec asks for GPUs or for several workers.
         """
         if compute.workers > 1 or compute.gpus_per_worker:
-            raise RequirementError("a trial with GPUs or several workers runs on Ray: leave --smoke out")
+            raise RequirementError("a trial with GPUs or several workers runs on Ray: omit --smoke")
 
     def start(self, plan: str, folder: Path, compute: ComputeOptions) -> ForkedTrial | None:
-        """Begin a trial, unless one runs; see `Executor.start`."""
+        """Start a trial unless one is running; see `Executor.start`."""
         if self._running is not None and self._running.outcome() is None:
             return None
         cores = compute.cpus_per_worker or len(os.sched_getaffinity(0))
-        server, address = self._serving(plugin_modules(plan), cores, with_cloud="://" in (compute.cache or ""))
-        steps = [step for step in steps_of(read_plan(plan)) if not RunDirectory(folder).finished(step)]
+        server, address = self._get_server(plugin_modules(plan), cores, with_cloud="://" in (compute.cache or ""))
+        steps = [step for step in steps_of(read_plan(plan)) if not RunDirectory(folder).is_finished(step)]
         self._running = ForkedTrial(server, address, ForkRequest(plan, str(folder), steps, {}))
         return self._running
 
-    def waits_for(self, compute: ComputeOptions) -> str:
-        """There is one place."""
-        return "the trial that runs"
+    def describe_wait(self, compute: ComputeOptions) -> str:
+        """A trial waits for the one that is running; see `Executor.describe_wait`."""
+        return "the running trial"
 
     def close(self) -> None:
-        """End the server, which has no trial left."""
+        """Stop the server, which has no trial left."""
         if self._server is not None:
             server, _ = self._server
             assert server.stdin is not None
@@ -147,29 +156,31 @@ class ForkedExecutor:
             server.wait()
             self._server = None
 
-    def _serving(self, modules: Sequence[str], cores: int, *, with_cloud: bool) -> tuple[subprocess.Popen[bytes], str]:
-        """The server of such processes; one that has loaded other plugins is ended."""
-        kind = (modules, cores, with_cloud)
-        if self._server is None or self._kind != kind or self._server[0].poll() is not None:
+    def _get_server(
+        self, modules: Sequence[str], cores: int, *, with_cloud: bool
+    ) -> tuple[subprocess.Popen[bytes], str]:
+        """The server for such processes; one that has loaded other plugins is stopped."""
+        key = (modules, cores, with_cloud)
+        if self._server is None or self._server_key != key or self._server[0].poll() is not None:
             self.close()
             self._server = start_server(modules, server_environment(os.environ, cores, with_cloud=with_cloud))
-            self._kind = kind
+            self._server_key = key
         return self._server
 
 
 class LocalTrial:
-    """A trial that runs in this process, to its end, when it is asked how it ended; see `RunningTrial`."""
+    """A trial in this process, which runs to its end when its outcome is requested; see `RunningTrial`."""
 
     def __init__(self, plan: str, folder: Path) -> None:
-        """Take the plan and the run directory."""
+        """Set the plan as JSON and the run directory."""
         self._plan, self._folder = plan, folder
         self._outcome: Outcome | None = None
 
     def outcome(self) -> Outcome:
-        """How it ended.
+        """Run the trial, unless it has run, and return its outcome.
 
         Raises:
-            KeyboardInterrupt: The user ends it at once.
+            KeyboardInterrupt: The user stopped it at once.
         """
         if self._outcome is None:
             self._outcome = Outcome("interrupted")
@@ -177,82 +188,82 @@ class LocalTrial:
         return self._outcome
 
     @property
-    def over(self) -> bool:
-        """Whether it has run."""
+    def is_done(self) -> bool:
+        """Whether the trial has run."""
         return self._outcome is not None
 
-    def end(self) -> None:
-        """It runs no longer, since this is called."""
+    def kill(self) -> None:
+        """Do nothing: a trial of this process no longer runs when this is called."""
 
 
 class LocalExecutor:
-    """Runs each trial here, one after the other."""
+    """Runs trials in this process, one after another; see `Executor`."""
 
     def __init__(self) -> None:
-        """Nothing runs yet."""
+        """Initialize the executor without a trial."""
         self._running: LocalTrial | None = None
 
-    def refuse_unplaceable(self, compute: ComputeOptions) -> None:
-        """See `Executor.refuse_unplaceable`.
+    def check_placeable(self, compute: ComputeOptions) -> None:
+        """See `Executor.check_placeable`.
 
         Raises:
-            UnmetError: The spec asks for several workers, which one process cannot be.
+            RequirementError: The spec asks for several workers, which need several processes.
         """
         if compute.workers > 1:
             raise RequirementError(
-                f"compute.workers is {compute.workers}, and --local runs in one process: "
-                "leave --local out, or add --set compute.workers=1"
+                f"compute.workers is {compute.workers}, but --local runs in one process: "
+                "omit --local, or add --set compute.workers=1"
             )
 
     def start(self, plan: str, folder: Path, compute: ComputeOptions) -> LocalTrial | None:
-        """Take up a trial, if there is none to be run; see `Executor.start`."""
-        if self._running is not None and not self._running.over:
+        """Accept a trial unless another one is still to run; see `Executor.start`."""
+        if self._running is not None and not self._running.is_done:
             return None
         self._running = LocalTrial(plan, folder)
         return self._running
 
-    def waits_for(self, compute: ComputeOptions) -> str:
-        """There is one process."""
-        return "the trial that runs in this process"
+    def describe_wait(self, compute: ComputeOptions) -> str:
+        """A trial waits for the one that is running; see `Executor.describe_wait`."""
+        return "the trial that is running in this process"
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing: no process was started."""
 
 
 class RunningTrial(Protocol):
     """A trial that was started."""
 
     def outcome(self) -> Outcome | None:
-        """How it ended; None while it runs. Never raises: a worker that died is an outcome that failed."""
+        """The trial's outcome; None while it runs. A worker that died does not raise: the outcome is a failure."""
 
-    def end(self) -> None:
-        """End it at once; what it saved stays."""
+    def kill(self) -> None:
+        """Kill the trial at once; what it has saved remains."""
 
 
 class Executor(Protocol):
-    """Runs trials side by side; a request to stop reaches a trial by its run directory's stop file."""
+    """Runs trials in parallel. A request to stop reaches a trial through the stop file in its run directory."""
 
-    def refuse_unplaceable(self, compute: ComputeOptions) -> None:
-        """Refuse what can never be placed.
+    def check_placeable(self, compute: ComputeOptions) -> None:
+        """Check that a trial can be placed at some time.
 
         Raises:
-            UnmetError: With what there is and what would fit.
+            RequirementError: It never can; the message says what exists and what would fit.
         """
 
     def start(self, plan: str, folder: Path, compute: ComputeOptions) -> RunningTrial | None:
-        """Begin the unfinished steps of a trial.
+        """Start the unfinished steps of a trial.
 
         Args:
             plan: The trial's plan as JSON.
-            folder: Its run directory, which has been begun.
-            compute: What the trial's workers need.
+            folder: Its run directory, which exists.
+            compute: The resources that its workers need.
 
         Returns:
-            The trial, or None where there is no room for it now.
+            The trial, or None if the resources are not free now.
         """
 
-    def waits_for(self, compute: ComputeOptions) -> str:
-        """What a trial that found no room waits for: "4 GPUs on one node; at most 2 are free on one"."""
+    def describe_wait(self, compute: ComputeOptions) -> str:
+        """Describe what a trial is waiting for: "4 GPUs on one node; free now: 2 GPUs"."""
 
     def close(self) -> None:
-        """Let go of what was started."""
+        """Stop everything that was started."""

@@ -23,12 +23,12 @@ from typing import Any
 
 from runner.trial.run_trial import Outcome, outcome_of_trial
 
-OUTPUT = "output.log"
-"""In a run directory: what the processes of the trial print."""
+OUTPUT_FILE = "output.log"
+"""The file in a run directory with the output of the trial's processes."""
 
 BACKLOG = 128
 CREDENTIALS = struct.Struct("3i")
-"""Process, user and group of who connected: `struct ucred` of Linux's socket.h."""
+"""Process, user and group of a connection's other end: `struct ucred` of Linux's socket.h."""
 
 DIE_WITH_PARENT = 1
 """`PR_SET_PDEATHSIG` of Linux's prctl.h."""
@@ -36,13 +36,13 @@ DIE_WITH_PARENT = 1
 
 @dataclass(frozen=True)
 class ForkRequest:
-    """What a process is forked for.
+    """A request to run steps of a trial in a forked process.
 
     Attributes:
         plan: The trial's plan as JSON.
         folder: Its run directory.
-        steps: Which steps to run.
-        environment: Variables that differ from the server's; None for one that is not to be set.
+        steps: The steps to run.
+        environment: Variables that differ from the server's; None for a variable that is to be unset.
     """
 
     plan: str
@@ -56,8 +56,8 @@ class ForkExit:
     """How a forked process ended.
 
     Attributes:
-        outcome: What it told; None if it could not.
-        code: Its exit status, or less the number of the signal that ended it; None where the server is gone.
+        outcome: The outcome that it sent; None if it sent none.
+        code: Its exit status, or the negative number of the signal that ended it; None if the server has died.
     """
 
     outcome: Outcome | None
@@ -65,13 +65,13 @@ class ForkExit:
 
 
 def start_server(modules: Sequence[str], environment: Mapping[str, str]) -> tuple[subprocess.Popen[bytes], str]:
-    """Start a server that ends when the standard input of its process is closed, and with this process.
+    """Start a server, which ends when the standard input of its process is closed or when this process ends.
 
-    Its address is a name without a file (Linux's abstract sockets), so that a server that is killed leaves nothing.
+    Its address is a name without a file (an abstract socket of Linux), so that a killed server leaves nothing behind.
 
     Args:
-        modules: What it loads before it forks; those who connect meanwhile wait.
-        environment: Its variables, and those of the processes it forks.
+        modules: The modules that it imports before it forks. Clients that connect in the meantime wait.
+        environment: The environment of the server and of the processes that it forks.
 
     Returns:
         The process, and the address for `run_forked`.
@@ -91,29 +91,34 @@ def start_server(modules: Sequence[str], environment: Mapping[str, str]) -> tupl
 
 
 def run_forked(address: str, request: ForkRequest) -> ForkExit:
-    """Run steps in a process forked from the server at a socket; it ends with the caller.
+    """Run steps in a process that a server forks; the process is killed if the caller ends.
 
     Raises:
-        OSError: No server answers there.
+        OSError: No server answers at this address.
     """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         connection.sendall(json.dumps(asdict(request)).encode() + b"\n")
         with connection.makefile(encoding="utf-8") as lines:
-            told: dict[str, Any] = {}
+            reply: dict[str, Any] = {}
             for line in lines:
-                told.update(json.loads(line))
-    outcome = told.get("outcome")
-    return ForkExit(Outcome.from_json(outcome) if outcome else None, told.get("code"))
+                reply.update(json.loads(line))
+    outcome = reply.get("outcome")
+    return ForkExit(Outcome.from_json(outcome) if outcome else None, reply.get("code"))
 
 
 class ForkServer:
-    """Accepts requests, forks, and tells who asked how the process ended."""
+    """Accepts requests, forks a process for each, and reports to the client how the process ended."""
 
     def __init__(self, listener: socket.socket, owner: int) -> None:
-        """Take a listening socket, and a file descriptor that reads as ended when the owner is gone."""
+        """Initialize the server.
+
+        Args:
+            listener: A listening socket.
+            owner: A file descriptor that reads as ended when the owner is gone.
+        """
         self._listener, self._owner = listener, owner
-        self._watched = selectors.DefaultSelector()
+        self._selector = selectors.DefaultSelector()
         self._num_running = 0
 
     def serve(self) -> None:
@@ -121,22 +126,22 @@ class ForkServer:
         self._watch(self._listener, self._accept)
         self._watch(self._owner, self._close)
         while self._num_running or self._listener.fileno() >= 0:
-            for key, _ in self._watched.select():
-                # What one of them ended is no longer watched when its own turn comes.
-                if key.fd in self._watched.get_map():
+            for key, _ in self._selector.select():
+                # An earlier action of this loop may have unregistered the file.
+                if key.fd in self._selector.get_map():
                     key.data()
 
     def _watch(self, file: socket.socket | int, action: Callable[[], None]) -> None:
-        self._watched.register(file, selectors.EVENT_READ, action)
+        self._selector.register(file, selectors.EVENT_READ, action)
 
     def _close(self) -> None:
         for file in (self._owner, self._listener):
-            self._watched.unregister(file)
+            self._selector.unregister(file)
         self._listener.close()
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
-        if _user(connection) != os.getuid():
+        if _user_of(connection) != os.getuid():
             connection.close()
             return
         with connection.makefile("rb") as lines:
@@ -146,60 +151,60 @@ class ForkServer:
             return
         process = os.fork()
         if process == 0:
-            self._watched.close()
+            self._selector.close()
             self._listener.close()
             run_and_exit(connection, ForkRequest(**json.loads(line)))
         self._num_running += 1
-        handle = os.pidfd_open(process)
-        self._watch(connection, lambda: end(process))
-        self._watch(handle, lambda: self._ended(process, handle, connection))
+        process_file = os.pidfd_open(process)
+        self._watch(connection, lambda: kill_process(process))
+        self._watch(process_file, lambda: self._report_exit(process, process_file, connection))
 
-    def _ended(self, process: int, handle: int, connection: socket.socket) -> None:
+    def _report_exit(self, process: int, process_file: int, connection: socket.socket) -> None:
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        for file in (connection, handle):
-            self._watched.unregister(file)
-        os.close(handle)
-        with suppress(OSError):  # who asked may be gone
+        for file in (connection, process_file):
+            self._selector.unregister(file)
+        os.close(process_file)
+        with suppress(OSError):  # the client may be gone
             connection.sendall(json.dumps({"code": code}).encode() + b"\n")
         connection.close()
         self._num_running -= 1
 
 
-def _user(connection: socket.socket) -> int:
-    """Whose process connected: an address without a file has no permissions."""
-    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-    return int(CREDENTIALS.unpack(told)[1])
+def _user_of(connection: socket.socket) -> int:
+    """The user id of the client's process; an abstract address has no file permissions that would restrict it."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    return int(CREDENTIALS.unpack(credentials)[1])
 
 
-def end(process: int) -> None:
-    """Kill a process that was not waited for yet, and what it started."""
+def kill_process(process: int) -> None:
+    """Kill a process that was not waited for yet, and the processes that it started."""
     os.kill(process, signal.SIGKILL)
-    with suppress(ProcessLookupError):  # it may not have made its group yet
+    with suppress(ProcessLookupError):  # it may not have created its process group yet
         os.killpg(process, signal.SIGKILL)
 
 
 def run_and_exit(connection: socket.socket, request: ForkRequest) -> None:
-    """In the forked process: run the steps, tell the outcome, and end without returning."""
+    """In the forked process: run the steps, send the outcome, and exit without returning."""
     status = 1
     try:
-        _settle(request)
+        _set_up_process(request)
         outcome = outcome_of_trial(request.plan, Path(request.folder), request.steps)
         connection.sendall(json.dumps({"outcome": outcome.as_json()}).encode() + b"\n")
         status = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        # What the server opened and registered for its own end is not this process's to close.
+        # The server's open files and exit handlers must not be closed or run by this process.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
 
 
-def _settle(request: ForkRequest) -> None:
-    """Make the process its own: a group, its output, its environment; and let it end with the server."""
+def _set_up_process(request: ForkRequest) -> None:
+    """Give the process its own process group, output file and environment, and let it end with the server."""
     os.setsid()
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-    output = os.open(Path(request.folder) / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    output = os.open(Path(request.folder) / OUTPUT_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(output, stream)
     os.close(output)
@@ -211,16 +216,21 @@ def _settle(request: ForkRequest) -> None:
             os.environ[name] = value
 
 
-def main(listening: int, modules: Sequence[str]) -> None:
-    """Serve at a socket that listens, given by its file descriptor."""
-    with socket.socket(fileno=listening) as listener:
-        # What is imported stays: looking through it for what does not, again and again, takes a fifth of the time.
+def main(listener_file: int, modules: Sequence[str]) -> None:
+    """Import the modules, then serve at a listening socket.
+
+    Args:
+        listener_file: The socket's file descriptor.
+        modules: The modules to import.
+    """
+    with socket.socket(fileno=listener_file) as listener:
+        # Imported objects are never collected: scanning them again and again would take a fifth of the time.
         gc.disable()
         for name in modules:
-            # The trial that needs a broken module fails by it, and says so.
+            # A module that cannot be imported fails in the trial that needs it, with its own message.
             with suppress(Exception):
                 import_module(name)
-        # Objects that the collector never visits stay on pages that all processes share.
+        # Frozen objects are not touched by the collector, so that their memory pages remain shared by all processes.
         gc.collect()
         gc.freeze()
         gc.enable()

@@ -7,58 +7,58 @@ from collections.abc import Callable
 from runner.errors import RequirementError
 from runner.execute.executor import Executor, ForkedExecutor, LocalExecutor
 from runner.execute.experiment import Experiment
-from runner.execute.loop import Loop
+from runner.execute.loop import LaunchLoop
 from runner.execute.results import LaunchListener, LaunchResult
-from runner.plan import Plan, expand, resolve, smoke
+from runner.plan import Plan, expand_trials, resolve, smoke_spec
 from runner.preflight.resources import local_gpus, missing_requirements
 from runner.signals import StopSignals
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import Reporter
-from runner.status.sweep_folder import FOLDER, SweepFolder
-from runner.sweep.plots import write_figures
+from runner.status.sweep_folder import SWEEP_FOLDER, SweepFolder
+from runner.sweep.plots import write_plots
 from runner.sweep.search import open_search
 from runner.sweep.trial_source import FixedTrials
 from runner.trial.run_trial import Status
-from runner.trial_factory import unchanged
+from runner.trial_factory import keep_spec
 
 
 def launch(
     experiment: Experiment,
     make_executor: Callable[[], Executor],
     listener: LaunchListener,
-    interrupts: StopSignals,
+    signals: StopSignals,
 ) -> LaunchResult:
-    """Run the one trial of a spec that sweeps nothing, unless it is finished.
+    """Run the only trial of a spec without a sweep, unless it is finished.
 
     Args:
-        experiment: What is launched.
-        make_executor: Called once a trial needs it: a finished experiment is reported without starting Ray.
-        listener: Shown what happens.
-        interrupts: Hears Ctrl-C.
+        experiment: The experiment to launch.
+        make_executor: Called when the trial needs it, so that a finished experiment is reported without starting Ray.
+        listener: Displays the launch.
+        signals: Receives Ctrl-C.
 
     Raises:
-        UnmetError: The tracker's store cannot be opened, or the trial can never be placed.
+        RequirementError: The tracker's store cannot be opened, or the trial can never be placed.
     """
-    loop = Loop(FixedTrials(expand(experiment.plan)), experiment, make_executor, listener, interrupts)
+    loop = LaunchLoop(FixedTrials(expand_trials(experiment.plan)), experiment, make_executor, listener, signals)
     loop.run()
-    return LaunchResult(experiment.plan, loop.close(), interrupted=interrupts.asked and not loop.done)
+    return LaunchResult(experiment.plan, loop.close(), interrupted=signals.stop_requested and not loop.is_done)
 
 
-def resolve_here(spec: ExperimentSpec, reporter: Reporter, *, elsewhere: bool) -> Plan:
-    """Refuse at once what this machine cannot run, then look at data and model; see `resolve`.
+def resolve_for_launch(spec: ExperimentSpec, reporter: Reporter, *, on_cluster: bool) -> Plan:
+    """Check that this machine has the GPUs of a spec, then resolve it; see `resolve`.
 
     Args:
-        spec: As loaded.
-        reporter: Told of the progress of data that are made on the way.
-        elsewhere: Trials run on a cluster, so that this machine's GPUs do not matter.
+        spec: The spec as loaded.
+        reporter: Receives the progress of generated data sets.
+        on_cluster: Whether trials run on a cluster, so that this machine's GPUs do not matter.
 
     Raises:
-        UnmetError: This machine lacks GPUs that the spec asks for.
+        RequirementError: This machine lacks GPUs that the spec asks for.
     """
-    unmet = [] if elsewhere else missing_requirements(spec.compute, local_gpus())
-    if unmet:
+    missing = [] if on_cluster else missing_requirements(spec.compute, local_gpus())
+    if missing:
         raise RequirementError(
-            f"{'; '.join(unmet)}. Try the same spec here with --smoke, or name a cluster with --address"
+            f"{'; '.join(missing)}. Run the same spec here with --smoke, or name a cluster with --address"
         )
     return resolve(spec, reporter)
 
@@ -67,68 +67,68 @@ def launch_sweep(
     experiment: Experiment,
     make_executor: Callable[[], Executor],
     listener: LaunchListener,
-    interrupts: StopSignals,
+    signals: StopSignals,
     reporter: Reporter,
 ) -> LaunchResult:
-    """Run the trials of a sweep that are not finished.
+    """Run the unfinished trials of a sweep.
 
     Args:
-        experiment: What is launched; its spec has a `sweep`.
-        make_executor: Called once a trial needs it: a finished sweep is reported without starting Ray.
-        listener: Shown what happens.
-        interrupts: Hears Ctrl-C.
-        reporter: Told of the progress of data that trials need.
+        experiment: The experiment to launch; its spec has a `sweep`.
+        make_executor: Called when a trial needs it, so that a finished sweep is reported without starting Ray.
+        listener: Displays the launch.
+        signals: Receives Ctrl-C.
+        reporter: Receives the progress of data sets that trials need.
 
     Raises:
-        UnmetError: The tracker's store cannot be opened, or no trial can ever be placed.
-        SpecError: Points that are known beforehand have values that do not go together.
+        RequirementError: The tracker's store cannot be opened, or no trial can ever be placed.
+        SpecError: Values of a point that is known in advance contradict each other.
         StepError: Another launch is running this sweep.
     """
-    sweep = SweepFolder(experiment.folder / FOLDER, experiment.plan)
+    sweep = SweepFolder(experiment.folder / SWEEP_FOLDER, experiment.plan)
     options = experiment.plan.spec.sweep
     assert options is not None
-    with sweep.held():
-        if experiment.afresh:
+    with sweep.locked():
+        if experiment.from_scratch:
             sweep.clear()
-        adjust = smoke if experiment.afresh else unchanged
-        proposals = open_search(experiment.loaded.tree, options, sweep.path, reporter, adjust)
-        experiment.begin_sweep(sweep, proposals.summary()["objective"], prunes=options.pruning is not None)
-        loop = Loop(proposals, experiment, make_executor, listener, interrupts)
+        adjust = smoke_spec if experiment.from_scratch else keep_spec
+        search = open_search(experiment.loaded.tree, options, sweep.path, reporter, adjust)
+        experiment.begin_sweep(sweep, search.summary()["objective"], has_pruning=options.pruning is not None)
+        loop = LaunchLoop(search, experiment, make_executor, listener, signals)
         loop.run()
-        interrupted = interrupts.asked and not loop.done
-        if not interrupted:
-            _draw(sweep, listener)
-        status: Status = "interrupted" if interrupted else "failed" if loop.failed else "finished"
+        is_interrupted = signals.stop_requested and not loop.is_done
+        if not is_interrupted:
+            _update_plots(sweep, listener)
+        status: Status = "interrupted" if is_interrupted else "failed" if loop.has_failed else "finished"
         sweep.end(status)
-        feed = experiment.sweep_feed
-        assert feed is not None
-        if feed.lacks(status):
-            loop.delivery.finish(feed, status)
-        trials, summary = loop.close(), proposals.summary()
-    return LaunchResult(experiment.plan, trials, interrupted, summary, feed.run_id, feed.link)
+        sync = experiment.sweep_sync
+        assert sync is not None
+        if sync.needs_upload(status):
+            loop.uploader.finish(sync, status)
+        trials, summary = loop.close(), search.summary()
+    return LaunchResult(experiment.plan, trials, is_interrupted, summary, sync.run_id, sync.link)
 
 
-def _draw(sweep: SweepFolder, listener: LaunchListener) -> None:
-    """Draw the sweep's figures anew where a value has come; a figure that cannot be drawn stops nothing."""
-    if sweep.objective is None or not sweep.points or not sweep.changed:
+def _update_plots(sweep: SweepFolder, listener: LaunchListener) -> None:
+    """Draw the sweep's plots again if there are new objective values; if this fails, only a warning says so."""
+    if sweep.objective is None or not sweep.scored_trials or not sweep.has_new_values:
         return
     try:
-        write_figures(sweep.points, sweep.objective["metric"], sweep.objective["mode"], sweep.path)
-    except Exception as error:  # what Optuna and Plotly raise is not theirs alone to say
-        listener.warn(f"the sweep's figures could not be drawn ({type(error).__name__}: {error})")
+        write_plots(sweep.scored_trials, sweep.objective["metric"], sweep.objective["mode"], sweep.path)
+    except Exception as error:  # Optuna and Plotly raise exceptions of many kinds
+        listener.warn(f"the sweep's plots could not be drawn ({type(error).__name__}: {error})")
 
 
 def make_executor(address: str | None, *, local: bool, smoke: bool) -> Executor:
-    """Choose what runs the trials of a launch.
+    """Create the executor of a launch.
 
     Args:
-        address: A Ray cluster; None for this machine.
-        local: In this process.
-        smoke: A smoke run, which has one worker without GPUs: on this machine Ray would have nothing to place, and its
-            processes take longer to start than such a trial to run.
+        address: The address of a Ray cluster; None for this machine.
+        local: Whether trials run in this process.
+        smoke: Whether this is a smoke run, which has one worker without GPUs. On this machine Ray would have nothing
+            to place, and starting its processes would take longer than running such a trial.
 
     Raises:
-        UnmetError: No cluster answers, or a node has other software than this machine.
+        RequirementError: No cluster answers, or a node has other software than this machine.
     """
     if local:
         return LocalExecutor()

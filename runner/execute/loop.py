@@ -1,4 +1,4 @@
-"""The driver's loop: take a trial from the source, place it, follow its events, report its end."""
+"""The launch loop: take a trial from the source, place it, follow its events, report its end."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from runner.errors import RunnerError, SpecError, StepError
 from runner.execute.event_follower import EventFollower, SearchClient
 from runner.execute.executor import Executor, RunningTrial
 from runner.execute.experiment import Experiment
-from runner.execute.results import LaunchListener, TrialResult, result_of, with_tracker
+from runner.execute.results import LaunchListener, TrialResult, add_tracker_run, make_result
 from runner.plan import Trial, plan_json
 from runner.signals import StopSignals
-from runner.status.sweep_folder import shown_value
+from runner.status.sweep_folder import objective_metric
 from runner.sweep.trial_source import TrialSource
 from runner.tracking.run_sync import RunSync
 from runner.tracking.uploader import TrackerUploader
@@ -26,301 +26,314 @@ from runner.trial.run_trial import Outcome, Status
 
 
 @dataclass
-class LiveTrial:
-    """A trial that runs, or waits for room.
+class ActiveTrial:
+    """A trial that is running or waiting for resources.
 
     Attributes:
         trial: The trial.
-        run: Its folder.
-        feed: By which the tracker is served.
-        held: Holds the folder's lock.
-        resumed: An earlier launch has begun it.
-        running: What runs it; None while it waits.
-        pruned: The search asked for its end.
-        asked_why: When it was last asked what it waits for, in seconds of the monotonic clock.
-        last: The last value of each metric that a search may go by.
+        run: Its run directory.
+        sync: Uploads it to the tracker.
+        lock: Holds the lock of its folder.
+        is_resumed: Whether an earlier launch has started it.
+        running: The running trial; None while it waits.
+        is_pruned: Whether the search asked to stop it.
+        wait_reported_at: When the display was last told what it waits for, in seconds of the monotonic clock.
+        last_values: The last value of each metric that a search may use.
     """
 
     trial: Trial
     run: RunDirectory
-    feed: RunSync
-    held: ExitStack
-    resumed: bool
+    sync: RunSync
+    lock: ExitStack
+    is_resumed: bool
     running: RunningTrial | None = None
-    pruned: bool = False
-    asked_why: float = -math.inf
-    last: dict[str, float] = field(default_factory=dict)
+    is_pruned: bool = False
+    wait_reported_at: float = -math.inf
+    last_values: dict[str, float] = field(default_factory=dict)
 
 
 POLL_SECONDS = 0.1
-"""How long the loop sleeps where nothing has moved."""
-WAIT_SECONDS = 2.0
-"""Between two questions what a trial waits for."""
+"""How long the loop sleeps after a round in which nothing happened."""
+WAIT_REPORT_SECONDS = 2.0
+"""Time between two reports of what a trial is waiting for."""
 
 
-class Loop:
-    """Runs trials side by side until the search is done or the user stops it; a trial fails alone."""
+class LaunchLoop:
+    """Runs trials in parallel until the search is done or the user stops it; a failed trial does not stop the others.
+
+    Attributes:
+        uploader: Uploads the trials to the tracker.
+    """
 
     def __init__(
         self,
-        proposals: TrialSource,
+        source: TrialSource,
         experiment: Experiment,
         make_executor: Callable[[], Executor],
         listener: LaunchListener,
-        interrupts: StopSignals,
+        signals: StopSignals,
     ) -> None:
-        """Take what proposes, what it proposes for, what runs it, who is shown it, and who hears Ctrl-C."""
-        self._conversation = SearchClient(proposals, experiment.objective)
+        """Initialize the loop; see `runner.execute.launch.launch_sweep` for the arguments."""
+        self._search = SearchClient(source, experiment.objective)
         self._experiment, self._make_executor = experiment, make_executor
-        self._listener, self._interrupts = listener, interrupts
-        self.delivery = TrackerUploader(listener.warn)
-        self._watch = EventFollower(self._seen, self._look)
+        self._listener, self._signals = listener, signals
+        self.uploader = TrackerUploader(listener.warn)
+        self._follower = EventFollower(self._on_event, self._forward_stop)
         self._executor: Executor | None = None
-        self._live: dict[str, LiveTrial] = {}
-        self._ended: list[tuple[RunSync, ExitStack]] = []
+        self._active: dict[str, ActiveTrial] = {}
+        self._uploading: list[tuple[RunSync, ExitStack]] = []
         self._results: list[TrialResult] = []
-        self._told_to_stop = False
+        self._has_announced_stop = False
 
     def run(self) -> None:
-        """Run every trial that is proposed and not finished.
+        """Run every proposed trial that is not finished.
 
         Raises:
-            UnmetError: The tracker's store cannot be opened, or the experiment's trials can never be placed.
+            RequirementError: The tracker's store cannot be opened, or the experiment's trials can never be placed.
         """
-        self._listener.searched(self._conversation.summary())
-        self._watch.start()
-        self.delivery.start()
+        self._listener.search_updated(self._search.summary())
+        self._follower.start()
+        self.uploader.start()
         try:
-            while self._live or not (self._interrupts.asked or self._conversation.done()):
-                moved = self._collect()
-                if not self._interrupts.asked:
-                    moved = (self._place_waiting() and self._propose()) or moved
-                    if not (moved or self._live):
-                        break  # No result can come any more that the search would propose something after.
-                if not moved:
+            while self._active or not (self._signals.stop_requested or self._search.done()):
+                has_progress = self._collect_ended()
+                if not self._signals.stop_requested:
+                    has_progress = (self._place_pending() and self._start_proposed()) or has_progress
+                    if not (has_progress or self._active):
+                        break  # No further result can arrive that would let the search propose another trial.
+                if not has_progress:
                     time.sleep(POLL_SECONDS)
         except BaseException:
             self._stop_all()
-            feed = self._experiment.sweep_feed
-            if feed is not None and self.delivery.serves(feed):
-                self.delivery.finish(feed, "failed")
-            self.delivery.close(lambda: True)
-            self._let_go()
+            sync = self._experiment.sweep_sync
+            if sync is not None and self.uploader.has_pending(sync):
+                self.uploader.finish(sync, "failed")
+            self.uploader.close(lambda: True)
+            self._release_locks()
             raise
         self._stop_all()
 
     def close(self) -> list[TrialResult]:
-        """Wait for the tracker and let go of all folders; how the trials ended, in the order in which they did."""
-        self.delivery.close(lambda: self._interrupts.hurried)
-        self._let_go()
-        return [with_tracker(result) for result in self._results]
+        """Wait for the uploads, release all locks, and return the results in the order in which the trials ended."""
+        self.uploader.close(lambda: self._signals.stop_now_requested)
+        self._release_locks()
+        return [add_tracker_run(result) for result in self._results]
 
-    def _let_go(self) -> None:
-        for _, held in self._ended:
-            held.close()
-
-    @property
-    def done(self) -> bool:
-        """Whether all that is to be run has ended."""
-        return self._conversation.done() and all(result.status != "interrupted" for result in self._results)
+    def _release_locks(self) -> None:
+        for _, lock in self._uploading:
+            lock.close()
 
     @property
-    def failed(self) -> bool:
+    def is_done(self) -> bool:
+        """Whether every trial that is to be run has ended."""
+        return self._search.done() and all(result.status != "interrupted" for result in self._results)
+
+    @property
+    def has_failed(self) -> bool:
         """Whether a trial has failed."""
         return any(result.status == "failed" for result in self._results)
 
-    def _propose(self) -> bool:
-        """Begin what the search asks for, until it asks for nothing or there is no room; whether anything moved."""
-        moved = False
-        while not self._interrupts.asked:
-            trial = self._conversation.ask()
+    def _start_proposed(self) -> bool:
+        """Start the trials that the search proposes until it has none or resources run out.
+
+        Returns:
+            Whether the search proposed a trial.
+        """
+        has_proposed = False
+        while not self._signals.stop_requested:
+            trial = self._search.ask()
             if trial is None:
-                return moved
-            moved = True
+                return has_proposed
+            has_proposed = True
             self._begin(trial)
-            if not self._place_waiting():
+            if not self._place_pending():
                 break
-        return moved
+        return has_proposed
 
     def _begin(self, trial: Trial) -> None:
-        """Lock a trial's folder; report it if it has ended before, else make it ready to be placed."""
-        run, held = self._experiment.run_directory(trial), ExitStack()
+        """Lock a trial's folder; report the trial if it has ended before, otherwise prepare it for placement."""
+        run, lock = self._experiment.run_directory(trial), ExitStack()
         try:
-            held.enter_context(run.locked())
+            lock.enter_context(run.locked())
         except StepError as error:
-            self._add(result_of(trial, run, Outcome("failed", error), "failed", None))
+            self._add_result(make_result(trial, run, Outcome("failed", error), "failed", None))
             self._tell(trial, "failed", {}, {})
             return
-        status = self._status_before(run)
-        if status is None and self._experiment.take_pruned(trial, run):
+        status = self._earlier_status(run)
+        if status is None and self._experiment.reuse_pruned(trial, run):
             status = "pruned"
         if status is not None:
-            self._report(trial, run, held, status)
+            self._report_earlier(trial, run, lock, status)
             return
-        resumed = self._experiment.begin(trial, run)
-        feed = self._experiment.feed(trial, run)
-        self._deliver(feed)
-        executor = self._ready_executor()
-        live = self._live[trial.name] = LiveTrial(trial, run, feed, held, resumed)
+        is_resumed = self._experiment.prepare(trial, run)
+        sync = self._experiment.make_sync(trial, run)
+        self._upload(sync)
+        executor = self._get_executor()
+        active = self._active[trial.name] = ActiveTrial(trial, run, sync, lock, is_resumed)
         try:
-            # What all trials lack was said with the first; this one may lack something of its own.
-            trial.plan.spec.generator_options.refuse_unmet()
-            executor.refuse_unplaceable(trial.plan.spec.compute)
+            # Requirements of all trials were checked with the first one; this trial may have others.
+            trial.plan.spec.generator_options.check_requirements()
+            executor.check_placeable(trial.plan.spec.compute)
         except RunnerError as error:
-            self._end(live, Outcome("failed", error))
+            self._end(active, Outcome("failed", error))
 
-    def _status_before(self, run: RunDirectory) -> Status | None:
-        """How a trial ended before this launch; None where it is to be run."""
-        if self._experiment.afresh:
+    def _earlier_status(self, run: RunDirectory) -> Status | None:
+        """How a trial ended in an earlier launch; None if it is to be run."""
+        if self._experiment.from_scratch:
             return None
-        if run.finished("score"):
+        if run.is_finished("score"):
             return "finished"
-        was_pruned = self._experiment.prunes and run.read_record().get("status") == "pruned"
+        was_pruned = self._experiment.has_pruning and run.read_record().get("status") == "pruned"
         return "pruned" if was_pruned else None
 
-    def _report(self, trial: Trial, run: RunDirectory, held: ExitStack, status: Status) -> None:
-        """Report a trial that has ended, delivering to the tracker what an earlier launch could not."""
-        last: dict[str, float] = {}
+    def _report_earlier(self, trial: Trial, run: RunDirectory, lock: ExitStack, status: Status) -> None:
+        """Report a trial that has ended before, and upload what an earlier launch could not."""
+        last_values: dict[str, float] = {}
         for event in EventTail(run.events).read():
-            self._conversation.hear(trial, event, last)
+            self._search.report(trial, event, last_values)
         if run.read_record().get("status") != status:
-            run.update_record(status=status)  # A kill came between the last step and its note.
-        objective = self._conversation.value(status, last)
-        feed = self._experiment.feed(trial, run)
-        if not feed.lacks(status):
-            held.close()
+            run.update_record(status=status)  # A kill came between the last step and the record of it.
+        objective = self._search.objective_value(status, last_values)
+        sync = self._experiment.make_sync(trial, run)
+        if not sync.needs_upload(status):
+            lock.close()
         else:
-            self._deliver(feed)
-            self.delivery.finish(feed, status, shown_value(objective))
-            self._ended.append((feed, held))
+            self._upload(sync)
+            self.uploader.finish(sync, status, objective_metric(objective))
+            self._uploading.append((sync, lock))
         metrics = run.read_metrics() if status == "finished" else {}
-        self._add(TrialResult(trial, status, metrics, run.path, None, "", reused=True, objective=objective))
-        self._tell(trial, status, metrics, last)
+        self._add_result(TrialResult(trial, status, metrics, run.path, None, "", reused=True, objective=objective))
+        self._tell(trial, status, metrics, last_values)
 
-    def _deliver(self, feed: RunSync) -> None:
-        """Let a trial be delivered, and from the first one on the sweep; a tracker that refuses it is raised."""
-        for each in (self._experiment.sweep_feed, feed):
-            if each is not None:
-                self.delivery.follow(each)
-        self.delivery.await_answer(lambda: self._interrupts.asked)
+    def _upload(self, sync: RunSync) -> None:
+        """Start the upload of a trial, and with the first one that of the sweep; raise if the tracker refuses."""
+        for each_sync in (self._experiment.sweep_sync, sync):
+            if each_sync is not None:
+                self.uploader.add(each_sync)
+        self.uploader.wait_until_open(lambda: self._signals.stop_requested)
 
-    def _ready_executor(self) -> Executor:
-        """Get what runs trials, when the first one is begun; whatever keeps all of them from running is raised."""
+    def _get_executor(self) -> Executor:
+        """The executor, created for the first trial; raises what prevents all trials from running."""
         if self._executor is None:
-            self._experiment.plan.spec.generator_options.refuse_unmet()
+            self._experiment.plan.spec.generator_options.check_requirements()
             self._executor = self._make_executor()
-            self._executor.refuse_unplaceable(self._experiment.plan.spec.compute)
+            self._executor.check_placeable(self._experiment.plan.spec.compute)
         return self._executor
 
-    def _place_waiting(self) -> bool:
-        """Place the trial that waits, if one does; whether none waits any more."""
-        live = next((each for each in self._live.values() if each.running is None), None)
-        if live is None:
+    def _place_pending(self) -> bool:
+        """Place the pending trial, if there is one; return whether none is pending any more."""
+        active = next((active for active in self._active.values() if active.running is None), None)
+        if active is None:
             return True
-        executor, compute = self._ready_executor(), live.trial.plan.spec.compute
+        executor, compute = self._get_executor(), active.trial.plan.spec.compute
         try:
-            with self._interrupts.raising():
-                live.running = executor.start(plan_json(live.trial.plan), live.run.path, compute)
-        except Exception as error:  # what a cluster's library raises fails a trial, and not the sweep
-            unplaced = StepError(f"the trial could not be placed: {type(error).__name__}: {error}")
-            told = error if isinstance(error, RunnerError) else unplaced
-            self._end(live, Outcome("failed", told, traceback.format_exc()))
+            with self._signals.raise_second_interrupt():
+                active.running = executor.start(plan_json(active.trial.plan), active.run.path, compute)
+        except Exception as error:  # an exception of a cluster's library fails the trial, not the sweep
+            not_placed = StepError(f"the trial could not be placed: {type(error).__name__}: {error}")
+            cause = error if isinstance(error, RunnerError) else not_placed
+            self._end(active, Outcome("failed", cause, traceback.format_exc()))
             return True
         except KeyboardInterrupt:
-            self._end(live, Outcome("interrupted"))
+            self._end(active, Outcome("interrupted"))
             return False
-        if live.running is None:
-            if time.monotonic() - live.asked_why > WAIT_SECONDS:
-                self._listener.trial_waits(live.trial, executor.waits_for(compute))
-                live.asked_why = time.monotonic()
+        if active.running is None:
+            if time.monotonic() - active.wait_reported_at > WAIT_REPORT_SECONDS:
+                self._listener.trial_waiting(active.trial, executor.describe_wait(compute))
+                active.wait_reported_at = time.monotonic()
             return False
-        self._experiment.note(live.trial, "running", None)
-        self._listener.trial_started(live.trial, live.run.path, resumed=live.resumed)
-        self._watch.add(live.trial.name, live.run.events)
+        self._experiment.record_trial(active.trial, "running", None)
+        self._listener.trial_started(active.trial, active.run.path, resumed=active.is_resumed)
+        self._follower.add(active.trial.name, active.run.events)
         return True
 
-    def _collect(self) -> bool:
-        """Take leave of the trials that have ended; whether there were any."""
-        if self._interrupts.hurried:
-            self._end_at_once()
-            return True
-        ended = False
-        for live in list(self._live.values()):
-            if (outcome := self._outcome(live)) is not None:
-                self._end(live, outcome)
-                ended = True
-        for feed, held in [each for each in self._ended if not self.delivery.serves(each[0])]:
-            held.close()
-            self._ended.remove((feed, held))
-        return ended
+    def _collect_ended(self) -> bool:
+        """Handle the trials that have ended, and release the locks of those that are uploaded.
 
-    def _outcome(self, live: LiveTrial) -> Outcome | None:
-        if live.running is None:
-            return Outcome("interrupted") if self._interrupts.asked else None
+        Returns:
+            Whether a trial has ended.
+        """
+        if self._signals.stop_now_requested:
+            self._kill_all()
+            return True
+        has_ended = False
+        for active in list(self._active.values()):
+            if (outcome := self._outcome(active)) is not None:
+                self._end(active, outcome)
+                has_ended = True
+        for sync, lock in [item for item in self._uploading if not self.uploader.has_pending(item[0])]:
+            lock.close()
+            self._uploading.remove((sync, lock))
+        return has_ended
+
+    def _outcome(self, active: ActiveTrial) -> Outcome | None:
+        if active.running is None:
+            return Outcome("interrupted") if self._signals.stop_requested else None
         try:
-            with self._interrupts.raising():
-                return live.running.outcome()
+            with self._signals.raise_second_interrupt():
+                return active.running.outcome()
         except KeyboardInterrupt:
             return Outcome("interrupted")
 
-    def _end(self, live: LiveTrial, outcome: Outcome) -> None:
-        trial, run = live.trial, live.run
-        self._watch.leave(trial.name)
-        del self._live[trial.name]
-        status: Status = "pruned" if live.pruned and outcome.status == "interrupted" else outcome.status
+    def _end(self, active: ActiveTrial, outcome: Outcome) -> None:
+        """Record the end of a trial, upload it, and report it to the display and the search."""
+        trial, run = active.trial, active.run
+        self._follower.remove(trial.name)
+        del self._active[trial.name]
+        status: Status = "pruned" if active.is_pruned and outcome.status == "interrupted" else outcome.status
         run.update_record(status=status)
         if status == "pruned":
-            self._experiment.keep_pruned(trial, run)
-        objective = self._conversation.value(status, live.last)
-        self.delivery.finish(live.feed, status, shown_value(objective))
-        self._ended.append((live.feed, live.held))
+            self._experiment.store_pruned(trial, run)
+        objective = self._search.objective_value(status, active.last_values)
+        self.uploader.finish(active.sync, status, objective_metric(objective))
+        self._uploading.append((active.sync, active.lock))
         if isinstance(outcome.error, SpecError):
-            outcome = replace(outcome, error=self._experiment.loaded.located(outcome.error))
-        result = result_of(trial, run, outcome, status, objective)
-        self._add(result)
-        self._tell(trial, status, result.metrics, live.last)
+            outcome = replace(outcome, error=self._experiment.loaded.with_locations(outcome.error))
+        result = make_result(trial, run, outcome, status, objective)
+        self._add_result(result)
+        self._tell(trial, status, result.metrics, active.last_values)
 
     def _tell(
-        self, trial: Trial, status: Status, metrics: dict[str, float | None], validation: dict[str, float]
+        self, trial: Trial, status: Status, metrics: dict[str, float | None], last_values: dict[str, float]
     ) -> None:
-        summary = self._conversation.tell(trial, status, metrics, validation)
-        self._experiment.note(trial, status, self._conversation.value(status, validation))
-        self._listener.searched(summary)
+        summary = self._search.tell(trial, status, metrics, last_values)
+        self._experiment.record_trial(trial, status, self._search.objective_value(status, last_values))
+        self._listener.search_updated(summary)
 
-    def _add(self, result: TrialResult) -> None:
+    def _add_result(self, result: TrialResult) -> None:
         self._results.append(result)
         self._listener.trial_ended(result)
 
-    def _seen(self, name: str, event: Event, new: bool) -> None:
-        """Hear an event of a trial that runs, in the watch's thread."""
-        live = self._live.get(name)
-        stopped = live is not None and self._conversation.hear(live.trial, event, live.last)
-        # A training that another trial has made is whole: nothing is saved by stopping it.
-        if live is not None and stopped and not live.pruned and "reused_from" not in event:
-            live.pruned = True
-            live.run.stop_request.touch()
-        if new:
+    def _on_event(self, name: str, event: Event, is_new: bool) -> None:
+        """Handle an event of a running trial, in the follower's thread."""
+        active = self._active.get(name)
+        should_stop = active is not None and self._search.report(active.trial, event, active.last_values)
+        # A training that was reused from another trial is complete: stopping it would save nothing.
+        if active is not None and should_stop and not active.is_pruned and "reused_from" not in event:
+            active.is_pruned = True
+            active.run.stop_request.touch()
+        if is_new:
             self._listener.event(name, event)
 
-    def _look(self) -> None:
-        """Pass Ctrl-C on to the trials, in the watch's thread: one of this process keeps the loop from doing it."""
-        if not self._interrupts.asked:
+    def _forward_stop(self) -> None:
+        """Forward Ctrl-C to the trials, in the follower's thread: a trial of this process blocks the loop."""
+        if not self._signals.stop_requested:
             return
-        if not self._told_to_stop:
-            self._told_to_stop = True
+        if not self._has_announced_stop:
+            self._has_announced_stop = True
             self._listener.stopping()
-        for live in list(self._live.values()):
-            live.run.stop_request.touch()
+        for active in list(self._active.values()):
+            active.run.stop_request.touch()
 
-    def _end_at_once(self) -> None:
-        for live in list(self._live.values()):
-            if live.running is not None:
-                live.running.end()
-            self._end(live, Outcome("interrupted"))
+    def _kill_all(self) -> None:
+        for active in list(self._active.values()):
+            if active.running is not None:
+                active.running.kill()
+            self._end(active, Outcome("interrupted"))
 
     def _stop_all(self) -> None:
-        """Leave nothing running, also where the loop itself failed."""
-        self._end_at_once()
-        self._watch.end()
+        """Stop everything that runs, also if the loop itself failed."""
+        self._kill_all()
+        self._follower.stop()
         if self._executor is not None:
             self._executor.close()

@@ -20,18 +20,18 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How a trial ended and where it lies.
+    """How a trial ended, and where its files are.
 
     Attributes:
         trial: The trial.
         status: Finished, pruned, failed or interrupted.
         metrics: Its results by name.
-        run_dir: Its folder.
-        tracker_run_id: The tracker's id of the run; None where it never answered.
-        link: Where a person looks at it.
-        reused: It had ended before this launch.
-        objective: The value that the search goes by, where there is one.
-        error: What went wrong.
+        run_dir: Its run directory.
+        tracker_run_id: The tracker's id of the run; None if the tracker never answered.
+        link: Where a person can see the run.
+        reused: Whether it had ended before this launch.
+        objective: Its objective value, if the search has an objective.
+        error: Why it failed.
         trace: The traceback, for `--debug`.
     """
 
@@ -68,12 +68,12 @@ class LaunchResult:
     """How a launch ended.
 
     Attributes:
-        plan: What was launched.
-        trials: Those that were reached, in the order in which they began.
-        interrupted: The user stopped it.
-        sweep: What the search tells of itself; None where nothing is swept.
+        plan: The plan that was launched.
+        trials: The trials that were reached, in the order in which they ended.
+        interrupted: Whether the user stopped the launch.
+        sweep: The summary of the search; None without a sweep.
         tracker_run_id: The tracker's id of the sweep's run.
-        link: Where a person looks at the sweep.
+        link: Where a person can see the sweep.
     """
 
     plan: Plan
@@ -85,36 +85,36 @@ class LaunchResult:
 
     def as_json(self) -> dict[str, Any]:
         """The launch as docs/interface.md's `launch --json` holds it."""
-        told: dict[str, Any] = {
+        content: dict[str, Any] = {
             "experiment": self.plan.spec.name,
             "fingerprint": self.plan.fingerprint,
             "trials": [trial.as_json() for trial in self.trials],
         }
         if self.sweep is not None:
-            told["sweep"] = {**self.sweep, "mlflow_run_id": self.tracker_run_id}
-        return told
+            content["sweep"] = {**self.sweep, "mlflow_run_id": self.tracker_run_id}
+        return content
 
     @property
     def exit_status(self) -> int:
-        """That of the gravest end of a trial, or of the launch."""
+        """The highest exit status of its trials; at least that of an interruption if the launch was interrupted."""
         statuses = [_exit_status(trial) for trial in self.trials]
         return max([*statuses, INTERRUPTED if self.interrupted else 0])
 
 
-def result_of(
+def make_result(
     trial: Trial, run: RunDirectory, outcome: Outcome, status: Status, objective: float | None
 ) -> TrialResult:
-    """Make the result of a trial that has just ended; the tracker has not told of it yet."""
+    """Create the result of a trial that has just ended; `add_tracker_run` adds the tracker's run later."""
     metrics = run.read_metrics() if status == "finished" else {}
     return TrialResult(
         trial, status, metrics, run.path, None, "", objective=objective, error=outcome.error, trace=outcome.trace
     )
 
 
-def with_tracker(result: TrialResult) -> TrialResult:
-    """Add what the tracker told of the trial's run."""
+def add_tracker_run(result: TrialResult) -> TrialResult:
+    """Add the tracker's run id and link to a result."""
     state = tracker_state(result.run_dir)
-    # Launches of earlier versions kept the link in the record.
+    # Launches of earlier versions stored the link in the record.
     link = state.get("link") or RunDirectory(result.run_dir).read_record().get("tracker_link", "")
     return replace(result, tracker_run_id=state.get("run_id"), link=str(link))
 
@@ -128,25 +128,25 @@ def _exit_status(result: TrialResult) -> int:
 
 
 class LaunchListener(Protocol):
-    """Shows a launch to a person; some calls come from a thread of their own."""
+    """Displays a launch. Some methods are called from another thread."""
 
     def trial_started(self, trial: Trial, folder: Path, *, resumed: bool) -> None:
-        """A trial begins, or goes on."""
+        """A trial starts, or resumes after an earlier launch."""
 
-    def trial_waits(self, trial: Trial, reason: str) -> None:
-        """A trial found no room; told again and again, as the reason changes."""
+    def trial_waiting(self, trial: Trial, reason: str) -> None:
+        """A trial waits for resources; this is repeated, since the reason may change."""
 
     def event(self, trial: str, event: Event) -> None:
-        """Something happened in a trial that runs."""
+        """A running trial wrote an event."""
 
     def trial_ended(self, result: TrialResult) -> None:
-        """A trial is at its end."""
+        """A trial has ended."""
 
-    def searched(self, summary: Mapping[str, Any]) -> None:
-        """The search took note of a result; see `runner.sweep.trial_source.TrialSource.summary`."""
+    def search_updated(self, summary: Mapping[str, Any]) -> None:
+        """The search has a new result; see `runner.sweep.trial_source.TrialSource.summary`."""
 
     def warn(self, message: str) -> None:
-        """Something went wrong that stops nothing."""
+        """A problem occurred that does not stop the launch."""
 
     def stopping(self) -> None:
-        """The user asked to stop; the trials save their state."""
+        """The user asked to stop, and the trials save their state."""

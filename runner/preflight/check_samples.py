@@ -11,38 +11,39 @@ from runner.preflight.sample_checker import SampleCheck, SampleChecker, raise_pr
 from runner.records import IGNORED, Rendered, TextPart
 from runner.stages import Features, Reporter, StopRequestedError, Trainer, VisionLanguageModel
 
-LONGEST, FIRST, CHOSEN = 4, 4, 24
-"""Of the samples that are encoded whole before training, images and all: how many of the longest, of the first, and
-how many in all, the first of each arrangement of images among them. The others are when they are first trained on."""
+NUM_LONGEST, NUM_FIRST, NUM_SELECTED = 4, 4, 24
+"""Numbers of samples to encode with their images before training: the longest, the first, and in total. The total
+includes the first sample of each arrangement of images. Training checks every other sample when it first uses it."""
 
 
 def select_samples(rendered: Sequence[Rendered], lengths: Sequence[int]) -> list[int]:
-    """Choose the samples to encode whole: the longest, the first, the first of each arrangement of images and texts.
+    """Select the samples to encode in full: the longest, the first, and the first of each arrangement of parts.
 
     Returns:
-        Places in order, `CHOSEN` of them where there are as many.
+        Sorted indices; `NUM_SELECTED` if there are that many samples.
     """
-    arrangements = [tuple(isinstance(part, TextPart) for part in each.content) for each in rendered]
-    firsts = {arrangement: place for place, arrangement in reversed(list(enumerate(arrangements)))}
-    by_length = sorted(range(len(rendered)), key=lambda place: (-lengths[place], place))
-    # The larger an arrangement, the more can be wrong with it.
-    by_size = sorted(firsts.values(), key=lambda place: (-len(arrangements[place]), place))
-    wanted = [*by_length[:LONGEST], *range(min(FIRST, len(rendered))), *by_size, *range(len(rendered))]
-    return sorted(list(dict.fromkeys(wanted))[:CHOSEN])
+    arrangements = [tuple(isinstance(part, TextPart) for part in sample.content) for sample in rendered]
+    first_by_arrangement = {arrangement: index for index, arrangement in reversed(list(enumerate(arrangements)))}
+    by_length = sorted(range(len(rendered)), key=lambda index: (-lengths[index], index))
+    # The more parts an arrangement has, the more can go wrong.
+    by_num_parts = sorted(first_by_arrangement.values(), key=lambda index: (-len(arrangements[index]), index))
+    first = range(min(NUM_FIRST, len(rendered)))
+    candidates = [*by_length[:NUM_LONGEST], *first, *by_num_parts, *range(len(rendered))]
+    return sorted(list(dict.fromkeys(candidates))[:NUM_SELECTED])
 
 
-class Progress:
-    """Tells how far a proof is, and hears that it is to stop."""
+class CheckProgress:
+    """Reports the progress of the checks, and stops them on request."""
 
     def __init__(self, reporter: Reporter, total: int) -> None:
-        """Begin with nothing done of so many."""
+        """Start with no check done out of `total`."""
         self._reporter, self._total, self._done = reporter, total, 0
 
     def step(self) -> None:
-        """One more is done.
+        """Count a finished check.
 
         Raises:
-            StopRequestedError: The user asked to stop.
+            StopRequestedError: The user requested a stop.
         """
         self._done += 1
         self._reporter.progress(self._done, self._total)
@@ -50,43 +51,46 @@ class Progress:
             raise StopRequestedError
 
 
-def check_prompts(
-    model: VisionLanguageModel, prompts: Sequence[Rendered], max_new_tokens: int | None, progress: Progress
+def check_prompt_lengths(
+    model: VisionLanguageModel, prompts: Sequence[Rendered], max_new_tokens: int | None, progress: CheckProgress
 ) -> int:
-    """Check that prompts and the answers to them have room in the model, without reading pixels.
+    """Check, without reading pixels, that prompts and generated answers fit into the context of the model.
 
     Args:
-        model: Has a `context_length`, or takes any length.
-        prompts: Without targets.
-        max_new_tokens: The most tokens of an answer; None where the generator sets no limit.
-        progress: Told of each prompt.
+        model: The model; a `context_length` of None means no limit.
+        prompts: The prompts, without targets.
+        max_new_tokens: Maximum length of an answer; None if the generator has no limit.
+        progress: Advanced by one for each prompt.
 
     Returns:
-        Tokens of the longest prompt; 0 of none.
+        Number of tokens of the longest prompt; 0 without prompts.
 
     Raises:
-        DataError: A prompt alone leaves no room for an answer, or an image cannot be used.
-        SpecError: The longest prompt leaves less room than `max_new_tokens`.
-        StopRequestedError: The user asked to stop.
+        DataError: A prompt fills the context, or an image cannot be used.
+        SpecError: The longest prompt leaves less than `max_new_tokens` in the context.
+        StopRequestedError: The user requested a stop.
     """
-    longest, at = 0, ""
+    longest, longest_id = 0, ""
     for prompt in prompts:
         count = model.count(prompt)
         if count.text + count.image > longest:
-            longest, at = count.text + count.image, prompt.id
+            longest, longest_id = count.text + count.image, prompt.id
         progress.step()
     if model.context_length is None:
         return longest
-    room = model.context_length - longest
-    told = (
-        f"the prompt of sample {at} has {longest:,} tokens, and the model was configured for {model.context_length:,}"
+    remaining = model.context_length - longest
+    prompt_length = (
+        f"the prompt of sample {longest_id} has {longest:,} tokens, and the context of the model is "
+        f"{model.context_length:,} tokens"
     )
-    if room <= 0:
-        raise DataError(f"{told}: no answer can be written; show images with fewer pixels (model.max_pixels)")
-    if max_new_tokens is not None and max_new_tokens > room:
+    if remaining <= 0:
+        raise DataError(
+            f"{prompt_length}, which leaves no tokens for an answer; use images with fewer pixels (model.max_pixels)"
+        )
+    if max_new_tokens is not None and max_new_tokens > remaining:
         raise SpecError(
-            f"{told}: an answer of {max_new_tokens:,} tokens finds no room; {room:,} do, or more where images are "
-            "shown with fewer pixels (model.max_pixels)",
+            f"{prompt_length}: max_new_tokens={max_new_tokens:,} exceeds the remaining context of {remaining:,} "
+            "tokens. Lower it, or use images with fewer pixels (model.max_pixels)",
             path=("generator", "max_new_tokens"),
         )
     return longest
@@ -94,11 +98,11 @@ def check_prompts(
 
 @dataclass(frozen=True)
 class SampleLengths:
-    """What one training sample comes to, from its words and the size of its images.
+    """Lengths of a training sample, from its text and the size of its images.
 
     Attributes:
-        length: Tokens of the whole sample.
-        trained: Tokens that carry loss.
+        length: Number of tokens of prompt and answer.
+        trained: Number of tokens with loss.
         respelt: See `SampleCheck.respelt`.
     """
 
@@ -108,81 +112,81 @@ class SampleLengths:
 
     @property
     def prompt(self) -> int:
-        """Tokens before the answer."""
+        """Number of tokens before the answer."""
         return self.length - self.trained
 
 
-def measure_lengths(inspector: SampleChecker, rendered: Rendered, progress: Progress) -> SampleLengths:
-    """Check the words of a sample, and measure it.
+def measure_lengths(checker: SampleChecker, rendered: Rendered, progress: CheckProgress) -> SampleLengths:
+    """Check a sample without reading pixels, and measure its lengths.
 
     Raises:
-        StepError: Something else than the answer carries loss, or the prompt is not the one of generation.
+        StepError: Tokens other than the answer carry loss, or the prompt differs from the prompt of generation.
         DataError: An image cannot be used.
-        StopRequestedError: The user asked to stop.
+        StopRequestedError: The user requested a stop.
     """
-    found = inspector.inspect_words(rendered)
-    raise_problems(rendered.id, found.problems)
+    check = checker.inspect_without_pixels(rendered)
+    raise_problems(rendered.id, check.problems)
     progress.step()
-    return SampleLengths(found.num_tokens, found.num_trained, found.respelt)
+    return SampleLengths(check.num_tokens, check.num_trained, check.respelt)
 
 
-def refuse_overlong(
-    inspector: SampleChecker, trainer: Trainer, rendered: Sequence[Rendered], measured: Sequence[SampleLengths]
+def refuse_overlength(
+    checker: SampleChecker, trainer: Trainer, rendered: Sequence[Rendered], lengths: Sequence[SampleLengths]
 ) -> None:
-    """Refuse what the trainer will refuse, in its own words, and say how many there are.
+    """Raise the trainer's own error for a sample that is too long, with the number of such samples.
 
     Raises:
-        DataError: A sample is too long, or all are where such samples are left out.
+        DataError: A sample is too long, or the trainer skips such samples and all are too long.
     """
-    limit = inspector.limit
+    limit = checker.limit
     if limit is None:
         return
     if trainer.skips:
-        if all(each.length > limit for each in measured):
+        if all(sample.length > limit for sample in lengths):
             raise DataError(
-                f"all {len(rendered):,} training samples are longer than {limit:,} tokens, and left out "
+                f"all {len(rendered):,} training samples have more than {limit:,} tokens and are skipped "
                 "(trainer.on_overlength: skip), so training would have no effect; raise trainer.max_length, or lower "
                 "model.max_pixels"
             )
         return
-    overlong = [
-        place
-        for place, each in enumerate(measured)
-        if each.length > limit and not (trainer.truncates and each.prompt < limit)
+    too_long = [
+        index
+        for index, sample in enumerate(lengths)
+        if sample.length > limit and not (trainer.truncates and sample.prompt < limit)
     ]
-    if not overlong:
+    if not too_long:
         return
-    longest = max(overlong, key=lambda place: measured[place].length)
-    number = f"{len(overlong):,} of {len(rendered):,} training samples are too long, this one most of all"
+    longest = max(too_long, key=lambda index: lengths[index].length)
     try:
-        trainer.encode(inspector.model, rendered[longest])
+        trainer.encode(checker.model, rendered[longest])
     except DataError as error:
-        raise DataError(f"{number}: {error}" if len(overlong) > 1 else str(error)) from error
+        number = f"{len(too_long):,} of {len(rendered):,} training samples are too long; the longest: "
+        raise DataError(f"{number if len(too_long) > 1 else ''}{error}") from error
     raise StepError(
-        f"sample {rendered[longest].id}: {measured[longest].length:,} tokens were counted, more than the limit of "
-        f"{limit:,}, and the trainer takes it as it is"
+        f"sample {rendered[longest].id}: {lengths[longest].length:,} tokens were counted, more than the limit of "
+        f"{limit:,}, but the trainer encodes the sample without an error"
     )
 
 
-NAMED = 5
-"""Samples that are left out whose ids a warning names."""
+NUM_NAMED_IDS = 5
+"""Number of skipped samples that a warning names."""
 
 
 @dataclass(frozen=True)
 class SamplesReport:
-    """What was found before a training.
+    """Results of the checks before a training.
 
     Attributes:
-        samples: How many, with those that are left out; the words of each were checked.
-        encoded_whole: Ids of those that were encoded with their images.
-        tokens_trained: Tokens that carry loss in an epoch over all samples.
-        longest: Tokens of the longest sample that is not left out.
-        longest_id: Its id.
-        limit: The most tokens of a sample; None for any number.
-        truncated: Ids of the samples whose answers are cut at the limit.
-        skipped: Ids of the samples that are left out, as they are beyond the limit.
-        respelt: Ids of the samples in whose answers the tokenizer writes characters in another, equal way.
-        longest_prompt: Tokens of the test split's longest prompt.
+        samples: Number of samples, including skipped ones; the text of each was checked.
+        encoded_whole: Ids of the samples that were encoded with their images.
+        tokens_trained: Number of tokens with loss in an epoch.
+        longest: Number of tokens of the longest sample that is not skipped.
+        longest_id: The id of that sample.
+        limit: Maximum number of tokens of a sample; None for no limit.
+        truncated: Ids of the samples whose answers are cut off at the limit.
+        skipped: Ids of the samples that exceed the limit and are left out of training.
+        respelt: Ids of the samples whose answers the tokenizer normalizes to other, canonically equivalent characters.
+        longest_prompt: Number of tokens of the longest prompt of the test split.
     """
 
     samples: int
@@ -197,128 +201,130 @@ class SamplesReport:
     longest_prompt: int
 
     def as_json(self) -> dict[str, Any]:
-        """The proof as plain data."""
+        """The report as plain data."""
         return asdict(self)
 
 
 def check_samples(
-    inspector: SampleChecker,
+    checker: SampleChecker,
     trainer: Trainer,
     rendered: Sequence[Rendered],
     prompts: Sequence[Rendered],
     max_new_tokens: int | None,
     reporter: Reporter,
 ) -> SamplesReport:
-    """Check the training samples, and the room for later answers, before anything is learnt.
+    """Check the training samples, and the context for generated answers, before training.
 
-    The words of every sample are checked, and its length by the size of its images; `select_samples` says which samples
-    are encoded whole.
+    Checks the text of every sample, and its length from the size of its images. `select_samples` selects the samples
+    that are also encoded with their images.
 
     Args:
-        inspector: Of the model and the trainer.
+        checker: Checks samples for the model and the trainer.
         trainer: The trainer.
-        rendered: The training split with its targets, at least one sample.
-        prompts: The test split's.
-        max_new_tokens: See `check_prompts`.
-        reporter: Told of the progress, and of answers that will be cut or written otherwise.
+        rendered: The training split with its targets; at least one sample.
+        prompts: The prompts of the test split.
+        max_new_tokens: See `check_prompt_lengths`.
+        reporter: Receives the progress, and warnings about truncated, skipped and normalized answers.
 
     Raises:
-        StepError: Something else than the answer carries loss, or a prompt is not the one of generation.
+        StepError: Tokens other than the answer carry loss, or a prompt differs from the prompt of generation.
         DataError: A sample is too long, or an image cannot be used.
-        SpecError: See `check_prompts`.
-        StopRequestedError: The user asked to stop.
+        SpecError: See `check_prompt_lengths`.
+        StopRequestedError: The user requested a stop.
     """
-    progress = Progress(reporter, len(prompts) + len(rendered) + min(CHOSEN, len(rendered)))
-    longest_prompt = check_prompts(inspector.model, prompts, max_new_tokens, progress)
-    measured = [measure_lengths(inspector, each, progress) for each in rendered]
-    refuse_overlong(inspector, trainer, rendered, measured)
-    over = [inspector.limit is not None and each.length > inspector.limit for each in measured]
-    trained = [place for place in range(len(rendered)) if not (over[place] and trainer.skips)]
-    samples, lengths = [rendered[place] for place in trained], [measured[place] for place in trained]
-    chosen = select_samples(samples, [each.length for each in lengths])
-    _prove_whole(inspector, [(samples[place], lengths[place]) for place in chosen], progress)
-    longest = max(range(len(samples)), key=lambda place: lengths[place].length)
-    proof = SamplesReport(
+    progress = CheckProgress(reporter, len(prompts) + len(rendered) + min(NUM_SELECTED, len(rendered)))
+    longest_prompt = check_prompt_lengths(checker.model, prompts, max_new_tokens, progress)
+    all_lengths = [measure_lengths(checker, sample, progress) for sample in rendered]
+    refuse_overlength(checker, trainer, rendered, all_lengths)
+    is_too_long = [checker.limit is not None and sample.length > checker.limit for sample in all_lengths]
+    trained = [index for index in range(len(rendered)) if not (is_too_long[index] and trainer.skips)]
+    samples, lengths = [rendered[index] for index in trained], [all_lengths[index] for index in trained]
+    selected = select_samples(samples, [sample.length for sample in lengths])
+    _check_encoded(checker, [(samples[index], lengths[index]) for index in selected], progress)
+    longest = max(range(len(samples)), key=lambda index: lengths[index].length)
+    report = SamplesReport(
         samples=len(rendered),
-        encoded_whole=tuple(samples[place].id for place in chosen),
-        tokens_trained=sum(_trained(each, inspector.limit) for each in lengths),
+        encoded_whole=tuple(samples[index].id for index in selected),
+        tokens_trained=sum(_num_trained(sample, checker.limit) for sample in lengths),
         longest=lengths[longest].length,
         longest_id=samples[longest].id,
-        limit=inspector.limit,
-        truncated=() if trainer.skips else _ids(rendered, over),
-        skipped=_ids(rendered, over) if trainer.skips else (),
-        respelt=_ids(samples, [each.respelt for each in lengths]),
+        limit=checker.limit,
+        truncated=() if trainer.skips else _select_ids(rendered, is_too_long),
+        skipped=_select_ids(rendered, is_too_long) if trainer.skips else (),
+        respelt=_select_ids(samples, [sample.respelt for sample in lengths]),
         longest_prompt=longest_prompt,
     )
-    _warn(proof, reporter)
-    return proof
+    _warn(report, reporter)
+    return report
 
 
-def _prove_whole(
-    inspector: SampleChecker, chosen: Sequence[tuple[Rendered, SampleLengths]], progress: Progress
+def _check_encoded(
+    checker: SampleChecker, selected: Sequence[tuple[Rendered, SampleLengths]], progress: CheckProgress
 ) -> None:
+    """Encode samples with their images and check them; then check a batch of the shortest and the longest."""
     shortest: Features | None = None
     longest: Features | None = None
-    for rendered, measured in chosen:
-        features = inspector.encode(rendered)
-        found = inspector.inspect(rendered, features, inspector.prompt_ids(rendered))
-        raise_problems(rendered.id, (*inspector.inspect_turn(rendered), *found.problems))
-        _check_length(rendered.id, found, measured, inspector.limit)
+    for rendered, lengths in selected:
+        features = checker.encode(rendered)
+        check = checker.inspect(rendered, features, checker.prompt_ids(rendered))
+        raise_problems(rendered.id, (*checker.chat_template_problems(rendered), *check.problems))
+        _compare_lengths(rendered.id, check, lengths, checker.limit)
         shortest = features if shortest is None or _length(features) < _length(shortest) else shortest
         longest = features if longest is None or _length(features) > _length(longest) else longest
         progress.step()
     if shortest is not None and longest is not None:
-        _prove_padding(inspector.model, [shortest, longest])
+        _check_padding(checker.model, [shortest, longest])
 
 
-def _check_length(sample: str, found: SampleCheck, measured: SampleLengths, limit: int | None) -> None:
-    """Check that a sample is as long as was counted, and cut where it is too long and nowhere else."""
-    cut = limit is not None and measured.length > limit
-    if found.num_tokens != (limit if cut else measured.length) or found.truncated != cut:
-        told = f"{found.num_tokens:,} tokens{', the end of the answer cut off' if found.truncated else ''}"
+def _compare_lengths(sample: str, check: SampleCheck, lengths: SampleLengths, limit: int | None) -> None:
+    """Raise an error if the encoded length differs from the counted length, or if only one of them is truncated."""
+    too_long = limit is not None and lengths.length > limit
+    if check.num_tokens != (limit if too_long else lengths.length) or check.truncated != too_long:
+        encoded = f"{check.num_tokens:,} tokens{' with a truncated answer' if check.truncated else ''}"
         raise StepError(
-            f"sample {sample}: {told}, where {measured.length:,} were counted from its text and the size of its images"
+            f"sample {sample}: encoded to {encoded}, but {lengths.length:,} tokens were counted from its text and the "
+            "size of its images"
         )
 
 
-def _prove_padding(model: VisionLanguageModel, batch: Sequence[Features]) -> None:
-    """Check that a batch holds each sample from its first place on, with nothing to learn behind it."""
+def _check_padding(model: VisionLanguageModel, batch: Sequence[Features]) -> None:
+    """Check that a right-padded batch starts with the unchanged samples, and that padding carries no loss."""
     collated = model.collate(batch, "right")
     for row, features in enumerate(batch):
         for name in ("input_ids", "labels"):
-            whole, alone = collated[name][row].tolist(), features[name].tolist()
-            behind = whole[len(alone) :]
-            if whole[: len(alone)] != alone or (name == "labels" and set(behind) - {IGNORED}):
+            padded, unpadded = collated[name][row].tolist(), features[name].tolist()
+            padding = padded[len(unpadded) :]
+            if padded[: len(unpadded)] != unpadded or (name == "labels" and set(padding) - {IGNORED}):
                 raise StepError(f"padding a batch on the right changes the {name} of its samples")
 
 
-def _trained(measured: SampleLengths, limit: int | None) -> int:
-    return measured.trained if limit is None else min(measured.trained, limit - measured.prompt)
+def _num_trained(lengths: SampleLengths, limit: int | None) -> int:
+    return lengths.trained if limit is None else min(lengths.trained, limit - lengths.prompt)
 
 
-def _ids(rendered: Sequence[Rendered], marks: Sequence[bool]) -> tuple[str, ...]:
-    return tuple(each.id for each, marked in zip(rendered, marks, strict=True) if marked)
+def _select_ids(rendered: Sequence[Rendered], mask: Sequence[bool]) -> tuple[str, ...]:
+    return tuple(sample.id for sample, selected in zip(rendered, mask, strict=True) if selected)
 
 
 def _length(features: Features) -> int:
     return len(features["input_ids"])
 
 
-def _warn(proof: SamplesReport, reporter: Reporter) -> None:
-    if proof.truncated:
+def _warn(report: SamplesReport, reporter: Reporter) -> None:
+    if report.truncated:
         reporter.warn(
-            f"{len(proof.truncated):,} of {proof.samples:,} training samples are longer than {proof.limit:,} tokens, "
-            f"such as {proof.truncated[0]}: the end of their answers is cut off; events.jsonl lists them"
+            f"{len(report.truncated):,} of {report.samples:,} training samples have more than {report.limit:,} tokens, "
+            f"such as {report.truncated[0]}; their answers are truncated (events.jsonl lists them)"
         )
-    if proof.skipped:
-        more = " and so on" if len(proof.skipped) > NAMED else ""
+    if report.skipped:
+        more = ", …" if len(report.skipped) > NUM_NAMED_IDS else ""
         reporter.warn(
-            f"{len(proof.skipped):,} of {proof.samples:,} training samples are longer than {proof.limit:,} tokens and "
-            f"left out: {', '.join(proof.skipped[:NAMED])}{more}; events.jsonl lists them"
+            f"{len(report.skipped):,} of {report.samples:,} training samples have more than {report.limit:,} tokens "
+            f"and are skipped: {', '.join(report.skipped[:NUM_NAMED_IDS])}{more} (events.jsonl lists them)"
         )
-    if proof.respelt:
+    if report.respelt:
         reporter.warn(
-            f"the tokenizer writes characters in the answers of {len(proof.respelt):,} of {proof.samples:,} training "
-            f"samples in another, canonically equal way (Unicode's NFC), such as {proof.respelt[0]}; what the model "
-            "then writes does not equal the data set's spelling to the letter"
+            f"the tokenizer normalizes characters in the answers of {len(report.respelt):,} of {report.samples:,} "
+            f"training samples, such as {report.respelt[0]}, to canonically equivalent ones (Unicode NFC); answers "
+            "that the model generates then differ from the data set in these characters"
         )

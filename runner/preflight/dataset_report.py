@@ -1,112 +1,120 @@
-"""Describes a data set for `runner stats`: counts, sizes, token lengths, and a page of histograms."""
+"""Describes a data set for `runner stats`: counts, sizes, token lengths, and a page with histograms and samples."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from runner.dataset.dataset_statistics import PUBLISHED, SPREAD, DatasetStatistics, entities_by_label, values_of
+from runner.dataset.dataset_statistics import (
+    PUBLISHED_STATISTICS,
+    STATISTIC_NAMES,
+    DatasetStatistics,
+    count_entities_by_label,
+    measure_samples,
+)
 from runner.dataset.folder import DatasetFolder
 from runner.errors import DataError, PluginError, RequirementError, SpecError
-from runner.html_page import fill
-from runner.plan import implement
+from runner.html_page import render_page
+from runner.plan import create_plugin
 from runner.records import Sample
 from runner.rendering import training_texts
-from runner.spec.check import section
+from runner.spec.check import make_section
 from runner.spec.experiment_spec import Section
 from runner.spec.load import load_spec
 from runner.stages import Reporter, TokenCounts
-from runner.stages.registry import find, installed
+from runner.stages.registry import find_plugin, installed_plugins
 
 ADAPTER = "pfa"
-"""The plugin that renders samples where a checkpoint is named and no spec."""
-ANY_MODEL = "image_text_to_text"
-"""The plugin for checkpoints of a family that has none of its own."""
+"""The adapter plugin that renders samples if a checkpoint is given instead of a spec."""
+GENERIC_MODEL = "image_text_to_text"
+"""The model plugin for checkpoints of a model type without a plugin of its own."""
 SPEC_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def count_tokens(
-    named: str, splits: Mapping[str, Sequence[Sample]], labels: Sequence[str], reporter: Reporter
+    source: str, splits: Mapping[str, Sequence[Sample]], labels: Sequence[str], reporter: Reporter
 ) -> list[TokenCounts]:
-    """Count the tokens of every sample, prompt and answer, as `runner plan` counts those of a training.
+    """Count the tokens of every sample, prompt and answer, in the same way as `runner plan`.
 
     Args:
-        named: A spec, whose model and adapter are taken, or a checkpoint by its folder or hub name.
-        splits: All samples; a tokenizer that is made from training texts is made from those of `train`.
-        labels: The data set's.
-        reporter: Told of the progress.
+        source: A spec, whose model and adapter are used, or a checkpoint (folder or hub name).
+        splits: All samples. A tokenizer that is built from training texts uses those of `train`.
+        labels: The entity labels of the data set.
+        reporter: Receives the progress.
 
     Raises:
-        DataError: A sample lacks what the spec's adapter asks about.
-        SpecError: The spec is wrong or names no model, or the checkpoint is of no known architecture.
-        UnmetError: The model's tokenizer cannot be had here.
+        DataError: A sample lacks an annotation that the adapter of the spec needs.
+        SpecError: The spec is invalid or has no model, or the architecture of the checkpoint is unknown.
+        RequirementError: The tokenizer of the model is not available on this machine.
     """
-    model, adapter_section = _parts(named, splits)
-    adapter = implement(adapter_section, labels)
-    rendered = {split: [adapter.render_training(each) for each in members] for split, members in splits.items()}
-    model_spec = implement(model).meta_model(training_texts(rendered.get("train", [])))
+    model, adapter_section = _sections(source, splits)
+    adapter = create_plugin(adapter_section, labels)
+    rendered = {split: [adapter.render_training(sample) for sample in samples] for split, samples in splits.items()}
+    model_spec = create_plugin(model).meta_model(training_texts(rendered.get("train", [])))
     counts = []
-    every = [each for members in rendered.values() for each in members]
-    for done, each in enumerate(every, start=1):
-        counts.append(model_spec.count(each))
-        reporter.progress(done, len(every))
+    all_rendered = [sample for samples in rendered.values() for sample in samples]
+    for done, sample in enumerate(all_rendered, start=1):
+        counts.append(model_spec.count(sample))
+        reporter.progress(done, len(all_rendered))
     return counts
 
 
-def _parts(named: str, splits: Mapping[str, Sequence[Sample]]) -> tuple[Section, Section]:
-    """The sections `model` and `adapter` that samples are shown by."""
-    if named.endswith(SPEC_SUFFIXES):
-        spec = load_spec(Path(named)).spec
+def _sections(source: str, splits: Mapping[str, Sequence[Sample]]) -> tuple[Section, Section]:
+    """The `model` and `adapter` sections to render and count samples with."""
+    if source.endswith(SPEC_SUFFIXES):
+        spec = load_spec(Path(source)).spec
         if spec.model is None:
-            raise SpecError(f"--model: {named} has no model whose tokens could be counted")
+            raise SpecError(f"--model: {source} has no model whose tokens could be counted")
         return spec.model, spec.adapter
-    folder = Path(named).expanduser()
-    checkpoint = str(folder.resolve()) if folder.is_dir() else named
-    tasks = find("adapter", ADAPTER).implementation().tasks_of([each for part in splits.values() for each in part])
+    folder = Path(source).expanduser()
+    checkpoint = str(folder.resolve()) if folder.is_dir() else source
+    tasks = (
+        find_plugin("adapter", ADAPTER)
+        .implementation()
+        .tasks_of([sample for samples in splits.values() for sample in samples])
+    )
     try:
-        model = section("model", {"type": _family(folder, named), "checkpoint": checkpoint})
-        return model, section("adapter", {"type": ADAPTER, "tasks": list(tasks)})
+        model = make_section("model", {"type": _model_plugin(folder, source), "checkpoint": checkpoint})
+        return model, make_section("adapter", {"type": ADAPTER, "tasks": list(tasks)})
     except PluginError as error:
         raise SpecError(f"--model: {error}") from error
 
 
-def _family(folder: Path, named: str) -> str:
-    """The plugin for a checkpoint: as its configuration says, or what of its name is a plugin's."""
-    plugins = installed("model")
+def _model_plugin(folder: Path, checkpoint: str) -> str:
+    """The model plugin of a checkpoint: by the model type in its config.json, or by a plugin name in its hub name."""
+    plugins = installed_plugins("model")
     if folder.is_dir():
         try:
-            kind = str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
+            model_type = str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RequirementError(
-                f"--model: {folder} holds no config.json that names a model_type: {error}"
-            ) from error
-        return kind if kind in plugins else ANY_MODEL
-    plain = re.sub(r"[^a-z0-9]+", "_", named.lower())
-    return max((plugin for plugin in plugins if plugin in plain), key=len, default=ANY_MODEL)
+            raise RequirementError(f"--model: {folder} holds no config.json with a model_type: {error}") from error
+        return model_type if model_type in plugins else GENERIC_MODEL
+    normalized = re.sub(r"[^a-z0-9]+", "_", checkpoint.lower())
+    return max((plugin for plugin in plugins if plugin in normalized), key=len, default=GENERIC_MODEL)
 
 
-def describe(path: Path, model: str | None, reporter: Reporter) -> DatasetStatistics:
-    """Measure a data set.
+def describe_dataset(path: Path, model: str | None, reporter: Reporter) -> DatasetStatistics:
+    """Compute the statistics of a data set.
 
     Args:
-        path: Its folder.
-        model: A spec, whose model and adapter are taken, or a checkpoint by its folder or hub name; None: no tokens.
-        reporter: Told of the progress of counting tokens.
+        path: The folder of the data set.
+        model: A spec, whose model and adapter are used, or a checkpoint (folder or hub name); None counts no tokens.
+        reporter: Receives the progress of counting tokens.
 
     Raises:
-        DataError: The data set is missing or broken, or a picture of it cannot be read.
-        SpecError: The spec is wrong or names no model, or the checkpoint is of no known architecture.
-        UnmetError: The model's tokenizer cannot be had here.
+        DataError: The data set is missing or broken, or one of its images cannot be read.
+        SpecError: The spec is invalid or has no model, or the architecture of the checkpoint is unknown.
+        RequirementError: The tokenizer of the model is not available on this machine.
     """
     folder = DatasetFolder(path)
-    splits = folder.splits()
-    samples = [sample for members in splits.values() for sample in members]
-    values: dict[str, Sequence[int]] = {**values_of(samples), **_sizes(samples)}
+    splits = folder.load_splits()
+    samples = [sample for split_samples in splits.values() for sample in split_samples]
+    values: dict[str, Sequence[int]] = {**measure_samples(samples), **_measure_images(samples)}
     provenance = folder.description.get("provenance")
     source = provenance.get("source") if isinstance(provenance, dict) else None
     tokens = count_tokens(model, splits, folder.labels, reporter) if model is not None else []
@@ -115,68 +123,73 @@ def describe(path: Path, model: str | None, reporter: Reporter) -> DatasetStatis
         path=path,
         fingerprint=folder.description.get("fingerprint"),
         labels=folder.labels,
-        counts={split: _counts(members, folder.labels) for split, members in splits.items()},
+        counts={split: _counts(split_samples, folder.labels) for split, split_samples in splits.items()},
         total=_counts(samples, folder.labels),
-        values=values | _lengths(tokens),
-        published=PUBLISHED.get(source) if isinstance(source, str) else None,
+        values=values | _token_lengths(tokens),
+        published=PUBLISHED_STATISTICS.get(source) if isinstance(source, str) else None,
         model=model,
         estimated=any(count.estimated for count in tokens),
     )
 
 
 def _counts(samples: Sequence[Sample], labels: Sequence[str]) -> dict[str, int]:
-    by_label = entities_by_label(samples)
+    entities_by_label = count_entities_by_label(samples)
     return {
         "samples": len(samples),
         "summaries": sum(sample.summary is not None for sample in samples),
         "images": len({sample.image for sample in samples if sample.image is not None}),
         "segments": sum(len(sample.segments) for sample in samples),
-        "entities": sum(by_label.values()),
-        **{f"entities/{label}": by_label.get(label, 0) for label in labels},
+        "entities": sum(entities_by_label.values()),
+        **{f"entities/{label}": entities_by_label.get(label, 0) for label in labels},
     }
 
 
-def _sizes(samples: Iterable[Sample]) -> dict[str, list[int]]:
-    """Sides of pictures in pixels, each file once."""
-    main: dict[Path, tuple[int, int]] = {}
-    cut: dict[Path, tuple[int, int]] = {}
+def _measure_images(samples: Iterable[Sample]) -> dict[str, list[int]]:
+    """Width and height in pixels of all images and segments; a file that samples share counts once."""
+    images: dict[Path, tuple[int, int]] = {}
+    segments: dict[Path, tuple[int, int]] = {}
     for sample in samples:
-        if sample.image is not None and sample.image not in main:
-            main[sample.image] = _size(sample.image)
+        if sample.image is not None and sample.image not in images:
+            images[sample.image] = _image_size(sample.image)
         for segment in sample.segments:
-            if segment.image is not None and segment.image not in cut:
-                cut[segment.image] = _size(segment.image)
+            if segment.image is not None and segment.image not in segments:
+                segments[segment.image] = _image_size(segment.image)
     return {
         f"{name}_{side}": [size[axis] for size in sizes.values()]
-        for name, sizes in (("image", main), ("segment", cut))
+        for name, sizes in (("image", images), ("segment", segments))
         for axis, side in enumerate(("width", "height"))
     }
 
 
-def _size(path: Path) -> tuple[int, int]:
+def _image_size(path: Path) -> tuple[int, int]:
     try:
-        with Image.open(path) as opened:
-            return opened.size
+        with Image.open(path) as image:
+            return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
 
 
-def _lengths(tokens: Sequence[TokenCounts]) -> dict[str, list[int]]:
-    parts: dict[str, Callable[[TokenCounts], int]] = {
-        "text": lambda count: count.text,
-        "image": lambda count: count.image,
-        "target": lambda count: count.target,
-        "total": lambda count: count.text + count.image + count.target,
+def _token_lengths(counts: Sequence[TokenCounts]) -> dict[str, list[int]]:
+    if not counts:
+        return {}
+    return {
+        "tokens_text": [count.text for count in counts],
+        "tokens_image": [count.image for count in counts],
+        "tokens_target": [count.target for count in counts],
+        "tokens_total": [count.text + count.image + count.target for count in counts],
     }
-    return {f"tokens_{name}": [part(count) for count in tokens] for name, part in parts.items()} if tokens else {}
 
 
-ENTITIES = "entities/"
-"""What the counts of a label begin with."""
-NUM_BARS = 30
-"""Of a histogram, at most."""
+ENTITIES_PREFIX = "entities/"
+"""Prefix of the counts by label."""
+MAX_BARS = 30
+"""Most bars of a histogram."""
+MAX_LABELLED_BARS = 10
+"""Histograms with up to this many bars have the count above each bar; others have an axis only."""
+MAX_BROWSED_SAMPLES = 300
+"""Most samples in the browser of the page, which embeds their images (some 10 kB each)."""
 
-TITLES = {
+MEASURE_TITLES = {
     "summary_characters": "characters of a summary",
     "summary_words": "words of a summary",
     "text_characters": "characters of a text",
@@ -192,60 +205,78 @@ TITLES = {
     "tokens_target": "tokens of an answer",
     "tokens_total": "tokens of a sample",
 }
-"""What is measured, in the order of tables and page."""
+"""Titles of the measures, in the order of the tables and of the page."""
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A bar of a histogram: how many values lie from `low` to `high`, both included."""
+class HistogramBar:
+    """A bar of a histogram: the number of values from `low` to `high`, both included."""
 
     low: int
     high: int
     number: int
 
 
-def histogram(values: Sequence[int]) -> list[Bar]:
-    """Count values in bars of one width, at most `NUM_BARS`; a bar a value where so many are enough."""
+def histogram(values: Sequence[int]) -> list[HistogramBar]:
+    """Count values in at most `MAX_BARS` bars of equal width; one bar per value if there are few values."""
     low, high = min(values), max(values)
-    width = -(-(high - low + 1) // NUM_BARS)
+    width = -(-(high - low + 1) // MAX_BARS)
     numbers = [0] * ((high - low) // width + 1)
     for value in values:
         numbers[(value - low) // width] += 1
-    return [Bar(low + at * width, low + (at + 1) * width - 1, number) for at, number in enumerate(numbers)]
+    return [
+        HistogramBar(low + index * width, low + (index + 1) * width - 1, number) for index, number in enumerate(numbers)
+    ]
 
 
-def by_label(figures: DatasetStatistics) -> dict[str, dict[str, int]]:
-    """How many entities there are of each label, by split."""
-    labels = [name for name in figures.total if name.startswith(ENTITIES)]
+def entities_by_split(statistics: DatasetStatistics) -> dict[str, dict[str, int]]:
+    """The number of entities by label and split."""
+    names = [name for name in statistics.total if name.startswith(ENTITIES_PREFIX)]
     return {
-        name.removeprefix(ENTITIES): {split: each.get(name, 0) for split, each in figures.counts.items()}
-        for name in labels
+        name.removeprefix(ENTITIES_PREFIX): {split: counts.get(name, 0) for split, counts in statistics.counts.items()}
+        for name in names
     }
 
 
-def shown(value: float) -> str:
-    """A figure for people, with a decimal where it is no whole number: `1,024`, `53.3`."""
+def format_value(value: float) -> str:
+    """Format a number with one decimal, or none if it is whole: `1,024`, `53.3`."""
     return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
 
 
-def write_figures(file: Path, figures: DatasetStatistics) -> None:
-    """Write the page.
+def select_browsed_samples(splits: Mapping[str, Sequence[Sample]], limit: int) -> dict[str, list[Sample]]:
+    """Select at most `limit` samples, at even distances within each split, in proportion to the sizes of the splits."""
+    total = sum(len(samples) for samples in splits.values())
+    selected = {}
+    for split, samples in splits.items():
+        number = len(samples) if total <= limit else max(1, limit * len(samples) // total)
+        number = min(number, len(samples))
+        selected[split] = [samples[index * len(samples) // number] for index in range(number)]
+    return selected
+
+
+def write_report(file: Path, statistics: DatasetStatistics) -> None:
+    """Write the page with tables, histograms and a browser of samples; it needs no other file and no network.
 
     Raises:
-        UnmetError: The file cannot be written.
+        DataError: The data set was changed or removed in the meantime.
+        RequirementError: The file cannot be written.
     """
-    labels = by_label(figures)
-    fill(
+    labels = entities_by_split(statistics)
+    render_page(
         file,
         "dataset_report.html.jinja",
-        figures=figures,
-        titles=TITLES,
-        columns=SPREAD,
-        shown=shown,
-        published=figures.published or {"counts": {}, "spreads": {}},
+        statistics=statistics,
+        titles=MEASURE_TITLES,
+        columns=STATISTIC_NAMES,
+        format_value=format_value,
+        published=statistics.published or {"counts": {}, "spreads": {}},
         labels=labels,
-        most_entities=max((sum(numbers.values()) for numbers in labels.values()), default=0),
+        max_entities=max((sum(numbers.values()) for numbers in labels.values()), default=0),
         histograms={
-            name: histogram(figures.values[name]) for name in TITLES if len(set(figures.values.get(name, ()))) > 1
+            name: histogram(statistics.values[name])
+            for name in MEASURE_TITLES
+            if len(set(statistics.values.get(name, ()))) > 1
         },
+        max_labelled_bars=MAX_LABELLED_BARS,
+        browsed=select_browsed_samples(DatasetFolder(statistics.path).load_splits(), MAX_BROWSED_SAMPLES),
     )

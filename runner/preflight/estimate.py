@@ -1,4 +1,4 @@
-"""Estimates what a launch would do, without doing it: trials, steps, tokens, parameters, memory and time."""
+"""Estimates what a launch would do: trials, steps, tokens, parameters, memory and time."""
 
 from __future__ import annotations
 
@@ -12,99 +12,106 @@ from typing import Any
 from runner.errors import DataError, RequirementError
 from runner.files import write_json
 from runner.fingerprint import fingerprint
-from runner.plan import Plan, PlanResolver, Trial, expand, implement
-from runner.preflight.resources import check_memory, disk, hours, local_gpus, missing_requirements
+from runner.plan import PlanResolver, Trial, create_plugin, expand_trials
+from runner.preflight.resources import check_memory, estimate_disk, estimate_hours, local_gpus, missing_requirements
 from runner.provenance import code_hash, installed_packages
 from runner.records import Rendered, TrainingBudget
-from runner.rendering import groups_of, training_texts
+from runner.rendering import split_groups, training_texts
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.spec.load import LoadedSpec
-from runner.spec.variants import Variants
+from runner.spec.variants import SweepVariants
 from runner.stages import DatasetInfo, ModelSpec, Reporter, TokenCounts
-from runner.stages.registry import find
+from runner.stages.registry import find_plugin
 from runner.stages.training import summarize_groups
-from runner.trial_factory import TrialFactory, describe_sweep, known_trials
+from runner.trial_factory import TrialFactory, describe_sweep, predetermined_trials
 
-NOT_HAD = "not had"
-"""Before the reason, in the place of what cannot be had."""
+UNAVAILABLE = "unavailable"
+"""Prefix of the reason why data or model are not available; takes the place of their content hash."""
 
-MOST_KEPT = 200
-"""Plans that are kept, the newest ones; each is a few kilobytes."""
+MAX_CACHED_PLANS = 200
+"""Number of cached estimates; the newest are kept. Each takes a few kilobytes."""
 
 
-def estimate_key(spec: ExperimentSpec, survey: PlanResolver) -> dict[str, Any]:
-    """All that a plan is worked out of.
+def estimate_key(spec: ExperimentSpec, resolver: PlanResolver) -> dict[str, Any]:
+    """Collect everything that an estimate depends on, as the key of its cache entry.
 
     Returns:
-        The spec; the content of data and model, or why they cannot be had; every installed package with its version;
-        and the code of this project and of each plugin that the spec names.
+        The spec; the content hash of data and model, or why they are not available; every installed package with its
+        version; and the code of this project and of each plugin that the spec uses.
     """
-    tops = {find(each.stage, each.type).entry.module.partition(".")[0] for each in spec.sections()}
+    plugins = {find_plugin(part.stage, part.type).entry.module.partition(".")[0] for part in spec.sections()}
     return {
         "spec": spec.as_json(),
-        "data": _or_why_not(lambda: survey.dataset(spec.data).fingerprint),
-        "model": _or_why_not(lambda: survey.revision(spec)),
+        "data": _get_or_reason(lambda: resolver.dataset(spec.data).fingerprint),
+        "model": _get_or_reason(lambda: resolver.revision(spec)),
         "packages": installed_packages(),
-        "code": {name: code_hash(name) for name in sorted({"runner", *tops})},
+        "code": {name: code_hash(name) for name in sorted({"runner", *plugins})},
     }
 
 
-def _or_why_not(look: Callable[[], str]) -> str:
+def _get_or_reason(get: Callable[[], str]) -> str:
     try:
-        return look()
+        return get()
     except (DataError, RequirementError) as error:
-        return f"{NOT_HAD}: {error}"
+        return f"{UNAVAILABLE}: {error}"
 
 
-def is_cacheable_estimate(parts: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
-    """Whether what was told follows from the parts alone: a checkpoint's files may have been away that are there."""
-    is_estimated = bool(told.get("tokens", {}).get("estimated"))
-    return NOT_HAD in f"{parts['data']}{parts['model']}" or not (is_estimated or told["unmet"])
+def is_cacheable_estimate(key: Mapping[str, Any], estimate: Mapping[str, Any]) -> bool:
+    """Return whether an estimate depends on its key alone.
+
+    It does not if files of a checkpoint were missing that the key does not cover: they may be there the next time.
+    """
+    is_estimated = bool(estimate.get("tokens", {}).get("estimated"))
+    return UNAVAILABLE in f"{key['data']}{key['model']}" or not (is_estimated or estimate["unmet"])
 
 
-def cached_estimate(folder: Path, parts: Mapping[str, Any], work_out: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Give what was worked out of the same parts before, or work it out and keep it.
+def cached_estimate(folder: Path, key: Mapping[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Read the cached estimate of a key, or compute and cache it.
 
     Args:
-        folder: Where it is kept, by a hash of the parts; one that cannot be written to keeps nothing.
-        parts: See `estimate_key`.
-        work_out: Gives plain data; what does not last is not kept, see `is_cacheable_estimate`.
+        folder: The cache, with a file per hash of a key. If it is not writable, nothing is cached.
+        key: See `estimate_key`.
+        compute: Computes the estimate as plain data; see `is_cacheable_estimate` for what is not cached.
     """
-    file = folder / f"{fingerprint(parts)}.json"
+    file = folder / f"{fingerprint(key)}.json"
     with suppress(OSError, ValueError):
         return dict(json.loads(file.read_text(encoding="utf-8")))
-    told = work_out()
-    if not is_cacheable_estimate(parts, told):
-        return told
+    estimate = compute()
+    if not is_cacheable_estimate(key, estimate):
+        return estimate
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(file, told)
-        for old in sorted(folder.glob("*.json"), key=lambda each: each.stat().st_mtime)[:-MOST_KEPT]:
+        write_json(file, estimate)
+        for old in sorted(folder.glob("*.json"), key=lambda cached: cached.stat().st_mtime)[:-MAX_CACHED_PLANS]:
             old.unlink(missing_ok=True)
-    return told
+    return estimate
 
 
-ASSUMED = TokenCounts(text=280, image=1100, target=120, estimated=True)
-"""A sample of M-MRE with the images of a tweet: the published prompt with a tweet, a photograph of a megapixel less
-what its segments add, a summary with a pair or two."""
+ASSUMED_LENGTH = TokenCounts(text=280, image=1100, target=120, estimated=True)
+"""Length of a typical M-MRE sample in tokens: the published prompt with a tweet; a photograph of about a megapixel,
+including its segments; a summary with one or two entity pairs."""
 
 
-def assumed_length(limit: int | None) -> TokenCounts:
-    """Say how long a sample is taken to be where there is none.
+def assumed_sample_length(limit: int | None) -> TokenCounts:
+    """The sample length to assume if there is no data.
 
     Args:
-        limit: Of the spec, if it has one: then a sample is as long as it may be, the images filling it.
+        limit: Maximum sample length of the spec: the images then fill the sample up to it. None: no limit in the spec.
     """
-    text = ASSUMED.text + ASSUMED.target
-    return ASSUMED if limit is None else TokenCounts(ASSUMED.text, max(0, limit - text), ASSUMED.target, estimated=True)
+    text = ASSUMED_LENGTH.text + ASSUMED_LENGTH.target
+    return (
+        ASSUMED_LENGTH
+        if limit is None
+        else TokenCounts(ASSUMED_LENGTH.text, max(0, limit - text), ASSUMED_LENGTH.target, estimated=True)
+    )
 
 
-def length_figures(counts: Sequence[TokenCounts], *, assumed: bool) -> dict[str, Any]:
-    """Figures over the training split, an epoch: totals by kind, and the length of a sample.
+def summarize_lengths(counts: Sequence[TokenCounts], *, assumed: bool) -> dict[str, Any]:
+    """Summarize the token counts of the training split for one epoch.
 
     Returns:
-        `text`, `image`, `target`, `total`: tokens; null where the one sample is assumed. `longest_sample`,
-        `mean_sample`. `estimated`: whether text is counted in characters; `assumed`: whether there is no data.
+        `text`, `image`, `target`, `total`: tokens; null if the sample is assumed. `longest_sample`, `mean_sample`.
+        `estimated`: text is estimated from its characters; `assumed`: there is no data.
     """
     lengths = [count.text + count.image + count.target for count in counts]
     kinds = ("text", "image", "target")
@@ -120,14 +127,14 @@ def length_figures(counts: Sequence[TokenCounts], *, assumed: bool) -> dict[str,
 
 @dataclass(frozen=True)
 class TrainingSplit:
-    """A training split.
+    """A rendered training split with its lengths.
 
     Attributes:
-        rendered: Its samples, with targets.
-        groups: For each the key of what a validation split does not divide.
-        model_spec: Of the model; None where it cannot be had.
-        counts: The samples' lengths; None likewise.
-        unmet: Why there is no model_spec; empty where there is one.
+        rendered: The samples with their targets.
+        groups: The group of each sample; a validation split never divides a group.
+        model_spec: The model; None if it is not available.
+        counts: The lengths of the samples; None without a model.
+        unmet: Why there is no model; empty if there is one.
     """
 
     rendered: Sequence[Rendered]
@@ -137,68 +144,68 @@ class TrainingSplit:
     unmet: str = ""
 
     def training_budget(self, spec: ExperimentSpec) -> TrainingBudget:
-        """How long a training of this spec lasts, which has this split.
+        """Count the optimizer steps and trained tokens of this split's spec.
 
         Raises:
-            SpecError: It can never come to its end.
+            SpecError: The training would never end.
         """
         assert spec.trainer is not None
-        found: TrainingBudget = implement(spec.trainer).training_budget(
+        budget: TrainingBudget = create_plugin(spec.trainer).training_budget(
             self.model_spec, self.counts, self.groups, spec.seed
         )
-        return found
+        return budget
 
 
 class TrainingSplits:
-    """Training splits, each rendered and counted once, however many trials have it."""
+    """Cache of training splits: each is rendered and counted once, even if many trials use it."""
 
     def __init__(self, reporter: Reporter) -> None:
-        """Look at nothing yet; the reporter is told of data that are made on the way."""
+        """Start empty; the reporter receives the progress of generating data."""
         self._reporter = reporter
-        self._known: dict[str, TrainingSplit] = {}
+        self._splits: dict[str, TrainingSplit] = {}
 
     def of(self, spec: ExperimentSpec) -> TrainingSplit:
-        """The split that a spec trains on; it has a model and a trainer.
+        """Return the training split of a spec that has a model and a trainer.
 
         Raises:
-            DataError: The data set is missing or broken, or a sample cannot be put as the adapter puts it.
+            DataError: The data set is missing or broken, or the adapter cannot render a sample.
         """
         assert spec.model is not None
-        key = json.dumps([each.as_json() for each in (spec.data, spec.adapter, spec.model)], sort_keys=True)
-        if key not in self._known:
-            self._known[key] = self._look(spec)
-        return self._known[key]
+        key = json.dumps([part.as_json() for part in (spec.data, spec.adapter, spec.model)], sort_keys=True)
+        if key not in self._splits:
+            self._splits[key] = self._render(spec)
+        return self._splits[key]
 
-    def _look(self, spec: ExperimentSpec) -> TrainingSplit:
-        data = implement(spec.data)
-        adapter = implement(spec.adapter, data.prepare(self._reporter).labels)
+    def _render(self, spec: ExperimentSpec) -> TrainingSplit:
+        data = create_plugin(spec.data)
+        adapter = create_plugin(spec.adapter, data.prepare(self._reporter).labels)
         samples = data.load("train")
         rendered = [adapter.render_training(sample) for sample in samples]
-        groups = groups_of(samples)
+        groups = split_groups(samples)
         assert spec.model is not None
         try:
-            model_spec: ModelSpec = implement(spec.model).meta_model(training_texts(rendered))
+            model_spec: ModelSpec = create_plugin(spec.model).meta_model(training_texts(rendered))
         except RequirementError as error:
             return TrainingSplit(rendered, groups, None, None, str(error))
-        return TrainingSplit(rendered, groups, model_spec, [model_spec.count(each) for each in rendered])
+        return TrainingSplit(rendered, groups, model_spec, [model_spec.count(sample) for sample in rendered])
 
 
-def describe_plan(loaded: LoadedSpec[ExperimentSpec], reporter: Reporter, kept: Path | None = None) -> dict[str, Any]:
-    """Describe what would run, as docs/interface.md's `plan --json` holds it.
+def describe_plan(loaded: LoadedSpec[ExperimentSpec], reporter: Reporter, cache: Path | None = None) -> dict[str, Any]:
+    """Describe what a launch would run, as docs/interface.md documents `plan --json`.
 
-    What stands in the way of a launch here is listed under `unmet`; figures that need it are then null or empty, or
-    marked as estimated or assumed. Those of a sweep are of the spec as it is without it.
+    `unmet` lists what prevents a launch on this machine. Values that depend on it are null, empty, or marked as
+    estimated or assumed. For a sweep, they describe the spec without its sweep.
 
     Args:
         loaded: The spec.
-        reporter: Told of the progress of data that are made on the way.
-        kept: The folder of what earlier plans foretold; of a sweep, and of None, everything is worked out anew.
+        reporter: Receives the progress of generating data.
+        cache: Folder of cached estimates. None, or a spec with a sweep, computes everything anew.
 
     Raises:
-        SpecError: The optimizer's groups do not fit the model's parameters, or trials of a sweep cannot be made.
+        SpecError: The optimizer groups do not match the parameters of the model, or a trial of a sweep is invalid.
     """
     spec = loaded.spec
-    told: dict[str, Any] = {
+    description: dict[str, Any] = {
         "fingerprint": None,
         "trials": [],
         "num_samples": {},
@@ -214,86 +221,86 @@ def describe_plan(loaded: LoadedSpec[ExperimentSpec], reporter: Reporter, kept: 
         "where": placement_text(spec.compute),
         "unmet": [],
     }
-    composer, survey = None, PlanResolver(reporter)
+    factory, resolver = None, PlanResolver(reporter)
     if spec.sweep is not None:
-        composer = TrialFactory(Variants(loaded.tree, spec.sweep), survey)
-        told["sweep"] = describe_sweep(composer)
+        factory = TrialFactory(SweepVariants(loaded.tree, spec.sweep), resolver)
+        description["sweep"] = describe_sweep(factory)
 
-    def work_out() -> dict[str, Any]:
-        return _foretold(spec, survey, composer, TrainingSplits(reporter))
+    def compute() -> dict[str, Any]:
+        return _estimate(spec, resolver, factory, TrainingSplits(reporter))
 
-    foretold = cached_estimate(kept, estimate_key(spec, survey), work_out) if kept and composer is None else work_out()
-    told |= foretold
-    told["unmet"] = missing_requirements(spec.compute, local_gpus()) + foretold["unmet"]
+    if cache is None or factory is not None:
+        estimate = compute()
+    else:
+        estimate = cached_estimate(cache, estimate_key(spec, resolver), compute)
+    description |= estimate
+    description["unmet"] = missing_requirements(spec.compute, local_gpus()) + estimate["unmet"]
     if spec.sweep is not None:
-        told["sweep"]["gpu_hours"] = _times(told["hours"].get("gpu"), told["sweep"]["num_trials"])
-    return told
+        gpu_hours, num_trials = description["hours"].get("gpu"), description["sweep"]["num_trials"]
+        known = gpu_hours is not None and num_trials is not None
+        description["sweep"]["gpu_hours"] = gpu_hours * num_trials if known else None
+    return description
 
 
-def _foretold(
-    spec: ExperimentSpec, survey: PlanResolver, composer: TrialFactory | None, splits: TrainingSplits
+def _estimate(
+    spec: ExperimentSpec, resolver: PlanResolver, factory: TrialFactory | None, splits: TrainingSplits
 ) -> dict[str, Any]:
-    """What follows from the spec and what is found of its data and model, whatever this machine is."""
-    told: dict[str, Any] = {"unmet": []}
+    """The part of the description that depends on spec, data and model only, not on this machine."""
+    estimate: dict[str, Any] = {"unmet": []}
     try:
-        told |= _pinned(survey.resolve(spec), composer, splits)
+        plan = resolver.resolve(spec)
+        trials = expand_trials(plan) if factory is None else predetermined_trials(factory)
+        estimate |= {"fingerprint": plan.fingerprint, "trials": [_describe_trial(trial, splits) for trial in trials]}
     except (DataError, RequirementError) as error:
-        told["unmet"].append(str(error))
-    return told | _trained(spec, survey, splits, told["unmet"])
+        estimate["unmet"].append(str(error))
+    return estimate | _estimate_training(spec, resolver, splits, estimate["unmet"])
 
 
-def _times(hours: float | None, num_trials: int | None) -> float | None:
-    return None if hours is None or num_trials is None else hours * num_trials
-
-
-def _pinned(plan: Plan, composer: TrialFactory | None, splits: TrainingSplits) -> dict[str, Any]:
-    trials = expand(plan) if composer is None else known_trials(composer)
-    return {"fingerprint": plan.fingerprint, "trials": [_trial(trial, splits) for trial in trials]}
-
-
-def _trial(trial: Trial, splits: TrainingSplits) -> dict[str, Any]:
+def _describe_trial(trial: Trial, splits: TrainingSplits) -> dict[str, Any]:
     spec = trial.plan.spec
-    extent = splits.of(spec).training_budget(spec) if trains(spec) else TrainingBudget(0, 0)
+    budget = splits.of(spec).training_budget(spec) if has_training(spec) else TrainingBudget(0, 0)
     return {
         "name": trial.name,
         "fingerprint": trial.plan.fingerprint,
         "parameters": dict(trial.parameters),
         "group": trial.group,
         "arm": trial.arm,
-        "steps": extent.steps,
-        "trained_tokens": extent.tokens,
+        "steps": budget.steps,
+        "trained_tokens": budget.tokens,
     }
 
 
-def trains(spec: ExperimentSpec) -> bool:
-    """Whether a spec has all that it takes to train."""
+def has_training(spec: ExperimentSpec) -> bool:
+    """Return whether a spec has a model, a trainer and an optimizer."""
     return spec.model is not None and spec.trainer is not None and spec.optimizer is not None
 
 
-def _trained(spec: ExperimentSpec, survey: PlanResolver, splits: TrainingSplits, unmet: list[str]) -> dict[str, Any]:
-    """Tell what a training takes, as far as data and model can be had; what cannot is added to `unmet`."""
-    found: DatasetInfo | None = _or_unmet(lambda: survey.dataset(spec.data), unmet)
-    told: dict[str, Any] = {"num_samples": dict(found.num_samples)} if found else {}
-    if not trains(spec):
-        return {**told, "steps_per_trial": 0}
+def _estimate_training(
+    spec: ExperimentSpec, resolver: PlanResolver, splits: TrainingSplits, unmet: list[str]
+) -> dict[str, Any]:
+    """Estimate the training as far as data and model are available; reasons why they are not are added to `unmet`."""
+    dataset: DatasetInfo | None = _get_or_unmet(lambda: resolver.dataset(spec.data), unmet)
+    estimate: dict[str, Any] = {"num_samples": dict(dataset.num_samples)} if dataset else {}
+    if not has_training(spec):
+        return {**estimate, "steps_per_trial": 0}
     assert spec.model is not None
     assert spec.model_options is not None
-    if found is None:
+    if dataset is None:
         model = spec.model
-        # Nobody has asked for the checkpoint yet.
-        _or_unmet(spec.model_options.exact_revision, unmet)
-        model_spec = _or_unmet(lambda: implement(model).meta_model(None), unmet)
-        return told if model_spec is None else told | _forecast(spec, model_spec, None)
+        # The plan was not resolved, so nothing has checked yet that the checkpoint is available.
+        _get_or_unmet(spec.model_options.exact_revision, unmet)
+        model_spec = _get_or_unmet(lambda: create_plugin(model).meta_model(None), unmet)
+        return estimate if model_spec is None else estimate | _estimate_resources(spec, model_spec, None)
     split = splits.of(spec)
-    told["steps_per_trial"] = split.training_budget(spec).steps
+    estimate["steps_per_trial"] = split.training_budget(spec).steps
     if split.model_spec is None:
         unmet += [split.unmet] if split.unmet not in unmet else []
-        return told
-    return told | _forecast(spec, split.model_spec, split)
+        return estimate
+    return estimate | _estimate_resources(spec, split.model_spec, split)
 
 
-def _or_unmet(get: Callable[[], Any], unmet: list[str]) -> Any:
-    """Get something, or None and say why not, once."""
+def _get_or_unmet(get: Callable[[], Any], unmet: list[str]) -> Any:
+    """Get a value; if it is not available, return None and add the reason to `unmet` once."""
     try:
         return get()
     except (DataError, RequirementError) as error:
@@ -302,29 +309,30 @@ def _or_unmet(get: Callable[[], Any], unmet: list[str]) -> Any:
         return None
 
 
-def _forecast(spec: ExperimentSpec, model_spec: ModelSpec, split: TrainingSplit | None) -> dict[str, Any]:
+def _estimate_resources(spec: ExperimentSpec, model_spec: ModelSpec, split: TrainingSplit | None) -> dict[str, Any]:
+    """Estimate tokens, parameters, memory, disk space and hours; without a split, for a sample of assumed length."""
     assert spec.trainer is not None
     assert spec.optimizer is not None
-    trainer, optimizer = implement(spec.trainer), implement(spec.optimizer)
+    trainer, optimizer = create_plugin(spec.trainer), create_plugin(spec.optimizer)
     parameters = summarize_groups(optimizer.prepare(model_spec.module, spec.seed))
-    limit = trainer.limit(model_spec)
+    limit = trainer.max_sample_tokens(model_spec)
     counts = split.counts if split else None
     if counts is None:
-        counts = [assumed_length(limit if limit != model_spec.context_length else None)]
+        counts = [assumed_sample_length(limit if limit != model_spec.context_length else None)]
     gpus = spec.compute.gpus_per_worker > 0
-    forecast = trainer.estimate_training(model_spec, optimizer, counts, spec.compute.workers, gpus=gpus)
-    extent = split.training_budget(spec) if split else TrainingBudget(None, None)
+    estimate = trainer.estimate_training(model_spec, optimizer, counts, spec.compute.workers, gpus=gpus)
+    budget = split.training_budget(spec) if split else TrainingBudget(None, None)
     return {
-        "tokens": {**length_figures(counts, assumed=split is None), "trained": extent.tokens},
+        "tokens": {**summarize_lengths(counts, assumed=split is None), "trained": budget.tokens},
         "parameters": parameters,
-        **check_memory(forecast, spec.compute),
-        "disk": disk(forecast),
-        "hours": hours(forecast, spec.compute, extent.steps),
+        **check_memory(estimate, spec.compute),
+        "disk": estimate_disk(estimate),
+        "hours": estimate_hours(estimate, spec.compute, budget.steps),
     }
 
 
 def placement_text(compute: ComputeOptions) -> str:
-    """Phrase what each trial is placed on."""
+    """Describe the resources of each trial in words."""
     accelerator = f" {compute.accelerator}" if compute.accelerator else ""
     gpus = f"{compute.gpus_per_worker:g}{accelerator} GPU each" if compute.gpus_per_worker else "on the CPU"
     cpus = f", {compute.cpus_per_worker} cores each" if compute.cpus_per_worker else ""

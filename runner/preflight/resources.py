@@ -1,4 +1,4 @@
-"""Compares a training with the machine: GPUs, memory, disk and hours."""
+"""Compares a training with the resources: GPUs, memory, disk space and time."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from runner.records import TrainingEstimate, TrainingWay
+from runner.records import TrainingEstimate, TrainingVariant
 from runner.spec.experiment_spec import ComputeOptions
 
 MEMORY_TOLERANCE = 0.95
-"""An 80 GB card reports 79.3 to 81.5 GiB less what its driver keeps; five per cent below the name is that card."""
+"""An 80 GB GPU reports 79.3 to 81.5 GiB minus what the driver reserves, so 5 % below the nominal size still matches."""
 
 
 @dataclass(frozen=True)
@@ -24,58 +24,60 @@ class Gpu:
 
 
 def local_gpus() -> list[Gpu]:
-    """List this machine's NVIDIA GPUs; none where there is no driver."""
+    """List the NVIDIA GPUs of this machine; empty without a driver."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
-        listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout
+        output = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    rows = [line.rsplit(",", 1) for line in listed.splitlines() if "," in line]
+    rows = [line.rsplit(",", 1) for line in output.splitlines() if "," in line]
     return [Gpu(name.strip(), float(mebibytes) * 2**20 / 1e9) for name, mebibytes in rows]
 
 
 def missing_requirements(compute: ComputeOptions, gpus: Sequence[Gpu]) -> list[str]:
-    """Say, a line each, what a spec asks for that a machine with these GPUs lacks."""
+    """List the requirements of a spec that a machine with these GPUs does not meet, one line each."""
     needed = compute.workers * compute.gpus_per_worker
     if not needed:
         return []
-    fitting = [gpu for gpu in gpus if _fits(gpu, compute)]
-    if len(fitting) >= needed:
+    matching = [gpu for gpu in gpus if _matches(gpu, compute)]
+    if len(matching) >= needed:
         return []
     memory = f" with {compute.gpu_memory}" if compute.gpu_memory else ""
-    wanted = f"{needed:g} GPU(s) of type {compute.accelerator or 'any'}{memory}"
-    found = ", ".join(f"{gpu.name} ({gpu.memory:.0f} GB)" for gpu in gpus) or "none"
-    return [f"the spec asks for {wanted}; this machine has {found}"]
+    requested = f"{needed:g} GPU(s) of type {compute.accelerator or 'any'}{memory}"
+    return [f"the spec requests {requested}; this machine has {_list_gpus(gpus) or 'none'}"]
 
 
-def _fits(gpu: Gpu, compute: ComputeOptions) -> bool:
-    named = compute.accelerator is None or compute.accelerator.lower() in re.split(r"[^a-z0-9]+", gpu.name.lower())
-    return named and _large_enough(gpu, compute)
+def _list_gpus(gpus: Sequence[Gpu]) -> str:
+    return ", ".join(f"{gpu.name} ({gpu.memory:.0f} GB)" for gpu in gpus)
 
 
-def gpu_too_small(compute: ComputeOptions, gpus: Sequence[Gpu], given: Sequence[int | str]) -> str | None:
-    """Say what a worker's GPUs lack of the memory that the spec asks for.
+def _matches(gpu: Gpu, compute: ComputeOptions) -> bool:
+    words = re.split(r"[^a-z0-9]+", gpu.name.lower())
+    return (compute.accelerator is None or compute.accelerator.lower() in words) and _has_memory(gpu, compute)
+
+
+def gpu_memory_problem(compute: ComputeOptions, gpus: Sequence[Gpu], gpu_ids: Sequence[int | str]) -> str | None:
+    """Say which GPUs of a worker have less memory than the spec requests; None if all have enough.
 
     Args:
-        compute: What the spec asks for.
-        gpus: All of the machine; none where no driver tells, and then nothing can be said.
-        given: Those of the worker, by their places, or by names that are not looked up.
+        compute: The requested resources.
+        gpus: All GPUs of the machine; empty without a driver, which disables the check.
+        gpu_ids: The GPUs of the worker, by index; names are ignored.
     """
-    own = [gpus[int(place)] for place in given if str(place).isdecimal() and int(place) < len(gpus)]
-    small = [gpu for gpu in own if not _large_enough(gpu, compute)]
-    if not small:
+    own = [gpus[int(gpu_id)] for gpu_id in gpu_ids if str(gpu_id).isdecimal() and int(gpu_id) < len(gpus)]
+    too_small = [gpu for gpu in own if not _has_memory(gpu, compute)]
+    if not too_small:
         return None
-    found = ", ".join(f"{gpu.name} ({gpu.memory:.0f} GB)" for gpu in small)
-    return f"the spec asks for GPUs with {compute.gpu_memory}, and the worker was given {found}"
+    return f"the spec requests GPUs with {compute.gpu_memory}, but the worker has {_list_gpus(too_small)}"
 
 
-def _large_enough(gpu: Gpu, compute: ComputeOptions) -> bool:
-    wanted = float(compute.gpu_memory.removesuffix("GB")) if compute.gpu_memory else 0
-    return gpu.memory >= wanted * MEMORY_TOLERANCE
+def _has_memory(gpu: Gpu, compute: ComputeOptions) -> bool:
+    requested = float(compute.gpu_memory.removesuffix("GB")) if compute.gpu_memory else 0
+    return gpu.memory >= requested * MEMORY_TOLERANCE
 
 
-USABLE = 0.95
-"""Share of a GPU's memory, by its name, that tensors may take; the rest is the driver's, or lost between tensors."""
+USABLE_MEMORY_RATIO = 0.95
+"""Fraction of the nominal GPU memory available to tensors; the driver and fragmentation take the rest."""
 
 PEAK_FLOPS = {
     "A10": 125e12,
@@ -86,90 +88,95 @@ PEAK_FLOPS = {
     "L4": 121e12,
     "L40S": 362e12,
 }
-"""Dense bfloat16 operations a second with float32 sums, from NVIDIA's data sheets (SXM where there are several)."""
+"""Dense bfloat16 FLOP/s with float32 accumulation, from NVIDIA's data sheets (SXM version if there are several)."""
 
-SHARE_OF_PEAK = 0.4
-"""Share of the peak that training a large transformer well is known to reach; an assumption, and shown as such."""
+ASSUMED_PEAK_RATIO = 0.4
+"""Fraction of peak FLOP/s that an efficient training of a large transformer reaches; shown as an assumption."""
 
 
-def check_memory(forecast: TrainingEstimate, compute: ComputeOptions) -> dict[str, Any]:
-    """Say what a worker's GPU has to hold, whether it does, and what would.
+def check_memory(estimate: TrainingEstimate, compute: ComputeOptions) -> dict[str, Any]:
+    """Compare the memory that a worker needs with the memory of its GPU.
 
     Returns:
-        `memory`: bytes by part, `total`, `limit` (null where the spec names no memory) and `ways`, what takes less;
-        `fits`: whether the spec as it is does, null without a limit; `advice`: in words.
+        `memory`: bytes by part, `total`, `limit` (null if the spec has no `gpu_memory`), and `ways`: variants that need
+        less; `fits`: whether the spec fits as it is, null without a limit; `advice`: lines of text.
     """
-    limit = _limit(compute)
-    written, *others = forecast.ways
-    ways = [{"change": way.change, "strategy": way.strategy, **_memory(way, limit)} for way in others]
-    fits = None if limit is None else written.memory.total <= limit
-    memory = {"strategy": written.strategy, **_memory(written, limit), "limit": limit, "ways": ways}
-    advice = _advice(forecast, limit) if limit is not None and not fits else []
+    limit = _usable_bytes(compute)
+    current, *alternatives = estimate.variants
+    ways = [
+        {"change": variant.change, "strategy": variant.strategy, **_describe_memory(variant, limit)}
+        for variant in alternatives
+    ]
+    fits = None if limit is None else current.memory.total <= limit
+    memory = {"strategy": current.strategy, **_describe_memory(current, limit), "limit": limit, "ways": ways}
+    advice = _memory_advice(estimate, limit) if limit is not None and not fits else []
     return {"memory": memory, "fits": fits, "advice": advice}
 
 
-def _limit(compute: ComputeOptions) -> int | None:
+def _usable_bytes(compute: ComputeOptions) -> int | None:
+    """GPU memory in bytes that the tensors of a worker can use; None if the spec does not say."""
     if not compute.gpus_per_worker or compute.gpu_memory is None:
         return None
-    share = min(1.0, compute.gpus_per_worker)
-    return round(float(compute.gpu_memory.removesuffix("GB")) * 1e9 * USABLE * share)
+    gpu_fraction = min(1.0, compute.gpus_per_worker)
+    return round(float(compute.gpu_memory.removesuffix("GB")) * 1e9 * USABLE_MEMORY_RATIO * gpu_fraction)
 
 
-def _memory(way: TrainingWay, limit: int | None) -> dict[str, Any]:
-    total = way.memory.total
-    return {**asdict(way.memory), "total": total, "fits": None if limit is None else total <= limit}
+def _describe_memory(variant: TrainingVariant, limit: int | None) -> dict[str, Any]:
+    total = variant.memory.total
+    return {**asdict(variant.memory), "total": total, "fits": None if limit is None else total <= limit}
 
 
-def _advice(forecast: TrainingEstimate, limit: int) -> list[str]:
-    """The two ways that fit and cost least, or how far off the last one is."""
-    written, *others = forecast.ways
-    told = [
-        f"this spec needs {_gigabytes(written)} a GPU, where tensors may take {limit / 1e9:.0f} GB ({USABLE:.0%} of it)"
-    ]
-    fitting = [way for way in others if way.memory.total <= limit]
+def _memory_advice(estimate: TrainingEstimate, limit: int) -> list[str]:
+    """Name the two cheapest variants that fit, or the variant that needs least memory if none fits."""
+    current, *alternatives = estimate.variants
+    problem = (
+        f"this spec needs {_gigabytes(current)} per GPU; {limit / 1e9:.0f} GB are available to tensors "
+        f"({USABLE_MEMORY_RATIO:.0%} of the memory)"
+    )
+    fitting = [variant for variant in alternatives if variant.memory.total <= limit]
     if fitting:
-        return told + [f"{way.change}: {_gigabytes(way)}, which fits" for way in fitting[:2]]
-    least = forecast.ways[-1]
-    changed = f" ({least.change})" if least.change else ""
+        return [problem, *(f"{variant.change}: {_gigabytes(variant)}, which fits" for variant in fitting[:2])]
+    smallest = estimate.variants[-1]
+    change = f" ({smallest.change})" if smallest.change else ""
     return [
-        *told,
-        f"the least that the trainer can do{changed} is {_gigabytes(least)}; take more workers, GPUs with more memory, "
-        "fewer pixels an image (model.max_pixels) or a smaller model",
+        problem,
+        f"the trainer needs at least {_gigabytes(smallest)}{change}; use more workers, GPUs with more memory, fewer "
+        "pixels per image (model.max_pixels) or a smaller model",
     ]
 
 
-def _gigabytes(way: TrainingWay) -> str:
-    return f"{way.memory.total / 1e9:.0f} GB"
+def _gigabytes(variant: TrainingVariant) -> str:
+    return f"{variant.memory.total / 1e9:.0f} GB"
 
 
-def disk(forecast: TrainingEstimate) -> dict[str, int]:
-    """Bytes on the disk of a trial: `checkpoint` (one), `num_checkpoints` at once, `model`, and `total`."""
+def estimate_disk(estimate: TrainingEstimate) -> dict[str, int]:
+    """Disk space of a trial in bytes: `checkpoint` (one), `num_checkpoints` kept at once, `model`, and `total`."""
     return {
-        "checkpoint": forecast.checkpoint,
-        "num_checkpoints": forecast.num_checkpoints,
-        "model": forecast.model,
-        "total": forecast.checkpoint * forecast.num_checkpoints + forecast.model,
+        "checkpoint": estimate.checkpoint,
+        "num_checkpoints": estimate.num_checkpoints,
+        "model": estimate.model,
+        "total": estimate.checkpoint * estimate.num_checkpoints + estimate.model,
     }
 
 
-def hours(forecast: TrainingEstimate, compute: ComputeOptions, num_steps: int | None) -> dict[str, Any]:
-    """Estimate how long a trial trains; empty on CPUs and on GPUs whose peak is not known.
+def estimate_hours(estimate: TrainingEstimate, compute: ComputeOptions, num_steps: int | None) -> dict[str, Any]:
+    """Estimate the training time of a trial; empty on CPUs, and on GPUs whose peak FLOP/s are not known.
 
     Returns:
-        `accelerator`, `peak_flops` and `share_of_peak` that are reckoned with; `flops_per_step`, `seconds_per_step`;
-        `training` (hours) and `gpu` (hours times GPUs), null where the number of steps is not known.
+        `accelerator`, its `peak_flops` and the assumed `share_of_peak`; `flops_per_step`, `seconds_per_step`;
+        `training` (hours) and `gpu` (hours times GPUs), null if the number of steps is not known.
     """
     peak = PEAK_FLOPS.get(compute.accelerator or "")
     if peak is None or not compute.gpus_per_worker:
         return {}
     num_gpus = compute.workers * compute.gpus_per_worker
-    seconds = forecast.flops_per_step / (num_gpus * peak * SHARE_OF_PEAK)
+    seconds = estimate.flops_per_step / (num_gpus * peak * ASSUMED_PEAK_RATIO)
     training = None if num_steps is None else num_steps * seconds / 3600
     return {
         "accelerator": compute.accelerator,
         "peak_flops": peak,
-        "share_of_peak": SHARE_OF_PEAK,
-        "flops_per_step": forecast.flops_per_step,
+        "share_of_peak": ASSUMED_PEAK_RATIO,
+        "flops_per_step": estimate.flops_per_step,
         "seconds_per_step": seconds,
         "training": training,
         "gpu": None if training is None else training * num_gpus,

@@ -12,101 +12,102 @@ from runner.records import IGNORED, Rendered, TextPart
 from runner.stages import Features, Trainer, VisionLanguageModel
 
 BEFORE, AFTER = 20, 40
-"""Characters shown before and after the place where two texts part."""
+"""Characters to quote before and after the position where two texts differ."""
 
 
 def text_difference(expected: str, found: str) -> str:
-    """Say where two texts part: `at character 12 expected '…' and found '…'`."""
+    """Describe the first difference of two texts: `at character 12 expected '…' and found '…'`."""
     pairs = zip(expected, found, strict=False)
-    place = next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(expected), len(found)))
-    return f"at character {place} expected {text_excerpt(expected, place)} and found {text_excerpt(found, place)}"
+    position = next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(expected), len(found)))
+    quotes = f"expected {text_excerpt(expected, position)} and found {text_excerpt(found, position)}"
+    return f"at character {position} {quotes}"
 
 
-def text_excerpt(text: str, place: int) -> str:
-    """Quote a text around a place, on one line."""
-    first, end = max(0, place - BEFORE), place + AFTER
-    return f"{'…' if first else ''}{text[first:end]!r}{'…' if end < len(text) else ''}"
+def text_excerpt(text: str, position: int) -> str:
+    """Quote a text around a position, on one line."""
+    start, end = max(0, position - BEFORE), position + AFTER
+    return f"{'…' if start else ''}{text[start:end]!r}{'…' if end < len(text) else ''}"
 
 
-def composed(text: str) -> str:
-    """A text as tokenizers that compose characters write it (Unicode's NFC), so that spellings can be compared."""
+def nfc(text: str) -> str:
+    """Normalize a text to Unicode NFC, as some tokenizers do, so that equivalent spellings compare equal."""
     return normalize("NFC", text)
 
 
-def squeezed(text: str) -> str:
-    """A text composed and without white space."""
-    return "".join(composed(text).split())
+def nfc_without_whitespace(text: str) -> str:
+    """Normalize a text to NFC and remove all white space."""
+    return "".join(nfc(text).split())
 
 
 def label_position_problems(
-    model: VisionLanguageModel, ids: Sequence[int], labels: Sequence[int], places: Sequence[int]
+    model: VisionLanguageModel, ids: Sequence[int], labels: Sequence[int], trained: Sequence[int]
 ) -> Iterator[str]:
-    """Say where tokens carry loss that must not, or labels stand beside their tokens.
+    """Yield problems of the label positions: wrong tokens with loss, or labels that are not at their tokens.
 
     Args:
-        model: Tells image tokens from others, and spells.
-        ids: The tokens of a sample.
-        labels: A label a token.
-        places: Where they are not `IGNORED`.
+        model: Knows the image tokens and decodes tokens.
+        ids: The token ids of a sample.
+        labels: One label per token.
+        trained: The indices whose label is not `IGNORED`.
     """
-    if not places:
-        yield "no token carries loss: the sample is masked from end to end"
+    if not trained:
+        yield "no token carries loss: all labels of the sample are masked"
         return
-    images = model.image_token_ids
-    in_loss = next((place for place in places if {ids[place], labels[place]} & images), None)
-    if in_loss is not None:
-        yield f"an image token carries loss, at token {in_loss} of {len(ids)}"
-    apart = next((place for place in places if ids[place] != labels[place]), None)
-    if apart is not None:
+    image_tokens = model.image_token_ids
+    image_index = next((index for index in trained if {ids[index], labels[index]} & image_tokens), None)
+    if image_index is not None:
+        yield f"an image token carries loss, at token {image_index} of {len(ids)}"
+    misplaced = next((index for index in trained if ids[index] != labels[index]), None)
+    if misplaced is not None:
         yield (
-            f"the label at token {apart} is {model.decode_raw([labels[apart]])!r}, and the token that stands there "
-            f"is {model.decode_raw([ids[apart]])!r}: labels belong at the tokens themselves"
-            f"{_shift(ids, labels, places)}"
+            f"the label at token {misplaced} is {model.decode_raw([labels[misplaced]])!r}, but the token there is "
+            f"{model.decode_raw([ids[misplaced]])!r}: a label belongs at its own token"
+            f"{_describe_shift(ids, labels, trained)}"
         )
-    hole = next((place for place, after in pairwise(places) if after != place + 1), None)
-    if hole is not None:
-        yield f"the tokens that carry loss are interrupted after token {hole} of {len(ids)}"
+    gap = next((index for index, following in pairwise(trained) if following != index + 1), None)
+    if gap is not None:
+        yield f"the tokens with loss are not contiguous: there is a gap after token {gap} of {len(ids)}"
 
 
 def label_text_problems(
     model: VisionLanguageModel, trained: Sequence[int], text: str, target: str, target_suffix: str
 ) -> Iterator[str]:
-    """Say where the trained tokens are not the target, its end token and what trails it.
+    """Yield problems of the trained text: it has to be the target, its end token and the suffix.
 
     Args:
-        model: Spells, and says which tokens end an answer.
-        trained: The labels of a sample that carry loss; of none, `label_position_problems` tells.
-        text: The same, spelt out.
-        target: The answer.
-        target_suffix: Text that is trained after its end token.
+        model: Decodes tokens, and knows which tokens end an answer.
+        trained: The labels with loss; if there are none, `label_position_problems` reports it.
+        text: The same labels as text.
+        target: The reference answer.
+        target_suffix: Text that is trained after the end token.
     """
     if not trained:
         return
-    wanted = f"{target}{model.turn_end}{target_suffix}"
-    if composed(text) != composed(wanted):
-        parted = text_difference(wanted, text)
-        yield f"the tokens that carry loss are not the answer, its end token and what trails it: {parted}"
+    expected = f"{target}{model.turn_end}{target_suffix}"
+    if nfc(text) != nfc(expected):
+        difference = text_difference(expected, text)
+        yield f"the tokens with loss are not the answer, its end token and trainer.target_suffix: {difference}"
         return
-    stops = [place for place, token in enumerate(trained) if token in model.stop_token_ids]
+    stops = [index for index, token in enumerate(trained) if token in model.stop_token_ids]
     if not stops:
-        yield f"{model.turn_end!r} is trained as an answer's end, and no token of it ends an answer later"
+        yield f"{model.turn_end!r} is trained as the end of an answer, but generation stops at none of its tokens"
         return
-    ended = model.decode_raw(trained[: stops[0] + 1])
-    if composed(ended) != composed(f"{target}{model.turn_end}"):
-        yield f"a token that ends an answer stands inside it: {text_difference(wanted, ended)}"
+    until_stop = model.decode_raw(trained[: stops[0] + 1])
+    if nfc(until_stop) != nfc(f"{target}{model.turn_end}"):
+        yield f"the answer contains a token that ends generation: {text_difference(expected, until_stop)}"
 
 
-def _shift(ids: Sequence[int], labels: Sequence[int], places: Sequence[int]) -> str:
-    """Say so where all labels fit the token after or before their place."""
-    for by, where in ((1, "one place too early"), (-1, "one place too late")):
-        inside = [place for place in places if 0 <= place + by < len(ids)]
-        if inside and all(labels[place] == ids[place + by] for place in inside):
-            return f", and all of them stand {where}"
+def _describe_shift(ids: Sequence[int], labels: Sequence[int], trained: Sequence[int]) -> str:
+    """Say if all labels are those of the next or of the previous token."""
+    for offset, description in ((1, "one token too early"), (-1, "one token too late")):
+        inside = [index for index in trained if 0 <= index + offset < len(ids)]
+        if inside and all(labels[index] == ids[index + offset] for index in inside):
+            return f"; all labels are {description}"
     return ""
 
 
 def without_images(rendered: Rendered) -> Rendered:
-    """The same sample as text alone."""
+    """Return the sample with its text parts only."""
     return replace(
         rendered,
         content=tuple(part for part in rendered.content if isinstance(part, TextPart)),
@@ -115,33 +116,30 @@ def without_images(rendered: Rendered) -> Rendered:
 
 
 def prompt_problems(
-    model: VisionLanguageModel, rendered: Rendered, found: Sequence[int], prompt: Sequence[int] | None
+    model: VisionLanguageModel, rendered: Rendered, found: Sequence[int], expected: Sequence[int] | None
 ) -> Iterator[str]:
-    """Say where a prompt is not what an answer is generated from, or lacks a text of its sample.
+    """Yield problems of a prompt: it differs from the prompt of generation, or lacks a text of its sample.
 
     Args:
-        model: Spells, and tells image tokens from others.
+        model: Decodes tokens, and knows the image tokens.
         rendered: The sample.
-        found: The tokens before its answer.
-        prompt: The tokens of generation; None where the comparison with them was made elsewhere.
+        found: The tokens before the answer.
+        expected: The tokens of the prompt of generation; None if they are compared elsewhere.
     """
-    if prompt is not None and list(found) != list(prompt):
-        parted = _parted(model, prompt, found)
-        yield f"the prompt in training is not the one that an answer is generated from: {parted}"
+    if expected is not None and list(found) != list(expected):
+        expected_text, found_text = _decode_text(model, expected), _decode_text(model, found)
+        if expected_text == found_text:
+            difference = f"expected {len(expected)} tokens and found {len(found)}, with the same text"
+        else:
+            difference = text_difference(expected_text, found_text)
+        yield f"the prompt in training differs from the prompt of generation: {difference}"
         return
-    lacking = _first_lacking(_texts(rendered), _spelt(model, found))
-    if lacking is not None:
-        yield f"the prompt lacks a text of the sample, or has it out of order: {lacking[:60]!r}"
+    missing = _first_missing(_texts(rendered), _decode_text(model, found))
+    if missing is not None:
+        yield f"a text of the sample is missing in the prompt, or out of order: {missing[:60]!r}"
 
 
-def _parted(model: VisionLanguageModel, prompt: Sequence[int], found: Sequence[int]) -> str:
-    expected, shown = _spelt(model, prompt), _spelt(model, found)
-    if expected == shown:
-        return f"expected {len(prompt)} tokens and found {len(found)}, of the same text"
-    return text_difference(expected, shown)
-
-
-def _spelt(model: VisionLanguageModel, ids: Sequence[int]) -> str:
+def _decode_text(model: VisionLanguageModel, ids: Sequence[int]) -> str:
     return model.decode_raw([token for token in ids if token not in model.image_token_ids])
 
 
@@ -152,30 +150,30 @@ def _texts(rendered: Rendered) -> Iterator[str]:
     yield from (part.text for part in rendered.content if isinstance(part, TextPart))
 
 
-def _first_lacking(texts: Iterator[str], prompt: str) -> str | None:
-    """The first of some texts that does not follow on those before it; templates may strip space around them."""
-    within, start = composed(prompt), 0
+def _first_missing(texts: Iterator[str], prompt: str) -> str | None:
+    """Return the first text that is not in the prompt after the texts before it; templates may strip white space."""
+    normalized_prompt, start = nfc(prompt), 0
     for text in texts:
-        wanted = composed(text).strip()
-        place = within.find(wanted, start)
-        if place < 0:
-            return wanted
-        start = place + len(wanted)
+        expected = nfc(text).strip()
+        index = normalized_prompt.find(expected, start)
+        if index < 0:
+            return expected
+        start = index + len(expected)
     return None
 
 
 @dataclass(frozen=True)
 class SampleCheck:
-    """What was found in one encoded sample.
+    """Results of the checks of one encoded sample.
 
     Attributes:
-        num_tokens: Its length.
-        num_image_tokens: Places of the vision tower's features among them.
-        num_trained: Tokens that carry loss.
-        trained_text: Those tokens as text, special tokens spelt out.
-        truncated: The end of the answer was cut off.
-        respelt: The tokenizer writes a character of the answer in another, canonically equal way (Unicode's NFC).
-        problems: What is wrong, the most telling first.
+        num_tokens: Number of tokens.
+        num_image_tokens: Number of image tokens among them, one per feature of the vision encoder.
+        num_trained: Number of tokens with loss.
+        trained_text: Those tokens as text, special tokens written out.
+        truncated: The answer is cut off.
+        respelt: The tokenizer normalizes a character of the answer to a canonically equivalent one (Unicode NFC).
+        problems: What is wrong, the most important first.
     """
 
     num_tokens: int
@@ -189,12 +187,12 @@ class SampleCheck:
 
 @dataclass(frozen=True)
 class SampleChecker:
-    """Inspects the encoded samples of one model, as one trainer encodes them.
+    """Checks encoded samples for one model and one trainer.
 
     Attributes:
         model: The model.
-        trainer: Who trains it; None where nobody does.
-        limit: The most tokens of a sample; None for any number.
+        trainer: The trainer; None without training.
+        limit: Maximum number of tokens of a sample; None for no limit.
     """
 
     model: VisionLanguageModel
@@ -203,12 +201,12 @@ class SampleChecker:
 
     @classmethod
     def of(cls, model: VisionLanguageModel, trainer: Trainer | None) -> SampleChecker:
-        """Make the inspector of a model with the limit of who trains it, or its own.
+        """Create a checker with the limit of the trainer, or without a trainer that of the model.
 
         Raises:
-            SpecError: The trainer asks for more tokens than the model was configured for.
+            SpecError: The trainer's limit exceeds the context length of the model.
         """
-        return cls(model, trainer, trainer.limit(model) if trainer else model.context_length)
+        return cls(model, trainer, trainer.max_sample_tokens(model) if trainer else model.context_length)
 
     @property
     def target_suffix(self) -> str:
@@ -216,15 +214,15 @@ class SampleChecker:
         return self.trainer.target_suffix if self.trainer else ""
 
     def encode(self, rendered: Rendered) -> Features:
-        """Encode a sample with its target as it is trained on.
+        """Encode a sample with its target, as in training.
 
         Raises:
-            DataError: It is too long, or an image cannot be used.
+            DataError: The sample is too long, or an image cannot be used.
         """
-        return self.trainer.encode(self.model, rendered) if self.trainer else self.encode_whole(rendered)
+        return self.trainer.encode(self.model, rendered) if self.trainer else self.encode_untruncated(rendered)
 
-    def encode_whole(self, rendered: Rendered) -> Features:
-        """Encode a sample with its target, whatever its length.
+    def encode_untruncated(self, rendered: Rendered) -> Features:
+        """Encode a sample with its target, without a limit.
 
         Raises:
             DataError: An image cannot be used.
@@ -232,41 +230,41 @@ class SampleChecker:
         return self.model.encode(rendered, self.target_suffix)
 
     def prompt_ids(self, rendered: Rendered, *, pixels: bool = True) -> list[int]:
-        """The tokens of a sample's prompt as it is encoded to generate an answer."""
-        return _list(self.model.encode(replace(rendered, target=None), pixels=pixels)["input_ids"])
+        """The token ids of the prompt of a sample, encoded as for generation."""
+        return _to_list(self.model.encode(replace(rendered, target=None), pixels=pixels)["input_ids"])
 
     def check(self, rendered: Rendered, features: Features) -> None:
-        """Inspect a sample as it is about to be trained on, without the vision tower, which may be at work.
+        """Check a sample just before it is trained, without running the vision encoder, which may be in use.
 
         Raises:
-            StepError: Something is wrong with it.
+            StepError: The sample has a problem.
         """
         num_tokens = self.model.num_image_tokens(rendered)
         raise_problems(rendered.id, self.inspect(rendered, features, num_features=num_tokens).problems)
 
-    def inspect_words(self, rendered: Rendered) -> SampleCheck:
-        """Inspect a sample without the pixels of its images, which is quick, and whatever its length."""
+    def inspect_without_pixels(self, rendered: Rendered) -> SampleCheck:
+        """Check a sample without reading its images, which is fast, and without a limit on its length."""
         features = self.model.encode(rendered, self.target_suffix, pixels=False)
         prompt = self.prompt_ids(rendered, pixels=False)
-        # Places of images are counted by the sizes here, and compared with features where pixels are read.
-        num_places = self._num_image_tokens(_list(features["input_ids"]))
-        return replace(self, limit=None).inspect(rendered, features, prompt, num_features=num_places)
+        # Without pixels there are no image features to compare the number of image tokens with.
+        num_features = self._num_image_tokens(_to_list(features["input_ids"]))
+        return replace(self, limit=None).inspect(rendered, features, prompt, num_features=num_features)
 
-    def inspect_turn(self, rendered: Rendered) -> tuple[str, ...]:
-        """Say where the chat template writes a solved turn otherwise than a sample is trained on.
+    def chat_template_problems(self, rendered: Rendered) -> tuple[str, ...]:
+        """Compare a training sample with the same question and answer as an earlier turn of a chat.
 
-        Seen on a turn before another one, where the template places question and answer itself. White space is not
-        compared: templates differ in it between a turn that is past and one that is awaited.
+        There the chat template itself writes question and answer. White space is ignored, since templates write it
+        differently in earlier turns.
         """
-        alone = without_images(replace(rendered, examples=()))
-        followed = Rendered(rendered.id, (TextPart("And then?"),), examples=(alone,))
-        shown = self.model.decode_raw(_list(self.model.encode(followed)["input_ids"]))
-        wanted = f"{self.model.decode_raw(self.prompt_ids(alone))}{alone.target}"
-        found, expected = squeezed(shown), squeezed(wanted)
+        example = without_images(replace(rendered, examples=()))
+        chat = Rendered(rendered.id, (TextPart("And then?"),), examples=(example,))
+        chat_text = self.model.decode_raw(_to_list(self.model.encode(chat)["input_ids"]))
+        training_text = f"{self.model.decode_raw(self.prompt_ids(example))}{example.target}"
+        found, expected = nfc_without_whitespace(chat_text), nfc_without_whitespace(training_text)
         if found.startswith(expected):
             return ()
-        parted = text_difference(expected, found[: len(expected)])
-        return (f"the chat template does not place the answer where it is trained (without white space): {parted}",)
+        difference = text_difference(expected, found[: len(expected)])
+        return (f"the chat template writes an answer differently from training (without white space): {difference}",)
 
     def inspect(
         self,
@@ -276,85 +274,81 @@ class SampleChecker:
         *,
         num_features: int | None = None,
     ) -> SampleCheck:
-        """Inspect a sample that was encoded with its target.
+        """Check a sample that was encoded with its target.
 
         Args:
-            rendered: With its target.
-            features: As `encode` gives them.
-            prompt: As `prompt_ids` gives them; None where the comparison with them was made elsewhere.
-            num_features: As many image tokens as there have to be; by default as many as the features that the vision
-                tower makes of the pixels, for which some models run it.
+            rendered: The sample with its target.
+            features: The result of `encode`.
+            prompt: The result of `prompt_ids`; None if the prompts are compared elsewhere.
+            num_features: The expected number of image tokens. Default: the number of features that the vision encoder
+                makes of the pixels; some models run it for this.
         """
-        ids, labels = _list(features["input_ids"]), _list(features["labels"])
-        places = [place for place, label in enumerate(labels) if label != IGNORED]
-        trained = [labels[place] for place in places]
-        text, wanted = self.model.decode_raw(trained), f"{rendered.target}{self.model.turn_end}{self.target_suffix}"
-        truncated = self._is_truncated(len(ids), text, wanted)
+        ids, labels = _to_list(features["input_ids"]), _to_list(features["labels"])
+        trained = [index for index, label in enumerate(labels) if label != IGNORED]
+        trained_labels = [labels[index] for index in trained]
+        text = self.model.decode_raw(trained_labels)
+        expected = f"{rendered.target}{self.model.turn_end}{self.target_suffix}"
+        truncated = self._is_truncated(len(ids), text, expected)
         if num_features is None:
             num_features = self.model.num_image_features(features)
-        problems = [
-            *label_position_problems(self.model, ids, labels, places),
-            *(
-                ()
-                if truncated
-                else label_text_problems(self.model, trained, text, rendered.target or "", self.target_suffix)
-            ),
-            *prompt_problems(self.model, rendered, ids[: places[0]] if places else ids, prompt),
-            *self._image_problems(rendered, ids, num_features),
-            *self._length_problems(len(ids)),
-        ]
+        problems = list(label_position_problems(self.model, ids, labels, trained))
+        if not truncated:
+            problems += label_text_problems(self.model, trained_labels, text, rendered.target or "", self.target_suffix)
+        problems += prompt_problems(self.model, rendered, ids[: trained[0]] if trained else ids, prompt)
+        problems += self._image_problems(rendered, ids, num_features)
+        problems += self._length_problems(len(ids))
         return SampleCheck(
             num_tokens=len(ids),
             num_image_tokens=self._num_image_tokens(ids),
-            num_trained=len(places),
+            num_trained=len(trained),
             trained_text=text,
             truncated=truncated,
-            respelt=not truncated and text != wanted and composed(text) == composed(wanted),
+            respelt=not truncated and text != expected and nfc(text) == nfc(expected),
             problems=tuple(problems),
         )
 
     def inspect_prompt(self, rendered: Rendered, features: Features) -> tuple[str, ...]:
-        """Say what is wrong with a sample that was encoded without a target."""
-        ids = _list(features["input_ids"])
+        """Return the problems of a sample that was encoded without its target."""
+        ids = _to_list(features["input_ids"])
         return (
             *prompt_problems(self.model, rendered, ids, None),
             *self._image_problems(rendered, ids, self.model.num_image_features(features)),
             *self._length_problems(len(ids)),
         )
 
-    def _is_truncated(self, length: int, text: str, wanted: str) -> bool:
-        """Whether the answer ends early, as a trainer that truncates may leave it at the limit."""
-        # A cut between the bytes of a character leaves a replacement mark.
-        shown = composed(text.rstrip("\ufffd"))
-        early = shown != composed(wanted) and composed(wanted).startswith(shown)
-        allowed = self.trainer is not None and self.trainer.truncates
-        return allowed and length == self.limit and bool(text) and early
+    def _is_truncated(self, length: int, text: str, expected: str) -> bool:
+        """Return whether the answer was cut off at the limit by a trainer that truncates."""
+        # If the cut is between the bytes of a character, the text ends with a replacement character.
+        found = nfc(text.rstrip("\ufffd"))
+        is_prefix = found != nfc(expected) and nfc(expected).startswith(found)
+        truncates = self.trainer is not None and self.trainer.truncates
+        return truncates and length == self.limit and bool(text) and is_prefix
 
-    def _image_problems(self, rendered: Rendered, ids: Sequence[int], made: int) -> Iterator[str]:
-        tokens = self._num_image_tokens(ids)
-        if tokens != made:
-            yield f"{tokens:,} image tokens stand for {made:,} features of {len(rendered.images)} images"
-        elif tokens < len(rendered.images):
-            yield f"{tokens:,} image tokens are too few for {len(rendered.images)} images"
+    def _image_problems(self, rendered: Rendered, ids: Sequence[int], num_features: int) -> Iterator[str]:
+        num_tokens, num_images = self._num_image_tokens(ids), len(rendered.images)
+        if num_tokens != num_features:
+            yield f"there are {num_tokens:,} image tokens for {num_features:,} features of {num_images} images"
+        elif num_tokens < num_images:
+            yield f"{num_tokens:,} image tokens are too few for {num_images} images"
 
     def _length_problems(self, length: int) -> Iterator[str]:
         if self.limit is not None and length > self.limit:
-            yield f"{length:,} tokens are more than the limit of {self.limit:,}"
+            yield f"{length:,} tokens exceed the limit of {self.limit:,}"
 
     def _num_image_tokens(self, ids: Sequence[int]) -> int:
         return sum(ids.count(token) for token in self.model.image_token_ids)
 
 
 def raise_problems(sample: str, problems: Sequence[str]) -> None:
-    """Stop where something is wrong with a sample.
+    """Raise an error if a sample has problems.
 
     Raises:
-        StepError: Naming the sample and its first problem.
+        StepError: With the id of the sample and its first problem.
     """
     if problems:
         more = f" (and {len(problems) - 1} more, which `runner preview` shows)" if len(problems) > 1 else ""
         raise StepError(f"sample {sample}: {problems[0]}{more}")
 
 
-def _list(tensor: object) -> list[int]:
+def _to_list(tensor: object) -> list[int]:
     return tensor.tolist()  # type: ignore[attr-defined,no-any-return]  # a tensor: the engine does not import torch

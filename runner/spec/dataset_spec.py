@@ -1,4 +1,4 @@
-"""What a data-set spec holds: a published corpus, and how it becomes a data set."""
+"""The spec of a data set: a published corpus, and how `runner build` converts it into a data set."""
 
 from __future__ import annotations
 
@@ -6,78 +6,80 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from runner.spec.experiment_spec import Name, OfStage, Section, Specification
+from runner.spec.experiment_spec import Name, Section, SectionOf, Specification
 from runner.stages import FilePath, Options
 
-RESERVED = frozenset({"left_out", "annotations"})
-"""What stands beside the splits in a data set, so that no split has its name."""
+RESERVED_NAMES = frozenset({"left_out", "annotations"})
+"""Names of other files in a data set folder, which a split cannot use."""
 
 
 class Ratios(Options):
-    """A division of all samples at random, whatever splits they come with."""
+    """A random division of all samples into splits; the corpus's own splits are ignored."""
 
     ratios: dict[Name, Annotated[float, Field(gt=0)]] = Field(default={"train": 0.7, "test": 0.3})
-    """Share of each split (the paper's 7/3); `train` and `test` are needed."""
+    """Relative size of each split (the paper uses 7/3). `train` and `test` are required."""
     seed: int = 42
-    """Another seed is another division."""
+    """Random seed of the division."""
     group_by: Literal["content", "none"] = "content"
     """`content` keeps samples that share an image or a text in one split."""
     stratify: list[Literal["segments", "labels"]] = Field(default=[])
-    """Of what each split is to have its share: of samples with each number of segments, of those with each label."""
+    """Properties whose distribution is kept equal across splits: the number of `segments`, the entity `labels`."""
 
     @field_validator("ratios")
     @classmethod
-    def _train_and_test(cls, ratios: dict[str, float]) -> dict[str, float]:
+    def _check_split_names(cls, ratios: dict[str, float]) -> dict[str, float]:
         if not {"train", "test"} <= set(ratios):
-            raise ValueError("name at least train and test, such as {train: 0.7, test: 0.3}")
-        for taken in RESERVED & set(ratios):
-            raise ValueError(f"{taken}.jsonl is no split in a data set; name this split otherwise")
+            raise ValueError("train and test are required, such as {train: 0.7, test: 0.3}")
+        for reserved in RESERVED_NAMES & set(ratios):
+            raise ValueError(f"{reserved!r} is reserved for the file {reserved}.jsonl; choose another split name")
         return ratios
 
 
-NearImages = Annotated[int, Field(ge=0, le=16)] | None
-"""In how many bits, of 64, the perceptual hashes of two images may differ for them to count as one."""
+NearDuplicateBits = Annotated[int, Field(ge=0, le=16)] | None
+"""Maximum number of bits, of 64, in which the perceptual hashes of two near-duplicate images differ."""
 
 
 class CropOptions(Options):
-    """How segments are cut from the main images."""
+    """How segments are cropped from the main images."""
 
     unusable_images: Literal["refuse", "skip"] = "refuse"
-    """What to do where an image is missing, empty, broken, of another shape than its boxes were drawn on, or too
-    large to be safe: refuse to build, saying how many and why, or leave its tweets out and list them."""
+    """What to do with images that are missing, empty, broken, too large to be safe, or of another size than the one
+    their boxes were drawn on. `refuse`: stop with an error that counts them by reason. `skip`: leave out their tweets
+    and list them in `left_out.jsonl`."""
     min_side: Annotated[int, Field(ge=1)] = 4
-    """Pixels; a box that is smaller inside its image, in width or height, is left out and listed."""
+    """Minimum width and height of a box inside its image, in pixels. Smaller boxes are left out and listed."""
 
 
 class DatasetSpec(Specification):
-    """A data set to be built: import, crop, annotate, review, split, publish."""
+    """A data set to build: import, crop, annotate, review, split, publish."""
 
     name: Name
     """The data set's name."""
-    source: Annotated[Section, OfStage("source")]
-    """The published corpus."""
+    source: Annotated[Section, SectionOf("source")]
+    """The published corpus to read."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """At most so many tweets, the first ones with a usable box, to try a spec on a few; none: all."""
+    """Maximum number of tweets, to test a spec: the first ones that have a usable box. None: all."""
     crop: CropOptions = CropOptions()
-    """How segments are cut."""
-    annotator: Annotated[Section | None, OfStage("annotator")] = None
-    """Who writes the summary of each image that comes without one; `none`, or left out: nobody."""
+    """How segments are cropped."""
+    annotator: Annotated[Section | None, SectionOf("annotator")] = None
+    """Writes the missing image summaries. `none`, or omitted: none are written."""
     publish: Literal["accepted", "everything"] | None = None
-    """Whether each sample waits until a reviewer has accepted or edited its summary (`runner review`), or only what a
-    reviewer rejected is left out. None: `accepted` where there is an annotator."""
+    """Samples that are published. `accepted`: those whose summary a reviewer has accepted or edited (`runner review`).
+    `everything`: all that no reviewer has rejected. None: `accepted` with an annotator, else `everything`."""
     split: Literal["official"] | Ratios = Ratios()
-    """The corpus's own splits, or a division by ratios."""
+    """`official`: the corpus's own splits. Otherwise, a random division by ratios."""
     leaks: Literal["refuse", "warn"] = "refuse"
-    """What to do where splits share an id, a text or an image; a division that groups by content has none."""
-    near_images: NearImages = None
-    """Images that look alike count as the same for the division and for leaks: the most bits, of 64, in which their
-    perceptual hashes differ (4 finds other sizes and qualities of a picture); none: only exact copies do."""
+    """What to do if splits share an id, a text or an image. A division with `group_by: content` has no such leaks."""
+    near_images: NearDuplicateBits = None
+    """Treats near-duplicate images as the same image, both for the division and for leaks: the maximum number of bits,
+    of 64, in which their perceptual hashes differ. 4 finds other sizes and qualities of an image. None: only exact
+    copies count as the same."""
     license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = None
-    """For the card: the data's licence as the Hugging Face hub calls it, such as `cc-by-4.0`, or `other`."""
+    """Licence of the data for the data set card, as the Hugging Face Hub names it: `cc-by-4.0`, `other`."""
     output: FilePath
-    """The folder to make."""
+    """The folder to create."""
 
     @property
     def waits_for_review(self) -> bool:
-        """Whether nothing is published that nobody has accepted."""
+        """Whether only samples that a reviewer has accepted are published."""
         return self.publish == "accepted" or (self.publish is None and self.annotator is not None)

@@ -1,4 +1,4 @@
-"""Lays trees over one another: `extends`, `--set`, and the environment's values."""
+"""Merges the layers of a spec: `extends`, environment variables and `--set`."""
 
 from __future__ import annotations
 
@@ -16,80 +16,84 @@ _ENV = re.compile(r"\$\{(?P<body>[^{}]*)\}")
 _ENV_BODY = re.compile(r"env:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:.*)?", re.DOTALL)
 
 
-def read_layers(path: Path, shown: str, environment: Mapping[str, str] = os.environ) -> Tree:
-    """Read a spec file over the one it extends, and that one over its own, environment values filled in.
+def read_layers(path: Path, display_name: str, environment: Mapping[str, str] = os.environ) -> Tree:
+    """Read a spec file, fill in environment variables, and merge it over the files that it extends.
 
-    A mapping is laid over a mapping key by key; any other value replaces what was there, and so does a section
-    whose `type` differs, since its options belong to another plugin.
+    Mappings are merged key by key. Any other value replaces the base's value. A section whose `type` differs replaces
+    the whole section, because its options belong to another plugin.
+
+    Args:
+        path: The file.
+        display_name: The name of the file in error messages.
+        environment: The environment variables.
 
     Raises:
         SpecError: A file cannot be read, or extends itself.
     """
-    return _read(path, shown, environment, ())
+    return _read(path, display_name, environment, ())
 
 
-def _read(path: Path, shown: str, environment: Mapping[str, str], below: tuple[Path, ...]) -> Tree:
-    tree = read_tree(path, shown)
+def _read(path: Path, display_name: str, environment: Mapping[str, str], extended_by: tuple[Path, ...]) -> Tree:
+    tree = read_tree(path, display_name)
     if "extends" not in tree.value:
-        return _with_environment(tree, environment)
+        return _fill_environment(tree, environment)
     mark = tree.marks[("extends",)]
     base = tree.value.pop("extends")
     if not isinstance(base, str):
-        raise SpecError([mark.problem("names one file, such as `extends: base.yaml`", ("extends",))])
+        raise SpecError([mark.problem("must name one file, such as `extends: base.yaml`", ("extends",))])
     base_path = (path.resolve().parent / base).resolve()
-    chain = (*below, path.resolve())
+    chain = (*extended_by, path.resolve())
     if base_path in chain:
-        names = " → ".join(each.name for each in (*chain, base_path))
+        names = " → ".join(file.name for file in (*chain, base_path))
         raise SpecError([mark.problem(f"extends itself: {names}", ("extends",))])
     if not base_path.is_file():
         raise SpecError([mark.problem(f"no such file: {base_path}", ("extends",))])
-    base_tree = _read(base_path, str(Path(shown).parent / base), environment, chain)
-    return lay_over(base_tree, _with_environment(tree, environment))
+    base_tree = _read(base_path, str(Path(display_name).parent / base), environment, chain)
+    return merge_trees(base_tree, _fill_environment(tree, environment))
 
 
-def lay_over(base: Tree, top: Tree) -> Tree:
-    """Lay one tree over another, marks and problems included; neither is changed."""
+def merge_trees(base: Tree, top: Tree) -> Tree:
+    """Merge one tree over another, including marks and problems; neither is changed."""
     marks = dict(base.marks)
     value = _merge(base.value, top.value, (), marks, top.marks)
     return Tree(value, marks | top.marks, [*base.problems, *top.problems])
 
 
 def _merge(base: Any, top: Any, path: SpecPath, marks: dict[SpecPath, Mark], top_marks: dict[SpecPath, Mark]) -> Any:
-    both = isinstance(base, dict) and isinstance(top, dict)
-    if both and top.get("type", base.get("type")) == base.get("type"):
-        merged = {
+    are_mappings = isinstance(base, dict) and isinstance(top, dict)
+    if are_mappings and top.get("type", base.get("type")) == base.get("type"):
+        return {
             key: _merge(base[key], top[key], (*path, key), marks, top_marks)
             if key in base and key in top
             else top.get(key, base.get(key))
             for key in (*base, *(key for key in top if key not in base))
         }
-        return merged
-    for gone in [key for key in marks if key[: len(path)] == path]:
-        del marks[gone]
+    for replaced in [key for key in marks if key[: len(path)] == path]:
+        del marks[replaced]
     return top
 
 
 def apply_overrides(tree: Tree, overrides: Sequence[str], folder: Path) -> Tree:
-    """Lay `PATH=VALUE` assignments over a tree, in order.
+    """Apply `PATH=VALUE` assignments to a tree, in order.
 
     Args:
         tree: The spec.
-        overrides: Such as `optimizer.groups.vision.lr=2e-6`; values are YAML, list items are named by number.
-        folder: What relative paths in values are relative to: where the user typed them.
+        overrides: Assignments such as `optimizer.groups.vision.lr=2e-6`. Values are YAML; list items have an index.
+        folder: The folder that relative paths in values refer to: the user's current folder.
 
     Raises:
-        SpecError: An assignment is not of that form, or its path cannot hold a value; all of them at once.
+        SpecError: Assignments have another form, or their paths cannot hold a value; with all of these problems.
     """
     problems: list[Problem] = []
     for text in overrides:
-        shown = f"--set {text}"
+        display_name = f"--set {text}"
         name, equals, value = text.partition("=")
-        path = parts(name)
+        path = split_path(name)
         if not equals or not all(str(part) for part in path):
-            problems.append(Problem("write PATH=VALUE, such as trainer.epochs=1", file=shown))
+            problems.append(Problem("write PATH=VALUE, such as trainer.epochs=1", file=display_name))
             continue
         try:
-            leaf = parse_tree(value, shown, folder, lined=False)
+            leaf = parse_tree(value, display_name, folder, has_lines=False)
             tree = assign(tree, path, leaf)
         except SpecError as error:
             problems.extend(error.problems)
@@ -99,53 +103,53 @@ def apply_overrides(tree: Tree, overrides: Sequence[str], folder: Path) -> Tree:
 
 
 def assign(tree: Tree, path: SpecPath, leaf: Tree) -> Tree:
-    """Put a value at a place of a tree, which is not changed.
+    """Return a tree in which one value is set; the given tree is not changed.
 
     Args:
         tree: The spec.
-        path: The place; mappings on the way that are not there are made.
-        leaf: The value, whose marks say where it was written.
+        path: The path of the value. Missing mappings on the path are created.
+        leaf: The value, with the marks of where it was written.
 
     Raises:
-        SpecError: The place cannot hold a value.
+        SpecError: The path cannot hold a value.
     """
     mark = leaf.marks[()]
-    marks = {key: known for key, known in tree.marks.items() if key[: len(path)] != path}
+    marks = {key: other for key, other in tree.marks.items() if key[: len(path)] != path}
     for depth in range(1, len(path)):
         marks.setdefault(path[:depth], mark)
-    marks |= {(*path, *below): known for below, known in leaf.marks.items()}
+    marks |= {(*path, *inner): inner_mark for inner, inner_mark in leaf.marks.items()}
     value = _with_value(tree.value, path, leaf.value, mark, ())
     return Tree(value, marks, [*tree.problems, *leaf.problems])
 
 
-def parts(name: str) -> SpecPath:
-    """Take a dotted path apart; list items are named by number."""
+def split_path(name: str) -> SpecPath:
+    """Split a dotted path into its parts; an index of a list becomes an int."""
     return tuple(int(part) if part.isdigit() else part for part in name.split("."))
 
 
-def _with_value(value: Any, path: SpecPath, leaf: Any, mark: Mark, above: SpecPath) -> Any:
+def _with_value(value: Any, path: SpecPath, leaf: Any, mark: Mark, prefix: SpecPath) -> Any:
     if not path:
         return leaf
     key, *rest = path
     if isinstance(value, list):
         if not isinstance(key, int) or key >= len(value):
-            raise SpecError([mark.problem(f"has {len(value)} items; name one by its number, from 0", above)])
+            raise SpecError([mark.problem(f"has {len(value)} items; use the index of one, from 0", prefix)])
         return [
             *value[:key],
-            _with_value(value[key], tuple(rest), leaf, mark, (*above, key)),
+            _with_value(value[key], tuple(rest), leaf, mark, (*prefix, key)),
             *value[key + 1 :],
         ]
     if value is not None and not isinstance(value, dict):
-        raise SpecError([mark.problem(f"is {value!r}, which has nothing named {key!r} inside", above)])
-    known = value or {}
-    return {**known, str(key): _with_value(known.get(str(key)), tuple(rest), leaf, mark, (*above, key))}
+        raise SpecError([mark.problem(f"is {value!r}, which has no key {key!r}", prefix)])
+    mapping = value or {}
+    return {**mapping, str(key): _with_value(mapping.get(str(key)), tuple(rest), leaf, mark, (*prefix, key))}
 
 
-def _with_environment(tree: Tree, environment: Mapping[str, str]) -> Tree:
-    """Fill in `${env:NAME}` and `${env:NAME:default}`; a whole value is then read as YAML would read it.
+def _fill_environment(tree: Tree, environment: Mapping[str, str]) -> Tree:
+    """Fill in `${env:NAME}` and `${env:NAME:default}`; if that is the whole value, the result is parsed as YAML.
 
-    A path that the environment gave is relative to the current folder, as whoever typed it meant; a default is
-    part of the file, and relative to it.
+    A relative path from an environment variable refers to the current folder, where the user set the variable. A
+    default is part of the file, so a relative path in it refers to the file's folder.
     """
     filled = Tree(None, tree.marks, list(tree.problems))
     filled.value = _fill(tree.value, (), filled, environment)
@@ -154,39 +158,39 @@ def _with_environment(tree: Tree, environment: Mapping[str, str]) -> Tree:
 
 def _fill(value: Any, path: SpecPath, tree: Tree, environment: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
-        return {key: _fill(each, (*path, key), tree, environment) for key, each in value.items()}
+        return {key: _fill(item, (*path, key), tree, environment) for key, item in value.items()}
     if isinstance(value, list):
-        return [_fill(each, (*path, index), tree, environment) for index, each in enumerate(value)]
+        return [_fill(item, (*path, index), tree, environment) for index, item in enumerate(value)]
     if not isinstance(value, LocatedStr) or "${" not in value:
         return value
 
-    def look_up(found: re.Match[str]) -> str:
-        body = _ENV_BODY.fullmatch(found["body"])
+    def substitute(match: re.Match[str]) -> str:
+        body = _ENV_BODY.fullmatch(match["body"])
         if body is None:
             tree.problems.append(
                 tree.marks[path].problem(
-                    f"{found[0]!r} is not understood; write ${{env:NAME}} or ${{env:NAME:default}}", path
+                    f"{match[0]!r} is not valid; write ${{env:NAME}} or ${{env:NAME:default}}", path
                 )
             )
-            return found[0]
+            return match[0]
         if body["name"] in environment:
-            given.append(body["name"])
+            names_used.append(body["name"])
             return environment[body["name"]]
         if body["default"] is None:
             tree.problems.append(
                 tree.marks[path].problem(
-                    f"the environment has no {body['name']}; set it, or give a default: "
+                    f"the environment has no {body['name']}; set it, or write a default: "
                     f"${{env:{body['name']}:default}}",
                     path,
                 )
             )
-            return found[0]
+            return match[0]
         return body["default"][1:]
 
-    given: list[str] = []
-    text = _ENV.sub(look_up, value)
-    located = LocatedStr(text, Path.cwd() if given else value.folder)
+    names_used: list[str] = []
+    text = _ENV.sub(substitute, value)
+    filled = LocatedStr(text, Path.cwd() if names_used else value.folder)
     if _ENV.fullmatch(value):
-        whole = parse_tree(text, "", value.folder).value
-        return whole if isinstance(whole, int | float) or whole is None else located
-    return located
+        parsed = parse_tree(text, "", value.folder).value
+        return parsed if isinstance(parsed, int | float) or parsed is None else filled
+    return filled

@@ -1,4 +1,4 @@
-"""The JSON Schema of a spec, put together from the installed plugins, for editors that complete and check."""
+"""Builds the JSON Schema of a spec from the installed plugins, for completion and checks in editors."""
 
 from __future__ import annotations
 
@@ -6,33 +6,32 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from runner.spec.experiment_spec import NONE, OfStage, Specification
-from runner.stages import descriptions
-from runner.stages.registry import STAGES, Plugin, installed
+from runner.spec.experiment_spec import NONE, SectionOf, Specification
+from runner.stages import field_descriptions
+from runner.stages.registry import STAGES, Plugin, installed_plugins
 
 
 def spec_schema(kind: type[Specification]) -> dict[str, Any]:
-    """Make the schema of a kind of spec.
+    """Build the JSON Schema of a kind of spec.
 
-    A section is one of its stage's plugins, told apart by `type`, so that an editor completes the options of
-    the plugin that stands there and no other's.
+    The schema of a section depends on its `type`, so an editor completes the options of that plugin only.
     """
     definitions: dict[str, Any] = {}
     properties: dict[str, Any] = {
-        "extends": {"type": "string", "description": "Another spec, over which this one is laid."}
+        "extends": {"type": "string", "description": "Another spec file, which this one is merged over."}
     }
     required = []
     for name, field in kind.model_fields.items():
-        stages = [mark.stage for mark in field.metadata if isinstance(mark, OfStage)]
+        stages = [marker.stage for marker in field.metadata if isinstance(marker, SectionOf)]
         if stages:
-            one = _section(stages[0], definitions)
-            many = "tuple" in str(field.annotation)
-            schema = {"type": "array", "items": one, "minItems": 1} if many else one
+            section = _section_schema(stages[0], definitions)
+            is_list = "tuple" in str(field.annotation)
+            schema = {"type": "array", "items": section, "minItems": 1} if is_list else section
             if name in kind.optional_stages():
-                schema = {"anyOf": [one, {"const": NONE}]}
+                schema = {"anyOf": [section, {"const": NONE}]}
         else:
-            schema = _own(kind, name, definitions)
-        properties[name] = {**schema, "description": descriptions(kind).get(name, "")}
+            schema = _field_schema(kind, name, definitions)
+        properties[name] = {**schema, "description": field_descriptions(kind).get(name, "")}
         if field.is_required():
             required.append(name)
     return {
@@ -40,17 +39,17 @@ def spec_schema(kind: type[Specification]) -> dict[str, Any]:
         "title": kind.__name__,
         "type": "object",
         "properties": properties,
-        # With `extends`, what is required may stand in the other file.
+        # With `extends`, the other file may contain the required sections.
         "anyOf": [{"required": required}, {"required": ["extends"]}],
         "additionalProperties": False,
         "$defs": definitions,
     }
 
 
-def _section(stage: Any, definitions: dict[str, Any]) -> dict[str, Any]:
-    plugins = installed(stage)
+def _section_schema(stage: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    plugins = installed_plugins(stage)
     for name, plugin in plugins.items():
-        definitions[f"{stage}.{name}"] = _options(plugin, definitions)
+        definitions[f"{stage}.{name}"] = _options_schema(plugin, definitions)
     by_type = [
         {
             "if": {"properties": {"type": {"const": name}}, "required": ["type"]},
@@ -66,32 +65,30 @@ def _section(stage: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _options(plugin: Plugin, definitions: dict[str, Any]) -> dict[str, Any]:
-    made = _model(plugin.options_class(), f"{plugin.stage}.{plugin.name}", definitions)
-    made["properties"] = {"type": {"const": plugin.name}, **made.get("properties", {})}
-    made["required"] = ["type", *made.get("required", [])]
-    return made
+def _options_schema(plugin: Plugin, definitions: dict[str, Any]) -> dict[str, Any]:
+    schema = _model_schema(plugin.options_class(), f"{plugin.stage}.{plugin.name}", definitions)
+    schema["properties"] = {"type": {"const": plugin.name}, **schema.get("properties", {})}
+    schema["required"] = ["type", *schema.get("required", [])]
+    return schema
 
 
-def _own(kind: type[Specification], name: str, definitions: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a field that is the engine's own, by a model of that field alone."""
+def _field_schema(kind: type[Specification], name: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a field of the engine, through a model that has this field only."""
     field = kind.model_fields[name]
-    alone = type(name, (BaseModel,), {"__annotations__": {name: field.annotation}, name: field})
-    made = _model(alone, name, definitions)
-    own: dict[str, Any] = made["properties"][name]
-    return own
+    single_field_model = type(name, (BaseModel,), {"__annotations__": {name: field.annotation}, name: field})
+    schema: dict[str, Any] = _model_schema(single_field_model, name, definitions)["properties"][name]
+    return schema
 
 
-def _model(model: type[BaseModel], prefix: str, definitions: dict[str, Any]) -> dict[str, Any]:
-    template = f"#/$defs/{prefix}.{{model}}"
-    made = model.model_json_schema(ref_template=template)
-    for name, inner in made.pop("$defs", {}).items():
+def _model_schema(model: type[BaseModel], prefix: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    schema = model.model_json_schema(ref_template=f"#/$defs/{prefix}.{{model}}")
+    for name, inner in schema.pop("$defs", {}).items():
         definitions[f"{prefix}.{name}"] = inner
-    return {key: value for key, value in made.items() if key != "title"}
+    return {key: value for key, value in schema.items() if key != "title"}
 
 
 def list_plugins() -> list[dict[str, Any]]:
-    """What is installed, as docs/interface.md's `plugins --json` lists it."""
+    """List the installed plugins in the form of `plugins --json` (docs/interface.md)."""
     return [
         {
             "stage": stage,
@@ -100,5 +97,5 @@ def list_plugins() -> list[dict[str, Any]]:
             "options_schema": plugin.options_class().model_json_schema(),
         }
         for stage in STAGES
-        for plugin in installed(stage).values()
+        for plugin in installed_plugins(stage).values()
     ]

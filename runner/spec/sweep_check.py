@@ -1,275 +1,292 @@
-"""Validates a sweep: every value it may set is checked against the fields' schemas, then the rules between fields."""
+"""Validates a sweep: each value of each parameter against the spec's schema, then the rules between options."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
-from runner.errors import Problem, SpecError, SpecPath, dotted
-from runner.spec.check import check, in_order, located, spec_with_defaults
-from runner.spec.experiment_spec import VALIDATION, ExperimentSpec, Specification, unknown_figure, validation_figures
-from runner.spec.layers import parts
-from runner.spec.sweep_section import Drawn, SweepOptions, label
+from runner.errors import Problem, SpecError, SpecPath, dotted_path
+from runner.spec.check import check_spec, sorted_by_location, spec_with_defaults, with_location
+from runner.spec.experiment_spec import (
+    VALIDATION_PREFIX,
+    ExperimentSpec,
+    Specification,
+    selection_metric_error,
+    validation_metrics,
+)
+from runner.spec.layers import split_path
+from runner.spec.sweep_section import ParamValue, SweepOptions, value_label
 from runner.spec.tree import Tree
-from runner.spec.variants import ARMS, SPACE, OutsideSpaceError, Variants, look_up, value_at
+from runner.spec.variants import ARMS_PATH, SPACE_PATH, OutsideSpaceError, SweepVariants, get_path, value_at
+
+OBJECTIVE_EXAMPLE = "objective: {metric: validation/loss, mode: min}"
 
 
-def value_problems(swept: Variants, known: Sequence[Problem]) -> Iterator[Problem]:
-    """Yield what the spec's own fields refuse of a sweep's values.
+def value_problems(variants: SweepVariants, known: Sequence[Problem]) -> Iterator[Problem]:
+    """Yield the sweep's values that the schema of the spec rejects.
 
     Args:
-        swept: The sweep in its spec.
-        known: What is wrong without the sweep, which is not told again.
+        variants: The sweep and its spec.
+        known: The problems of the spec without the sweep, which are not reported again.
     """
-    told: set[tuple[SpecPath, str]] = {(problem.path, problem.message) for problem in known}
-    for problem in (*_arm_problems(swept), *_space_problems(swept)):
-        # Each bound and each choice finds, say, an unknown key anew.
-        if (problem.path, problem.message) not in told:
-            told.add((problem.path, problem.message))
+    reported: set[tuple[SpecPath, str]] = {(problem.path, problem.message) for problem in known}
+    for problem in (*_arm_problems(variants), *_space_problems(variants)):
+        # Each bound and each choice can cause the same problem, such as an unknown key.
+        if (problem.path, problem.message) not in reported:
+            reported.add((problem.path, problem.message))
             yield problem
 
 
-def _arm_problems(swept: Variants) -> Iterator[Problem]:
-    plain = swept.base()
-    for arm, values in swept.sweep.arms.items():
-        unknown = [(name, problem) for name in values for problem in _unknown(plain, name, (*ARMS, arm, name))]
-        yield from (problem for _, problem in unknown)
+def _arm_problems(variants: SweepVariants) -> Iterator[Problem]:
+    base = variants.base_tree()
+    known = set(_problems_in(base))
+    for arm, values in variants.sweep.arms.items():
+        unknown = [problem for name in values for problem in _unknown_path(base, name, (*ARMS_PATH, arm, name))]
+        yield from unknown
         if not unknown:
-            yield from _refused(swept, lambda arm=arm: swept.base(arm))
+            problems = _problems_when(variants.base_tree, arm)
+            yield from (problem for problem in problems if problem not in known)
 
 
-def _space_problems(swept: Variants) -> Iterator[Problem]:
-    for name, dimension in swept.sweep.space.items():
+def _space_problems(variants: SweepVariants) -> Iterator[Problem]:
+    for name, dimension in variants.sweep.space.items():
         if dimension.when:
-            yield from _never(swept, name)
-        drawn: Sequence[Drawn] = list(dimension.labelled) or dimension.bounds
-        for tree in _settings(swept, name):
-            unknown = list(_unknown(tree, name, (*SPACE, name)))
+            yield from _unreachable_condition(variants, name)
+        values: Sequence[ParamValue] = list(dimension.labelled_values) or dimension.bounds
+        for tree in _trees_to_check(variants, name):
+            unknown = list(_unknown_path(tree, name, (*SPACE_PATH, name)))
             yield from unknown
-            for each in drawn if not unknown else ():
-                before = set(_problems(tree))
-                laid = _laid(swept, tree, name, each)
-                yield from (problem for problem in laid if problem not in before)
+            if unknown:
+                continue
+            known = set(_problems_in(tree))
+            for value in values:
+                problems = _problems_when(variants.set_parameter, tree, name, value)
+                yield from (problem for problem in problems if problem not in known)
 
 
-def _laid(swept: Variants, tree: Tree, name: str, drawn: Drawn) -> list[Problem]:
+def _problems_when(make_tree: Callable[..., Tree], *args: Any) -> list[Problem]:
+    """List the problems of creating a tree, or else those in it."""
     try:
-        return _problems(swept.lay(tree, name, drawn))
+        return _problems_in(make_tree(*args))
     except SpecError as error:
         return list(error.problems)
 
 
-def _refused(swept: Variants, make: Any) -> Iterator[Problem]:
-    before = set(_problems(swept.base()))
+def _problems_in(tree: Tree) -> list[Problem]:
     try:
-        yield from (problem for problem in _problems(make()) if problem not in before)
-    except SpecError as error:
-        yield from error.problems
-
-
-def _problems(tree: Tree) -> list[Problem]:
-    try:
-        check(tree, ExperimentSpec)
+        check_spec(tree, ExperimentSpec)
     except SpecError as error:
         return list(error.problems)
     return []
 
 
-def _unknown(tree: Tree, name: str, where: SpecPath) -> Iterator[Problem]:
-    """Yield a path that leads nowhere; its last part may be new, and is then the schema's to judge."""
+def _unknown_path(tree: Tree, name: str, location: SpecPath) -> Iterator[Problem]:
+    """Yield a problem if the parent of a path does not exist; the schema validates the last part."""
     known = spec_with_defaults(tree, ExperimentSpec)
-    path = parts(name)
-    found, above = look_up(known, path[:-1])
-    if found and (above is None or isinstance(above, dict | list)):
+    path = split_path(name)
+    exists, parent = get_path(known, path[:-1])
+    if exists and (parent is None or isinstance(parent, dict | list)):
         return
-    if any(look_up(known, path[:depth]) == (True, None) for depth in range(1, len(path))):
+    if any(get_path(known, path[:depth]) == (True, None) for depth in range(1, len(path))):
         return
-    near = get_close_matches(name, _paths(known), n=1, cutoff=0.6)
-    yield Problem("the spec has no such path" + (f"; did you mean {near[0]!r}?" if near else ""), where)
+    close = get_close_matches(name, _list_paths(known), n=1, cutoff=0.6)
+    yield Problem("the spec has no such path" + (f"; did you mean {close[0]!r}?" if close else ""), location)
 
 
-def _paths(value: Any, above: SpecPath = ()) -> list[str]:
-    """Every path of plain values."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    here = [dotted(above)] if above else []
-    return here + [path for key, each in inside for path in _paths(each, (*above, key))]
+def _list_paths(value: Any, prefix: SpecPath = ()) -> list[str]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    own_path = [dotted_path(prefix)] if prefix else []
+    return own_path + [path for key, item in items for path in _list_paths(item, (*prefix, key))]
 
 
-def _settings(swept: Variants, name: str) -> list[Tree]:
-    """Make the trees that a path is tried in: each in which its condition holds, by arm and by section around it."""
-    trees = [swept.base(arm) for arm in (None, *swept.sweep.arms) if arm is None or _touches(swept, arm, name)]
-    if swept.sweep.arms and len(trees) > 1:
-        trees = trees[1:]
-    found = []
-    for tree in trees:
-        held = _holding(swept, tree, name)
-        around = [each for each in _before(swept, name) if parts(name)[: len(parts(each))] == parts(each)]
-        for each in around:
-            for choice in swept.sweep.space[each].labelled:
-                laid = swept.lay(tree, each, choice)
-                found += [laid] if swept.active(laid, name) else []
-        found += [held] if held is not None and (not around or not found) else []
-    return found
+def _trees_to_check(variants: SweepVariants, name: str) -> list[Tree]:
+    """Build the trees in which a path's values are checked.
+
+    There is one for each arm that sets the same section, and for each value of a section that contains the path. In all
+    of them the path's condition holds.
+    """
+    bases = [
+        variants.base_tree(arm)
+        for arm in (None, *variants.sweep.arms)
+        if arm is None or _sets_section_of(variants, arm, name)
+    ]
+    if variants.sweep.arms and len(bases) > 1:
+        bases = bases[1:]
+    trees = []
+    for base in bases:
+        satisfying = _satisfy_condition(variants, base, name)
+        containing = [path for path in _earlier_paths(variants, name) if _is_inside(name, path)]
+        for path in containing:
+            for label in variants.sweep.space[path].labelled_values:
+                tree = variants.set_parameter(base, path, label)
+                trees += [tree] if variants.is_active(tree, name) else []
+        trees += [satisfying] if satisfying is not None and (not containing or not trees) else []
+    return trees
 
 
-def _touches(swept: Variants, arm: str, name: str) -> bool:
-    return any(parts(each)[0] == parts(name)[0] for each in swept.sweep.arms[arm])
+def _sets_section_of(variants: SweepVariants, arm: str, name: str) -> bool:
+    return any(split_path(path)[0] == split_path(name)[0] for path in variants.sweep.arms[arm])
 
 
-def _before(swept: Variants, name: str) -> list[str]:
-    names = list(swept.sweep.space)
+def _earlier_paths(variants: SweepVariants, name: str) -> list[str]:
+    names = list(variants.sweep.space)
     return names[: names.index(name)]
 
 
-def _holding(swept: Variants, tree: Tree, name: str) -> Tree | None:
-    """Choose values of earlier paths until a path's condition holds; None where it never does."""
-    for path, wanted in (swept.sweep.space[name].when or {}).items():
-        if value_at(tree, path) != wanted:
-            made = _made_so(swept, tree, name, path, wanted)
-            if made is None:
+def _satisfy_condition(variants: SweepVariants, tree: Tree, name: str) -> Tree | None:
+    """Choose values of earlier paths so that a path's condition holds; None if it never does."""
+    for path, required in (variants.sweep.space[name].when or {}).items():
+        if value_at(tree, path) != required:
+            satisfying = _set_to_required(variants, tree, name, path, required)
+            if satisfying is None:
                 return None
-            tree = made
+            tree = satisfying
     return tree
 
 
-def _made_so(swept: Variants, tree: Tree, name: str, path: str, wanted: Any) -> Tree | None:
-    for each in _before(swept, name):
-        if parts(path)[: len(parts(each))] != parts(each):
+def _set_to_required(variants: SweepVariants, tree: Tree, name: str, path: str, required: Any) -> Tree | None:
+    """Choose a value of a path before `name` that gives `path` its required value; None if there is none."""
+    for earlier in _earlier_paths(variants, name):
+        if not _is_inside(path, earlier):
             continue
-        held = _holding(swept, tree, each)
-        dimension = swept.sweep.space[each]
-        drawn = dimension.drawn(wanted) if each == path else None
-        for choice in [drawn] if drawn is not None else dimension.labelled:
-            laid = None if held is None else swept.lay(held, each, choice)
-            if laid is not None and value_at(laid, path) == wanted:
-                return laid
+        base = _satisfy_condition(variants, tree, earlier)
+        if base is None:
+            continue
+        dimension = variants.sweep.space[earlier]
+        exact = dimension.to_param_value(required) if earlier == path else None
+        for value in [exact] if exact is not None else dimension.labelled_values:
+            candidate = variants.set_parameter(base, earlier, value)
+            if value_at(candidate, path) == required:
+                return candidate
     return None
 
 
-def _never(swept: Variants, name: str) -> Iterator[Problem]:
-    """Yield the condition that no trial meets."""
-    bases = [swept.base(arm) for arm in swept.arms]
-    if any(_holding(swept, tree, name) is not None for tree in bases):
+def _unreachable_condition(variants: SweepVariants, name: str) -> Iterator[Problem]:
+    """Yield the parts of a path's condition that no trial can satisfy."""
+    bases = [variants.base_tree(arm) for arm in variants.arms]
+    if any(_satisfy_condition(variants, base, name) is not None for base in bases):
         return
-    for path, wanted in (swept.sweep.space[name].when or {}).items():
-        if all(value_at(tree, path) != wanted and _made_so(swept, tree, name, path, wanted) is None for tree in bases):
-            where = (*SPACE, name, "when", path)
-            unknown = [problem for tree in bases[:1] for problem in _unknown(tree, path, where)]
-            yield from unknown
-            if not unknown:
-                stands = label(value_at(bases[0], path))
-                message = f"never holds: {path} is {stands}, and nothing before this path makes it {label(wanted)}"
-                yield Problem(message, where)
+    for path, required in (variants.sweep.space[name].when or {}).items():
+        if any(
+            value_at(base, path) == required or _set_to_required(variants, base, name, path, required) for base in bases
+        ):
+            continue
+        location = (*SPACE_PATH, name, "when", path)
+        unknown = list(_unknown_path(bases[0], path, location))
+        yield from unknown
+        if not unknown:
+            value, needed = value_label(value_at(bases[0], path)), value_label(required)
+            yield Problem(f"never holds: {path} is {value}, and no earlier path can set it to {needed}", location)
 
 
-UNTRIED = {"name", "tracker", "pinned", "sweep", "extends"}
-"""What every trial of a sweep has in common."""
+SHARED_BY_TRIALS = {"name", "tracker", "pinned", "sweep", "extends"}
+"""Sections that are the same for all trials of a sweep."""
 
 
-def rule_problems(swept: Variants, spec: ExperimentSpec | None) -> Iterator[Problem]:
-    """Yield what is wrong with a sweep whose fields are each right.
+def rule_problems(variants: SweepVariants, spec: ExperimentSpec | None) -> Iterator[Problem]:
+    """Yield the problems between the options of a sweep that are each valid.
 
     Args:
-        swept: The sweep in its spec.
-        spec: The spec, if it is right by itself.
+        variants: The sweep and its spec.
+        spec: The spec; None if it is invalid without the sweep.
     """
-    sweep = swept.sweep
+    sweep = variants.sweep
     if not (sweep.space or sweep.arms or sweep.seeds):
-        yield Problem("varies nothing; give it a `space`, `arms` or `seeds`", ("sweep",))
+        yield Problem("varies nothing; add `space`, `arms` or `seeds`", ("sweep",))
     if spec is not None and spec.pinned is not None:
-        yield Problem("does not go with `pinned`, which is of one trial; remove one of the two", ("sweep",))
+        yield Problem("cannot be combined with `pinned`, which belongs to one trial; remove one of the two", ("sweep",))
     yield from _path_problems(sweep)
     yield from _search_problems(sweep)
-    yield from _ignored(sweep)
+    yield from _ineffective_options(sweep)
     if spec is not None and sweep.objective is not None:
-        yield from _objective_problems(swept)
+        yield from _objective_problems(variants)
 
 
 def _path_problems(sweep: SweepOptions) -> Iterator[Problem]:
-    """Yield paths that no sweep varies, and those that would overwrite one another."""
+    """Yield the paths that a sweep cannot vary, and those that would overwrite one another."""
     for name in sweep.space:
-        head = str(parts(name)[0])
-        if head in {*UNTRIED, "compute"}:
-            yield Problem(f"`{head}` changes no figure, so that there is nothing to search", (*SPACE, name))
+        section = str(split_path(name)[0])
+        if section in {*SHARED_BY_TRIALS, "compute"}:
+            yield Problem(f"`{section}` does not affect any metric, so it cannot be searched", (*SPACE_PATH, name))
         if name == "seed" and sweep.seeds:
-            yield Problem("is repeated by `seeds` already; keep one of the two", (*SPACE, name))
-        yield from _overwritten(name, list(sweep.space), (*SPACE, name))
+            yield Problem("is also set by `seeds`; keep one of the two", (*SPACE_PATH, name))
+        yield from _overwriting(name, list(sweep.space), (*SPACE_PATH, name))
     for arm, values in sweep.arms.items():
         for name in values:
-            where = (*ARMS, arm, name)
-            if parts(name)[0] in UNTRIED:
-                yield Problem(f"`{parts(name)[0]}` is the same for all trials of a sweep", where)
+            location = (*ARMS_PATH, arm, name)
+            section = str(split_path(name)[0])
+            if section in SHARED_BY_TRIALS:
+                yield Problem(f"`{section}` must be the same for all trials of a sweep", location)
             if name == "seed" and sweep.seeds:
-                yield Problem("would be overwritten by `seeds`; keep one of the two", where)
-            above = [path for path in sweep.space if _inside(name, path)]
-            if above:
-                yield Problem(f"would be overwritten by the space, which varies {above[0]}", where)
-            yield from _overwritten(name, list(values), where)
+                yield Problem("would be overwritten by `seeds`; keep one of the two", location)
+            containing = [path for path in sweep.space if _is_inside(name, path)]
+            if containing:
+                yield Problem(f"would be overwritten by the space, which varies {containing[0]}", location)
+            yield from _overwriting(name, list(values), location)
 
 
-def _inside(name: str, above: str) -> bool:
-    return parts(name)[: len(parts(above))] == parts(above)
+def _is_inside(name: str, container: str) -> bool:
+    return split_path(name)[: len(split_path(container))] == split_path(container)
 
 
-def _overwritten(name: str, names: list[str], where: tuple[str | int, ...]) -> Iterator[Problem]:
-    earlier = [each for each in names[: names.index(name)] if _inside(each, name)]
+def _overwriting(name: str, names: list[str], location: SpecPath) -> Iterator[Problem]:
+    earlier = [path for path in names[: names.index(name)] if _is_inside(path, name)]
     if earlier:
-        yield Problem(f"comes after {earlier[0]}, which it would overwrite; write it before that", where)
+        yield Problem(f"comes after {earlier[0]} and would overwrite it; list it before that path", location)
 
 
 def _search_problems(sweep: SweepOptions) -> Iterator[Problem]:
-    search, grid = sweep.search.type, sweep.search.type == "grid"
-    endless = [name for name, dimension in sweep.space.items() if dimension.values() is None]
+    search, is_grid = sweep.search.type, sweep.search.type == "grid"
     for name, dimension in sweep.space.items():
-        if grid and name in endless:
-            message = f"{dimension.kind} has no end of values, and the search is a grid; name the values, as in "
-            yield Problem(message + "{grid: [1.0e-5, 1.0e-4]}, or say search: {type: random}", (*SPACE, name))
-        if not grid and dimension.kind == "grid":
-            message = f"all values of a `grid` are tried by search: {{type: grid}} alone; for {search} say `choice`"
-            yield Problem(message, (*SPACE, name, "grid"))
+        if is_grid and dimension.values() is None:
+            message = f"{dimension.kind} is continuous, but the search is a grid; list the values, as in "
+            yield Problem(message + "{grid: [1.0e-5, 1.0e-4]}, or use search: {type: random}", (*SPACE_PATH, name))
+        if not is_grid and dimension.kind == "grid":
+            message = f"a `grid` needs search: {{type: grid}}; with search type {search} use `choice`"
+            yield Problem(message, (*SPACE_PATH, name, "grid"))
     budget = sweep.budget
-    if not grid and sweep.space and not (budget.trials or budget.hours or budget.gpu_hours):
-        yield Problem("a search needs an end: budget: {trials: 20}, or hours, or gpu_hours", ("sweep", "search"))
+    if not is_grid and sweep.space and not (budget.trials or budget.hours or budget.gpu_hours):
+        yield Problem("a search needs a limit: budget: {trials: 20}, or hours, or gpu_hours", ("sweep", "search"))
     if search not in {"grid", "random"} and sweep.objective is None:
-        wanted = "objective: {metric: validation/loss, mode: min}"
-        yield Problem(f"{search} goes by results; say which: {wanted}", ("sweep", "search", "type"))
+        yield Problem(f"{search} needs an objective, such as {OBJECTIVE_EXAMPLE}", ("sweep", "search", "type"))
     if budget.trials is not None and budget.trials < len(sweep.seeds or (0,)):
-        message = f"no point fits in {budget.trials}: each is {len(sweep.seeds or ())} trials, one a seed"
+        message = (
+            f"{budget.trials} is less than one point, which has {len(sweep.seeds or ())} trials, one for each seed"
+        )
         yield Problem(message, ("sweep", "budget", "trials"))
 
 
-def _ignored(sweep: SweepOptions) -> Iterator[Problem]:
-    """Yield what a sweep without a space would ignore, and pruning that has nothing to go by."""
-    given = {
-        # Not whether it is written down: a plan has every default written out.
+def _ineffective_options(sweep: SweepOptions) -> Iterator[Problem]:
+    """Yield the options that have no effect without a space, and pruning without an objective."""
+    is_set = {
+        # Compared with the default, because a plan has every default written out.
         "search": sweep.search != SweepOptions.model_fields["search"].default,
         "pruning": sweep.pruning is not None,
         "enqueue": bool(sweep.enqueue),
         "budget.trials": sweep.budget.trials is not None,
     }
-    for name in (name for name, is_given in given.items() if is_given and not sweep.space):
-        yield Problem("would be ignored, as there is no `space` to search", ("sweep", *name.split(".")))
+    for name in (name for name in is_set if is_set[name] and not sweep.space):
+        yield Problem("would have no effect without a `space` to search", ("sweep", *name.split(".")))
     if sweep.pruning is not None and sweep.objective is None:
-        wanted = "objective: {metric: validation/loss, mode: min}"
-        yield Problem(f"goes by the objective while trials train; say which: {wanted}", ("sweep", "pruning"))
+        yield Problem(f"needs an objective, such as {OBJECTIVE_EXAMPLE}", ("sweep", "pruning"))
 
 
-def _objective_problems(swept: Variants) -> Iterator[Problem]:
-    """Yield why an objective cannot decide, in the spec or in one of its arms."""
-    assert swept.sweep.objective is not None
-    objective = swept.sweep.objective
-    for arm in swept.arms:
+def _objective_problems(variants: SweepVariants) -> Iterator[Problem]:
+    """Yield why the objective cannot be used, in the spec or in one of its arms."""
+    assert variants.sweep.objective is not None
+    metric = variants.sweep.objective.metric
+    for arm in variants.arms:
         try:
-            spec = check(swept.base(arm), ExperimentSpec)
+            spec = check_spec(variants.base_tree(arm), ExperimentSpec)
         except SpecError:
-            continue  # The values of the arm are told apart.
-        message = unknown_figure(spec, objective.metric)
-        if message and not validation_figures(spec) and objective.metric.startswith(VALIDATION):
-            share = "; set trainer.validation_ratio, the share of the training samples to keep aside, such as 0.05"
-            message = f"nothing is measured while training{share if spec.trainer else ''}"
+            continue  # The values of the arm are reported by `value_problems`.
+        message = selection_metric_error(spec, metric)
+        if message and not validation_metrics(spec) and metric.startswith(VALIDATION_PREFIX):
+            hint = "; set trainer.validation_ratio, the fraction of the training samples used for it, such as 0.05"
+            message = f"there is no validation during training{hint if spec.trainer else ''}"
         if message:
             yield Problem(message + (f" (in the arm {arm!r})" if arm else ""), ("sweep", "objective", "metric"))
             return
@@ -278,64 +295,65 @@ def _objective_problems(swept: Variants) -> Iterator[Problem]:
 S = TypeVar("S", bound=Specification)
 
 
-def check_swept(tree: Tree, kind: type[S]) -> S:
-    """Check a tree, and what its sweep, if it has one, would make of it.
+def check_with_sweep(tree: Tree, kind: type[S]) -> S:
+    """Validate a tree, including the variants that its sweep, if any, would create.
 
     Raises:
         SpecError: With every problem found, in the order of the file.
     """
     try:
-        spec, problems = check(tree, kind), list[Problem]()
+        spec, problems = check_spec(tree, kind), list[Problem]()
     except SpecError as error:
         spec, problems = None, list(error.problems)
     if kind is ExperimentSpec and isinstance(tree.value.get("sweep"), dict):
-        found = _swept_problems(tree, cast("ExperimentSpec | None", spec), problems)
-        problems += [problem for problem in dict.fromkeys(found) if problem not in problems]
+        sweep_problems = _sweep_problems(tree, cast("ExperimentSpec | None", spec), problems)
+        problems += [problem for problem in dict.fromkeys(sweep_problems) if problem not in problems]
     if problems or spec is None:
-        raise SpecError(in_order(problems))
+        raise SpecError(sorted_by_location(problems))
     return spec
 
 
-def _swept_problems(tree: Tree, spec: ExperimentSpec | None, known: list[Problem]) -> Iterator[Problem]:
-    written = tree.value["sweep"]
+def _sweep_problems(tree: Tree, spec: ExperimentSpec | None, known: list[Problem]) -> Iterator[Problem]:
+    section = tree.value["sweep"]
     try:
-        swept = Variants(tree, SweepOptions.model_validate(written))
+        variants = SweepVariants(tree, SweepOptions.model_validate(section))
     except ValidationError as error:
-        # What its fields refuse has been told with the spec; the values of the others are tried all the same.
-        right = _without(written, [details["loc"] for details in error.errors(include_url=False)])
-        swept = Variants(tree, SweepOptions.model_validate(right))
-        found = value_problems(swept, known)
+        # The invalid options are reported with the spec; the values of the others are checked all the same.
+        valid = _without_invalid(section, [details["loc"] for details in error.errors(include_url=False)])
+        problems = value_problems(SweepVariants(tree, SweepOptions.model_validate(valid)), known)
     else:
-        found = _spec_problems(swept, spec, known)
-    yield from (located(problem, tree) for problem in found)
+        problems = _valid_section_problems(variants, spec, known)
+    yield from (with_location(problem, tree) for problem in problems)
 
 
-def _without(written: dict[str, Any], refused: list[tuple[int | str, ...]]) -> dict[str, Any]:
-    """Leave out what is refused: a path of the space or an arm alone, anything else whole."""
-    left = {key: dict(value) if isinstance(value, dict) else value for key, value in written.items()}
-    for head, *rest in refused:
-        if head in {"space", "arms"} and rest and isinstance(left.get(str(head)), dict):
-            left[str(head)].pop(rest[0], None)
+def _without_invalid(section: dict[str, Any], invalid: list[tuple[int | str, ...]]) -> dict[str, Any]:
+    """Remove invalid options: single paths of the space and single arms, any other option as a whole."""
+    remaining = {key: dict(value) if isinstance(value, dict) else value for key, value in section.items()}
+    for option, *rest in invalid:
+        if option in {"space", "arms"} and rest and isinstance(remaining.get(str(option)), dict):
+            remaining[str(option)].pop(rest[0], None)
         else:
-            left.pop(str(head), None)
-    return left
+            remaining.pop(str(option), None)
+    return remaining
 
 
-def _spec_problems(swept: Variants, spec: ExperimentSpec | None, known: list[Problem]) -> Iterator[Problem]:
-    yield from rule_problems(swept, spec)
-    wrong = list(value_problems(swept, known))
-    yield from wrong
-    # Points are composed of the values, which must be right for that.
-    if spec is not None and not wrong:
-        yield from _first_problems(swept)
+def _valid_section_problems(
+    variants: SweepVariants, spec: ExperimentSpec | None, known: list[Problem]
+) -> Iterator[Problem]:
+    yield from rule_problems(variants, spec)
+    problems = list(value_problems(variants, known))
+    yield from problems
+    # Points can be composed only of valid values.
+    if spec is not None and not problems:
+        yield from _enqueued_point_problems(variants)
 
 
-def _first_problems(swept: Variants) -> Iterator[Problem]:
-    for number, written in enumerate(swept.sweep.enqueue):
-        for arm in swept.arms:
+def _enqueued_point_problems(variants: SweepVariants) -> Iterator[Problem]:
+    for index, point in enumerate(variants.sweep.enqueue):
+        for arm in variants.arms:
             try:
-                swept.place(arm, written)
+                variants.parse_point(arm, point)
             except OutsideSpaceError as error:
-                where: SpecPath = ("sweep", "enqueue", number)
-                yield Problem(f"{error}", (*where, error.name) if error.name in written else where)
+                location: SpecPath = ("sweep", "enqueue", index)
+                yield Problem(f"{error}", (*location, error.name) if error.name in point else location)
                 break

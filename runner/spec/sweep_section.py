@@ -11,152 +11,157 @@ from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, mode
 
 from runner.stages import Options
 
-Drawn = float | str
-"""A value as a search knows it: a number, or the label of one of several values."""
+ParamValue = float | str
+"""The value of a parameter in a search: a number, or the label of one of several values."""
 
-Kind = Literal["grid", "choice", "uniform", "loguniform", "int", "logint", "quantized"]
-KINDS: tuple[Kind, ...] = ("grid", "choice", "uniform", "loguniform", "int", "logint", "quantized")
+DimensionKind = Literal["grid", "choice", "uniform", "loguniform", "int", "logint", "quantized"]
+DIMENSION_KINDS: tuple[DimensionKind, ...] = ("grid", "choice", "uniform", "loguniform", "int", "logint", "quantized")
 
 
-def label(value: Any) -> str:
-    """Write a value of a `grid` or a `choice` for people: text as it is, anything else as JSON."""
+def value_label(value: Any) -> str:
+    """Return the label of a value of a `grid` or a `choice`: text unchanged, anything else as JSON."""
     return str(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _several(values: Any) -> Any:
+def _check_value_list(values: Any) -> Any:
     if not isinstance(values, list | dict) or not values:
         raise ValueError("takes a list of values, such as [1, 2], or a mapping of names to values")
-    names = list(values) if isinstance(values, dict) else [label(each) for each in values]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{', '.join(twice)} stands here twice; each value is one of the choices")
+    labels = list(values) if isinstance(values, dict) else [value_label(value) for value in values]
+    duplicates = sorted({label for label in labels if labels.count(label) > 1})
+    if duplicates:
+        raise ValueError(f"{', '.join(duplicates)} is listed more than once; list each value once")
     return values
 
 
-def _ascending(bounds: tuple[Any, ...]) -> tuple[Any, ...]:
+def _check_ascending(bounds: tuple[Any, ...]) -> tuple[Any, ...]:
     if not bounds[0] < bounds[1]:
-        raise ValueError(f"its first bound must lie below the second, not {bounds[0]:g} and {bounds[1]:g}")
+        raise ValueError(f"its first bound must be less than the second, not {bounds[0]:g} and {bounds[1]:g}")
     return bounds
 
 
-def _positive(bounds: tuple[Any, ...]) -> tuple[Any, ...]:
+def _check_positive(bounds: tuple[Any, ...]) -> tuple[Any, ...]:
     if not bounds[0] > 0:
-        raise ValueError(f"a logarithmic scale begins above 0, not at {bounds[0]:g}")
+        raise ValueError(f"a logarithmic scale needs a lower bound above 0, not {bounds[0]:g}")
     return bounds
 
 
-def _stepped(bounds: tuple[float, float, float]) -> tuple[float, float, float]:
+def _check_steps(bounds: tuple[float, float, float]) -> tuple[float, float, float]:
     low, high, step = bounds
     if not step > 0:
         raise ValueError(f"takes [low, high, step] with a step above 0, not {step:g}")
     if not math.isclose((high - low) / step, round((high - low) / step), abs_tol=1e-9):
-        raise ValueError(f"steps of {step:g} from {low:g} do not meet {high:g}")
+        raise ValueError(f"steps of {step:g} from {low:g} do not reach {high:g} exactly")
     return bounds
 
 
-Several = Annotated[
+ValueList = Annotated[
     Any,
-    PlainValidator(_several),
+    PlainValidator(_check_value_list),
     WithJsonSchema({"anyOf": [{"type": "array", "minItems": 1}, {"type": "object", "minProperties": 1}]}),
 ]
-Reals = Annotated[tuple[float, float], AfterValidator(_ascending)]
-Wholes = Annotated[tuple[int, int], AfterValidator(_ascending)]
-LogReals = Annotated[Reals, AfterValidator(_positive)]
-LogWholes = Annotated[Wholes, AfterValidator(_positive)]
-Steps = Annotated[tuple[float, float, float], AfterValidator(_ascending), AfterValidator(_stepped)]
+FloatRange = Annotated[tuple[float, float], AfterValidator(_check_ascending)]
+IntRange = Annotated[tuple[int, int], AfterValidator(_check_ascending)]
+LogFloatRange = Annotated[FloatRange, AfterValidator(_check_positive)]
+LogIntRange = Annotated[IntRange, AfterValidator(_check_positive)]
+SteppedRange = Annotated[tuple[float, float, float], AfterValidator(_check_ascending), AfterValidator(_check_steps)]
 
 
 class Dimension(Options):
-    """The values of one path: just one of `grid`, `choice`, `uniform`, `loguniform`, `int`, `logint`, `quantized`."""
+    """The values of one parameter: one of `grid`, `choice`, `uniform`, `loguniform`, `int`, `logint`, `quantized`."""
 
-    grid: Several | None = None
-    """Every one of these values is tried, with `search: {type: grid}`."""
-    choice: Several | None = None
-    """One of these values: a list, or names to values, which tables then show. A value may be a whole section."""
-    uniform: Reals | None = None
-    """A number from the first to the second, all alike."""
-    loguniform: LogReals | None = None
-    """A number from the first to the second, all magnitudes alike: for rates."""
-    int: Wholes | None = None
-    """A whole number from the first to the second, both included."""
-    logint: LogWholes | None = None
-    """Likewise, all magnitudes alike."""
-    quantized: Steps | None = None
-    """`[low, high, step]`: low, low + step, and so on up to high."""
+    grid: ValueList | None = None
+    """A list of values, or names mapped to values. All of them are tried; needs `search: {type: grid}`."""
+    choice: ValueList | None = None
+    """A list of values, or names mapped to values; tables then show the names. A value can be a whole section."""
+    uniform: FloatRange | None = None
+    """`[low, high]`: a number from a uniform distribution."""
+    loguniform: LogFloatRange | None = None
+    """`[low, high]`: a number from a log-uniform distribution, for example a learning rate."""
+    int: IntRange | None = None
+    """`[low, high]`: an integer from a uniform distribution, both bounds included."""
+    logint: LogIntRange | None = None
+    """`[low, high]`: an integer from a log-uniform distribution, both bounds included."""
+    quantized: SteppedRange | None = None
+    """`[low, high, step]`: one of low, low + step, and so on up to high."""
     when: Annotated[dict[str, Any], Field(min_length=1)] | None = None
-    """Only where these paths of the spec have these values, those of the paths before this one included. Elsewhere the
-    path stays as it is."""
+    """Condition: paths of the spec and the values they must have, including paths listed before this one. If the
+    condition does not hold, this path keeps the spec's own value."""
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Dimension:
-        given = [kind for kind in KINDS if getattr(self, kind) is not None]
-        if len(given) != 1:
-            told = f"not {' and '.join(given)}" if given else "such as {loguniform: [1.0e-6, 1.0e-4]}"
-            raise ValueError(f"needs just one of {', '.join(KINDS)}, {told}")
+    def _check_one_kind(self) -> Dimension:
+        kinds = [kind for kind in DIMENSION_KINDS if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            hint = f"not {' and '.join(kinds)}" if kinds else "such as {loguniform: [1.0e-6, 1.0e-4]}"
+            raise ValueError(f"needs exactly one of {', '.join(DIMENSION_KINDS)}, {hint}")
         return self
 
     @property
-    def kind(self) -> Kind:
-        """Which of the kinds it is."""
-        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+    def kind(self) -> DimensionKind:
+        """The option that is set, such as `loguniform`."""
+        return next(kind for kind in DIMENSION_KINDS if getattr(self, kind) is not None)
 
     @property
-    def labelled(self) -> Mapping[str, Any]:
-        """The values of a `grid` or a `choice` by their labels, in order; empty for numbers."""
+    def labelled_values(self) -> Mapping[str, Any]:
+        """The values of a `grid` or a `choice` by label, in order; empty for numeric ranges."""
         values = getattr(self, self.kind) if self.kind in {"grid", "choice"} else {}
-        return values if isinstance(values, dict) else {label(value): value for value in values}
+        return values if isinstance(values, dict) else {value_label(value): value for value in values}
 
-    def values(self) -> Sequence[Drawn] | None:
-        """All values, as a search knows them; None where there is no end of them."""
+    def values(self) -> Sequence[ParamValue] | None:
+        """List all parameter values; None if the dimension is continuous."""
         low, high = self.bounds
         if self.kind in {"int", "logint"}:
             return range(round(low), round(high) + 1)
         if self.step is not None:
-            return [self._at(number) for number in range(round((high - low) / self.step) + 1)]
-        return list(self.labelled) or None
+            return [self._nth_step(number) for number in range(round((high - low) / self.step) + 1)]
+        return list(self.labelled_values) or None
 
-    def _at(self, number: float) -> float:
-        """The value after so many steps."""
+    def _nth_step(self, number: float) -> float:
+        """Return the value after `number` steps, rounded to a whole number of steps."""
         low, high = self.bounds
         return min(low + round(number) * (self.step or 1), high)
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The lowest and the highest number; without meaning for a `grid` or a `choice`."""
-        given = getattr(self, self.kind)
-        return (0, 0) if self.labelled else (given[0], given[1])
+        """The lowest and the highest number; (0, 0) for a `grid` or a `choice`."""
+        bounds = getattr(self, self.kind)
+        return (0, 0) if self.labelled_values else (bounds[0], bounds[1])
 
     @property
     def step(self) -> float | None:
-        """From one number to the next, where they are quantized."""
+        """The step of a `quantized` dimension; None for all others."""
         return self.quantized[2] if self.quantized else None
 
-    def drawn(self, value: Any) -> Drawn | None:
-        """Find a plain value in the dimension; None where it lies outside.
+    def to_param_value(self, value: Any) -> ParamValue | None:
+        """Convert a value of a spec to a parameter value; None if it lies outside the dimension.
 
         Args:
-            value: Of a spec, or a label.
+            value: A value of the spec, or a label.
         """
-        if self.labelled:
-            if isinstance(value, str) and value in self.labelled:
-                return str(value)
-            same = (name for name, each in self.labelled.items() if each == value and type(each) is type(value))
-            return next(same, None)
+        if self.labelled_values:
+            return self._find_label(value)
         low, high = self.bounds
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             return None
         if self.kind in {"uniform", "loguniform"}:
             return value
-        near = self._at((value - low) / (self.step or 1))
-        return (round(near) if self.step is None else near) if math.isclose(near, value) else None
+        nearest = self._nth_step((value - low) / (self.step or 1))
+        if not math.isclose(nearest, value):
+            return None
+        return round(nearest) if self.step is None else nearest
+
+    def _find_label(self, value: Any) -> str | None:
+        if isinstance(value, str) and value in self.labelled_values:
+            return str(value)
+        labelled = self.labelled_values.items()
+        return next((label for label, known in labelled if known == value and type(known) is type(value)), None)
 
     def __str__(self) -> str:
-        """The dimension as a line of a table: `loguniform 1e-07 to 1e-05`."""
+        """Describe the dimension in one line: `loguniform 1e-07 to 1e-05`."""
         low, high = self.bounds
         step = f" in steps of {self.step:g}" if self.step else ""
-        among = ", ".join(self.labelled) if self.labelled else f"{low:g} to {high:g}{step}"
-        only = ", ".join(f"{path} is {label(value)}" for path, value in (self.when or {}).items())
-        return f"{self.kind} {among}" + (f", where {only}" if only else "")
+        values = ", ".join(self.labelled_values) if self.labelled_values else f"{low:g} to {high:g}{step}"
+        condition = ", ".join(f"{path} is {value_label(value)}" for path, value in (self.when or {}).items())
+        return f"{self.kind} {values}" + (f", if {condition}" if condition else "")
 
 
 Count = Annotated[int, Field(gt=0)]
@@ -165,21 +170,21 @@ ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_leng
 
 
 class GridSearch(Options):
-    """Every combination once, the last path changing first; each path names its values."""
+    """Grid search: every combination once, the last path varying fastest. Every path must list its values."""
 
     type: Literal["grid"] = "grid"
 
 
 class RandomSearch(Options):
-    """Points drawn from the space, independent of one another."""
+    """Random search: points are drawn independently."""
 
     type: Literal["random"]
     seed: Seed = 0
-    """The same seed draws the same points, whatever was interrupted."""
+    """Random seed. The same seed draws the same points, even if the sweep was interrupted."""
 
 
 class TpeSearch(Options):
-    """Tree-structured Parzen estimator (Bergstra et al. 2011; Optuna's, over all paths together)."""
+    """Tree-structured Parzen estimator (Bergstra et al. 2011), Optuna's multivariate version."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "startup": "n_startup_trials",
@@ -187,14 +192,14 @@ class TpeSearch(Options):
 
     type: Literal["tpe"]
     seed: Seed = 0
-    """With one trial at a time (`parallel: 1`) the same seed draws the same points; with more, which results are in
-    when the next point is drawn is a matter of time."""
+    """Random seed. With `parallel: 1` the same seed draws the same points. With more trials at once, the points also
+    depend on which results are available when the next point is drawn."""
     n_startup_trials: Annotated[int, Field(ge=1)] = 10
-    """Points drawn at random before the estimate begins (Optuna's default)."""
+    """Number of points drawn at random before the estimator is used (Optuna's default)."""
 
 
 class GaussianSearch(Options):
-    """Bayesian optimisation with a Gaussian process (Optuna's); for few trials that are dear. It loads torch."""
+    """Bayesian optimisation with a Gaussian process (Optuna's), for few expensive trials. It imports torch."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "startup": "n_startup_trials",
@@ -204,11 +209,11 @@ class GaussianSearch(Options):
     seed: Seed = 0
     """As for `tpe`."""
     n_startup_trials: Annotated[int, Field(ge=1)] = 10
-    """Points drawn at random before the process is fitted (Optuna's default)."""
+    """Number of points drawn at random before the Gaussian process is fitted (Optuna's default)."""
 
 
 class GeneticSearch(Options):
-    """A genetic algorithm: NSGA-II (Deb et al. 2002; Optuna's), for many trials that are cheap."""
+    """The genetic algorithm NSGA-II (Deb et al. 2002; Optuna's), for many cheap trials."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "population": "population_size",
@@ -218,11 +223,11 @@ class GeneticSearch(Options):
     seed: Seed = 0
     """As for `tpe`."""
     population_size: Annotated[int, Field(ge=2)] = 50
-    """Points a generation (Optuna's default)."""
+    """Number of points in a generation (Optuna's default)."""
 
 
 class MedianPruning(Options):
-    """Stops what is worse than the median of earlier points at the same step."""
+    """Stops a trial whose objective is worse than the median of earlier points at the same step."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "startup": "n_startup_trials",
@@ -231,13 +236,13 @@ class MedianPruning(Options):
 
     type: Literal["median"]
     n_startup_trials: Annotated[int, Field(ge=1)] = 5
-    """Points that come to their end before the first is stopped (Optuna's default)."""
+    """Number of points that must finish before the first trial can be stopped (Optuna's default)."""
     n_warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Optimizer steps of each trial before which it is not stopped."""
+    """Optimizer steps at the start of each trial during which it is not stopped."""
 
 
 class HalvingPruning(Options):
-    """Asynchronous successive halving (Li et al. 2020): at each rung the best 1/`reduction_factor` go on."""
+    """Asynchronous successive halving (Li et al. 2020): at each rung the best 1/`reduction_factor` continue."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "first_rung": "min_resource",
@@ -246,14 +251,14 @@ class HalvingPruning(Options):
 
     type: Literal["successive_halving"]
     min_resource: Count | Literal["auto"] = "auto"
-    """Optimizer steps to the first rung, the next being `reduction_factor` times as far; `auto`: a hundredth of the
-    first point's steps."""
+    """Optimizer steps up to the first rung; each further rung is `reduction_factor` times as far. `auto`: 1/100 of the
+    steps of the first point."""
     reduction_factor: Annotated[int, Field(ge=2)] = 4
-    """The share that goes on is one in so many (Optuna's default)."""
+    """At each rung, one in `reduction_factor` trials continues (Optuna's default)."""
 
 
 class HyperbandPruning(Options):
-    """Hyperband (Li et al. 2018): several successive halvings that begin to stop at different steps."""
+    """Hyperband (Li et al. 2018): several successive halvings whose first rungs are at different steps."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "first_rung": "min_resource",
@@ -263,40 +268,40 @@ class HyperbandPruning(Options):
 
     type: Literal["hyperband"]
     min_resource: Count = 1
-    """Optimizer steps to the first rung of the most eager halving."""
+    """Optimizer steps up to the first rung of the halving that stops trials earliest."""
     max_resource: Count | Literal["auto"] = "auto"
-    """Optimizer steps of a whole training; `auto`: those of the first point that comes to its end."""
+    """Optimizer steps of a full training. `auto`: the steps of the first point that finishes."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     """As for `successive_halving` (Optuna's default)."""
 
 
 class Objective(Options):
-    """What tells the better of two points."""
+    """The metric that ranks the points of a sweep."""
 
     metric: str = "validation/loss"
-    """A metric of the samples that training keeps aside, such as `validation/loss`: its last value, averaged over the
-    seeds. A metric of the test split is refused."""
+    """A metric of the validation samples, such as `validation/loss`. Its last value counts, averaged over the seeds. A
+    test metric is an error."""
     mode: Literal["min", "max"] = "min"
-    """Whether less of it or more is better."""
+    """Whether a lower (`min`) or a higher (`max`) value is better."""
 
 
 class Budget(Options):
-    """When to begin nothing new; trials that run come to their end."""
+    """Limits after which no new trial starts; running trials finish."""
 
     trials: Count | None = None
-    """Trials, each seed being one, of each arm; a point begins only if all its seeds are within it."""
+    """Number of trials of each arm; each seed is one trial. A point starts only if all its seeds fit in the limit."""
     hours: Annotated[float, Field(gt=0)] | None = None
-    """Hours that launches of this sweep have run, all of them together."""
+    """Total run time of all launches of this sweep, in hours."""
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
-    """Hours of all GPUs of the trials that have ended."""
+    """GPU hours of all ended trials."""
     failures: Count | None = None
-    """Trials that fail in one launch."""
+    """Number of failed trials in one launch."""
 
 
-def _once(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-    if twice:
-        raise ValueError(f"{', '.join(map(str, twice))} stands here twice, which would be the same trial again")
+def _check_unique_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    duplicates = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    if duplicates:
+        raise ValueError(f"{', '.join(map(str, duplicates))} is listed more than once; list each seed once")
     return seeds
 
 
@@ -305,36 +310,36 @@ Pruning = Annotated[MedianPruning | HalvingPruning | HyperbandPruning, Field(dis
 
 
 class SweepOptions(Options):
-    """Many trials from one spec."""
+    """A sweep: several trials from one spec."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "first": "enqueue",
     }
 
     space: dict[str, Dimension] = Field(default={})
-    """What is varied: dotted paths of the spec (`optimizer.groups.vision.lr`, a whole section too) to their values. A
-    section comes before the paths inside it."""
+    """The search space: dotted paths of the spec, such as `optimizer.groups.vision.lr` or a whole section, mapped to
+    their values. A section must be listed before paths inside it."""
     arms: dict[ArmName, dict[str, Any]] = Field(default={})
-    """For ablations: the name of each arm, and the paths of the spec that it sets. With a `space`, each arm is searched
-    on its own, in the same way."""
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_once)] | None = None
-    """Repetitions of every point with each of these as the spec's `seed`; results are averaged over them. None: the
-    spec's own."""
+    """The arms of an ablation: each arm's name, mapped to the paths of the spec that it sets. With a `space`, each arm
+    is searched separately, in the same way."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_check_unique_seeds)] | None = None
+    """Each point is repeated with each of these values as the spec's `seed`, and results are averaged over them. None:
+    only the spec's own seed."""
     search: Search = GridSearch()
-    """How points of the space are chosen."""
+    """The algorithm that chooses the points of the space."""
     pruning: Pruning | None = None
-    """Which trials are stopped early, by the objective while they train. It goes by a point's first seed; the others
-    begin when that one has come to its end."""
+    """Rule for stopping trials early by the objective during training. It is applied to the first seed of a point; the
+    other seeds start when that one has finished."""
     objective: Objective | None = None
-    """What is searched for; `grid` and `random` need none."""
+    """The metric that ranks the points. Optional with `grid` and `random`."""
     enqueue: tuple[dict[str, Any], ...] = ()
-    """Points to try first. A path that one leaves out is as the spec has it, so that `{}` is the spec itself."""
+    """Points to try first. A path that a point omits has the spec's own value, so `{}` is the spec itself."""
     budget: Budget = Budget()
-    """When it is enough."""
+    """Limits after which no new trial starts."""
     parallel: Count | None = None
-    """At most so many trials at once; none: as many as find room."""
+    """Maximum number of trials at once. None: as many as the resources allow."""
 
     def smoke(self) -> Mapping[str, Any]:
-        """The first seed and two points of each arm."""
+        """Use the first seed and two points of each arm."""
         seeds = self.seeds and self.seeds[:1]
         return {"seeds": seeds, "budget": Budget(trials=2 if self.space else None)}

@@ -1,4 +1,4 @@
-"""Lays what a sweep varies over a spec's tree: its arms, the points of its space, its seeds."""
+"""Applies the variations of a sweep to the tree of a spec: its arms, the points of its space, its seeds."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import SpecError, SpecPath
-from runner.spec.check import check, spec_with_defaults
+from runner.spec.check import check_spec, spec_with_defaults
 from runner.spec.experiment_spec import ExperimentSpec
-from runner.spec.layers import assign, parts
-from runner.spec.sweep_section import Drawn, SweepOptions, label
+from runner.spec.layers import assign, split_path
+from runner.spec.sweep_section import ParamValue, SweepOptions, value_label
 from runner.spec.tree import Mark, Tree
 
-SPACE: SpecPath = ("sweep", "space")
-ARMS: SpecPath = ("sweep", "arms")
-Parameters = Mapping[str, Drawn]
-"""A point of the space: what was drawn for each of its paths whose condition holds."""
+SPACE_PATH: SpecPath = ("sweep", "space")
+ARMS_PATH: SpecPath = ("sweep", "arms")
+Parameters = Mapping[str, ParamValue]
+"""A point of the space: the value of each path whose condition holds."""
 
 
 class OutsideSpaceError(ValueError):
-    """A point lies outside of the space; `name` is the path that does."""
+    """A point lies outside the space; `name` is the path whose value does."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name} {reason}")
@@ -28,12 +28,12 @@ class OutsideSpaceError(ValueError):
 
 
 @dataclass(frozen=True)
-class Variants:
-    """A spec's tree, and the sweep in it.
+class SweepVariants:
+    """The tree of a spec and its sweep, from which the specs of the trials are composed.
 
     Attributes:
-        tree: As read, the section `sweep` included.
-        sweep: That section, checked.
+        tree: The tree as read, including the section `sweep`.
+        sweep: The validated section.
     """
 
     tree: Tree
@@ -41,145 +41,149 @@ class Variants:
 
     @property
     def arms(self) -> tuple[str | None, ...]:
-        """The names of the arms; one without a name where there are none."""
+        """The names of the arms; (None,) if there are no arms."""
         return tuple(self.sweep.arms) or (None,)
 
-    def base(self, arm: str | None = None) -> Tree:
-        """The spec without its sweep, as an arm has it."""
-        value = {key: each for key, each in self.tree.value.items() if key != "sweep"}
+    def base_tree(self, arm: str | None = None) -> Tree:
+        """Return the spec without its sweep, with the values of an arm applied."""
+        value = {key: section for key, section in self.tree.value.items() if key != "sweep"}
         tree = Tree(value, {path: mark for path, mark in self.tree.marks.items() if path[:1] != ("sweep",)})
         for name in self.sweep.arms[arm] if arm else ():
-            tree = assign(tree, parts(name), self._leaf((*ARMS, arm or "", name)))
+            tree = assign(tree, split_path(name), self._subtree((*ARMS_PATH, arm or "", name)))
         return tree
 
-    def lay(self, tree: Tree, name: str, drawn: Drawn) -> Tree:
-        """Set a path of the space to what was drawn for it."""
+    def set_parameter(self, tree: Tree, name: str, value: ParamValue) -> Tree:
+        """Set a path of the space to a parameter value."""
         dimension = self.sweep.space[name]
-        where = (*SPACE, name, dimension.kind)
-        if dimension.labelled:
-            named = isinstance(getattr(dimension, dimension.kind), dict)
-            key = drawn if named else list(dimension.labelled).index(str(drawn))
-            return assign(tree, parts(name), self._leaf((*where, key)))  # type: ignore[arg-type] # a label is text
-        position = 1 if drawn == dimension.bounds[1] else 0
-        mark = self.tree.mark((*where, position)) or Mark("spec")
-        return assign(tree, parts(name), Tree(drawn, {(): mark}))
+        location = (*SPACE_PATH, name, dimension.kind)
+        if dimension.labelled_values:
+            is_mapping = isinstance(getattr(dimension, dimension.kind), dict)
+            key = str(value) if is_mapping else list(dimension.labelled_values).index(str(value))
+            return assign(tree, split_path(name), self._subtree((*location, key)))
+        position = 1 if value == dimension.bounds[1] else 0
+        mark = self.tree.mark((*location, position)) or Mark("spec")
+        return assign(tree, split_path(name), Tree(value, {(): mark}))
 
-    def _leaf(self, where: SpecPath) -> Tree:
+    def _subtree(self, location: SpecPath) -> Tree:
         value = self.tree.value
-        for part in where:
+        for part in location:
             value = value[part]
-        depth = len(where)
-        marks = {path[depth:]: mark for path, mark in self.tree.marks.items() if path[:depth] == where}
-        return Tree(value, {(): self.tree.mark(where) or Mark("spec")} | marks)
+        depth = len(location)
+        marks = {path[depth:]: mark for path, mark in self.tree.marks.items() if path[:depth] == location}
+        return Tree(value, {(): self.tree.mark(location) or Mark("spec")} | marks)
 
-    def active(self, tree: Tree, name: str) -> bool:
-        """Whether a path's condition holds in a tree that has the paths before it."""
-        return all(value_at(tree, path) == wanted for path, wanted in (self.sweep.space[name].when or {}).items())
+    def is_active(self, tree: Tree, name: str) -> bool:
+        """Return whether a path's condition holds in a tree in which the earlier paths are set."""
+        return all(value_at(tree, path) == required for path, required in (self.sweep.space[name].when or {}).items())
 
-    def walk(self, arm: str | None, choose: Callable[[Tree, str], Drawn]) -> dict[str, Drawn]:
-        """Go through the space in order, choosing a value for each path whose condition holds."""
-        tree, chosen = self.base(arm), dict[str, Drawn]()
+    def choose_values(self, arm: str | None, choose: Callable[[Tree, str], ParamValue]) -> dict[str, ParamValue]:
+        """Call `choose` for each path of the space in order, if its condition holds, and return the point."""
+        tree, point = self.base_tree(arm), dict[str, ParamValue]()
         for name in self.sweep.space:
-            if self.active(tree, name):
-                chosen[name] = choose(tree, name)
-                tree = self.lay(tree, name, chosen[name])
-        return chosen
+            if self.is_active(tree, name):
+                point[name] = choose(tree, name)
+                tree = self.set_parameter(tree, name, point[name])
+        return point
 
-    def grid(self, arm: str | None) -> Iterator[dict[str, Drawn]]:
-        """Yield every point once, the last path changing first; the space must name its values."""
-        yield from self._combine(self.base(arm), list(self.sweep.space))
+    def grid_points(self, arm: str | None) -> Iterator[dict[str, ParamValue]]:
+        """Yield every point once, the last path varying fastest; no dimension may be continuous."""
+        yield from self._combine(self.base_tree(arm), list(self.sweep.space))
 
-    def _combine(self, tree: Tree, names: list[str]) -> Iterator[dict[str, Drawn]]:
+    def _combine(self, tree: Tree, names: list[str]) -> Iterator[dict[str, ParamValue]]:
         if not names:
             yield {}
             return
         name, *later = names
-        if not self.active(tree, name):
+        if not self.is_active(tree, name):
             yield from self._combine(tree, later)
             return
-        for drawn in self.sweep.space[name].values() or ():
-            for rest in self._combine(self.lay(tree, name, drawn), later):
-                yield {name: drawn, **rest}
+        for value in self.sweep.space[name].values() or ():
+            for rest in self._combine(self.set_parameter(tree, name, value), later):
+                yield {name: value, **rest}
 
-    def place(self, arm: str | None, written: Mapping[str, Any]) -> dict[str, Drawn]:
-        """Find a point in the space; a path that it leaves out is as the arm has it.
+    def parse_point(self, arm: str | None, written: Mapping[str, Any]) -> dict[str, ParamValue]:
+        """Convert the values of a point to parameter values; a path that is omitted has the arm's value.
 
         Args:
             arm: The arm.
-            written: Paths to values, or to labels.
+            written: Values or labels, by path.
 
         Raises:
-            OutsideSpaceError: A value is not in its dimension, or a path is not in the space and not as the arm has it.
+            OutsideSpaceError: A value lies outside its dimension, or a path that is not varied has another value than
+                in the arm.
         """
 
-        def choose(tree: Tree, name: str) -> Drawn:
+        def choose(tree: Tree, name: str) -> ParamValue:
             dimension = self.sweep.space[name]
-            drawn = dimension.drawn(written[name]) if name in written else self._own(tree, name)
-            if drawn is None:
+            param = dimension.to_param_value(written[name]) if name in written else self._current_value(tree, name)
+            if param is None:
                 value = written[name] if name in written else value_at(tree, name)
-                raise OutsideSpaceError(name, f"is {label(value)}, which lies outside of {dimension}")
-            return drawn
+                raise OutsideSpaceError(name, f"is {value_label(value)}, which is outside {dimension}")
+            return param
 
-        chosen = self.walk(arm, choose)
-        whole = self.compose(arm, chosen)
-        for name in written.keys() - chosen.keys():
-            if (stands := value_at(whole, name)) != written[name] and label(stands) != written[name]:
-                raise OutsideSpaceError(name, f"is not varied here, where it is {label(stands)}")
-        return chosen
+        point = self.choose_values(arm, choose)
+        tree = self.compose(arm, point)
+        for name in written.keys() - point.keys():
+            if (value := value_at(tree, name)) != written[name] and value_label(value) != written[name]:
+                raise OutsideSpaceError(name, f"is not varied here and has the value {value_label(value)}")
+        return point
 
-    def _own(self, tree: Tree, name: str) -> Drawn | None:
-        """Find what a tree has at a path in the path's dimension."""
+    def _current_value(self, tree: Tree, name: str) -> ParamValue | None:
+        """Convert the value that a tree has at a path to a parameter value; None if it is outside the dimension."""
         dimension, value = self.sweep.space[name], value_at(tree, name)
         if not isinstance(value, dict | list):
-            return dimension.drawn(value)
-        whole = check(tree, ExperimentSpec)
-        return next((each for each in dimension.labelled if _checked(self.lay(tree, name, each)) == whole), None)
+            return dimension.to_param_value(value)
+        spec = check_spec(tree, ExperimentSpec)
+        for label in dimension.labelled_values:
+            if _check_or_none(self.set_parameter(tree, name, label)) == spec:
+                return label
+        return None
 
     def compose(self, arm: str | None, parameters: Parameters, seed: int | None = None) -> Tree:
-        """Lay an arm, a point and a seed over the spec."""
-        tree = self.base(arm)
-        for name, drawn in parameters.items():
-            tree = self.lay(tree, name, drawn)
+        """Apply an arm, a point and a seed to the spec."""
+        tree = self.base_tree(arm)
+        for name, value in parameters.items():
+            tree = self.set_parameter(tree, name, value)
         if seed is None:
             return tree
         return assign(tree, ("seed",), Tree(seed, {(): self.tree.mark(("sweep", "seeds")) or Mark("spec")}))
 
-    def shown(self, arm: str | None, parameters: Parameters, seed: int | None = None) -> dict[str, Any]:
-        """What sets a trial apart, by dotted path: numbers and plain values as they are, others by their labels."""
-        told = {name: _plain(value) for name, value in (self.sweep.arms[arm] if arm else {}).items()}
-        for name, drawn in parameters.items():
-            value = self.sweep.space[name].labelled.get(str(drawn), drawn)
-            told[name] = drawn if isinstance(value, dict | list) else _plain(value)
-        return told | ({} if seed is None else {"seed": seed})
+    def display_values(self, arm: str | None, parameters: Parameters, seed: int | None = None) -> dict[str, Any]:
+        """Return what distinguishes a trial, by dotted path: plain values, or labels of mappings and lists."""
+        values = {name: _to_plain(value) for name, value in (self.sweep.arms[arm] if arm else {}).items()}
+        for name, param in parameters.items():
+            value = self.sweep.space[name].labelled_values.get(str(param), param)
+            values[name] = param if isinstance(value, dict | list) else _to_plain(value)
+        return values | ({} if seed is None else {"seed": seed})
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _to_plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(each) for each in value]
+        return [_to_plain(item) for item in value]
     return str(value) if isinstance(value, str) else value
 
 
-def _checked(tree: Tree) -> ExperimentSpec | None:
+def _check_or_none(tree: Tree) -> ExperimentSpec | None:
     try:
-        return check(tree, ExperimentSpec)
+        return check_spec(tree, ExperimentSpec)
     except SpecError:
         return None
 
 
 def value_at(tree: Tree, name: str) -> Any:
-    """The value of a dotted path, its default where the tree does not say it; None where there is no such path."""
-    found, value = look_up(tree.value, parts(name))
-    return value if found else look_up(spec_with_defaults(tree, ExperimentSpec), parts(name))[1]
+    """Return the value at a dotted path, or its default if the tree does not set it; None if there is no such path."""
+    exists, value = get_path(tree.value, split_path(name))
+    return value if exists else get_path(spec_with_defaults(tree, ExperimentSpec), split_path(name))[1]
 
 
-def look_up(value: Any, path: SpecPath) -> tuple[bool, Any]:
-    """Follow a path into plain values; whether it is there, and what is."""
+def get_path(value: Any, path: SpecPath) -> tuple[bool, Any]:
+    """Follow a path into plain values; return whether it exists, and its value."""
     for part in path:
         key: Any = str(part) if isinstance(value, dict) else part
-        inside = isinstance(value, list) and isinstance(part, int) and part < len(value)
-        if not inside and not (isinstance(value, dict) and key in value):
+        is_index = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        if not is_index and not (isinstance(value, dict) and key in value):
             return False, None
         value = value[key]
     return True, value

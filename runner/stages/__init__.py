@@ -1,26 +1,33 @@
-"""What the engine asks of a plugin: the options base and one protocol a stage."""
+"""The interface between engine and plugins: one protocol for each stage, and the base class of options."""
 
 from runner.stages.adapter import Adapter
-from runner.stages.annotator import Annotation, Annotator, Estimate, Tokens
-from runner.stages.data import Data, DatasetInfo, LeftOut, Source, SourceTweet
+from runner.stages.annotator import Annotation, AnnotationEstimate, Annotator, TokenUsage
+from runner.stages.data import Data, DatasetInfo, GeneratedData, SkippedEntry, Source, SourceTweet
 from runner.stages.evaluation import DecodingOptions, Generator, GeneratorOptions, Metric, MetricOptions, Weights
-from runner.stages.model import Features, FrozenVision, Model, ModelOptions, ModelSpec, TokenCounts, VisionLanguageModel
+from runner.stages.model import (
+    Features,
+    FrozenVisionEncoder,
+    Model,
+    ModelOptions,
+    ModelSpec,
+    TokenCounts,
+    VisionLanguageModel,
+)
 from runner.stages.plugin import (
-    Described,
+    DescribedModel,
     FilePath,
     LocatedStr,
     Options,
     OutsideFingerprint,
-    Place,
+    PathOrUri,
     Reporter,
     Stage,
     StopRequestedError,
-    descriptions,
+    field_descriptions,
 )
 from runner.stages.tracker import TrackedRun, Tracker
 from runner.stages.training import (
-    AnswerEvaluator,
-    Counts,
+    MetricCounts,
     Optimizer,
     ParameterRow,
     ScheduledOptimizer,
@@ -28,27 +35,27 @@ from runner.stages.training import (
     Trainer,
     TrainerOptions,
     TrainingRun,
+    ValidationEvaluator,
 )
 
 __all__ = [
     "Adapter",
     "Annotation",
+    "AnnotationEstimate",
     "Annotator",
-    "AnswerEvaluator",
-    "Counts",
     "Data",
     "DatasetInfo",
     "DecodingOptions",
-    "Described",
-    "Estimate",
+    "DescribedModel",
     "Features",
     "FilePath",
-    "FrozenVision",
+    "FrozenVisionEncoder",
+    "GeneratedData",
     "Generator",
     "GeneratorOptions",
-    "LeftOut",
     "LocatedStr",
     "Metric",
+    "MetricCounts",
     "MetricOptions",
     "Model",
     "ModelOptions",
@@ -57,22 +64,24 @@ __all__ = [
     "Options",
     "OutsideFingerprint",
     "ParameterRow",
-    "Place",
+    "PathOrUri",
     "Reporter",
     "ScheduledOptimizer",
     "SelectionMetric",
+    "SkippedEntry",
     "Source",
     "SourceTweet",
     "Stage",
     "StopRequestedError",
     "TokenCounts",
-    "Tokens",
+    "TokenUsage",
     "TrackedRun",
     "Tracker",
     "Trainer",
     "TrainerOptions",
     "TrainingRun",
+    "ValidationEvaluator",
     "VisionLanguageModel",
     "Weights",
-    "descriptions",
+    "field_descriptions",
 ]

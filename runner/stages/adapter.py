@@ -1,4 +1,4 @@
-"""Stage `adapter`: a sample to a prompt and a target, and an answer back to its content."""
+"""Stage `adapter`: renders samples as prompts and targets, and parses answers."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from runner.records import Answer, Prediction, Rendered, Sample
 
 
 class Adapter(Protocol):
-    """Stage `adapter`: a sample to a prompt and a target, and an answer back to its content."""
+    """Stage `adapter`: renders samples as prompts and targets, and parses answers."""
 
     parse_modes: Sequence[str]
-    """How answers can be read: first the mode that the options chose, then those reported beside it."""
+    """The available parse modes: first the mode that the options select, then those reported in addition."""
 
     def __init__(self, options: Any, labels: Sequence[str]) -> None:
-        """Take the section's options and the data set's labels.
+        """Create the adapter from the section's options and the data set's labels.
 
         Raises:
-            SpecError: The options name other labels than the data set has.
+            SpecError: The options name labels that differ from those of the data set.
         """
 
     @classmethod
     def tasks_of(cls, references: Iterable[Sample | str]) -> Sequence[str]:
-        """List the tasks that samples' own fields, or written targets, answer: a value of the option `tasks`."""
+        """List the tasks that samples, or rendered targets, contain answers for, as a value of the option `tasks`."""
 
     def render_prompt(self, sample: Sample) -> Rendered:
-        """Render what the model is shown; `target` is None."""
+        """Render the prompt of a sample; `target` is None."""
 
     def render_training(self, sample: Sample) -> Rendered:
-        """Render what the model is shown and the answer it is to learn.
+        """Render the prompt of a sample and the answer that the model is trained on.
 
         Raises:
-            DataError: The sample lacks what a task needs.
+            DataError: The sample lacks a field that a task needs.
         """
 
     def parse(self, output: str, mode: str) -> Prediction:
-        """Read an answer; never raises, whatever the text."""
+        """Parse an answer; never raises, whatever the text is."""
 
     def reference(self, sample: Sample) -> Answer:
-        """The right answer to a sample, from its own fields; None for the parts not asked for."""
+        """Return the correct answer to a sample, from its fields; parts whose task is not asked for are None."""

@@ -1,4 +1,4 @@
-"""Stage `annotator`: who writes what a data set's images show."""
+"""Stage `annotator`: writes the image summaries of a data set."""
 
 from __future__ import annotations
 
@@ -11,56 +11,57 @@ from runner.stages.plugin import Reporter
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
-    """What questions and answers took, as the server counts."""
+class TokenUsage:
+    """Token usage of requests and answers, as the server counts it."""
 
     input: int = 0
     output: int = 0
 
-    def __add__(self, other: Tokens) -> Tokens:
-        """Both together."""
-        return Tokens(self.input + other.input, self.output + other.output)
+    def __add__(self, other: TokenUsage) -> TokenUsage:
+        """Add up two usages."""
+        return TokenUsage(self.input + other.input, self.output + other.output)
 
     @property
     def total(self) -> int:
-        """Questions and answers."""
+        """Input and output tokens together."""
         return self.input + self.output
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """What an annotator wrote about one sample.
+    """The answer of an annotator about one sample.
 
     Attributes:
         id: The sample's id.
-        answer: The text as it came.
-        ending: Why it ended, in the server's word: `stop`, `length`, or a code of refusal; empty where none is told.
-        refusal: What came in place of an answer.
-        tokens: What it took; an estimate where the server does not say.
-        origin: What is the same when it is asked again, such as the model's exact name as the server tells it.
-        passing: What is another each time, such as the server's own name for the answer; kept in the log alone.
+        answer: The unmodified text.
+        finish_reason: Why generation ended, as the server says: `stop`, `length`, or a refusal code. Empty if the
+            server does not say.
+        refusal: The server's refusal, if there is no answer.
+        tokens: Token usage; an estimate if the server does not report it.
+        origin: Details that stay the same when the request is repeated, such as the server's exact model name.
+        transient: Details that differ each time, such as the server's id of the answer; stored only in the log.
     """
 
     id: str
     answer: str
-    ending: str
+    finish_reason: str
     refusal: str | None
-    tokens: Tokens
+    tokens: TokenUsage
     origin: Mapping[str, Any]
-    passing: Mapping[str, Any]
+    transient: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """What annotating will take.
+class AnnotationEstimate:
+    """The expected cost of annotating.
 
     Attributes:
-        tokens: At most, as far as can be known before.
-        cost: In the currency of the options' prices; None where they give none.
-        budget: The most tokens that the data set may take in all; None where there is no limit.
+        tokens: Upper estimate of the token usage.
+        cost: In the currency of the options' prices; None if the options have no prices.
+        budget: Maximum number of tokens for the whole data set; None if there is no limit.
     """
 
-    tokens: Tokens
+    tokens: TokenUsage
     cost: float | None
     budget: int | None
 
@@ -69,40 +70,41 @@ class Annotator(Protocol):
     """Stage `annotator`: writes summaries of the images that have none."""
 
     def __init__(self, options: Any) -> None:
-        """Take the section's options; nothing is asked yet, and no key is needed."""
+        """Create the annotator from the section's options; no request is sent yet, and no API key is needed."""
 
     def request(self, sample: Sample) -> Mapping[str, Any]:
-        """All that decides an answer but for the image's content, as plain data: model, prompt, parameters.
+        """Return everything that determines an answer except the image's content: model, prompt, parameters.
 
-        Samples with the same request and the same image get the same answer, which is asked for once.
+        The result is plain data. Samples with the same request and the same image share one answer.
         """
 
-    def estimate(self, number: int, taken: Tokens, answers: int) -> Estimate:
-        """Work out what it takes to ask.
+    def estimate(self, num_samples: int, used: TokenUsage, num_answers: int) -> AnnotationEstimate:
+        """Estimate the token usage and the cost of annotating.
 
         Args:
-            number: Of samples to ask about.
-            taken: What answers that are there took.
-            answers: How many those are.
+            num_samples: Number of samples to annotate.
+            used: Token usage of the existing answers.
+            num_answers: Number of existing answers.
         """
 
-    def annotate(self, samples: Iterator[Sample], taken: Tokens, reporter: Reporter) -> Iterator[Annotation]:
-        """Yield annotations as they come, in any order.
+    def annotate(self, samples: Iterator[Sample], used: TokenUsage, reporter: Reporter) -> Iterator[Annotation]:
+        """Yield annotations as they are finished, in any order.
 
-        A sample is drawn only when it is asked about, and nothing is asked while the caller holds an annotation.
+        A sample is taken from the iterator only when its request is sent. No request is sent while the caller
+        processes an annotation.
 
         Args:
-            samples: Those to ask about.
-            taken: What answers that are there took: they count against a budget.
-            reporter: Asked whether to stop.
+            samples: The samples to annotate.
+            used: Token usage of the existing answers, which counts against the budget.
+            reporter: Says whether the user asked to stop.
 
         Raises:
-            StepError: The budget is spent, or the server failed in spite of all retries.
-            UnmetError: There is no key, or the server refuses it.
+            StepError: The budget is used up, or the server failed despite all retries.
+            RequirementError: There is no API key, or the server rejects it.
         """
 
     def summary(self, annotation: Annotation) -> str | None:
-        """What of the answer is the summary; None where it holds none."""
+        """Extract the summary from an annotation; None if it contains none."""
 
     def flags(self, annotation: Annotation) -> Sequence[str]:
-        """What a reviewer should look at, such as `refused`, in words without particulars."""
+        """Return the reasons for a review, such as `refused`, as short words without details."""

@@ -1,10 +1,10 @@
-"""Stages `data` and `source`: where samples come from."""
+"""Stages `data` and `source`: data sets for experiments, and published corpora."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from runner.records import Sample
 from runner.stages.plugin import Reporter
@@ -12,14 +12,14 @@ from runner.stages.plugin import Reporter
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What the engine needs to know of a data set before it is read.
+    """The description of a data set, which the engine needs before it reads samples.
 
     Attributes:
-        name: As the tracker shows it.
+        name: The name that the tracker shows.
         location: Its folder or URI.
-        fingerprint: SHA-256 over the content of all that is read from it, in hexadecimal.
-        labels: The entity labels, in their order.
-        num_samples: By split; `train` and `test` at least.
+        fingerprint: SHA-256 over the content of all files that are read, in hexadecimal.
+        labels: The entity labels, in order.
+        num_samples: Number of samples by split; at least `train` and `test`.
     """
 
     name: str
@@ -30,20 +30,28 @@ class DatasetInfo:
 
 
 class Data(Protocol):
-    """Stage `data`: where samples come from."""
+    """Stage `data`: loads the samples of an experiment."""
 
     def __init__(self, options: Any) -> None:
-        """Take the section's options; nothing is read yet."""
+        """Create the data set from the section's options; nothing is read yet."""
 
     def prepare(self, reporter: Reporter) -> DatasetInfo:
-        """Make sure that the data is there, and describe it.
+        """Check that the data exists, or generate it, and describe it.
 
         Raises:
-            DataError: It is missing, broken, or its splits share samples; the message says what to do.
+            DataError: The data is missing or broken, or its splits share samples. The message says what to do.
         """
 
     def load(self, split: str) -> Sequence[Sample]:
-        """The samples of a split, in a fixed order, images as absolute paths; `prepare` comes first."""
+        """Load the samples of a split in a fixed order, with absolute image paths; call `prepare` first."""
+
+
+@runtime_checkable
+class GeneratedData(Protocol):
+    """Optional for a `data` plugin that generates samples: lets the command line announce it."""
+
+    def pending_generation(self) -> str | None:
+        """Say in one line what `prepare` will generate and where; None if nothing is to be generated."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class SourceTweet:
     Attributes:
         sample: Its text, entities, image file (which may not exist) and boxes; segment images are None.
         split: The corpus's own split.
-        size: Width and height in pixels of the image that the boxes were drawn on, where the corpus says so.
+        size: Width and height in pixels of the image that the boxes were drawn on; None if the corpus does not say.
     """
 
     sample: Sample
@@ -62,8 +70,8 @@ class SourceTweet:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """An entry that a source or a step leaves out, and why."""
+class SkippedEntry:
+    """An entry that a source or a build stage leaves out, and the reason."""
 
     id: str
     reason: str
@@ -76,11 +84,11 @@ class Source(Protocol):
     labels: Sequence[str]
 
     def __init__(self, options: Any) -> None:
-        """Take the section's options."""
+        """Create the source from the section's options."""
 
-    def read(self) -> Iterator[SourceTweet | LeftOut]:
-        """Yield every entry of the corpus, or why it is left out.
+    def read(self) -> Iterator[SourceTweet | SkippedEntry]:
+        """Yield each entry of the corpus, or the reason why it is left out.
 
         Raises:
-            DataError: A file is missing or broken, with file and line.
+            DataError: A file is missing or broken; with file and line.
         """

@@ -1,4 +1,4 @@
-"""Stages `generator` and `metric`: how answers are got, and what they are worth."""
+"""Stages `generator` and `metric`: generation of answers, and their scores."""
 
 from __future__ import annotations
 
@@ -14,73 +14,74 @@ from runner.stages.plugin import Options, Reporter
 
 
 class GeneratorOptions(Options):
-    """The base of every generator's options."""
+    """The base class of the options of all generators."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "examples": "num_few_shot",
     }
 
     needs_model: ClassVar[bool] = True
-    """Whether answers come from the weights of the spec's `model`; where they do not, that section is `none`."""
+    """Whether the generator uses the spec's `model`. If not, that section must be `none`."""
 
-    answers_in_training: ClassVar[bool] = True
-    """Whether a model that is being trained in this process can answer: `Weights.load` is all that is called, and the
-    model is left where it is. False for what reads weights from a folder, or asks elsewhere."""
+    can_generate_during_training: ClassVar[bool] = True
+    """Whether the generator can use a model that is being trained in this process. It must then call only
+    `Weights.load` and must not move the model to another device. False for a generator that reads weights from a folder
+    or calls a server."""
 
     num_few_shot: Annotated[int, Field(ge=0)] = 0
-    """Solved samples shown before each question. They are drawn from the training split by the spec's seed, the
-    same for every question; a larger number begins with those of a smaller one."""
+    """Number of few-shot examples before each question. They are drawn from the training split with the spec's seed and
+    are the same for every question. A larger number keeps the examples of a smaller one and adds to them."""
 
-    def refuse_unmet(self) -> None:
-        """Refuse a machine that lacks what answers take, such as a key; asked before anything is trained.
+    def check_requirements(self) -> None:
+        """Check what generation needs, such as an API key, before anything is trained.
 
         Raises:
-            UnmetError: It does.
+            RequirementError: This machine lacks something that generation needs.
         """
 
     @property
-    def answer_limit(self) -> int | None:
-        """The most tokens of an answer; None where none is set."""
+    def max_answer_tokens(self) -> int | None:
+        """Maximum number of tokens of an answer; None if there is no limit."""
         return None
 
 
 class DecodingOptions(GeneratorOptions):
-    """The base of the options of generators that write answers token by token."""
+    """The base class of the options of generators that decode token by token."""
 
     max_new_tokens: Annotated[int, Field(gt=0)] = 512
-    """Tokens after which an answer is cut off. The paper gives no limit; its summaries have at most 97 words,
-    and the pairs and the mapping of a tweet with many segments need as much again."""
+    """Maximum number of tokens of an answer; longer answers are cut off. The paper gives no limit. Its summaries have
+    at most 97 words, and the pairs and the mapping of a tweet with many segments need about as many tokens again."""
 
     @property
-    def answer_limit(self) -> int | None:
-        """The most tokens of an answer."""
+    def max_answer_tokens(self) -> int | None:
+        """Maximum number of tokens of an answer: `max_new_tokens`."""
         return self.max_new_tokens
 
 
 class Weights(Protocol):
-    """The weights that a generator answers with: as they were trained, or the checkpoint as it is."""
+    """The weights that a generator uses: trained weights, or an unmodified checkpoint."""
 
     def folder(self) -> Path:
-        """Find their folder, which `from_pretrained` loads.
+        """Return the folder of the weights, which `from_pretrained` loads.
 
         Raises:
-            UnmetError: The checkpoint cannot be had here.
-            SpecError: They are random and were never trained, so that there is no folder.
+            RequirementError: The checkpoint is not available on this machine.
+            SpecError: The weights are random and were not trained, so there is no folder.
         """
 
     def load(self) -> VisionLanguageModel:
-        """Load them in the precision they are stored in.
+        """Load the model in the precision in which the weights are stored.
 
         Raises:
-            UnmetError: The checkpoint cannot be had here.
+            RequirementError: The checkpoint is not available on this machine.
         """
 
 
 class Generator(Protocol):
-    """Stage `generator`: gets answers from a model. Its options derive from `GeneratorOptions`."""
+    """Stage `generator`: generates answers with a model. Its options derive from `GeneratorOptions`."""
 
     def __init__(self, options: Any) -> None:
-        """Take the section's options."""
+        """Create the generator from the section's options."""
 
     def generate(
         self,
@@ -89,41 +90,41 @@ class Generator(Protocol):
         done: frozenset[str],
         reporter: Reporter,
     ) -> Iterator[Completion]:
-        """Yield an answer to each prompt whose id is not in `done`, as they are finished, in any order.
+        """Yield an answer to each prompt whose id is not in `done`, as answers are finished, in any order.
 
         Args:
-            weights: Not loaded yet; None where the options need no model.
-            prompts: The whole test split.
-            done: What an earlier run that was interrupted has answered.
-            reporter: Told of the progress.
+            weights: The weights, not loaded yet; None if the options need no model.
+            prompts: The prompts of the whole test split.
+            done: Ids that an earlier, interrupted run has answered.
+            reporter: Receives the progress.
         """
 
 
 class MetricOptions(Options):
-    """The base of the options of a metric that takes long to import.
+    """The base class of the options of a metric that is slow to import.
 
-    They name its figures, so that a spec is checked without it.
+    The options list the metric's names, so a spec is validated without importing the metric.
     """
 
-    figures: ClassVar[Sequence[str]]
-    """`Metric.names`."""
+    metric_names: ClassVar[Sequence[str]]
+    """The same names as `Metric.metric_names`."""
 
 
 class Metric(Protocol):
-    """Stage `metric`: a scorer of one answer, and a reduction over many."""
+    """Stage `metric`: counts for one answer, and a reduction of the counts of many answers to metrics."""
 
-    names: Sequence[str]
-    """The figures that `reduce` gives whatever the data are."""
+    metric_names: Sequence[str]
+    """The names of the metrics that `reduce` returns for any data."""
 
     def __init__(self, options: Any) -> None:
-        """Take the section's options."""
+        """Create the metric from the section's options."""
 
     def score(self, prediction: Answer, reference: Answer) -> Mapping[str, float] | None:
-        """Count one sample; None where the reference was not asked for what this metric is about."""
+        """Score one sample; None if the reference does not contain the task that this metric is about."""
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
-        """Turn the counts of many samples into figures; of none, each figure is None.
+        """Reduce the counts of many samples to metrics; with no samples, each metric is None.
 
-        `runner compare` calls it on many thousand draws of samples: in seconds where figures follow from the sums or
-        the means of the counts alone, as those of all shipped metrics do.
+        `runner compare` calls this for many thousand resamples. This takes seconds if the metrics depend only on the
+        sums or the means of the counts, as those of all included metrics do.
         """

@@ -1,4 +1,4 @@
-"""Stage `model`: a vision-language model with all that is particular to its family."""
+"""Stage `model`: a vision-language model and everything specific to its model family."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 Features = dict[str, "torch.Tensor"]
-"""One encoded sample: `input_ids` and `labels` (length,), and whatever else the model's forward takes."""
+"""One encoded sample: `input_ids` and `labels` of shape (length,), and the other inputs of the model's forward."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class TokenCounts:
     """The lengths of one encoded sample, in tokens.
 
     Attributes:
-        text: Prompt and chat template, without images.
-        image: Places that the vision tower's features take.
-        target: The answer with its end token: the tokens that carry loss.
-        estimated: Whether text and target are worked out from the number of characters, for want of the tokenizer.
+        text: Tokens of the prompt and the chat template, without images.
+        image: Image tokens, one for each feature of the vision tower.
+        target: Tokens of the answer with its end token: those that contribute to the loss.
+        estimated: Whether text and target are estimated from the number of characters, because there is no tokenizer.
     """
 
     text: int
@@ -36,170 +36,170 @@ class TokenCounts:
     estimated: bool = False
 
 
-class FrozenVision(Protocol):
-    """What looks at the images of a model, where nothing in it learns: it makes the same of a sample at every step."""
+class FrozenVisionEncoder(Protocol):
+    """A vision encoder without trainable parameters, whose features of a sample are the same at every step."""
 
     @property
     def digest(self) -> str:
         """SHA-256 over its weights, in hexadecimal."""
 
     def to(self, device: torch.device) -> None:
-        """Move it to a device, where it stays."""
+        """Move the encoder to a device permanently."""
 
     def replace_pixels(self, features: Features) -> Features:
-        """Put its features of an encoded sample's images in the place of their pixels.
+        """Replace the pixels of an encoded sample by the encoder's features.
 
-        They are computed in the precision that autocast says, and come back on the CPU. `collate` and `pack` take the
-        result as any other sample; samples with pixels and with features do not go together.
+        The features are computed in autocast's precision and returned on the CPU. `collate` and `pack` accept the
+        result like any other sample, but one batch cannot mix samples with pixels and samples with features.
         """
 
 
 class ModelSpec(Protocol):
-    """What planning needs of a model; every `VisionLanguageModel` is one."""
+    """The part of a model that planning needs; every `VisionLanguageModel` provides it."""
 
     @property
     def module(self) -> torch.nn.Module:
-        """As a `VisionLanguageModel` has it, without memory for its weights."""
+        """The module of a `VisionLanguageModel`, possibly on the meta device."""
 
     @property
     def supports_packing(self) -> bool:
-        """Whether its samples are laid in a row without padding; see `VisionLanguageModel.pack`."""
+        """Whether samples can be packed without padding; see `VisionLanguageModel.pack`."""
 
     @property
     def replaces_pixels(self) -> bool:
-        """Whether features can stand in the place of pixels where the vision part is frozen; see `FrozenVision`."""
+        """Whether features can replace pixels if the vision encoder is frozen; see `FrozenVisionEncoder`."""
 
     @property
     def context_length(self) -> int | None:
-        """The most tokens of prompt and answer together; None where the model sets no limit."""
+        """Maximum number of tokens of prompt and answer together; None if the model has no limit."""
 
     def count(self, rendered: Rendered) -> TokenCounts:
         """Count a sample's tokens from its text and the size of its images, without reading pixels."""
 
 
 class VisionLanguageModel(Protocol):
-    """A model in memory with all that is particular to its family: template, special tokens, processor."""
+    """A loaded model with everything specific to its family: chat template, special tokens, processor."""
 
     module: torch.nn.Module
-    """A transformers model: its `base_model` gives hidden states, its output embeddings give logits."""
+    """A transformers model: `base_model` returns hidden states, the output embeddings return logits."""
 
     stop_token_ids: Sequence[int]
     """Tokens that end an answer."""
 
     turn_end: str
-    """The text of the token that ends an answer, as `decode_raw` writes it."""
+    """The text of the token that ends an answer, as `decode_raw` returns it."""
 
     image_token_ids: frozenset[int]
-    """Tokens at whose places the features of the vision tower stand."""
+    """Ids of the tokens that the vision tower's features replace."""
 
     context_length: int | None
-    """The most tokens of prompt and answer together; None where the model sets no limit."""
+    """Maximum number of tokens of prompt and answer together; None if the model has no limit."""
 
     def encode(self, rendered: Rendered, target_suffix: str = "", *, pixels: bool = True) -> Features:
-        """Tokenise a sample inside the chat template, images processed.
+        """Apply the chat template, tokenize a sample and process its images.
 
         Args:
-            rendered: With a target for training, without for generation (then `labels` are all -100).
-            target_suffix: Text trained after the end token.
-            pixels: Whether images are read. Without, the tokens are the same, as many for each image as its size asks
-                for, and the vision tower's inputs are left out.
+            rendered: The sample. Without a target (for generation), all `labels` are -100.
+            target_suffix: Text that is trained after the end token.
+            pixels: Whether images are read. If not, the tokens are the same (the number of image tokens follows from
+                the image size), and the inputs of the vision tower are omitted.
         """
 
     supports_packing: bool
-    """Whether `pack` can be asked."""
+    """Whether `pack` is implemented."""
 
     replaces_pixels: bool
-    """Whether `frozen_vision` can give anything; otherwise the family is shown pixels at every step."""
+    """Whether `frozen_vision` can return an encoder. If not, the model needs pixels at every step."""
 
-    def frozen_vision(self) -> FrozenVision | None:
-        """What looks at images, before anything wraps the module; it shares the module's weights.
+    def frozen_vision(self) -> FrozenVisionEncoder | None:
+        """Return the vision encoder; call this before anything wraps the module, whose weights it shares.
 
         Returns:
-            None where something in it learns or is random, or the family does not take features for pixels.
+            None if the encoder is trainable or random, or the model family does not accept features.
         """
 
     def collate(self, batch: Sequence[Features], padding_side: Literal["left", "right"]) -> Features:
         """Pad and stack encoded samples; labels are padded with -100."""
 
     def pack(self, batch: Sequence[Features]) -> dict[str, Any]:
-        """Lay encoded samples one after the other in a single row, without padding.
+        """Concatenate encoded samples into a single row without padding.
 
-        Each keeps the positions that it has alone, attends to itself only, and has the same loss.
+        Each sample keeps its own positions, attends only to itself, and has the same loss as on its own.
 
         Returns:
-            `labels` (1, length) and what else the model's forward takes; not all of it need be tensors.
+            `labels` of shape (1, length) and the other inputs of the model's forward, which may not all be tensors.
         """
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Turn generated tokens into text, without special tokens, nothing else cleaned up."""
+        """Convert generated tokens to text: special tokens are removed, nothing else is cleaned up."""
 
     def decode_raw(self, token_ids: Sequence[int]) -> str:
-        """Turn any tokens into text, special tokens spelt out."""
+        """Convert tokens to text including special tokens."""
 
     def num_image_features(self, features: Features) -> int:
-        """Count the features that the vision tower makes of the pixels of one encoded sample."""
+        """Count the features that the vision tower computes from the pixels of one encoded sample."""
 
     def count(self, rendered: Rendered) -> TokenCounts:
         """Count a sample's tokens from its text and the size of its images, without reading pixels."""
 
     def num_image_tokens(self, rendered: Rendered) -> int:
-        """Count the places that a sample's images take by their sizes, without reading pixels."""
+        """Count a sample's image tokens from the size of its images, without reading pixels."""
 
     def save(self, folder: Path, precision: str) -> None:
-        """Write weights, tokenizer, template and processor so that `from_pretrained` loads them."""
+        """Save weights, tokenizer, chat template and processor so that `from_pretrained` loads them."""
 
 
 class ModelOptions(Options):
-    """The base of a model's options, which say what its weights are: a launch is planned without importing it."""
+    """The base class of a model's options, which identify its weights without importing the model."""
 
     @abstractmethod
     def exact_revision(self) -> str:
-        """Name the exact weights and processor: a hub commit, a content hash, or the random weights' size.
+        """Identify the exact weights and processor: a hub commit, a content hash, or the size of a random model.
 
         Raises:
-            UnmetError: The checkpoint cannot be had on this machine.
+            RequirementError: The checkpoint is not available on this machine.
         """
 
 
 class Model(Protocol):
-    """Stage `model`: makes a `VisionLanguageModel`. Its options derive from `ModelOptions`."""
+    """Stage `model`: builds a `VisionLanguageModel`. Its options derive from `ModelOptions`."""
 
     def __init__(self, options: Any) -> None:
-        """Take the section's options; nothing is loaded yet."""
+        """Create the stage from the section's options; nothing is loaded yet."""
 
     def build(self, texts: Iterable[str], seed: int) -> VisionLanguageModel:
-        """Make the model to train, float32 weights on the CPU.
+        """Build the model to train, with float32 weights on the CPU.
 
         Args:
-            texts: Prompts and targets of the training split, for a tokenizer made from them where there is none.
-            seed: For random weights.
+            texts: Prompts and targets of the training split, from which a missing tokenizer is trained.
+            seed: Random seed of random weights.
         """
 
     def model_spec(self, texts: Iterable[str]) -> VisionLanguageModel:
-        """Make the same model without memory for its weights (the meta device), for planning."""
+        """Build the same model on the meta device (without memory for weights), for planning."""
 
     def meta_model(self, texts: Iterable[str] | None) -> ModelSpec:
-        """Build the model on the meta device; without a hub, from what its plugin knows of the checkpoint.
+        """Build the model on the meta device; without the checkpoint, from the configuration that the plugin knows.
 
         Args:
-            texts: As in `model_spec`; None where there are none yet.
+            texts: As in `build`; None if there are none yet.
 
         Raises:
-            UnmetError: Neither the checkpoint nor its published figures can be had, or there is no text to make a
-                tokenizer from.
+            RequirementError: Neither the checkpoint nor its published configuration is available, or there are no texts
+                to train a tokenizer from.
         """
 
     def checkpoint(self) -> Path | None:
-        """Find the folder of the checkpoint as it was published, weights and all; None for random weights.
+        """Return the folder of the published checkpoint with its weights; None for random weights.
 
         Raises:
-            UnmetError: The checkpoint cannot be had on this machine.
-            SpecError: It is of another architecture.
+            RequirementError: The checkpoint is not available on this machine.
+            SpecError: The checkpoint has another architecture.
         """
 
     def load(self, folder: Path) -> VisionLanguageModel:
-        """Load what `VisionLanguageModel.save` wrote, or a checkpoint, in the precision it was saved in.
+        """Load a model saved by `VisionLanguageModel.save`, or a checkpoint, in the precision it was saved in.
 
         Raises:
-            UnmetError: Pixels, template or tokenizer are not those that the model was trained with.
+            RequirementError: Image processing, chat template or tokenizer differ from those used in training.
         """

@@ -1,4 +1,4 @@
-"""What every plugin builds on: validated options, and a reporter of progress."""
+"""What every plugin uses: validated options, types of fields, and a reporter of progress."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
@@ -16,42 +17,43 @@ from pydantic_core import CoreSchema
 
 
 @cache
-def descriptions(model: type[BaseModel]) -> dict[str, str]:
-    """The docstring of each field that has one, those of the classes above included; of a class without source none."""
-    told: dict[str, str] = {}
-    for each in reversed(model.__mro__):
-        if issubclass(each, BaseModel) and each is not BaseModel:
-            told |= _own(each)
-    return {name: text for name, text in told.items() if name in model.model_fields}
+def field_descriptions(model: type[BaseModel]) -> dict[str, str]:
+    """Return the docstring under each field of a model and its base classes; fields without one are omitted."""
+    docstrings: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        if issubclass(base, BaseModel) and base is not BaseModel:
+            docstrings |= _own_field_docstrings(base)
+    return {name: text for name, text in docstrings.items() if name in model.model_fields}
 
 
-def _own(model: type[BaseModel]) -> dict[str, str]:
+def _own_field_docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """Read the docstrings of the fields that a class defines; none if its source is not available."""
     try:
         source = textwrap.dedent(inspect.getsource(model))
     except (OSError, TypeError):
         return {}
-    [defined] = ast.parse(source).body
-    assert isinstance(defined, ast.ClassDef)
-    told = {}
-    for field, after in zip(defined.body, defined.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(after, ast.Expr):
-            match after.value:
+    [definition] = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    docstrings = {}
+    for field, following in pairwise(definition.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(following, ast.Expr):
+            match following.value:
                 case ast.Constant(value=str(text)):
-                    told[field.target.id] = inspect.cleandoc(text)
-    return told
+                    docstrings[field.target.id] = inspect.cleandoc(text)
+    return docstrings
 
 
-class Described(BaseModel):
-    """The base of models whose JSON Schema tells the docstrings under their fields."""
+class DescribedModel(BaseModel):
+    """The base class of models whose JSON Schema contains the docstrings under their fields."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler, /) -> dict[str, Any]:
-        """Add the docstrings to what pydantic makes."""
-        made = handler(core_schema)
-        properties = handler.resolve_ref_schema(made).get("properties", {})
-        for name, text in descriptions(cls).items():
+        """Add the docstrings to the schema that pydantic generates."""
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, text in field_descriptions(cls).items():
             properties[name]["description"] = text
-        return made
+        return schema
 
 
 Stage = Literal[
@@ -60,53 +62,53 @@ Stage = Literal[
 
 
 class LocatedStr(str):
-    """A string of a spec that knows the folder of the file it was written in."""
+    """A string of a spec with the folder of the file that it was written in."""
 
     folder: Path
 
     def __new__(cls, text: str, folder: Path) -> LocatedStr:
         """Attach the folder to the text."""
-        made = super().__new__(cls, text)
-        made.folder = folder
-        return made
+        located = super().__new__(cls, text)
+        located.folder = folder
+        return located
 
 
-def _beside_its_file(value: object) -> object:
+def _resolve_path(value: object) -> object:
     if isinstance(value, LocatedStr):
         return (value.folder / Path(value).expanduser()).resolve()
     return Path(value).expanduser().resolve() if isinstance(value, str | Path) else value
 
 
-FilePath = Annotated[Path, BeforeValidator(_beside_its_file)]
-"""A path of a spec: relative to the file it is written in; from `--set` or a default, to the current folder."""
+FilePath = Annotated[Path, BeforeValidator(_resolve_path)]
+"""A path in a spec, relative to the file that it is written in. With `--set`, relative to the current folder."""
 
 
-def _place(value: object) -> object:
+def _resolve_path_or_uri(value: object) -> object:
     if isinstance(value, str) and "://" not in value:
-        return str(_beside_its_file(value))
+        return str(_resolve_path(value))
     return str(value) if isinstance(value, str | Path) else value
 
 
-Place = Annotated[str, BeforeValidator(_place)]
+PathOrUri = Annotated[str, BeforeValidator(_resolve_path_or_uri)]
 """A URI, or a path as in `FilePath`."""
 
 
 @dataclass(frozen=True)
 class OutsideFingerprint:
-    """Marks an option that cannot change a number, such as a path or a micro-batch.
+    """Marks an option that cannot change a result, such as a path or a micro-batch size.
 
-    Used as `Annotated[int, OutsideFingerprint()]`; such options are left out of the plan's fingerprint.
+    Usage: `Annotated[int, OutsideFingerprint()]`. Such options are not part of the plan's fingerprint.
     """
 
 
-class Options(Described):
-    """The base of every plugin's options: a section of the spec less its `type`.
+class Options(DescribedModel):
+    """The base class of the options of all plugins: a section of the spec without its `type`.
 
     Unknown keys are errors, instances are frozen, and the docstring under a field is its description.
     """
 
     model_config = ConfigDict(
-        # A class is made ready when it is first used: most commands use few of those that are there.
+        # pydantic builds a class when it is first used, because most commands use few of them.
         defer_build=True,
         extra="forbid",
         frozen=True,
@@ -115,46 +117,46 @@ class Options(Described):
     )
 
     former_names: ClassVar[Mapping[str, str]] = {}
-    """Fields that had another name: the old name, and what to write instead. An old name in a spec is an error."""
+    """Renamed fields: the old name, mapped to what to write instead. An old name in a spec is an error."""
 
     former_types: ClassVar[Sequence[str]] = ()
-    """Names that the plugin had before, for the error message of a spec that uses one."""
+    """Earlier names of the plugin, for the error message of a spec that uses one."""
 
     def smoke(self) -> Mapping[str, Any]:
-        """Say what stands in for this section in a smoke run.
+        """Return what replaces this section in a smoke run.
 
         Returns:
-            Options to change, by name; with a `type`, the whole section of that other plugin of the same stage.
+            Options to change, by name. With a `type`: the complete section of another plugin of the same stage.
         """
         return {}
 
     def with_less_memory(self, workers: int) -> Mapping[str, Any]:
-        """Say what would need less memory and change no number.
+        """Return options that need less memory and do not change results.
 
         Args:
-            workers: Who share the work.
+            workers: Number of workers that share the batch.
 
         Returns:
-            Options to change, by name; none where nothing is left to change.
+            Options to change, by name; empty if the memory cannot be reduced further.
         """
         return {}
 
 
 class StopRequestedError(Exception):
-    """Raised by a step at a safe point after `Reporter.stop_requested` said yes and its state was saved."""
+    """Raised by a step after `Reporter.stop_requested` returned True and the step has saved its state."""
 
 
 class Reporter(Protocol):
-    """Where a running step tells what happens; the engine turns it into events, bars and tracked metrics."""
+    """Receives reports from a running step; the engine turns them into events, progress bars and tracked metrics."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record metrics at an optimizer step."""
 
     def progress(self, done: int, total: int, **shown: float) -> None:
-        """Tell how many units of the running step are done; `shown` are figures to print beside the bar."""
+        """Report how many units of the running step are done; `shown` are values to display next to the bar."""
 
     def warn(self, message: str) -> None:
-        """Tell the user something that they should know and that stops nothing."""
+        """Show a warning to the user; the step continues."""
 
     def stop_requested(self) -> bool:
-        """Whether the user asked to stop: save, then raise `StopRequestedError`."""
+        """Return whether the user asked to stop. If so, save the state and raise `StopRequestedError`."""

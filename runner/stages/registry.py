@@ -20,12 +20,12 @@ BASES: dict[str, type[Options]] = {
     "model": ModelOptions,
     "trainer": TrainerOptions,
 }
-"""What the options of a stage derive from, where that is more than `Options`."""
+"""The base class of a stage's options, if it is not `Options` itself."""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """An installed plugin, not yet imported."""
+    """An installed plugin that is not imported yet."""
 
     stage: Stage
     name: str
@@ -34,42 +34,43 @@ class Plugin:
 
     @cached_property
     def distribution(self) -> str:
-        """The distribution it came with and its version: `mmre-runner 0.1.0`; its metadata is parsed once."""
+        """Name and version of the plugin's distribution, such as `mmre-runner 0.1.0`."""
         dist = self.entry.dist
         return f"{dist.name} {dist.version}" if dist else "unknown"
 
     def options_class(self) -> type[Options]:
-        """Import the options alone, which is light.
+        """Import only the options, which is fast.
 
         Raises:
-            PluginError: It cannot be imported or is no `Options`.
+            PluginError: The class cannot be imported or has the wrong base class.
         """
         loaded = _load(self.options_entry)
         base = BASES.get(self.stage, Options)
         if not (isinstance(loaded, type) and issubclass(loaded, base)):
             raise PluginError(
-                f"{self.stage} plugin {self.name!r} ({self.distribution}): {self.options_entry.value} is no "
+                f"{self.stage} plugin {self.name!r} ({self.distribution}): {self.options_entry.value} is not a "
                 f"subclass of runner.stages.{base.__name__}"
             )
         if isabstract(loaded):
             missing = ", ".join(sorted(loaded.__abstractmethods__))
             raise PluginError(
-                f"{self.stage} plugin {self.name!r} ({self.distribution}): {self.options_entry.value} lacks {missing}"
+                f"{self.stage} plugin {self.name!r} ({self.distribution}): {self.options_entry.value} does not "
+                f"implement {missing}"
             )
         return loaded
 
     def implementation(self) -> Any:
-        """Import the plugin's class, which may be heavy.
+        """Import the plugin's class, which may import heavy packages.
 
         Raises:
-            PluginError: It cannot be imported.
+            PluginError: The class cannot be imported.
         """
         return _load(self.entry)
 
-    def figures(self) -> Sequence[str]:
-        """The names of a metric's figures; without importing it, where its options say them."""
+    def metric_names(self) -> Sequence[str]:
+        """Return the names of a metric; the plugin itself is not imported if its options list them."""
         options = self.options_class()
-        return options.figures if issubclass(options, MetricOptions) else self.implementation().names
+        return options.metric_names if issubclass(options, MetricOptions) else self.implementation().metric_names
 
 
 def _load(entry: EntryPoint) -> Any:
@@ -80,11 +81,11 @@ def _load(entry: EntryPoint) -> Any:
 
 
 @cache
-def installed(stage: Stage) -> dict[str, Plugin]:
-    """List a stage's plugins by name, sorted.
+def installed_plugins(stage: Stage) -> dict[str, Plugin]:
+    """Return the plugins of a stage, sorted by name.
 
     Raises:
-        PluginError: Two distributions offer the same name, or an entry point lacks its other half.
+        PluginError: Two distributions provide the same name, or a plugin has only one of its two entry points.
     """
     options = _unique(stage, f"runner.{stage}.options")
     entries = _unique(stage, f"runner.{stage}")
@@ -96,44 +97,45 @@ def installed(stage: Stage) -> dict[str, Plugin]:
 
 @cache
 def _entry_points() -> EntryPoints:
-    """All entry points; reading them means opening a file of each installed distribution, so once is enough."""
+    """Read all entry points once, because this opens a file of each installed distribution."""
     return cast("EntryPoints", entry_points())
 
 
 def _unique(stage: str, group: str) -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
+    by_name: dict[str, EntryPoint] = {}
     for entry in _entry_points().select(group=group):
-        other = found.setdefault(entry.name, entry)
+        other = by_name.setdefault(entry.name, entry)
         if other.value != entry.value:
             raise PluginError(
-                f"{stage} plugin {entry.name!r} is offered twice: {other.value} and {entry.value}; "
+                f"{stage} plugin {entry.name!r} is installed twice: {other.value} and {entry.value}; "
                 "uninstall one of the two distributions"
             )
-    return found
+    return by_name
 
 
-def find(stage: Stage, name: str) -> Plugin:
-    """Get one plugin.
+def find_plugin(stage: Stage, name: str) -> Plugin:
+    """Return a plugin by name.
 
     Raises:
-        PluginError: There is none of that name; the message names the nearest one.
+        PluginError: There is no plugin of this name; the message suggests the most similar name.
     """
-    plugins = installed(stage)
+    plugins = installed_plugins(stage)
     if name not in plugins:
-        raise PluginError(unknown_plugin(stage, name))
+        raise PluginError(unknown_plugin_message(stage, name))
     return plugins[name]
 
 
-def unknown_plugin(stage: Stage, name: str) -> str:
-    """The message for a name that no plugin has: its new name where it was renamed, else the nearest."""
-    plugins = installed(stage)
-    renamed = [each.name for each in plugins.values() if name in each.options_class().former_types]
-    return f"no {stage} plugin {name!r}" + (f"; it is now called {renamed[0]!r}" if renamed else nearest(name, plugins))
+def unknown_plugin_message(stage: Stage, name: str) -> str:
+    """Return the error message for an unknown plugin name, with the new name of a renamed plugin or a suggestion."""
+    plugins = installed_plugins(stage)
+    renamed = [plugin.name for plugin in plugins.values() if name in plugin.options_class().former_types]
+    hint = f"; it is now called {renamed[0]!r}" if renamed else suggestion(name, plugins)
+    return f"no {stage} plugin {name!r}{hint}"
 
 
-def nearest(name: str, valid: Any) -> str:
-    """Phrase the nearest valid name, or all of them where none is near: `; did you mean 'sft'?`."""
-    names = [str(each) for each in valid]
+def suggestion(name: str, valid: Any) -> str:
+    """Return `; did you mean 'sft'?` with the most similar valid name, or a list of all if none is similar."""
+    names = [str(option) for option in valid]
     close = get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"

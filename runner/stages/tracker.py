@@ -1,4 +1,4 @@
-"""Stage `tracker`: where runs are shown to people."""
+"""Stage `tracker`: uploads runs to an experiment tracker."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from runner.stages.data import DatasetInfo
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is told of a trial, or of a whole sweep, when it begins.
+    """The description of a trial, or of a whole sweep, for the tracker.
 
     Attributes:
         experiment: The spec's name.
-        trial: The trial's folder name, or the sweep's name.
-        fingerprint: By which the same run is found again.
-        run_dir: The trial's folder, with plan and record; or the sweep's.
+        trial: The name of the trial's folder, or of the sweep.
+        fingerprint: Identifies the run in later launches.
+        run_dir: The folder of the trial, with plan and record; or the folder of the sweep.
         parameters: The plan, flattened to dotted paths.
-        chosen: The paths among them whose values are no defaults.
-        dataset: What is trained and tested on.
+        dataset: The data set of the experiment.
         spec_file: The spec as the user wrote it.
-        parent: The tracker's id of the sweep's run that the trial is shown under.
-        tags: What sets it apart: its `seed`, and in a sweep its `group`, its `arm` and its number as `trial`.
-        known_as: The tracker's id of it from an earlier launch, if there was one.
+        parent: The tracker's id of the sweep's run, under which the trial is nested.
+        tags: The trial's `seed` and, in a sweep, its `group`, its `arm` and its number as `trial`.
+        non_default: The paths in `parameters` whose values differ from the defaults.
+        existing_run_id: The tracker's id of the run from an earlier launch; None if there was none.
     """
 
     experiment: str
@@ -37,52 +37,56 @@ class TrackedRun:
     spec_file: Path
     parent: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
-    chosen: Collection[str] = ()
-    known_as: str | None = None
+    non_default: Collection[str] = ()
+    existing_run_id: str | None = None
 
 
 class Tracker(Protocol):
-    """Stage `tracker`: shows runs to people. Lives on the driver's side and is fed from `events.jsonl`."""
+    """Stage `tracker`: uploads runs. It runs in the driver, which passes on the events of `events.jsonl`."""
 
     def __init__(self, options: Any, storage: Path) -> None:
-        """Take the section's options and the folder of all runs, for a store beside them.
+        """Create the tracker from the section's options.
+
+        Args:
+            options: The options.
+            storage: The folder of all runs, where a local store can be placed.
 
         Raises:
-            UnmetError: The store cannot be opened.
+            RequirementError: The store cannot be opened.
         """
 
     def start(self, run: TrackedRun) -> str:
-        """Open the run, or the one begun earlier for the same folder, and return the tracker's id of it."""
+        """Create the run, or reopen the one of an earlier launch for the same folder, and return its id."""
 
-    def deliver(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """Pass on events in order; each figure and step at most once, whatever is delivered again.
+    def log_events(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Log events in order. If events are passed again, each metric and step is logged only once.
 
-        Events of the kind `metrics` hold figures by optimizer step, and results without a step; those of the kind
-        `system` the use of the machine by seconds since the run was created.
+        Events of the kind `metrics` contain metrics by optimizer step, and results without a step. Events of the kind
+        `system` contain the resource usage by seconds since the run was created.
         """
 
     def finish(self, status: Literal["finished", "failed", "interrupted", "pruned"]) -> None:
-        """Send artifacts and set the final status."""
+        """Upload artifacts and set the final status."""
 
-    def attach(self, run_id: str, file: Path, folder: str) -> None:
-        """Add a file to a run that was started at any time, in place of an earlier one of its name.
+    def log_file(self, run_id: str, file: Path, folder: str) -> None:
+        """Add a file to an existing run, replacing an earlier file of the same name.
 
         Args:
             run_id: The tracker's id of the run.
-            file: What is added.
-            folder: Under which it is shown; empty for none.
+            file: The file to upload.
+            folder: The artifact folder; empty for the top level.
         """
 
-    def fetch(self, experiment: str, into: Path) -> Sequence[Path]:
-        """Bring an experiment's files here, so that its trials can be compared where their folders are not.
+    def download_runs(self, experiment: str, into: Path) -> Sequence[Path]:
+        """Download the files of an experiment, to compare its trials on a machine without their folders.
 
         Returns:
-            A folder for each trial under `into`, and one for the sweep that they belong to, named as the folders that
-            were tracked, with those of their files that the tracker has.
+            A folder under `into` for each trial and one for their sweep, with the names of the original folders and the
+            files that the tracker has.
         """
 
     def link(self) -> str:
-        """Where a person looks at the run: an address, or the command that opens it."""
+        """Return where to view the run: a URL, or the command that opens it."""
 
     def serve_command(self, host: str, port: int) -> Sequence[str]:
-        """The command that serves the tracker's pages, for `runner ui`."""
+        """Return the command that serves the tracker's web interface, for `runner ui`."""

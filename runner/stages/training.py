@@ -1,4 +1,4 @@
-"""Stages `optimizer` and `trainer`: how a model is fitted."""
+"""Stages `optimizer` and `trainer`: parameter groups, schedules, and the training loop."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 
 class SelectionMetric(Options):
-    """What the better of two models is told by, never a figure of the test split."""
+    """The metric that selects the best model; never a test metric."""
 
     metric: str
-    """A figure of the samples that training keeps aside: `validation/loss`, or, where they are answered too,
-    `validation/` and a figure of the spec's metrics, such as `validation/ner_f1`."""
+    """A metric of the validation samples: `validation/loss` or, with `eval_generate_steps`, `validation/` followed by a
+    metric of the spec, such as `validation/ner_f1`."""
 
     mode: Literal["min", "max"]
-    """Whether less of it or more is better."""
+    """Whether a lower (`min`) or a higher (`max`) value is better."""
 
 
 class TrainerOptions(Options):
-    """The base of every trainer's options."""
+    """The base class of the options of all trainers."""
 
     @property
-    def own_metrics(self) -> Sequence[str]:
-        """What the trainer itself measures on the samples that it keeps aside, such as `validation/loss`."""
+    def validation_metrics(self) -> Sequence[str]:
+        """The metrics that the trainer itself computes on the validation samples, such as `validation/loss`."""
         return ()
 
     @property
@@ -52,10 +52,10 @@ class ParameterRow:
     Attributes:
         name: Its full name in the module.
         group: The optimizer group that it belongs to.
-        lr: Peak learning rate; None where it does not learn.
-        weight_decay: Decoupled weight decay; None where it does not learn.
-        trainable: Whether it learns.
-        num_parameters: Weights in it.
+        lr: Peak learning rate; None if it is frozen.
+        weight_decay: Decoupled weight decay; None if it is frozen.
+        trainable: Whether it is trained.
+        num_parameters: Number of weights in it.
     """
 
     name: str
@@ -68,170 +68,171 @@ class ParameterRow:
 
 @dataclass(frozen=True)
 class ScheduledOptimizer:
-    """An optimizer and the schedule of its rates, stepped once an optimizer step."""
+    """An optimizer and its learning-rate schedule, which advances once per optimizer step."""
 
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
 
 
 class Optimizer(Protocol):
-    """Stage `optimizer`: which parameter learns how fast."""
+    """Stage `optimizer`: parameter groups, their learning rates, and the optimizers."""
 
     def __init__(self, options: Any) -> None:
-        """Take the section's options."""
+        """Create the stage from the section's options."""
 
     def prepare(self, module: torch.nn.Module, seed: int) -> Sequence[ParameterRow]:
-        """Settle what learns: freeze, add adapters, in place, and list every parameter of the module once.
+        """Freeze parameters and add adapters in place, and list every parameter of the module once.
 
         Args:
-            module: As the model made it; perhaps without memory for its weights (the meta device).
-            seed: For the random weights of adapters.
+            module: The unmodified module of the model, possibly on the meta device.
+            seed: Random seed of the adapters' weights.
 
         Raises:
-            SpecError: A group wins no parameter, or a parameter is in no group; each is named.
+            SpecError: A group matches no parameter, or a parameter is in no group; the message names each.
         """
 
     def build(self, module: torch.nn.Module, num_steps: int) -> Sequence[ScheduledOptimizer]:
-        """Make the optimizers (several where groups need different algorithms) and their schedules."""
+        """Create the optimizers and their schedules; there are several if groups need different algorithms."""
 
     def check(self, module: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """Compare the optimizers with the manifest, after what wraps them and the module for training has done so.
+        """Compare the optimizers with the manifest, after they and the module are wrapped for training.
 
         Raises:
-            StepError: A parameter does not learn as the manifest says.
+            StepError: The settings of a parameter differ from the manifest.
         """
 
     def finish(self, module: torch.nn.Module) -> None:
-        """Prove, when training ends, that what was not to learn is unchanged, and merge adapters; in place.
+        """Check after training that frozen weights are unchanged, and merge adapters in place.
 
         Raises:
-            StepError: Weights changed that were not to learn.
+            StepError: Frozen weights changed.
         """
 
 
-def _taken_as_it_is(rendered: Rendered, features: Features) -> None:
-    """Check nothing: the caller does not ask for a proof."""
+def _no_check(rendered: Rendered, features: Features) -> None:
+    """Check nothing."""
 
 
-Counts = Mapping[str, Mapping[str, float]]
-"""What each metric counts in one answer, by the metric's plugin; it lacks those that were not asked about."""
+MetricCounts = Mapping[str, Mapping[str, float]]
+"""The counts of one answer, by metric plugin; metrics whose task was not asked for are omitted."""
 
 
-class AnswerEvaluator(Protocol):
-    """Has samples of the training split answered by a model in training, and measures the answers.
+class ValidationEvaluator(Protocol):
+    """Generates answers to validation samples with a model in training, and scores them.
 
-    Prompts, generator, reading and metrics are those of the test split.
+    Prompts, generator, parsing and metrics are the same as for the test split.
     """
 
-    def prepare(self, model: VisionLanguageModel, places: Sequence[int]) -> None:
-        """Render the questions, before anything is trained.
+    def prepare(self, model: VisionLanguageModel, indices: Sequence[int]) -> None:
+        """Render the prompts before training starts.
 
         Args:
-            model: Only counts tokens.
-            places: Of all samples that will be asked about, on whatever worker. None of them, nor what shares an image
-                or a text with one, is shown solved before a question.
+            model: Used only to count tokens.
+            indices: Indices in the training split of all samples that any worker will evaluate. Neither these samples
+                nor samples that share an image or a text with them are used as few-shot examples.
 
         Raises:
-            SpecError: An answer finds no room behind a prompt, or there are too few samples to show.
+            SpecError: The context has too little room for an answer after a prompt, or there are too few samples for
+                the few-shot examples.
             DataError: A prompt alone is too long.
         """
 
-    def evaluate(self, model: VisionLanguageModel, places: Sequence[int]) -> list[Counts]:
-        """Have samples answered by the model as it is, and count what is right.
+    def evaluate(self, model: VisionLanguageModel, indices: Sequence[int]) -> list[MetricCounts]:
+        """Generate answers with the current weights and score them.
 
         Args:
-            model: Stands whole on this worker; it may be left in another mode, with other random numbers drawn.
-            places: This worker's, of those that were prepared.
+            model: The whole model on this worker. Its train/eval mode and the random state may change.
+            indices: The samples of this worker, a subset of the prepared ones.
 
         Raises:
             StopRequestedError: The user asked to stop; the answers are lost.
         """
 
-    def figures(self, counts: Sequence[Counts]) -> Mapping[str, float | None]:
-        """Reduce the counts of all workers' samples, in the order of their places, to the figures of the metrics."""
+    def aggregate(self, counts: Sequence[MetricCounts]) -> Mapping[str, float | None]:
+        """Reduce the counts of all workers' samples, ordered by sample index, to metrics."""
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """Where and how one training happens.
+    """The environment of one training: folders, seed, reporter and checks.
 
     Attributes:
-        checkpoints: Folder for resumable checkpoints; one that is there is continued.
-        seed: For data order and dropout.
-        reporter: Told of losses and progress.
-        check: Called with each sample as it is encoded, before anything is learnt from it; raises where the tokens
-            that carry loss are not the answer.
-        evaluator: Where the options ask for answers to the samples kept aside (`TrainerOptions.generates_validation`).
-        encoded: Folder for samples as `check` has passed them, shared by all trainings of this model on these data,
-            other workers', other trials' and later ones; others of its kind lie beside it. None to keep none.
+        checkpoints: Folder of checkpoints; training resumes from an existing one.
+        seed: Random seed of data order and dropout.
+        reporter: Receives losses and progress.
+        check: Called with each encoded sample before it is trained on; raises if the tokens that contribute to the loss
+            are not the answer.
+        evaluator: Set if the options generate validation answers (`TrainerOptions.generates_validation`).
+        encoded: Folder for encoded samples that passed `check`, shared by all trainings of this model on this data, in
+            other workers, trials and launches. Its siblings are folders of the same kind. None to store none.
     """
 
     checkpoints: Path
     seed: int
     reporter: Reporter = field(repr=False)
-    check: Callable[[Rendered, Features], object] = field(default=_taken_as_it_is, repr=False)
-    evaluator: AnswerEvaluator | None = field(default=None, repr=False)
+    check: Callable[[Rendered, Features], object] = field(default=_no_check, repr=False)
+    evaluator: ValidationEvaluator | None = field(default=None, repr=False)
     encoded: Path | None = None
 
 
 class Trainer(Protocol):
-    """Stage `trainer`: fits a model to rendered samples. Its options derive from `TrainerOptions`."""
+    """Stage `trainer`: trains a model on rendered samples. Its options derive from `TrainerOptions`."""
 
     target_suffix: str
     """Text that is trained after the end token of an answer."""
 
     truncates: bool
-    """Whether the answer of a sample beyond the limit is cut at its end."""
+    """Whether the answer of a sample that is too long is truncated."""
 
     skips: bool
-    """Whether a sample beyond the limit is left out of training; one that is neither cut nor left out is refused."""
+    """Whether a sample that is too long is skipped. If neither truncated nor skipped, it is an error."""
 
     def __init__(self, options: Any) -> None:
-        """Take the section's options."""
+        """Create the trainer from the section's options."""
 
-    def limit(self, model: ModelSpec) -> int | None:
-        """The most tokens that a sample may have; None where there is no limit.
+    def max_sample_tokens(self, model: ModelSpec) -> int | None:
+        """Return the maximum number of tokens of a sample; None if there is no limit.
 
         Raises:
-            SpecError: The options ask for more than the model was configured for.
+            SpecError: The options allow more tokens than the model's context length.
         """
 
     def encode(self, model: VisionLanguageModel, rendered: Rendered) -> Features:
-        """Encode a sample with its target, and `target_suffix`, as it is trained on.
+        """Encode a sample with its target and `target_suffix` for training.
 
         Returns:
-            What the model takes; no token at all where the sample is left out.
+            The model's inputs; without any token if the sample is skipped.
 
         Raises:
-            DataError: It is beyond the limit and neither cut nor left out, or an image cannot be used.
+            DataError: The sample is too long and neither truncated nor skipped, or an image cannot be used.
         """
 
     def training_budget(
         self, model: ModelSpec | None, counts: Sequence[TokenCounts] | None, groups: Sequence[str], seed: int
     ) -> TrainingBudget:
-        """Count the optimizer steps of a training, and the tokens of answers in them, exactly.
+        """Compute the exact number of optimizer steps of a training and of the answer tokens in them.
 
         Args:
-            model: For the limit of a sample's length.
-            counts: The lengths of the training split's samples; None, as the model, where they are not known.
+            model: Determines the maximum length of a sample.
+            counts: The lengths of the training split's samples; None, like the model, if they are not known.
             groups: As in `train`.
-            seed: For the order of the samples.
+            seed: Random seed of the sample order.
 
         Raises:
-            SpecError: The options ask for so many tokens, and no sample that is trained on has any.
+            SpecError: The options set a number of tokens, but no sample that is trained on has any.
         """
 
     def estimate_training(
         self, model: ModelSpec, optimizer: Optimizer, counts: Sequence[TokenCounts], workers: int, *, gpus: bool
     ) -> TrainingEstimate:
-        """Work out memory, disk and operations of a training; nothing is computed.
+        """Estimate memory, disk space and floating-point operations of a training without running it.
 
         Args:
-            model: Its module without memory for its weights, as `Optimizer.prepare` left it.
-            optimizer: Has prepared it.
+            model: A model on the meta device whose module `optimizer` has prepared.
+            optimizer: The optimizer.
             counts: The lengths of the training split's samples, at least one.
-            workers: Who train together.
-            gpus: Whether they have GPUs.
+            workers: Number of workers.
+            gpus: Whether the workers have GPUs.
         """
 
     def train(
@@ -242,45 +243,45 @@ class Trainer(Protocol):
         groups: Sequence[str],
         run: TrainingRun,
     ) -> VisionLanguageModel | None:
-        """Train, continuing the last checkpoint if there is one.
+        """Train the model, resuming from the last checkpoint if there is one.
 
         Args:
-            model: Changed in place.
-            optimizer: Gives parameter groups and schedule.
+            model: The model; changed in place.
+            optimizer: Creates parameter groups and schedule.
             samples: The training split, with targets.
-            groups: For each sample the key of what must not be divided by a validation split (its image).
-            run: Where to keep checkpoints, and whom to tell.
+            groups: A key for each sample (its image). Samples with the same key stay together in the validation split.
+            run: Folders, seed, reporter and checks of this training.
 
         Returns:
-            The trained model, on the worker that is to save it; None on the other workers.
+            The trained model on the worker that saves it; None on the other workers.
 
         Raises:
             StopRequestedError: The user asked to stop, and the state was saved.
         """
 
     def precision(self) -> str:
-        """The precision the trained weights are saved in: `fp32` or `bf16`."""
+        """Return the precision in which the trained weights are saved: `fp32` or `bf16`."""
 
 
 def summarize_groups(rows: Sequence[ParameterRow]) -> list[dict[str, Any]]:
-    """Sum a manifest up, a row a group in the order of the spec.
+    """Summarize a manifest in one row for each group, in the order of the spec.
 
     Returns:
-        `group`, `num_parameters` (all its weights), `num_trainable`, and `lr` and `weight_decay`, the largest in it;
-        both are None in a group where nothing learns.
+        Rows with `group`, `num_parameters`, `num_trainable`, and the largest `lr` and `weight_decay` of the group. Both
+        are None if all of its parameters are frozen.
     """
     members: dict[str, list[ParameterRow]] = {}
     for row in rows:
         members.setdefault(row.group, []).append(row)
-    return [_summed(group, each) for group, each in members.items()]
+    return [_summarize_group(group, group_rows) for group, group_rows in members.items()]
 
 
-def _summed(group: str, rows: Sequence[ParameterRow]) -> dict[str, Any]:
-    learning = [row for row in rows if row.trainable]
+def _summarize_group(group: str, rows: Sequence[ParameterRow]) -> dict[str, Any]:
+    trainable = [row for row in rows if row.trainable]
     return {
         "group": group,
         "num_parameters": sum(row.num_parameters for row in rows),
-        "num_trainable": sum(row.num_parameters for row in learning),
-        "lr": max((row.lr for row in learning if row.lr is not None), default=None),
-        "weight_decay": max((row.weight_decay for row in learning if row.weight_decay is not None), default=None),
+        "num_trainable": sum(row.num_parameters for row in trainable),
+        "lr": max((row.lr for row in trainable if row.lr is not None), default=None),
+        "weight_decay": max((row.weight_decay for row in trainable if row.weight_decay is not None), default=None),
     }

@@ -1,4 +1,4 @@
-"""Records of running launches, stored beside their trials: who runs them and how to signal them."""
+"""Records of running launches, stored in their experiment's folder: which process runs them, and how to stop it."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from runner.errors import RequirementError
 from runner.files import write_json
 
 JOB_VARIABLE = "RUNNER_JOB"
-"""Tells a launch that runs as a job of a cluster the job's name."""
+"""Environment variable with the job's name, set for a launch that runs as a job of a cluster."""
 
 SAME_PROCESS_SECONDS = 2.0
-"""A process that began so near to the noted time is the noted one: clocks are read twice, and one is rounded."""
+"""A process is the recorded one if its start is this near to the recorded time; the clock is read twice and rounded."""
 
 STOP_SECONDS = 20.0
-"""How long a launch that is ended at once may take to tell the tracker, before it is killed."""
+"""How long a launch that is stopped at once may still upload to the tracker before it is killed."""
 
 
 @dataclass(frozen=True)
 class LaunchRecord:
-    """A launch as it was noted.
+    """The record of a launch.
 
     Attributes:
-        file: Where it is noted.
+        file: The record's file.
         host: The machine that the launch runs on.
-        pid: Its process there.
-        born: When that process began, in seconds since 1970.
-        started: When the launch began, ISO 8601.
-        job: The job of a cluster that it is, if it is one.
+        pid: Its process id there.
+        born: When that process started, in seconds since 1970.
+        started: When the launch started, in ISO 8601.
+        job: The name of the cluster job that the launch runs as, if any.
     """
 
     file: Path
@@ -49,14 +49,14 @@ class LaunchRecord:
     job: str | None
 
     @property
-    def here(self) -> bool:
-        """Whether it runs, or ran, on this machine."""
+    def is_local(self) -> bool:
+        """Whether the launch runs, or ran, on this machine."""
         return self.host == platform.node()
 
     @property
-    def alive(self) -> bool:
-        """Whether it still runs. Of another machine's launch that is taken for granted: nothing here can tell."""
-        if not self.here:
+    def is_alive(self) -> bool:
+        """Whether the launch still runs. This is assumed for one on another machine, which cannot be checked here."""
+        if not self.is_local:
             return True
         try:
             process = psutil.Process(self.pid)
@@ -68,18 +68,24 @@ class LaunchRecord:
             return False
 
     def stop(self, *, now: bool) -> None:
-        """Ask it to stop, as Ctrl-C does; with `now`, as a second Ctrl-C does, and kill it if it does not hear.
+        """Stop the launch.
+
+        Args:
+            now: False asks it to save and stop, as Ctrl-C does. True stops it at once, as a second Ctrl-C does, and
+                kills it if it does not react.
 
         Raises:
-            UnmetError: It runs on another machine.
+            RequirementError: It runs on another machine, or belongs to another user.
         """
-        if not self.here:
+        if not self.is_local:
             job = f" as job {self.job}" if self.job else ""
-            way = f"runner stop {self.job} --address …" if self.job else "the same command there"
-            raise RequirementError(f"the launch runs on {self.host} (process {self.pid}{job}), and not here: use {way}")
+            command = f"`runner stop {self.job} --address …`" if self.job else "the same command there"
+            raise RequirementError(
+                f"the launch runs on {self.host} (process {self.pid}{job}), not on this machine: use {command}"
+            )
         self._interrupt()
         if now:
-            self._end()
+            self._interrupt_or_kill()
 
     def _interrupt(self) -> None:
         try:
@@ -88,34 +94,34 @@ class LaunchRecord:
             return
         except PermissionError as error:
             raise RequirementError(
-                f"the launch (process {self.pid}) belongs to another user, who can stop it"
+                f"the launch (process {self.pid}) belongs to another user; only that user can stop it"
             ) from error
 
-    def _end(self) -> None:
+    def _interrupt_or_kill(self) -> None:
         deadline = time.monotonic() + STOP_SECONDS
-        while self.alive and time.monotonic() < deadline:
+        while self.is_alive and time.monotonic() < deadline:
             time.sleep(1.0)
             self._interrupt()
-        if self.alive:
+        if self.is_alive:
             os.kill(self.pid, signal.SIGKILL)
 
 
 @contextmanager
 def registered_launch(folder: Path) -> Iterator[None]:
-    """Note this process in an experiment's folder as a launch of it, for as long as the block runs."""
+    """Register this process as a launch in an experiment's folder while the block runs."""
     folder.mkdir(parents=True, exist_ok=True)
-    for note in launch_records(folder):
-        if not note.alive:
-            note.file.unlink(missing_ok=True)
+    for launch in launch_records(folder):
+        if not launch.is_alive:
+            launch.file.unlink(missing_ok=True)
     file = folder / f".launch-{platform.node()}-{os.getpid()}.json"
-    told = {
+    record = {
         "host": platform.node(),
         "pid": os.getpid(),
         "born": psutil.Process().create_time(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "job": os.environ.get(JOB_VARIABLE),
     }
-    write_json(file, told)
+    write_json(file, record)
     try:
         yield
     finally:
@@ -123,11 +129,11 @@ def registered_launch(folder: Path) -> Iterator[None]:
 
 
 def launch_records(folder: Path) -> list[LaunchRecord]:
-    """The launches that are noted in an experiment's folder, those that were killed included."""
-    found = []
+    """Read the records of launches in an experiment's folder, including those of launches that were killed."""
+    records = []
     for file in sorted(folder.glob(".launch-*.json")):
         try:
-            found.append(LaunchRecord(file, **json.loads(file.read_text(encoding="utf-8"))))
+            records.append(LaunchRecord(file, **json.loads(file.read_text(encoding="utf-8"))))
         except FileNotFoundError:
-            continue  # It came to its end meanwhile.
-    return found
+            continue  # The launch has ended in the meantime.
+    return records

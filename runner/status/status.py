@@ -1,8 +1,9 @@
-"""Status of experiments and trials, read from their folders without a lock; stops what runs."""
+"""Status of experiments and trials, read from their folders without a lock; stops running launches and trials."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,34 +12,44 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from runner.errors import RequirementError, SpecError
-from runner.plan import OUTSIDE_PLUGINS, flatten
-from runner.stages.registry import nearest
+from runner.plan import NOT_FINGERPRINTED, flatten_json
+from runner.stages.registry import suggestion
 from runner.status.process_registry import LaunchRecord, launch_records
-from runner.status.sweep_folder import FOLDER, sweep_as_told
+from runner.status.sweep_folder import SWEEP_FOLDER, read_sweep
 from runner.trial.events import Event, EventTail
 from runner.trial.run_directory import RunDirectory
 
 RUNNING, WAITING, LOST = "running", "waiting", "lost"
-"""A trial that is not at its end: it tells something; it has been begun and told nothing yet; its launch is gone."""
+"""States of an unfinished trial: it has written events; it has written none yet; its launch no longer exists."""
 
 TAIL_BYTES = 1_000_000
-"""Of a long log, as much of its end is read: some thousand steps, so the last of each metric is most likely in it."""
+"""How much of a long log is read, from its end. That is some thousand steps, enough for the last of most metrics."""
+
+TRAIN_STATE = b'"step": "train", "state": "'
+"""How the log's events of the training's states read, up to the state."""
+GPU_UTILIZATION = re.compile(r"gpu_\d+_utilization_percentage")
+"""Metrics of the usage events that hold the utilization of a GPU; see `runner.trial.resource_usage`."""
 
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """How a trial stands.
+    """The status of a trial.
 
     Attributes:
-        name: Its folder's.
-        status: `finished`, `failed`, `interrupted`, `pruned`, or one of those above.
-        stage: The step that it told of last.
-        done: How far that step is.
-        total: Of how much.
-        metrics: The last of each metric while it runs, then its results.
-        age: Seconds since it last told anything; None where it told nothing yet.
-        error: What went wrong, in its own words.
+        name: The name of its folder.
+        status: `finished`, `failed`, `interrupted`, `pruned`, or one of the states above.
+        stage: The step that reported progress last.
+        done: How much of that step is done.
+        total: The total amount of that step.
+        metrics: The last value of each metric while it runs, then its results.
+        age: Seconds since its last event; None if it has written none yet.
+        error: The error message of a failed trial.
         run_dir: Its folder.
+        eta_seconds: Estimated seconds until that step is complete; None if unknown or if the trial does not run.
+        resumed_from_step: The optimizer step of the checkpoint that the running training continued from; None if it
+            began from nothing, if that is unknown, or if the trial does not train now.
+        gpu_utilization: Mean utilization of the trial's GPUs in percent, from the last sample of the running step;
+            None if GPUs were not sampled or if the trial does not run.
     """
 
     name: str
@@ -50,6 +61,9 @@ class TrialStatus:
     age: float | None
     error: str | None
     run_dir: Path
+    eta_seconds: float | None = None
+    resumed_from_step: int | None = None
+    gpu_utilization: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The trial as docs/interface.md's `status --json` lists it."""
@@ -58,19 +72,27 @@ class TrialStatus:
 
 @dataclass(frozen=True)
 class ExperimentStatus:
-    """How an experiment stands: its trials, and the launches that are at it."""
+    """The status of an experiment: its trials, and the launches that run them.
+
+    Attributes:
+        name: The experiment's name.
+        folder: Its folder.
+        trials: The status of each selected trial.
+        launches: The running launches.
+        best: For a sweep with an objective: `metric`, `mode`, `value`, and the `parameters` and `trials` of the best.
+    """
 
     name: str
     folder: Path
     trials: Sequence[TrialStatus]
     launches: Sequence[LaunchRecord]
     best: Mapping[str, Any] | None
-    """Of a sweep with an objective: `metric`, `mode`, `value`, and the `parameters` and `trials` that reached it."""
 
     def as_json(self) -> dict[str, Any]:
         """The experiment as docs/interface.md's `status --json` lists it."""
         launches = [
-            {"host": each.host, "pid": each.pid, "job": each.job, "started": each.started} for each in self.launches
+            {"host": launch.host, "pid": launch.pid, "job": launch.job, "started": launch.started}
+            for launch in self.launches
         ]
         return {
             "experiment": self.name,
@@ -82,73 +104,79 @@ class ExperimentStatus:
 
 
 @dataclass(frozen=True)
-class FoundExperiment:
-    """What a name stands for: an experiment's folder, and which of its trials."""
+class ExperimentSelection:
+    """What a name refers to: an experiment's folder, and some or all of its trials.
+
+    Attributes:
+        experiment: The experiment's folder.
+        trials: The folders of the selected trials.
+        is_whole: Whether the name is the experiment's, not that of one of its trials.
+    """
 
     experiment: Path
     trials: Sequence[Path]
-    whole: bool
-    """Whether the experiment was named, and not a trial of it."""
+    is_whole: bool
 
 
-def find(names: Sequence[str], storage: Path) -> list[FoundExperiment]:
-    """Find what is named: an experiment, or a trial by the beginning of its name, or either by its folder.
+def find_experiments(names: Sequence[str], storage: Path) -> list[ExperimentSelection]:
+    """Find experiments and trials by name.
 
     Args:
-        names: Such as `tiny_mmre`, `trial-aa10`, `aa10`, `tiny_mmre/trial-aa10`; none of them means everything.
+        names: An experiment or a folder, or a trial by the beginning of its name, such as `tiny_mmre`, `trial-aa10`,
+            `aa10` or `tiny_mmre/trial-aa10`. No name at all selects every experiment.
         storage: The folder of all runs.
 
     Raises:
-        SpecError: There is nothing of a name, or more than one; the latter are listed.
+        SpecError: A name matches nothing, or several trials; those are listed.
     """
     if not names:
-        return [_whole(folder) for folder in experiments(storage)]
+        return [_select_all(folder) for folder in list_experiments(storage)]
     return [_find(name, storage) for name in names]
 
 
 def find_trial(name: str, storage: Path) -> Path:
-    """Find one trial; an experiment that has one trial alone stands for it. See `find`."""
-    found = _find(name, storage)
-    if len(found.trials) != 1:
-        raise SpecError(f"{name} has {len(found.trials)} trials; name one: {_listed(found.trials)}")
-    return found.trials[0]
+    """Find one trial by its name, or by that of an experiment with a single trial; see `find_experiments`."""
+    selection = _find(name, storage)
+    if len(selection.trials) != 1:
+        raise SpecError(f"{name} has {len(selection.trials)} trials; name one: {_join_names(selection.trials)}")
+    return selection.trials[0]
 
 
-def _find(name: str, storage: Path) -> FoundExperiment:
+def _find(name: str, storage: Path) -> ExperimentSelection:
     for path in (Path(name), storage / name):
         if path.is_dir() and path.resolve() in _trials(path.resolve().parent):
-            return FoundExperiment(path.resolve().parent, [path.resolve()], whole=False)
+            return ExperimentSelection(path.resolve().parent, [path.resolve()], is_whole=False)
         if path.is_dir() and _trials(path):
-            return _whole(path.resolve())
-    folders = experiments(storage)
-    experiment, _, beginning = name.rpartition("/")
+            return _select_all(path.resolve())
+    folders = list_experiments(storage)
+    experiment, _, prefix = name.rpartition("/")
     trials = [
         trial
         for folder in folders
         if folder.name.startswith(experiment)
         for trial in _trials(folder)
-        if trial.name.startswith((beginning, f"trial-{beginning}"))
+        if trial.name.startswith((prefix, f"trial-{prefix}"))
     ]
     if len(trials) == 1:
-        return FoundExperiment(trials[0].parent, trials, whole=False)
+        return ExperimentSelection(trials[0].parent, trials, is_whole=False)
     if trials:
-        raise SpecError(f"{name!r} can be {len(trials)} trials; write more of one's name: {_listed(trials)}")
+        raise SpecError(f"{name!r} matches {len(trials)} trials; write more of the name: {_join_names(trials)}")
     known = [folder.name for folder in folders]
     raise SpecError(
-        f"no experiment and no trial {name!r} in {storage}{nearest(name, known) if known else ': it is empty'}"
+        f"no experiment and no trial {name!r} in {storage}{suggestion(name, known) if known else ': it is empty'}"
     )
 
 
-def _listed(trials: Sequence[Path]) -> str:
+def _join_names(trials: Sequence[Path]) -> str:
     return ", ".join(f"{trial.parent.name}/{trial.name}" for trial in trials)
 
 
-def _whole(folder: Path) -> FoundExperiment:
-    return FoundExperiment(folder, _trials(folder), whole=True)
+def _select_all(folder: Path) -> ExperimentSelection:
+    return ExperimentSelection(folder, _trials(folder), is_whole=True)
 
 
-def experiments(storage: Path) -> list[Path]:
-    """The folders under the folder of all runs that hold trials."""
+def list_experiments(storage: Path) -> list[Path]:
+    """List the folders of experiments, which are those that hold trials, under the folder of all runs."""
     folders = sorted(storage.iterdir()) if storage.is_dir() else []
     return [folder for folder in folders if folder.is_dir() and _trials(folder)]
 
@@ -157,16 +185,17 @@ def _trials(folder: Path) -> list[Path]:
     return sorted(plan.parent for plan in folder.glob("trial-*/plan.json"))
 
 
-def experiment_status(found: FoundExperiment) -> ExperimentStatus:
-    """Read how an experiment, or some trials of it, stand."""
-    launches = [note for note in launch_records(found.experiment) if note.alive]
-    trials = [trial_status(trial, launched=bool(launches)) for trial in found.trials]
-    return ExperimentStatus(found.experiment.name, found.experiment, trials, launches, _best(found.experiment))
+def experiment_status(selection: ExperimentSelection) -> ExperimentStatus:
+    """Read the status of an experiment, or of some of its trials."""
+    folder = selection.experiment
+    launches = [launch for launch in launch_records(folder) if launch.is_alive]
+    trials = [trial_status(trial, is_launched=bool(launches)) for trial in selection.trials]
+    return ExperimentStatus(folder.name, folder, trials, launches, _best(folder))
 
 
 def _best(experiment: Path) -> dict[str, Any] | None:
-    """The best of a sweep so far: by the mean of the trials that differ in their seed alone."""
-    sweep = sweep_as_told(experiment / FOLDER)
+    """The best point of a sweep so far, by the mean objective of the trials that differ only in their seed."""
+    sweep = read_sweep(experiment / SWEEP_FOLDER)
     objective = sweep.get("objective")
     groups: dict[str, list[dict[str, Any]]] = {}
     for trial in sweep.get("trials", ()):
@@ -175,20 +204,26 @@ def _best(experiment: Path) -> dict[str, Any] | None:
     if not objective or not groups:
         return None
     means = {group: fmean(trial["objective"] for trial in trials) for group, trials in groups.items()}
-    group = (min if objective["mode"] == "min" else max)(means, key=lambda each: means[each])
-    names = [trial["name"] for trial in groups[group]]
-    return {**objective, "value": means[group], "parameters": groups[group][0]["parameters"], "trials": names}
+    best = (min if objective["mode"] == "min" else max)(means, key=lambda group: means[group])
+    names = [trial["name"] for trial in groups[best]]
+    return {**objective, "value": means[best], "parameters": groups[best][0]["parameters"], "trials": names}
 
 
-def trial_status(folder: Path, *, launched: bool) -> TrialStatus:
-    """Read how a trial stands; `launched` tells whether some launch is at its experiment."""
+def trial_status(folder: Path, *, is_launched: bool) -> TrialStatus:
+    """Read the status of a trial.
+
+    Args:
+        folder: Its run directory.
+        is_launched: Whether a launch of its experiment runs.
+    """
     run = RunDirectory(folder)
     record = run.read_record()
     events = _last_events(run.events)
     progress = next((event for event in reversed(events) if event["kind"] == "progress"), None)
     status = str(record.get("status", RUNNING))
     if status == RUNNING:
-        status = (RUNNING if events else WAITING) if launched else LOST
+        status = (RUNNING if events else WAITING) if is_launched else LOST
+    is_running = status == RUNNING
     errors = [step["error"] for step in record.get("steps", {}).values() if "error" in step]
     return TrialStatus(
         folder.name,
@@ -197,16 +232,19 @@ def trial_status(folder: Path, *, launched: bool) -> TrialStatus:
         done=progress["done"] if progress else None,
         total=progress["total"] if progress else None,
         metrics=run.read_metrics() or _last_metrics(events),
-        # A machine goes on being used where a trial is stuck.
+        # Usage is sampled even while a trial is stuck, so that it says nothing of the trial's activity.
         age=_age([event for event in events if event["kind"] != "system"]),
         error=errors[-1] if errors and status == "failed" else None,
         run_dir=folder,
+        eta_seconds=estimate_remaining(events) if is_running else None,
+        resumed_from_step=find_resumed_step(run.events) if is_running else None,
+        gpu_utilization=_gpu_utilization(events) if is_running else None,
     )
 
 
 def _last_events(log: Path) -> list[Event]:
     size = log.stat().st_size if log.exists() else 0
-    # The line that the reading falls into is no JSON, and passed over.
+    # Reading starts within a line, which is no JSON then and is skipped.
     return list(EventTail(log, max(0, size - TAIL_BYTES)).read())
 
 
@@ -221,53 +259,120 @@ def _last_metrics(events: Sequence[Event]) -> dict[str, float | None]:
 def _age(events: Sequence[Event]) -> float | None:
     if not events:
         return None
-    told = datetime.fromisoformat(events[-1]["time"])
-    return max(0.0, round((datetime.now(UTC) - told).total_seconds(), 1))
+    return max(0.0, round((datetime.now(UTC) - _time(events[-1])).total_seconds(), 1))
+
+
+def _time(event: Event) -> datetime:
+    return datetime.fromisoformat(event["time"])
+
+
+def _since_last_start(events: Sequence[Event]) -> Sequence[Event]:
+    """The events since the last start of a step; all of them if no start is among them."""
+    starts = [index for index, event in enumerate(events) if event["kind"] == "state" and event["state"] == "started"]
+    return events[starts[-1] :] if starts else events
+
+
+def estimate_remaining(events: Sequence[Event]) -> float | None:
+    """Estimate how long the step that reported progress last still takes.
+
+    The rate is the mean over the progress events of that step since it started, or since its count began anew, as that
+    of each validation does.
+
+    Returns:
+        Seconds, from the last progress event on. None if the step is complete, or if there are no two events of it
+        with progress between them.
+    """
+    progress = [event for event in _since_last_start(events) if event["kind"] == "progress"]
+    if not progress:
+        return None
+    last = progress[-1]
+    first = last
+    for event in reversed(progress):
+        if event["stage"] == last["stage"]:
+            if event["done"] > first["done"]:
+                break
+            first = event
+    num_done, num_left = int(last["done"] - first["done"]), int(last["total"] - last["done"])
+    if num_done <= 0 or num_left <= 0:
+        return None
+    return round((_time(last) - _time(first)).total_seconds() / num_done * num_left, 1)
+
+
+def find_resumed_step(log: Path) -> int | None:
+    """Find the optimizer step that the running training resumed from.
+
+    A trainer reports the metrics of each optimizer step, so that the first such event after the training's start
+    belongs to the step after the checkpoint.
+
+    Returns:
+        The step; None if the training began from nothing, has reported no step yet, or is not running.
+    """
+    content = log.read_bytes()
+    start = content.rfind(TRAIN_STATE)
+    if start < 0 or not content.startswith(b'started"', start + len(TRAIN_STATE)):
+        return None
+    # The start's own line is cut, and therefore skipped.
+    for event in EventTail(log, start).read():
+        # Results have no step, and the metrics of the checks before the training have step 0.
+        if event["kind"] != "metrics" or not event["step"]:
+            continue
+        if any(name.startswith("train/") for name in event["values"]):
+            return int(event["step"]) - 1 or None
+    return None
+
+
+def _gpu_utilization(events: Sequence[Event]) -> float | None:
+    samples = [event["values"] for event in _since_last_start(events) if event["kind"] == "system"]
+    if not samples:
+        return None
+    values = [value for name, value in samples[-1].items() if GPU_UTILIZATION.fullmatch(name)]
+    return round(fmean(values), 1) if values else None
 
 
 def stop(name: str, storage: Path, *, now: bool) -> list[str]:
-    """Stop what is named.
+    """Stop a launch or a trial.
 
     Args:
-        name: A job, or what `find` takes.
+        name: A job, or a name as for `find_experiments`.
         storage: The folder of all runs.
-        now: Without saving first.
+        now: Whether to stop without saving.
 
     Returns:
-        What was done, a line each.
+        What was done, one line per launch or trial.
 
     Raises:
-        SpecError: There is nothing of that name.
-        UnmetError: It does not run, or not here.
+        SpecError: Nothing has this name.
+        RequirementError: It does not run, or runs on another machine.
     """
-    launches = [note for folder in experiments(storage) for note in launch_records(folder) if note.job == name]
+    records = [record for folder in list_experiments(storage) for record in launch_records(folder)]
+    launches = [record for record in records if record.job == name]
     if not launches:
-        [found] = find([name], storage)
-        if not found.whole:
-            return [_stop_trial(found, now=now)]
-        launches = launch_records(found.experiment)
-    alive = [note for note in launches if note.alive]
+        [selection] = find_experiments([name], storage)
+        if not selection.is_whole:
+            return [_stop_trial(selection, now=now)]
+        launches = launch_records(selection.experiment)
+    alive = [launch for launch in launches if launch.is_alive]
     if not alive:
-        raise RequirementError(f"no launch of {name} runs")
-    return [_stop_launch(note, now=now) for note in alive]
+        raise RequirementError(f"no launch of {name} is running")
+    return [_stop_launch(launch, now=now) for launch in alive]
 
 
-def _stop_launch(note: LaunchRecord, *, now: bool) -> str:
-    note.stop(now=now)
-    what = f"the launch of {note.file.parent.name} (process {note.pid})"
-    return f"{what} was ended" if now else f"{what} was asked to stop: its trials save and end"
+def _stop_launch(launch: LaunchRecord, *, now: bool) -> str:
+    launch.stop(now=now)
+    description = f"the launch of {launch.file.parent.name} (process {launch.pid})"
+    return f"{description} was ended" if now else f"{description} was asked to stop: its trials save and end"
 
 
-def _stop_trial(found: FoundExperiment, *, now: bool) -> str:
-    [folder] = found.trials
-    launches: Sequence[LaunchRecord] = [note for note in launch_records(found.experiment) if note.alive]
-    status = trial_status(folder, launched=bool(launches)).status
+def _stop_trial(selection: ExperimentSelection, *, now: bool) -> str:
+    [folder] = selection.trials
+    is_launched = any(launch.is_alive for launch in launch_records(selection.experiment))
+    status = trial_status(folder, is_launched=is_launched).status
     if status not in {RUNNING, WAITING}:
-        raise RequirementError(f"{folder.name} does not run: it is {status}")
+        raise RequirementError(f"{folder.name} is not running: it is {status}")
     if now:
         raise RequirementError(
-            f"one trial is not ended without saving: leave --now out, or end all of the launch with "
-            f"`runner stop {found.experiment.name} --now`"
+            "a single trial cannot be stopped without saving: omit --now, or stop the whole launch with "
+            f"`runner stop {selection.experiment.name} --now`"
         )
     RunDirectory(folder).stop_request.touch()
     return f"{folder.name} was asked to stop: it saves and ends"
@@ -278,58 +383,60 @@ FINISHED = "finished"
 
 
 def result_rows(names: Sequence[str], storage: Path) -> list[dict[str, Any]]:
-    """List trials, those of a sweep in its order.
+    """List trials with their options and results; those of a sweep are in its order.
 
     Args:
-        names: Experiments and trials, as `runner.status.status.find` takes them; none of them means everything.
+        names: Experiments and trials, as for `find_experiments`; no name selects everything.
         storage: The folder of all runs.
 
     Returns:
-        For each `experiment`, `trial`, `arm` and `group` (None outside of a sweep), `seed`, `status`, the options in
-        which the trials differ by dotted path, the metrics of those that are finished, `fingerprint` and `run_dir`.
-        All rows have the same keys; None where a trial has no such option or figure. A list is a tuple.
+        For each trial: `experiment`, `trial`, `arm` and `group` (None outside of a sweep), `seed`, `status`, the
+        options in which the trials differ by dotted path, its metrics if it is finished, `fingerprint` and `run_dir`.
+        All rows have the same keys; the value is None where a trial has no such option or metric. A list is a tuple.
 
     Raises:
-        SpecError: There is nothing of a name, or more than one.
+        SpecError: A name matches nothing, or several trials.
     """
-    found = [
-        row for each in find(names, storage) for row in _of_experiment(each.experiment, experiment_status(each).trials)
+    rows = [
+        row
+        for selection in find_experiments(names, storage)
+        for row in _rows(selection.experiment, experiment_status(selection).trials)
     ]
-    options = _differing([row.options for row in found])
-    figures = list(dict.fromkeys(name for row in found for name in row.metrics))
+    options = _differing_options([row.options for row in rows])
+    metrics = list(dict.fromkeys(name for row in rows for name in row.metrics))
     return [
         {
-            **row.placement,
+            **row.identity,
             **{path: row.options.get(path) for path in options},
-            **{name: row.metrics.get(name) for name in figures},
+            **{name: row.metrics.get(name) for name in metrics},
             **row.origin,
         }
-        for row in found
+        for row in rows
     ]
 
 
 class _Row(NamedTuple):
-    """A trial: how it stands and where it belongs, what it was told, what came out, and where that is from."""
+    """A trial: its identity and status, its options, its results, and where they come from."""
 
-    placement: dict[str, Any]
+    identity: dict[str, Any]
     options: dict[str, Any]
     metrics: Mapping[str, float | None]
     origin: dict[str, Any]
 
 
-def _of_experiment(experiment: Path, trials: Sequence[TrialStatus]) -> Iterator[_Row]:
-    swept = {each["name"]: each for each in sweep_as_told(experiment / FOLDER).get("trials", ())}
-    order = {name: place for place, name in enumerate(swept)}
-    for trial in sorted(trials, key=lambda each: order.get(each.name, len(order))):
+def _rows(experiment: Path, trials: Sequence[TrialStatus]) -> Iterator[_Row]:
+    sweep_entries = {entry["name"]: entry for entry in read_sweep(experiment / SWEEP_FOLDER).get("trials", ())}
+    order = {name: index for index, name in enumerate(sweep_entries)}
+    for trial in sorted(trials, key=lambda trial: order.get(trial.name, len(order))):
         run = RunDirectory(trial.run_dir)
         plan = json.loads(run.plan.read_text(encoding="utf-8"))
-        of_sweep = swept.get(trial.name, {})
+        entry = sweep_entries.get(trial.name, {})
         yield _Row(
-            placement={
+            identity={
                 "experiment": experiment.name,
                 "trial": trial.name,
-                "arm": of_sweep.get("arm") or None,
-                "group": of_sweep.get("group") or None,
+                "arm": entry.get("arm") or None,
+                "group": entry.get("group") or None,
                 "seed": plan[SEED],
                 "status": trial.status,
             },
@@ -340,10 +447,10 @@ def _of_experiment(experiment: Path, trials: Sequence[TrialStatus]) -> Iterator[
 
 
 def _options(plan: Mapping[str, Any]) -> dict[str, Any]:
-    told = {name: value for name, value in plan.items() if name not in OUTSIDE_PLUGINS | {SEED}}
-    return {path: tuple(value) if isinstance(value, list) else value for path, value in flatten(told)}
+    sections = {name: value for name, value in plan.items() if name not in NOT_FINGERPRINTED | {SEED}}
+    return {path: tuple(value) if isinstance(value, list) else value for path, value in flatten_json(sections)}
 
 
-def _differing(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    paths = dict.fromkeys(path for told in trials for path in told)
-    return [path for path in paths if len({json.dumps(told.get(path)) for told in trials}) > 1]
+def _differing_options(trials: Sequence[Mapping[str, Any]]) -> list[str]:
+    paths = dict.fromkeys(path for options in trials for path in options)
+    return [path for path in paths if len({json.dumps(options.get(path)) for options in trials}) > 1]

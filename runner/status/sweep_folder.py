@@ -1,4 +1,4 @@
-"""The `sweep/` folder of an experiment: its trials with their values, and the sweep's event log."""
+"""The `sweep/` folder of an experiment: its trials with their objective values, and the sweep's event log."""
 
 from __future__ import annotations
 
@@ -11,90 +11,90 @@ from typing import Any
 
 from runner.files import write_json, write_text
 from runner.plan import Plan, Trial, plan_json
-from runner.secrets import without_passwords
+from runner.secrets import redact_passwords
 from runner.trial.events import EventLog
-from runner.trial.run_directory import LOCK, TRACKER_LOCK, TRACKER_STATE, held
+from runner.trial.run_directory import LOCK, TRACKER_LOCK, TRACKER_STATE, lock_folder
 from runner.trial.run_trial import Status
-from runner.trial_factory import ScoredTrial as Point
+from runner.trial_factory import ScoredTrial
 
-FOLDER = "sweep"
-"""Its name; trials' names begin otherwise."""
+SWEEP_FOLDER = "sweep"
+"""The folder's name; the names of trials begin with another word."""
 SWEEP_FILE = "sweep.json"
-"""In it: the trials with their values."""
+"""The file in it with the trials and their values."""
 SEED = "seed"
-"""The parameter in which repetitions of a point differ."""
+"""The parameter in which the repetitions of a point differ."""
 OBJECTIVE = "objective"
-"""The metric that a trial's value is shown as, whatever the search goes by."""
+"""The metric under which the tracker shows a trial's objective value, whatever the objective's own name is."""
 
 
-def shown_value(objective: float | None) -> dict[str, float]:
-    """A trial's value as the tracker is shown it; nothing where it has none."""
+def objective_metric(objective: float | None) -> dict[str, float]:
+    """A trial's objective value as a metric for the tracker; empty if the trial has none."""
     return {} if objective is None else {OBJECTIVE: objective}
 
 
-def sweep_as_told(folder: Path) -> dict[str, Any]:
-    """What `sweep.json` in a folder says; nothing where nothing is swept."""
+def read_sweep(folder: Path) -> dict[str, Any]:
+    """Read the `sweep.json` of a folder; empty if there is none."""
     file = folder / SWEEP_FILE
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 
 class SweepFolder:
-    """`runs/<experiment>/sweep/`, as docs/interface.md lays it out.
+    """`runs/<experiment>/sweep/`, as described in docs/interface.md.
 
     Attributes:
         path: The folder.
-        events: Its log.
-        objective: The `metric` and `mode` that the search goes by; None where it goes by none.
-        changed: A value has come since it was begun.
+        events: Its event log.
+        objective: The `metric` and `mode` of the objective; None if the search has none.
+        has_new_values: Whether an objective value was added since this launch began.
     """
 
     def __init__(self, path: Path, plan: Plan) -> None:
-        """Name the folder; it need not exist yet."""
+        """Set the folder's path; the folder need not exist yet."""
         self.path = path
         self.events = path / "events.jsonl"
         self._plan, self._file = plan, path / SWEEP_FILE
         self.objective: Mapping[str, Any] | None = None
-        self.changed = False
+        self.has_new_values = False
         self._trials: dict[str, dict[str, Any]] = {}
         self._status = "running"
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the folder; see `runner.trial.run_directory.held`."""
-        with held(self.path, "this sweep"):
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the folder while the block runs; see `runner.trial.run_directory.lock_folder`."""
+        with lock_folder(self.path, "this sweep"):
             yield
 
     def clear(self) -> None:
-        """Remove all that an earlier launch left, but for the lock that is held."""
+        """Remove all files of earlier launches except the locks, one of which is held."""
         for entry in self.path.iterdir():
             if entry.name not in {LOCK, TRACKER_LOCK}:
                 entry.unlink()
 
     def begin(self, spec_text: str, objective: Mapping[str, Any] | None) -> None:
-        """Take up what an earlier launch left; write down what this one launches.
+        """Read the trials of earlier launches, and write this launch's spec and plan.
 
-        With another base, or another objective, it is another sweep: what still fits is counted anew.
+        With another base plan or another objective this is another sweep, whose trials are numbered anew.
         """
         self.objective = objective
-        told = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
-        if (told.get("fingerprint"), told.get("objective")) == (self._plan.fingerprint, objective):
-            self._trials = {trial["name"]: trial for trial in told["trials"]}
+        saved = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
+        if (saved.get("fingerprint"), saved.get("objective")) == (self._plan.fingerprint, objective):
+            self._trials = {trial["name"]: trial for trial in saved["trials"]}
         else:
-            for left in (self._file, self.events, self.path / TRACKER_STATE):
-                left.unlink(missing_ok=True)
-        write_text(self.path / "spec.yaml", without_passwords(spec_text))
+            for file in (self._file, self.events, self.path / TRACKER_STATE):
+                file.unlink(missing_ok=True)
+        write_text(self.path / "spec.yaml", redact_passwords(spec_text))
         write_text(self.path / "plan.json", plan_json(self._plan))
 
     def number(self, trial: Trial) -> int:
-        """Count a trial, from 0, in the order in which the search first asked for it."""
+        """The number of a trial, from 0, in the order in which the search proposed the trials."""
         if trial.name not in self._trials:
             self._trials[trial.name] = {"number": len(self._trials), "name": trial.name}
         return int(self._trials[trial.name]["number"])
 
-    def note(self, trial: Trial, status: str, objective: float | None) -> None:
-        """Write down a trial's state and value, and tell the sweep's log of a new value."""
+    def record_trial(self, trial: Trial, status: str, objective: float | None) -> None:
+        """Write a trial's status and objective value, and add a new value to the sweep's event log."""
         number = self.number(trial)
-        before = self._trials[trial.name].get("objective")
+        previous = self._trials[trial.name].get("objective")
         self._trials[trial.name] |= {
             "fingerprint": trial.plan.fingerprint,
             "parameters": dict(trial.parameters),
@@ -104,14 +104,14 @@ class SweepFolder:
             "status": status,
             "objective": objective,
         }
-        # The log comes first: a value that a kill makes it tell twice is shown once, by its number.
-        if objective is not None and objective != before:
+        # The log is written first: if a kill makes it hold a value twice, the trial's number still shows it once.
+        if objective is not None and objective != previous:
             EventLog(self.events).metrics(number, {OBJECTIVE: objective})
-            self.changed = True
+            self.has_new_values = True
         self._write()
 
     def end(self, status: Status) -> None:
-        """Write down how the launch of the sweep ended."""
+        """Write how the launch of the sweep ended."""
         self._status = status
         self._write()
 
@@ -120,14 +120,14 @@ class SweepFolder:
         return sorted(self._trials.values(), key=lambda trial: int(trial["number"]))
 
     @property
-    def points(self) -> list[Point]:
-        """The trials that have a value, by what is searched: their seeds are repetitions."""
-        valued = [trial for trial in self.trials() if trial.get("objective") is not None]
-        searched = [{path: value for path, value in trial["parameters"].items() if path != SEED} for trial in valued]
-        return [Point(own, trial["objective"]) for own, trial in zip(searched, valued, strict=True)]
+    def scored_trials(self) -> list[ScoredTrial]:
+        """The trials that have an objective value, without their seeds, which are repetitions of the same point."""
+        trials = [trial for trial in self.trials() if trial.get("objective") is not None]
+        points = [{path: value for path, value in trial["parameters"].items() if path != SEED} for trial in trials]
+        return [ScoredTrial(point, trial["objective"]) for point, trial in zip(points, trials, strict=True)]
 
     def _write(self) -> None:
-        told = {
+        content = {
             "experiment": self._plan.spec.name,
             "fingerprint": self._plan.fingerprint,
             "objective": self.objective,
@@ -135,4 +135,4 @@ class SweepFolder:
             "dataset": asdict(self._plan.dataset),
             "trials": self.trials(),
         }
-        write_json(self._file, told)
+        write_json(self._file, content)

@@ -1,10 +1,9 @@
-"""Draws points with Optuna's samplers, each as a function of seed, number and results alone."""
+"""Draws points with Optuna's samplers, determined only by the seed, the point's number and the earlier results."""
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -12,27 +11,27 @@ from optuna.trial import FrozenTrial
 
 from runner.spec.sweep_section import (
     Dimension,
-    Drawn,
     GaussianSearch,
     GeneticSearch,
     HalvingPruning,
     HyperbandPruning,
     MedianPruning,
+    ParamValue,
     Pruning,
     RandomSearch,
     Search,
     TpeSearch,
 )
 from runner.spec.tree import Tree
-from runner.spec.variants import Variants
+from runner.spec.variants import SweepVariants
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def distribution(dimension: Dimension) -> BaseDistribution:
-    """The dimension as Optuna knows it; values that are no numbers go by their labels."""
-    if dimension.labelled:
-        return CategoricalDistribution(list(dimension.labelled))
+def make_distribution(dimension: Dimension) -> BaseDistribution:
+    """Convert a dimension to Optuna's distribution; values that are not numbers are represented by their labels."""
+    if dimension.labelled_values:
+        return CategoricalDistribution(list(dimension.labelled_values))
     low, high = dimension.bounds
     log = dimension.kind in {"loguniform", "logint"}
     if dimension.kind in {"int", "logint"}:
@@ -40,43 +39,46 @@ def distribution(dimension: Dimension) -> BaseDistribution:
     return FloatDistribution(low, high, log=log, step=dimension.step)
 
 
-def draw(swept: Variants, arm: str | None, earlier: optuna.Study, attempt: int) -> FrozenTrial:
+def draw_point(variants: SweepVariants, arm: str | None, study: optuna.Study, attempt: int) -> FrozenTrial:
     """Draw the next point of an arm.
 
-    The sampler works on a copy of the study in memory, and its random numbers follow from the search's seed, the number
-    of the point and the attempt. So a point that was being drawn when the process died is drawn again just the same.
+    The sampler works on a copy of the study in memory. Its random numbers depend only on the search's seed, the
+    point's number and the attempt, so that a killed process draws the same point again.
 
     Args:
-        swept: The space and the search.
-        arm: The arm.
-        earlier: Its study, in which the points before this one are.
-        attempt: 0, or how often what was drawn could not be used: then it is drawn at random.
+        variants: The spec's tree with the space and the search.
+        arm: The arm; None where there are no arms.
+        study: The study of the arm, which holds the earlier points.
+        attempt: The number of draws for this point that could not be used. After the first draw, points are drawn
+            uniformly at random.
 
     Returns:
-        A trial with parameters, distributions and what the sampler noted of it.
+        A trial with parameters, distributions and the sampler's own attributes.
     """
-    trials = earlier.get_trials(deepcopy=False)
-    search = swept.sweep.search if attempt == 0 else RandomSearch(type="random", seed=_seed(swept.sweep.search))
-    conditional = any(dimension.when for dimension in swept.sweep.space.values())
+    earlier_trials = study.get_trials(deepcopy=False)
+    configured = variants.sweep.search
+    search = configured if attempt == 0 else RandomSearch(type="random", seed=_seed_of(configured))
+    is_conditional = any(dimension.when for dimension in variants.sweep.space.values())
+    seed = _derive_seed(_seed_of(search), len(earlier_trials), attempt)
     copy = optuna.create_study(
-        study_name=earlier.study_name,
-        directions=earlier.directions,
-        sampler=sampler(search, _mixed(_seed(search), len(trials), attempt), conditional=conditional),
-        pruner=earlier.pruner,
+        study_name=study.study_name,
+        directions=study.directions,
+        sampler=make_sampler(search, seed, is_conditional=is_conditional),
+        pruner=study.pruner,
     )
-    copy.add_trials(trials)
+    copy.add_trials(earlier_trials)
     trial = copy.ask()
 
-    def choose(_: Tree, name: str) -> Drawn:
-        return _suggest(trial, name, swept.sweep.space[name])
+    def choose(_: Tree, name: str) -> ParamValue:
+        return _suggest(trial, name, variants.sweep.space[name])
 
-    swept.walk(arm, choose)
+    variants.choose_values(arm, choose)
     return copy.get_trials(deepcopy=False)[-1]
 
 
-def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Drawn:
-    if dimension.labelled:
-        return str(trial.suggest_categorical(name, list(dimension.labelled)))
+def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> ParamValue:
+    if dimension.labelled_values:
+        return str(trial.suggest_categorical(name, list(dimension.labelled_values)))
     low, high = dimension.bounds
     log = dimension.kind in {"loguniform", "logint"}
     if dimension.kind in {"int", "logint"}:
@@ -84,35 +86,31 @@ def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Drawn:
     return trial.suggest_float(name, low, high, log=log, step=dimension.step)
 
 
-def _seed(search: Search) -> int:
+def _seed_of(search: Search) -> int:
     return getattr(search, "seed", 0)
 
 
-def _mixed(*numbers: int) -> int:
-    """One seed out of several numbers; neighbours give seeds that have nothing in common."""
+def _derive_seed(*numbers: int) -> int:
+    """Hash several numbers into one seed, so that consecutive numbers give unrelated seeds."""
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:4], "big")
 
 
-def sampler(search: Search, seed: int, *, conditional: bool = False) -> optuna.samplers.BaseSampler:
-    """Make the sampler of a search; a grid needs none and gets the random one."""
+def make_sampler(search: Search, seed: int, *, is_conditional: bool = False) -> optuna.samplers.BaseSampler:
+    """Create the sampler of a search. A grid needs none and gets the random sampler."""
     with warnings.catch_warnings():
-        # Which parts of Optuna are young is its own business; the versions that go together are pinned.
+        # The Optuna version is pinned, so warnings about its experimental parts do not concern the user.
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return _sampler(search, seed, conditional=conditional)
+        if isinstance(search, TpeSearch):
+            return optuna.samplers.TPESampler(n_startup_trials=search.n_startup_trials, seed=seed, group=is_conditional)
+        if isinstance(search, GaussianSearch):
+            return optuna.samplers.GPSampler(n_startup_trials=search.n_startup_trials, seed=seed)
+        if isinstance(search, GeneticSearch):
+            return optuna.samplers.NSGAIISampler(population_size=search.population_size, seed=seed)
+        return optuna.samplers.RandomSampler(seed=seed)
 
 
-def _sampler(search: Search, seed: int, *, conditional: bool) -> optuna.samplers.BaseSampler:
-    if isinstance(search, TpeSearch):
-        return optuna.samplers.TPESampler(n_startup_trials=search.n_startup_trials, seed=seed, group=conditional)
-    if isinstance(search, GaussianSearch):
-        return optuna.samplers.GPSampler(n_startup_trials=search.n_startup_trials, seed=seed)
-    if isinstance(search, GeneticSearch):
-        return optuna.samplers.NSGAIISampler(population_size=search.population_size, seed=seed)
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-def pruner(pruning: Pruning | None) -> optuna.pruners.BasePruner:
-    """Make the pruner."""
+def make_pruner(pruning: Pruning | None) -> optuna.pruners.BasePruner:
+    """Create the pruner of a sweep; without pruning, one that prunes nothing."""
     if isinstance(pruning, MedianPruning):
         return optuna.pruners.MedianPruner(
             n_startup_trials=pruning.n_startup_trials, n_warmup_steps=pruning.n_warmup_steps
@@ -128,8 +126,3 @@ def pruner(pruning: Pruning | None) -> optuna.pruners.BasePruner:
             reduction_factor=pruning.reduction_factor,
         )
     return optuna.pruners.NopPruner()
-
-
-def distributions(swept: Variants, names: Sequence[str]) -> dict[str, BaseDistribution]:
-    """The dimensions of some paths as Optuna knows them."""
-    return {name: distribution(swept.sweep.space[name]) for name in names}

@@ -1,4 +1,4 @@
-"""The search of a sweep: arms in turn, points that are repeated with each seed, budgets, the best so far."""
+"""The search of a sweep: proposes trials from each arm in turn, within budgets, and tracks the best point."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from runner.plan import PlanResolver, Trial
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.sweep_section import SweepOptions
 from runner.spec.tree import Tree
-from runner.spec.variants import Variants
+from runner.spec.variants import SweepVariants
 from runner.stages import Reporter
-from runner.sweep.study import ArmStudy, open_journal, studies_by_arm
+from runner.sweep.study import ArmStudy, open_study_storage, studies_by_arm
 from runner.trial.run_directory import RunDirectory
 from runner.trial.run_trial import Status
-from runner.trial_factory import SweepPoint, TrialFactory, unchanged
+from runner.trial_factory import SweepPoint, TrialFactory, keep_spec
 
 
 @dataclass(frozen=True)
-class End:
+class SearchResult:
     """How a trial ended.
 
     Attributes:
-        status: Its status.
-        value: The objective's, where it has one.
+        status: The trial's status.
+        value: The value of the objective; None if the trial has none.
     """
 
     status: Status
@@ -38,101 +38,102 @@ class End:
 class Search:
     """Proposes the trials of a sweep; see `runner.sweep.trial_source.TrialSource`.
 
-    A point's objective is the mean over its seeds. With pruning, a point goes by its first seed: the others are asked
-    once that one has finished, and never where it was pruned.
+    The objective of a point is the mean over its seeds. With pruning, the first seed of a point decides: the other
+    seeds follow once it has finished, and are left out if it is pruned.
     """
 
-    def __init__(self, composer: TrialFactory, folder: Path) -> None:
-        """Take up a search, or begin it.
+    def __init__(self, factory: TrialFactory, folder: Path) -> None:
+        """Start a search, or resume it.
 
         Args:
-            composer: Makes trials.
-            folder: `sweep` in the experiment's folder, where the trials' folders are; this process holds it.
+            factory: Creates the trials.
+            folder: The folder `sweep` in the experiment's folder, next to the run directories. This process must hold
+                its lock.
 
         Raises:
-            SpecError: Points that are known beforehand have values that do not go together.
+            SpecError: Predetermined points combine values that are not valid together.
         """
-        self._composer, self._sweep = composer, composer.swept.sweep
-        self._runs = folder.parent
-        storage = open_journal(folder)
-        earlier = studies_by_arm(storage)
-        self._arms = [ArmStudy(composer, name, storage) for name in composer.swept.arms]
-        self._dropped = [told for arm in self._arms for told in arm.dropped]
+        self._factory, self._sweep = factory, factory.variants.sweep
+        self._experiment_folder = folder.parent
+        storage = open_study_storage(folder)
+        earlier_arms = list(studies_by_arm(storage))
+        self._arms = [ArmStudy(factory, name, storage) for name in factory.variants.arms]
+        self._dropped = [message for arm in self._arms for message in arm.dropped]
         if any(arm.is_new for arm in self._arms):
-            gone = [name for name in earlier if name not in composer.swept.arms]
-            self._dropped += [f"dropped {'all points' if name is None else f'the arm {name}'}" for name in gone]
-        self._asked: dict[str, Trial] = {}
-        self._ended: dict[str, End] = {}
-        self._expected = composer.expected()
-        self._before, self._began = self._arms[0].seconds, time.monotonic()
+            removed = [name for name in earlier_arms if name not in factory.variants.arms]
+            self._dropped += [f"dropped {'all points' if name is None else f'the arm {name}'}" for name in removed]
+        self._proposed: dict[str, Trial] = {}
+        self._results: dict[str, SearchResult] = {}
+        self._max_trials = factory.max_trials()
+        self._earlier_seconds, self._started = self._arms[0].seconds, time.monotonic()
 
     def ask(self) -> Trial | None:
-        """Give the next trial to run; see `Proposals`."""
-        if self._sweep.parallel is not None and self._num_open >= self._sweep.parallel:
+        """Return the next trial to run; see `TrialSource`."""
+        if self._sweep.parallel is not None and self._num_running >= self._sweep.parallel:
             return None
-        trial = next(self._waiting(), None)
-        if trial is None and not self._spent():
-            self._propose()
-            trial = next(self._waiting(), None)
+        trial = next(self._pending_trials(), None)
+        if trial is None and not self._is_budget_spent():
+            self._propose_points()
+            trial = next(self._pending_trials(), None)
         if trial is not None:
-            self._asked[trial.name] = trial
+            self._proposed[trial.name] = trial
         return trial
 
     @property
-    def _num_open(self) -> int:
-        return len(self._asked.keys() - self._ended.keys())
+    def _num_running(self) -> int:
+        return len(self._proposed.keys() - self._results.keys())
 
     def _points(self) -> Iterator[tuple[ArmStudy, SweepPoint]]:
-        """All points, the first of each arm before the second of any."""
-        several = [(point.number, place, arm, point) for place, arm in enumerate(self._arms) for point in arm]
-        yield from ((arm, point) for _, _, arm, point in sorted(several, key=lambda each: each[:2]))
+        """Iterate over all points: the first point of each arm, then the second of each, and so on."""
+        points = [(point.number, index, arm, point) for index, arm in enumerate(self._arms) for point in arm]
+        yield from ((arm, point) for _, _, arm, point in sorted(points, key=lambda row: row[:2]))
 
-    def _waiting(self) -> Iterator[Trial]:
-        """What is to be asked now, of the points that were proposed; what is finished, whatever is spent."""
-        spent = self._spent()
+    def _pending_trials(self) -> Iterator[Trial]:
+        """Yield the trials of existing points that can run now. With the budget spent, yield only finished ones."""
+        is_spent = self._is_budget_spent()
         for _, point in self._points():
-            for trial in self._ready(point):
-                if trial.name not in self._asked and not (spent and not self._is_finished(trial)):
+            for trial in self._runnable_trials(point):
+                if trial.name not in self._proposed and (not is_spent or self._is_finished(trial)):
                     yield trial
 
     def _is_finished(self, trial: Trial) -> bool:
-        return RunDirectory(self._runs / trial.name).finished("score")
+        return RunDirectory(self._experiment_folder / trial.name).is_finished("score")
 
-    def _ready(self, point: SweepPoint) -> tuple[Trial, ...]:
-        """The trials of a point that need not wait for its first."""
+    def _runnable_trials(self, point: SweepPoint) -> tuple[Trial, ...]:
+        """The trials of a point that need not wait for its first one."""
         if self._sweep.pruning is None:
             return point.trials
-        first = self._ended.get(point.trials[0].name)
+        first = self._results.get(point.trials[0].name)
         return point.trials if first and first.status == "finished" else point.trials[:1]
 
-    def _propose(self) -> None:
-        """Make the next point, of the arm that has fewest; where a point is only what was run before, one more."""
+    def _propose_points(self) -> None:
+        """Let the arm with the fewest points propose one, until a point has a trial that was not proposed yet."""
         while arm := min(
-            (arm for arm in self._arms if not arm.exhausted and self._within(arm)),
+            (arm for arm in self._arms if not arm.is_exhausted and self._fits_budget(arm)),
             key=lambda arm: len(arm.points),
             default=None,
         ):
-            point = arm.propose()
+            point = arm.propose_point()
             if point is not None:
-                self._settle(arm, point)
-                if any(trial.name not in self._asked for trial in point.trials):
+                self._tell_study(arm, point)
+                if any(trial.name not in self._proposed for trial in point.trials):
                     return
 
-    def _within(self, arm: ArmStudy) -> bool:
-        """Whether an arm's budget has room for a point with all its seeds."""
+    def _fits_budget(self, arm: ArmStudy) -> bool:
+        """Whether the arm's budget allows another point with all its seeds."""
         limit = self._sweep.budget.trials
         num_seeds = len(self._sweep.seeds or (0,))
         return limit is None or sum(self._num_trials(point) for point in arm) + num_seeds <= limit
 
     def _num_trials(self, point: SweepPoint) -> int:
-        """How many trials a point is: one, where it was pruned."""
-        first = self._ended.get(point.trials[0].name)
+        """The number of trials that a point takes: one if its first trial was pruned."""
+        first = self._results.get(point.trials[0].name)
         return 1 if first and first.status == "pruned" else len(point.trials)
 
-    def _spent(self) -> bool:
+    def _is_budget_spent(self) -> bool:
         """Whether a budget of the whole sweep is spent."""
         budget = self._sweep.budget
-        failures = sum(end.status == "failed" for end in self._ended.values())
+        failures = sum(result.status == "failed" for result in self._results.values())
         return bool(
             (budget.failures and failures >= budget.failures)
             or (budget.hours and self._hours() >= budget.hours)
@@ -140,79 +141,79 @@ class Search:
         )
 
     def _hours(self) -> float:
-        return (self._before + time.monotonic() - self._began) / 3600
+        return (self._earlier_seconds + time.monotonic() - self._started) / 3600
 
     def _gpu_hours(self) -> float:
-        """Hours of GPUs of the trials that ended, by the records of their last launch."""
+        """The GPU hours of the ended trials, from the records of their last launch."""
         total = 0.0
-        for name in self._ended:
-            compute = self._asked[name].plan.spec.compute
-            steps = RunDirectory(self._runs / name).read_record().get("steps", {})
+        for name in self._results:
+            compute = self._proposed[name].plan.spec.compute
+            steps = RunDirectory(self._experiment_folder / name).read_record().get("steps", {})
             total += sum(step["seconds"] for step in steps.values()) * compute.workers * compute.gpus_per_worker
         return total / 3600
 
     def done(self) -> bool:
-        """Whether nothing will be asked any more; see `Proposals`."""
-        if next(self._waiting(), None) is not None:
+        """Whether no further trial will be proposed; see `TrialSource`."""
+        if next(self._pending_trials(), None) is not None:
             return False
-        if self._num_open and self._sweep.pruning is not None:
-            return False  # A point's other seeds may follow, or its pruning leave room in the budget.
-        return self._spent() or not any(self._within(arm) and not arm.exhausted for arm in self._arms)
+        if self._num_running and self._sweep.pruning is not None:
+            return False  # other seeds of a point may follow, or pruning may free budget
+        return self._is_budget_spent() or not any(self._fits_budget(arm) and not arm.is_exhausted for arm in self._arms)
 
     def report(self, trial: Trial, step: int, values: Mapping[str, float]) -> bool:
-        """Note the objective of a trial that trains; see `Proposals`."""
+        """Record the objective of a running trial; see `TrialSource`."""
         objective = self._sweep.objective
         if self._sweep.pruning is None or objective is None or objective.metric not in values:
             return False
-        first = [(arm, point) for arm, point in self._points() if point.trials[0].name == trial.name]
-        return any([arm.report(point, step, values[objective.metric]) for arm, point in first])
+        started_by = [(arm, point) for arm, point in self._points() if point.trials[0].name == trial.name]
+        return any([arm.report(point, step, values[objective.metric]) for arm, point in started_by])
 
     def tell(
         self, trial: Trial, status: Status, metrics: Mapping[str, float | None], validation: Mapping[str, float]
     ) -> None:
-        """Take note of a trial's end; see `Proposals`."""
+        """Record the end of a trial; see `TrialSource`."""
         objective = self._sweep.objective
         value = validation.get(objective.metric) if objective and status == "finished" else None
-        self._asked.setdefault(trial.name, trial)
-        self._ended[trial.name] = End(status, value)
+        self._proposed.setdefault(trial.name, trial)
+        self._results[trial.name] = SearchResult(status, value)
         for arm, point in self._points():
-            if any(each.name == trial.name for each in point.trials):
-                self._settle(arm, point)
+            if any(point_trial.name == trial.name for point_trial in point.trials):
+                self._tell_study(arm, point)
         if self._sweep.budget.hours:
             self._arms[0].seconds = self._hours() * 3600
 
-    def _settle(self, arm: ArmStudy, point: SweepPoint) -> None:
-        """Tell the study of a point, once all its trials have ended; what failed or was interrupted is run again."""
-        ends = [self._ended.get(trial.name) for trial in point.trials]
-        if ends[0] is not None and ends[0].status == "pruned":
-            arm.end(point, None, pruned=True)
-        elif self._sweep.objective is not None and all(end is not None and end.status == "finished" for end in ends):
-            arm.end(point, self._value(point))
+    def _tell_study(self, arm: ArmStudy, point: SweepPoint) -> None:
+        """Tell the study of a point whose trials have all ended. Failed and interrupted trials run again instead."""
+        results = [self._results.get(trial.name) for trial in point.trials]
+        if results[0] is not None and results[0].status == "pruned":
+            arm.tell(point, None, is_pruned=True)
+        elif self._sweep.objective is not None and all(result and result.status == "finished" for result in results):
+            arm.tell(point, self._mean_objective(point))
 
-    def _value(self, point: SweepPoint) -> float | None:
-        """The mean of the objective over a point's seeds; None before all have one that is a number."""
-        values = [self._ended[trial.name].value for trial in point.trials if trial.name in self._ended]
-        numbers = [value for value in values if value is not None and math.isfinite(value)]
-        return fmean(numbers) if len(numbers) == len(point.trials) else None
+    def _mean_objective(self, point: SweepPoint) -> float | None:
+        """The mean of the objective over a point's seeds; None until every seed has a finite value."""
+        values = [self._results[trial.name].value for trial in point.trials if trial.name in self._results]
+        finite = [value for value in values if value is not None and math.isfinite(value)]
+        return fmean(finite) if len(finite) == len(point.trials) else None
 
     def summary(self) -> Mapping[str, Any]:
-        """What is known so far; see `Proposals`."""
+        """Summarize the search so far; see `TrialSource`."""
         objective = self._sweep.objective
         return {
-            "expected": self._expected,
+            "expected": self._max_trials,
             "objective": objective.model_dump() if objective else None,
-            "best": self._best(),
+            "best": self._best_point(),
             "dropped": self._dropped,
-            "refused": [told for arm in self._arms for told in arm.refused],
+            "refused": [message for arm in self._arms for message in arm.refused],
         }
 
-    def _best(self) -> dict[str, Any] | None:
-        valued = [(value, point) for _, point in self._points() if (value := self._value(point)) is not None]
-        if not valued or self._sweep.objective is None:
+    def _best_point(self) -> dict[str, Any] | None:
+        points = [(value, point) for _, point in self._points() if (value := self._mean_objective(point)) is not None]
+        if not points or self._sweep.objective is None:
             return None
         choose = max if self._sweep.objective.mode == "max" else min
-        value, point = choose(valued, key=lambda each: each[0])
-        parameters = self._composer.swept.shown(point.arm, point.parameters)
+        value, point = choose(points, key=lambda row: row[0])
+        parameters = self._factory.variants.display_values(point.arm, point.parameters)
         names = [trial.name for trial in point.trials]
         return {"group": point.group, "value": value, "parameters": parameters, "trials": names}
 
@@ -222,20 +223,20 @@ def open_search(
     sweep: SweepOptions,
     folder: Path,
     reporter: Reporter,
-    adjust: Callable[[ExperimentSpec], ExperimentSpec] = unchanged,
+    adjust: Callable[[ExperimentSpec], ExperimentSpec] = keep_spec,
 ) -> Search:
-    """Take up the search of a sweep, or begin it.
+    """Start the search of a sweep, or resume it.
 
     Args:
         tree: The spec as read (`LoadedSpec.tree`).
-        sweep: Its sweep, or a smaller one (`runner.plan.smoke`).
-        folder: `sweep` in the experiment's folder; this process holds it.
-        reporter: Told of data that are made on the way.
-        adjust: Applied to the spec of each trial, such as `runner.plan.smoke`.
+        sweep: The sweep section of the spec, or a smaller one (`runner.plan.smoke_spec`).
+        folder: The folder `sweep` in the experiment's folder. This process must hold its lock.
+        reporter: Receives the progress of data sets that are built.
+        adjust: Applied to the spec of each trial, such as `runner.plan.smoke_spec`.
 
     Raises:
-        SpecError: Points that are known beforehand have values that do not go together.
+        SpecError: Predetermined points combine values that are not valid together.
         DataError: A data set is missing or broken.
-        UnmetError: A model's checkpoint cannot be had.
+        RequirementError: A model's checkpoint is not available.
     """
-    return Search(TrialFactory(Variants(tree, sweep), PlanResolver(reporter), adjust), folder)
+    return Search(TrialFactory(SweepVariants(tree, sweep), PlanResolver(reporter), adjust), folder)

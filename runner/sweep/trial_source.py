@@ -1,4 +1,4 @@
-"""Where the trials of a launch come from: the interface of a search, and a fixed list."""
+"""The source of a launch's trials: the interface of a search, and a fixed list of trials."""
 
 from __future__ import annotations
 
@@ -10,63 +10,63 @@ from runner.trial.run_trial import Status
 
 
 class TrialSource(Protocol):
-    """Which trials to run, as results come in."""
+    """Decides which trials to run while results come in."""
 
     def ask(self) -> Trial | None:
-        """Give the next trial to run, finished ones included (they are only reported).
+        """Return the next trial to run, including finished trials, which are only reported.
 
         Returns:
-            None where there is nothing now: wait for results, or for `done`.
+            None if no trial can start now: wait for results, unless `done` is true.
         """
 
     def done(self) -> bool:
-        """Whether nothing will be asked any more: the space is exhausted, a budget is spent, or too many failed."""
+        """Whether no trial will follow: the space is exhausted, a budget is spent, or too many trials failed."""
 
     def report(self, trial: Trial, step: int, values: Mapping[str, float]) -> bool:
-        """Take note of metrics while a trial runs; metrics that were told before may be told again.
+        """Record metrics of a running trial. The same metrics may be reported again.
 
         Returns:
-            Whether the trial is to be stopped, as it is pruned.
+            True if the trial must stop because it is pruned.
         """
 
     def tell(
         self, trial: Trial, status: Status, metrics: Mapping[str, float | None], validation: Mapping[str, float]
     ) -> None:
-        """Take note of a trial's end; telling the same again changes nothing.
+        """Record the end of a trial. Telling the same again changes nothing.
 
         Args:
-            trial: As it was asked.
+            trial: The trial that `ask` returned.
             status: How it ended.
-            metrics: Its results on the test split, which decide nothing.
-            validation: The last value of each `validation/…` metric of its events, by that name.
+            metrics: Its results on the test split, which are never used for selection.
+            validation: The last value of each `validation/…` metric in its events, by that name.
         """
 
     def summary(self) -> Mapping[str, Any]:
-        """What is known so far, for the table and JSON.
+        """Summarize the search so far, for the table and for JSON.
 
         Returns:
-            `expected`: trials at most, None where that is not known; `objective`: `metric` and `mode`, None without;
-            `best`: of the best group so far `group`, `value` (the mean over its seeds), `parameters` and `trials`, None
-            before there is one; `dropped`: what of an earlier launch does not fit any more, in words, one by one;
-            `refused`: what was drawn and not tried, as its values do not go together, likewise.
+            `expected`: the maximum number of trials, None if unknown. `objective`: `metric` and `mode`, None without
+            one. `best`: of the best group so far `group`, `value` (the mean over its seeds), `parameters` and `trials`;
+            None if there is none yet. `dropped`: messages about parts of an earlier launch that do not fit any more.
+            `refused`: messages about drawn points that were not tried, because their values are not valid together.
         """
 
 
 class FixedTrials:
-    """Trials that are known beforehand, each asked once."""
+    """A fixed list of trials; see `TrialSource`."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         """Take the trials, in the order to run them."""
-        self._waiting = list(trials)
-        self._expected = len(trials)
+        self._pending = list(trials)
+        self._num_trials = len(trials)
 
     def ask(self) -> Trial | None:
-        """Give the next one; see `TrialSource`."""
-        return self._waiting.pop(0) if self._waiting else None
+        """Return the next trial of the list."""
+        return self._pending.pop(0) if self._pending else None
 
     def done(self) -> bool:
-        """Whether all have been asked."""
-        return not self._waiting
+        """Whether `ask` has returned all trials."""
+        return not self._pending
 
     def report(self, trial: Trial, step: int, values: Mapping[str, float]) -> bool:
         """Prune nothing."""
@@ -75,8 +75,8 @@ class FixedTrials:
     def tell(
         self, trial: Trial, status: Status, metrics: Mapping[str, float | None], validation: Mapping[str, float]
     ) -> None:
-        """Learn nothing: what comes next is known."""
+        """Ignore the result, because the list of trials is fixed."""
 
     def summary(self) -> Mapping[str, Any]:
-        """The number of trials."""
-        return {"expected": self._expected, "objective": None, "best": None, "dropped": [], "refused": []}
+        """Return the number of trials."""
+        return {"expected": self._num_trials, "objective": None, "best": None, "dropped": [], "refused": []}

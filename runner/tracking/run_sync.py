@@ -1,4 +1,4 @@
-"""What the tracker has received of one run, stored beside the run so that any process can continue."""
+"""Uploads the event log of one run to the tracker, and stores how far it came so that any process can continue."""
 
 from __future__ import annotations
 
@@ -20,31 +20,39 @@ from runner.trial.run_directory import TRACKER_LOCK, TRACKER_STATE
 from runner.trial.run_trial import Status
 
 LOG_FILE = "events.jsonl"
-FINAL = ("finished", "pruned")
-"""How a run ended that nothing is added to any more."""
-BATCH = 2_000
-"""So many events are delivered before it is noted that they were: a tracker that goes away then misses no more."""
-MISSES_IN_TURN = 2
-"""After so many runs in turn that the tracker does not take it seems to be away, and no others are tried for now."""
+FINAL_STATUSES = ("finished", "pruned")
+"""Statuses of a run to which nothing is added later."""
+EVENTS_PER_UPLOAD = 2_000
+"""Events per upload, after each of which the progress is saved. A tracker that fails then misses no more than this."""
+MAX_CONSECUTIVE_FAILURES = 2
+"""After this many failed runs in a row the tracker counts as unreachable, and no other run is tried for now."""
 
 
 class UploadedElsewhereError(StepError):
-    """Another process delivers the run, and will be done with it."""
+    """Another process uploads the run, and will complete it."""
 
 
 def tracker_state(folder: Path) -> dict[str, Any]:
-    """How far the tracker is served with a run; or nothing.
+    """Read how much of a run the tracker has received.
 
     Returns:
-        `run_id`, `link`, `delivered` (bytes of the log), `complete`, `status` (the last one that it was told), and
-        `store`, which tracker it is.
+        `run_id`, `link`, `delivered` (bytes of the log), `complete`, `status` (the last one that was sent), and
+        `store` (which tracker it is). Empty if nothing was uploaded yet.
     """
     file = folder / TRACKER_STATE
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 
 class RunSync:
-    """Serves the tracker with one run out of its log; remembers how far it came, across launches."""
+    """Uploads the event log of one run to the tracker, and remembers its progress across launches.
+
+    Attributes:
+        delivered: Bytes of the log that the tracker has received.
+        complete: Whether the run has a final status there.
+        status: The last status that was sent; None if none was.
+        run_id: The tracker's id of the run; None before it was opened there.
+        link: Where a person can see the run.
+    """
 
     def __init__(
         self,
@@ -53,13 +61,13 @@ class RunSync:
         parent: RunSync | None = None,
         store: str | None = None,
     ) -> None:
-        """Take up the run where an earlier launch left it; the tracker is made when it is first needed.
+        """Read the state that an earlier launch left; the tracker is opened when it is first needed.
 
         Args:
             make_tracker: Opens the tracker.
-            run: What it is told; its `known_as` and `parent` are filled in here.
-            parent: The feed of the sweep that the run is shown under, opened before it.
-            store: Names the tracker: what another one was told, this one was not.
+            run: Describes the run; its `existing_run_id` and `parent` are set here.
+            parent: The sync of the sweep that the run belongs to, which is opened first.
+            store: Identifies the tracker. The state of another tracker is ignored.
         """
         self._make_tracker, self._run, self._parent, self._store = make_tracker, run, parent, store
         self._tracker: Tracker | None = None
@@ -74,68 +82,64 @@ class RunSync:
         self.link = str(state.get("link", ""))
 
     def open(self) -> Tracker:
-        """Begin the run with the tracker, or take it up there; whatever the tracker raises is raised.
+        """Start the run at the tracker, or continue it there.
 
         Raises:
-            DeliveredElsewhereError: Another process delivers this run.
+            UploadedElsewhereError: Another process uploads this run.
+            Exception: Whatever the tracker raises.
         """
         if self._tracker is None:
-            self._hold()
+            self._acquire_lock()
             tracker = self._make_tracker()
-            run = replace(self._run, known_as=self.run_id)
+            run = replace(self._run, existing_run_id=self.run_id)
             if self._parent is not None:
                 if self._parent.run_id is None:
                     self._parent.open()
                 run = replace(run, parent=self._parent.run_id)
             run_id = tracker.start(run)
             if run_id != self.run_id:
-                self.delivered = 0  # What an earlier one was told, which is gone, this one was not.
+                self.delivered = 0  # This is a new run: the earlier one, with what it received, no longer exists.
             self.run_id, self.link = run_id, tracker.link()
             self.complete, self.status = False, "running"
             self._save()
             self._tracker = tracker
         return self._tracker
 
-    @property
-    def outstanding(self) -> bool:
-        """Whether the tracker lacks something of the run."""
-        return not self.complete or self._log_size > self.delivered
+    def needs_upload(self, status: Status) -> bool:
+        """Whether the tracker lacks anything of a run that ended with this status."""
+        has_status = self.complete if self.status is None else self.status == status
+        return self.run_id is None or not has_status or self._log_size > self.delivered
 
-    def lacks(self, status: Status) -> bool:
-        """Whether the tracker lacks something of a run that has ended so."""
-        told = self.complete if self.status is None else self.status == status
-        return self.run_id is None or not told or self._log_size > self.delivered
-
-    def serve(self) -> int:
-        """Deliver what is new; whatever the tracker raises is raised, and what it missed comes with the next call.
+    def upload(self) -> int:
+        """Upload new events. Whatever the tracker raises is raised; the next call sends what is missing.
 
         Returns:
-            How many events were new.
+            The number of events.
         """
-        tracker, number = self.open(), 0
+        tracker, num_events = self.open(), 0
         tail = EventTail(self._run.run_dir / LOG_FILE, self.delivered)
-        reading = tail.read()
-        while events := list(islice(reading, BATCH)):
-            tracker.deliver(events)
-            number += len(events)
-            self._note(tail.offset)
-        self._note(tail.offset)
-        return number
+        reader = tail.read()
+        while events := list(islice(reader, EVENTS_PER_UPLOAD)):
+            tracker.log_events(events)
+            num_events += len(events)
+            self._save_offset(tail.offset)
+        self._save_offset(tail.offset)
+        return num_events
 
     def finish(self, status: Status, results: Mapping[str, float]) -> int:
-        """Deliver the rest, and results that no log holds, and set the run's final status; see `serve`."""
-        number = self.serve()
+        """Upload the remaining events and results that no log holds, then set the run's final status; see `upload`."""
+        num_events = self.upload()
         tracker = self.open()
         if results:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            tracker.deliver([{"time": now, "kind": "metrics", "step": None, "values": dict(results)}])
+            tracker.log_events([{"time": now, "kind": "metrics", "step": None, "values": dict(results)}])
         tracker.finish(status)
-        self.complete, self.status = status in FINAL, status
+        self.complete, self.status = status in FINAL_STATUSES, status
         self._save()
-        return number
+        return num_events
 
     def release(self) -> None:
-        """Let other processes deliver the run."""
+        """Release the lock, so that other processes can upload the run."""
         self._lock.release(force=True)
 
     @property
@@ -143,15 +147,15 @@ class RunSync:
         log = self._run.run_dir / LOG_FILE
         return log.stat().st_size if log.exists() else 0
 
-    def _hold(self) -> None:
+    def _acquire_lock(self) -> None:
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise UploadedElsewhereError(
-                f"{self._run.run_dir}: another process delivers this run to the tracker"
+                f"{self._run.run_dir}: another process is uploading this run to the tracker"
             ) from error
 
-    def _note(self, offset: int) -> None:
+    def _save_offset(self, offset: int) -> None:
         if offset != self.delivered:
             self.delivered = offset
             self._save()

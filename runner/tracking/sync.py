@@ -1,4 +1,4 @@
-"""Uploads what earlier launches could not send to the tracker."""
+"""Uploads results that earlier launches could not send to the tracker."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from pathlib import Path
 from typing import Any, get_args
 
 from runner.errors import RunnerError
-from runner.plan import implement
-from runner.secrets import without_passwords
+from runner.plan import create_plugin
+from runner.secrets import redact_passwords
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import Tracker
 from runner.status.process_registry import LaunchRecord, launch_records
-from runner.status.status import FoundExperiment
-from runner.status.sweep_folder import FOLDER, shown_value, sweep_as_told
-from runner.tracking.run_sync import MISSES_IN_TURN, RunSync, UploadedElsewhereError
-from runner.tracking.tracked_run import store_of, sweep_from_folder, trial_from_folder
+from runner.status.status import ExperimentSelection
+from runner.status.sweep_folder import SWEEP_FOLDER, objective_metric, read_sweep
+from runner.tracking.run_sync import MAX_CONSECUTIVE_FAILURES, RunSync, UploadedElsewhereError
+from runner.tracking.tracked_run import sweep_from_folder, tracker_identity, trial_from_folder
 from runner.trial.run_directory import RunDirectory
 from runner.trial.run_trial import Status
 
 
 @dataclass(frozen=True)
 class SyncResult:
-    """What came of one run.
+    """The result of uploading one run.
 
     Attributes:
-        experiment: Its experiment.
-        name: Its folder's.
-        status: How it ended; one that a launch left in the middle is interrupted.
-        delivered: Whether the tracker lacked something, and has it now.
-        events: How many lines of its log that were.
-        run_id: The tracker's id of it.
-        error: Why the tracker still lacks something.
+        experiment: The name of its experiment.
+        name: The name of its folder.
+        status: How it ended; a run whose launch was killed counts as interrupted.
+        delivered: Whether something was missing and has been uploaded.
+        events: How many events were uploaded.
+        run_id: The tracker's id of the run.
+        error: Why the tracker still lacks something; None if it has everything.
     """
 
     experiment: str
@@ -45,84 +45,84 @@ class SyncResult:
 
     def as_json(self) -> dict[str, Any]:
         """The run as `sync --json` lists it."""
-        told = dict(vars(self))
-        return {"mlflow_run_id": told.pop("run_id"), **told}
+        fields = dict(vars(self))
+        return {"mlflow_run_id": fields.pop("run_id"), **fields}
 
 
 class StorageSync:
-    """Goes through experiments and delivers what their trackers lack.
+    """Uploads what the trackers of experiments lack.
 
     Attributes:
-        refused: Why an experiment was left alone, by its name.
+        refused: Why an experiment was skipped, by its name.
     """
 
     def __init__(self, storage: Path) -> None:
-        """Take the folder of all runs, absolute, for stores beside them."""
+        """Set the folder of all runs, absolute; trackers without an address keep their store beside the runs."""
         self._storage = storage
-        self._misses = 0
+        self._num_failures = 0
         self.refused: dict[str, str] = {}
 
-    def experiment(self, found: FoundExperiment) -> Iterator[SyncResult]:
-        """Deliver an experiment, or the trials of it that were named; one that a launch is still at is refused."""
-        name = found.experiment.name
-        launches = [note for note in launch_records(found.experiment) if note.alive]
+    def sync_experiment(self, selection: ExperimentSelection) -> Iterator[SyncResult]:
+        """Upload an experiment, or the selected trials of it; one that a launch still runs is refused."""
+        name = selection.experiment.name
+        launches = [launch for launch in launch_records(selection.experiment) if launch.is_alive]
         if launches:
-            self.refused[name] = "; ".join(_still_at_it(note, name) for note in launches)
+            self.refused[name] = "; ".join(_describe_running(launch, name) for launch in launches)
             return
-        sweep = _SweepAt(found.experiment / FOLDER, self._storage)
-        for path in found.trials:
-            if self._away(name):
+        sweep = _SweepSync(selection.experiment / SWEEP_FOLDER, self._storage)
+        for path in selection.trials:
+            if self._refuse_if_unreachable(name):
                 return
-            yield self._deliver(*self._trial(RunDirectory(path), sweep))
+            yield self._sync_trial(RunDirectory(path), sweep)
         if sweep.error is not None:
-            yield SyncResult(name, FOLDER, sweep.status, error=sweep.error)
-        # Last, as it was opened anew where a trial was to be shown under it.
-        if sweep.feed is not None and not self._away(name):
-            yield self._deliver(SyncResult(name, FOLDER, sweep.status), sweep.feed, {})
+            yield SyncResult(name, SWEEP_FOLDER, sweep.status, error=sweep.error)
+        # The sweep comes last, since it is opened again for each of its trials.
+        if sweep.sync is not None and not self._refuse_if_unreachable(name):
+            yield self._upload(SyncResult(name, SWEEP_FOLDER, sweep.status), sweep.sync, {})
 
-    def _away(self, name: str) -> bool:
-        if self._misses >= MISSES_IN_TURN:
-            self.refused[name] = "the tracker does not answer, and the rest was not tried"
-        return self._misses >= MISSES_IN_TURN
+    def _refuse_if_unreachable(self, name: str) -> bool:
+        """Whether the tracker counts as unreachable; if so, the experiment is refused."""
+        is_unreachable = self._num_failures >= MAX_CONSECUTIVE_FAILURES
+        if is_unreachable:
+            self.refused[name] = "the tracker does not answer; the remaining runs were not tried"
+        return is_unreachable
 
-    def _trial(self, run: RunDirectory, sweep: _SweepAt) -> tuple[SyncResult, RunSync | None, dict[str, float]]:
-        told = SyncResult(run.path.parent.name, run.path.name, _status(run))
+    def _sync_trial(self, run: RunDirectory, sweep: _SweepSync) -> SyncResult:
+        result = SyncResult(run.path.parent.name, run.path.name, _status(run))
         entry = sweep.trials.get(run.path.name)
         try:
             spec, tracked = trial_from_folder(run, entry or {})
         except RunnerError as error:
-            return SyncResult(told.experiment, told.name, told.status, error=str(error)), None, {}
-        parent = None if entry is None else sweep.feed
-        feed = RunSync(lambda: _tracker(spec, self._storage), tracked, parent, store_of(spec))
-        return told, feed, shown_value((entry or {}).get("objective"))
+            return SyncResult(result.experiment, result.name, result.status, error=str(error))
+        parent = None if entry is None else sweep.sync
+        sync = RunSync(lambda: _tracker(spec, self._storage), tracked, parent, tracker_identity(spec))
+        return self._upload(result, sync, objective_metric((entry or {}).get("objective")))
 
-    def _deliver(self, told: SyncResult, feed: RunSync | None, results: dict[str, float]) -> SyncResult:
-        if feed is None:
-            return told
-        about = (told.experiment, told.name, told.status)
-        if not feed.lacks(told.status):
-            return SyncResult(*about, run_id=feed.run_id)
+    def _upload(self, result: SyncResult, sync: RunSync, results: dict[str, float]) -> SyncResult:
+        identity = (result.experiment, result.name, result.status)
+        if not sync.needs_upload(result.status):
+            return SyncResult(*identity, run_id=sync.run_id)
         try:
-            events = feed.finish(told.status, results)
-        except Exception as error:  # whatever a tracker raises is told, and the other runs are tried
-            self._misses += not isinstance(error, UploadedElsewhereError)
+            num_events = sync.finish(result.status, results)
+        except Exception as error:  # whatever a tracker raises is reported, and the other runs are tried
+            self._num_failures += not isinstance(error, UploadedElsewhereError)
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            return SyncResult(*about, run_id=feed.run_id, error=without_passwords(lines[0]))
+            return SyncResult(*identity, run_id=sync.run_id, error=redact_passwords(lines[0]))
         finally:
-            feed.release()
-        self._misses = 0
-        return SyncResult(*about, delivered=True, events=events, run_id=feed.run_id)
+            sync.release()
+        self._num_failures = 0
+        return SyncResult(*identity, delivered=True, events=num_events, run_id=sync.run_id)
 
 
-class _SweepAt:
-    """The sweep that lies in a folder, if one does."""
+class _SweepSync:
+    """The sweep of a folder, if there is one: its trials, its status, and its sync or why there is none."""
 
     def __init__(self, folder: Path, storage: Path) -> None:
-        self.feed: RunSync | None = None
+        self.sync: RunSync | None = None
         self.error: str | None = None
-        told = sweep_as_told(folder)
-        self.trials: dict[str, dict[str, Any]] = {trial["name"]: trial for trial in told.get("trials", ())}
-        self.status: Status = told["status"] if told.get("status") in get_args(Status) else "interrupted"
+        sweep = read_sweep(folder)
+        self.trials: dict[str, dict[str, Any]] = {trial["name"]: trial for trial in sweep.get("trials", ())}
+        self.status: Status = sweep["status"] if sweep.get("status") in get_args(Status) else "interrupted"
         if not (folder / "plan.json").exists():
             return
         try:
@@ -130,22 +130,25 @@ class _SweepAt:
         except RunnerError as error:
             self.error = str(error)
         else:
-            self.feed = RunSync(lambda: _tracker(spec, storage), run, store=store_of(spec))
+            self.sync = RunSync(lambda: _tracker(spec, storage), run, store=tracker_identity(spec))
 
 
-def _still_at_it(note: LaunchRecord, experiment: str) -> str:
-    if note.here:
-        return f"a launch is still at it (process {note.pid}), which delivers; `runner stop {experiment}` ends it"
-    return f"a launch is still at it on {note.host}, as far as can be told here; if it is gone, remove {note.file}"
+def _describe_running(launch: LaunchRecord, experiment: str) -> str:
+    if launch.is_local:
+        return f"a launch is running (process {launch.pid}) and uploads itself; `runner stop {experiment}` ends it"
+    return (
+        f"a launch on {launch.host} may still be running, which cannot be checked from here; if it has ended, remove "
+        f"{launch.file}"
+    )
 
 
 def _tracker(spec: ExperimentSpec, storage: Path) -> Tracker:
-    made: Tracker = implement(spec.tracker, storage)
-    return made
+    tracker: Tracker = create_plugin(spec.tracker, storage)
+    return tracker
 
 
 def _status(run: RunDirectory) -> Status:
-    if run.finished("score"):
+    if run.is_finished("score"):
         return "finished"
-    noted: Status = run.read_record().get("status", "interrupted")
-    return noted if noted in get_args(Status) else "interrupted"
+    recorded: Status = run.read_record().get("status", "interrupted")
+    return recorded if recorded in get_args(Status) else "interrupted"

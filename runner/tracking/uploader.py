@@ -10,167 +10,180 @@ from dataclasses import dataclass
 from functools import partial
 
 from runner.errors import RequirementError, RunnerError
-from runner.secrets import without_passwords
-from runner.tracking.run_sync import MISSES_IN_TURN, RunSync, UploadedElsewhereError
+from runner.secrets import redact_passwords
+from runner.tracking.run_sync import MAX_CONSECUTIVE_FAILURES, RunSync, UploadedElsewhereError
 from runner.trial.run_trial import Status
 
 UPLOAD_SECONDS = 2.0
-"""A tracker is fed in batches of this length, since each delivery is a transaction."""
+"""Time between uploads. Events are sent in batches, since each upload is a transaction."""
 OPENING_SECONDS = 30.0
-"""How long a launch waits for the tracker before its first trial; one that has refused nothing by then is slow."""
+"""How long a launch waits for the tracker before its first trial; a tracker without an error by then is only slow."""
 MAX_BACKOFF_SECONDS = 300.0
-"""The longest between two attempts at a run that the tracker does not take; each pause is twice the one before."""
+"""The longest pause between two attempts at a run that fails; each pause is twice the one before."""
 PATIENCE_SECONDS = 5.0
-"""A launch that waits longer than this for the tracker at its end says so."""
+"""If the end of a launch waits longer than this for the tracker, a message says so."""
 FINAL_UPLOAD_SECONDS = 5.0
-"""How long a launch that is ended at once still tries to tell the tracker."""
+"""How long a launch that is stopped at once still tries to upload."""
 
 End = tuple[Status, Mapping[str, float]]
+"""How a run ended, and its results that no log holds."""
 
 
 @dataclass
 class Backoff:
-    """How long a run is left alone that the tracker did not take: `misses` in turn, none again before `until`."""
+    """The pause of a run after failed uploads.
 
-    misses: int = 0
+    Attributes:
+        num_failures: Failures in a row.
+        until: When the run is tried again, in seconds of the monotonic clock.
+    """
+
+    num_failures: int = 0
     until: float = -math.inf
 
-    def grow(self) -> None:
-        """After one more miss."""
-        self.misses += 1
-        self.until = time.monotonic() + min(UPLOAD_SECONDS * 2**self.misses, MAX_BACKOFF_SECONDS)
+    def increase(self) -> None:
+        """Count one more failure, and extend the pause."""
+        self.num_failures += 1
+        self.until = time.monotonic() + min(UPLOAD_SECONDS * 2**self.num_failures, MAX_BACKOFF_SECONDS)
 
 
 class TrackerUploader(threading.Thread):
-    """A thread that serves the tracker with all runs; nothing else talks to the tracker while it lives.
+    """A thread that uploads all runs to the tracker; nothing else calls the tracker while it runs.
 
-    A tracker that fails costs nothing but a warning: what it missed is delivered later, or by `runner sync`, or when
-    the spec is launched again.
+    If the tracker fails, a warning says so and the launch continues. What is missing is uploaded later: by a retry, by
+    `runner sync`, or when the spec is launched again.
     """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
-        """Warn once where the tracker fails."""
-        super().__init__(daemon=True, name="delivery")
-        self._warn, self._warned = warn, False
-        self._feeds: dict[RunSync, End | None] = {}
-        self._pauses: dict[RunSync, Backoff] = {}
-        self._held = threading.Lock()
-        self._wake, self._closing, self._answered = threading.Event(), threading.Event(), threading.Event()
-        self._refusal: Exception | None = None
+        """Initialize the thread; `warn` is called at the first failure."""
+        super().__init__(daemon=True, name="uploader")
+        self._warn, self._has_warned = warn, False
+        self._syncs: dict[RunSync, End | None] = {}
+        self._backoffs: dict[RunSync, Backoff] = {}
+        self._lock = threading.Lock()
+        self._wake, self._closing, self._opened = threading.Event(), threading.Event(), threading.Event()
+        self._opening_error: Exception | None = None
 
-    def follow(self, feed: RunSync) -> None:
-        """Deliver what is told of a run from now on."""
-        with self._held:
-            self._feeds.setdefault(feed, None)
+    def add(self, sync: RunSync) -> None:
+        """Upload the events of a run from now on."""
+        with self._lock:
+            self._syncs.setdefault(sync, None)
 
-    def await_answer(self, hurried: Callable[[], bool]) -> None:
-        """Wait until the tracker has taken or refused the first run; a slow one is not waited for long.
+    def wait_until_open(self, is_stopping: Callable[[], bool]) -> None:
+        """Wait until the tracker has accepted or refused the first run, at most `OPENING_SECONDS`.
+
+        Args:
+            is_stopping: Whether the user has asked to stop, which ends the wait.
 
         Raises:
-            RunnerError: It refused, so that the launch's runs could be shown nowhere.
+            RunnerError: The tracker refused the run, so that no run of this launch could be shown there.
         """
         deadline = time.monotonic() + OPENING_SECONDS
         self._wake.set()
-        while not self._answered.wait(0.05) and self.is_alive() and not hurried():
+        while not self._opened.wait(0.05) and self.is_alive() and not is_stopping():
             if time.monotonic() > deadline:
-                self._answered.set()
-                self._complain(f"the tracker has not answered in {OPENING_SECONDS:.0f} s")
-        if isinstance(self._refusal, RunnerError):
-            raise self._refusal
-        if self._refusal is not None:
-            told = without_passwords(f"{type(self._refusal).__name__}: {self._refusal}")
-            raise RequirementError(f"the tracker cannot be opened: {told}") from self._refusal
+                self._opened.set()
+                self._warn_once(f"the tracker has not answered within {OPENING_SECONDS:.0f} s")
+        if isinstance(self._opening_error, RunnerError):
+            raise self._opening_error
+        if self._opening_error is not None:
+            cause = redact_passwords(f"{type(self._opening_error).__name__}: {self._opening_error}")
+            raise RequirementError(f"the tracker cannot be opened: {cause}") from self._opening_error
 
-    def finish(self, feed: RunSync, status: Status, results: Mapping[str, float] | None = None) -> None:
-        """Deliver the rest of a run that has ended, soon."""
-        with self._held:
-            self._feeds[feed] = (status, results or {})
+    def finish(self, sync: RunSync, status: Status, results: Mapping[str, float] | None = None) -> None:
+        """Upload the rest of a run that has ended, and its final status, soon."""
+        with self._lock:
+            self._syncs[sync] = (status, results or {})
         self._wake.set()
 
-    def serves(self, feed: RunSync) -> bool:
-        """Whether there is still something to deliver of a run."""
-        with self._held:
-            return feed in self._feeds
+    def has_pending(self, sync: RunSync) -> bool:
+        """Whether part of a run is still to be uploaded."""
+        with self._lock:
+            return sync in self._syncs
 
     def run(self) -> None:
-        """Deliver until told to close, then what is left."""
+        """Upload until `close` is called, then once more."""
         while not self._closing.is_set():
             self._wake.wait(UPLOAD_SECONDS)
             self._wake.clear()
-            self._round()
-        self._round()
+            self._upload_due()
+        self._upload_due()
 
-    def close(self, hurried: Callable[[], bool]) -> None:
-        """Upload what is left, for at most `FINAL_UPLOAD_SECONDS` if the user is in a hurry; warn of the rest."""
+    def close(self, is_hurried: Callable[[], bool]) -> None:
+        """Upload what is left, and warn about what could not be uploaded.
+
+        Args:
+            is_hurried: Whether the user has asked to stop at once; then this takes at most `FINAL_UPLOAD_SECONDS`.
+        """
         self._closing.set()
         self._wake.set()
-        began, hurry = time.monotonic(), math.inf if self._refusal is None else -math.inf
-        told = False
-        while self.is_alive() and time.monotonic() < hurry:
+        started, deadline = time.monotonic(), math.inf if self._opening_error is None else -math.inf
+        has_said_waiting = False
+        while self.is_alive() and time.monotonic() < deadline:
             self.join(0.1)
-            if hurried():
-                hurry = min(hurry, time.monotonic() + FINAL_UPLOAD_SECONDS)
-            elif not told and time.monotonic() - began > PATIENCE_SECONDS:
-                told = True
-                self._warn("waiting for the tracker; Ctrl-C, twice, leaves what it lacks to `runner sync`")
-        with self._held:
-            left = [feed for feed, end in self._feeds.items() if end is not None]
-        for feed in left:
-            feed.release()
-        if left and self._refusal is None and not self._warned:
-            self._warn(f"the tracker lacks something of {len(left)} run(s): `runner sync` delivers it")
+            if is_hurried():
+                deadline = min(deadline, time.monotonic() + FINAL_UPLOAD_SECONDS)
+            elif not has_said_waiting and time.monotonic() - started > PATIENCE_SECONDS:
+                has_said_waiting = True
+                self._warn("waiting for the tracker; press Ctrl-C twice to leave the rest to `runner sync`")
+        with self._lock:
+            unfinished = [sync for sync, end in self._syncs.items() if end is not None]
+        for sync in unfinished:
+            sync.release()
+        if unfinished and self._opening_error is None and not self._has_warned:
+            self._warn(f"{len(unfinished)} run(s) are not complete at the tracker: `runner sync` uploads the rest")
 
-    def _round(self) -> None:
-        """Serve every run that is not left alone; none more where the tracker seems to be away.
+    def _upload_due(self) -> None:
+        """Upload every run that is due, until the tracker seems to be unreachable.
 
-        Those that it took last time come first, so that one that it never takes keeps nothing from the others; and
-        before them, at the end, those that have ended.
+        Runs whose last upload succeeded come first, so that one that always fails does not delay the others. Among
+        them, those that have ended come first.
         """
-        if self._refusal is not None:
-            return  # The launch ends by it.
-        misses = 0
-        for feed, end in self._due():
-            done = self._attempt(feed, end)
-            misses = 0 if done else misses + 1
-            if end is not None and done:
-                feed.release()
-                with self._held:
-                    self._feeds.pop(feed, None)
-            if misses >= MISSES_IN_TURN:
+        if self._opening_error is not None:
+            return  # The launch ends with this error.
+        num_failures = 0
+        for sync, end in self._due():
+            is_done = self._try_upload(sync, end)
+            num_failures = 0 if is_done else num_failures + 1
+            if end is not None and is_done:
+                sync.release()
+                with self._lock:
+                    self._syncs.pop(sync, None)
+            if num_failures >= MAX_CONSECUTIVE_FAILURES:
                 return
 
     def _due(self) -> list[tuple[RunSync, End | None]]:
-        closing, now = self._closing.is_set(), time.monotonic()
-        with self._held:
-            due = [each for each in self._feeds.items() if closing or now >= self._pause(each[0]).until]
-        return sorted(due, key=lambda each: (self._pause(each[0]).misses, each[1] is None))
+        is_closing, now = self._closing.is_set(), time.monotonic()
+        with self._lock:
+            due = [(sync, end) for sync, end in self._syncs.items() if is_closing or now >= self._backoff(sync).until]
+        return sorted(due, key=lambda item: (self._backoff(item[0]).num_failures, item[1] is None))
 
-    def _pause(self, feed: RunSync) -> Backoff:
-        return self._pauses.setdefault(feed, Backoff())
+    def _backoff(self, sync: RunSync) -> Backoff:
+        return self._backoffs.setdefault(sync, Backoff())
 
-    def _attempt(self, feed: RunSync, end: End | None) -> bool:
+    def _try_upload(self, sync: RunSync, end: End | None) -> bool:
         try:
-            feed.open()
-            self._answered.set()
-            (feed.serve if end is None else partial(feed.finish, *end))()
+            sync.open()
+            self._opened.set()
+            (sync.upload if end is None else partial(sync.finish, *end))()
         except UploadedElsewhereError:
-            self._pause(feed).grow()
+            self._backoff(sync).increase()
             return False
-        except Exception as error:  # a tracker's failure must never end a training
-            if not self._answered.is_set():
-                self._refusal = error
-                self._answered.set()
+        except Exception as error:  # a failure of the tracker must never end a training
+            if not self._opened.is_set():
+                self._opening_error = error
+                self._opened.set()
                 return False
-            self._complain(f"the tracker does not answer ({type(error).__name__}: {str(error).strip()[:200]})")
-            self._pause(feed).grow()
+            self._warn_once(f"the tracker does not answer ({type(error).__name__}: {str(error).strip()[:200]})")
+            self._backoff(sync).increase()
             return False
-        self._pauses.pop(feed, None)
+        self._backoffs.pop(sync, None)
         return True
 
-    def _complain(self, what: str) -> None:
-        if not self._warned:
+    def _warn_once(self, problem: str) -> None:
+        if not self._has_warned:
             self._warn(
-                f"{without_passwords(what)}; the run goes on, and what it misses is delivered when it answers, by "
-                "`runner sync`, or when this spec is launched again"
+                f"{redact_passwords(problem)}; the run continues. What is missing is uploaded when the tracker "
+                "answers, by `runner sync`, or when this spec is launched again"
             )
-        self._warned = True
+        self._has_warned = True

@@ -4,53 +4,53 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from runner.trial.cache import Cache
-from runner.trial.cache_entry import DESCRIPTION, CacheEntry, files_below
+from runner.trial.cache_entry import DESCRIPTION, CacheEntry, list_files
 
-LEFT_AFTER = timedelta(days=1)
-"""What a killed trial left unfinished is removed after so long, together with what is asked for."""
+UNFINISHED_MAX_AGE = timedelta(days=1)
+"""The age after which `prune` also removes unfinished folders, which killed trials left."""
 
 
 @dataclass(frozen=True)
 class CachedItem:
-    """One thing that a cache holds.
+    """One item of a cache or its mirror.
 
     Attributes:
-        kind: Such as `trained`.
-        key: The hash of what made it.
-        place: Its folder or URI.
+        kind: The kind of artifact, such as `trained`.
+        key: The cache key.
+        location: The folder or URI.
         size: Bytes.
-        freed: Bytes that its removal gives back: files that trials have too stay on the disk.
-        last_used: When it was made, or last taken from or added to.
-        made_by: The trial, as `experiment/trial`; None where several add to it.
-        used_by: The trials whose records name it; None where that is not known.
-        at_mirror: It lies at the mirror.
+        reclaimable_size: Bytes that deleting it frees; files that a trial also links stay on the disk.
+        last_used: When it was published, or last reused or added to.
+        made_by: The trial that published it, as `experiment/trial`; None if several trials add to it.
+        used_by: The trials whose records name it; None if unknown.
+        is_remote: It is stored at the mirror.
     """
 
     kind: str
     key: str
-    place: str
+    location: str
     size: int
-    freed: int
+    reclaimable_size: int
     last_used: datetime
     made_by: str | None
     used_by: tuple[str, ...] | None
-    at_mirror: bool = False
+    is_remote: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """The row as `runner cache --json` lists it."""
+        """The item as plain data; `runner cache --json` lists it."""
         return {
             "kind": self.kind,
             "key": self.key,
-            "place": self.place,
+            "place": self.location,
             "size": self.size,
-            "freed": self.freed,
+            "freed": self.reclaimable_size,
             "last_used": self.last_used.isoformat(timespec="seconds"),
             "made_by": self.made_by,
             "used_by": None if self.used_by is None else list(self.used_by),
@@ -59,12 +59,12 @@ class CachedItem:
 
 @dataclass(frozen=True)
 class PruneFilter:
-    """What is to be removed: that to which all that is given applies.
+    """Criteria for deleting items; an item must match all that are set.
 
     Attributes:
-        older_than: Not used for longer.
-        larger_than: Bytes.
-        unused: No trial of the storage has it.
+        older_than: Minimum time since the last use.
+        larger_than: Size in bytes that the item must exceed.
+        unused: No trial of the storage may use the item.
     """
 
     older_than: timedelta | None = None
@@ -72,65 +72,65 @@ class PruneFilter:
     unused: bool = False
 
     @property
-    def any(self) -> bool:
-        """Whether anything is to be removed at all."""
+    def has_criteria(self) -> bool:
+        """Whether any criterion is set."""
         return self.older_than is not None or self.larger_than is not None or self.unused
 
-    def apply(self, held: CachedItem, now: datetime) -> bool:
-        """Whether one thing is to be removed. One whose users are not known is not unused."""
+    def matches(self, item: CachedItem, now: datetime) -> bool:
+        """Whether an item matches all criteria. An item with unknown users does not count as unused."""
         return (
-            (self.older_than is None or now - held.last_used > self.older_than)
-            and (self.larger_than is None or held.size > self.larger_than)
-            and (not self.unused or held.used_by == ())
+            (self.older_than is None or now - item.last_used > self.older_than)
+            and (self.larger_than is None or item.size > self.larger_than)
+            and (not self.unused or item.used_by == ())
         )
 
 
 def list_items(cache: Cache, storage: Path) -> list[CachedItem]:
-    """List what a cache holds, and at its mirror, by kind and age.
+    """List the items of a cache and its mirror, sorted by kind and last use.
 
     Args:
         cache: The cache.
-        storage: Whose trials may use it.
+        storage: The folder of runs whose trials may use the items.
 
     Raises:
-        MirrorError: The mirror does not answer.
+        MirrorError: The mirror does not respond.
     """
-    users = _users(storage)
-    rows = [_held(folder, users) for folder in _folders(cache.root)]
+    users = _users_by_entry(storage)
+    items = [_local_item(folder, users) for folder in _item_folders(cache.root)]
     if cache.mirror is not None:
-        rows += [_at_mirror(told, cache.mirror.uri, users) for told in cache.mirror.entries()]
-    return sorted(rows, key=lambda row: (row.kind, row.last_used, row.key))
+        items += [_remote_item(entry, cache.mirror.uri, users) for entry in cache.mirror.descriptions()]
+    return sorted(items, key=lambda item: (item.kind, item.last_used, item.key))
 
 
-def prune(cache: Cache, rows: Iterable[CachedItem]) -> None:
-    """Remove things, and what killed trials left unfinished.
+def prune(cache: Cache, items: Iterable[CachedItem]) -> None:
+    """Delete items, and old unfinished folders that killed trials left.
 
     Raises:
-        OSError: Something cannot be removed.
+        OSError: Something cannot be deleted.
     """
-    for row in rows:
-        if row.at_mirror:
+    for item in items:
+        if item.is_remote:
             assert cache.mirror is not None
-            cache.mirror.remove(row.kind, row.key)
+            cache.mirror.remove(item.kind, item.key)
         else:
-            cache.entry(row.kind, row.key).remove()
-    before = (datetime.now(UTC) - LEFT_AFTER).timestamp()
-    for left in (*cache.root.glob("*/.*.unfinished.*"), *cache.root.glob("*/.*.removed.*")):
-        if left.stat().st_mtime < before:
-            shutil.rmtree(left, ignore_errors=True)
+            cache.entry(item.kind, item.key).remove()
+    newest = (datetime.now(UTC) - UNFINISHED_MAX_AGE).timestamp()
+    for folder in (*cache.root.glob("*/.*.unfinished.*"), *cache.root.glob("*/.*.removed.*")):
+        if folder.stat().st_mtime < newest:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _folders(root: Path) -> Iterator[Path]:
-    yield from (each for each in sorted(root.glob("*/*")) if each.is_dir() and not each.name.startswith("."))
+def _item_folders(root: Path) -> Iterator[Path]:
+    yield from (path for path in sorted(root.glob("*/*")) if path.is_dir() and not path.name.startswith("."))
 
 
-def _users(storage: Path) -> dict[str, list[str]]:
-    """By `kind/key`, the trials whose records name it."""
+def _users_by_entry(storage: Path) -> dict[str, list[str]]:
+    """List the trials whose records name an entry, by its `kind/key`."""
     users: dict[str, list[str]] = {}
     for record in sorted(storage.glob("*/*/record.json")):
         try:
             steps = json.loads(record.read_text(encoding="utf-8")).get("steps", {})
-        except (OSError, ValueError):  # removed meanwhile, or no record of ours
+        except (OSError, ValueError):  # removed meanwhile, or not a record of a trial
             continue
         for step in steps.values():
             if step.get("cache"):
@@ -138,38 +138,49 @@ def _users(storage: Path) -> dict[str, list[str]]:
     return users
 
 
-def _held(folder: Path, users: dict[str, list[str]]) -> CachedItem:
+def _local_item(folder: Path, users: dict[str, list[str]]) -> CachedItem:
     kind, key = folder.parent.name, folder.name
-    told = CacheEntry(folder, kind, key).described()
-    found = [file.stat() for _, file in files_below(folder)]
-    # What is described is as old as its description, which is touched when it is taken from; see `CacheEntry.take`.
-    dated = folder / DESCRIPTION if told else folder
-    last = max([dated.stat().st_mtime, *([] if told else [each.st_mtime for each in found])])
+    description = CacheEntry(folder, kind, key).read_description()
+    stats = [file.stat() for _, file in list_files(folder)]
+    # Reusing an entry touches its description (see `CacheEntry.link_into`). Without one, the newest file counts.
+    last_used = (
+        (folder / DESCRIPTION).stat().st_mtime
+        if description
+        else max([folder.stat().st_mtime, *(stat.st_mtime for stat in stats)])
+    )
     return CachedItem(
         kind,
         key,
-        str(folder),
-        sum(each.st_size for each in found),
-        sum(each.st_size for each in found if each.st_nlink == 1),
-        datetime.fromtimestamp(last, UTC),
-        told.get("made_by") if told else None,
-        _used(users, kind, key) if told else None,
+        location=str(folder),
+        size=sum(stat.st_size for stat in stats),
+        reclaimable_size=sum(stat.st_size for stat in stats if stat.st_nlink == 1),
+        last_used=datetime.fromtimestamp(last_used, UTC),
+        made_by=description.get("made_by") if description else None,
+        used_by=_users_of(users, kind, key) if description else None,
     )
 
 
-def _at_mirror(told: Any, uri: str, users: dict[str, list[str]]) -> CachedItem:
-    size = sum(each["size"] for each in told["files"].values())
-    kind, key = told["kind"], told["key"]
-    created = datetime.fromisoformat(told["created"])
-    # Whether another storage uses it is not known; that one of this storage does, is.
-    used = _used(users, kind, key) or None
-    return CachedItem(kind, key, f"{uri}/{kind}/{key}", size, size, created, told["made_by"], used, at_mirror=True)
+def _remote_item(description: Mapping[str, Any], uri: str, users: dict[str, list[str]]) -> CachedItem:
+    size = sum(file["size"] for file in description["files"].values())
+    kind, key = description["kind"], description["key"]
+    return CachedItem(
+        kind,
+        key,
+        location=f"{uri}/{kind}/{key}",
+        size=size,
+        reclaimable_size=size,
+        last_used=datetime.fromisoformat(description["created"]),
+        made_by=description["made_by"],
+        # Users in other storages are unknown, so no known user means unknown, not unused.
+        used_by=_users_of(users, kind, key) or None,
+        is_remote=True,
+    )
 
 
-def _used(users: dict[str, list[str]], kind: str, key: str) -> tuple[str, ...]:
+def _users_of(users: dict[str, list[str]], kind: str, key: str) -> tuple[str, ...]:
     return tuple(users.get(f"{kind}/{key}", ()))
 
 
-def total(rows: Sequence[CachedItem]) -> dict[str, int]:
-    """Bytes of some rows together: `size`, and `freed`."""
-    return {"size": sum(row.size for row in rows), "freed": sum(row.freed for row in rows)}
+def sum_sizes(items: Sequence[CachedItem]) -> dict[str, int]:
+    """Sum the bytes of items: `size`, and `freed` by deleting them."""
+    return {"size": sum(item.size for item in items), "freed": sum(item.reclaimable_size for item in items)}

@@ -18,49 +18,49 @@ from filelock import SoftFileLease, Timeout
 
 from runner.errors import RunnerError
 from runner.files import link_or_copy, write_json, write_text
-from runner.provenance import host
+from runner.provenance import host_info
 
 
-def files_below(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield each file in a folder and in those below it with its path in there, sorted."""
-    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+def list_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the relative path and the path of each file in a folder and its subfolders, sorted."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         yield path.relative_to(folder).as_posix(), path
 
 
-def describe(file: Path) -> dict[str, Any]:
-    """The `size` in bytes and the `sha256` of a file."""
+def describe_file(file: Path) -> dict[str, Any]:
+    """Return the `size` in bytes and the `sha256` of a file."""
     with file.open("rb") as content:
         return {"size": file.stat().st_size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
 
 
-def damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Say which file of a folder is missing, or not what it was; None where all are whole."""
-    for name, described in files.items():
+def find_damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Name the first file that is missing or differs from its description; None if all files are intact."""
+    for name, expected in files.items():
         try:
-            found = describe(folder / name)
+            actual = describe_file(folder / name)
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
-        if found != dict(described):
-            return f"{name} is not what was written ({found['size']:,} bytes, {described['size']:,} were)"
+        if actual != dict(expected):
+            return f"{name} is not what was published ({actual['size']:,} bytes; {expected['size']:,} were published)"
     return None
 
 
 DESCRIPTION = "entry.json"
-"""Beside the files of an entry: what it is, who made it, and each file's size and hash."""
+"""The description of an entry, stored with its files: kind, key, producer, and the size and hash of each file."""
 
 
-class DamagedError(RunnerError):
-    """An entry is not what was written."""
+class DamagedEntryError(RunnerError):
+    """A file of an entry is missing or differs from what was published."""
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """A place in the cache, filled or not.
+    """A place in the cache, which may be empty.
 
     Attributes:
-        folder: Where its files stand.
-        kind: What it is, such as `trained`.
-        key: The hash of what made it.
+        folder: The folder of its files.
+        kind: The kind of artifact, such as `trained`.
+        key: The cache key: a hash of everything that the artifact depends on.
     """
 
     folder: Path
@@ -69,153 +69,151 @@ class CacheEntry:
 
     @property
     def name(self) -> str:
-        """Kind and the key's beginning, for people."""
+        """The kind and the first digits of the key, for messages."""
         return f"{self.kind}/{self.key[:12]}"
 
-    def described(self) -> dict[str, Any] | None:
-        """What `entry.json` says: `kind`, `key`, `made_by`, `created`, `files`; None where there is no such entry."""
+    def read_description(self) -> dict[str, Any] | None:
+        """Read `entry.json`: `kind`, `key`, `made_by`, `created`, `files`; None if there is no such entry."""
         try:
             return dict(json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError:
+            # A broken description counts as a damaged file of the entry.
             return {"files": {DESCRIPTION: {"size": 0, "sha256": ""}}}
 
     def publish(self, parts: Mapping[str, Path | str], made_by: str) -> None:
-        """Put files and folders here, all at once; an entry that is there already stays.
+        """Fill the entry with files and folders atomically; an existing entry stays as it is.
 
         Args:
-            parts: Name in the entry to a file, a folder, or the text of a file. Files are linked, and must never be
+            parts: Name in the entry to a file, a folder, or the text of a file. Files are linked, so they must never be
                 written to again.
             made_by: The trial, as `experiment/trial`.
 
         Raises:
-            OSError: There is no room, or the place cannot be written to.
+            OSError: The disk is full, or the cache cannot be written to.
         """
-        unfinished = self.beside("unfinished")
+        unfinished = self.temporary_path("unfinished")
         try:
             unfinished.mkdir(parents=True)
             for name, part in parts.items():
-                _put(part, unfinished / name)
-            self.settle(unfinished, made_by)
+                _copy_part(part, unfinished / name)
+            description = {
+                "kind": self.kind,
+                "key": self.key,
+                "made_by": made_by,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "files": {name: describe_file(file) for name, file in list_files(unfinished)},
+            }
+            write_json(unfinished / DESCRIPTION, description)
+            self.move_into_place(unfinished)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
-    def settle(self, unfinished: Path, made_by: str) -> None:
-        """Describe the files of a folder beside this entry, and make it the entry unless there is one already."""
-        told = {
-            "kind": self.kind,
-            "key": self.key,
-            "made_by": made_by,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "files": {name: describe(file) for name, file in files_below(unfinished)},
-        }
-        write_json(unfinished / DESCRIPTION, told)
-        self.place(unfinished)
-
-    def place(self, whole: Path) -> None:
-        """Make a folder that is whole, description and all, the entry, unless there is one already."""
+    def move_into_place(self, complete: Path) -> None:
+        """Rename a complete folder, with its description, to this entry; an existing entry stays as it is."""
         try:
-            whole.rename(self.folder)
+            complete.rename(self.folder)
         except OSError:
-            if self.described() is None:
+            if self.read_description() is None:
                 raise
 
-    def take(self, folder: Path) -> dict[str, Any] | None:
-        """Link the files into a folder, after they were compared with their hashes.
+    def link_into(self, folder: Path) -> dict[str, Any] | None:
+        """Link the files into a folder and verify them by their hashes.
 
         Returns:
-            What `entry.json` says; None where there is no entry, or it was removed meanwhile.
+            The description; None if there is no entry, or if it was removed meanwhile.
 
         Raises:
-            DamagedError: A file is not what was written; the message names it.
+            DamagedEntryError: A file is missing or differs from what was published; the message names it.
         """
-        told = self.described()
-        if told is None:
+        description = self.read_description()
+        if description is None:
             return None
         try:
-            for name in told["files"]:
+            for name in description["files"]:
                 link_or_copy(self.folder / name, folder / name)
         except FileNotFoundError:
-            if self.described() is None:
+            if self.read_description() is None:
                 return None
-        wrong = damage(folder, told["files"])
-        if wrong is not None:
-            raise DamagedError(f"{self.folder}: {wrong}")
-        with suppress(OSError):  # it says when the entry was last of use, and is no reason to do without
+        damage = find_damage(folder, description["files"])
+        if damage is not None:
+            raise DamagedEntryError(f"{self.folder}: {damage}")
+        with suppress(OSError):  # the time records the last use; without it the entry is still usable
             os.utime(self.folder / DESCRIPTION)
-        return told
+        return description
 
     def remove(self) -> None:
-        """Remove the entry; who is taking from it finds it gone, and never a part of it."""
-        doomed = self.beside("removed")
+        """Remove the entry atomically: a concurrent reader finds all of it or nothing."""
+        removed = self.temporary_path("removed")
         try:
-            self.folder.rename(doomed)
+            self.folder.rename(removed)
         except FileNotFoundError:
             return
-        shutil.rmtree(doomed, ignore_errors=True)
+        shutil.rmtree(removed, ignore_errors=True)
 
-    def beside(self, what: str) -> Path:
-        """A place beside the entry that nobody else uses."""
-        return self.folder.with_name(f".{self.key[:12]}.{what}.{uuid4().hex[:12]}")
+    def temporary_path(self, purpose: str) -> Path:
+        """Return a unique path next to the entry."""
+        return self.folder.with_name(f".{self.key[:12]}.{purpose}.{uuid4().hex[:12]}")
 
 
-def _put(part: Path | str, target: Path) -> None:
+def _copy_part(part: Path | str, target: Path) -> None:
     if isinstance(part, str):
         write_text(target, part)
     elif part.is_dir():
-        for below, file in files_below(part):
-            link_or_copy(file, target / below)
+        for relative_path, file in list_files(part):
+            link_or_copy(file, target / relative_path)
     else:
         link_or_copy(part, target)
 
 
 LEASE_SECONDS = 60.0
-"""A maker on another node that gave no sign for so long is taken to be dead; one on this node is looked up at once.
-Whoever was only slow goes on and leaves the same: a claim saves work, and correctness does not hang on it."""
+"""How long the holder of a lease on another node may be silent before it counts as dead; one on this node is checked at
+once. A slow holder that loses its lease goes on and produces the same artifact: leases save work, and correctness does
+not depend on them."""
 
 
 class LeaseHeldError(Exception):
-    """Another one is making the entry; its text says who."""
+    """Another trial is producing the entry; the message names it."""
 
 
 class Lease:
-    """The right to make an entry.
+    """The right to produce an entry.
 
-    Files alone are used, as NFS has them: no locks of the operating system.
+    It uses only files, because NFS does not support the locks of the operating system reliably.
     """
 
     def __init__(self, entry: CacheEntry, trial: str) -> None:
-        """Name what is to be made, and who makes it, for those who wait."""
+        """Set the entry to produce and the name of the trial, which is shown to waiting trials."""
         self._trial = trial
-        self._maker = entry.folder.with_name(f".{entry.key}.maker")
-        # It watches the signs of another maker from one try to the next.
+        self._holder_file = entry.folder.with_name(f".{entry.key}.maker")
+        # The object is reused between attempts, because it observes the heartbeats of another holder.
         self._lease = SoftFileLease(entry.folder.with_name(f".{entry.key}.claim"), lease_duration=LEASE_SECONDS)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold it.
+    def acquire(self) -> Iterator[None]:
+        """Hold the lease while the block runs.
 
         Raises:
-            ClaimedError: Another one does, and is alive.
+            LeaseHeldError: Another live trial holds it.
             OSError: The cache cannot be written to.
         """
-        folder = self._maker.parent
+        folder = self._holder_file.parent
         folder.mkdir(parents=True, exist_ok=True)
         try:
             self._lease.acquire(timeout=0)
         except Timeout as error:
-            raise LeaseHeldError(self._told()) from error
+            raise LeaseHeldError(self._holder()) from error
         try:
-            write_json(self._maker, {"trial": self._trial, "host": host()["name"]})
+            write_json(self._holder_file, {"trial": self._trial, "host": host_info()["name"]})
             yield
         finally:
-            self._maker.unlink(missing_ok=True)
+            self._holder_file.unlink(missing_ok=True)
             self._lease.release()
 
-    def _told(self) -> str:
+    def _holder(self) -> str:
         try:
-            told: dict[str, Any] = json.loads(self._maker.read_text(encoding="utf-8"))
+            holder: dict[str, Any] = json.loads(self._holder_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return "another trial"
-        return f"{told['trial']} on {told['host']}"
+        return f"{holder['trial']} on {holder['host']}"

@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Any
 
 from runner.errors import DataError
-from runner.plan import implement
+from runner.plan import create_plugin
 from runner.records import Rendered, Sample
-from runner.rendering import with_examples
+from runner.rendering import render_few_shot
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import Adapter, DatasetInfo, Generator, Metric, Model, Reporter
 from runner.trial.cache import Cache
@@ -19,19 +19,19 @@ from runner.trial.events import EventLog, StepReporter
 from runner.trial.run_directory import RunDirectory
 
 
-def main_process() -> bool:
-    """Whether this process is the one of its worker group that writes; torch's launchers and Ray set `RANK`."""
+def is_main_process() -> bool:
+    """Whether this process has rank 0 in its worker group and writes the files; torchrun and Ray set `RANK`."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @dataclass
 class TrialContext:
-    """What the steps of a trial work with, each piece made when it is first asked for.
+    """The data and the plugins of a trial, each created at its first use.
 
     Attributes:
         spec: The trial's plan.
-        run: Its folder.
-        log: Where it tells what happens.
+        run: The trial's run directory.
+        log: The trial's event log.
     """
 
     spec: ExperimentSpec
@@ -40,14 +40,14 @@ class TrialContext:
 
     @cached_property
     def _data(self) -> tuple[Any, DatasetInfo]:
-        data = implement(self.spec.data)
+        data = create_plugin(self.spec.data)
         info = data.prepare(self.reporter("data"))
         assert self.spec.pinned is not None
         if info.fingerprint != self.spec.pinned.data:
             raise DataError(
-                f"{info.location}: the data set is not the one that the plan was made with (fingerprint "
-                f"{info.fingerprint[:8]}, planned {self.spec.pinned.data[:8]}); was it changed meanwhile, or is "
-                "this machine's copy another one?"
+                f"{info.location}: the data set differs from the plan's (fingerprint {info.fingerprint[:8]}, the plan "
+                f"has {self.spec.pinned.data[:8]}); check whether it was changed since, or whether this machine has "
+                "another copy"
             )
         return data, info
 
@@ -57,54 +57,65 @@ class TrialContext:
 
     @cached_property
     def adapter(self) -> Adapter:
-        """The spec's adapter, told the data set's labels."""
-        return implement(self.spec.adapter, self._data[1].labels)  # type: ignore[no-any-return]
+        """The spec's adapter, created with the data set's labels."""
+        return create_plugin(self.spec.adapter, self._data[1].labels)  # type: ignore[no-any-return]
 
     @cached_property
     def model(self) -> Model:
-        """The spec's model, not yet loaded."""
+        """The spec's model plugin; its weights are not loaded yet."""
         assert self.spec.model is not None
-        return implement(self.spec.model)  # type: ignore[no-any-return]
+        return create_plugin(self.spec.model)  # type: ignore[no-any-return]
 
     @cached_property
     def generator(self) -> Generator:
         """The spec's generator."""
-        return implement(self.spec.generator)  # type: ignore[no-any-return]
+        return create_plugin(self.spec.generator)  # type: ignore[no-any-return]
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
-        """The spec's metrics by plugin name, in its order."""
-        return {each.type: implement(each) for each in self.spec.metrics}
+        """The metrics by plugin name, in the order of the spec."""
+        return {section.type: create_plugin(section) for section in self.spec.metrics}
 
-    def create_all(self) -> None:
-        """Make what comes after a training, so that what it lacks is told before.
+    def create_evaluation_plugins(self) -> None:
+        """Create the generator and the metrics, so that their errors appear before the training.
 
         Raises:
-            RunnerError: The generator or a metric cannot be made.
+            RunnerError: The generator or a metric cannot be created.
         """
         _ = self.generator, self.metrics
 
-    def prompts(self, questions: Sequence[Sample], *, of_test: bool = True) -> list[Rendered]:
-        """Render prompts with as many few-shot examples as the generator's options set.
-
-        Args:
-            questions: The test split, or samples of the training split.
-            of_test: True if `questions` is the test split.
+    @cached_property
+    def test_prompts(self) -> list[Rendered]:
+        """The prompts of the test split, rendered once, with the number of few-shot examples that the spec sets.
 
         Raises:
-            SpecError: The training split has too few samples.
-            DataError: A sample lacks what a task asks for.
+            SpecError: The training split has too few samples for the examples.
+            DataError: A sample lacks what a task needs.
         """
-        number, seed = self.spec.generator_options.num_few_shot, self.spec.seed
-        solved = self.samples("train") if number else ()
-        test = None if of_test or not number else self.samples("test")
-        return with_examples(self.adapter, questions, solved, number, seed, test)
+        number = self.spec.generator_options.num_few_shot
+        candidates = self.samples("train") if number else ()
+        return render_few_shot(self.adapter, self.samples("test"), candidates, number, self.spec.seed)
+
+    def validation_prompts(self, samples: Sequence[Sample]) -> list[Rendered]:
+        """Render prompts of validation samples with the few-shot examples of the test split.
+
+        Args:
+            samples: Samples of the training split.
+
+        Raises:
+            SpecError: The training split has too few samples for the examples.
+            DataError: A sample lacks what a task needs.
+        """
+        number = self.spec.generator_options.num_few_shot
+        candidates = self.samples("train") if number else ()
+        test_samples = self.samples("test") if number else None
+        return render_few_shot(self.adapter, samples, candidates, number, self.spec.seed, test_samples)
 
     @cached_property
     def cache(self) -> Cache:
-        """What the trials of this storage share."""
-        return Cache.of(self.spec.compute.cache, self.run.storage)
+        """The artifact cache, shared by the trials of a storage."""
+        return Cache.open(self.spec.compute.cache, self.run.storage)
 
     def reporter(self, stage: str) -> Reporter:
-        """A reporter for a step of this name."""
+        """Create a reporter that logs under the name of a stage."""
         return StepReporter(self.log, stage, self.run.stop_request)

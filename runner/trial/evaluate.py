@@ -7,38 +7,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.dataset.answer_files import fitted, read_answer_file
+from runner.dataset.answer_files import match_outputs, read_answer_file
 from runner.dataset.folder import DatasetFolder
 from runner.errors import DataError, PluginError, SpecError
-from runner.plan import implement
+from runner.plan import create_plugin
 from runner.records import Answer, Sample
-from runner.spec.check import section
+from runner.spec.check import make_section
 from runner.spec.experiment_spec import Section
 from runner.stages import Adapter, Reporter, Stage
-from runner.stages.registry import find
-from runner.trial.score import Scored, all_figures, metric_figures, score_modes, score_rows
+from runner.stages.registry import find_plugin
+from runner.trial.score import ScoredCorpus, all_values, metric_values, score_modes, score_rows
 
 ADAPTER = "pfa"
-"""The plugin that reads answers."""
+"""The adapter plugin that parses the answers."""
 LABELS = ("person", "location", "organization", "other")
-"""Twitter GMNER's, known where neither a data set nor the user names any."""
+"""The labels of Twitter GMNER, used if neither a data set nor the user names any."""
 METRICS = ("rouge", "bleu", "ner_f1", "image_entity_accuracy")
-"""The paper's."""
+"""The metric plugins of the paper."""
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What is to be scored, and how.
+    """What to score, and how.
 
     Attributes:
         predictions: JSON lines `{"id", "output"}`.
         references: A data-set folder, or JSON lines `{"id", "target"}`.
-        split: Which split of a data set.
-        labels: The known labels, where the references are no data set; none: `LABELS`.
-        tasks: What was asked; none: what the references answer.
-        parse: The way of reading that comes first.
+        split: The split to use if the references are a data set.
+        labels: The known labels if the references are not a data set; None for `LABELS`.
+        tasks: The tasks that were asked for; None for those that the references answer.
+        parse: The parse mode whose values come first.
         metrics: Names of metric plugins.
-        allow_missing: Whether a reference without an output counts as one with an empty answer.
+        allow_missing: Score a reference without an output as an empty answer, instead of raising an error.
     """
 
     predictions: Path
@@ -56,34 +56,34 @@ class Evaluation:
     """A scored corpus.
 
     Attributes:
-        tasks: What was taken as asked for.
-        labels: The known ones.
-        num_missing: References that had no output.
-        modes: The figures in the chosen way of reading, then in the others.
-        rows: A line a sample, as in a run's `scores.jsonl`.
+        tasks: The tasks that were scored.
+        labels: The known labels.
+        num_missing: The number of references without an output.
+        modes: The scores in the chosen parse mode, then in the others.
+        rows: One row per sample, as in a run's `scores.jsonl`.
     """
 
     tasks: Sequence[str]
     labels: Sequence[str]
     num_missing: int
-    modes: Sequence[Scored]
+    modes: Sequence[ScoredCorpus]
     rows: Sequence[Mapping[str, Any]]
 
     @property
-    def figures(self) -> dict[str, float | None]:
-        """Every figure and parse count, named as in a run's `metrics.json`."""
-        return all_figures(self.modes)
+    def metrics(self) -> dict[str, float | None]:
+        """All metric values and parse counts, named as in a run's `metrics.json`."""
+        return all_values(self.modes)
 
     def as_json(self) -> dict[str, Any]:
-        """The result as docs/interface.md's `evaluate --json` holds it."""
+        """The result as plain data; docs/interface.md describes it under `evaluate --json`."""
         first = self.modes[0]
         return {
-            "metrics": metric_figures(self.modes),
-            "parse": first.endings,
+            "metrics": metric_values(self.modes),
+            "parse": first.parse_counts,
             "num_samples": len(first.scores),
             "num_missing": self.num_missing,
             "mode": first.mode,
-            "other_parse": {other.mode: other.endings for other in self.modes[1:]},
+            "other_parse": {other.mode: other.parse_counts for other in self.modes[1:]},
             "tasks": list(self.tasks),
             "labels": list(self.labels),
         }
@@ -91,17 +91,23 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _References:
-    """What is right: samples or written targets by id, where each stands, and the labels they know."""
+    """The references of a corpus.
 
-    right: Mapping[str, Sample | str]
-    places: Mapping[str, str]
+    Attributes:
+        by_id: Samples of a data set, or target texts, by sample id.
+        locations: Where each one is stored, for messages, by sample id.
+        labels: The known labels.
+    """
+
+    by_id: Mapping[str, Sample | str]
+    locations: Mapping[str, str]
     labels: Sequence[str]
 
     def answers(self, adapter: Adapter, mode: str) -> dict[str, Answer]:
-        """Take samples by their own fields; read targets as answers are read."""
+        """Return the right answers: from the fields of samples, or by parsing target texts."""
         return {
-            name: adapter.reference(each) if isinstance(each, Sample) else adapter.parse(each, mode).answer
-            for name, each in self.right.items()
+            sample_id: adapter.reference(item) if isinstance(item, Sample) else adapter.parse(item, mode).answer
+            for sample_id, item in self.by_id.items()
         }
 
 
@@ -109,30 +115,30 @@ def evaluate(request: EvaluateOptions, reporter: Reporter) -> Evaluation:
     """Score a file of outputs.
 
     Raises:
-        DataError: A file is missing or broken, or ids are unknown, double or missing; with file and line.
-        SpecError: Tasks, labels, metrics or the way of reading are none that there are.
+        DataError: A file is missing or broken, or ids are unknown, duplicate or missing; the error names file and line.
+        SpecError: Tasks, labels, metrics or the parse mode are unknown.
     """
     if not request.metrics:
-        raise SpecError("--metrics: name at least one")
-    metrics = {name: implement(_part("--metrics", "metric", name)) for name in dict.fromkeys(request.metrics)}
-    _part("--parse", "adapter", ADAPTER, parse=request.parse)
+        raise SpecError("--metrics: name at least one metric")
+    metrics = {name: create_plugin(_section("--metrics", "metric", name)) for name in dict.fromkeys(request.metrics)}
+    _section("--parse", "adapter", ADAPTER, parse=request.parse)
     references = _read_references(request)
-    written = read_answer_file(request.predictions, "output")
-    missing = fitted(written, references.places, request.predictions, allow_missing=request.allow_missing)
-    outputs = {name: written[name].text if name in written else "" for name in references.right}
-    tasks = request.tasks or find("adapter", ADAPTER).implementation().tasks_of(references.right.values())
+    lines = read_answer_file(request.predictions, "output")
+    missing = match_outputs(lines, references.locations, request.predictions, allow_missing=request.allow_missing)
+    outputs = {sample_id: lines[sample_id].text if sample_id in lines else "" for sample_id in references.by_id}
+    tasks = request.tasks or find_plugin("adapter", ADAPTER).implementation().tasks_of(references.by_id.values())
     if not tasks:
-        raise DataError(f"{request.references}: answers none of the tasks; name those that were asked with --tasks")
-    adapter = implement(_part("--tasks", "adapter", ADAPTER, tasks=list(tasks), parse=request.parse), references.labels)
+        raise DataError(f"{request.references}: the references answer none of the tasks; name the tasks with --tasks")
+    section = _section("--tasks", "adapter", ADAPTER, tasks=list(tasks), parse=request.parse)
+    adapter = create_plugin(section, references.labels)
     modes = score_modes(adapter, metrics, lambda mode: references.answers(adapter, mode), outputs, reporter)
-    rows = score_rows(modes, references.answers(adapter, modes[0].mode))
-    return Evaluation(tasks, references.labels, len(missing), modes, rows)
+    return Evaluation(tasks, references.labels, len(missing), modes, score_rows(modes))
 
 
-def _part(option: str, stage: Stage, name: str, **options: Any) -> Section:
-    """Check what the user named; only the first problem is told, as the others follow from it."""
+def _section(option: str, stage: Stage, name: str, **options: Any) -> Section:
+    """Check the value of an option. The error names only the first problem, because the others follow from it."""
     try:
-        return section(stage, {"type": name, **options})
+        return make_section(stage, {"type": name, **options})
     except PluginError as error:
         first = str(error).partition("; spec: ")[0].removeprefix("spec: ").removeprefix("type: ")
         raise SpecError(f"{option}: {first}") from error
@@ -140,24 +146,24 @@ def _part(option: str, stage: Stage, name: str, **options: Any) -> Section:
 
 def _read_references(request: EvaluateOptions) -> _References:
     path = request.references
-    found = _of_dataset(request) if path.is_dir() else _of_targets(request)
-    if not found.right:
+    references = _read_dataset(request) if path.is_dir() else _read_targets(request)
+    if not references.by_id:
         raise DataError(f"{path}: holds no samples")
-    return found
+    return references
 
 
-def _of_dataset(request: EvaluateOptions) -> _References:
+def _read_dataset(request: EvaluateOptions) -> _References:
     folder = DatasetFolder(request.references, with_images=False)
     samples = {sample.id: sample for sample in folder.load(request.split)}
     if request.labels is not None and set(request.labels) != set(folder.labels):
-        raise SpecError(f"--labels: {folder.path} has labels of its own: {', '.join(folder.labels)}; leave it out")
+        raise SpecError(f"--labels: {folder.path} has labels of its own: {', '.join(folder.labels)}; omit --labels")
     return _References(samples, dict.fromkeys(samples, f"{folder.path}, split {request.split}"), folder.labels)
 
 
-def _of_targets(request: EvaluateOptions) -> _References:
+def _read_targets(request: EvaluateOptions) -> _References:
     targets = read_answer_file(request.references, "target")
     return _References(
-        {name: written.text for name, written in targets.items()},
-        {name: written.place for name, written in targets.items()},
+        {sample_id: line.text for sample_id, line in targets.items()},
+        {sample_id: line.location for sample_id, line in targets.items()},
         tuple(dict.fromkeys(request.labels or LABELS)),
     )

@@ -8,86 +8,91 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import DataError, SpecError, StepError
-from runner.files import read_lines, write_lines
-from runner.preflight.check_samples import Progress, check_prompts
+from runner.files import read_jsonl, write_jsonl
+from runner.preflight.check_samples import CheckProgress, check_prompt_lengths
 from runner.records import Rendered, Sample
 from runner.rendering import training_texts
-from runner.stages import Counts, Reporter, VisionLanguageModel
-from runner.trial.context import TrialContext, main_process
-from runner.trial.score import count, reduce
+from runner.stages import MetricCounts, Reporter, VisionLanguageModel
+from runner.trial.context import TrialContext, is_main_process
+from runner.trial.score import reduce_counts, score_sample
 
 
 @dataclass(frozen=True)
 class TrialWeights:
-    """What the trial trained; with `trainer: none`, the model as it is. See `runner.stages.Weights`."""
+    """The weights that the trial trained, or the checkpoint with `trainer: none`. See `runner.stages.Weights`."""
 
     context: TrialContext
 
     def folder(self) -> Path:
-        """Find the folder of the trained model, or of the checkpoint.
+        """Return the folder of the trained model or of the checkpoint.
 
         Raises:
-            UnmetError: The checkpoint cannot be had here.
-            SpecError: The weights are random and were never trained.
+            RequirementError: The checkpoint is not available on this machine.
+            SpecError: The weights are random and untrained, so no folder holds them.
         """
-        found = self._found()
-        if found is None:
+        folder = self._saved_folder()
+        if folder is None:
             raise SpecError(
-                "has random weights, which stand in no folder that another program could load; name a checkpoint, "
-                "or train",
+                "has random weights, and no folder holds them for another program to load; name a checkpoint, or "
+                "train the model",
                 path=("model",),
             )
-        return found
+        return folder
 
     def load(self) -> VisionLanguageModel:
-        """Load the model; random weights that nothing trains are made.
+        """Load the model. Where nothing trains it and no checkpoint is named, build it with random weights.
 
         Raises:
-            UnmetError: The checkpoint cannot be had here.
+            RequirementError: The checkpoint is not available on this machine.
         """
-        found = self._found()
-        if found is not None:
-            return self.context.model.load(found)
+        folder = self._saved_folder()
+        if folder is not None:
+            return self.context.model.load(folder)
         adapter, samples = self.context.adapter, self.context.samples("train")
         texts = training_texts([adapter.render_training(sample) for sample in samples])
         return self.context.model.build(texts, self.context.spec.seed)
 
-    def _found(self) -> Path | None:
+    def _saved_folder(self) -> Path | None:
         return self.context.run.model if self.context.spec.trainer else self.context.model.checkpoint()
 
 
 def generate(context: TrialContext) -> None:
-    """Ask for each answer that is not there yet, and leave `predictions.jsonl` in the order of the split.
+    """Generate the answers that are missing, and write `predictions.jsonl` in the order of the test split.
 
     Raises:
         DataError: The test split is empty.
-        StepError: The generator left out a sample or answered for one that was not asked about.
+        StepError: The generator left out a sample, or answered one that it was not given.
     """
     samples = context.samples("test")
     if not samples:
         raise DataError("the test split holds no samples")
-    prompts = context.prompts(samples)
     unfinished = context.run.unfinished_predictions
-    rows = {row["id"]: row for row in read_lines(unfinished)}
-    write_lines(unfinished, list(rows.values()))
+    rows = {row["id"]: row for row in read_jsonl(unfinished)}
+    write_jsonl(unfinished, list(rows.values()))
     weights = TrialWeights(context) if context.spec.model else None
     with unfinished.open("a", encoding="utf-8") as file:
-        for completion in context.generator.generate(weights, prompts, frozenset(rows), context.reporter("generate")):
+        completions = context.generator.generate(
+            weights, context.test_prompts, frozenset(rows), context.reporter("generate")
+        )
+        for completion in completions:
             row = {"id": completion.id, "output": completion.output, "finished": completion.finished}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
             rows[completion.id] = row
     ids = [sample.id for sample in samples]
     if rows.keys() != set(ids):
-        odd = sorted(rows.keys() ^ set(ids))
-        raise StepError(f"the answers do not fit the test split: {len(odd)} ids differ, such as {odd[0]!r}")
-    write_lines(context.run.predictions, [rows[each] for each in ids])
+        different = sorted(rows.keys() ^ set(ids))
+        raise StepError(
+            f"the generator's answers do not match the test split: {len(different)} ids differ, "
+            f"such as {different[0]!r}"
+        )
+    write_jsonl(context.run.predictions, [rows[sample_id] for sample_id in ids])
     unfinished.unlink()
     context.log.artifact("predictions", context.run.predictions)
 
 
-STAGE = "validate"
-"""Under which its progress is shown."""
+VALIDATION_STAGE = "validate"
+"""The stage name of the progress of validation answers."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +102,13 @@ class LiveWeights:
     model: VisionLanguageModel
 
     def folder(self) -> Path:
-        """There is none.
+        """Refuse: no folder holds these weights.
 
         Raises:
             SpecError: Always.
         """
         raise SpecError(
-            "the generator reads weights from a folder, and those of a model that is being trained stand in none",
+            "the generator reads weights from a folder, and during training the weights are only in memory",
             path=("trainer", "eval_generate_steps"),
         )
 
@@ -113,27 +118,27 @@ class LiveWeights:
 
 
 class MainRankReporter:
-    """Passes on what one worker tells, a warning only once; every worker hears that it is to stop."""
+    """Reports from the main process only, each warning once; every rank can ask whether to stop."""
 
     def __init__(self, reporter: Reporter) -> None:
-        """Take whom to tell."""
+        """Wrap the reporter of the trial."""
         self._reporter = reporter
-        self._told: set[str] = set()
+        self._warnings_sent: set[str] = set()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record metrics at an optimizer step."""
-        if main_process():
+        if is_main_process():
             self._reporter.metrics(step, values)
 
-    def progress(self, done: int, total: int, **shown: float) -> None:
-        """Tell how far it is."""
-        if main_process():
-            self._reporter.progress(done, total, **shown)
+    def progress(self, done: int, total: int, **metrics: float) -> None:
+        """Report the progress."""
+        if is_main_process():
+            self._reporter.progress(done, total, **metrics)
 
     def warn(self, message: str) -> None:
-        """Warn of what was not warned of before."""
-        if main_process() and message not in self._told:
-            self._told.add(message)
+        """Warn, unless the same message was sent before."""
+        if is_main_process() and message not in self._warnings_sent:
+            self._warnings_sent.add(message)
             self._reporter.warn(message)
 
     def stop_requested(self) -> bool:
@@ -142,48 +147,50 @@ class MainRankReporter:
 
 
 class ValidationGenerator:
-    """The evaluator of a trial, with its generator, adapter and metrics; see `runner.stages.AnswerEvaluator`."""
+    """Generates and scores answers to validation samples, with the trial's generator, adapter and metrics.
+
+    See `runner.stages.ValidationEvaluator`. Samples are named by their indices in the training split.
+    """
 
     def __init__(self, context: TrialContext, samples: Sequence[Sample]) -> None:
-        """Take the trial and its training split."""
+        """Create the evaluator of a trial with its training split."""
         self._context, self._samples = context, samples
-        self._reporter = MainRankReporter(context.reporter(STAGE))
+        self._reporter = MainRankReporter(context.reporter(VALIDATION_STAGE))
         self._prompts: dict[int, Rendered] = {}
 
-    def prepare(self, model: VisionLanguageModel, places: Sequence[int]) -> None:
-        """Render the questions and prove that answers find room.
+    def prepare(self, model: VisionLanguageModel, indices: Sequence[int]) -> None:
+        """Render the prompts and check that they leave enough room for answers.
 
         Raises:
-            SpecError: An answer finds no room behind a prompt, or there are too few samples to show.
+            SpecError: `max_new_tokens` exceeds the remaining context, or too few samples are left as few-shot examples.
             DataError: A prompt alone is too long.
         """
-        context = self._context
-        prompts = context.prompts([self._samples[place] for place in places], of_test=False)
-        self._prompts = dict(zip(places, prompts, strict=True))
-        progress = Progress(self._reporter, len(prompts))
-        check_prompts(model, prompts, context.spec.generator_options.answer_limit, progress)
+        prompts = self._context.validation_prompts([self._samples[index] for index in indices])
+        self._prompts = dict(zip(indices, prompts, strict=True))
+        progress = CheckProgress(self._reporter, len(prompts))
+        check_prompt_lengths(model, prompts, self._context.spec.generator_options.max_answer_tokens, progress)
 
-    def evaluate(self, model: VisionLanguageModel, places: Sequence[int]) -> list[Counts]:
-        """Have this worker's samples answered, and count.
+    def evaluate(self, model: VisionLanguageModel, indices: Sequence[int]) -> list[MetricCounts]:
+        """Generate answers to this rank's samples and score them.
 
         Raises:
             StopRequestedError: The user asked to stop.
             StepError: The generator left out a sample.
         """
-        if not places:
+        if not indices:
             return []
-        prompts = [self._prompts[place] for place in places]
-        told = self._context.generator.generate(LiveWeights(model), prompts, frozenset(), self._reporter)
-        outputs = {completion.id: completion.output for completion in told}
-        return [self._counts(self._samples[place], outputs) for place in places]
+        prompts = [self._prompts[index] for index in indices]
+        completions = self._context.generator.generate(LiveWeights(model), prompts, frozenset(), self._reporter)
+        outputs = {completion.id: completion.output for completion in completions}
+        return [self._score(self._samples[index], outputs) for index in indices]
 
-    def _counts(self, sample: Sample, outputs: Mapping[str, str]) -> Counts:
+    def _score(self, sample: Sample, outputs: Mapping[str, str]) -> MetricCounts:
         if sample.id not in outputs:
             raise StepError(f"the generator gave no answer to sample {sample.id}")
         adapter = self._context.adapter
         prediction = adapter.parse(outputs[sample.id], adapter.parse_modes[0])
-        return count(self._context.metrics, prediction.answer, adapter.reference(sample))
+        return score_sample(self._context.metrics, prediction.answer, adapter.reference(sample))
 
-    def figures(self, counts: Sequence[Counts]) -> dict[str, float | None]:
-        """Reduce counts to the figures of all metrics."""
-        return reduce(self._context.metrics, counts)
+    def aggregate(self, counts: Sequence[MetricCounts]) -> dict[str, float | None]:
+        """Reduce the counts of samples to the values of all metrics."""
+        return reduce_counts(self._context.metrics, counts)

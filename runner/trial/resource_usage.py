@@ -16,19 +16,19 @@ import psutil
 from runner.trial.events import EventLog
 from runner.trial.run_directory import RunDirectory
 
-KIND = "system"
-"""Of the events; their figures are named as MLflow names its own, and their step is a second since the run began."""
+EVENT_KIND = "system"
+"""The kind of the events. Values are named like MLflow's system metrics; the step is the run's age in seconds."""
 MEGABYTE = 1e6
 
 
 @contextmanager
-def sampled(run: RunDirectory, log: EventLog, seconds: float) -> Iterator[None]:
-    """Sample this machine while the block runs, and once more at its end; not at all where `seconds` is 0.
+def sample_usage(run: RunDirectory, log: EventLog, seconds: float) -> Iterator[None]:
+    """Sample the use of this machine while the block runs, and once more at its end.
 
     Args:
-        run: Whose record says when it began.
-        log: What is told to.
-        seconds: From one sample to the next.
+        run: The run directory, whose record says when the run was created.
+        log: The event log to write to.
+        seconds: The interval between samples; 0 disables sampling.
     """
     if not seconds:
         yield
@@ -38,7 +38,7 @@ def sampled(run: RunDirectory, log: EventLog, seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        sampler.end()
+        sampler.stop()
 
 
 class _Sampler(threading.Thread):
@@ -47,76 +47,85 @@ class _Sampler(threading.Thread):
         created = run.read_record().get("created")
         self._created = datetime.fromisoformat(created).timestamp() if created else time.time()
         self._log, self._seconds = log, seconds
-        self._ending = threading.Event()
+        self._stop_event = threading.Event()
 
     def run(self) -> None:
-        """Sample until told to end, and then once more."""
-        usage = Usage()
-        while not self._ending.wait(self._seconds):
-            self._tell(usage)
-        self._tell(usage)
+        """Sample until `stop` is called, and then once more."""
+        usage = UsageReader()
+        while not self._stop_event.wait(self._seconds):
+            self._log_sample(usage)
+        self._log_sample(usage)
 
-    def end(self) -> None:
-        """Sample no more."""
-        self._ending.set()
+    def stop(self) -> None:
+        """Stop sampling and wait for the last sample."""
+        self._stop_event.set()
         self.join()
 
-    def _tell(self, usage: Usage) -> None:
+    def _log_sample(self, usage: UsageReader) -> None:
         step = int(datetime.now(UTC).timestamp() - self._created)
-        with suppress(OSError, psutil.Error):  # nothing that is sampled is worth a training
-            self._log.append(KIND, step=step, values=usage.figures())
+        with suppress(OSError, psutil.Error):  # a failed sample must not stop the training
+            self._log.append(EVENT_KIND, step=step, values=usage.read())
 
 
-class Usage:
-    """Reads the use of this machine since the last reading, in the thread that makes it: psutil counts by thread."""
+class UsageReader:
+    """Reads the use of this machine since the previous reading.
+
+    Create it in the thread that reads, because psutil measures CPU intervals per thread.
+    """
 
     def __init__(self) -> None:
-        """Begin a first interval."""
+        """Start the first interval."""
         psutil.cpu_percent()
         self._gpus = dict(_visible_gpus())
 
-    def figures(self) -> dict[str, float]:
-        """Percentages, megabytes (10^6 bytes) and watts: of the machine, of this process with its own, of its GPUs."""
+    def read(self) -> dict[str, float]:
+        """Read percentages, megabytes (10^6 bytes) and watts.
+
+        The values cover the machine, this process with its child processes, and its GPUs.
+        """
         memory = psutil.virtual_memory()
-        told = {
+        values = {
             "cpu_utilization_percentage": psutil.cpu_percent(),
             "system_memory_usage_percentage": memory.percent,
             "system_memory_usage_megabytes": round(memory.used / MEGABYTE, 1),
-            "process_memory_usage_megabytes": round(_resident() / MEGABYTE, 1),
+            "process_memory_usage_megabytes": round(_resident_bytes() / MEGABYTE, 1),
         }
-        for number, handle in self._gpus.items():
-            told |= {f"gpu_{number}_{name}": value for name, value in _gpu(handle).items()}
-        return told
+        for index, handle in self._gpus.items():
+            values |= {f"gpu_{index}_{name}": value for name, value in _read_gpu(handle).items()}
+        return values
 
 
-def _resident() -> int:
-    """Bytes in memory of this process and those that it started."""
-    own = psutil.Process()
+def _resident_bytes() -> int:
+    """Resident memory of this process and its child processes, in bytes."""
+    this_process = psutil.Process()
     total = 0
-    for process in (own, *own.children(recursive=True)):
+    for process in (this_process, *this_process.children(recursive=True)):
         try:
             total += process.memory_info().rss
         except psutil.Error:
-            continue  # It came to its end meanwhile.
+            continue  # the process has ended meanwhile
     return total
 
 
 def _visible_gpus() -> Iterator[tuple[int, Any]]:
-    """This process's GPUs, numbered as on the machine; with several workers, which each see one, all of the machine."""
+    """Yield index and NVML handle of this process's GPUs, numbered as on the machine.
+
+    With several workers, each of which sees only one GPU, yield all GPUs of the machine.
+    """
     try:
         nvml: Any = import_module("pynvml")
         nvml.nvmlInit()
-        numbers = list(range(nvml.nvmlDeviceGetCount()))
-    except Exception:  # no library, no driver or no GPU: each says so with an error of its own
+        indices = list(range(nvml.nvmlDeviceGetCount()))
+    except Exception:  # a missing library, driver or GPU raises errors of different classes
         return
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        numbers = [int(each) for each in named.split(",") if each.strip().isdecimal() and int(each) in numbers]
-    for number in numbers:
-        yield number, nvml.nvmlDeviceGetHandleByIndex(number)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        indices = [int(part) for part in visible.split(",") if part.strip().isdecimal() and int(part) in indices]
+    for index in indices:
+        yield index, nvml.nvmlDeviceGetHandleByIndex(index)
 
 
-def _gpu(handle: Any) -> Mapping[str, float]:
+def _read_gpu(handle: Any) -> Mapping[str, float]:
     nvml: Any = import_module("pynvml")
     try:
         memory = nvml.nvmlDeviceGetMemoryInfo(handle)
@@ -126,5 +135,5 @@ def _gpu(handle: Any) -> Mapping[str, float]:
             "memory_usage_megabytes": round(memory.used / MEGABYTE, 1),
             "power_usage_watts": nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
         }
-    except Exception:  # what one reading lacks the next may have; a training goes on
+    except Exception:  # a later reading may succeed; the training must go on
         return {}

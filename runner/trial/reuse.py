@@ -1,4 +1,4 @@
-"""Reuses the artifacts of a step from another trial with the same key, or runs the step and publishes them."""
+"""Restores the artifact of a step from the cache, or leases the right to produce and publish it."""
 
 from __future__ import annotations
 
@@ -6,42 +6,45 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.files import read_lines, write_text
-from runner.preflight.check_samples import Progress, check_prompts
+from runner.files import read_jsonl, write_text
+from runner.preflight.check_samples import CheckProgress, check_prompt_lengths
 from runner.rendering import training_texts
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import StopRequestedError
-from runner.trial.cache_entry import CacheEntry, DamagedError, Lease, LeaseHeldError
-from runner.trial.cache_keys import ReusedMetrics, generation_key, training_key, validation_metrics
-from runner.trial.context import TrialContext, main_process
+from runner.trial.cache_entry import DamagedEntryError, Lease, LeaseHeldError
+from runner.trial.cache_keys import ReusedMetrics, generation_key, training_key, validation_metric_identities
+from runner.trial.context import TrialContext
 from runner.trial.events import Event
 from runner.trial.run_directory import RunDirectory
 
 RANK_POLL_SECONDS = 0.1
+"""How often a rank looks for the decision of rank 0."""
+LEASE_POLL_SECONDS = 0.5
+"""How often a trial that waits for another one looks for the artifact."""
 
 
-def broadcast_decision(run: RunDirectory, step: str, *, make: bool) -> None:
-    """Tell the other workers whether the step is to be run; the main one knows."""
+def broadcast_decision(run: RunDirectory, step: str, *, must_run: bool) -> None:
+    """Tell the other ranks of the worker group whether to run the step; called by rank 0."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
-    for old in run.path.glob(f".{step}-in-group-*"):
-        old.unlink(missing_ok=True)
-    write_text(run.path / _file(step), "make" if make else "taken")
+    for stale_file in run.path.glob(f".{step}-in-group-*"):
+        stale_file.unlink(missing_ok=True)
+    write_text(run.path / _decision_file(step), "make" if must_run else "taken")
 
 
 def wait_for_decision(run: RunDirectory, step: str) -> bool:
-    """Wait for what the main worker tells; whether the step is to be run.
+    """Wait until rank 0 has decided; return True if the step must run.
 
     Raises:
         StopRequestedError: The user asked to stop meanwhile.
     """
-    file = run.path / _file(step)
+    file = run.path / _decision_file(step)
     while not file.exists():
         if run.stop_request.exists():
             raise StopRequestedError
@@ -49,115 +52,116 @@ def wait_for_decision(run: RunDirectory, step: str) -> bool:
     return file.read_text(encoding="utf-8") == "make"
 
 
-def _file(step: str) -> str:
-    """A name that an earlier group of the same trial did not have: each meets at a port of its own."""
+def _decision_file(step: str) -> str:
+    """A file name that no earlier worker group of the trial used: each group has a rendezvous port of its own."""
     return f".{step}-in-group-{os.environ.get('MASTER_ADDR', '')}-{os.environ.get('MASTER_PORT', '')}"
 
 
 RECORD_FILE = "told.json"
-"""What a training told on its way: `events`, the record's entry `proof`, the `answer_limit` it was proven with, and the
-`metrics` that measured the samples kept aside."""
+"""The record of a training in its cache entry: `events`; `preflight`, that entry of the trial's record; `answer_limit`,
+which the preflight checked; and `metrics`, the identities of the metrics that scored the validation samples."""
 RECORDED_KINDS = ("metrics", "parameters", "preflight", "warning")
+"""The kinds of events that a training record holds."""
 
 
 @dataclass(frozen=True)
 class ArtifactSpec:
-    """How a step is shared.
+    """How the artifact of a step is cached.
 
     Attributes:
         kind: Its kind in the cache.
-        word: What is shared, for people.
-        key: What made it, hashed.
-        parts: What is kept; see `CacheEntry.publish`.
-        take: Takes up what lies in a folder as the trial's own; told who made it.
+        label: Its name in messages.
+        cache_key: Computes the cache key of a spec.
+        files: Lists what to publish; see `CacheEntry.publish`.
+        restore: Moves the files of a folder into the run directory. Its last argument is the trial that published them.
     """
 
     kind: str
-    word: str
-    key: Callable[[ExperimentSpec], str]
-    parts: Callable[[TrialContext], Mapping[str, Path | str]]
-    take: Callable[[TrialContext, Path, str], None]
+    label: str
+    cache_key: Callable[[ExperimentSpec], str]
+    files: Callable[[TrialContext], Mapping[str, Path | str]]
+    restore: Callable[[TrialContext, Path, str], None]
 
 
 def training_record(context: TrialContext) -> str:
-    """What a training has told so far, as the text of the file `RECORD_FILE`."""
+    """The record of the training so far, as the text of `RECORD_FILE`."""
     run = context.run
-    told = {
-        "events": [event for event in read_lines(run.events) if _is_of_training(event)],
-        "metrics": validation_metrics(context.spec),
+    record = {
+        "events": [event for event in read_jsonl(run.events) if _is_training_event(event)],
+        "metrics": validation_metric_identities(context.spec),
         "preflight": run.read_record().get("preflight"),
-        "answer_limit": context.spec.generator_options.answer_limit,
+        "answer_limit": context.spec.generator_options.max_answer_tokens,
     }
-    return json.dumps(told, ensure_ascii=False)
+    return json.dumps(record, ensure_ascii=False)
 
 
-def _training_parts(context: TrialContext) -> dict[str, Path | str]:
+def _training_files(context: TrialContext) -> dict[str, Path | str]:
     run = context.run
     return {"model": run.model, run.parameters.name: run.parameters, RECORD_FILE: training_record(context)}
 
 
-def _is_of_training(event: Event) -> bool:
-    """Whether an event belongs to this trial's training: its figures have a step, unlike the trial's results."""
+def _is_training_event(event: Event) -> bool:
+    """Whether an event belongs to this trial's own training. Metrics without a step are the trial's results."""
     is_result = event["kind"] == "metrics" and event["step"] is None
     return event["kind"] in RECORDED_KINDS and not is_result and "reused_from" not in event
 
 
-def _take_training(context: TrialContext, folder: Path, maker: str) -> None:
-    """Take up a trained model, with its curves, so that trackers and searches see them as if trained here.
+def _restore_training(context: TrialContext, folder: Path, producer: str) -> None:
+    """Move a trained model into the run directory and replay its metrics, so that trackers and searches see them.
 
     Raises:
-        SpecError: Longer answers are asked for than when it was trained, and they find no room.
+        SpecError: Longer answers are allowed than when the model was trained, and they exceed its context.
     """
     run = context.run
-    told = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-    if told["answer_limit"] != context.spec.generator_options.answer_limit:
+    record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    if record["answer_limit"] != context.spec.generator_options.max_answer_tokens:
         _check_prompt_lengths(context)
     shutil.rmtree(run.model, ignore_errors=True)
     (folder / "model").rename(run.model)
     (folder / run.parameters.name).replace(run.parameters)
-    if maker != run.name:
-        replay_record(context, told, maker)
-    run.update_record(preflight=told["preflight"])
+    if producer != run.name:
+        replay_training_record(context, record, producer)
+    run.update_record(preflight=record["preflight"])
     context.log.artifact("model", run.model)
 
 
-def replay_record(context: TrialContext, told: Mapping[str, Any], maker: str) -> None:
-    """Tell what was told in a training, as far as it is right of this trial too.
+def replay_training_record(context: TrialContext, record: Mapping[str, Any], producer: str) -> None:
+    """Log the events of another trial's training again, except for values that are not valid for this trial.
 
     Args:
-        context: The trial that takes it up.
-        told: What the file `RECORD_FILE` holds.
-        maker: Who trained.
+        context: The trial that reuses the training.
+        record: The content of `RECORD_FILE`.
+        producer: The trial that trained.
     """
-    figures = ReusedMetrics(context.spec, told["metrics"])
-    for event in told["events"]:
-        passed_on = {name: value for name, value in event.items() if name not in {"time", "kind"}}
+    metrics = ReusedMetrics(context.spec, record["metrics"])
+    for event in record["events"]:
+        fields = {name: value for name, value in event.items() if name not in {"time", "kind"}}
         if event["kind"] == "metrics":
-            passed_on["values"] = figures.still_right(event["values"])
-            if not passed_on["values"]:
+            fields["values"] = metrics.keep_valid(event["values"])
+            if not fields["values"]:
                 continue
-        context.log.append(event["kind"], **{**passed_on, "reused_from": maker})
-    if figures.lacking:
+        context.log.append(event["kind"], **{**fields, "reused_from": producer})
+    if metrics.changed_metrics:
         context.log.warning(
-            f"{', '.join(figures.lacking)}: no figures of the samples kept aside, as the training is reused, and these "
-            "metrics did not measure them then as they would now"
+            f"{', '.join(metrics.changed_metrics)}: no validation values, because the training is reused and was not "
+            "scored with these metrics as they are now"
         )
 
 
 def _check_prompt_lengths(context: TrialContext) -> None:
-    """Prove that answers of another length find room, as it is proven before a training."""
+    """Check that the prompts leave enough room for answers, as is done before a training."""
     rendered = [context.adapter.render_training(sample) for sample in context.samples("train")]
-    prompts = context.prompts(context.samples("test"))
-    progress = Progress(context.reporter("preflight"), len(prompts))
+    prompts = context.test_prompts
+    progress = CheckProgress(context.reporter("preflight"), len(prompts))
     model = context.model.model_spec(training_texts(rendered))
-    check_prompts(model, prompts, context.spec.generator_options.answer_limit, progress)
+    check_prompt_lengths(model, prompts, context.spec.generator_options.max_answer_tokens, progress)
 
 
-def _generation_parts(context: TrialContext) -> dict[str, Path | str]:
+def _generation_files(context: TrialContext) -> dict[str, Path | str]:
     return {context.run.predictions.name: context.run.predictions}
 
 
-def _take_generation(context: TrialContext, folder: Path, maker: str) -> None:
+def _restore_generation(context: TrialContext, folder: Path, producer: str) -> None:
     run = context.run
     (folder / run.predictions.name).replace(run.predictions)
     run.unfinished_predictions.unlink(missing_ok=True)
@@ -165,150 +169,131 @@ def _take_generation(context: TrialContext, folder: Path, maker: str) -> None:
 
 
 ARTIFACT_SPECS = {
-    "train": ArtifactSpec("trained", "training", training_key, _training_parts, _take_training),
-    "generate": ArtifactSpec("generated", "answers", generation_key, _generation_parts, _take_generation),
+    "train": ArtifactSpec("trained", "training", training_key, _training_files, _restore_training),
+    "generate": ArtifactSpec("generated", "answers", generation_key, _generation_files, _restore_generation),
 }
-"""By step; scoring is cheap, and is done anew."""
+"""The cached artifacts by step. Scoring is cheap and always runs."""
 
 
-def empty_folder(run: RunDirectory) -> Path:
-    """Make a folder in the trial's own for what it is taking up, so that a renaming is enough."""
+def make_staging_folder(run: RunDirectory) -> Path:
+    """Make an empty folder in the run directory, from which restored files can be renamed into place."""
     folder = run.path / ".taken"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     return folder
 
 
-POLL_SECONDS = 0.5
-"""How often one who waits looks."""
+def log_cache_event(context: TrialContext, step: str, state: str, message: str, **fields: str) -> None:
+    """Log an event of kind `cache`; its state is `reused`, `waiting`, `bypassed` or `trouble`."""
+    context.log.append("cache", step=step, state=state, message=message, **fields)
 
-Action = Callable[[TrialContext], None]
 
+class CachedArtifact:
+    """The artifact of one step of a trial, and its entry in the cache.
 
-def reuse_or_run(context: TrialContext, step: str, make: Action) -> dict[str, Any]:
-    """Get a step's artifact into the run directory, by taking it or by making it.
-
-    Whatever fails about the cache is warned of, and the step is run. Of a group of workers the main one decides.
-
-    Args:
-        context: The trial.
-        step: The step.
-        make: Runs it; called at most once.
-
-    Returns:
-        What the record says of it: `cache` (kind and key), and `reused_from`, the trial that made it; empty for a step
-        that is not shared.
-
-    Raises:
-        StopRequestedError: The user asked to stop while another trial was waited for.
-        RunnerError: As `make` raises.
+    Problems with the cache are logged as events, each once, and never stop the trial.
     """
-    kept = ARTIFACT_SPECS.get(step)
-    if kept is None:
-        make(context)
-        return {}
-    if not main_process():
-        if wait_for_decision(context.run, step):
-            make(context)
-        return {}
-    if context.run.afresh.exists():
-        _tell(context, step, "bypassed", f"{kept.word}: made anew, and not kept for other trials")
-        broadcast_decision(context.run, step, make=True)
-        make(context)
-        return {}
-    entry = context.cache.entry(kept.kind, kept.key(context.spec))
-    return {"cache": f"{entry.kind}/{entry.key}", **_Sharing(context, step, kept, entry).get(make)}
 
-
-def _tell(context: TrialContext, step: str, state: str, message: str, **more: str) -> None:
-    context.log.append("cache", step=step, state=state, message=message, **more)
-
-
-class _Sharing:
-    """One trial's way to one artifact."""
-
-    def __init__(self, context: TrialContext, step: str, kept: ArtifactSpec, entry: CacheEntry) -> None:
-        self._context, self._step, self._kept, self._entry = context, step, kept, entry
+    def __init__(self, context: TrialContext, step: str, artifact_spec: ArtifactSpec) -> None:
+        """Find the entry by the cache key of the trial's spec."""
+        self._context, self._step, self._spec = context, step, artifact_spec
+        self._entry = context.cache.entry(artifact_spec.kind, artifact_spec.cache_key(context.spec))
+        self._reused_from: str | None = None
         self._waits_for = ""
-        self._told: set[str] = set()
+        self._logged_troubles: set[str] = set()
 
-    def get(self, make: Action) -> dict[str, Any]:
-        """Take it, wait for who makes it, or make it."""
-        claim = Lease(self._entry, self._context.run.name)
-        self._fetch()
-        while True:
-            taken = self._taken()
-            if taken is not None:
-                return taken
+    @property
+    def record(self) -> dict[str, Any]:
+        """Fields of the step's record: `cache`, and `reused_from`, which is None if this trial ran the step."""
+        return {"cache": f"{self._entry.kind}/{self._entry.key}", "reused_from": self._reused_from}
+
+    @contextmanager
+    def restore_or_lease(self) -> Iterator[bool]:
+        """Restore the artifact from the cache, or hold the right to produce it while the block runs.
+
+        Waits while another trial produces the same artifact.
+
+        Yields:
+            True if the artifact was restored; False if the caller has to produce and publish it.
+
+        Raises:
+            StopRequestedError: The user asked to stop while this trial waited.
+            SpecError: The restored artifact does not fit the spec.
+        """
+        lease = Lease(self._entry, self._context.run.name)
+        self._fetch_from_mirror()
+        while not self._restore():
             with ExitStack() as stack:
                 try:
-                    stack.enter_context(claim.held())
+                    stack.enter_context(lease.acquire())
                 except LeaseHeldError as error:
                     self._wait(str(error))
                     continue
                 except OSError as error:
-                    self._trouble(f"the cache cannot be written to: {error}")
-                # Between the look and the claim another trial may have finished it.
-                self._fetch()
-                return self._taken() or self._made(make)
+                    self._log_trouble(f"the cache cannot be written to: {error}")
+                # Another trial may have published the artifact between the first lookup and the lease.
+                self._fetch_from_mirror()
+                yield self._restore()
+                return
+        yield True
 
-    def _made(self, make: Action) -> dict[str, Any]:
-        broadcast_decision(self._context.run, self._step, make=True)
-        make(self._context)
+    def publish(self) -> None:
+        """Publish the artifact that this trial produced."""
         try:
-            self._context.cache.publish(self._entry, self._kept.parts(self._context), self._context.run.name)
+            self._context.cache.publish(self._entry, self._spec.files(self._context), self._context.run.name)
         except OSError as error:
-            self._trouble(f"{self._kept.word} cannot be kept for other trials: {error}")
-        return {"reused_from": None}
+            self._log_trouble(f"{self._spec.label}: cannot be stored in the cache: {error}")
 
-    def _taken(self) -> dict[str, Any] | None:
-        """Take the entry up; None where there is none that could be taken."""
-        folder = empty_folder(self._context.run)
+    def _restore(self) -> bool:
+        """Restore the artifact; return False if the cache has none that is usable."""
+        folder = make_staging_folder(self._context.run)
         try:
-            told = self._entry.take(folder)
-            if told is None:
-                return None
-            maker = str(told["made_by"])
-            own = maker == self._context.run.name  # a kill came between its end and its note
-            if not own:
-                message = f"{self._kept.word} reused from {maker} ({self._entry.name})"
-                _tell(self._context, self._step, "reused", message, trial=maker)
-            self._kept.take(self._context, folder, maker)
-        except (DamagedError, OSError) as error:
-            self._trouble(f"the cache holds what cannot be used: {error}; it is made again")
-            self._remove()
-            return None
+            description = self._entry.link_into(folder)
+            if description is None:
+                return False
+            producer = str(description["made_by"])
+            # An own entry is left by a trial that was killed after publishing and before recording the step.
+            if producer != self._context.run.name:
+                message = f"{self._spec.label} reused from {producer} ({self._entry.name})"
+                log_cache_event(self._context, self._step, "reused", message, trial=producer)
+                self._reused_from = producer
+            self._spec.restore(self._context, folder, producer)
+        except (DamagedEntryError, OSError) as error:
+            self._reused_from = None
+            self._log_trouble(f"the cache entry cannot be used: {error}; the step runs again")
+            self._remove_entry()
+            return False
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        broadcast_decision(self._context.run, self._step, make=False)
-        return {"reused_from": None if own else maker}
+        return True
 
-    def _fetch(self) -> None:
+    def _fetch_from_mirror(self) -> None:
         try:
             self._context.cache.fetch(self._entry)
-        except (DamagedError, OSError) as error:
-            self._trouble(f"nothing was fetched from the shared cache: {error}")
+        except (DamagedEntryError, OSError) as error:
+            self._log_trouble(f"cannot fetch from the cache mirror: {error}")
 
-    def _trouble(self, message: str) -> None:
-        if message not in self._told:
-            self._told.add(message)
-            _tell(self._context, self._step, "trouble", message)
+    def _log_trouble(self, message: str) -> None:
+        if message not in self._logged_troubles:
+            self._logged_troubles.add(message)
+            log_cache_event(self._context, self._step, "trouble", message)
 
-    def _remove(self) -> None:
+    def _remove_entry(self) -> None:
         try:
             self._entry.remove()
         except OSError as error:
-            self._trouble(f"nor can it be removed: {error}")
+            self._log_trouble(f"the unusable cache entry cannot be removed: {error}")
 
-    def _wait(self, maker: str) -> None:
-        """Wait a moment for another trial; say for whom, once.
+    def _wait(self, producer: str) -> None:
+        """Wait a moment for the trial that holds the lease; log its name once.
 
         Raises:
             StopRequestedError: The user asked to stop.
         """
-        if maker != self._waits_for:
-            self._waits_for = maker
-            _tell(self._context, self._step, "waiting", f"{self._kept.word}: waits for {maker}, which makes the same")
+        if producer != self._waits_for:
+            self._waits_for = producer
+            message = f"{self._spec.label}: waits for {producer}, which is producing the same artifact"
+            log_cache_event(self._context, self._step, "waiting", message)
         if self._context.run.stop_request.exists():
             raise StopRequestedError
-        time.sleep(POLL_SECONDS)
+        time.sleep(LEASE_POLL_SECONDS)

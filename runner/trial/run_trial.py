@@ -10,19 +10,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import runner.errors
-from runner.errors import OutOfMemoryError, Problem, RunnerError, SpecError, StepError, out_of_memory
+from runner.errors import OutOfMemoryError, Problem, RunnerError, SpecError, StepError, is_out_of_memory
 from runner.plan import read_plan
 from runner.stages import StopRequestedError
-from runner.trial.context import TrialContext, main_process
+from runner.trial.context import TrialContext, is_main_process
 from runner.trial.events import EventLog
 from runner.trial.generate import generate
-from runner.trial.resource_usage import sampled
-from runner.trial.reuse import reuse_or_run
+from runner.trial.resource_usage import sample_usage
+from runner.trial.reuse import (
+    ARTIFACT_SPECS,
+    CachedArtifact,
+    broadcast_decision,
+    log_cache_event,
+    wait_for_decision,
+)
 from runner.trial.run_directory import RunDirectory, steps_of
 from runner.trial.score import score
 from runner.trial.train import train
 
-ACTIONS: dict[str, Callable[[TrialContext], None]] = {"train": train, "generate": generate, "score": score}
+STEP_FUNCTIONS: dict[str, Callable[[TrialContext], None]] = {"train": train, "generate": generate, "score": score}
 
 
 def run_trial(plan: str, folder: Path, steps: Sequence[str] | None = None) -> None:
@@ -30,61 +36,94 @@ def run_trial(plan: str, folder: Path, steps: Sequence[str] | None = None) -> No
 
     Args:
         plan: The trial's plan as JSON.
-        folder: Its run directory, which has been begun.
-        steps: Which steps; all of the trial's by default.
+        folder: The run directory, created by `RunDirectory.create`.
+        steps: The steps to run; by default all steps of the trial.
 
     Raises:
-        StopRequestedError: The user asked to stop, and what was reached is saved.
-        RunnerError: The spec or the data turned out wrong, or a step failed; the events and the record say so too.
+        StopRequestedError: The user asked to stop; the progress so far is saved.
+        RunnerError: The spec or the data is wrong, or a step failed. Events and record name the error too.
     """
     run = RunDirectory(folder)
     context = TrialContext(read_plan(plan), run, EventLog(run.events))
-    # One process of a group samples, since one alone writes the log.
-    seconds = context.spec.compute.usage_interval if main_process() else 0
-    with sampled(run, context.log, seconds):
+    # Only the main process of a worker group samples, because only it writes the log.
+    interval = context.spec.compute.usage_interval if is_main_process() else 0
+    with sample_usage(run, context.log, interval):
         for step in steps_of(context.spec) if steps is None else steps:
-            if not run.finished(step):
+            if not run.is_finished(step):
                 _run_step(context, step)
 
 
 def _run_step(context: TrialContext, step: str) -> None:
+    """Run one step and record how it ended."""
     started = datetime.now(UTC)
     if context.run.stop_request.exists():
         raise StopRequestedError
     try:
-        told = reuse_or_run(context, step, _started(step))
+        cache_record = reuse_or_run(context, step)
     except (StopRequestedError, KeyboardInterrupt):
-        _end(context, step, "interrupted", started)
+        _record_end(context, step, "interrupted", started)
         raise
     except RunnerError as error:
-        _end(context, step, "failed", started, error=str(error))
+        _record_end(context, step, "failed", started, error=str(error))
         raise
     except Exception as error:
-        _end(context, step, "failed", started, error=f"{type(error).__name__}: {error}")
-        kind = OutOfMemoryError if out_of_memory(error) else StepError
-        raise kind(f"{step}: {type(error).__name__}: {error}") from error
-    _end(context, step, "finished", started, **told)
+        _record_end(context, step, "failed", started, error=f"{type(error).__name__}: {error}")
+        error_class = OutOfMemoryError if is_out_of_memory(error) else StepError
+        raise error_class(f"{step}: {type(error).__name__}: {error}") from error
+    _record_end(context, step, "finished", started, **cache_record)
 
 
-def _started(step: str) -> Callable[[TrialContext], None]:
-    """A step that says when it begins: one that is taken from another trial does not."""
+def reuse_or_run(context: TrialContext, step: str) -> dict[str, Any]:
+    """Leave a step's artifact in the run directory: restored from the cache, else produced by running the step.
 
-    def run(context: TrialContext) -> None:
-        if main_process():
-            context.log.state(step, "started")
-        ACTIONS[step](context)
+    In a worker group, rank 0 decides and the other ranks follow. A cache that fails causes a warning, and the step
+    runs.
 
-    return run
+    Returns:
+        What the step's record says about the cache: `cache` (kind and key) and `reused_from`, the trial that produced
+        the artifact, or None if this trial did. Empty where the cache was not used.
+
+    Raises:
+        StopRequestedError: The user asked to stop, during the step or while it waited for another trial.
+        RunnerError: The step raised it.
+    """
+    artifact_spec = ARTIFACT_SPECS.get(step)
+    if artifact_spec is None:
+        _execute(context, step)
+        return {}
+    if not is_main_process():
+        if wait_for_decision(context.run, step):
+            _execute(context, step)
+        return {}
+    if context.run.no_cache_marker.exists():
+        log_cache_event(context, step, "bypassed", f"{artifact_spec.label}: runs without the cache")
+        broadcast_decision(context.run, step, must_run=True)
+        _execute(context, step)
+        return {}
+    artifact = CachedArtifact(context, step, artifact_spec)
+    with artifact.restore_or_lease() as is_restored:
+        broadcast_decision(context.run, step, must_run=not is_restored)
+        if not is_restored:
+            _execute(context, step)
+            artifact.publish()
+    return artifact.record
 
 
-def _end(context: TrialContext, step: str, status: str, started: datetime, **told: Any) -> None:
-    if main_process():
-        context.run.record_step(step, status, started, **told)
-        context.log.state(step, "reused" if told.get("reused_from") else status, told.get("error"))
+def _execute(context: TrialContext, step: str) -> None:
+    """Call the step's function. Its `started` event is logged here, so that a reused step has none."""
+    if is_main_process():
+        context.log.state(step, "started")
+    STEP_FUNCTIONS[step](context)
+
+
+def _record_end(context: TrialContext, step: str, status: str, started: datetime, **details: Any) -> None:
+    if is_main_process():
+        context.run.record_step(step, status, started, **details)
+        context.log.state(step, "reused" if details.get("reused_from") else status, details.get("error"))
 
 
 Status = Literal["finished", "failed", "interrupted", "pruned"]
-"""`pruned`: a sweep asked for its end, as its figures had fallen behind; what it saved stays."""
+"""`pruned`: a sweep stopped the trial, because its metrics had fallen behind; what it saved stays."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +131,8 @@ class Outcome:
     """How a trial ended.
 
     Attributes:
-        status: Finished, failed, interrupted with its state saved, or likewise pruned.
-        error: What went wrong, as the user is told it.
+        status: Finished, failed, interrupted or pruned; an interrupted or pruned trial has saved its state.
+        error: The error shown to the user.
         trace: The traceback, for `--debug`.
     """
 
@@ -108,26 +147,26 @@ class Outcome:
             "status": self.status,
             "kind": type(self.error).__name__,
             "message": str(self.error or ""),
-            "problems": [{"message": each.message, "path": list(each.path)} for each in problems],
+            "problems": [{"message": problem.message, "path": list(problem.path)} for problem in problems],
             "trace": self.trace,
         }
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Outcome:
+    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
         """Read what `as_json` wrote."""
-        if told["status"] != "failed":
-            return cls(told["status"])
-        kind = getattr(runner.errors, told["kind"], StepError)
+        if data["status"] != "failed":
+            return cls(data["status"])
+        error_class = getattr(runner.errors, data["kind"], StepError)
         error: RunnerError
-        if kind is SpecError:
-            error = SpecError([Problem(each["message"], tuple(each["path"])) for each in told["problems"]])
+        if error_class is SpecError:
+            error = SpecError([Problem(problem["message"], tuple(problem["path"])) for problem in data["problems"]])
         else:
-            error = kind(told["message"])
-        return cls("failed", error, told["trace"])
+            error = error_class(data["message"])
+        return cls("failed", error, data["trace"])
 
 
 def outcome_of_trial(plan: str, folder: Path, steps: Sequence[str] | None = None) -> Outcome:
-    """Run a trial in this process; see `run_trial`. Its errors become part of the outcome."""
+    """Run a trial in this process, as `run_trial` does, and return its errors as part of the outcome."""
     try:
         run_trial(plan, folder, steps)
     except StopRequestedError:

@@ -1,4 +1,4 @@
-"""Step 3: scores the answers and keeps the counts of every sample."""
+"""Step 3: scores the answers, and saves the counts of each sample and a selection of wrong answers."""
 
 from __future__ import annotations
 
@@ -12,66 +12,86 @@ from typing import Any, get_args
 
 from PIL import Image, ImageOps
 
-from runner.files import read_lines, write_json, write_lines
+from runner.files import read_jsonl, write_json, write_jsonl
 from runner.records import Answer, Ending, Prediction, Sample, Score
-from runner.stages import Adapter, Counts, Metric, Reporter
+from runner.stages import Adapter, Metric, MetricCounts, Reporter
 from runner.trial.context import TrialContext
 
 NUM_MISTAKES = 24
-"""How many are kept: what a person looks through, and as many small files for the tracker."""
-HEIGHT = 128
-"""Of the pictures, in pixels."""
-MOST_PIXELS = 50_000_000
-"""A picture of more is not opened only to make a small one."""
+"""How many wrong answers are saved: a number that a person looks through and a tracker takes as small files."""
+THUMBNAIL_HEIGHT = 128
+"""The height of the saved pictures in pixels."""
+MAX_PIXELS = 50_000_000
+"""A larger picture is not opened to make a thumbnail."""
 
 
-def keep_mistakes(context: TrialContext, outputs: Mapping[str, str], references: Mapping[str, Answer]) -> None:
-    """Leave `mistakes.jsonl` and the folder `mistakes/`, with one strip of pictures for each: the whole, the segments.
+def write_mistakes(
+    context: TrialContext,
+    outputs: Mapping[str, str],
+    predictions: Mapping[str, Prediction],
+    references: Mapping[str, Answer],
+) -> None:
+    """Write a selection of wrong answers to `mistakes.jsonl`, and their pictures to the folder `mistakes/`.
 
-    Which ones is decided by their ids alone, so that runs which are wrong about the same samples show the same.
+    Each file in the folder shows the sample's main image and its segments in a row. The selection depends only on
+    sample ids, so that runs with the same wrong answers save the same samples.
+
+    Args:
+        context: The trial.
+        outputs: The generated texts by sample id.
+        predictions: The parsed answers by sample id.
+        references: The right answers by sample id.
     """
     samples = {sample.id: sample for sample in context.samples("test")}
-    read = {name: context.adapter.parse(outputs[name], context.adapter.parse_modes[0]) for name in references}
-    wrong = [name for name, right in references.items() if is_wrong(read[name], right)]
-    drawn = set(sorted(wrong, key=_lot)[:NUM_MISTAKES])
+    wrong = [sample_id for sample_id, reference in references.items() if is_wrong(predictions[sample_id], reference)]
+    selected = set(sorted(wrong, key=_selection_key)[:NUM_MISTAKES])
     folder = context.run.mistakes
     shutil.rmtree(folder, ignore_errors=True)
     rows: list[dict[str, Any]] = []
-    for name in [name for name in wrong if name in drawn]:
-        row = {"text": samples[name].text, **_sides(read[name], references[name]), "output": outputs[name]}
-        picture = _strip(samples[name])
+    for sample_id in (sample_id for sample_id in wrong if sample_id in selected):
         file = folder / f"{len(rows) + 1}.jpg"
-        if picture is not None:
+        strip = _picture_strip(samples[sample_id])
+        if strip is not None:
             folder.mkdir(exist_ok=True)
-            picture.save(file, quality=85)
-        shown = f"{folder.name}/{file.name}" if picture is not None else None
-        rows.append({"id": name, "pictures": shown, **row})
-    write_lines(folder.with_suffix(".jsonl"), rows)
+            strip.save(file, quality=85)
+        rows.append(
+            {
+                "id": sample_id,
+                "pictures": f"{folder.name}/{file.name}" if strip is not None else None,
+                "text": samples[sample_id].text,
+                **_comparison(predictions[sample_id], references[sample_id]),
+                "output": outputs[sample_id],
+            }
+        )
+    write_jsonl(folder.with_suffix(".jsonl"), rows)
 
 
-def _lot(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
+def _selection_key(sample_id: str) -> str:
+    return hashlib.sha256(sample_id.encode()).hexdigest()
 
 
-def is_wrong(prediction: Prediction, right: Answer) -> bool:
-    """Whether pairs or segments differ, or the answer could not be read; of summaries alone, whether they differ."""
-    read = prediction.answer
-    if right.pairs is None and right.mapping is None:
-        return read.summary != right.summary
-    return prediction.ending == "malformed" or (read.pairs, read.mapping) != (right.pairs, right.mapping)
+def is_wrong(prediction: Prediction, reference: Answer) -> bool:
+    """Whether an answer is malformed, or its pairs or segments are wrong.
+
+    If neither was asked for, whether its summary differs from the reference.
+    """
+    answer = prediction.answer
+    if reference.pairs is None and reference.mapping is None:
+        return answer.summary != reference.summary
+    return prediction.ending == "malformed" or (answer.pairs, answer.mapping) != (reference.pairs, reference.mapping)
 
 
-def _sides(prediction: Prediction, right: Answer) -> dict[str, Any]:
-    """What was read and what is right, side by side, as text."""
-    read = prediction.answer
-    told: dict[str, Any] = {}
-    if right.pairs is not None:
-        told |= {"pairs": _pairs(read.pairs), "right pairs": _pairs(right.pairs)}
-    if right.mapping is not None:
-        told |= {"segments": _mapping(read.mapping), "right segments": _mapping(right.mapping)}
-    if right.summary is not None:
-        told |= {"summary": read.summary, "right summary": right.summary}
-    return {**told, "parse": prediction.ending, "notes": "; ".join(prediction.notes)}
+def _comparison(prediction: Prediction, reference: Answer) -> dict[str, Any]:
+    """The parsed answer and the right one side by side, as text."""
+    answer = prediction.answer
+    fields: dict[str, Any] = {}
+    if reference.pairs is not None:
+        fields |= {"pairs": _pairs(answer.pairs), "right pairs": _pairs(reference.pairs)}
+    if reference.mapping is not None:
+        fields |= {"segments": _mapping(answer.mapping), "right segments": _mapping(reference.mapping)}
+    if reference.summary is not None:
+        fields |= {"summary": answer.summary, "right summary": reference.summary}
+    return {**fields, "parse": prediction.ending, "notes": "; ".join(prediction.notes)}
 
 
 def _pairs(pairs: frozenset[tuple[str, str]] | None) -> str:
@@ -82,13 +102,14 @@ def _mapping(mapping: Mapping[str, str] | None) -> str:
     return "; ".join(f"{letter}: {entity}" for letter, entity in (mapping or {}).items())
 
 
-def _strip(sample: Sample) -> Image.Image | None:
-    """The pictures of a sample in a row, the whole one first; None where there are none that can be read."""
+def _picture_strip(sample: Sample) -> Image.Image | None:
+    """Place the pictures of a sample in a row, the main image first; None if no picture is readable."""
     paths = [sample.image, *(segment.image for segment in sample.segments)]
-    pictures = [picture for path in paths if path is not None and (picture := _small(path)) is not None]
+    pictures = [picture for path in paths if path is not None and (picture := _thumbnail(path)) is not None]
     if not pictures:
         return None
-    strip = Image.new("RGB", (sum(each.width + 4 for each in pictures) - 4, HEIGHT), "white")
+    width = sum(picture.width + 4 for picture in pictures) - 4
+    strip = Image.new("RGB", (width, THUMBNAIL_HEIGHT), "white")
     left = 0
     for picture in pictures:
         strip.paste(picture, (left, 0))
@@ -96,50 +117,54 @@ def _strip(sample: Sample) -> Image.Image | None:
     return strip
 
 
-def _small(path: Path) -> Image.Image | None:
+def _thumbnail(path: Path) -> Image.Image | None:
     try:
         with Image.open(path) as picture:
-            if picture.width * picture.height > MOST_PIXELS:
+            if picture.width * picture.height > MAX_PIXELS:
                 return None
-            picture.draft("RGB", (HEIGHT * 4, HEIGHT * 2))
-            return ImageOps.contain(picture.convert("RGB"), (HEIGHT * 3, HEIGHT))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow's kinds for a broken file
+            picture.draft("RGB", (THUMBNAIL_HEIGHT * 4, THUMBNAIL_HEIGHT * 2))
+            return ImageOps.contain(picture.convert("RGB"), (THUMBNAIL_HEIGHT * 3, THUMBNAIL_HEIGHT))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises for a broken file
         return None
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A corpus, scored with one way of parsing.
+class ScoredCorpus:
+    """A corpus scored in one parse mode.
 
     Attributes:
-        mode: The way of parsing.
-        scores: A sample each, in order.
-        figures: Metric name to value, None where its task was not asked for.
+        mode: The parse mode.
+        references: The right answers by sample id, in order.
+        predictions: The parsed answers by sample id.
+        scores: One score per sample, in the order of the references.
+        metrics: Metric name to value; None if its task was not asked for.
     """
 
     mode: str
+    references: Mapping[str, Answer]
+    predictions: Mapping[str, Prediction]
     scores: Sequence[Score]
-    figures: Mapping[str, float | None]
+    metrics: Mapping[str, float | None]
 
     @property
-    def endings(self) -> dict[str, int]:
-        """How many answers were clean, repaired and malformed."""
+    def parse_counts(self) -> dict[str, int]:
+        """The numbers of clean, repaired and malformed answers."""
         counts = Counter(score.ending for score in self.scores)
         return {ending: counts[ending] for ending in get_args(Ending)}
 
 
-References = Callable[[str], Mapping[str, Answer]]
-"""The right answers by sample id, in order, for a way of parsing: a written target is read in the same way."""
+ReferencesByMode = Callable[[str], Mapping[str, Answer]]
+"""Returns the right answers by sample id, in order, for a parse mode: references given as text are parsed in it too."""
 
 
 def score_modes(
     adapter: Adapter,
     metrics: Mapping[str, Metric],
-    references: References,
+    references: ReferencesByMode,
     outputs: Mapping[str, str],
     reporter: Reporter,
-) -> list[Scored]:
-    """Score the outputs in the adapter's own way of parsing, then in each of the others."""
+) -> list[ScoredCorpus]:
+    """Score the outputs in each of the adapter's parse modes, the one that its options chose first."""
     return [score_corpus(adapter, metrics, references(mode), outputs, mode, reporter) for mode in adapter.parse_modes]
 
 
@@ -150,73 +175,84 @@ def score_corpus(
     outputs: Mapping[str, str],
     mode: str,
     reporter: Reporter,
-) -> Scored:
-    """Parse each output in one mode and measure it against the right answer."""
+) -> ScoredCorpus:
+    """Parse each output in one mode and score it against its reference."""
+    predictions = {}
     scores = []
-    for done, (name, right) in enumerate(references.items(), start=1):
-        prediction = adapter.parse(outputs[name], mode)
-        scores.append(Score(name, prediction.ending, prediction.notes, count(metrics, prediction.answer, right)))
+    for done, (sample_id, reference) in enumerate(references.items(), start=1):
+        prediction = adapter.parse(outputs[sample_id], mode)
+        counts = score_sample(metrics, prediction.answer, reference)
+        predictions[sample_id] = prediction
+        scores.append(Score(sample_id, prediction.ending, prediction.notes, counts))
         reporter.progress(done, len(references))
-    return Scored(mode, scores, reduce(metrics, [score.counts for score in scores]))
+    values = reduce_counts(metrics, [score.counts for score in scores])
+    return ScoredCorpus(mode, references, predictions, scores, values)
 
 
-def reduce(metrics: Mapping[str, Metric], counts: Sequence[Counts]) -> dict[str, float | None]:
-    """Turn the counts of many samples into the figures of all metrics."""
-    figures: dict[str, float | None] = {}
+def reduce_counts(metrics: Mapping[str, Metric], counts: Sequence[MetricCounts]) -> dict[str, float | None]:
+    """Reduce the counts of many samples to the values of all metrics."""
+    values: dict[str, float | None] = {}
     for name, metric in metrics.items():
-        figures |= metric.reduce([each[name] for each in counts if name in each])
-    return figures
+        values |= metric.reduce([sample_counts[name] for sample_counts in counts if name in sample_counts])
+    return values
 
 
-def count(metrics: Mapping[str, Metric], prediction: Answer, reference: Answer) -> Counts:
-    """Count one answer by every metric; those that it was not asked about are left out."""
-    counted = {name: metric.score(prediction, reference) for name, metric in metrics.items()}
-    return {name: counts for name, counts in counted.items() if counts is not None}
+def score_sample(metrics: Mapping[str, Metric], prediction: Answer, reference: Answer) -> MetricCounts:
+    """Score one answer with every metric; metrics of tasks that were not asked for are left out."""
+    scored = {name: metric.score(prediction, reference) for name, metric in metrics.items()}
+    return {name: counts for name, counts in scored.items() if counts is not None}
 
 
 def score(context: TrialContext) -> None:
-    """Score the predictions in the adapter's own parse mode and, beside it, in the others.
+    """Score the predictions in the parse mode that the adapter's options chose, and in its other modes.
 
-    Leaves `scores.jsonl`, a line a sample with its reference, `mistakes.jsonl`, some of the wrong ones with pictures,
-    and `metrics.json`; see `score_rows`, `keep_mistakes` and `all_figures`.
+    Writes `scores.jsonl` (see `score_rows`), `metrics.json` (see `all_values`), and `mistakes.jsonl` with its pictures
+    (see `write_mistakes`).
     """
     references = {sample.id: context.adapter.reference(sample) for sample in context.samples("test")}
-    outputs = {row["id"]: row["output"] for row in read_lines(context.run.predictions)}
+    outputs = {row["id"]: row["output"] for row in read_jsonl(context.run.predictions)}
     modes = score_modes(context.adapter, context.metrics, lambda mode: references, outputs, context.reporter("score"))
-    write_lines(context.run.scores, score_rows(modes, references))
-    keep_mistakes(context, outputs, references)
-    figures = all_figures(modes)
-    write_json(context.run.metrics, figures)
-    context.log.metrics(None, figures)
+    write_jsonl(context.run.scores, score_rows(modes))
+    write_mistakes(context, outputs, modes[0].predictions, references)
+    values = all_values(modes)
+    write_json(context.run.metrics, values)
+    context.log.metrics(None, values)
     context.log.artifact("scores", context.run.scores)
 
 
-def score_rows(modes: Sequence[Scored], references: Mapping[str, Answer]) -> list[dict[str, Any]]:
-    """List each sample's score with its reference, as plain data; those of the other modes stand under their names."""
-    rows = [{**asdict(each), "reference": _as_json(references[each.id])} for each in modes[0].scores]
-    for other in modes[1:]:
-        for row, each in zip(rows, other.scores, strict=True):
-            row[other.mode] = {"ending": each.ending, "notes": each.notes, "counts": each.counts}
+def score_rows(modes: Sequence[ScoredCorpus]) -> list[dict[str, Any]]:
+    """List each sample's score with its reference, as plain data.
+
+    The scores of the other parse modes are nested under the modes' names.
+    """
+    first, *others = modes
+    rows = [{**asdict(score), "reference": _as_json(first.references[score.id])} for score in first.scores]
+    for other in others:
+        for row, score in zip(rows, other.scores, strict=True):
+            row[other.mode] = {"ending": score.ending, "notes": score.notes, "counts": score.counts}
     return rows
 
 
-def metric_figures(modes: Sequence[Scored]) -> dict[str, float | None]:
-    """Name every figure of the metrics: `ner_f1`, in the other modes `<mode>/ner_f1`."""
-    return _named(modes, lambda scored: scored.figures)
+def metric_values(modes: Sequence[ScoredCorpus]) -> dict[str, float | None]:
+    """Return all metric values by name: `ner_f1`, and `<mode>/ner_f1` in the other parse modes."""
+    return _prefixed(modes, lambda scored: scored.metrics)
 
 
-def all_figures(modes: Sequence[Scored]) -> dict[str, float | None]:
-    """Name every figure of the metrics and, beside them, how many answers were clean: `parse/clean` and so on."""
-    counts = _named(modes, lambda scored: {f"parse/{ending}": number for ending, number in scored.endings.items()})
-    return {**metric_figures(modes), **counts}
+def all_values(modes: Sequence[ScoredCorpus]) -> dict[str, float | None]:
+    """Return all metric values, and the numbers of clean, repaired and malformed answers as `parse/clean` and so on."""
+    counts = _prefixed(modes, lambda scored: {f"parse/{end}": number for end, number in scored.parse_counts.items()})
+    return {**metric_values(modes), **counts}
 
 
-def _named(modes: Sequence[Scored], figures: Callable[[Scored], Mapping[str, float | None]]) -> dict[str, float | None]:
+def _prefixed(
+    modes: Sequence[ScoredCorpus], values_of: Callable[[ScoredCorpus], Mapping[str, float | None]]
+) -> dict[str, float | None]:
+    """Merge the values of all modes, with the mode's name before the names of all but the first mode's."""
     prefixes = ["", *(f"{scored.mode}/" for scored in modes[1:])]
     return {
         f"{prefix}{name}": value
         for prefix, scored in zip(prefixes, modes, strict=True)
-        for name, value in figures(scored).items()
+        for name, value in values_of(scored).items()
     }
 
 

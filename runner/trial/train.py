@@ -9,27 +9,28 @@ from pathlib import Path
 
 from runner import __version__
 from runner.errors import DataError, StepError
-from runner.files import write_lines
-from runner.fingerprint import fingerprint, identity
-from runner.plan import implement
+from runner.files import write_jsonl
+from runner.fingerprint import fingerprint, fingerprinted_options
+from runner.plan import create_plugin
 from runner.preflight.check_samples import check_samples
 from runner.preflight.sample_checker import SampleChecker
 from runner.records import Rendered, Sample
-from runner.rendering import groups_of, training_texts
+from runner.rendering import split_groups, training_texts
 from runner.stages import Trainer, TrainingRun
 from runner.stages.training import summarize_groups
-from runner.trial.context import TrialContext, main_process
+from runner.trial.context import TrialContext, is_main_process
 from runner.trial.generate import ValidationGenerator
 
 ENCODERS = ("torch", "transformers", "tokenizers", "numpy", "pillow")
-"""Distributions that turn text and images into a model's inputs; another version may do so otherwise."""
+"""Packages that turn text and images into model inputs; another version may encode them differently."""
 
 
 def encoded_folder(context: TrialContext) -> Path:
-    """The folder for samples of these data as this model encodes them, in the cache that trials share.
+    """The folder in the cache for the encoded training samples, shared by trials that encode them alike.
 
-    Its name is a hash over what decides the encoding: data, adapter and model with their options, content and plugins'
-    versions, and the versions of what encodes and of what checks it. What a trainer adds is the trainer's to name.
+    The folder's name is a hash of everything that decides the encoding: options, content and plugin versions of data,
+    adapter and model; the versions of the trainer's plugin, of this package and of the `ENCODERS`. The trainer names
+    the files inside after what it adds itself.
     """
     spec, pins = context.spec, context.spec.pinned
     assert pins is not None
@@ -38,10 +39,10 @@ def encoded_folder(context: TrialContext) -> Path:
     sections = (spec.data, spec.adapter, spec.model)
     key = fingerprint(
         {
-            "sections": [[each.type, identity(each.options)] for each in sections],
+            "sections": [[section.type, fingerprinted_options(section.options)] for section in sections],
             "data": pins.data,
             "model": pins.model,
-            "plugins": [pins.plugins[f"{each.stage}.{each.type}"] for each in (*sections, spec.trainer)],
+            "plugins": [pins.plugins[f"{section.stage}.{section.type}"] for section in (*sections, spec.trainer)],
             "runner": __version__,
             "packages": {name: version(name) for name in ENCODERS},
         }
@@ -50,15 +51,17 @@ def encoded_folder(context: TrialContext) -> Path:
 
 
 def train(context: TrialContext) -> None:
-    """Train the model and leave it in `model/`, whole or not at all.
+    """Check the training samples, train the model and save it as `model/`.
+
+    The folder appears only once it is complete.
 
     Raises:
         DataError: The training split is empty.
-        SpecError: The optimizer's groups do not fit the model's parameters.
-        StepError: The proof failed, so that something else than the answers carries loss; or the optimizer trains
-            otherwise than its manifest says.
+        SpecError: The optimizer's parameter groups do not match the model's parameters.
+        StepError: A check failed: tokens outside the answers carry loss, or the optimizer does not train as its
+            manifest says.
     """
-    context.create_all()
+    context.create_evaluation_plugins()
     samples = context.samples("train")
     if not samples:
         raise DataError("the training split holds no samples")
@@ -66,25 +69,25 @@ def train(context: TrialContext) -> None:
     model = context.model.build(training_texts(rendered), context.spec.seed)
     assert context.spec.optimizer is not None
     assert context.spec.trainer is not None
-    optimizer = implement(context.spec.optimizer)
+    optimizer = create_plugin(context.spec.optimizer)
     manifest = optimizer.prepare(model.module, context.spec.seed)
-    if main_process():
-        write_lines(context.run.parameters, [vars(row) for row in manifest])
+    if is_main_process():
+        write_jsonl(context.run.parameters, [vars(row) for row in manifest])
         context.log.append("parameters", groups=summarize_groups(manifest))
-    trainer = implement(context.spec.trainer)
-    inspector = SampleChecker.of(model, trainer)
-    if main_process():
-        _prove(context, inspector, trainer, samples, rendered)
+    trainer = create_plugin(context.spec.trainer)
+    checker = SampleChecker.of(model, trainer)
+    if is_main_process():
+        _run_preflight(context, checker, trainer, samples, rendered)
     options = context.spec.trainer_options
     run = TrainingRun(
         context.run.checkpoints,
         context.spec.seed,
         context.reporter("train"),
-        check=inspector.check,
+        check=checker.check,
         evaluator=ValidationGenerator(context, samples) if options and options.generates_validation else None,
         encoded=encoded_folder(context),
     )
-    trained = trainer.train(model, optimizer, rendered, groups_of(samples), run)
+    trained = trainer.train(model, optimizer, rendered, split_groups(samples), run)
     if trained is None:
         return
     optimizer.finish(trained.module)
@@ -96,22 +99,25 @@ def train(context: TrialContext) -> None:
     context.log.artifact("model", context.run.model)
 
 
-def _prove(
+def _run_preflight(
     context: TrialContext,
-    inspector: SampleChecker,
+    checker: SampleChecker,
     trainer: Trainer,
     samples: Sequence[Sample],
     rendered: Sequence[Rendered],
 ) -> None:
-    """Prove what is trained before anything is, and note what was checked; see `check_samples`."""
-    for sample, each in zip(samples, rendered, strict=True):
-        if context.adapter.render_prompt(sample).content != each.content:
-            raise StepError(f"sample {sample.id}: the adapter renders another prompt for training than for an answer")
-    prompts = context.prompts(context.samples("test"))
-    answer_limit = context.spec.generator_options.answer_limit
-    proof = check_samples(inspector, trainer, rendered, prompts, answer_limit, context.reporter("preflight"))
-    context.reporter("train").metrics(0, {"train/samples_truncated": len(proof.truncated)})
-    told = proof.as_json()
-    context.log.append("preflight", **told)
-    listed = ("truncated", "skipped", "respelt")
-    context.run.update_record(preflight={**told, **{name: len(told[name]) for name in listed}})
+    """Check samples and prompts before the training, and record the results; see `check_samples`."""
+    for sample, training_sample in zip(samples, rendered, strict=True):
+        if context.adapter.render_prompt(sample).content != training_sample.content:
+            raise StepError(
+                f"sample {sample.id}: the adapter renders different prompts for training (render_training) and for "
+                "generation (render_prompt); they must be equal"
+            )
+    max_answer_tokens = context.spec.generator_options.max_answer_tokens
+    reporter = context.reporter("preflight")
+    report = check_samples(checker, trainer, rendered, context.test_prompts, max_answer_tokens, reporter)
+    context.reporter("train").metrics(0, {"train/samples_truncated": len(report.truncated)})
+    results = report.as_json()
+    context.log.append("preflight", **results)
+    counts = {name: len(results[name]) for name in ("truncated", "skipped", "respelt")}
+    context.run.update_record(preflight={**results, **counts})

@@ -1,4 +1,4 @@
-"""A build that is killed and started again makes the same data set: one seeded kill, as CI runs it."""
+"""A killed and restarted build gives the same data set: one kill with a seed, for CI."""
 
 import json
 import subprocess
@@ -11,11 +11,11 @@ DRILL = Path(__file__).parent.parent.parent / "bench" / "build_kills.py"
 
 
 @pytest.mark.slow
-def test_one_kill_changes_no_byte_and_what_was_answered_is_not_asked_again():
+def test_one_kill_changes_no_byte_and_answered_requests_are_not_repeated():
     command = [sys.executable, DRILL, "--kills", "1", "--tweets", "160", "--seed", "4"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(done.stdout)
-    [kill] = told["kills"]
+    results = json.loads(done.stdout)
+    [kill] = results["kills"]
     assert kill["other_files"] == []
     assert kill["asked_twice_in_this_build"] <= kill["underway"]

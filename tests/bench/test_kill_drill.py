@@ -1,4 +1,4 @@
-"""A launch that is killed and launched again ends with the same weights: one seeded kill each, as CI runs them."""
+"""A killed and relaunched training ends with the same weights: one kill with a seed for each setting, for CI."""
 
 import json
 import subprocess
@@ -16,6 +16,6 @@ def test_one_kill_changes_no_bit_of_the_weights(workers, strategy):
     command = [sys.executable, DRILL, "--kills", "1", "--workers", str(workers), "--strategy", strategy, "--seed", "4"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    [told] = json.loads(done.stdout)
-    [kill] = told["kills"]
+    [result] = json.loads(done.stdout)
+    [kill] = result["kills"]
     assert kill["same_weights"]

@@ -1,4 +1,4 @@
-"""A sweep in which something is killed ends as one that nobody disturbed: one seeded kill of each, as CI runs them."""
+"""A sweep with a kill ends like an undisturbed one: one kill of each kind with a seed, for CI."""
 
 import json
 import subprocess
@@ -16,5 +16,5 @@ def test_one_kill_of_each_kind_changes_no_trial_and_no_metric():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     kills = json.loads(done.stdout)["kills"]
-    assert [each["kill"] for each in kills] == ["driver", "worker", "server", "node"]
-    assert not any(each["was_over"] for each in kills)
+    assert [kill["kill"] for kill in kills] == ["driver", "worker", "server", "node"]
+    assert not any(kill["was_over"] for kill in kills)

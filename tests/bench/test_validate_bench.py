@@ -1,4 +1,4 @@
-"""bench/validate.py runs, and tells what it measured."""
+"""bench/validate.py runs and prints its measurements."""
 
 import json
 import subprocess
@@ -9,6 +9,6 @@ from pathlib import Path
 def test_it_prints_seconds_and_their_ratio():
     script = Path(__file__).parents[2] / "bench" / "validate.py"
     done = subprocess.run([sys.executable, script, "--rounds", "1"], capture_output=True, text=True, check=True)
-    told = json.loads(done.stdout)
-    assert told["validate"]["min"] > told["libraries"]["min"] > 0
-    assert told["ratio"] > 1
+    results = json.loads(done.stdout)
+    assert results["validate"]["min"] > results["libraries"]["min"] > 0
+    assert results["ratio"] > 1

@@ -35,22 +35,23 @@ def test_status_is_a_table_or_one_document(runs):
     done = runs.run("status")
     assert "tiny: 1 failed, 1 finished" in done.stdout
     assert "training 2/20" in done.stdout
-    assert "3.0 h ago" in done.stdout
-    told = json.loads(runs.run("status", "tiny/aa", "--json").stdout)
-    [experiment] = told["experiments"]
+    assert "3 h ago" in done.stdout
+    [experiment] = json.loads(runs.run("status", "tiny/aa", "--json").stdout)["experiments"]
     assert [trial["name"] for trial in experiment["trials"]] == ["trial-aa000001"]
     assert experiment["trials"][0]["metrics"]["train/loss"] == 3.25
+    for name in ("eta_seconds", "resumed_from_step", "gpu_utilization"):
+        assert experiment["trials"][0][name] is None
 
 
-def test_where_nothing_ran_that_is_what_is_said(workplace):
+def test_a_folder_without_runs_says_so(workplace):
     assert workplace.run("status").stdout == "no runs here yet\n"
     assert json.loads(workplace.run("status", "--json").stdout) == {"experiments": []}
 
 
-def test_logs_are_what_a_trial_told_and_its_workers_printed(runs):
+def test_logs_are_the_events_of_a_trial_and_the_output_of_its_workers(runs):
     lines = runs.run("logs", "ab", "--follow").stdout.splitlines()
-    told = [line.partition("  ")[2] for line in lines[:5]]
-    assert told == [
+    texts = [line.partition("  ")[2] for line in lines[:5]]
+    assert texts == [
         "training started",
         "step 1  train/loss 3.25",
         "training 2/20",
@@ -60,21 +61,21 @@ def test_logs_are_what_a_trial_told_and_its_workers_printed(runs):
     assert lines[5:] == ["--- output.log", "what the worker printed"]
 
 
-def test_what_cannot_be_is_an_error_of_one_line(runs):
-    for arguments, told in [
-        (("logs", "a"), "can be 2 trials"),
-        (("stop", "aa"), "does not run: it is failed"),
-        (("stop", "tiny"), "no launch of tiny runs"),
+def test_invalid_requests_are_errors_of_one_line(runs):
+    for arguments, message in [
+        (("logs", "a"), "matches 2 trials"),
+        (("stop", "aa"), "is not running: it is failed"),
+        (("stop", "tiny"), "no launch of tiny is running"),
         (("status", "tinny"), "did you mean 'tiny'"),
         (("launch", "x.yaml", "--detach"), "x.yaml"),
     ]:
         done = runs.run(*arguments)
         assert (done.returncode, done.stdout) == (2, "")
-        assert told in done.stderr
+        assert message in done.stderr
         assert len(done.stderr.splitlines()) == 1
 
 
-def test_to_look_needs_neither_torch_nor_ray(runs):
+def test_status_imports_neither_torch_nor_ray(runs):
     code = (
         "import sys; from runner.cli.main import app; app(['status', '--json'], standalone_mode=False); "
         "sys.exit(bool({'torch', 'ray', 'transformers', 'mlflow'} & set(sys.modules)))"

@@ -1,7 +1,8 @@
-"""What a person sees of a sweep: lines without a terminal, a table on one, and the tables at its end."""
+"""The display of a sweep: lines without a terminal, a live table on one, and the summary."""
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from runner.cli.progress import Terminal, duration
-from runner.cli.sweep_display import SweepDisplay, spread, sweep_lines, sweep_tables
+from runner.cli.progress import Terminal, format_duration
+from runner.cli.sweep_display import SweepDisplay, format_mean_std, sweep_lines, sweep_tables
 from runner.errors import StepError
 from runner.execute.results import LaunchResult, TrialResult
 from runner.plan import Trial
@@ -34,26 +35,26 @@ def result(number, status="finished", objective=None, error=None, seed=1, **metr
 
 
 def tell(board):
-    """A sweep of a finished, a failed, a pruned, a running and a waiting trial."""
-    board.searched(SUMMARY)
+    """Report a finished, a failed, a pruned, a running and a waiting trial."""
+    board.search_updated(SUMMARY)
     for number in (1, 2, 3, 4):
         board.trial_started(trial(number), Path("runs/x"), resumed=number == 2)
     board.event("trial-1", {"kind": "metrics", "step": 1, "values": {"validation/loss": 0.5, "train/loss": 9.0}})
     board.event("trial-4", {"kind": "progress", "stage": "train", "done": 3, "total": 8, "shown": {"loss": 0.75}})
     board.trial_ended(result(1, objective=0.25))
-    board.searched({**SUMMARY, "best": BEST})
+    board.search_updated({**SUMMARY, "best": BEST})
     board.trial_ended(result(2, "failed", error=StepError("train: out of luck\nmore")))
     board.trial_ended(result(3, "pruned"))
     for _ in range(3):
-        board.trial_waits(trial(5), "4 GPUs on one node")
+        board.trial_waiting(trial(5), "4 GPUs on one node")
 
 
-def test_without_a_terminal_a_sweep_is_a_line_for_each_begin_and_end():
+def test_without_a_terminal_a_sweep_prints_a_line_per_start_and_end():
     stream = io.StringIO()
     with SweepDisplay(Terminal(stream)) as board:
         tell(board)
     lines = stream.getvalue().splitlines()
-    assert "resuming trial-2  lr=0.001  seed=1" in lines
+    assert "resuming trial-2  seed 1  lr=0.001" in lines
     assert "trial-1 finished: validation/loss 0.25" in lines
     assert "trial-2 failed: train: out of luck" in lines
     assert "trial-3 pruned" in lines
@@ -80,7 +81,7 @@ def test_on_a_terminal_a_sweep_is_a_table(monkeypatch):
         assert told in last, told
 
 
-def test_the_end_of_a_sweep_has_a_row_a_trial_a_mean_a_group_and_the_best():
+def test_the_summary_of_a_sweep_has_a_row_per_trial_a_mean_per_group_and_the_best():
     trials = [result(1, objective=0.2, ner_f1=0.5), result(2, objective=0.4, seed=2, ner_f1=0.7), result(3, "pruned")]
     launched = LaunchResult(None, trials, sweep={**SUMMARY, "best": BEST})
     console = Console(file=io.StringIO(), width=160)
@@ -90,9 +91,9 @@ def test_the_end_of_a_sweep_has_a_row_a_trial_a_mean_a_group_and_the_best():
     row = next(line for line in printed.splitlines() if "trial-2" in line)
     assert [cell.strip() for cell in row.strip("│").split("│")] == [
         "trial-2",
+        "2",
         "finished",
         "0.001",
-        "2",
         "0.4000",
         "0.7000",
     ]
@@ -103,14 +104,47 @@ def test_the_end_of_a_sweep_has_a_row_a_trial_a_mean_a_group_and_the_best():
     ]
 
 
+ARM_PARAMETERS = {"adapter.tasks": ["summary", "ner", "match"], "trainer.epochs": 3}
+
+
+def arm_trial(seed):
+    return replace(trial(seed, seed), arm="without_summary", parameters={**ARM_PARAMETERS, "seed": seed})
+
+
+def test_at_100_columns_the_arm_and_the_seed_of_a_trial_are_not_cut_off(monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with SweepDisplay(Terminal(stream)) as board:
+        board.search_updated(SUMMARY)
+        board.trial_started(arm_trial(1), Path("runs/x"), resumed=False)
+        values = {"validation/published/ner_f1": 0.25, "validation/ner_f1": 0.5, "validation/loss": 1.5}
+        board.event("trial-1", {"kind": "metrics", "step": 1, "values": values})
+    row = next(line for line in reversed(stream.getvalue().splitlines()) if "trial-1" in line)
+    assert "without_summary, seed 1" in row
+    assert "validation/ner_f1 0.5" in row, "the main parse mode comes first"
+
+
+def test_at_100_columns_the_summary_shows_the_arm_and_the_seed():
+    ended = replace(result(1, objective=0.2, ner_f1=0.5, image_entity_accuracy=0.5, rougeL=0.1), trial=arm_trial(1))
+    console = Console(file=io.StringIO(), width=100)
+    [table] = sweep_tables(LaunchResult(None, [ended], sweep=SUMMARY))
+    console.print(table)
+    row = next(line for line in console.file.getvalue().splitlines() if "trial-1" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells[:4] == ["trial-1", "without_summary", "1", "finished"]
+    assert "0.5000" in cells
+
+
 def test_without_repetitions_there_is_no_table_of_groups():
     assert len(sweep_tables(LaunchResult(None, [result(1, ner_f1=0.5)], sweep=SUMMARY))) == 1
 
 
 @given(st.lists(st.none() | st.floats(-1e3, 1e3)))
-def test_mean_and_deviation_are_those_of_what_is_there(values):
+def test_mean_and_deviation_ignore_missing_values(values):
     known = [value for value in values if value is not None]
-    told = spread(values)
+    told = format_mean_std(values)
     if not known:
         assert told == "–"
         return
@@ -127,5 +161,7 @@ def test_short_names_tell_paths_apart_and_end_them(paths):
     assert all(path.endswith(names[path]) for path in paths)
 
 
-def test_durations_are_for_people():
-    assert [duration(seconds) for seconds in (45, 720, 12600)] == ["45 s", "12 min", "3.5 h"]
+def test_durations_have_two_units():
+    seconds = (0, 45, 59.6, 128, 720, 3599.9, 12600, 86399, 176400)
+    expected = ["0 s", "45 s", "1 min", "2 min 8 s", "12 min", "1 h", "3 h 30 min", "1 d", "2 d 1 h"]
+    assert [format_duration(value) for value in seconds] == expected

@@ -1,4 +1,4 @@
-"""What a person sees: bars on a terminal, a few plain lines elsewhere, figures of both ways of reading side by side."""
+"""The display of a launch: bars on a terminal, a few lines elsewhere, results of both parse modes side by side."""
 
 import io
 from pathlib import Path
@@ -24,7 +24,7 @@ def result(**metrics):
     return TrialResult(trial, "finished", metrics, Path("runs/x/trial-12345678"), "id", "link")
 
 
-def test_without_a_terminal_a_step_is_a_few_plain_lines():
+def test_without_a_terminal_a_stage_prints_a_few_lines():
     stream = io.StringIO()
     terminal = Terminal(stream)
     terminal.event("trial-1", {"kind": "state", "step": "train", "state": "started"})
@@ -38,7 +38,7 @@ def test_without_a_terminal_a_step_is_a_few_plain_lines():
     assert "\x1b" not in stream.getvalue()
 
 
-def test_on_a_terminal_a_step_is_a_bar_with_its_figures(monkeypatch):
+def test_on_a_terminal_a_stage_is_a_bar_with_its_metrics(monkeypatch):
     stream = io.StringIO()
     stream.isatty = lambda: True
     monkeypatch.setenv("TERM", "xterm")
@@ -51,7 +51,7 @@ def test_on_a_terminal_a_step_is_a_bar_with_its_figures(monkeypatch):
     assert "loss 0.25" in stream.getvalue()
 
 
-def test_results_stand_beside_those_of_the_other_reading():
+def test_results_of_both_parse_modes_are_side_by_side():
     metrics = {"ner_f1": 0.5, "bleu": None, "parse/clean": 7, "published/ner_f1": 0.25, "published/parse/clean": 3}
     printed = shown(results_table([result(**metrics)]))
     row = next(line for line in printed.splitlines() if "ner_f1" in line)
@@ -59,10 +59,10 @@ def test_results_stand_beside_those_of_the_other_reading():
     assert "0.2500" in row
     assert "parsed as published" in printed
     assert "answers clean" in printed
-    assert "not asked for: bleu" in printed
+    assert "not requested: bleu" in printed
 
 
-def test_a_metric_with_a_slash_in_its_name_is_no_way_of_reading():
+def test_a_slash_in_the_name_of_a_metric_is_not_a_parse_mode():
     metrics = {"ner_f1/person": 0.5, "parse/clean": 7, "published/ner_f1/person": 0.25, "published/parse/clean": 3}
     lines = shown(results_table([result(**metrics)])).splitlines()
     row = next(line for line in lines if "ner_f1/person" in line)
@@ -70,7 +70,7 @@ def test_a_metric_with_a_slash_in_its_name_is_no_way_of_reading():
     assert "parsed as ner_f1" not in "\n".join(lines)
 
 
-def test_a_plan_that_is_not_known_yet_is_shown_as_such():
+def test_unknown_parts_of_a_plan_are_shown_as_unknown():
     told = {
         "fingerprint": None,
         "trials": [],
@@ -85,4 +85,4 @@ def test_a_plan_that_is_not_known_yet_is_shown_as_such():
         "where": "1 worker, on the CPU",
     }
     [table] = plan_tables(told)
-    assert "unknown yet" in shown(table)
+    assert "not known yet" in shown(table)

@@ -1,4 +1,4 @@
-"""`runner compare` as a user calls it."""
+"""The command `runner compare`."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.command import run_here
+from tests.command import run_in_process
 
 SWEEP = """\
 name: told
@@ -25,16 +25,16 @@ sweep:
 
 
 def run(folder, *arguments):
-    return run_here(arguments, folder, os.environ)
+    return run_in_process(arguments, folder, os.environ)
 
 
-def test_json_is_the_whole_of_standard_output(ablation):
+def test_json_is_the_only_standard_output(ablation):
     done = run(ablation.folder, "compare", "swept", "--by", "arm", "--baseline", "joint", "--resamples", 200, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert [group["value"] for group in told["groups"]] == ["joint", "ner_alone", "match_alone", "without_ner"]
-    assert {"metric", "a", "b", "difference", "low", "high", "p_value"} <= told["tests"][0].keys()
-    assert {"mean", "std", "low", "high"} <= told["groups"][0]["metrics"]["ner_f1"].keys()
+    document = json.loads(done.stdout)
+    assert [group["value"] for group in document["groups"]] == ["joint", "ner_alone", "match_alone", "without_ner"]
+    assert {"metric", "a", "b", "difference", "low", "high", "p_value"} <= document["tests"][0].keys()
+    assert {"mean", "std", "low", "high"} <= document["groups"][0]["metrics"]["ner_f1"].keys()
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def test_json_is_the_whole_of_standard_output(ablation):
     [
         (["other"], "no experiment and no trial 'other'"),
         (["swept", "--markdown", "--json"], "choose one of"),
-        (["swept", "--baseline", "none"], "there are: joint; ner_alone"),
+        (["swept", "--baseline", "none"], "the groups are: joint; ner_alone"),
     ],
 )
-def test_a_mistake_ends_with_two_and_says_what_would_be_right(ablation, arguments, message):
+def test_a_user_error_has_exit_status_2_and_a_remedy(ablation, arguments, message):
     done = run(ablation.folder, "compare", *arguments, "--resamples", 100)
     assert done.returncode == 2
     assert message in done.stderr
@@ -53,7 +53,7 @@ def test_a_mistake_ends_with_two_and_says_what_would_be_right(ablation, argument
 
 
 @pytest.mark.slow
-def test_a_page_is_shown_at_the_sweep_and_the_runs_are_read_from_the_tracker_where_they_are_not_here(tmp_path):
+def test_a_page_is_uploaded_to_the_sweep_and_deleted_runs_are_downloaded_from_the_tracker(tmp_path):
     (tmp_path / "told.yaml").write_text(SWEEP)
     launched = run(tmp_path, "launch", "told.yaml", "--local")
     assert launched.returncode == 0, launched.stderr
@@ -61,10 +61,10 @@ def test_a_page_is_shown_at_the_sweep_and_the_runs_are_read_from_the_tracker_whe
     assert compared.returncode == 0, compared.stderr
     assert "warning" not in compared.stderr
     sweep = json.loads((tmp_path / "runs" / "told" / "sweep" / "tracker.json").read_text())["run_id"]
-    (shown,) = (tmp_path / "runs" / "mlartifacts").rglob("page.html")
-    assert sweep in shown.parts
-    assert f"added to the tracker's run {sweep} of told" in compared.stderr
-    assert shown.read_bytes() == (tmp_path / "page.html").read_bytes()
+    (uploaded,) = (tmp_path / "runs" / "mlartifacts").rglob("page.html")
+    assert sweep in uploaded.parts
+    assert f"uploaded to the tracker run {sweep} of told" in compared.stderr
+    assert uploaded.read_bytes() == (tmp_path / "page.html").read_bytes()
     here = run(tmp_path, "compare", "told", "--by", "arm", "--resamples", 200, "--json")
     shutil.rmtree(tmp_path / "runs" / "told")
     there = run(tmp_path, "compare", "told", "--from", "told.yaml", "--by", "arm", "--resamples", 200, "--json")

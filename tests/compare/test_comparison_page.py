@@ -1,22 +1,34 @@
-"""The page stands alone, holds what was compared, and can be read on a telephone."""
+"""The comparison page is self-contained, safe and folded, and fits a phone."""
 
+import json
 import re
 import shutil
 
 import pytest
 
+from runner.compare import comparison_page
 from runner.compare.comparison import CompareOptions, compare
-from runner.compare.comparison_page import write_page
+from runner.compare.comparison_page import curve_plots, mark_answer, write_page
 from runner.compare.resampling import Resampling
 from runner.errors import RequirementError
+from runner.records import Answer
+from runner.trial.events import EventLog
+
+FAST = Resampling(100)
 
 
 @pytest.fixture(scope="module")
 def page(ablation, tmp_path_factory):
-    question = CompareOptions(mre=True, samples=5, resampling=Resampling(200))
+    options = CompareOptions(mre=True, num_disagreements=12, resampling=Resampling(200))
     file = tmp_path_factory.mktemp("page") / "new" / "page.html"
-    write_page(file, compare(["swept"], ablation.runs, question))
+    write_page(file, compare(["swept"], ablation.runs, options))
     return file
+
+
+def written(storage, names, **options):
+    file = storage.folder / "page.html"
+    write_page(file, compare(names, storage.runs, CompareOptions(resampling=FAST, **options)))
+    return file.read_text(encoding="utf-8")
 
 
 def test_nothing_is_loaded_from_elsewhere(page):
@@ -26,50 +38,150 @@ def test_nothing_is_loaded_from_elsewhere(page):
     assert len(text) < 2_000_000
 
 
-def test_it_has_tables_figures_curves_and_samples_with_pictures(page):
+def test_it_has_tables_plots_curves_and_samples_with_pictures(page):
     text = page.read_text(encoding="utf-8")
     assert "ner alone" in text
-    assert "train/loss, by step" in text
-    assert text.count("<svg") == 8 + 8 + 1  # a difference and a value of each figure, and one curve
-    assert 5 <= text.count("<article") <= 15
-    assert text.count("data:image/jpeg") > text.count("<article")
+    assert "train/loss by step, log scale" in text
+    assert text.count("<svg") == 8 + 8 + 1  # a difference and a value of each metric, and one curve
+    num_samples = text.count('<details class="sample"')
+    assert 12 <= num_samples <= 36
+    assert text.count("data:image/jpeg") > num_samples
     assert "train/lr" not in text
 
 
-def test_a_label_that_is_html_is_shown_as_it_is_written(storage):
+def test_every_section_is_folded_and_the_long_ones_are_closed(page):
+    text = page.read_text(encoding="utf-8")
+    sections = dict(re.findall(r'<details class="section" id="(\w+)"( open)?>', text))
+    assert sections == {
+        "groups": " open",
+        "differences": " open",
+        "metrics": "",
+        "curves": "",
+        "subgroups": "",
+        "samples": " open",
+    }
+    assert text.count("<h2>") == len(sections)
+    assert '<details class="sample" open' not in text
+
+
+def test_a_long_table_of_differences_is_closed(ablation, tmp_path, monkeypatch):
+    comparison = compare(
+        ["swept"], ablation.runs, CompareOptions(by="arm", metrics=["bleu", "ner_f1"], resampling=FAST)
+    )
+    for max_rows, opening in ((len(comparison.tests), 'id="differences" open>'), (1, 'id="differences">')):
+        monkeypatch.setattr(comparison_page, "MAX_OPEN_ROWS", max_rows)
+        write_page(tmp_path / "page.html", comparison)
+        assert opening in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_a_change_is_written_from_the_baseline_to_the_group(storage):
+    storage.run(experiment="good")
+    storage.run("generator.num_few_shot=1", experiment="bad", error_rate=0.9)
+    text = written(storage, ["good", "bad"], by="experiment", baseline="bad", metrics=["ner_f1"])
+    assert "bad → good:" in text
+    assert 'ner_f1 <span class="better">0.00 → 1.00</span>' in text
+    (change,) = set(re.findall(r'data-heading="b → a" class="number">(0\.\d{4} → 1\.0000)</td>', text)[:1])
+    assert change < "0.5"
+
+
+def test_wrong_and_missing_pairs_of_an_answer_are_marked(storage):
+    storage.run(experiment="good")
+    storage.run("generator.num_few_shot=1", experiment="bad", error_rate=0.9)
+    text = written(storage, ["good", "bad"], by="experiment", metrics=["ner_f1"])
+    for verdict, symbol in (("correct", "✓"), ("wrong", "✗"), ("missing", "∅")):
+        assert re.search(rf'<li class="{verdict}" title="{verdict}">{symbol} \w+: \w+', text)
+    assert "✗ a = " in text
+
+
+def test_without_the_adapter_the_generated_text_is_shown(storage):
+    for number in (1, 2):
+        run = storage.run(f"generator.num_few_shot={number}", experiment=f"run{number}", error_rate=number / 3)
+        plan = json.loads(run.plan.read_text())
+        run.plan.write_text(json.dumps({**plan, "adapter": {**plan["adapter"], "type": "unknown"}}))
+    text = written(storage, ["run1", "run2"], by="experiment")
+    assert "not marked: " in text
+    assert '<details class="folded" open><summary>generated text' in text
+
+
+def test_marks_compare_pairs_and_segments_with_the_reference():
+    answer = Answer(None, frozenset({("person", "Ann"), ("other", "Bob")}), {"a": "Ann", "b": "Eve"})
+    reference = {"summary": None, "pairs": [["person", "Ann"], ["person", "Bob"]], "mapping": {"a": "Ann", "b": "Bob"}}
+    assert [(item.text, item.verdict) for item in mark_answer(answer, reference)] == [
+        ("other: Bob", "wrong"),
+        ("person: Ann", "correct"),
+        ("person: Bob", "missing"),
+        ("a = Ann", "correct"),
+        ("b = Eve", "wrong"),
+        ("b = Bob", "missing"),
+    ]
+    assert not list(mark_answer(answer, {"summary": "a cross", "pairs": None, "mapping": None}))
+
+
+def test_a_loss_has_a_logarithmic_axis_and_other_metrics_do_not(storage):
+    log = EventLog(storage.run(experiment="one").events)
+    for step, loss in enumerate((900.0, 30.0, 0.02)):
+        log.metrics(step, {"validation/loss": loss, "validation/ner_f1": 0.5, "validation/odd_loss": loss - 30.0})
+    comparison = compare(["one"], storage.runs, CompareOptions(resampling=FAST))
+    plots = {plot.title: plot.svg for plot in curve_plots(comparison)}
+    assert set(plots) == {
+        "train/loss by step, log scale",
+        "validation/loss by step, log scale",
+        "validation/ner_f1 by step",
+        "validation/odd_loss by step",  # has values that a logarithmic axis cannot show
+    }
+    ticks = {float(text) for text in re.findall(r">([\d.]+)</text>", plots["validation/loss by step, log scale"])}
+    assert len(ticks & {0.1, 1.0, 10.0, 100.0}) >= 2
+    assert len(re.findall(r">[\d.]+</text>", plots["train/loss by step, log scale"])) >= 4
+
+
+def test_the_text_names_the_tests_that_are_used(page):
+    text = page.read_text(encoding="utf-8")
+    assert "p-values (approximate randomisation)" in text
+    assert "the interval of Welch's t-test for a difference" in text
+    assert "p-value of seeds" not in text
+
+
+def test_html_in_labels_and_answers_is_escaped(storage):
     for seed, answer in ((1, "<b>x"), (2, "$y$$")):
-        storage.run(f"seed={seed}", f"generator.answer={answer}", experiment="told")
-    question = CompareOptions(by="generator.answer", resampling=Resampling(100))
-    write_page(storage.folder / "page.html", compare(["told"], storage.runs, question))
-    text = (storage.folder / "page.html").read_text(encoding="utf-8")
+        storage.run(f"seed={seed}", f"generator.answer={answer}", experiment="tiny")
+    text = written(storage, ["tiny"], by="generator.answer")
     assert "<b>x" not in text
     assert "&lt;b&gt;x" in text
 
 
-def test_without_the_data_set_it_says_so(storage):
-    storage.run("generator.num_few_shot=1", experiment="one", spoilt=0.3)
+def test_html_in_predictions_and_references_is_escaped(storage):
+    attack = "</script><script>alert(1)</script>"
+    storage.run(experiment="one")
+    run = storage.run("generator.num_few_shot=1", experiment="two", error_rate=0.9)
+    for file in (run.predictions, run.scores):
+        file.write_text(file.read_text().replace("person", f"person {attack}"))
+    text = written(storage, ["one", "two"], by="experiment")
+    assert "alert(1)" in text
+    assert attack not in text
+
+
+def test_without_the_data_set_the_page_gives_the_reason(storage):
+    storage.run("generator.num_few_shot=1", experiment="one", error_rate=0.3)
     storage.run(experiment="two")
     shutil.rmtree(storage.folder / "data")
-    write_page(
-        storage.folder / "page.html", compare(["one", "two"], storage.runs, CompareOptions(resampling=Resampling(100)))
-    )
-    text = (storage.folder / "page.html").read_text(encoding="utf-8")
-    assert re.search(r"without texts and pictures: \S+data is not here", text)
+    text = written(storage, ["one", "two"])
+    assert re.search(r"Texts, pictures and marks are not available: \S+data does not exist", text)
+    assert "generated text" in text
     assert not (storage.folder / "data").exists()
 
 
-def test_a_place_that_cannot_be_written_is_said(ablation, tmp_path):
+def test_a_file_that_cannot_be_written_is_an_error(ablation, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RequirementError, match=r"--html .*cannot be written"):
         write_page(
             tmp_path / "file" / "page.html",
-            compare(["swept"], ablation.runs, CompareOptions(metrics=["bleu"], resampling=Resampling(100))),
+            compare(["swept"], ablation.runs, CompareOptions(metrics=["bleu"], resampling=FAST)),
         )
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
-def test_on_a_telephone_nothing_is_cut_off_and_samples_can_be_chosen(page):
+def test_the_page_fits_a_phone_and_samples_can_be_filtered_and_paged(page):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as started:
@@ -78,15 +190,24 @@ def test_on_a_telephone_nothing_is_cut_off_and_samples_can_be_chosen(page):
         errors = []
         tab.on("pageerror", lambda error: errors.append(str(error)))
         tab.goto(page.as_uri())
+        assert tab.evaluate("document.documentElement.scrollHeight") < 5000
+        samples = tab.locator(".sample:visible")
+        num_samples = tab.locator(".sample").count()
+        assert samples.count() == min(10, num_samples)
+        assert num_samples > 10
+        tab.click("#next")
+        assert samples.count() == num_samples - 10
+        assert tab.locator("#position").inner_text() == f"11–{num_samples} of {num_samples}"
+        tab.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
         assert tab.evaluate("document.documentElement.scrollWidth") == 375
         wide = (
-            "[...document.querySelectorAll('svg, table, article')].filter((e) => e.getBoundingClientRect().right > 375)"
+            "[...document.querySelectorAll('svg, table, .sample')].filter((e) => e.getBoundingClientRect().right > 375)"
         )
         assert tab.evaluate(f"{wide}.length") == 0
-        everything = tab.locator("article:visible").count()
-        tab.select_option("select[name=kind]", "-1")
-        assert 0 < tab.locator("article:visible").count() < everything
-        tab.fill("input[name=words]", "no answer has these words")
-        assert tab.locator("article:visible").count() == 0
+        tab.select_option("select[name=direction]", "-1")
+        assert 0 < samples.count() < num_samples
+        tab.fill("input[name=search]", "no answer has these words")
+        assert samples.count() == 0
+        assert tab.locator("#position").inner_text() == "no sample matches"
         assert not errors
         browser.close()

@@ -1,4 +1,4 @@
-"""Whatever the metric, drawing from pooled counts gives what its own reduce of the drawn samples gives."""
+"""For every metric, aggregated counts give the same values as its own reduce of the drawn samples."""
 
 from statistics import fmean, median
 
@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.compare.resampling import AggregatedReduction, PerSampleReduction, reduction
-from runner.plan import implement
+from runner.compare.resampling import AggregatedReduction, PerSampleReduction, choose_reduction
+from runner.plan import create_plugin
 from runner.records import Answer
-from runner.spec.check import section
-from runner.stages.registry import installed
+from runner.spec.check import make_section
+from runner.stages.registry import installed_plugins
 
 WORDS = ("a", "b", "c", "d", "e")
 PAIRS = [(label, name) for label in ("person", "other") for name in WORDS[:3]]
@@ -26,18 +26,18 @@ answers = st.builds(
 corpora = st.lists(st.tuples(answers, answers, answers), min_size=2, max_size=6)
 
 
-@pytest.mark.parametrize("name", sorted(installed("metric")))
+@pytest.mark.parametrize("name", sorted(installed_plugins("metric")))
 @settings(max_examples=8, deadline=None)
 @given(corpus=corpora, seed=st.integers(0, 9))
-def test_every_installed_metric_is_reduced_as_it_reduces_itself(name, corpus, seed):
-    metric = implement(section("metric", {"type": name}))
+def test_every_installed_metric_agrees_with_its_own_reduce(name, corpus, seed):
+    metric = create_plugin(make_section("metric", {"type": name}))
     runs = [[metric.score(each[run], each[2]) for each in corpus] for run in (0, 1)]
     number = len(corpus)
     weights = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=5).astype(float)
     swaps = np.random.default_rng(seed).integers(2, size=(5, number)).astype(float)
-    fast, slow = reduction(metric, runs), PerSampleReduction(metric, runs)
-    same(fast.drawn(1, weights), slow.drawn(1, weights))
-    for one, other in zip(fast.exchanged(0, 1, swaps), slow.exchanged(0, 1, swaps), strict=True):
+    fast, slow = choose_reduction(metric, runs), PerSampleReduction(metric, runs)
+    same(fast.reduce_draws(1, weights), slow.reduce_draws(1, weights))
+    for one, other in zip(fast.reduce_swaps(0, 1, swaps), slow.reduce_swaps(0, 1, swaps), strict=True):
         same(one, other)
 
 
@@ -47,45 +47,49 @@ def same(one, other):
         np.testing.assert_allclose(one.get(name, gap), other.get(name, gap), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", sorted(installed("metric")))
-def test_the_shipped_metrics_are_pooled(name):
-    metric = implement(section("metric", {"type": name}))
+@pytest.mark.parametrize("name", sorted(installed_plugins("metric")))
+def test_the_shipped_metrics_use_aggregated_counts(name):
+    metric = create_plugin(make_section("metric", {"type": name}))
     right = Answer("a b c d e", frozenset(PAIRS[:3]), {"x": "a", "y": "b"})
     said = [right, Answer("a b c", frozenset(PAIRS[1:]), {"x": "a"}), Answer("b c d e a", frozenset(PAIRS[:2]), {})]
-    assert isinstance(reduction(metric, [[metric.score(each, right) for each in said]]), AggregatedReduction)
+    assert isinstance(choose_reduction(metric, [[metric.score(each, right) for each in said]]), AggregatedReduction)
 
 
 class Median:
-    names = ("median",)
+    metric_names = ("median",)
 
     def reduce(self, counts):
         return {"median": median(each["value"] for each in counts) if counts else None}
 
 
 class Lengths:
-    """Somebody's metric that keeps no numbers."""
+    """A metric whose counts are not numbers."""
 
-    names = ("length",)
+    metric_names = ("length",)
 
     def reduce(self, counts):
         return {"length": fmean(len(each["text"]) for each in counts) if counts else None}
 
 
-def test_a_metric_that_no_pooling_fits_is_reduced_sample_by_sample():
+def test_a_metric_without_aggregation_is_reduced_sample_by_sample():
     run = [{"value": value} for value in (1.0, 2.0, 9.0)]
-    reducing = reduction(Median(), [run, run[::-1]])
-    assert isinstance(reducing, PerSampleReduction)
-    np.testing.assert_array_equal(reducing.drawn(0, np.array([[1, 1, 1], [3, 0, 0], [0, 1, 2]]))["median"], [2, 1, 9])
-    left, right = reducing.exchanged(0, 1, np.array([[1.0, 0, 0]]))
+    reduction = choose_reduction(Median(), [run, run[::-1]])
+    assert isinstance(reduction, PerSampleReduction)
+    np.testing.assert_array_equal(
+        reduction.reduce_draws(0, np.array([[1, 1, 1], [3, 0, 0], [0, 1, 2]]))["median"], [2, 1, 9]
+    )
+    left, right = reduction.reduce_swaps(0, 1, np.array([[1.0, 0, 0]]))
     assert (left["median"][0], right["median"][0]) == (9.0, 1.0)
 
 
-def test_counts_that_are_no_numbers_are_no_obstacle():
-    assert reduction(Lengths(), [[{"text": "ab"}, {"text": ""}]]).drawn(0, np.ones((1, 2)))["length"] == [1.0]
+def test_counts_may_be_other_than_numbers():
+    assert choose_reduction(Lengths(), [[{"text": "ab"}, {"text": ""}]]).reduce_draws(0, np.ones((1, 2)))["length"] == [
+        1.0
+    ]
 
 
-def test_samples_that_were_not_asked_about_count_for_nothing():
-    metric = implement(section("metric", {"type": "exact_match"}))
-    reducing = reduction(metric, [[{"exact": 1.0}, None, {"exact": 0.0}]])
-    found = reducing.drawn(0, np.array([[1.0, 5, 1], [0, 3, 0], [2, 0, 0]]))["exact_match"]
+def test_samples_to_which_a_metric_does_not_apply_are_ignored():
+    metric = create_plugin(make_section("metric", {"type": "exact_match"}))
+    reduction = choose_reduction(metric, [[{"exact": 1.0}, None, {"exact": 0.0}]])
+    found = reduction.reduce_draws(0, np.array([[1.0, 5, 1], [0, 3, 0], [2, 0, 0]]))["exact_match"]
     np.testing.assert_array_equal(found, [0.5, np.nan, 1.0])

@@ -1,4 +1,4 @@
-"""A small data-set folder, a small corpus as GMNER publishes it, and a reporter that remembers."""
+"""A small data-set folder, a small corpus in the format of GMNER, and a reporter that records messages."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import pytest
 from PIL import Image
 
 from runner.dataset.build.pipeline import BuildResult, build_dataset
-from runner.dataset.publish import publishing
+from runner.dataset.publish import publish_atomically
 from runner.records import Entity, Sample, Segment
-from runner.spec.check import section
+from runner.spec.check import make_section
 from runner.spec.dataset_spec import DatasetSpec
 
 LABELS = ("person", "location")
 QUADRANTS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220), "yellow": (240, 220, 40)}
-"""Colours of the quadrants of a picture: top left, top right, bottom left, bottom right."""
+"""Colours of the quadrants of an image: top left, top right, bottom left, bottom right."""
 
 
-class Heard:
-    """A reporter that remembers."""
+class RecordingReporter:
+    """A reporter and build listener that records messages and warnings."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.done: list[tuple[int, int]] = []
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
@@ -36,9 +36,9 @@ class Heard:
         self.done.append((done, total))
 
     def say(self, message: str) -> None:
-        self.said.append(message)
+        self.messages.append(message)
 
-    def reporter(self, stage: str) -> Heard:
+    def reporter(self, stage: str) -> RecordingReporter:
         return self
 
     def warn(self, message: str) -> None:
@@ -49,12 +49,12 @@ class Heard:
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def reporter() -> RecordingReporter:
+    return RecordingReporter()
 
 
 def paint(path: Path, size: tuple[int, int] = (80, 60)) -> Path:
-    """Draw a picture of four quadrants."""
+    """Write an image of four quadrants."""
     quadrants().resize(size, Image.Resampling.NEAREST).save(path)
     return path
 
@@ -67,9 +67,9 @@ def quadrants(size: tuple[int, int] = (2, 2)) -> Image.Image:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A data set of three training samples and one for testing."""
+    """A data set of three training samples and one test sample."""
     path = tmp_path / "tiny"
-    with publishing(path) as unfinished:
+    with publish_atomically(path) as unfinished:
 
         def sample(number: int) -> Sample:
             image = paint(unfinished.images / f"{number}.png", (8, 6 + number))
@@ -80,13 +80,13 @@ def folder(tmp_path: Path) -> Path:
             )
 
         splits = {"train": [sample(1), sample(2), sample(3)], "test": [sample(4)]}
-        unfinished.describe("tiny", LABELS, splits, {"made": "by a test"})
+        unfinished.write_dataset("tiny", LABELS, splits, {"made": "by a test"})
     return path
 
 
 @dataclass
 class Corpus:
-    """A folder as GMNER's authors publish it, written tweet by tweet."""
+    """A corpus in the format of GMNER's authors, written tweet by tweet."""
 
     path: Path
     tweets: dict[str, list[str]] = field(default_factory=lambda: {"train": [], "dev": [], "test": []})
@@ -106,7 +106,7 @@ class Corpus:
             (self.path / "txt" / f"{split}.txt").write_text("\n\n".join(tweets) + "\n", encoding="utf-8")
 
     def tweet(self, image_id: str, *tagged: str, split: str = "train") -> str:
-        """Add a tweet of `token/TAG`s, and return the id it will have."""
+        """Add a tweet of `token/TAG` words, and return its id."""
         self.added += 1
         lines = [
             f"IMGID:{image_id}",
@@ -131,7 +131,7 @@ class Corpus:
         (self.path / "xml" / f"{image_id}.xml").write_text(text, encoding="utf-8")
 
     def good(self, image_id: str, split: str = "train", size: tuple[int, int] = (80, 60)) -> str:
-        """Add a tweet with a box of its entity in the top left quadrant of a picture of its own."""
+        """Add a tweet with its own image, and a box of its entity in the top left quadrant."""
         number = self.added
         quadrants(size).point(lambda value: max(0, value - number)).save(self.images / f"{image_id}.jpg", quality=95)
         self.boxes(image_id, [("Ada", (2, 2, 30, 20))], size)
@@ -144,19 +144,19 @@ def corpus(tmp_path: Path) -> Corpus:
 
 
 @pytest.fixture
-def build(corpus: Corpus, heard: Heard, tmp_path: Path) -> Callable[..., BuildResult]:
-    """A function that builds the corpus, official splits and skipping unless told otherwise."""
+def build(corpus: Corpus, reporter: RecordingReporter, tmp_path: Path) -> Callable[..., BuildResult]:
+    """Return a function that builds the corpus; by default with official splits and skipping unusable images."""
 
     def run(output: str = "made", skip: bool = True, dry_run: bool = False, **settings: Any) -> BuildResult:
         crop = {"unusable_images": "skip" if skip else "refuse"}
         settings = {"split": "official", "crop": crop, **settings}
         spec = DatasetSpec(
             name="made",
-            source=section("source", {"type": "gmner", "path": str(corpus.path)}),
+            source=make_section("source", {"type": "gmner", "path": str(corpus.path)}),
             output=tmp_path / output,
             **settings,
         )
-        return build_dataset(spec, heard, dry_run=dry_run)
+        return build_dataset(spec, reporter, dry_run=dry_run)
 
     return run
 
@@ -172,7 +172,7 @@ def read_rows() -> Callable[[Path], list[dict[str, Any]]]:
 
 @pytest.fixture
 def colour_at() -> Callable[[Path], str]:
-    """A function that names the colour in the middle of a picture."""
+    """Return a function that names the colour in the middle of an image."""
 
     def name(path: Path) -> str:
         with Image.open(path) as opened:

@@ -1,4 +1,4 @@
-"""Building a data set: what cannot be used is refused or listed, leaks are found, and it can be done again."""
+"""Building a data set: unusable images, leaks between splits, and repeated builds."""
 
 import shutil
 import struct
@@ -36,7 +36,7 @@ def no_image(path, painted):
 
 
 def bomb(path, painted):
-    """A few hundred bytes that say they are a picture of 400 megapixels."""
+    """A file of a few hundred bytes that claims to be an image of 400 megapixels."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -47,7 +47,7 @@ def bomb(path, painted):
 
 
 def smaller_bomb(path, painted):
-    """Beyond the size at which Pillow warns, below that at which it refuses."""
+    """An image above the size at which Pillow warns and below the size at which it raises an error."""
     Image.new("1", (12_000, 9_000)).save(path, "PNG")
 
 
@@ -62,11 +62,11 @@ def damaged_exif(path, painted):
 UNUSABLE = {
     missing: "image is missing",
     empty: "image is an empty file",
-    truncated: "image is broken or cut off",
-    no_image: "image is in no known format",
+    truncated: "image is damaged or truncated",
+    no_image: "image has an unknown format",
     bomb: "image is too large to be opened safely",
     smaller_bomb: "image is too large to be opened safely",
-    other_shape: "image is of another shape than its boxes were drawn on",
+    other_shape: "image has another aspect ratio than the image that its boxes were drawn on",
 }
 
 
@@ -79,7 +79,7 @@ def spoil(corpus, painted, kind, image_id="bad"):
 
 
 @pytest.mark.parametrize(("kind", "reason"), UNUSABLE.items(), ids=[kind.__name__ for kind in UNUSABLE])
-def test_an_unusable_picture(corpus, build, painted, read_rows, kind, reason):
+def test_unusable_image(corpus, build, painted, read_rows, kind, reason):
     corpus.good("1")
     name = spoil(corpus, painted, kind)
     with pytest.raises(DataError, match=rf"^the images of 1 tweet\(s\) cannot be used: {name}: {reason}"):
@@ -93,24 +93,24 @@ def test_an_unusable_picture(corpus, build, painted, read_rows, kind, reason):
     assert left["reason"].startswith(reason)
 
 
-def test_a_picture_with_damaged_exif_data_is_used_without_a_word(corpus, build, painted, recwarn):
+def test_image_with_damaged_exif_data_is_used_without_a_warning(corpus, build, painted, recwarn):
     spoil(corpus, painted, damaged_exif)
     assert build().num_samples == {"train": 1}
     assert len(recwarn) == 0
 
 
-def test_a_refusal_names_five_and_counts_the_rest(corpus, build, painted):
+def test_error_lists_five_images_and_counts_the_rest(corpus, build, painted):
     names = [spoil(corpus, painted, missing, f"bad{number}") for number in range(7)]
     with pytest.raises(DataError, match=r"7 tweet\(s\)") as raised:
         build(skip=False)
-    told = str(raised.value)
-    assert all(name in told for name in names[:5])
-    assert not any(name in told for name in names[5:])
-    assert "and 2 more" in told
-    assert "crop.unusable_images: skip" in told
+    message = str(raised.value)
+    assert all(name in message for name in names[:5])
+    assert not any(name in message for name in names[5:])
+    assert "and 2 more" in message
+    assert "crop.unusable_images: skip" in message
 
 
-def test_nothing_left_is_an_error(corpus, build, painted):
+def test_no_sample_left_is_an_error(corpus, build, painted):
     spoil(corpus, painted, missing)
     with pytest.raises(DataError, match="no sample is left"):
         build()
@@ -126,7 +126,7 @@ def test_official_splits(corpus, build):
     assert [sample.id for sample in samples] == ["test-1-test0", "test-2-test1"]
 
 
-def test_a_leak_between_official_splits_is_refused_or_warned_of(corpus, build, painted):
+def test_leak_between_official_splits_is_an_error_or_a_warning(corpus, build, painted):
     corpus.good("1", "train")
     corpus.good("2", "test")
     shutil.copyfile(corpus.images / "1.jpg", corpus.images / "2.jpg")
@@ -137,16 +137,16 @@ def test_a_leak_between_official_splits_is_refused_or_warned_of(corpus, build, p
     assert build(leaks="warn").num_samples == {"train": 1, "test": 1}
 
 
-def test_a_division_by_ratios_has_no_leak(corpus, build):
+def test_split_by_ratios_has_no_leak(corpus, build):
     for number in range(12):
         corpus.good(f"{number}", ("train", "dev", "test")[number % 3])
     shutil.copyfile(corpus.images / "1.jpg", corpus.images / "2.jpg")
     built = build(split={"ratios": {"train": 0.7, "test": 0.3}, "seed": 1})
     assert built.num_samples == {"train": 8, "test": 4}
-    assert find_leaks(DatasetFolder(built.path).splits()) == []
+    assert find_leaks(DatasetFolder(built.path).load_splits()) == []
 
 
-def test_a_division_that_does_not_group_is_checked(corpus, build):
+def test_split_without_grouping_is_checked_for_leaks(corpus, build):
     corpus.good("0")
     for number in range(1, 6):
         corpus.good(f"{number}")
@@ -155,24 +155,24 @@ def test_a_division_that_does_not_group_is_checked(corpus, build):
         build(split={"group_by": "none"})
 
 
-def test_what_is_built_is_described(corpus, build, heard):
+def test_build_writes_a_description(corpus, build, reporter):
     corpus.good("1")
     corpus.tweet("no-boxes")
     built = build()
     folder = DatasetFolder(built.path)
-    info = folder.info(folder.splits())
+    info = folder.info(folder.load_splits())
     assert info.fingerprint == built.fingerprint == folder.description["fingerprint"]
     assert info.labels == ("person", "location", "organization", "other")
     assert built.as_json()["statistics"]["segments"] == 1
-    assert built.left_out == {"tweet whose picture has no boxes": 1}
-    assert heard.done == [(0, 1), (1, 1)]
+    assert built.left_out == {"tweet without boxes": 1}
+    assert reporter.done == [(0, 1), (1, 1)]
     provenance = folder.description["provenance"]
     assert provenance["source"] == "Twitter GMNER"
     assert provenance["spec"]["source"] == {"type": "gmner"}
     assert str(corpus.path.parent) not in (built.path / "dataset.json").read_text()
 
 
-def test_built_again_it_is_the_same_to_the_byte(corpus, build, painted):
+def test_repeated_build_is_identical(corpus, build, painted):
     for number in range(5):
         corpus.good(f"{number}")
     spoil(corpus, painted, truncated)
@@ -184,7 +184,7 @@ def test_built_again_it_is_the_same_to_the_byte(corpus, build, painted):
     assert content(first.path) == before
 
 
-def test_a_build_over_an_earlier_one_replaces_all_of_it(corpus, build):
+def test_new_build_replaces_the_earlier_one(corpus, build):
     corpus.good("1")
     corpus.good("2")
     first = build()
@@ -195,7 +195,7 @@ def test_a_build_over_an_earlier_one_replaces_all_of_it(corpus, build):
     assert [each.name for each in (second.path / "images").iterdir()] == ["1.jpg"]
 
 
-def test_a_refused_build_leaves_the_earlier_one(corpus, build):
+def test_failed_build_keeps_the_earlier_one(corpus, build):
     corpus.good("1")
     before = content(build().path)
     (corpus.images / "1.jpg").unlink()
@@ -204,8 +204,8 @@ def test_a_refused_build_leaves_the_earlier_one(corpus, build):
     assert content(corpus.path.parent / "made") == before
 
 
-def test_the_corpus_itself_is_never_written_over(corpus, build):
+def test_corpus_is_never_overwritten(corpus, build):
     corpus.good("1")
-    with pytest.raises(DataError, match="is there already and is no data set"):
+    with pytest.raises(DataError, match="already exists and is not a data set"):
         build(corpus.path.name)
     assert (corpus.images / "1.jpg").is_file()

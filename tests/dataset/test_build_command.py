@@ -1,4 +1,4 @@
-"""`runner build` as a user runs it: status, the document on standard output, messages on standard error."""
+"""`runner build` on the command line: exit status, JSON on standard output, messages on standard error."""
 
 import json
 
@@ -16,7 +16,7 @@ output: out/made
 
 @pytest.fixture
 def spec(workplace, corpus):
-    """The spec of a corpus of three tweets, one of them without boxes."""
+    """The spec for a corpus of three tweets, one of them without boxes."""
     corpus.good("1", "train")
     corpus.good("2", "test")
     corpus.tweet("3")
@@ -25,23 +25,23 @@ def spec(workplace, corpus):
     return path
 
 
-def test_a_data_set_is_built(workplace, spec):
+def test_build_prints_the_result(workplace, spec):
     done = workplace.run("build", spec, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    output = json.loads(done.stdout)
     path = workplace.folder / "out" / "made"
-    assert told["path"] == str(path)
-    assert told["num_samples"] == {"train": 1, "test": 1}
-    assert told["statistics"]["segments"] == 2
+    assert output["path"] == str(path)
+    assert output["num_samples"] == {"train": 1, "test": 1}
+    assert output["statistics"]["segments"] == 2
     folder = DatasetFolder(path)
-    assert told["fingerprint"] == folder.info(folder.splits()).fingerprint
-    assert "left out: 1 × tweet whose picture has no boxes" in done.stderr
+    assert output["fingerprint"] == folder.info(folder.load_splits()).fingerprint
+    assert "left out: 1 × tweet without boxes" in done.stderr
     again = workplace.run("build", spec)
     assert again.returncode == 0, again.stderr
-    assert f"data set: {path}\nsamples: train 1, test 1\nfingerprint: {told['fingerprint']}\n" == again.stdout
+    assert f"data set: {path}\nsamples: train 1, test 1\nfingerprint: {output['fingerprint']}\n" == again.stdout
 
 
-def test_unusable_pictures_are_refused_or_skipped(workplace, spec, corpus):
+def test_unusable_images_are_rejected_or_skipped(workplace, spec, corpus):
     corpus.good("4", "test")
     (corpus.images / "4.jpg").unlink()
     refused = workplace.run("build", spec, "--json")
@@ -54,7 +54,7 @@ def test_unusable_pictures_are_refused_or_skipped(workplace, spec, corpus):
     assert json.loads(skipped.stdout)["left_out"]["image is missing"] == 1
 
 
-def test_a_broken_corpus_is_named_with_its_line(workplace, spec, corpus):
+def test_invalid_corpus_line_is_reported(workplace, spec, corpus):
     file = corpus.path / "txt" / "train.txt"
     file.write_text(file.read_text().replace("B-PER", "B-DOG"))
     done = workplace.run("build", spec)
@@ -64,18 +64,18 @@ def test_a_broken_corpus_is_named_with_its_line(workplace, spec, corpus):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("override", "message"),
     [
         ("crop.unusable_images=ignore", "valid: refuse, skip"),
         ("split={ratios: {train: 1}}", "train and test"),
-        ("split={ratios: {train: 1, test: 1, left_out: 1}}", "name this split otherwise"),
+        ("split={ratios: {train: 1, test: 1, left_out: 1}}", "choose another split name"),
         ("split={ratios: {train: 1, test: 1, ../out: 1}}", "split.ratios"),
         ("source.path=nowhere", "nowhere"),
-        ("output=gmner", "is there already and is no data set"),
+        ("output=gmner", "already exists and is not a data set"),
     ],
 )
-def test_mistakes_end_with_status_2(workplace, spec, wrong, message):
-    done = workplace.run("build", spec, "--set", wrong)
+def test_user_errors_exit_with_status_2(workplace, spec, override, message):
+    done = workplace.run("build", spec, "--set", override)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert "Traceback" not in done.stderr

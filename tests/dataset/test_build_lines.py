@@ -1,4 +1,4 @@
-"""A data set of one's own lines; and what a spec says of its splits and its licence, from lines to the folder."""
+"""Building a data set from JSON lines, with its splits and its licence."""
 
 import json
 
@@ -23,7 +23,7 @@ SIZE = (80, 60)
 
 @pytest.fixture
 def lines(tmp_path):
-    """Twelve samples with a picture each in two files; the first of either shows the same in another quality."""
+    """Twelve samples in two files; the first images of both files differ in quality only."""
     (tmp_path / "lines").mkdir()
     (tmp_path / "pictures").mkdir()
     for split, numbers in (("train", range(8)), ("test", range(8, 12))):
@@ -49,13 +49,13 @@ def lines(tmp_path):
     return tmp_path
 
 
-def made(lines, heard, more):
+def build_lines(lines, reporter, more):
     (lines / "mine.yaml").write_text(SPEC.format(more=more))
-    return build_dataset(load(lines / "mine.yaml", DatasetSpec).spec, heard)
+    return build_dataset(load(lines / "mine.yaml", DatasetSpec).spec, reporter)
 
 
-def test_own_lines(lines, heard):
-    built = made(lines, heard, "split: official")
+def test_build_from_json_lines(lines, reporter):
+    built = build_lines(lines, reporter, "split: official")
     assert built.num_samples == {"train": 8, "test": 4}
     folder = DatasetFolder(built.path)
     sample = folder.load("train")[1]
@@ -68,15 +68,15 @@ def test_own_lines(lines, heard):
     assert str(lines) not in (built.path / "README.md").read_text()
 
 
-def test_near_images_of_official_splits_are_refused(lines, heard):
+def test_near_duplicates_across_official_splits_are_rejected(lines, reporter):
     with pytest.raises(DataError, match="nearly the same image: test/s8 and train/s0"):
-        made(lines, heard, "split: official\nnear_images: 6")
+        build_lines(lines, reporter, "split: official\nnear_images: 6")
 
 
-def test_near_images_stay_together_and_splits_have_their_share(lines, heard):
+def test_near_duplicates_stay_together_and_splits_are_stratified(lines, reporter):
     more = "split: {ratios: {train: 0.5, test: 0.5}, stratify: [segments]}\nnear_images: 6"
-    built = made(lines, heard, more)
+    built = build_lines(lines, reporter, more)
     folder = DatasetFolder(built.path)
-    splits = folder.splits()
+    splits = folder.load_splits()
     assert len({split for split, members in splits.items() if {"s0", "s8"} & {each.id for each in members}}) == 1
     assert sorted(sum(len(each.segments) == 2 for each in members) for members in splits.values()) == [3, 3]

@@ -1,10 +1,10 @@
-"""The card: its header is what the hub reads, its text what a person needs."""
+"""The data-set card: its header for the hub and its text for people."""
 
 import pytest
 import yaml
 
-from runner.dataset.dataset_statistics import statistics
-from runner.dataset.publish import card
+from runner.dataset.dataset_statistics import compute_statistics
+from runner.dataset.publish import dataset_card
 from runner.records import Entity, Sample
 
 DESCRIBED = {
@@ -13,7 +13,7 @@ DESCRIBED = {
     "num_samples": {"train": 3800, "test": 1733},
     "fingerprint": "abc",
     "provenance": {"source": "Twitter GMNER", "spec": {"annotator": {"prompt": "What is\nin this image?"}}},
-    "statistics": statistics([Sample("1", "a b", None, "one two", (Entity("person", "Ada"),), ())]),
+    "statistics": compute_statistics([Sample("1", "a b", None, "one two", (Entity("person", "Ada"),), ())]),
 }
 
 
@@ -23,21 +23,21 @@ def header(text):
 
 
 def test_header():
-    told = header(card({**DESCRIBED, "license": "cc-by-4.0"}))
-    assert told["license"] == "cc-by-4.0"
-    assert told["pretty_name"] == "mine: #1"
-    assert told["size_categories"] == ["1K<n<10K"]
-    assert "configs" not in told
-    assert "license" not in header(card(DESCRIBED))
+    metadata = header(dataset_card({**DESCRIBED, "license": "cc-by-4.0"}))
+    assert metadata["license"] == "cc-by-4.0"
+    assert metadata["pretty_name"] == "mine: #1"
+    assert metadata["size_categories"] == ["1K<n<10K"]
+    assert "configs" not in metadata
+    assert "license" not in header(dataset_card(DESCRIBED))
 
 
 @pytest.mark.parametrize(("number", "size"), [(999, "n<1K"), (1000, "1K<n<10K"), (10**6, "n>1M")])
 def test_size(number, size):
-    assert header(card({**DESCRIBED, "num_samples": {"train": number}}))["size_categories"] == [size]
+    assert header(dataset_card({**DESCRIBED, "num_samples": {"train": number}}))["size_categories"] == [size]
 
 
 def test_text():
-    text = card(DESCRIBED)
+    text = dataset_card(DESCRIBED)
     for expected in (
         "| train | 3,800 |",
         "| words of a summary | 2 | 2 | 2 | 2 |",
@@ -49,11 +49,11 @@ def test_text():
         "runner export",
     ):
         assert expected in text
-    assert "runner import" in card(DESCRIBED, {"train": "data/train-*.parquet"})
+    assert "runner import" in dataset_card(DESCRIBED, {"train": "data/train-*.parquet"})
 
 
-def test_what_is_not_there_is_not_told():
-    text = card({key: DESCRIBED[key] for key in ("name", "labels", "num_samples", "fingerprint")})
+def test_missing_values_are_omitted():
+    text = dataset_card({key: DESCRIBED[key] for key in ("name", "labels", "num_samples", "fingerprint")})
     assert "Made by" not in text
     assert "characters" not in text
     assert "\n\n\n" not in text

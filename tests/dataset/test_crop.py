@@ -1,4 +1,4 @@
-"""Cutting segments: whatever the picture is stored as, a segment shows what its box was drawn around."""
+"""Cropping segments: a segment shows the content of its box, in whatever form the image is stored."""
 
 import io
 import struct
@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from runner.dataset.build.crop_stage import crop_tweet
 from runner.dataset.folder import DatasetFolder
-from runner.dataset.publish import UnfinishedDataset
+from runner.dataset.publish import DatasetWriter
 from runner.records import Entity, Sample, Segment
 from runner.stages import SourceTweet
 
@@ -20,16 +20,16 @@ QUADRANTS = ("red", "green", "blue", "yellow")
 
 
 def around(quadrant, size, rim=2):
-    """A box inside a quadrant of an upright picture."""
+    """Return a box inside a quadrant of an upright image."""
     half = (size[0] // 2, size[1] // 2)
     left, top = (quadrant % 2) * half[0], (quadrant // 2) * half[1]
     return left + rim, top + rim, left + half[0] - rim, top + half[1] - rim
 
 
 def stored_as(upright, orientation):
-    """The pixels a camera stores, so that turning them by `orientation` gives the upright picture.
+    """Return the pixels that a camera stores, so that applying `orientation` gives the upright image.
 
-    The way back is found by trying the eight ways to turn a picture: no table of ours can be wrong with the code's.
+    The inverse is found by trying all eight transforms, so that this test does not share a table with the code.
     """
     turns = [None, *Image.Transpose]
     for turn in turns:
@@ -45,7 +45,7 @@ def stored_as(upright, orientation):
 
 
 def on_raw(box, size, turn):
-    """The box as somebody draws it on the stored pixels: found by turning a mask."""
+    """Return the box in the stored pixels, found by transforming a mask."""
     mask = Image.new("L", size)
     mask.paste(255, box)
     return (mask if turn is None else mask.transpose(turn)).getbbox()
@@ -62,7 +62,7 @@ TURNED = [("upright", number) for number in range(1, 9)] + [("raw", number) for 
 
 @pytest.mark.parametrize(("drawn_on", "orientation"), TURNED)
 @pytest.mark.parametrize("scale", [1, 2])
-def test_a_turned_picture(corpus, build, painted, colour_at, drawn_on, orientation, scale):
+def test_rotated_image(corpus, build, painted, colour_at, drawn_on, orientation, scale):
     upright = painted(SIZE)
     raw, exif, turn = stored_as(upright, orientation)
     boxes = [around(quadrant, SIZE) for quadrant in range(4)]
@@ -84,7 +84,7 @@ def test_a_turned_picture(corpus, build, painted, colour_at, drawn_on, orientati
             assert cut.size == (segment.box[2] - segment.box[0], segment.box[3] - segment.box[1])
 
 
-def test_a_square_turned_picture_was_drawn_on_upright(corpus, build, painted, colour_at):
+def test_boxes_of_a_square_rotated_image_refer_to_the_upright_image(corpus, build, painted, colour_at):
     upright = painted((60, 60))
     raw, exif, _ = stored_as(upright, 6)
     raw.save(corpus.images / "1.jpg", quality=95, exif=exif)
@@ -133,7 +133,7 @@ def webp_called_jpg(picture, path):
         (webp_called_jpg, ".jpg"),
     ],
 )
-def test_a_picture_in_another_form(corpus, build, painted, colour_at, store, kept_as):
+def test_image_formats_and_modes(corpus, build, painted, colour_at, store, kept_as):
     store(painted(SIZE), corpus.images / "1.any")
     corpus.boxes("1", [("Ada", around(quadrant, SIZE)) for quadrant in range(4)], SIZE)
     corpus.tweet("1")
@@ -147,7 +147,7 @@ def test_a_picture_in_another_form(corpus, build, painted, colour_at, store, kep
 
 
 @pytest.mark.parametrize("name", ["1.jpg", "1.png"])
-def test_a_plain_picture_is_kept_byte_by_byte(corpus, build, painted, name):
+def test_plain_image_is_copied_unchanged(corpus, build, painted, name):
     painted(SIZE).save(corpus.images / name)
     corpus.boxes("1", [("Ada", (0, 0, 20, 20))], SIZE)
     corpus.tweet("1")
@@ -160,7 +160,7 @@ def middle(path):
         return opened.getpixel((opened.width // 2, opened.height // 2))
 
 
-def test_what_is_transparent_is_white(corpus, build):
+def test_transparent_pixels_become_white(corpus, build):
     picture = Image.new("P", (40, 40), 0)
     picture.putpalette([0, 0, 0, 200, 0, 0])
     picture.paste(1, (20, 0, 40, 40))
@@ -185,7 +185,7 @@ def test_grey_is_grey(corpus, build, mode, value):
 
 
 def sixteen_bit_png(colour_type, pixel, *chunks):
-    """A picture as cameras and scanners write it and Pillow does not: 16 bits a channel, 40 by 40."""
+    """Return a PNG that cameras and scanners write but Pillow cannot: 16 bits per channel, 40 by 40 pixels."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -221,10 +221,10 @@ def test_sixteen_bits_become_eight(corpus, build, data, expected):
     corpus.boxes("1", [("Ada", (0, 0, 20, 20))], (40, 40))
     corpus.tweet("1")
     _, (segment,) = segments_of(build().path)
-    assert all(abs(found - wanted) <= 3 for found, wanted in zip(middle(segment.image), expected, strict=True))
+    assert all(abs(actual - target) <= 3 for actual, target in zip(middle(segment.image), expected, strict=True))
 
 
-def test_a_resized_picture_moves_its_boxes(corpus, build, painted, colour_at):
+def test_boxes_are_scaled_with_a_resized_image(corpus, build, painted, colour_at):
     painted((200, 150)).save(corpus.images / "1.jpg", quality=95)
     corpus.boxes("1", [("Ada", around(quadrant, SIZE)) for quadrant in range(4)], SIZE)
     corpus.tweet("1")
@@ -233,14 +233,14 @@ def test_a_resized_picture_moves_its_boxes(corpus, build, painted, colour_at):
     assert segments[0].box == (5, 5, 95, 70)
 
 
-def test_without_a_size_boxes_are_taken_as_they_are(corpus, build, painted):
+def test_boxes_are_unchanged_without_an_annotated_size(corpus, build, painted):
     painted((200, 150)).save(corpus.images / "1.jpg")
     corpus.boxes("1", [("Ada", (5, 6, 70, 80))], None)
     corpus.tweet("1")
     assert segments_of(build().path)[1][0].box == (5, 6, 70, 80)
 
 
-def test_boxes_are_clipped_and_those_of_which_nothing_is_left_are_listed(corpus, build, painted, read_rows):
+def test_boxes_are_clipped_and_too_small_ones_are_listed(corpus, build, painted, read_rows):
     painted(SIZE).save(corpus.images / "1.jpg")
     boxes = {
         "outside": (90, 10, 120, 30),
@@ -264,7 +264,7 @@ def test_boxes_are_clipped_and_those_of_which_nothing_is_left_are_listed(corpus,
     assert built.left_out == {reason: 3}
 
 
-def test_a_tweet_of_which_no_box_is_left_is_left_out(corpus, build, painted):
+def test_tweet_without_a_usable_box_is_left_out(corpus, build, painted):
     corpus.good("1")
     painted(SIZE).save(corpus.images / "2.jpg")
     corpus.boxes("2", [("Ada", (90, 10, 120, 30))], SIZE)
@@ -275,7 +275,7 @@ def test_a_tweet_of_which_no_box_is_left_is_left_out(corpus, build, painted):
     assert not (built.path / "images" / "2.jpg").exists()
 
 
-def test_two_tweets_share_one_picture(corpus, build, painted, colour_at):
+def test_two_tweets_share_one_image(corpus, build, painted, colour_at):
     painted(SIZE).save(corpus.images / "1.jpg", quality=95)
     corpus.boxes("1", [("Ada", around(0, SIZE)), ("Bob", around(3, SIZE))], SIZE)
     corpus.tweet("1", "Ada/B-PER")
@@ -296,24 +296,24 @@ sides = st.integers(-20, 110)
     st.integers(1, 3),
     st.lists(st.tuples(sides, sides, sides, sides), min_size=1, max_size=5),
 )
-def test_any_box_is_cut_inside_its_picture_or_left_out(tmp_path_factory, size, scale, boxes):
+def test_any_box_is_cropped_inside_its_image_or_left_out(tmp_path_factory, size, scale, boxes):
     folder = tmp_path_factory.mktemp("crop")
     Image.new("RGB", (size[0] * scale, size[1] * scale)).save(folder / "1.png")
     segments = tuple(Segment(letter, None, "Ada", box) for letter, box in zip("abcde", boxes, strict=False))
     sample = Sample("s", "Ada", folder / "1.png", None, (Entity("person", "Ada"),), segments)
-    cropped = crop_tweet(SourceTweet(sample, "train", size), UnfinishedDataset(folder / "made"), 4)
-    kept = cropped.sample.segments if cropped.sample else ()
+    cropped = crop_tweet(SourceTweet(sample, "train", size), DatasetWriter(folder / "made"), 4)
+    cropped_segments = cropped.sample.segments if cropped.sample else ()
     small = [each for each in cropped.left_out if each.reason.startswith("box smaller")]
-    assert len(kept) + len(small) == len(boxes)
-    assert [each.letter for each in kept] == list("abcde"[: len(kept)])
-    for segment in kept:
+    assert len(cropped_segments) + len(small) == len(boxes)
+    assert [each.letter for each in cropped_segments] == list("abcde"[: len(cropped_segments)])
+    for segment in cropped_segments:
         left, top, right, bottom = segment.box
         assert 0 <= left < right <= size[0] * scale
         assert 0 <= top < bottom <= size[1] * scale
         assert min(right - left, bottom - top) >= 4
         with Image.open(segment.image) as cut:
             assert cut.size == (right - left, bottom - top)
-    assert bool(kept) == (cropped.sample is not None)
+    assert bool(cropped_segments) == (cropped.sample is not None)
     assert not cropped.unusable
 
 

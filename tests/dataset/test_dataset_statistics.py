@@ -1,11 +1,17 @@
-"""Samples in figures."""
+"""Statistics of samples."""
 
 from statistics import fmean, median
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.dataset.dataset_statistics import SPREAD, entities_by_label, spread, statistics, values_of
+from runner.dataset.dataset_statistics import (
+    STATISTIC_NAMES,
+    compute_statistics,
+    count_entities_by_label,
+    describe_values,
+    measure_samples,
+)
 from runner.records import Entity, Sample, Segment
 
 SEGMENT = Segment("a", None, "Ada", (0, 0, 1, 1))
@@ -23,7 +29,7 @@ SAMPLES = [
 
 
 def test_statistics():
-    assert statistics(SAMPLES) == {
+    assert compute_statistics(SAMPLES) == {
         "summary": {
             "characters": {"max": 10, "min": 7, "median": 8.5, "mean": 8.5},
             "words": {"max": 5, "min": 2, "median": 3.5, "mean": 3.5},
@@ -39,23 +45,27 @@ def test_statistics():
     }
 
 
-def test_statistics_of_nothing():
-    told = statistics([])
-    assert (told["summary"], told["text"], told["segments_per_sample"]) == (None, None, None)
-    assert (told["entities"], told["segments"]) == ({}, 0)
+def test_statistics_of_an_empty_data_set():
+    statistics_of_values = compute_statistics([])
+    assert (
+        statistics_of_values["summary"],
+        statistics_of_values["text"],
+        statistics_of_values["segments_per_sample"],
+    ) == (None, None, None)
+    assert (statistics_of_values["entities"], statistics_of_values["segments"]) == ({}, 0)
 
 
-def test_a_value_a_sample_and_a_summary():
-    values = values_of(SAMPLES)
+def test_one_value_per_sample_and_summary():
+    values = measure_samples(SAMPLES)
     assert values["summary_words"] == [2, 5]
     assert values["segments"] == [1, 4, 0]
-    assert entities_by_label(SAMPLES) == {"other": 1, "person": 2}
+    assert count_entities_by_label(SAMPLES) == {"other": 1, "person": 2}
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1))
-def test_a_spread_is_in_order(values):
-    told = spread(values)
-    assert list(told) == list(SPREAD)
-    assert told["min"] <= told["median"] <= told["max"]
-    assert abs(told["mean"] - fmean(values)) <= 0.01
-    assert told["median"] == median(values)
+def test_distribution_statistics(values):
+    statistics_of_values = describe_values(values)
+    assert list(statistics_of_values) == list(STATISTIC_NAMES)
+    assert statistics_of_values["min"] <= statistics_of_values["median"] <= statistics_of_values["max"]
+    assert abs(statistics_of_values["mean"] - fmean(values)) <= 0.01
+    assert statistics_of_values["median"] == median(values)

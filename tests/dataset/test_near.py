@@ -1,4 +1,4 @@
-"""Images that look alike are found, in any size, format and quality; others are not."""
+"""Near-duplicate images are found in any size, format and quality; other images are not."""
 
 import random
 
@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from runner.dataset.split import connected, divide, find_leaks, near_groups, perceptual_hash
+from runner.dataset.split import connected_components, find_leaks, group_near_duplicates, perceptual_hash, split_samples
 from runner.errors import DataError
 from runner.records import Sample
 
 
 def scene(seed, size=(200, 150)):
-    """A picture of some shapes, of which no two seeds give alike ones."""
+    """Draw shapes; images of different seeds are not near-duplicates."""
     rng = random.Random(seed)
     image = Image.new("RGB", size, tuple(rng.choices(range(256), k=3)))
     draw = ImageDraw.Draw(image)
@@ -41,15 +41,15 @@ def stored(folder, copy):
 
 
 @pytest.mark.parametrize("copy", COPIES)
-def test_a_copy_is_near_and_others_are_not(tmp_path, copy):
+def test_only_copies_are_near_duplicates(tmp_path, copy):
     paths = stored(tmp_path, copy)
-    groups = near_groups(paths, 4)
+    groups = group_near_duplicates(paths, 4)
     alike = [path.stem for path in paths if groups[path] == groups[tmp_path / "original.png"]]
     assert sorted(alike) == ["copy", "original"]
     assert len(set(groups.values())) == 5
 
 
-def test_near_images_leak_where_they_are_asked_for_and_are_kept_together(tmp_path):
+def test_near_duplicates_leak_if_requested_and_are_kept_together(tmp_path):
     paths = stored(tmp_path, "worse")
     samples = {path.stem: Sample(path.stem, f"text {path.stem}", path, None, (), ()) for path in paths}
     splits = {
@@ -61,57 +61,57 @@ def test_near_images_leak_where_they_are_asked_for_and_are_kept_together(tmp_pat
         "nearly the same image: train/original and test/copy",
     ]
     for seed in range(10):
-        divided = divide(list(samples.values()), {"train": 0.5, "test": 0.5}, seed, near=4)
+        divided = split_samples(list(samples.values()), {"train": 0.5, "test": 0.5}, seed, max_hash_distance=4)
         assert find_leaks(divided, 4) == []
 
 
-def test_exact_copies_are_told_once(tmp_path):
+def test_exact_copies_are_reported_once(tmp_path):
     scene(1).save(tmp_path / "1.png")
     scene(1).save(tmp_path / "2.png")
     splits = {name: [Sample(name, name, tmp_path / f"{name}.png", None, (), ())] for name in "12"}
     assert [leak.kind for leak in find_leaks(splits, 4)] == ["image"]
 
 
-def test_a_broken_image_is_named(tmp_path):
+def test_unreadable_image_is_reported(tmp_path):
     scene(1).save(tmp_path / "1.png")
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:300])
     with pytest.raises(DataError, match=r"1\.png: cannot be compared"):
-        near_groups([tmp_path / "1.png"], 4)
+        group_near_duplicates([tmp_path / "1.png"], 4)
 
 
 def test_no_images():
-    assert near_groups([], 4) == {}
+    assert group_near_duplicates([], 4) == {}
 
 
-def test_a_hash_is_the_same_every_time(tmp_path):
+def test_hash_is_deterministic(tmp_path):
     scene(3).save(tmp_path / "1.jpg")
     assert perceptual_hash(tmp_path / "1.jpg") == perceptual_hash(tmp_path / "1.jpg")
 
 
-def slowly_connected(hashes, distance):
-    """The same by the book: what can be reached over steps within the distance."""
-    reached = []
+def connected_components_by_search(hashes, distance):
+    """Find the components by a graph search, as a reference."""
+    components = []
     for start in range(len(hashes)):
-        seen, front = {start}, [start]
-        while front:
-            at = front.pop()
+        visited, frontier = {start}, [start]
+        while frontier:
+            at = frontier.pop()
             for other, each in enumerate(hashes):
-                if other not in seen and (hashes[at] ^ each).bit_count() <= distance:
-                    seen.add(other)
-                    front.append(other)
-        reached.append(min(seen))
-    return reached
+                if other not in visited and (hashes[at] ^ each).bit_count() <= distance:
+                    visited.add(other)
+                    frontier.append(other)
+        components.append(min(visited))
+    return components
 
 
 @given(st.lists(st.integers(0, 63) | st.integers(0, 2**64 - 1), max_size=30), st.integers(0, 8))
-def test_connected(hashes, distance):
-    found = connected(np.array(hashes, dtype=np.uint64), distance)
-    assert found.tolist() == slowly_connected(hashes, distance)
+def test_connected_components(hashes, distance):
+    components = connected_components(np.array(hashes, dtype=np.uint64), distance)
+    assert components.tolist() == connected_components_by_search(hashes, distance)
 
 
-def test_groups_reach_over_chunks(monkeypatch):
-    monkeypatch.setattr("runner.dataset.split.CHUNK", 4)
+def test_components_span_chunks(monkeypatch):
+    monkeypatch.setattr("runner.dataset.split.CHUNK_SIZE", 4)
     rng = random.Random(0)
     hashes = [rng.randrange(256) for _ in range(40)]
-    found = connected(np.array(hashes, dtype=np.uint64), 1)
-    assert found.tolist() == slowly_connected(hashes, 1)
+    components = connected_components(np.array(hashes, dtype=np.uint64), 1)
+    assert components.tolist() == connected_components_by_search(hashes, 1)

@@ -1,4 +1,4 @@
-"""Writing a data-set folder: whole or not at all, and never over something else."""
+"""Writing a data-set folder atomically, without overwriting anything else."""
 
 import json
 import threading
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner.dataset.folder import DatasetFolder
-from runner.dataset.publish import exclusive_build, publishing
+from runner.dataset.publish import exclusive_build, publish_atomically
 from runner.errors import DataError
 from runner.records import Sample
 
@@ -18,15 +18,15 @@ def sample(name, summary=None, segments=(), entities=()):
 
 
 def publish(path, *names):
-    with publishing(path) as unfinished:
-        unfinished.describe("n", ["person"], {"train": [sample(name) for name in names], "test": []}, {})
+    with publish_atomically(path) as unfinished:
+        unfinished.write_dataset("n", ["person"], {"train": [sample(name) for name in names], "test": []}, {})
 
 
 def content(path):
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def test_what_is_written_can_be_read(tmp_path):
+def test_written_data_set_can_be_read(tmp_path):
     path = tmp_path / "new" / "set"
     publish(path, "a", "b")
     assert [each.id for each in DatasetFolder(path).load("train")] == ["a", "b"]
@@ -42,21 +42,21 @@ def test_what_is_written_can_be_read(tmp_path):
 
 
 def test_a_failure_leaves_nothing(tmp_path):
-    with pytest.raises(ZeroDivisionError), publishing(tmp_path / "set") as unfinished:
+    with pytest.raises(ZeroDivisionError), publish_atomically(tmp_path / "set") as unfinished:
         (unfinished.images / "1.png").write_bytes(b"x")
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failure_leaves_the_earlier_one(tmp_path):
+def test_failure_keeps_the_earlier_one(tmp_path):
     publish(tmp_path / "set", "a")
     before = content(tmp_path)
-    with pytest.raises(ZeroDivisionError), publishing(tmp_path / "set"):
+    with pytest.raises(ZeroDivisionError), publish_atomically(tmp_path / "set"):
         raise ZeroDivisionError
     assert content(tmp_path) == before
 
 
-def test_a_failure_at_the_last_step_leaves_the_earlier_one(tmp_path, monkeypatch):
+def test_failure_at_the_last_step_keeps_the_earlier_one(tmp_path, monkeypatch):
     publish(tmp_path / "set", "a")
     before = content(tmp_path)
     rename = Path.rename
@@ -72,7 +72,7 @@ def test_a_failure_at_the_last_step_leaves_the_earlier_one(tmp_path, monkeypatch
     assert content(tmp_path) == before
 
 
-def test_a_new_one_takes_the_place_of_the_earlier_one(tmp_path):
+def test_new_data_set_replaces_the_earlier_one(tmp_path):
     publish(tmp_path / "set", "a")
     (tmp_path / "set" / "images" / "old.png").write_bytes(b"x")
     publish(tmp_path / "set", "b")
@@ -81,23 +81,23 @@ def test_a_new_one_takes_the_place_of_the_earlier_one(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["set"]
 
 
-def test_what_a_kill_left_is_cleared_away(tmp_path):
+def test_leftovers_of_a_kill_are_removed(tmp_path):
     (tmp_path / ".set.unfinished" / "images").mkdir(parents=True)
     publish(tmp_path / "set", "a")
     assert [each.name for each in tmp_path.iterdir()] == ["set"]
 
 
-def test_an_earlier_one_that_a_kill_left_aside_is_put_back(tmp_path):
+def test_earlier_data_set_is_restored_after_a_kill(tmp_path):
     publish(tmp_path / "set", "a")
     before = content(tmp_path)
     (tmp_path / "set").rename(tmp_path / ".set.before")
-    with pytest.raises(ZeroDivisionError), publishing(tmp_path / "set"):
+    with pytest.raises(ZeroDivisionError), publish_atomically(tmp_path / "set"):
         raise ZeroDivisionError
     assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize("occupied", ["folder", "file"])
-def test_something_else_is_never_replaced(tmp_path, occupied):
+def test_other_folders_and_files_are_never_replaced(tmp_path, occupied):
     path = tmp_path / "thesis"
     if occupied == "folder":
         path.mkdir()
@@ -105,18 +105,18 @@ def test_something_else_is_never_replaced(tmp_path, occupied):
     else:
         path.write_text("dear")
     before = content(tmp_path)
-    with pytest.raises(DataError, match="is there already and is no data set"):
+    with pytest.raises(DataError, match="already exists and is not a data set"):
         publish(path, "a")
     assert content(tmp_path) == before
 
 
-def test_a_place_below_a_file_is_refused(tmp_path):
+def test_parent_that_is_a_file_is_rejected(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DataError, match="cannot be made"), exclusive_build(tmp_path / "file" / "set"):
+    with pytest.raises(DataError, match="cannot be created"), exclusive_build(tmp_path / "file" / "set"):
         pass
 
 
-def test_one_at_a_time(tmp_path):
+def test_builds_are_exclusive(tmp_path):
     order = []
 
     def second():
@@ -132,20 +132,20 @@ def test_one_at_a_time(tmp_path):
     assert order == ["first", "second"]
 
 
-def test_the_description_says_how_it_was_made(folder):
+def test_description_contains_provenance_and_statistics(folder):
     told = json.loads((folder / "dataset.json").read_text())
     assert told["provenance"] == {"made": "by a test"}
     assert told["num_samples"] == {"train": 3, "test": 1}
     assert told["statistics"]["entities"] == {"location": 4, "person": 4}
 
 
-def test_one_waits_for_another_and_says_so(tmp_path):
-    path, first, said = tmp_path / "set", ExitStack(), []
-    first.enter_context(exclusive_build(path, lambda: said.append("first")))
+def test_waiting_for_another_build_calls_on_wait(tmp_path):
+    path, first, order_of_waits = tmp_path / "set", ExitStack(), []
+    first.enter_context(exclusive_build(path, lambda: order_of_waits.append("first")))
 
-    def waits():
-        said.append("second")
+    def on_wait():
+        order_of_waits.append("second")
         first.close()
 
-    with exclusive_build(path, waits):
-        assert said == ["second"]
+    with exclusive_build(path, on_wait):
+        assert order_of_waits == ["second"]

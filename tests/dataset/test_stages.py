@@ -1,4 +1,4 @@
-"""Stages of a build: what is skipped, what is done again, and what goes on in its middle."""
+"""Stages of a build: which are skipped, repeated or resumed."""
 
 import pytest
 from PIL import Image
@@ -9,38 +9,38 @@ from runner.dataset.folder import DatasetFolder
 from runner.errors import DataError, StepError
 
 
-def made_again(built):
+def stages_run(built):
     return [stage for stage, what in built.stages.items() if what == "made"]
 
 
 @pytest.fixture
 def crops(monkeypatch):
-    """The ids of tweets that are cropped, as it happens."""
-    found = []
+    """A list that receives the ids of tweets as they are cropped."""
+    cropped = []
     crop = cropping.crop_tweet
 
-    def noted(tweet, *told):
-        found.append(tweet.sample.id)
-        return crop(tweet, *told)
+    def recording_crop(tweet, *arguments):
+        cropped.append(tweet.sample.id)
+        return crop(tweet, *arguments)
 
-    monkeypatch.setattr(cropping, "crop_tweet", noted)
-    return found
+    monkeypatch.setattr(cropping, "crop_tweet", recording_crop)
+    return cropped
 
 
-def test_what_has_not_changed_is_skipped_and_said_to_be(corpus, build, heard, crops):
+def test_unchanged_stages_are_skipped_and_reported(corpus, build, reporter, crops):
     for number in range(3):
         corpus.good(f"{number}")
-    assert made_again(build()) == ["import", "crop", "annotate", "split", "publish"]
-    heard.said.clear()
-    assert made_again(build()) == []
+    assert stages_run(build()) == ["import", "crop", "annotate", "split", "publish"]
+    reporter.messages.clear()
+    assert stages_run(build()) == []
     assert len(crops) == 3
-    assert heard.said[:2] == [
+    assert reporter.messages[:2] == [
         "import: 3 tweets, unchanged since the last build",
         "crop: 3 samples, unchanged since the last build",
     ]
 
 
-def test_another_tweet_is_cropped_alone(corpus, build, crops):
+def test_only_a_new_tweet_is_cropped(corpus, build, crops):
     corpus.good("1")
     build()
     name = corpus.good("2")
@@ -48,7 +48,7 @@ def test_another_tweet_is_cropped_alone(corpus, build, crops):
     assert crops == ["train-1-1", name]
 
 
-def test_a_picture_that_changed_is_cropped_again(corpus, build, crops, painted):
+def test_changed_image_is_cropped_again(corpus, build, crops, painted):
     names = [corpus.good(f"{number}") for number in range(3)]
     before = build()
     painted((80, 60)).rotate(180).save(corpus.images / "1.jpg")
@@ -57,15 +57,15 @@ def test_a_picture_that_changed_is_cropped_again(corpus, build, crops, painted):
     assert after.fingerprint != before.fingerprint
 
 
-def test_other_options_of_the_division_crop_nothing(corpus, build, crops):
+def test_split_options_do_not_repeat_crops(corpus, build, crops):
     for number in range(6):
         corpus.good(f"{number}")
     build(split={"seed": 1})
-    assert made_again(build(split={"seed": 2})) == ["split", "publish"]
+    assert stages_run(build(split={"seed": 2})) == ["split", "publish"]
     assert len(crops) == 6
 
 
-def test_what_is_done_with_unusable_pictures_crops_nothing_again(corpus, build, crops):
+def test_unusable_images_option_does_not_repeat_crops(corpus, build, crops):
     corpus.good("1")
     (corpus.images / "1.jpg").write_bytes(b"")
     corpus.good("2")
@@ -76,7 +76,7 @@ def test_what_is_done_with_unusable_pictures_crops_nothing_again(corpus, build, 
     assert len(crops) == 2
 
 
-def test_smaller_boxes_are_cut_when_they_are_asked_for(corpus, build):
+def test_smaller_min_side_crops_more_boxes(corpus, build):
     corpus.good("1")
     corpus.boxes("2", [("Ada", (2, 2, 5, 20)), ("Ada", (2, 2, 30, 20))], (80, 60))
     Image.new("RGB", (80, 60), "red").save(corpus.images / "2.jpg")
@@ -85,20 +85,20 @@ def test_smaller_boxes_are_cut_when_they_are_asked_for(corpus, build):
     assert build(crop={"min_side": 2, "unusable_images": "skip"}).statistics["segments"] == 3
 
 
-def test_a_crop_that_is_interrupted_goes_on(corpus, build, crops, monkeypatch):
+def test_interrupted_crop_resumes(corpus, build, crops, monkeypatch):
     for number in range(40):
         corpus.good(f"{number}")
-    noted = cropping.crop_tweet
+    recording_crop = cropping.crop_tweet
 
-    def interrupted(tweet, *told):
+    def interrupted(tweet, *arguments):
         if len(crops) == 30:
             raise KeyboardInterrupt
-        return noted(tweet, *told)
+        return recording_crop(tweet, *arguments)
 
     monkeypatch.setattr(cropping, "crop_tweet", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build()
-    monkeypatch.setattr(cropping, "crop_tweet", noted)
+    monkeypatch.setattr(cropping, "crop_tweet", recording_crop)
     first = len(crops)
     built = build()
     assert built.num_samples == {"train": 40}
@@ -107,24 +107,24 @@ def test_a_crop_that_is_interrupted_goes_on(corpus, build, crops, monkeypatch):
     assert undisturbed.fingerprint == built.fingerprint
 
 
-def test_a_folder_that_was_removed_or_edited_is_published_again(corpus, build):
+def test_removed_or_edited_folder_is_published_again(corpus, build):
     corpus.good("1")
     built = build()
     (built.path / "dataset.json").write_text("{}")
-    assert made_again(build()) == ["publish"]
+    assert stages_run(build()) == ["publish"]
     assert DatasetFolder(built.path).description["fingerprint"] == built.fingerprint
 
 
-def test_what_a_build_keeps_lies_beside_the_data_set(corpus, build):
+def test_work_folder_is_beside_the_data_set(corpus, build):
     corpus.good("1")
     built = build()
-    assert WorkFolder.of(built.path).path == built.path.parent / "made.build"
+    assert WorkFolder.for_dataset(built.path).path == built.path.parent / "made.build"
     assert not (built.path / "annotations.jsonl").exists()
 
 
-def test_what_cannot_be_written_is_told_with_its_place(corpus, build):
+def test_failed_write_names_the_path(corpus, build):
     corpus.good("1")
-    place = corpus.path.parent / "made.build"
-    place.write_text("in the way")
-    with pytest.raises(StepError, match=r"made\.build.*: (File exists|Not a directory).*What is done is kept"):
+    work_path = corpus.path.parent / "made.build"
+    work_path.write_text("in the way")
+    with pytest.raises(StepError, match=r"made\.build.*: (File exists|Not a directory).*Finished work is kept"):
         build()

@@ -1,4 +1,4 @@
-"""Splits that are alike: never less so than without, nothing lost, groups whole."""
+"""Stratified splits: never less balanced than without, complete, and with groups kept together."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.dataset.split import divide, evened, find_leaks, imbalance, strata
+from runner.dataset.split import find_leaks, imbalance, rebalance, sample_strata, split_samples
 from runner.records import Entity, Sample, Segment
 
 FEATURES = ("segments", "labels")
@@ -20,7 +20,7 @@ def sample(name, num_segments, labels, text=None):
 
 @st.composite
 def datasets(draw):
-    """Groups that share a text, of samples with some segments and labels."""
+    """Draw groups of samples that share a text, with some segments and labels."""
     sizes = draw(st.lists(st.sampled_from([1, 1, 1, 2, 3]), min_size=12, max_size=40))
     return [
         sample(
@@ -34,16 +34,16 @@ def datasets(draw):
     ]
 
 
-def unevenness(divided, ratios, features=FEATURES):
+def imbalance_of_splits(divided, ratios, features=FEATURES):
     counts = {
-        split: Counter(each for member in members for each in strata(member, features))
+        split: Counter(each for member in members for each in sample_strata(member, features))
         for split, members in divided.items()
     }
     totals = sum(counts.values(), Counter())
     return sum(
-        (counts[split][stratum] - share / sum(ratios.values()) * total) ** 2 / total
+        (counts[split][stratum] - ratio / sum(ratios.values()) * total) ** 2 / total
         for stratum, total in totals.items()
-        for split, share in ratios.items()
+        for split, ratio in ratios.items()
     )
 
 
@@ -53,13 +53,13 @@ ratios = st.sampled_from([{"train": 0.7, "test": 0.3}, {"train": 6, "dev": 2, "t
 @settings(max_examples=30)
 @given(datasets(), ratios, st.integers(0, 100), st.randoms(use_true_random=False))
 def test_stratified(samples, ratios, seed, rng):
-    plain = divide(samples, ratios, seed)
-    divided = divide(samples, ratios, seed, stratify=FEATURES)
+    plain = split_samples(samples, ratios, seed)
+    divided = split_samples(samples, ratios, seed, stratify=FEATURES)
     assert sorted(each.id for split in divided.values() for each in split) == sorted(each.id for each in samples)
     assert find_leaks(divided) == []
-    assert unevenness(divided, ratios) <= unevenness(plain, ratios) + 1e-6
+    assert imbalance_of_splits(divided, ratios) <= imbalance_of_splits(plain, ratios) + 1e-6
     rng.shuffle(samples)
-    assert divide(samples, ratios, seed, stratify=FEATURES) == divided
+    assert split_samples(samples, ratios, seed, stratify=FEATURES) == divided
 
 
 counters = st.lists(
@@ -69,32 +69,36 @@ counters = st.lists(
 )
 
 
-def total_of(groups, places, shares):
+def objective(groups, assignment, fractions):
     totals = sum(groups, Counter())
-    return sum(each**2 / totals[stratum] for stratum, row in imbalance(groups, places, shares).items() for each in row)
+    return sum(
+        each**2 / totals[stratum] for stratum, row in imbalance(groups, assignment, fractions).items() for each in row
+    )
 
 
 @given(counters, st.sampled_from([(0.5, 0.5), (0.7, 0.3), (0.6, 0.2, 0.2)]), st.data())
-def test_no_single_move_makes_it_more_even(groups, shares, data):
-    places = data.draw(st.lists(st.integers(0, len(shares) - 1), min_size=len(groups), max_size=len(groups)))
-    settled = evened(groups, places, shares)
-    before, least = total_of(groups, places, shares), total_of(groups, settled, shares)
+def test_no_single_move_improves_the_balance(groups, fractions, data):
+    assignment = data.draw(st.lists(st.integers(0, len(fractions) - 1), min_size=len(groups), max_size=len(groups)))
+    balanced = rebalance(groups, assignment, fractions)
+    before, least = objective(groups, assignment, fractions), objective(groups, balanced, fractions)
     assert least <= before + 1e-6
     for index in range(len(groups)):
-        for there in range(len(shares)):
-            moved = [*settled[:index], there, *settled[index + 1 :]]
-            assert total_of(groups, moved, shares) >= least - 1e-6
+        for target_split in range(len(fractions)):
+            moved = [*balanced[:index], target_split, *balanced[index + 1 :]]
+            assert objective(groups, moved, fractions) >= least - 1e-6
 
 
 @pytest.mark.parametrize("feature", FEATURES)
-def test_each_split_has_its_share(feature):
-    """Of 400 samples in kinds of very different size, each kind is divided 7 to 3 to within a sample."""
+def test_each_split_has_the_same_distribution(feature):
+    """With 400 samples in strata of very different sizes, each stratum is split 7 to 3 to within one sample."""
     kinds = [(1, "person")] * 300 + [(2, "location")] * 60 + [(3, "organization")] * 30 + [(4, "other")] * 10
     samples = [sample(str(number), count, [label]) for number, (count, label) in enumerate(kinds)]
     for seed in range(5):
-        divided = divide(samples, {"train": 0.7, "test": 0.3}, seed, stratify=(feature,))
-        found = Counter(len(each.segments) for each in divided["test"])
-        for number, wanted in {1: 90, 2: 18, 3: 9, 4: 3}.items():
-            assert abs(found[number] - wanted) <= 1
-    first, second = (divide(samples, {"train": 7, "test": 3}, seed, stratify=(feature,))["test"] for seed in (1, 2))
+        divided = split_samples(samples, {"train": 0.7, "test": 0.3}, seed, stratify=(feature,))
+        num_samples = Counter(len(each.segments) for each in divided["test"])
+        for number, expected in {1: 90, 2: 18, 3: 9, 4: 3}.items():
+            assert abs(num_samples[number] - expected) <= 1
+    first, second = (
+        split_samples(samples, {"train": 7, "test": 3}, seed, stratify=(feature,))["test"] for seed in (1, 2)
+    )
     assert {each.id for each in first} != {each.id for each in second}

@@ -1,4 +1,4 @@
-"""Plugins that make the mistakes of docs/mistakes.md which a spec alone cannot make."""
+"""Plugins with the mistakes of docs/mistakes.md that need code."""
 
 import torch
 
@@ -26,61 +26,61 @@ thawing = broken:ThawingTrainer
 """
 
 
-class Unmasked(Qwen25VLModel.loaded):
-    """Prompts carry loss."""
+class Unmasked(Qwen25VLModel.loaded_class):
+    """The loss includes the prompt."""
 
-    def encode(self, rendered, target_suffix="", **how):
-        features = super().encode(rendered, target_suffix, **how)
+    def encode(self, rendered, target_suffix="", **options):
+        features = super().encode(rendered, target_suffix, **options)
         return features if rendered.target is None else {**features, "labels": features["input_ids"].clone()}
 
 
-class Endless(Qwen25VLModel.loaded):
-    """The end token carries none."""
+class Endless(Qwen25VLModel.loaded_class):
+    """The loss excludes the end token."""
 
-    def encode(self, rendered, target_suffix="", **how):
-        features = super().encode(rendered, target_suffix, **how)
+    def encode(self, rendered, target_suffix="", **options):
+        features = super().encode(rendered, target_suffix, **options)
         if rendered.target is not None:
             features["labels"][-1] = -100
         return features
 
 
-class Miscounted(Qwen25VLModel.loaded):
-    """The vision tower gives a feature more than there are places."""
+class Miscounted(Qwen25VLModel.loaded_class):
+    """The vision tower returns one feature more than there are image tokens."""
 
     def num_image_features(self, features):
-        number = super().num_image_features(features)
-        return number + 1 if number else 0
+        num_features = super().num_image_features(features)
+        return num_features + 1 if num_features else 0
 
 
 class UnmaskedModel(Qwen25VLModel):
-    loaded = Unmasked
+    loaded_class = Unmasked
 
 
 class EndlessModel(Qwen25VLModel):
-    loaded = Endless
+    loaded_class = Endless
 
 
 class MiscountedModel(Qwen25VLModel):
-    loaded = Miscounted
+    loaded_class = Miscounted
 
 
 class OneRateOptimizer(AdamWOptimizer):
-    """All groups learn at the same rate."""
+    """All parameter groups have the same learning rate."""
 
     def build(self, module, num_steps):
-        built = super().build(module, num_steps)
-        for group in (group for each in built for group in each.optimizer.param_groups):
+        optimizers = super().build(module, num_steps)
+        for group in (group for scheduled in optimizers for group in scheduled.optimizer.param_groups):
             group["lr"] = group["initial_lr"] = 1e-5
-        return built
+        return optimizers
 
 
 class ThawingTrainer(SftTrainer):
-    """What is frozen changes."""
+    """Training changes frozen parameters."""
 
-    def train(self, model, *told):
-        trained = super().train(model, *told)
+    def train(self, model, *arguments):
+        result = super().train(model, *arguments)
         with torch.no_grad():
             for parameter in model.module.parameters():
                 if not parameter.requires_grad:
                     parameter.add_(0.1)
-        return trained
+        return result

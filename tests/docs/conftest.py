@@ -1,4 +1,4 @@
-"""A folder in which the commands of a page are run as a reader would."""
+"""Runs the commands of a page in a folder, as a reader would."""
 
 import os
 import shlex
@@ -9,40 +9,41 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import run_here
+from tests.command import run_in_process
 from tests.conftest import ROOT, RUNNER
 from tests.docs.broken import ENTRY_POINTS
-from tests.docs.transcript import is_printed, steps
+from tests.docs.transcript import is_printed, read_steps
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Somebody who follows a page."""
+    """A folder and an environment in which pages are followed."""
 
     folder: Path
     environment: dict[str, str]
 
-    def follow(self, page, chosen):
-        """Write the files of a page, and run those of its commands that are chosen.
+    def follow(self, page, is_selected):
+        """Write the files of a page, and run its selected commands.
 
         Returns:
-            The commands that did not print what the page shows, each with what it printed.
+            The commands whose output differs from the page, each with its output.
         """
-        missed = []
-        for step in steps(page):
+        failures = []
+        for step in read_steps(page):
             if step.command.startswith("write "):
-                (self.folder / step.command.removeprefix("write ")).write_text(step.shown)
-            elif chosen(step.command):
-                printed = self._run(step.command)
-                if not is_printed(step.shown, printed):
-                    missed.append(f"$ {step.command}\n{printed}")
-        return missed
+                (self.folder / step.command.removeprefix("write ")).write_text(step.expected)
+            elif is_selected(step.command):
+                output = self.run(step.command)
+                if not is_printed(step.expected, output):
+                    failures.append(f"$ {step.command}\n{output}")
+        return failures
 
-    def _run(self, command):
+    def run(self, command):
+        """Run a shell command and return its output."""
         if command.startswith("runner "):
             words = shlex.split(command)[1:]
-            # Without Ray, which is quicker; what is printed is the same.
-            done = run_here([*words, "--local"] if words[0] == "launch" else words, self.folder, self.environment)
+            # Launches run without Ray, which is faster and prints the same.
+            done = run_in_process([*words, "--local"] if words[0] == "launch" else words, self.folder, self.environment)
             return done.stdout + done.stderr
         done = subprocess.run(
             command, shell=True, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
@@ -52,7 +53,7 @@ class Reader:
 
 @pytest.fixture
 def reader(tmp_path):
-    """Has the shipped specs at hand, and the broken plugins installed."""
+    """A reader with a copy of the shipped specs and with the broken plugins installed."""
     site, folder = tmp_path / "site", tmp_path / "work"
     (site / "broken-1.0.dist-info").mkdir(parents=True)
     (site / "broken-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")

@@ -1,8 +1,9 @@
-"""The plugins that the documentation shows are installed as anybody's are, and an experiment of them runs."""
+"""The example plugins of the documentation can be installed by pip, and an experiment with them runs."""
 
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from runner.stages.registry import STAGES
-from tests.conftest import ROOT, Workplace
+from tests.conftest import ROOT, RUNNER, Workplace
 
 EXAMPLES = ROOT / "docs" / "examples"
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "orange", "purple")
@@ -21,7 +22,7 @@ COLOURS = ("red", "green", "blue", "yellow", "black", "white", "orange", "purple
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The folder that the examples are installed into, by pip."""
+    """The folder into which pip installs the examples."""
     target = tmp_path_factory.mktemp("examples")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*install, "--target", target, EXAMPLES], check=True)
@@ -30,7 +31,7 @@ def installed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def captions(installed, tmp_path_factory):
-    """A folder with the examples' spec and pictures with captions."""
+    """A folder with the spec of the examples and images with captions."""
     folder = tmp_path_factory.mktemp("captions")
     shutil.copy(EXAMPLES / "captions.yaml", folder)
     (folder / "pictures").mkdir()
@@ -44,21 +45,21 @@ def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def declared():
-    """Stage and name of each plugin in the examples' pyproject.toml."""
+def declared_plugins():
+    """Return stage and name of each plugin in the pyproject.toml of the examples."""
     groups = tomllib.loads((EXAMPLES / "pyproject.toml").read_text())["project"]["entry-points"]
     plain = {group.removeprefix("runner."): names for group, names in groups.items() if not group.endswith(".options")}
     return {(stage, name) for stage, names in plain.items() for name in names}
 
 
-def test_there_is_one_of_each_stage_and_all_are_listed(captions):
-    assert {stage for stage, _ in declared()} == set(STAGES)
+def test_each_stage_has_an_example_and_all_are_listed(captions):
+    assert {stage for stage, _ in declared_plugins()} == set(STAGES)
     listed = json.loads(captions.run("plugins", "--json").stdout)
-    found = {(row["stage"], row["name"]) for row in listed if row["distribution"] == "mmre-examples 1.0.0"}
-    assert found == declared()
+    plugins = {(row["stage"], row["name"]) for row in listed if row["distribution"] == "mmre-examples 1.0.0"}
+    assert plugins == declared_plugins()
 
 
-def test_an_experiment_of_them_runs_from_data_to_figures(captions):
+def test_an_experiment_with_them_runs_from_data_to_metrics(captions):
     checked = captions.run("validate", "captions.yaml")
     assert checked.returncode == 0, checked.stdout
     done = captions.run("launch", "captions.yaml", "--local", "--json")
@@ -68,20 +69,20 @@ def test_an_experiment_of_them_runs_from_data_to_figures(captions):
     run_dir = Path(trial["run_dir"])
     assert {row["lr"] for row in read_lines(run_dir / "parameters.jsonl")} == {0.05}
     assert [row["id"] for row in read_lines(run_dir / "predictions.jsonl")] == sorted(COLOURS)[::4]
-    with (run_dir / "figures.csv").open() as file:
-        figures = {(name, step): value for name, step, value, _ in csv.reader(file)}
-    assert sum(name == "train/loss" for name, _ in figures) == 12
-    assert float(figures["word_overlap", ""]) == trial["metrics"]["word_overlap"]
+    with (run_dir / "metrics.csv").open() as file:
+        metrics = {(name, step): value for name, step, value, _ in csv.reader(file)}
+    assert sum(name == "train/loss" for name, _ in metrics) == 12
+    assert float(metrics["word_overlap", ""]) == trial["metrics"]["word_overlap"]
 
 
-def test_their_mistakes_are_told_as_ours_are(captions, tmp_path):
+def test_their_mistakes_are_reported_like_those_of_built_in_plugins(captions, tmp_path):
     (tmp_path / "captions.yaml").write_text((EXAMPLES / "captions.yaml").read_text())
-    wrong = captions.run("validate", tmp_path / "captions.yaml", "--set", "generator.beam=3")
-    assert wrong.returncode == 2
-    assert "did you mean 'beams'?" in wrong.stdout
-    nowhere = captions.run("launch", tmp_path / "captions.yaml", "--local")
-    assert nowhere.returncode == 2
-    assert "no pictures here; data.path names a folder of PNG files" in nowhere.stderr
+    unknown_option = captions.run("validate", tmp_path / "captions.yaml", "--set", "generator.beam=3")
+    assert unknown_option.returncode == 2
+    assert "did you mean 'beams'?" in unknown_option.stdout
+    no_data = captions.run("launch", tmp_path / "captions.yaml", "--local")
+    assert no_data.returncode == 2
+    assert "no PNG files here; set data.path to a folder of PNG files" in no_data.stderr
 
 
 BOXES = """\
@@ -100,13 +101,45 @@ def test_source_and_annotator_build_a_data_set(captions):
         shutil.copy(picture, captions.folder)
     done = captions.run("build", "boxes.yaml", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["num_samples"] == {"train": 1, "test": 1}
-    assert told["left_out"] == {"unknown label": 1}
+    result = json.loads(done.stdout)
+    assert result["num_samples"] == {"train": 1, "test": 1}
+    assert result["left_out"] == {"unknown label": 1}
     rows = [row for split in ("train", "test") for row in read_lines(captions.folder / "built" / f"{split}.jsonl")]
     assert {row["id"]: row["summary"] for row in rows} == {"1": "A red square.", "2": "A green square."}
     broken = BOXES.replace("20,0,40,20", "20,0,wide,20")
     (captions.folder / "boxes.csv").write_text(broken)
-    refused = captions.run("build", "boxes.yaml")
-    assert refused.returncode == 2
-    assert "boxes.csv:3: a corner of the box is no whole number" in refused.stderr
+    invalid = captions.run("build", "boxes.yaml")
+    assert invalid.returncode == 2
+    assert "boxes.csv:3: a corner of the box is not an integer" in invalid.stderr
+
+
+@pytest.mark.slow
+def test_the_metric_of_the_plugin_page_installs_and_scores(tmp_path):
+    page = (ROOT / "docs" / "plugins" / "index.md").read_text()
+    python, toml = re.findall(r"^```(?:python|toml)\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)[:2]
+    project, installed = tmp_path / "project", tmp_path / "installed"
+    project.mkdir()
+    (project / "empty_rate.py").write_text(python)
+    (project / "pyproject.toml").write_text(toml)
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        installed,
+    ]
+    subprocess.run([*pip, project], check=True, capture_output=True)
+    (tmp_path / "answers.jsonl").write_text(
+        '{"id": "1", "output": "NER:\\n:person;Ada"}\n{"id": "2", "output": "NER:"}\n'
+    )
+    (tmp_path / "right.jsonl").write_text("".join(f'{{"id": "{n}", "target": "NER:\\n:person;Ada"}}\n' for n in (1, 2)))
+    command = [RUNNER, "evaluate", "--predictions", "answers.jsonl", "--references", "right.jsonl", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    done = subprocess.run(
+        [*command, "--metrics", "empty_rate"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["metrics"]["empty_rate"] == 0.5

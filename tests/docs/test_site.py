@@ -1,4 +1,4 @@
-"""The documentation as a site: it builds without a warning, holds every option, and loads nothing from elsewhere."""
+"""The documentation site builds without warnings, contains every option, and loads nothing from other hosts."""
 
 import os
 import re
@@ -18,8 +18,8 @@ from plugins.trainer.sft_options import SftOptions
 from runner.cli.main import app
 from runner.spec.dataset_spec import DatasetSpec
 from runner.spec.experiment_spec import ExperimentSpec
-from runner.stages import descriptions
-from runner.stages.registry import STAGES, installed
+from runner.stages import field_descriptions
+from runner.stages.registry import STAGES, installed_plugins
 from tests.conftest import ROOT
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -29,7 +29,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The folder of the built site; strict, so that a broken link, anchor or snippet fails here."""
+    """The folder of the built site; the strict mode makes broken links, anchors and snippets fail."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
     done = subprocess.run(
@@ -44,8 +44,8 @@ def site(tmp_path_factory):
     return folder
 
 
-class Fetched(HTMLParser):
-    """What a browser fetches for a page, and the texts of its headings."""
+class ParsedPage(HTMLParser):
+    """The addresses that a browser fetches for a page, and the texts of the headings."""
 
     def __init__(self, page):
         super().__init__()
@@ -53,11 +53,11 @@ class Fetched(HTMLParser):
         self.feed(page.read_text())
 
     def handle_starttag(self, tag, attrs):
-        told = dict(attrs)
-        if tag in {"script", "img", "iframe", "source"} and told.get("src"):
-            self.addresses.append(told["src"])
-        if tag == "link" and told.get("rel") in {"stylesheet", "icon", "preconnect", "preload"}:
-            self.addresses.append(told["href"])
+        attributes = dict(attrs)
+        if tag in {"script", "img", "iframe", "source"} and attributes.get("src"):
+            self.addresses.append(attributes["src"])
+        if tag == "link" and attributes.get("rel") in {"stylesheet", "icon", "preconnect", "preload"}:
+            self.addresses.append(attributes["href"])
         if tag in {"h1", "h2", "h3"}:
             self._heading = True
             self.headings.append("")
@@ -71,18 +71,18 @@ class Fetched(HTMLParser):
 
 
 def headings(page):
-    return {heading.removesuffix("¶").strip() for heading in Fetched(page).headings}
+    return {heading.removesuffix("¶").strip() for heading in ParsedPage(page).headings}
 
 
-def told_options(page):
-    """The options of a page of the reference: the last names of the paths, less the type that some go with."""
+def documented_options(page):
+    """Return the options on a page of the reference: the last names of their paths, without types."""
     return {heading.partition(" with ")[0].rpartition(".")[2] for heading in headings(page)}
 
 
-def test_nothing_is_fetched_from_elsewhere(site):
+def test_nothing_is_fetched_from_other_hosts(site):
     pages = list(site.rglob("*.html"))
     assert len(pages) > 30
-    fetched = {address for page in pages for address in Fetched(page).addresses}
+    fetched = {address for page in pages for address in ParsedPage(page).addresses}
     assert any(address.endswith(".css") for address in fetched)
     assert [address for address in fetched if urlsplit(address).netloc] == []
     styles = "".join(file.read_text() for file in site.rglob("*.css"))
@@ -90,24 +90,24 @@ def test_nothing_is_fetched_from_elsewhere(site):
 
 
 def models_in(annotation):
-    """The models that an annotation names, however deep."""
+    """Yield the models in an annotation at any depth."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in get_args(annotation):
         yield from models_in(inner)
 
 
-def options(model, seen=()):
-    """The name of every field of a model, and of the models inside it."""
+def option_names(model, seen=()):
+    """Yield the names of all fields of a model and of its nested models."""
     for name, field in model.model_fields.items():
         yield name
         for inner in models_in(field.annotation):
             if inner not in seen:
-                yield from options(inner, (*seen, inner))
+                yield from option_names(inner, (*seen, inner))
 
 
-def own_sections():
-    """Fields of the two kinds of spec that are the engine's own, with the start of their page's name."""
+def engine_sections():
+    """Yield the fields of both kinds of spec that are not plugins, with the prefix of their page."""
     for kind, folder in ((ExperimentSpec, "experiment"), (DatasetSpec, "dataset")):
         yield from ((kind, folder, name) for name in kind.model_fields if name not in kind.stages())
 
@@ -117,25 +117,25 @@ def test_every_option_of_every_plugin_is_in_the_reference(site, stage):
     kinds = {"source": "dataset", "annotator": "dataset"}
     section = "metrics" if stage == "metric" else stage
     page = site / "reference" / f"{kinds.get(stage, 'experiment')}-{section}.html"
-    for name, plugin in installed(stage).items():
+    for name, plugin in installed_plugins(stage).items():
         assert name in headings(page)
-        missing = set(options(plugin.options_class())) - told_options(page) - {"type"}
+        missing = set(option_names(plugin.options_class())) - documented_options(page) - {"type"}
         assert not missing, name
 
 
 @pytest.mark.parametrize(
-    ("kind", "folder", "name"), list(own_sections()), ids=lambda each: getattr(each, "__name__", each)
+    ("kind", "folder", "name"), list(engine_sections()), ids=lambda value: getattr(value, "__name__", value)
 )
 def test_every_setting_of_the_engine_is_in_the_reference(site, kind, folder, name):
     assert name in headings(site / "reference" / f"{folder}.html")
     for model in models_in(kind.model_fields[name].annotation):
-        missing = set(options(model)) - told_options(site / "reference" / f"{folder}-{name}.html") - {"type"}
+        missing = set(option_names(model)) - documented_options(site / "reference" / f"{folder}-{name}.html") - {"type"}
         assert not missing, name
 
 
-def test_type_default_and_docstring_of_an_option_are_told(site):
+def test_type_default_and_docstring_of_an_option_are_shown(site):
     page = unescape(re.sub(r"<[^>]+>", "", (site / "reference" / "experiment-trainer.html").read_text()))
-    docstring = descriptions(SftOptions)["save_total_limit"]
+    docstring = field_descriptions(SftOptions)["save_total_limit"]
     assert f"save_total_limit¶\nwhole number, above 0; default 1\n{docstring}\n" in page
 
 
@@ -146,7 +146,7 @@ def test_every_shipped_spec_has_a_page(site):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_links_lead_somewhere_on_github_too(page):
+def test_links_also_work_on_github(page):
     prose = FENCE.sub("", page.read_text())
     for target in LINK.findall(prose):
         file = target.partition("#")[0]
@@ -155,23 +155,40 @@ def test_links_lead_somewhere_on_github_too(page):
 
 
 def commands(page):
-    """The `runner` commands of a page, as words; what a shell or a reader would put in stays as it is written."""
+    """Yield the `runner` commands of a page as words; placeholders and shell variables stay as written."""
     text = page.read_text().replace("\\\n", " ")
     blocks = [line for language, block in FENCE.findall(text) if not language for line in block.splitlines()]
     inline = re.findall(r"`((?:\w+=\S+ )*runner [a-z][^`]*)`", FENCE.sub("", text))
     for line in (*blocks, *inline):
-        found = re.match(r"^(?:\$ )?(?:\w+=\S+ )*(?:\S*/)?runner (?P<rest>[a-z].*)$", line.strip())
-        if found:
-            words = found["rest"].split()
+        match = re.match(r"^(?:\$ )?(?:\w+=\S+ )*(?:\S*/)?runner (?P<rest>[a-z].*)$", line.strip())
+        if match:
+            words = match["rest"].split()
             yield list(takewhile(lambda word: word not in {"|", "&", "&&", "#", ">", "2>"}, words))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_command_has_the_options_it_is_shown_with(page):
+def test_commands_on_pages_use_existing_options(page):
     known_commands = typer.main.get_command(app).commands
     for words in commands(page):
         assert words[0] in known_commands, words
-        known = {name for each in known_commands[words[0]].params for name in (*each.opts, *each.secondary_opts)}
-        asked = [word.lstrip("[") for word in words[1:]]
-        used = {re.split(r"[=\]|\\]", word)[0] for word in asked if word.startswith("-")}
+        known = {name for option in known_commands[words[0]].params for name in (*option.opts, *option.secondary_opts)}
+        arguments = [word.lstrip("[") for word in words[1:]]
+        used = {re.split(r"[=\]|\\]", word)[0] for word in arguments if word.startswith("-")}
         assert used <= known | {"--help"}, words
+
+
+INCLUDED = [
+    (page, file) for page in PAGES for file in re.findall(r'^--8<-- "(.+)"$', page.read_text(), flags=re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize(("page", "file"), INCLUDED, ids=lambda value: value if isinstance(value, str) else value.stem)
+def test_plugin_pages_contain_their_examples(site, page, file):
+    """A formatter can break the include marker of a page, which the page then shows instead of the file."""
+    html = (site / page.relative_to(ROOT / "docs").with_suffix(".html")).read_text()
+    text = " ".join(unescape(re.sub(r"<[^>]+>", "", html)).split())
+    assert " ".join((ROOT / file).read_text().split()) in text
+
+
+def test_every_kind_of_plugin_has_an_example_on_its_page():
+    assert {page.stem for page, _ in INCLUDED} == {*STAGES}

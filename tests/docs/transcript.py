@@ -1,38 +1,36 @@
-"""Commands and outputs of a page, run again: what the page shows must be printed, in its order."""
+"""Reads commands and their outputs from a page, and compares the outputs with those of a new run."""
 
 import re
 from dataclasses import dataclass
 
 BLOCK = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```", flags=re.DOTALL | re.MULTILINE)
-FILE = re.compile(r"# (?P<name>[\w.]+\.yaml)\n")
+FILE_NAME = re.compile(r"# (?P<name>[\w.]+\.(?:yaml|py))\n")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A file that the page shows, or a command with what it printed."""
+    """A file of the page, or a command with its expected output."""
 
     command: str
-    shown: str
+    expected: str
 
 
-def steps(page):
-    """What a page does, in its order: files to write as `write NAME`, and commands."""
+def read_steps(page):
+    """Yield the steps of a page in order: its files as `write NAME`, and its commands."""
     for block in BLOCK.finditer(page):
-        named = FILE.match(block["text"])
-        if block["language"] == "yaml" and named:
-            yield Step(f"write {named['name']}", block["text"])
+        file_name = FILE_NAME.match(block["text"])
+        if block["language"] in {"yaml", "python"} and file_name:
+            yield Step(f"write {file_name['name']}", block["text"])
         elif block["text"].startswith("$ "):
-            for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block["text"], flags=re.MULTILINE):
-                yield Step(command, shown)
+            for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block["text"], flags=re.MULTILINE):
+                yield Step(command, expected)
 
 
-def is_printed(shown, output):
-    """Whether each line that is shown is printed, one after the other; `…` stands for anything in a line."""
-    place = 0
-    lines = [" ".join(line.split()) for line in output.splitlines()]
-    for line in shown.splitlines():
-        wanted = re.compile(".*".join(re.escape(part) for part in " ".join(line.split()).split("…")))
-        place = next((at + 1 for at in range(place, len(lines)) if wanted.fullmatch(lines[at])), -1)
-        if place < 0:
+def is_printed(expected, output):
+    """Return whether an output contains the expected lines in order; `…` stands for any text within a line."""
+    printed_lines = (" ".join(line.split()) for line in output.splitlines())
+    for line in expected.splitlines():
+        pattern = re.compile(".*".join(re.escape(part) for part in " ".join(line.split()).split("…")))
+        if not any(pattern.fullmatch(printed) for printed in printed_lines):  # consumes the lines up to the match
             return False
     return True

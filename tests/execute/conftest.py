@@ -1,4 +1,4 @@
-"""A launch without Ray, torch or MLflow: an executor and a tracker that do what a test tells them to."""
+"""A launch without Ray, torch or MLflow: an executor and a tracker that a test controls."""
 
 import json
 import signal
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.execute.experiment import Experiment
-from runner.execute.loop import Loop
+from runner.execute.loop import LaunchLoop
 from runner.files import write_json
 from runner.plan import Trial, read_plan, resolve
 from runner.signals import StopSignals
@@ -35,25 +35,31 @@ class Silent:
     def warn(self, message): ...
 
 
-class Recorder:
-    """A tracker that writes down what it is told, and can be made to be away."""
+class RecordingTracker:
+    """A tracker that records what it receives, and can be made unreachable."""
 
     def __init__(self):
-        self.started, self.told, self.ended, self.away = {}, [], {}, False
+        self.started, self.logged, self.ended, self.is_down = {}, [], {}, False
 
     def of(self, run):
-        return _Of(self, run)
+        return _TrackerRun(self, run)
 
     def metrics(self, trial, name):
-        return [value for told, values in self.told if told == trial for key, value in values if key == name]
+        return [
+            value
+            for name_of_trial, values in self.logged
+            if name_of_trial == trial
+            for key, value in values
+            if key == name
+        ]
 
 
-class _Of:
+class _TrackerRun:
     def __init__(self, recorder, name=None):
         self._recorder, self._trial = recorder, name
 
     def _answer(self):
-        if self._recorder.away:
+        if self._recorder.is_down:
             raise ConnectionError("nobody there")
 
     def start(self, run):
@@ -62,10 +68,10 @@ class _Of:
         self._recorder.started[run.trial] = run
         return f"id of {run.trial}"
 
-    def deliver(self, events):
+    def log_events(self, events):
         self._answer()
         values = [item for event in events if event["kind"] == "metrics" for item in event["values"].items()]
-        self._recorder.told.append((self._trial, values))
+        self._recorder.logged.append((self._trial, values))
 
     def finish(self, status):
         self._answer()
@@ -75,48 +81,48 @@ class _Of:
         return "link"
 
 
-class Running:
-    """A trial that goes on, a look at it after the other, until its script is over or it is asked to stop."""
+class ScriptedTrial:
+    """A trial that takes one step of its script at each poll, until the script ends or it is asked to stop."""
 
-    def __init__(self, folder, script, deaf):
-        self.run, self.ended_at_once, self._deaf = RunDirectory(folder), False, deaf
+    def __init__(self, folder, script, ignores_stop):
+        self.run, self.was_killed, self._ignores_stop = RunDirectory(folder), False, ignores_stop
         self._log, self._script = EventLog(self.run.events), iter(script)
 
     def outcome(self):
-        if self.run.stop_request.exists() and not self._deaf:
+        if self.run.stop_request.exists() and not self._ignores_stop:
             return Outcome("interrupted")
-        for told in self._script:
-            if isinstance(told, Exception):
-                return Outcome("failed", told)
-            self._log.metrics(told[0], {"validation/loss": told[1]})
+        for entry in self._script:
+            if isinstance(entry, Exception):
+                return Outcome("failed", entry)
+            self._log.metrics(entry[0], {"validation/loss": entry[1]})
             return None
         write_json(self.run.metrics, {"ner_f1": 0.5})
         self.run.update_record(steps={"score": {"status": "finished"}})
         return Outcome("finished")
 
-    def end(self):
-        self.ended_at_once = True
+    def kill(self):
+        self.was_killed = True
 
 
-class Executor:
-    """Has room for so many trials; what each does is said by a function of its plan."""
+class ScriptedExecutor:
+    """Runs at most `capacity` trials; a function of the plan gives the script of each."""
 
-    def __init__(self, room, script, deaf=False):
-        self.room, self._script, self._deaf = room, script, deaf
-        self.started, self.most, self.closed = [], 0, False
+    def __init__(self, capacity, script, ignores_stop=False):
+        self.capacity, self._script, self._ignores_stop = capacity, script, ignores_stop
+        self.started, self.max_running, self.closed = [], 0, False
 
-    def refuse_unplaceable(self, compute): ...
+    def check_placeable(self, compute): ...
 
     def start(self, plan, folder, compute):
-        live = [each for each in self.started if each.run.read_record().get("status") == "running"]
-        if len(live) >= self.room:
+        running_trials = [trial for trial in self.started if trial.run.read_record().get("status") == "running"]
+        if len(running_trials) >= self.capacity:
             return None
-        running = Running(folder, self._script(read_plan(plan)), self._deaf)
+        running = ScriptedTrial(folder, self._script(read_plan(plan)), self._ignores_stop)
         self.started.append(running)
-        self.most = max(self.most, len(live) + 1)
+        self.max_running = max(self.max_running, len(running_trials) + 1)
         return running
 
-    def waits_for(self, compute):
+    def describe_wait(self, compute):
         return "a place"
 
     def close(self):
@@ -125,14 +131,14 @@ class Executor:
 
 class Listener:
     def __init__(self):
-        self.started, self.waited, self.ended, self.warnings, self.stops = [], [], [], [], 0
+        self.started, self.waited, self.ended, self.warnings, self.num_stops = [], [], [], [], 0
         self.on_start = self.on_stopping = lambda: None
 
     def trial_started(self, trial, folder, *, resumed):
         self.started.append((trial.name, resumed))
         self.on_start()
 
-    def trial_waits(self, trial, reason):
+    def trial_waiting(self, trial, reason):
         self.waited.append((trial.name, reason))
 
     def event(self, trial, event): ...
@@ -140,7 +146,7 @@ class Listener:
     def trial_ended(self, result):
         self.ended.append(result)
 
-    def searched(self, summary): ...
+    def search_updated(self, summary): ...
 
     def progress(self, done, total, **shown): ...
 
@@ -148,67 +154,70 @@ class Listener:
         self.warnings.append(message)
 
     def stopping(self):
-        self.stops += 1
+        self.num_stops += 1
         self.on_stopping()
 
 
-class Place:
-    """A folder with an experiment of some seeds, launched again and again."""
+class Launcher:
+    """Launches an experiment with several seeds in its folder, any number of times."""
 
     def __init__(self, folder: Path, monkeypatch):
         (folder / "many.yaml").write_text(SPEC)
-        self.folder, self.tracker = folder, Recorder()
+        self.folder, self.tracker = folder, RecordingTracker()
         self.loaded = load_spec(folder / "many.yaml")
         self.plan = resolve(self.loaded.spec, Silent())
         monkeypatch.setattr(Experiment, "_tracker", lambda experiment: self.tracker.of(None))
 
     def trials(self, *seeds):
-        made = []
+        trials = []
         for seed in seeds:
             plan = resolve(self.loaded.spec.model_copy(update={"seed": seed}), Silent())
-            made.append(Trial(f"trial-{seed}", plan, {"seed": seed}, "all"))
-        return made
+            trials.append(Trial(f"trial-{seed}", plan, {"seed": seed}, "all"))
+        return trials
 
-    def launch(self, proposals, scripts, *, prunes=False, listener=None, deaf=False):
-        experiment = Experiment(self.loaded, self.plan, self.folder / "runs", (), afresh=False)
+    def launch(self, source, scripts, *, has_pruning=False, listener=None, ignores_stop=False):
+        experiment = Experiment(self.loaded, self.plan, self.folder / "runs", (), from_scratch=False)
         folder = SweepFolder(self.folder / "runs" / "many" / "sweep", self.plan)
-        executor, listener = Executor(2, lambda plan: scripts.get(plan.seed, [(1, 1.0)]), deaf), listener or Listener()
-        with folder.held():
-            experiment.begin_sweep(folder, {"metric": "validation/loss", "mode": "min"}, prunes=prunes)
-            loop = Loop(proposals, experiment, lambda: executor, listener, StopSignals())
+        executor, listener = (
+            ScriptedExecutor(2, lambda plan: scripts.get(plan.seed, [(1, 1.0)]), ignores_stop),
+            listener or Listener(),
+        )
+        with folder.locked():
+            experiment.begin_sweep(folder, {"metric": "validation/loss", "mode": "min"}, has_pruning=has_pruning)
+            loop = LaunchLoop(source, experiment, lambda: executor, listener, StopSignals())
             loop.run()
             folder.end("finished")
-            loop.delivery.finish(experiment.sweep_feed, "finished")
+            loop.uploader.finish(experiment.sweep_sync, "finished")
             results = loop.close()
         return {result.trial.name: result for result in results}, executor, listener
 
     def sweep(self):
-        told = json.loads((self.folder / "runs" / "many" / "sweep" / "sweep.json").read_text())
-        return {trial["name"]: trial for trial in told["trials"]}
+        sweep = json.loads((self.folder / "runs" / "many" / "sweep" / "sweep.json").read_text())
+        return {trial["name"]: trial for trial in sweep["trials"]}
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with an experiment, a tracker that remembers, and no Ray; Ctrl-C means afterwards what it meant."""
+def launcher(tmp_path, monkeypatch):
+    """Launches an experiment with a recording tracker, without Ray; restores the signal handlers afterwards."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
-    yield Place(tmp_path, monkeypatch)
+    yield Launcher(tmp_path, monkeypatch)
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 @pytest.fixture
 def listener():
-    """Who is shown a launch."""
+    """The listener of a launch."""
     return Listener()
 
 
 @pytest.fixture
-def listener_of():
-    """Makes who is shown a launch."""
+def make_listener():
+    """Creates listeners of a launch."""
     return Listener
 
 
 @pytest.fixture
 def scripted_executor():
-    """Makes an executor with room for two trials, which do what a function of their plan says."""
-    return lambda script: Executor(2, script)
+    """Creates an executor for two trials at a time, with a script for each plan."""
+    return lambda script: ScriptedExecutor(2, script)

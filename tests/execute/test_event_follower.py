@@ -1,4 +1,4 @@
-"""How a launch reads its trials and serves the tracker: one that fails costs a warning, and misses nothing."""
+"""How a launch follows event logs and uploads to the tracker: a failure is one warning, and nothing is lost."""
 
 import json
 import threading
@@ -15,11 +15,11 @@ from runner.tracking.uploader import TrackerUploader
 from runner.trial.events import EventLog
 
 
-class Recorder:
-    """A tracker that writes down what it is told, and can be made to fail."""
+class RecordingTracker:
+    """A tracker that records what it receives, and can be made to fail."""
 
     def __init__(self):
-        self.told, self.status, self.away, self.starts = [], None, False, 0
+        self.logged, self.status, self.is_down, self.starts = [], None, False, 0
 
     def start(self, run):
         self.starts += 1
@@ -28,13 +28,13 @@ class Recorder:
     def link(self):
         return "link"
 
-    def deliver(self, events):
-        if self.away:
+    def log_events(self, events):
+        if self.is_down:
             raise ConnectionError("nobody there")
-        self.told += [event["values"] for event in events if event["kind"] == "metrics"]
+        self.logged += [event["values"] for event in events if event["kind"] == "metrics"]
 
     def finish(self, status):
-        if self.away:
+        if self.is_down:
             raise ConnectionError("nobody there")
         self.status = status
 
@@ -45,8 +45,8 @@ def log(tmp_path):
 
 
 @pytest.fixture
-def feed_of(tmp_path):
-    """Makes the feed of the run in the test's folder."""
+def sync_of(tmp_path):
+    """Creates the sync of the run in the test's folder."""
     dataset = DatasetInfo("mmre", "/data", "f" * 64, (), {})
     run = TrackedRun("demo", "trial-1", "1" * 64, tmp_path, {}, dataset, tmp_path / "spec.yaml")
     return lambda tracker: RunSync(lambda: tracker, run)
@@ -56,192 +56,199 @@ def values(*numbers):
     return [{"loss": number} for number in numbers]
 
 
-def close(delivery):
-    delivery.close(lambda: False)
+def close(uploader):
+    uploader.close(lambda: False)
 
 
-def test_what_a_tracker_missed_arrives_with_the_next_delivery(log, feed_of):
-    tracker = Recorder()
-    feed = feed_of(tracker)
-    tracker.away = True
+def is_outstanding(sync):
+    """Whether the tracker lacks events or the final status of the run."""
+    return not sync.complete or sync._log_size > sync.delivered
+
+
+def test_events_of_a_failed_upload_arrive_with_the_next_upload(log, sync_of):
+    tracker = RecordingTracker()
+    sync = sync_of(tracker)
+    tracker.is_down = True
     log.metrics(1, {"loss": 1})
     with pytest.raises(ConnectionError):
-        feed.serve()
-    tracker.away = False
+        sync.upload()
+    tracker.is_down = False
     log.metrics(2, {"loss": 2})
-    feed.serve()
-    feed.serve()
-    assert tracker.told == values(1, 2)
+    sync.upload()
+    sync.upload()
+    assert tracker.logged == values(1, 2)
     assert tracker.starts == 1
-    assert not feed.outstanding or not feed.complete
+    assert not is_outstanding(sync) or not sync.complete
 
 
-def test_a_tracker_that_stays_away_is_served_by_the_next_launch(log, feed_of):
-    away, warnings = Recorder(), []
-    feed = feed_of(away)
-    feed.open()
-    away.away = True
-    delivery = TrackerUploader(warnings.append)
-    delivery.start()
+def test_an_unreachable_tracker_gets_the_rest_from_the_next_launch(log, sync_of):
+    down, warnings = RecordingTracker(), []
+    sync = sync_of(down)
+    sync.open()
+    down.is_down = True
+    uploader = TrackerUploader(warnings.append)
+    uploader.start()
     log.metrics(1, {"loss": 1})
     log.metrics(2, {"loss": 2})
-    delivery.finish(feed, "finished")
-    close(delivery)
+    uploader.finish(sync, "finished")
+    close(uploader)
     assert len(warnings) == 1, "once is enough"
-    assert feed.outstanding
+    assert is_outstanding(sync)
 
-    later = Recorder()
-    feed, delivery = feed_of(later), TrackerUploader(warnings.append)
-    delivery.start()
-    delivery.finish(feed, "finished", {"objective": 3})
-    close(delivery)
-    assert (later.told, later.status) == ([*values(1, 2), {"objective": 3}], "finished")
-    assert not feed_of(later).outstanding
-    assert not delivery.serves(feed)
+    later = RecordingTracker()
+    sync, uploader = sync_of(later), TrackerUploader(warnings.append)
+    uploader.start()
+    uploader.finish(sync, "finished", {"objective": 3})
+    close(uploader)
+    assert (later.logged, later.status) == ([*values(1, 2), {"objective": 3}], "finished")
+    assert not is_outstanding(sync_of(later))
+    assert not uploader.has_pending(sync)
 
 
-def test_a_resumed_trial_delivers_only_what_is_new(tmp_path, log, feed_of):
-    tracker = Recorder()
+def test_a_resumed_trial_uploads_only_new_events(tmp_path, log, sync_of):
+    tracker = RecordingTracker()
     for number, status in (1, "interrupted"), (2, "pruned"):
-        feed = feed_of(tracker)
-        assert feed.outstanding
+        sync = sync_of(tracker)
+        assert is_outstanding(sync)
         log.metrics(number, {"loss": number})
-        feed.finish(status, {})
-    assert tracker.told == values(1, 2)
+        sync.finish(status, {})
+    assert tracker.logged == values(1, 2)
     state = json.loads((tmp_path / "tracker.json").read_text())
     assert (state["complete"], state["run_id"], state["link"]) == (True, "id", "link")
     log.metrics(3, {"loss": 3})
-    assert feed_of(tracker).outstanding, "somebody added to it"
+    assert is_outstanding(sync_of(tracker)), "somebody added to it"
 
 
-def test_a_hurried_end_does_not_wait_for_a_tracker_that_hangs(log, feed_of, monkeypatch):
+def test_an_immediate_stop_does_not_wait_for_a_tracker_that_hangs(log, sync_of, monkeypatch):
     monkeypatch.setattr(module, "FINAL_UPLOAD_SECONDS", 0.2)
-    tracker = Recorder()
-    feed = feed_of(tracker)
-    feed.open()
-    tracker.deliver = lambda events: time.sleep(30)
+    tracker = RecordingTracker()
+    sync = sync_of(tracker)
+    sync.open()
+    tracker.log_events = lambda events: time.sleep(30)
     log.metrics(1, {"loss": 1})
-    delivery = TrackerUploader(print)
-    delivery.start()
-    delivery.finish(feed, "interrupted")
-    delivery.close(lambda: True)
-    assert feed.outstanding
+    uploader = TrackerUploader(print)
+    uploader.start()
+    uploader.finish(sync, "interrupted")
+    uploader.close(lambda: True)
+    assert is_outstanding(sync)
 
 
-def test_a_run_that_the_tracker_never_takes_keeps_nothing_from_the_others(tmp_path, monkeypatch):
+def test_a_run_that_always_fails_does_not_delay_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "UPLOAD_SECONDS", 0.02)
-    trackers, feeds, logs = [Recorder() for _ in range(4)], [], []
+    trackers, syncs, logs = [RecordingTracker() for _ in range(4)], [], []
     for number, tracker in enumerate(trackers):
         folder = tmp_path / str(number)
         folder.mkdir()
         dataset = DatasetInfo("mmre", "/data", "f" * 64, (), {})
         run = TrackedRun("demo", str(number), "1" * 64, folder, {}, dataset, folder / "spec.yaml")
-        feeds.append(RunSync(lambda tracker=tracker: tracker, run))
+        syncs.append(RunSync(lambda tracker=tracker: tracker, run))
         logs.append(EventLog(folder / "events.jsonl"))
     warnings = []
-    delivery = TrackerUploader(warnings.append)
-    delivery.start()
-    for feed in feeds:
-        delivery.follow(feed)
-    delivery.await_answer(lambda: False)
+    uploader = TrackerUploader(warnings.append)
+    uploader.start()
+    for sync in syncs:
+        uploader.add(sync)
+    uploader.wait_until_open(lambda: False)
     for tracker in trackers[:2]:
-        tracker.away = True
+        tracker.is_down = True
     for number, log in enumerate(logs):
         log.metrics(1, {"loss": number})
     deadline = time.monotonic() + 60
-    while not (trackers[2].told and trackers[3].told) and time.monotonic() < deadline:
+    while not (trackers[2].logged and trackers[3].logged) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert (trackers[2].told, trackers[3].told) == (values(2), values(3))
+    assert (trackers[2].logged, trackers[3].logged) == (values(2), values(3))
     for tracker in trackers:
-        tracker.away = False
-    for feed in feeds:
-        delivery.finish(feed, "finished")
-    close(delivery)
-    assert [tracker.told for tracker in trackers] == [values(number) for number in range(4)]
+        tracker.is_down = False
+    for sync in syncs:
+        uploader.finish(sync, "finished")
+    close(uploader)
+    assert [tracker.logged for tracker in trackers] == [values(number) for number in range(4)]
     assert len(warnings) == 1
 
 
-def test_a_tracker_that_is_slow_at_the_start_does_not_keep_a_launch_from_going_on(log, feed_of, monkeypatch):
+def test_a_tracker_that_is_slow_at_the_start_does_not_block_the_launch(log, sync_of, monkeypatch):
     monkeypatch.setattr(module, "OPENING_SECONDS", 0.1)
-    tracker, warnings, answers = Recorder(), [], threading.Event()
+    tracker, warnings, answers = RecordingTracker(), [], threading.Event()
     tracker.start = lambda run: answers.wait(60) and "id"
-    delivery = TrackerUploader(warnings.append)
-    delivery.start()
-    feed = feed_of(tracker)
-    delivery.follow(feed)
-    delivery.await_answer(lambda: False)
-    assert "has not answered in" in warnings[0]
+    uploader = TrackerUploader(warnings.append)
+    uploader.start()
+    sync = sync_of(tracker)
+    uploader.add(sync)
+    uploader.wait_until_open(lambda: False)
+    assert "has not answered within" in warnings[0]
     log.metrics(1, {"loss": 1})
     answers.set()
-    delivery.finish(feed, "finished")
-    close(delivery)
-    assert (tracker.told, tracker.status) == (values(1), "finished")
+    uploader.finish(sync, "finished")
+    close(uploader)
+    assert (tracker.logged, tracker.status) == (values(1), "finished")
 
 
-def test_a_refusal_at_the_start_is_raised_without_passwords_and_waits_for_nothing(feed_of, monkeypatch):
+def test_a_refusal_at_the_start_is_raised_at_once_without_passwords(sync_of, monkeypatch):
     monkeypatch.setattr(module, "FINAL_UPLOAD_SECONDS", 300.0)
 
     def refuse():
         raise PermissionError("403 from postgresql://ann:s3cret@host/db")
 
     warnings = []
-    delivery = TrackerUploader(warnings.append)
-    delivery.start()
-    feed = feed_of(None)
-    feed._make_tracker = refuse
-    delivery.follow(feed)
+    uploader = TrackerUploader(warnings.append)
+    uploader.start()
+    sync = sync_of(None)
+    sync._make_tracker = refuse
+    uploader.add(sync)
     with pytest.raises(RequirementError, match="403 from postgresql://ann@host/db"):
-        delivery.await_answer(lambda: False)
-    began = time.monotonic()
-    close(delivery)
-    assert time.monotonic() - began < module.FINAL_UPLOAD_SECONDS
-    delivery.join(60)
+        uploader.wait_until_open(lambda: False)
+    started = time.monotonic()
+    close(uploader)
+    assert time.monotonic() - started < module.FINAL_UPLOAD_SECONDS
+    uploader.join(60)
     assert warnings == [], "the error says it"
 
 
-def test_a_run_that_is_another_one_in_the_tracker_is_told_everything_again(log, feed_of):
+def test_a_run_with_a_new_id_in_the_tracker_is_uploaded_again(log, sync_of):
     log.metrics(1, {"loss": 1})
-    feed_of(Recorder()).serve()
+    sync_of(RecordingTracker()).upload()
     log.metrics(2, {"loss": 2})
-    other = Recorder()
-    other.start = lambda run: f"not {run.known_as}"
-    feed_of(other).serve()
-    assert other.told == values(1, 2)
+    other = RecordingTracker()
+    other.start = lambda run: f"not {run.existing_run_id}"
+    sync_of(other).upload()
+    assert other.logged == values(1, 2)
 
 
-def test_a_run_that_moves_to_another_tracker_is_told_everything_there(log, feed_of):
+def test_a_run_that_moves_to_another_tracker_is_uploaded_there_from_its_beginning(log, sync_of):
     log.metrics(1, {"loss": 1})
-    first = RunSync(Recorder, feed_of(None)._run, store="sqlite:///here.db")
+    first = RunSync(RecordingTracker, sync_of(None)._run, store="sqlite:///here.db")
     first.finish("finished", {})
     first.release()
-    other = Recorder()
+    other = RecordingTracker()
     moved = RunSync(lambda: other, first._run, store="http://group:5000")
-    assert moved.lacks("finished")
+    assert moved.needs_upload("finished")
     moved.finish("finished", {})
     moved.release()
-    assert other.told == values(1)
-    assert not RunSync(lambda: other, first._run, store="http://group:5000").lacks("finished")
-    assert RunSync(lambda: other, first._run, store="sqlite:///here.db").lacks("finished")
+    assert other.logged == values(1)
+    assert not RunSync(lambda: other, first._run, store="http://group:5000").needs_upload("finished")
+    assert RunSync(lambda: other, first._run, store="sqlite:///here.db").needs_upload("finished")
 
 
-def test_a_watch_tells_old_events_from_new_ones_and_reads_the_rest_when_it_leaves(tmp_path, log):
+def test_a_follower_distinguishes_old_and_new_events_and_reads_the_rest_on_removal(tmp_path, log):
     log.metrics(1, {"loss": 1})
-    seen, looks = [], []
-    watch = EventFollower(lambda trial, event, new: seen.append((trial, event["step"], new)), lambda: looks.append(1))
-    watch.add("a", tmp_path / "events.jsonl")
-    watch.start()
+    events, polls = [], []
+    follower = EventFollower(
+        lambda trial, event, new: events.append((trial, event["step"], new)), lambda: polls.append(1)
+    )
+    follower.add("a", tmp_path / "events.jsonl")
+    follower.start()
     log.metrics(2, {"loss": 2})
-    while len(seen) < 2:
+    while len(events) < 2:
         time.sleep(0.01)
     log.metrics(3, {"loss": 3})
-    watch.leave("a")
-    watch.end()
-    assert seen == [("a", 1, False), ("a", 2, True), ("a", 3, True)]
-    assert looks
+    follower.remove("a")
+    follower.stop()
+    assert events == [("a", 1, False), ("a", 2, True), ("a", 3, True)]
+    assert polls
 
 
-def test_a_search_goes_by_validation_and_by_nothing_else():
-    told = {"validation/loss": 3.0, "validation/ner_f1": None, "train/loss": 9.0}
-    assert validation_metrics_of({"kind": "metrics", "step": 1, "values": told}) == {"validation/loss": 3.0}
-    assert validation_metrics_of({"kind": "metrics", "step": None, "values": told}) == {}, "the trial's results"
+def test_a_search_uses_only_validation_metrics():
+    values = {"validation/loss": 3.0, "validation/ner_f1": None, "train/loss": 9.0}
+    assert validation_metrics_of({"kind": "metrics", "step": 1, "values": values}) == {"validation/loss": 3.0}
+    assert validation_metrics_of({"kind": "metrics", "step": None, "values": values}) == {}, "the trial's results"
     assert validation_metrics_of({"kind": "state", "step": "train"}) == {}

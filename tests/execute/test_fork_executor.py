@@ -1,4 +1,4 @@
-"""Trials in processes forked on this machine, one after the other, without Ray."""
+"""Trials in processes forked on this machine, one after another, without Ray."""
 
 import os
 import signal
@@ -36,13 +36,13 @@ class Silent:
 
 @pytest.fixture
 def trial(tmp_path):
-    """A function that makes a trial's folder ready, and gives its plan, the folder and what it needs."""
+    """A function that prepares a trial's folder; returns its plan, the folder and the `compute` section."""
     (tmp_path / "spec.yaml").write_text(SPEC)
 
     def trial(name):
         plan = resolve(load_spec(tmp_path / "spec.yaml").spec, Silent())
         run = RunDirectory(tmp_path / "runs" / "forked" / name)
-        run.begin(plan, SPEC, ())
+        run.create(plan, SPEC, ())
         return plan_json(plan), run.path, plan.spec.compute
 
     return trial
@@ -50,15 +50,15 @@ def trial(tmp_path):
 
 @pytest.fixture
 def executor():
-    made = ForkedExecutor()
-    yield made
-    made.close()
+    executor = ForkedExecutor()
+    yield executor
+    executor.close()
 
 
 def _outcome(running):
-    until = time.monotonic() + 600
+    deadline = time.monotonic() + 600
     while (outcome := running.outcome()) is None:
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     return outcome
 
@@ -68,34 +68,34 @@ def test_trials_run_one_after_the_other_in_processes_of_one_server(executor, tri
     running = executor.start(*first)
     assert executor.start(*second) is None
     assert _outcome(running).status == "finished"
-    assert RunDirectory(first[1]).finished("score")
-    [server] = [each for each in psutil.Process().children() if "runner.execute.fork_server" in each.cmdline()]
+    assert RunDirectory(first[1]).is_finished("score")
+    [server] = [child for child in psutil.Process().children() if "runner.execute.fork_server" in child.cmdline()]
     assert _outcome(executor.start(*second)).status == "finished"
     assert server.is_running()
     executor.close()
     assert not server.is_running()
 
 
-def test_ended_at_once_it_is_interrupted_and_the_next_one_runs(executor, trial):
+def test_a_killed_trial_is_interrupted_and_the_next_one_runs(executor, trial):
     running = executor.start(*trial("one"))
-    running.end()
+    running.kill()
     assert running.outcome().status == "interrupted"
     assert _outcome(executor.start(*trial("two"))).status == "finished"
 
 
-def test_a_server_that_is_killed_is_told_as_a_lost_worker(executor, trial, monkeypatch):
+def test_a_killed_server_is_reported_as_a_lost_worker(executor, trial, monkeypatch):
     plan, folder, compute = trial("one")
-    server, _ = executor._serving([], 1, with_cloud=False)
-    monkeypatch.setattr(executor, "_serving", lambda *_, **__: (server, executor._server[1]))
+    server, _ = executor._get_server([], 1, with_cloud=False)
+    monkeypatch.setattr(executor, "_get_server", lambda *_, **__: (server, executor._server[1]))
     os.kill(server.pid, signal.SIGKILL)
     server.wait()
     assert isinstance(_outcome(executor.start(plan, folder, compute)).error, LostWorkerError)
 
 
-def test_what_ray_alone_can_place_is_refused(executor):
+def test_a_trial_that_needs_ray_is_refused(executor):
     for options in ({"workers": 2}, {"gpus_per_worker": 1}):
         with pytest.raises(RequirementError, match="runs on Ray"):
-            executor.refuse_unplaceable(ComputeOptions(**options))
+            executor.check_placeable(ComputeOptions(**options))
 
 
 def test_a_smoke_run_without_an_address_needs_no_ray():

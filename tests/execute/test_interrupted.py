@@ -50,7 +50,7 @@ def test_ctrl_c_at_any_time_leaves_a_run_that_the_next_launch_resumes(emoji, und
 
 
 @pytest.mark.parametrize(("mode", "pause"), [((), 0.2), ((), 0.8), (("--local",), 0.2)], ids=str)
-def test_a_second_ctrl_c_at_any_time_ends_with_a_word(emoji, undisturbed, mode, pause):
+def test_a_second_ctrl_c_at_any_time_ends_with_a_message(emoji, undisturbed, mode, pause):
     started = emoji.start("launch", "emoji.yaml", *mode)
     _wait(emoji, "train", started)
     os.killpg(started.pid, signal.SIGINT)
@@ -59,7 +59,7 @@ def test_a_second_ctrl_c_at_any_time_ends_with_a_word(emoji, undisturbed, mode, 
         os.killpg(started.pid, signal.SIGINT)
     output, errors = started.communicate(timeout=1800)
     assert started.returncode == 130, errors
-    assert "the same command goes on" in output + errors
+    assert "run the same command again to resume" in output + errors
     assert "Traceback" not in errors
     _, trial, _ = launch(emoji, "emoji.yaml", "--local")
     assert trial["metrics"] == undisturbed

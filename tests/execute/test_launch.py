@@ -20,7 +20,7 @@ def run_dir(workplace):
     return folder
 
 
-def test_a_launch_on_ray_leaves_all_that_the_contract_names(emoji):
+def test_a_launch_on_ray_writes_all_files_of_the_contract(emoji):
     told, trial, done = launch(emoji, "emoji.yaml")
     folder = run_dir(emoji)
     assert trial["run_dir"] == str(folder)
@@ -41,18 +41,18 @@ def test_a_launch_on_ray_leaves_all_that_the_contract_names(emoji):
     assert "Traceback" not in done.stderr
 
     again, same, done = launch(emoji, "emoji.yaml")
-    assert "finished already" in done.stderr
+    assert "already finished" in done.stderr
     assert (again["fingerprint"], same) == (told["fingerprint"], trial)
 
     # The plan repeats the run: same fingerprint, so the same finished trial; in another folder, the same numbers.
     from_plan, _, done = launch(emoji, folder / "plan.json")
-    assert "finished already" in done.stderr
+    assert "already finished" in done.stderr
     assert from_plan["fingerprint"] == told["fingerprint"]
     _, elsewhere, _ = launch(emoji, folder / "plan.json", "--set", "compute.storage=other", "--local")
     assert elsewhere["metrics"] == trial["metrics"]
 
 
-def test_a_group_that_wins_nothing_is_told_with_its_line(emoji):
+def test_a_group_that_matches_nothing_is_an_error_with_its_line(emoji):
     spec = emoji.folder / "emoji.yaml"
     spec.write_text(spec.read_text().replace('"*visual*"', '"*vision*"'))
     done = emoji.run("launch", "emoji.yaml", "--local")
@@ -69,7 +69,7 @@ def test_a_tracker_that_cannot_be_opened_stops_the_launch(emoji):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_what_this_machine_lacks_is_said_at_once_in_one_line(emoji):
+def test_missing_gpus_are_an_immediate_error_of_one_line(emoji):
     done = emoji.run("launch", "emoji.yaml", "--set", "compute.gpus_per_worker=64")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
@@ -78,7 +78,7 @@ def test_what_this_machine_lacks_is_said_at_once_in_one_line(emoji):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_workers_train_what_one_does(emoji, strategy):
+def test_two_workers_train_the_same_model_as_one(emoji, strategy):
     chosen = ("emoji.yaml", "--set", f"trainer.strategy={strategy}")
     _, alone, _ = launch(emoji, *chosen, "--local", "--set", "compute.storage=alone")
     _, both, done = launch(emoji, *chosen, "--set", "compute.workers=2")

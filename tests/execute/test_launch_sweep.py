@@ -7,7 +7,7 @@ import pytest
 
 from runner.execute.experiment import Experiment
 from runner.execute.launch import launch_sweep
-from runner.plan import resolve, smoke
+from runner.plan import resolve, smoke_spec
 from runner.signals import StopSignals
 from runner.spec.load import load_spec
 
@@ -42,17 +42,17 @@ class Killed(BaseException):
 class Swept:
     """A folder with a sweep in it, and an executor whose trials are as good as their rates are near 0.01."""
 
-    def __init__(self, folder, place, search, make_executor):
+    def __init__(self, folder, launcher, search, make_executor):
         folder.mkdir(exist_ok=True)
         text = SPEC.replace("SEARCH", SEARCHES[search][0]).replace("PARALLEL", SEARCHES[search][1])
         (folder / "searched.yaml").write_text(text)
         self.loaded = load_spec(folder / "searched.yaml")
-        self.folder, self.tracker, self._make_executor = folder, place.tracker, make_executor
+        self.folder, self.tracker, self._make_executor = folder, launcher.tracker, make_executor
 
-    def launch(self, listener, *, afresh=False):
-        spec = smoke(self.loaded.spec) if afresh else self.loaded.spec
+    def launch(self, listener, *, from_scratch=False):
+        spec = smoke_spec(self.loaded.spec) if from_scratch else self.loaded.spec
         plan = resolve(spec, listener)
-        experiment = Experiment(self.loaded, plan, self.folder / "runs", (), afresh=afresh)
+        experiment = Experiment(self.loaded, plan, self.folder / "runs", (), from_scratch=from_scratch)
         executor = self._make_executor(_script)
         return launch_sweep(experiment, lambda: executor, listener, StopSignals(), listener)
 
@@ -68,22 +68,22 @@ def _script(plan):
 
 
 @pytest.fixture
-def swept_at(place, scripted_executor):
+def swept_at(launcher, scripted_executor):
     """Makes a folder with a sweep."""
-    return lambda folder, search: Swept(folder, place, search, scripted_executor)
+    return lambda folder, search: Swept(folder, launcher, search, scripted_executor)
 
 
 @pytest.mark.parametrize("search", ["random", "tpe"])
-def test_a_sweep_that_is_ended_anywhere_and_launched_again_is_as_one_that_is_not(
-    tmp_path, swept_at, listener_of, search, monkeypatch
+def test_a_sweep_that_is_interrupted_anywhere_and_relaunched_equals_an_uninterrupted_one(
+    tmp_path, swept_at, make_listener, search, monkeypatch
 ):
-    monkeypatch.setattr("runner.execute.launch.write_figures", lambda *given: [])
-    swept_at(tmp_path / "whole", search).launch(listener_of())
+    monkeypatch.setattr("runner.execute.launch.write_plots", lambda *given: [])
+    swept_at(tmp_path / "whole", search).launch(make_listener())
     whole = swept_at(tmp_path / "whole", search).found()
     assert len(whole) == 8 and {status for _, status, _ in whole.values()} == {"finished"}
 
     for moment in (2, 5):
-        swept, listener = swept_at(tmp_path / f"ended-{moment}", search), listener_of()
+        swept, listener = swept_at(tmp_path / f"ended-{moment}", search), make_listener()
 
         def end(listener=listener, moment=moment):
             if len(listener.started) == moment:
@@ -92,14 +92,14 @@ def test_a_sweep_that_is_ended_anywhere_and_launched_again_is_as_one_that_is_not
         listener.on_start = end
         with pytest.raises(Killed):
             swept.launch(listener)
-        result = swept.launch(listener_of())
+        result = swept.launch(make_listener())
         assert swept.found() == whole
         assert (result.exit_status, len(result.trials)) == (0, 8)
 
 
-def test_a_sweep_leaves_the_best_and_its_figures_and_again_nothing_is_run(tmp_path, swept_at, listener_of, place):
+def test_a_sweep_writes_the_best_and_its_plots_and_a_relaunch_runs_nothing(tmp_path, swept_at, make_listener, launcher):
     swept = swept_at(tmp_path / "sweep", "random")
-    result = swept.launch(listener_of())
+    result = swept.launch(make_listener())
     told = result.as_json()
     best = min(group_means(told["trials"]).items(), key=lambda item: item[1])
     assert (told["sweep"]["best"]["group"], told["sweep"]["best"]["value"]) == (best[0], pytest.approx(best[1]))
@@ -109,12 +109,15 @@ def test_a_sweep_leaves_the_best_and_its_figures_and_again_nothing_is_run(tmp_pa
     }
     sweep = f"sweep-{result.plan.fingerprint[:8]}"
     assert told["sweep"]["mlflow_run_id"] == f"id of {sweep}"
-    assert len(place.tracker.metrics(sweep, "objective")) == 8
+    assert len(launcher.tracker.metrics(sweep, "objective")) == 8
+    parameters = launcher.tracker.started[sweep].parameters
+    assert parameters["seed"] == parameters["optimizer.groups.vision.lr"] == "swept"
+    assert (parameters["trainer.epochs"], parameters["optimizer.groups.vision.match"]) == (1, "*visual*")
 
-    before, listener = dict(place.tracker.started), listener_of()
+    before, listener = dict(launcher.tracker.started), make_listener()
     again = swept.launch(listener)
     assert again.as_json() == told
-    assert not listener.started and place.tracker.started == before, "the tracker lacks nothing"
+    assert not listener.started and launcher.tracker.started == before, "the tracker lacks nothing"
 
 
 def group_means(trials):
@@ -124,11 +127,11 @@ def group_means(trials):
     return {group: sum(values) / len(values) for group, values in groups.items()}
 
 
-def test_a_smoke_run_of_a_sweep_begins_anew_each_time(tmp_path, swept_at, listener_of):
+def test_a_smoke_run_of_a_sweep_starts_from_scratch_each_time(tmp_path, swept_at, make_listener):
     swept = swept_at(tmp_path / "sweep", "tpe")
     for _ in range(2):
-        listener = listener_of()
-        result = swept.launch(listener, afresh=True)
+        listener = make_listener()
+        result = swept.launch(listener, from_scratch=True)
         assert [trial.status for trial in result.trials] == ["finished", "finished"]
         assert [resumed for _, resumed in listener.started] == [False, False]
         assert all(trial.trial.plan.spec.name == "searched_smoke" for trial in result.trials)

@@ -7,7 +7,7 @@ import pytest
 from chat_server import completion, failure, question, serving
 
 from runner.errors import SpecError
-from runner.plan import plan_json, resolve, smoke
+from runner.plan import plan_json, resolve, smoke_spec
 from runner.preflight.estimate import describe_plan
 from runner.spec.load import LoadedSpec, load_spec
 from runner.spec.tree import Tree
@@ -37,11 +37,11 @@ def served(workplace):
     return workplace
 
 
-def test_a_served_model_is_asked_scored_and_after_a_failure_asked_for_the_rest(served):
+def test_a_served_model_is_scored_and_after_a_failure_only_the_rest_is_requested(served):
     working = []
 
     def answer(body, before):
-        return completion(ANSWER) if working or len(server.asked) < 4 else failure(500, f"broke on {KEY}")
+        return completion(ANSWER) if working or len(server.requests) < 4 else failure(500, f"broke on {KEY}")
 
     with serving(answer) as server:
         (served.folder / "served.yaml").write_text(
@@ -49,13 +49,13 @@ def test_a_served_model_is_asked_scored_and_after_a_failure_asked_for_the_rest(s
         )
         failed = served.run("launch", "served.yaml", "--local")
         assert failed.returncode == 1
-        assert "Answers that came are kept: run this again for the rest" in failed.stderr
+        assert "Completed answers are saved: run the same command again for the others" in failed.stderr
         assert "Traceback" not in failed.stderr
-        before = [question(body) for body in server.asked]
+        before = [question(body) for body in server.requests]
         working.append(True)
         done = served.run("launch", "served.yaml", "--local", "--json")
         assert done.returncode == 0, done.stderr
-        after = [question(body) for body in server.asked[len(before) :]]
+        after = [question(body) for body in server.requests[len(before) :]]
     assert len(before) == 4
     assert len(after) == 3
     assert set(before[:3]).isdisjoint(after)
@@ -66,7 +66,7 @@ def test_a_served_model_is_asked_scored_and_after_a_failure_asked_for_the_rest(s
     assert not (folder / "model").exists()
     assert set(json.loads((folder / "record.json").read_text())["steps"]) == {"generate", "score"}
     training = {json.loads(line)["text"] for line in next(served.folder.glob("data/*/train.jsonl")).open()}
-    first, second = (body["messages"] for body in (server.asked[0], server.asked[-1]))
+    first, second = (body["messages"] for body in (server.requests[0], server.requests[-1]))
     assert [turn["role"] for turn in first] == ["user", "assistant", "user", "assistant", "user"]
     assert first[:4] == second[:4]
     assert all(any(text in turn["content"][-1]["text"] for text in training) for turn in first[:4:2])
@@ -99,22 +99,22 @@ class Silent:
 
 def run(plan, folder):
     directory = RunDirectory(folder)
-    directory.begin(plan, "", ())
+    directory.create(plan, "", ())
     run_trial(plan_json(plan), folder)
     return directory
 
 
-def test_a_missing_key_is_told_before_anything_runs(served):
+def test_a_missing_key_is_an_error_before_anything_runs(served):
     (served.folder / "served.yaml").write_text(SERVED.format(url="http://127.0.0.1:9/v1", more="num_few_shot: 2"))
     del served.environment["CHAT_KEY"]
     done = served.run("launch", "served.yaml", "--local")
     assert done.returncode == 2
-    assert "the environment has no CHAT_KEY" in done.stderr
+    assert "the environment variable CHAT_KEY is not set" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_plan_counts_nothing_and_a_smoke_run_asks_no_server(plan_of, tmp_path):
-    plan = plan_of(SERVED.format(url="http://127.0.0.1:9/v1", more="num_few_shot: 2"), smoke)
+def test_a_plan_counts_nothing_and_a_smoke_run_needs_no_server(plan_of, tmp_path):
+    plan = plan_of(SERVED.format(url="http://127.0.0.1:9/v1", more="num_few_shot: 2"), smoke_spec)
     loaded = LoadedSpec(plan.spec, Tree(plan.spec.as_json()), tmp_path / "served.yaml")
     told = describe_plan(loaded, Silent())
     assert (told["steps_per_trial"], told["parameters"], told["tokens"], told["unmet"]) == (0, [], {}, [])
@@ -135,7 +135,7 @@ tracker: {type: mlflow}
 """
 
 
-def test_a_checkpoint_is_evaluated_as_it_is(plan_of, tmp_path):
+def test_a_checkpoint_is_evaluated_without_training(plan_of, tmp_path):
     """A trained model's folder, taken as a checkpoint, gives the answers that it gave after its training."""
     trained = run(plan_of(TRAINED), tmp_path / "trained")
     lines = [line for line in TRAINED.splitlines() if not line.startswith(("optimizer", "trainer", "model"))]
@@ -143,15 +143,15 @@ def test_a_checkpoint_is_evaluated_as_it_is(plan_of, tmp_path):
     as_it_is = run(plan_of("\n".join([*lines, checkpoint, "trainer: none"])), tmp_path / "as_it_is")
     assert as_it_is.predictions.read_text() == trained.predictions.read_text()
     assert not as_it_is.model.exists()
-    assert trained.finished("train")
-    assert not as_it_is.finished("train")
+    assert trained.is_finished("train")
+    assert not as_it_is.is_finished("train")
 
 
-def test_random_weights_are_evaluated_too_but_no_other_program_can_load_them(plan_of, tmp_path):
+def test_random_weights_can_be_evaluated_but_not_loaded_by_another_program(plan_of, tmp_path):
     lines = [line for line in TRAINED.splitlines() if not line.startswith(("optimizer", "trainer"))]
     plan = plan_of("\n".join([*lines, "trainer: none"]))
     directory = run(plan, tmp_path / "random")
     assert len(directory.predictions.read_text().splitlines()) == 4
-    with pytest.raises(SpecError, match="has random weights, which stand in no folder") as caught:
+    with pytest.raises(SpecError, match="has random weights, and no folder holds them") as caught:
         TrialWeights(TrialContext(plan.spec, directory, EventLog(directory.events))).folder()
     assert caught.value.problems[0].path == ("model",)

@@ -1,20 +1,20 @@
 """Two machines that compute with other software are told apart, by name."""
 
-from runner.execute.ray.node import differences, software
+from runner.execute.ray.node import software_versions, version_differences
 from runner.provenance import code_hash
 
 
-def test_this_machine_is_like_itself_and_tells_of_code_plugins_and_packages():
-    ours = software()
-    assert differences(ours, software()) == []
+def test_this_machine_has_no_difference_to_itself_in_code_plugins_and_packages():
+    ours = software_versions()
+    assert version_differences(ours, software_versions()) == []
     assert {"the code of runner", "the code of plugins", "mmre-runner", "torch", "python"} <= ours.keys()
     assert "+" not in ours["torch"]
 
 
-def test_differences_are_named_with_both_versions():
+def test_differences_list_both_versions():
     ours = {"torch": "2.13.0", "the code of plugins": "ab", "mmre-runner": "1"}
     theirs = {"torch": "2.12.0", "the code of plugins": "ab", "emoji": "2"}
-    assert differences(ours, theirs) == [
+    assert version_differences(ours, theirs) == [
         "torch 2.13.0 here and 2.12.0 there",
         "mmre-runner 1 here and missing there",
         "emoji missing here and 2 there",

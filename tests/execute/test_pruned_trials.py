@@ -5,7 +5,7 @@ import json
 import pytest
 
 from runner.execute.experiment import PrunedTrials
-from runner.files import read_lines
+from runner.files import read_jsonl
 from runner.plan import Trial, resolve
 from runner.spec.load import load_spec
 from runner.spec.sweep_section import SweepOptions
@@ -26,64 +26,64 @@ class Silent:
     def progress(self, done, total, **shown): ...
 
 
-def pruned_in(place, **changed):
-    return PrunedTrials(Cache(place.folder / "runs" / ".cache"), SweepOptions.model_validate(SWEEP | changed))
+def pruned_trials(launcher, **changed):
+    return PrunedTrials(Cache(launcher.folder / "runs" / ".cache"), SweepOptions.model_validate(SWEEP | changed))
 
 
 @pytest.fixture
-def begun(place):
-    """A function that begins a trial of the spec with some values changed."""
+def prepare(launcher):
+    """A function that prepares a trial of the spec with some values changed."""
 
-    def begun(name, *changes):
-        plan = resolve(load_spec(place.folder / "many.yaml", changes).spec, Silent())
-        run = RunDirectory(place.folder / "runs" / "many" / name)
-        run.begin(plan, "", ())
+    def prepare(name, *changes):
+        plan = resolve(load_spec(launcher.folder / "many.yaml", changes).spec, Silent())
+        run = RunDirectory(launcher.folder / "runs" / "many" / name)
+        run.create(plan, "", ())
         return Trial(name, plan, {}, "all"), run
 
-    return begun
+    return prepare
 
 
-def test_a_trial_that_trains_the_same_ends_as_the_other_one_did(place, begun):
-    trial, run = begun("trial-old")
+def test_a_trial_with_the_same_training_as_a_pruned_one_is_pruned(launcher, prepare):
+    trial, run = prepare("trial-old")
     log = EventLog(run.events)
     log.metrics(3, {"validation/loss": 9.0})
     log.metrics(None, {"ner_f1": 0.5})
-    assert not pruned_in(place).knows(trial)
-    pruned_in(place).keep(trial, run)
+    assert not pruned_trials(launcher).has_record(trial)
+    pruned_trials(launcher).store(trial, run)
 
-    other, taken = begun("trial-new", "metrics=[{type: exact_match}]")
-    assert pruned_in(place, budget={"trials": 5}).take(other, taken)
-    events = read_lines(taken.events)
-    [figures] = [event for event in events if event["kind"] == "metrics"]
-    assert (figures["step"], figures["values"], figures["reused_from"]) == (
+    other, other_run = prepare("trial-new", "metrics=[{type: exact_match}]")
+    assert pruned_trials(launcher, budget={"trials": 5}).restore(other, other_run)
+    events = read_jsonl(other_run.events)
+    [metrics] = [event for event in events if event["kind"] == "metrics"]
+    assert (metrics["step"], metrics["values"], metrics["reused_from"]) == (
         3,
         {"validation/loss": 9.0},
         "many/trial-old",
     )
     assert [event["state"] for event in events if event["kind"] == "state"] == ["reused"]
-    assert taken.read_record()["status"] == "pruned"
-    assert taken.read_record()["steps"]["train"]["reused_from"] == "many/trial-old"
+    assert other_run.read_record()["status"] == "pruned"
+    assert other_run.read_record()["steps"]["train"]["reused_from"] == "many/trial-old"
 
 
 @pytest.mark.parametrize(
     "changed",
     [{"objective": {"metric": "validation/loss", "mode": "max"}}, {"pruning": {"type": "median", "n_warmup_steps": 9}}],
 )
-def test_in_another_sweep_it_is_found_out_anew(place, begun, changed):
-    trial, run = begun("trial-old")
-    pruned_in(place).keep(trial, run)
-    assert pruned_in(place).knows(trial)
-    assert not pruned_in(place, **changed).knows(trial)
-    assert not pruned_in(place).knows(begun("trial-new", "seed=7")[0])
+def test_in_another_sweep_the_trial_is_run_again(launcher, prepare, changed):
+    trial, run = prepare("trial-old")
+    pruned_trials(launcher).store(trial, run)
+    assert pruned_trials(launcher).has_record(trial)
+    assert not pruned_trials(launcher, **changed).has_record(trial)
+    assert not pruned_trials(launcher).has_record(prepare("trial-new", "seed=7")[0])
 
 
-def test_what_is_damaged_is_found_out_anew(place, begun):
-    trial, run = begun("trial-old")
-    pruned_in(place).keep(trial, run)
-    [told] = (place.folder / "runs" / ".cache").glob("pruned/*/told.json")
+def test_with_a_damaged_record_the_trial_is_run_again(launcher, prepare):
+    trial, run = prepare("trial-old")
+    pruned_trials(launcher).store(trial, run)
+    [told] = (launcher.folder / "runs" / ".cache").glob("pruned/*/told.json")
     told.write_text("{}")
-    assert not pruned_in(place).take(*begun("trial-new", "metrics=[{type: exact_match}]"))
-    assert not pruned_in(place).knows(trial)
+    assert not pruned_trials(launcher).restore(*prepare("trial-new", "metrics=[{type: exact_match}]"))
+    assert not pruned_trials(launcher).has_record(trial)
 
 
 SEARCHED = """\
@@ -110,19 +110,19 @@ sweep:
 @pytest.mark.slow
 def test_a_finished_sweep_with_other_metrics_trains_nothing_and_generates_nothing(workplace):
     spec = workplace.folder / "searched.yaml"
-    told = []
+    launches = []
     for metrics in ("{type: ner_f1}", "{type: ner_f1}, {type: exact_match}"):
         spec.write_text(SEARCHED.replace("{type: ner_f1}", metrics))
         done = workplace.run("launch", "searched.yaml", "--local", "--json")
         assert done.returncode == 0, done.stderr
-        told.append({json.dumps(each["parameters"]): each for each in json.loads(done.stdout)["trials"]})
-    before, after = told
+        launches.append({json.dumps(trial["parameters"]): trial for trial in json.loads(done.stdout)["trials"]})
+    before, after = launches
     assert before.keys() == after.keys()
-    assert {each["status"] for each in before.values()} == {"finished", "pruned"}
+    assert {trial["status"] for trial in before.values()} == {"finished", "pruned"}
     for parameters, trial in after.items():
         assert trial["status"] == before[parameters]["status"]
         assert trial["metrics"].get("ner_f1") == before[parameters]["metrics"].get("ner_f1")
-        events = read_lines(RunDirectory(workplace.folder / trial["run_dir"]).events)
+        events = read_jsonl(RunDirectory(workplace.folder / trial["run_dir"]).events)
         assert not [
             each
             for each in events

@@ -67,7 +67,7 @@ class Rack:
 
     def begin(self, name: str) -> RunDirectory:
         run = self.directory(name)
-        run.begin(self.plan, SPEC, [])
+        run.create(self.plan, SPEC, [])
         return run
 
     def start(self, name: str, **compute):
@@ -98,7 +98,7 @@ class Rack:
 
     def nodes_held(self):
         """The nodes of each trial that runs, by their place in the cluster."""
-        return [{self.place(node) for node in held.nodes} for held in self.executor._places._held]
+        return [{self.place(node) for node in held.nodes} for held in self.executor._pool._reservations]
 
     def kill_actors(self):
         """End what keeps the fork servers of each node; Ray starts it again."""
@@ -134,7 +134,7 @@ def test_trials_of_four_gpus_pack_on_a_node_and_one_of_eight_spans_two(rack):
     eight = ComputeOptions(**EIGHT)
     assert [len(nodes) for nodes in rack.nodes_held()] == [1, 1]
     assert rack.start("eight", **EIGHT)[0] is None
-    waits = rack.executor.waits_for(eight)
+    waits = rack.executor.describe_wait(eight)
     assert waits.startswith("4 GPUs and 1 CPU (A100) on each of 2 nodes; free now: ")
     rack.finish(first)
     rack.finish(second)
@@ -148,12 +148,12 @@ def test_trials_of_four_gpus_pack_on_a_node_and_one_of_eight_spans_two(rack):
 
 def test_sixteen_gpus_are_refused_with_the_reason(rack):
     with pytest.raises(
-        RequirementError, match=r"16 GPUs and .* in all, and the cluster can hold 12 of them. Its nodes have 3 ×"
+        RequirementError, match=r"16 GPUs and .* in total, but the cluster can hold 12 of them. Its nodes: 3 ×"
     ):
-        rack.executor.refuse_unplaceable(ComputeOptions(workers=16, gpus_per_worker=1, accelerator="A100"))
+        rack.executor.check_placeable(ComputeOptions(workers=16, gpus_per_worker=1, accelerator="A100"))
 
 
-def test_a_trial_has_the_same_figures_first_or_fifth_on_a_node_and_in_a_process_of_its_own(rack):
+def test_a_trial_has_the_same_metrics_first_or_fifth_on_a_node_and_in_a_separate_process(rack):
     one = {"gpus_per_worker": 1, "cpus_per_worker": 1, "accelerator": "A100"}
     first, *_, fifth = [rack.run(f"one {number}", **one) for number in range(5)]
     rack.kill_actors()
@@ -164,14 +164,14 @@ def test_a_trial_has_the_same_figures_first_or_fifth_on_a_node_and_in_a_process_
     assert first == fifth == after_a_death == rack.figures("alone")
 
 
-def test_a_node_that_is_killed_loses_no_finished_trial_and_its_own_ends_as_if_undisturbed(rack):
+def test_a_killed_node_loses_no_finished_trial_and_its_running_one_gets_the_same_result(rack):
     undisturbed = rack.run("undisturbed", **FOUR)
     fillers = []
     while HEAD not in {place for nodes in rack.nodes_held() for place in nodes}:
-        filler = rack.executor._places.reserve(rack.executor._shape(ComputeOptions(**FOUR), 2))
+        filler = rack.executor._pool.reserve(rack.executor._request(ComputeOptions(**FOUR), 2))
         fillers += [filler] if filler else []
     for filler in fillers[:-1]:
-        rack.executor._places.release(filler)
+        rack.executor._pool.release(filler)
     while (running := rack.start("disturbed", **FOUR)[0]) is None:
         time.sleep(0.1)
     checkpoints = rack.directory("disturbed").checkpoints
@@ -181,8 +181,8 @@ def test_a_node_that_is_killed_loses_no_finished_trial_and_its_own_ends_as_if_un
     [place] = rack.nodes_held()[-1]
     rack.cluster.kill(place)
     rack.finish(running)
-    rack.executor._places.release(fillers[-1])
+    rack.executor._pool.release(fillers[-1])
     assert rack.figures("disturbed") == undisturbed
     assert rack.figures("undisturbed") == undisturbed
     log = rack.directory("disturbed").events.read_text()
-    assert "taken up again from its last checkpoint (retry 1 of 3)" in log
+    assert "retried from its last checkpoint (retry 1 of 3)" in log

@@ -1,11 +1,11 @@
-"""A trial is taken up again where its end was not its own fault, and says so."""
+"""A trial is retried after a failure that it did not cause, and says so."""
 
 import json
 
 import pytest
 
 from runner.errors import DataError, LostWorkerError, OutOfMemoryError, RequirementError, StepError
-from runner.execute.ray.attempt import RetryingTrial, precedence
+from runner.execute.ray.attempt import RetryingTrial, failure_precedence
 from runner.spec.experiment_spec import ComputeOptions
 from runner.spec.load import load_spec
 from runner.trial.run_trial import Outcome
@@ -35,19 +35,19 @@ def plan(tmp_path_factory):
 
 
 class Attempts:
-    """Attempts that end as they are told to; None for no room."""
+    """Attempts with scripted ends; None if no resources are free."""
 
     def __init__(self, *ends):
-        self.ends, self.plans, self.num_held = list(ends), [], 0
+        self.ends, self.plans, self.num_reserved = list(ends), [], 0
 
-    def place(self, plan, folder, compute):
+    def start(self, plan, folder, compute):
         end = self.ends.pop(0)
         if isinstance(end, Exception):
             raise end
         if end is None:
             return None
         self.plans.append(json.loads(plan)["trainer"]["micro_batch_size"])
-        self.num_held += 1
+        self.num_reserved += 1
         return Attempt(self, end)
 
 
@@ -59,41 +59,41 @@ class Attempt:
         return self.end
 
     def release(self):
-        self.attempts.num_held -= 1
+        self.attempts.num_reserved -= 1
 
 
 def run(plan, folder, *ends, **compute):
-    """Run a trial whose attempts end so; returns its outcome, micro-batches and warnings."""
+    """Run a trial with scripted attempts; returns its outcome, micro-batches and warnings."""
     attempts, options = Attempts(*ends), ComputeOptions(**compute)
-    running = RetryingTrial(plan, folder, options, attempts.place, attempts.place(plan, folder, options))
+    running = RetryingTrial(plan, folder, options, attempts.start, attempts.start(plan, folder, options))
     outcome = None
     while outcome is None:
         outcome = running.outcome()
-    assert attempts.num_held == 0
+    assert attempts.num_reserved == 0
     assert running.outcome() is outcome
     log = folder / "events.jsonl"
-    told = [json.loads(line)["message"] for line in log.read_text().splitlines()] if log.exists() else []
-    return outcome, attempts.plans, told
+    messages = [json.loads(line)["message"] for line in log.read_text().splitlines()] if log.exists() else []
+    return outcome, attempts.plans, messages
 
 
-def test_a_lost_worker_is_replaced_as_soon_as_there_is_room(plan, tmp_path):
-    outcome, sizes, told = run(plan, tmp_path, LOST, None, None, LOST, FINISHED)
+def test_a_lost_worker_is_replaced_as_soon_as_resources_are_free(plan, tmp_path):
+    outcome, sizes, messages = run(plan, tmp_path, LOST, None, None, LOST, FINISHED)
     assert outcome == FINISHED
     assert sizes == [None, None, None]
-    assert told[0] == "the node was lost; the trial is taken up again from its last checkpoint (retry 1 of 3)"
-    assert len(told) == 2
+    assert messages[0] == "the node was lost; the trial is retried from its last checkpoint (retry 1 of 3)"
+    assert len(messages) == 2
 
 
-def test_it_fails_when_its_retries_are_used_up(plan, tmp_path):
+def test_a_trial_fails_when_its_retries_are_used_up(plan, tmp_path):
     assert run(plan, tmp_path, LOST, LOST, max_retries=1)[0] == LOST
     assert run(plan, tmp_path, LOST, max_retries=0)[0] == LOST
 
 
 def test_out_of_memory_halves_the_micro_batch_of_a_worker(plan, tmp_path):
-    outcome, sizes, told = run(plan, tmp_path, NO_MEMORY, NO_MEMORY, FINISHED, workers=2)
+    outcome, sizes, messages = run(plan, tmp_path, NO_MEMORY, NO_MEMORY, FINISHED, workers=2)
     assert outcome == FINISHED
     assert sizes == [None, 2, 1]
-    assert "taken up again with trainer.micro_batch_size 2" in told[0]
+    assert "retried with trainer.micro_batch_size 2" in messages[0]
 
 
 def test_out_of_memory_with_nothing_left_to_halve_fails(plan, tmp_path):
@@ -101,12 +101,12 @@ def test_out_of_memory_with_nothing_left_to_halve_fails(plan, tmp_path):
     assert run(plan, tmp_path, NO_MEMORY, reduce_micro_batch_on_oom=False)[0] == NO_MEMORY
 
 
-def test_an_error_of_its_own_is_not_tried_again(plan, tmp_path):
-    outcome, sizes, told = run(plan, tmp_path, WRONG)
-    assert (outcome, sizes, told) == (WRONG, [None], [])
+def test_an_error_of_the_trial_itself_is_not_retried(plan, tmp_path):
+    outcome, sizes, messages = run(plan, tmp_path, WRONG)
+    assert (outcome, sizes, messages) == (WRONG, [None], [])
 
 
-def test_one_that_waits_for_room_heeds_a_stop_and_fails_where_none_can_come(plan, tmp_path):
+def test_a_retry_that_waits_for_resources_obeys_a_stop_and_fails_if_it_can_never_be_placed(plan, tmp_path):
     (tmp_path / ".stop").touch()
     assert run(plan, tmp_path, LOST)[0].status == "interrupted"
     (tmp_path / ".stop").unlink()
@@ -115,7 +115,7 @@ def test_one_that_waits_for_room_heeds_a_stop_and_fails_where_none_can_come(plan
     assert "does not answer: gone" in str(run(plan, tmp_path, LOST, RuntimeError("gone"))[0].error)
 
 
-def test_the_worker_that_knows_most_says_why_a_group_ended():
-    stopped, told = Outcome("interrupted"), Outcome("failed", DataError("broken.png"))
-    ranked = [stopped, NO_MEMORY, LOST, told, WRONG]
-    assert sorted(reversed(ranked), key=precedence) == ranked
+def test_the_most_informative_outcome_explains_why_a_group_ended():
+    stopped, data_error = Outcome("interrupted"), Outcome("failed", DataError("broken.png"))
+    ranked = [stopped, NO_MEMORY, LOST, data_error, WRONG]
+    assert sorted(reversed(ranked), key=failure_precedence) == ranked

@@ -29,7 +29,7 @@ def spec(tmp_path, monkeypatch):
     return tmp_path / "far.yaml"
 
 
-def test_what_travels_needs_neither_files_nor_environment(spec, tmp_path, monkeypatch):
+def test_a_serialized_spec_needs_neither_files_nor_environment(spec, tmp_path, monkeypatch):
     loaded = load_spec(spec, ["trainer.epochs=3"])
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -45,13 +45,13 @@ def test_what_travels_needs_neither_files_nor_environment(spec, tmp_path, monkey
 @pytest.mark.parametrize(
     "name", ["tiny_mmre", "qwen_mmre", "gpt4o_baseline", "tiny_sweep", "qwen_mmre_sweep", "mre_ablation"]
 )
-def test_shipped_specs_travel(project, tmp_path, name):
+def test_shipped_specs_can_be_serialized(project, tmp_path, name):
     loaded = load_spec(project.folder / "specs" / f"{name}.yaml", [f"compute.storage={tmp_path}"])
     (tmp_path / "there.json").write_text(serialize_spec(loaded))
     assert load_spec(tmp_path / "there.json").spec == loaded.spec
 
 
-def test_runs_that_would_stay_in_a_job_s_own_folder_are_refused(spec):
+def test_a_spec_without_storage_is_refused(spec):
     spec.write_text("extends: base.yaml\n")
     with pytest.raises(SpecError, match=r"compute.storage: .*--set compute.storage=/shared/runs"):
         serialize_spec(load_spec(spec))

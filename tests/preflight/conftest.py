@@ -1,4 +1,4 @@
-"""Questions about pictures, a smoke-sized model whose encoding a test can spoil, and a reporter that remembers."""
+"""Samples with images, a smoke-sized model whose encoding can be corrupted, and a recording reporter."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from runner.records import ImagePart, Rendered, TextPart
 
 @dataclass
 class Reporter:
-    """Keeps what it is told; asks to stop after so many steps."""
+    """Records the reports; requests a stop after `stop_after` of them."""
 
     stop_after: int | None = None
     told: list = field(default_factory=list)
@@ -33,28 +33,28 @@ def reporter():
     return Reporter()
 
 
-class Spoilt:
-    """A model whose encoding goes through a function: (rendered, features) to features."""
+class FaultyModel:
+    """A model whose encoding passes through a function of (rendered, features)."""
 
-    def __init__(self, model, spoil):
-        self._model, self._spoil = model, spoil
+    def __init__(self, model, corrupt):
+        self._model, self._corrupt = model, corrupt
 
     def __getattr__(self, name):
         return getattr(self._model, name)
 
     def encode(self, rendered, target_suffix="", **how):
-        return self._spoil(rendered, self._model.encode(rendered, target_suffix, **how))
+        return self._corrupt(rendered, self._model.encode(rendered, target_suffix, **how))
 
 
 @pytest.fixture
-def spoilt(model):
-    """A function that makes a model with a fault in its encoding."""
-    return lambda spoil: Spoilt(model, spoil)
+def faulty_model(model):
+    """A function that creates a model with a fault in its encoding."""
+    return lambda corrupt: FaultyModel(model, corrupt)
 
 
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory):
-    """Six samples of one to three pictures, and one of text alone at the end."""
+    """Six samples with one to three images, and a last one with text only."""
     folder = tmp_path_factory.mktemp("pictures")
     for name, size in (("red", (32, 24)), ("green", (48, 48)), ("blue", (16, 32))):
         Image.new("RGB", size, name).save(folder / f"{name}.png")
@@ -70,7 +70,7 @@ def samples(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def model(samples):
-    """The smoke-sized model, with a tokenizer of the samples' words."""
+    """The smoke-sized model, with a tokenizer built from the samples."""
     texts = [text for sample in samples for text in (sample.prompt, sample.target)]
     return Qwen25VLModel(Qwen25VLOptions(size="smoke")).build(texts, 0)
 

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from runner.cli.plan_tables import plan_tables
 from runner.errors import RequirementError
-from runner.preflight.estimate import ASSUMED, assumed_length, describe_plan
-from runner.preflight.resources import USABLE, check_memory, hours
-from runner.records import Memory, TrainingEstimate, TrainingWay
+from runner.preflight.estimate import ASSUMED_LENGTH, assumed_sample_length, describe_plan
+from runner.preflight.resources import USABLE_MEMORY_RATIO, check_memory, estimate_hours
+from runner.records import Memory, TrainingEstimate, TrainingVariant
 from runner.spec.experiment_spec import ComputeOptions
 from runner.spec.load import load_spec
 
@@ -19,38 +19,38 @@ A100 = ComputeOptions(workers=4, gpus_per_worker=1, accelerator="A100", gpu_memo
 GIGABYTE = 10**9
 
 
-class Silent:
+class SilentReporter:
     def progress(self, done, total, **shown): ...
 
     def warn(self, message): ...
 
 
 @pytest.fixture
-def away(monkeypatch):
-    """No hub, whatever network there is."""
+def offline(monkeypatch):
+    """No access to the hub, whatever the network."""
 
-    def away(name, revision):
+    def offline(name, revision):
         raise RequirementError(f"{name} cannot be had")
 
-    monkeypatch.setattr("plugins.model.chat.checkpoint_files.hub_revision", away)
+    monkeypatch.setattr("plugins.model.chat.checkpoint_files.hub_revision", offline)
 
 
 def plan_of(*overrides):
-    return describe_plan(load_spec(SPECS / "qwen_mmre.yaml", ["data.path=/nowhere", *overrides]), Silent())
+    return describe_plan(load_spec(SPECS / "qwen_mmre.yaml", ["data.path=/nowhere", *overrides]), SilentReporter())
 
 
 WHOLE = ("trainer.strategy=ddp", "trainer.gradient_checkpointing=false")
 """The paper's run with all weights on every GPU."""
 
 
-def test_four_gpus_hold_the_papers_run_as_it_is_shipped(away):
+def test_four_gpus_hold_the_shipped_spec_of_the_paper(offline):
     told = plan_of()
     assert told["fits"] is True
     assert told["memory"]["strategy"] == "fsdp"
     assert told["advice"] == []
 
 
-def test_the_papers_run_is_planned_without_hub_and_data(away):
+def test_the_spec_of_the_paper_is_planned_without_hub_and_data(offline):
     told = json.loads(json.dumps(plan_of(*WHOLE)))
     groups = {row["group"]: row["num_parameters"] for row in told["parameters"]}
     assert groups == {"merger": 44_574_464, "vision": 631_975_680, "language": 7_615_616_512}
@@ -70,28 +70,28 @@ def test_the_papers_run_is_planned_without_hub_and_data(away):
     assert [name for name in ("data set", "cannot be had") if not any(name in line for line in told["unmet"])] == []
 
 
-def test_the_tables_show_it_within_a_terminal(away):
+def test_the_tables_fit_into_a_terminal(offline):
     console = Console(width=80)
     with console.capture() as shown:
         for table in plan_tables(plan_of(*WHOLE)):
             console.print(table)
     lines = shown.get().splitlines()
     assert max(map(len, lines)) <= 80
-    assert any("as it is" in line for line in lines)
+    assert any("this spec" in line for line in lines)
     assert any(line.startswith("(1) trainer.strategy=fsdp") for line in lines)
 
 
-def test_a_sample_is_assumed_as_long_as_the_spec_allows(away):
+def test_the_assumed_sample_is_as_long_as_the_spec_allows(offline):
     told = plan_of("trainer.max_length=4000")
     assert told["tokens"]["longest_sample"] == 4000
     assert told["memory"]["ways"][0]["activations"] > plan_of()["memory"]["ways"][0]["activations"]
-    assert assumed_length(None) == ASSUMED
-    assert assumed_length(10).image == 0
+    assert assumed_sample_length(None) == ASSUMED_LENGTH
+    assert assumed_sample_length(10).image == 0
 
 
-def test_a_small_run_is_counted_and_not_estimated(tmp_path):
+def test_tokens_of_an_available_model_are_counted(tmp_path):
     overrides = [f"data.path={tmp_path}/data", "data.train=12", "data.test=4", "compute.accelerator=A100"]
-    told = describe_plan(load_spec(SPECS / "tiny_mmre.yaml", overrides), Silent())
+    told = describe_plan(load_spec(SPECS / "tiny_mmre.yaml", overrides), SilentReporter())
     tokens = told["tokens"]
     assert (
         tokens["text"] + tokens["image"] + tokens["target"]
@@ -106,26 +106,26 @@ def test_a_small_run_is_counted_and_not_estimated(tmp_path):
 
 def estimate_training(*gigabytes):
     ways = [
-        TrainingWay(f"change{place}" if place else "", "ddp", Memory("step", each * GIGABYTE, 0, 0, 0, 0))
+        TrainingVariant(f"change{place}" if place else "", "ddp", Memory("step", each * GIGABYTE, 0, 0, 0, 0))
         for place, each in enumerate(gigabytes)
     ]
     return TrainingEstimate(tuple(ways), flops_per_step=1e15, checkpoint=10, num_checkpoints=3, model=5)
 
 
-def test_what_fits_is_advised_and_else_how_far_off_it_is():
+def test_the_advice_names_what_fits_or_the_least_possible_memory():
     assert check_memory(estimate_training(70, 50), A100)["advice"] == []
     assert check_memory(estimate_training(70, 50), A100)["fits"] is True
     told = check_memory(estimate_training(200, 77, 60, 40, 30), A100)
-    assert told["memory"]["limit"] == USABLE * 80 * GIGABYTE
+    assert told["memory"]["limit"] == USABLE_MEMORY_RATIO * 80 * GIGABYTE
     assert [line.split(":")[0] for line in told["advice"][1:]] == ["change2", "change3"]
-    assert "change1) is 90 GB" in check_memory(estimate_training(200, 90), A100)["advice"][-1]
+    assert "at least 90 GB (change1)" in check_memory(estimate_training(200, 90), A100)["advice"][-1]
     assert "90 GB" in check_memory(estimate_training(90), A100)["advice"][-1]
 
 
-def test_hours_are_operations_over_a_stated_share_of_the_peak():
-    told = hours(estimate_training(1), A100, 3600)
+def test_hours_are_operations_over_an_assumed_fraction_of_the_peak():
+    told = estimate_hours(estimate_training(1), A100, 3600)
     assert told["seconds_per_step"] == pytest.approx(1e15 / (4 * 312e12 * told["share_of_peak"]))
     assert told["training"] == pytest.approx(told["seconds_per_step"])
     assert told["gpu"] == pytest.approx(4 * told["training"])
-    assert hours(estimate_training(1), A100, None)["gpu"] is None
-    assert hours(estimate_training(1), ComputeOptions(gpus_per_worker=1, accelerator="unheard-of"), 10) == {}
+    assert estimate_hours(estimate_training(1), A100, None)["gpu"] is None
+    assert estimate_hours(estimate_training(1), ComputeOptions(gpus_per_worker=1, accelerator="unheard-of"), 10) == {}

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from runner.files import user_cache
+from runner.files import user_cache_dir
 from runner.plan import PlanResolver
 from runner.preflight import estimate
 from runner.preflight import estimate as module
 from runner.preflight.estimate import (
-    MOST_KEPT,
-    NOT_HAD,
+    MAX_CACHED_PLANS,
+    UNAVAILABLE,
     cached_estimate,
     describe_plan,
     estimate_key,
@@ -33,7 +33,7 @@ tracker: {type: mlflow}
 """
 
 
-class Silent:
+class SilentReporter:
     def progress(self, done, total, **shown): ...
 
     def warn(self, message): ...
@@ -46,23 +46,23 @@ def loaded(tmp_path):
 
 
 @pytest.fixture
-def worked_out(monkeypatch):
-    """How often a plan was worked out."""
-    counted, work_out = [], estimate._foretold
-    monkeypatch.setattr(estimate, "_foretold", lambda *told: counted.append(1) or work_out(*told))
+def num_computed(monkeypatch):
+    """A list with an item per computed estimate."""
+    counted, work_out = [], estimate._estimate
+    monkeypatch.setattr(estimate, "_estimate", lambda *told: counted.append(1) or work_out(*told))
     return counted
 
 
-def test_it_is_worked_out_once_and_told_alike(loaded, worked_out, tmp_path):
-    first, again = (describe_plan(loaded(), Silent(), tmp_path / "kept") for _ in range(2))
-    assert first == again == json.loads(json.dumps(describe_plan(loaded(), Silent())))
-    assert len(worked_out) == 2, "once kept, once asked for without"
+def test_an_estimate_is_computed_once_and_read_again(loaded, num_computed, tmp_path):
+    first, again = (describe_plan(loaded(), SilentReporter(), tmp_path / "kept") for _ in range(2))
+    assert first == again == json.loads(json.dumps(describe_plan(loaded(), SilentReporter())))
+    assert len(num_computed) == 2, "once kept, once asked for without"
 
 
-def test_another_spec_data_set_package_or_code_is_another_plan(loaded, worked_out, tmp_path, monkeypatch):
+def test_another_spec_data_set_package_or_code_is_another_key(loaded, num_computed, tmp_path, monkeypatch):
     def told(*overrides):
-        describe_plan(loaded(*overrides), Silent(), tmp_path / "kept")
-        return len(worked_out)
+        describe_plan(loaded(*overrides), SilentReporter(), tmp_path / "kept")
+        return len(num_computed)
 
     assert told() == 1
     assert told("optimizer.groups.all.lr=2e-3") == 2
@@ -75,15 +75,15 @@ def test_another_spec_data_set_package_or_code_is_another_plan(loaded, worked_ou
     assert told() == 5
 
 
-def test_what_this_machine_lacks_is_told_anew(loaded, tmp_path, monkeypatch):
+def test_missing_requirements_of_this_machine_are_not_cached(loaded, tmp_path, monkeypatch):
     with_gpu = loaded("compute.gpus_per_worker=1")
     monkeypatch.setattr(estimate, "local_gpus", lambda: [])
-    assert describe_plan(with_gpu, Silent(), tmp_path / "kept")["unmet"]
+    assert describe_plan(with_gpu, SilentReporter(), tmp_path / "kept")["unmet"]
     monkeypatch.setattr(estimate, "missing_requirements", lambda compute, gpus: [])
-    assert not describe_plan(with_gpu, Silent(), tmp_path / "kept")["unmet"]
+    assert not describe_plan(with_gpu, SilentReporter(), tmp_path / "kept")["unmet"]
 
 
-def test_what_is_damaged_or_has_no_place_is_worked_out(tmp_path):
+def test_a_damaged_or_unwritable_cache_is_ignored(tmp_path):
     made = iter(range(9))
     parts = {"data": "d", "model": "m"}
 
@@ -98,38 +98,38 @@ def test_what_is_damaged_or_has_no_place_is_worked_out(tmp_path):
     assert [told(tmp_path / "file"), told(tmp_path / "file")] == [2, 3]
 
 
-def test_the_oldest_are_forgotten(tmp_path):
-    for number in range(MOST_KEPT + 3):
+def test_the_oldest_estimates_are_deleted(tmp_path):
+    for number in range(MAX_CACHED_PLANS + 3):
         cached_estimate(tmp_path, {"data": "d", "model": str(number)}, lambda: {"unmet": []})
-    assert len(list(tmp_path.iterdir())) == MOST_KEPT
+    assert len(list(tmp_path.iterdir())) == MAX_CACHED_PLANS
 
 
-def test_estimates_in_the_place_of_files_that_are_there_are_not_kept():
-    had, away = {"data": "d", "model": "m"}, {"data": "d", "model": f"{NOT_HAD}: no hub"}
+def test_estimates_without_the_files_of_a_checkpoint_are_not_cached():
+    available, unavailable = {"data": "d", "model": "m"}, {"data": "d", "model": f"{UNAVAILABLE}: no hub"}
     exact, guessed = {"tokens": {"estimated": False}, "unmet": []}, {"tokens": {"estimated": True}, "unmet": []}
     assert (
-        is_cacheable_estimate(had, exact)
-        and is_cacheable_estimate(away, exact)
-        and is_cacheable_estimate(away, guessed)
+        is_cacheable_estimate(available, exact)
+        and is_cacheable_estimate(unavailable, exact)
+        and is_cacheable_estimate(unavailable, guessed)
     )
-    assert not is_cacheable_estimate(had, guessed)
-    assert not is_cacheable_estimate(had, {**exact, "unmet": ["its configuration cannot be had"]})
+    assert not is_cacheable_estimate(available, guessed)
+    assert not is_cacheable_estimate(available, {**exact, "unmet": ["its configuration cannot be had"]})
 
 
-def test_what_cannot_be_had_is_a_part_of_it(loaded, monkeypatch):
-    here = estimate_key(loaded().spec, PlanResolver(Silent()))
+def test_unavailable_data_are_part_of_the_key(loaded, monkeypatch):
+    here = estimate_key(loaded().spec, PlanResolver(SilentReporter()))
     assert {"runner", "plugins"} <= here["code"].keys()
-    gone = estimate_key(loaded("data={type: mmre, path: /nowhere}").spec, PlanResolver(Silent()))
-    assert gone["data"].startswith(f"{NOT_HAD}: /nowhere")
+    gone = estimate_key(loaded("data={type: mmre, path: /nowhere}").spec, PlanResolver(SilentReporter()))
+    assert gone["data"].startswith(f"{UNAVAILABLE}: /nowhere")
     assert gone["model"] == here["model"]
 
 
-def test_a_user_without_a_home_has_nothing_kept(monkeypatch):
+def test_a_user_without_a_home_has_no_cache(monkeypatch):
     def homeless():
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    assert user_cache("plans") is None
+    assert user_cache_dir("plans") is None
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
-    assert user_cache("plans") == Path("/cache/mmre-runner/plans")
+    assert user_cache_dir("plans") == Path("/cache/mmre-runner/plans")

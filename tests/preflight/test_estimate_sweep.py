@@ -25,7 +25,7 @@ sweep:
 """
 
 
-class Silent:
+class SilentReporter:
     def progress(self, done, total, **shown): ...
 
     def warn(self, message):
@@ -33,17 +33,17 @@ class Silent:
 
 
 @pytest.fixture
-def told_of(tmp_path):
-    def told_of(*lines):
+def describe(tmp_path):
+    def describe(*lines):
         path = tmp_path / "told.yaml"
         path.write_text(SPEC + "".join(f"  {line}\n" for line in lines))
-        return json.loads(json.dumps(describe_plan(load_spec(path), Silent())))
+        return json.loads(json.dumps(describe_plan(load_spec(path), SilentReporter())))
 
-    return told_of
+    return describe
 
 
-def test_a_grid_is_listed_whole_with_its_seeds(told_of):
-    told = told_of("space: {generator.answer: {grid: [a, b, c]}}", "seeds: [1, 2]")
+def test_all_trials_of_a_grid_are_listed(describe):
+    told = describe("space: {generator.answer: {grid: [a, b, c]}}", "seeds: [1, 2]")
     assert [each["parameters"] for each in told["trials"]] == [
         {"generator.answer": answer, "seed": seed} for answer in "abc" for seed in (1, 2)
     ]
@@ -53,24 +53,24 @@ def test_a_grid_is_listed_whole_with_its_seeds(told_of):
     assert told["unmet"] == []
 
 
-def test_arms_are_listed_and_a_budget_ends_the_list(told_of):
-    told = told_of("arms: {a: {}, b: {adapter.tasks: [match]}}", "seeds: [1, 2, 3]")
+def test_arms_are_listed_and_a_budget_ends_the_list(describe):
+    told = describe("arms: {a: {}, b: {adapter.tasks: [match]}}", "seeds: [1, 2, 3]")
     assert (len(told["trials"]), told["sweep"]["num_trials"]) == (6, 6)
     assert told["sweep"]["arms"] == {"a": {}, "b": {"adapter.tasks": ["match"]}}
-    told = told_of("space: {generator.answer: {grid: [a, b, c]}}", "budget: {trials: 2}")
+    told = describe("space: {generator.answer: {grid: [a, b, c]}}", "budget: {trials: 2}")
     assert (len(told["trials"]), told["sweep"]["num_trials"]) == (2, 2)
 
 
-def test_of_a_search_what_is_tried_first_is_known(told_of):
+def test_enqueued_points_of_a_search_are_listed(describe):
     lines = ("space: {data.unseen_name_ratio: {uniform: [0, 1]}}", "search: {type: random}", "enqueue: [{}]")
-    told = told_of(*lines, "budget: {trials: 9}")
+    told = describe(*lines, "budget: {trials: 9}")
     assert [each["parameters"] for each in told["trials"]] == [{"data.unseen_name_ratio": 0.0}]
     assert told["sweep"]["num_trials"] == 9
-    assert told_of(*lines, "budget: {hours: 9}")["sweep"]["num_trials"] is None
+    assert describe(*lines, "budget: {hours: 9}")["sweep"]["num_trials"] is None
 
 
-def test_it_is_shown_as_a_table(told_of):
-    told = told_of(
+def test_a_sweep_is_shown_as_a_table(describe):
+    told = describe(
         "space: {generator.answer: {grid: [a, b, c]}}", "arms: {x: {adapter.images: lettered}}", "seeds: [7]"
     )
     console = Console(file=StringIO(), width=160)
@@ -115,7 +115,7 @@ sweep:
 
 def test_arms_of_equal_steps_and_of_equal_tokens_are_told_apart(tmp_path):
     (tmp_path / "budgets.yaml").write_text(TRAINED)
-    told = json.loads(json.dumps(describe_plan(load_spec(tmp_path / "budgets.yaml"), Silent())))
+    told = json.loads(json.dumps(describe_plan(load_spec(tmp_path / "budgets.yaml"), SilentReporter())))
     found = {}
     for trial in told["trials"]:
         found.setdefault((trial["arm"], trial["parameters"]["trainer"]), []).append(trial)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runner.preflight.resources import Gpu, gpu_too_small, missing_requirements
+from runner.preflight.resources import Gpu, gpu_memory_problem, missing_requirements
 from runner.spec.experiment_spec import ComputeOptions
 
 A100 = Gpu("NVIDIA A100-SXM4-80GB", 85.9)
@@ -19,7 +19,7 @@ def test_the_papers_run_fits_four_large_a100_and_nothing_else(gpus, fits):
     assert (missing_requirements(PAPER, gpus) == []) == fits
 
 
-def test_what_is_lacking_is_said_in_one_line():
+def test_missing_gpus_are_listed_in_one_line():
     [line] = missing_requirements(PAPER, [SMALL])
     assert "4 GPU(s) of type A100 with 80GB" in line
     assert "A100-PCIE-40GB (43 GB)" in line
@@ -33,8 +33,8 @@ def test_no_gpu_is_needed_for_a_cpu_run():
 @pytest.mark.parametrize(
     ("given", "told"), [([0], None), ([1], "PCIE-40GB (43 GB)"), (["GPU-1f"], None), ([], None), ([7], None)]
 )
-def test_a_worker_is_told_that_its_gpu_is_too_small(given, told):
-    lacking = gpu_too_small(PAPER, [A100, SMALL], given)
+def test_a_gpu_that_is_too_small_is_reported(given, told):
+    lacking = gpu_memory_problem(PAPER, [A100, SMALL], given)
     assert lacking is None if told is None else told in lacking
 
 

@@ -1,4 +1,4 @@
-"""Each way in which something else than the answer can carry loss is found, and what is right is not complained of."""
+"""Every fault in labels and prompts is found, and valid samples have no problem."""
 
 import re
 from dataclasses import replace
@@ -15,36 +15,36 @@ from runner.preflight.sample_checker import SampleChecker
 from runner.records import IGNORED, TextPart
 
 
-def inspector(model, **options):
+def make_checker(model, **options):
     return SampleChecker.of(model, SftTrainer(SftOptions(**options)))
 
 
 def found(model, sample, **options):
-    looking = inspector(model, **options)
-    return looking.inspect(sample, looking.encode(sample), looking.prompt_ids(sample))
+    checker = make_checker(model, **options)
+    return checker.inspect(sample, checker.encode(sample), checker.prompt_ids(sample))
 
 
 @pytest.mark.parametrize("target_suffix", ["", "\n", " and so on"])
-def test_a_right_sample_has_no_problem(model, samples, target_suffix):
+def test_a_valid_sample_has_no_problem(model, samples, target_suffix):
     for sample in samples:
-        seen = found(model, sample, target_suffix=target_suffix)
-        assert seen.problems == ()
-        assert seen.trained_text == f"{sample.target}<|im_end|>{target_suffix}"
-        assert not seen.truncated
-        assert not seen.respelt
+        check = found(model, sample, target_suffix=target_suffix)
+        assert check.problems == ()
+        assert check.trained_text == f"{sample.target}<|im_end|>{target_suffix}"
+        assert not check.truncated
+        assert not check.respelt
         count = model.count(sample)
-        assert (seen.num_image_tokens, seen.num_tokens - seen.num_trained) == (count.image, count.image + count.text)
-        assert inspector(model).inspect_turn(sample) == ()
+        assert (check.num_image_tokens, check.num_tokens - check.num_trained) == (count.image, count.image + count.text)
+        assert make_checker(model).chat_template_problems(sample) == ()
 
 
 @given(
     target=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40),
     prompt=st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
 )
-def test_no_text_is_complained_of(model, samples, target, prompt):
+def test_any_text_is_valid(model, samples, target, prompt):
     sample = replace(samples[0], content=(*samples[0].content, TextPart(prompt)), target=target)
-    looking = inspector(model)
-    assert looking.inspect_words(sample).problems == ()
+    checker = make_checker(model)
+    assert checker.inspect_without_pixels(sample).problems == ()
 
 
 def _labelled(features, labels):
@@ -86,7 +86,7 @@ def _no_end_token(rendered, features):
     return features if rendered.target is None else _without(features, -1)
 
 
-def _hole(rendered, features):
+def _gap(rendered, features):
     labels = features["labels"].clone()
     labels[-3] = IGNORED
     return _labelled(features, labels)
@@ -97,46 +97,46 @@ def _another_prompt(rendered, features):
 
 
 FAULTS = {
-    _shifted_early: r"the label at token \d+ is 'Number', and the token that stands there is .* one place too early",
-    _shifted_late: r"labels belong at the tokens themselves, and all of them stand one place too late",
+    _shifted_early: r"the label at token \d+ is 'Number', but the token there is .* one token too early",
+    _shifted_late: r"a label belongs at its own token; all labels are one token too late",
     _image_in_loss: r"an image token carries loss, at token \d+ of \d+",
     _all_masked: "no token carries loss",
     _whole_conversation: r"expected 'Number 0.<\|im_end\|>' and found '<\|im_start\|>system",
-    _image_token_lost: "3 image tokens stand for 4 features of 1 images",
+    _image_token_lost: "there are 3 image tokens for 4 features of 1 images",
     _no_end_token: r"at character 9 expected 'Number 0.<\|im_end\|>' and found 'Number 0.'",
-    _hole: r"the tokens that carry loss are interrupted after token \d+",
-    _another_prompt: r"prompt in training is not the one that an answer is generated from: at character \d+ expected",
+    _gap: r"the tokens with loss are not contiguous: there is a gap after token \d+",
+    _another_prompt: r"prompt in training differs from the prompt of generation: at character \d+ expected",
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_each_fault_is_found(spoilt, samples, fault):
-    seen = found(spoilt(fault), samples[0])
-    assert any(re.search(FAULTS[fault], problem) for problem in seen.problems), seen.problems
+def test_each_fault_is_found(faulty_model, samples, fault):
+    check = found(faulty_model(fault), samples[0])
+    assert any(re.search(FAULTS[fault], problem) for problem in check.problems), check.problems
 
 
-def test_a_fault_stops_with_the_samples_id(spoilt, samples):
-    looking = inspector(spoilt(_shifted_early))
+def test_a_fault_is_an_error_with_the_sample_id(faulty_model, samples):
+    checker = make_checker(faulty_model(_shifted_early))
     with pytest.raises(StepError, match=r"^sample s2: the label at token"):
-        looking.check(samples[2], looking.encode(samples[2]))
+        checker.check(samples[2], checker.encode(samples[2]))
 
 
-def test_a_check_while_training_leaves_the_vision_tower_alone(spoilt, samples):
-    lossy = spoilt(_image_token_lost)
+def test_a_check_during_training_does_not_run_the_vision_encoder(faulty_model, samples):
+    lossy = faulty_model(_image_token_lost)
     lossy.num_image_features = lambda features: pytest.fail("a model may have to run its vision tower for this")
-    looking = inspector(lossy)
-    with pytest.raises(StepError, match=r"^sample s0: 3 image tokens stand for 4 features"):
-        looking.check(samples[0], looking.encode(samples[0]))
+    checker = make_checker(lossy)
+    with pytest.raises(StepError, match=r"^sample s0: there are 3 image tokens for 4 features"):
+        checker.check(samples[0], checker.encode(samples[0]))
 
 
 def test_a_missing_suffix_is_found(model, samples):
-    looking = inspector(model, target_suffix="\n")
+    checker = make_checker(model, target_suffix="\n")
     bare = model.encode(samples[0])
-    [problem] = looking.inspect(samples[0], bare).problems
+    [problem] = checker.inspect(samples[0], bare).problems
     assert problem.endswith(r"expected 'Number 0.<|im_end|>\n' and found 'Number 0.<|im_end|>'")
 
 
-def test_an_end_token_inside_the_answer_is_found_though_its_text_is_right(spoilt, model, samples):
+def test_an_end_token_inside_the_answer_is_found_though_its_text_is_right(faulty_model, model, samples):
     sample = replace(samples[0], target="One <|im_end|> two.")
     assert found(model, sample).problems == ()
     first, second = (model.encode(replace(sample, target=text)) for text in ("One ", " two."))
@@ -144,9 +144,9 @@ def test_an_end_token_inside_the_answer_is_found_though_its_text_is_right(spoilt
     joined = {
         name: torch.cat([first[name], second[name][prompt:]]) for name in ("input_ids", "labels", "mm_token_type_ids")
     }
-    naive = spoilt(lambda rendered, features: features if rendered.target is None else {**features, **joined})
+    naive = faulty_model(lambda rendered, features: features if rendered.target is None else {**features, **joined})
     [problem] = found(naive, sample).problems
-    assert problem.startswith("a token that ends an answer stands inside it: at character 14 expected")
+    assert problem.startswith("the answer contains a token that ends generation: at character 14 expected")
 
 
 def test_a_template_that_writes_before_the_answer_is_found(with_template, samples):
@@ -156,39 +156,39 @@ def test_a_template_that_writes_before_the_answer_is_found(with_template, sample
             "{% if message.role == 'assistant' %}(thinking){% endif %}{% for part in message.content %}",
         )
     )
-    [problem] = inspector(wrapped).inspect_turn(samples[0])
+    [problem] = make_checker(wrapped).chat_template_problems(samples[0])
     assert "assistantNumber0.' and found" in problem
     assert "assistant(think" in problem
 
 
-def test_a_text_that_the_prompt_lacks_is_found(spoilt, model, samples):
-    words = spoilt(lambda rendered, features: model.encode(replace(rendered, content=rendered.content[:-1])))
+def test_a_text_that_is_missing_in_the_prompt_is_found(faulty_model, model, samples):
+    words = faulty_model(lambda rendered, features: model.encode(replace(rendered, content=rendered.content[:-1])))
     [problem] = found(words, samples[0]).problems
-    assert problem == "the prompt lacks a text of the sample, or has it out of order: 'What are these 0 things?'"
+    assert problem == "a text of the sample is missing in the prompt, or out of order: 'What are these 0 things?'"
 
 
-def test_a_tokenizer_that_composes_characters_is_told_and_refused_nothing(model, samples):
+def test_a_tokenizer_that_normalizes_characters_is_reported_and_accepted(model, samples):
     sample = replace(samples[0], target="Cafe\u0301 in Malmo\u0308.")
-    seen = found(model, sample)
-    assert (seen.problems, seen.respelt) == ((), True)
-    assert seen.trained_text == "Caf\u00e9 in Malm\u00f6.<|im_end|>"
+    check = found(model, sample)
+    assert (check.problems, check.respelt) == ((), True)
+    assert check.trained_text == "Caf\u00e9 in Malm\u00f6.<|im_end|>"
 
 
-def test_an_answer_cut_at_the_limit_is_no_problem_where_the_trainer_cuts(model, samples):
+def test_an_answer_truncated_at_the_limit_is_valid_if_the_trainer_truncates(model, samples):
     whole = found(model, samples[6])
     limit = whole.num_tokens - 4
     cut = found(model, samples[6], max_length=limit, on_overlength="truncate")
     assert (cut.num_tokens, cut.truncated, cut.problems) == (limit, True, ())
     assert "<|im_end|>" not in cut.trained_text
     assert whole.trained_text.startswith(cut.trained_text)
-    refusing = inspector(model, max_length=limit)
-    short = inspector(model, max_length=limit, on_overlength="truncate").encode(samples[6])
+    refusing = make_checker(model, max_length=limit)
+    short = make_checker(model, max_length=limit, on_overlength="truncate").encode(samples[6])
     assert any("are not the answer" in problem for problem in refusing.inspect(samples[6], short).problems)
 
 
-def test_without_a_trainer_a_sample_is_looked_at_all_the_same(model, samples):
-    looking = SampleChecker.of(model, None)
-    assert looking.inspect(samples[0], looking.encode(samples[0])).trained_text == "Number 0.<|im_end|>"
-    assert looking.limit == model.context_length
+def test_a_sample_is_checked_without_a_trainer(model, samples):
+    checker = SampleChecker.of(model, None)
+    assert checker.inspect(samples[0], checker.encode(samples[0])).trained_text == "Number 0.<|im_end|>"
+    assert checker.limit == model.context_length
     prompt = replace(samples[0], target=None)
-    assert looking.inspect_prompt(prompt, model.encode(prompt)) == ()
+    assert checker.inspect_prompt(prompt, model.encode(prompt)) == ()

@@ -1,4 +1,4 @@
-"""`extends`, `--set` and the environment, laid over one another."""
+"""Merging of `extends`, `--set` and environment variables."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def read(path, **environment):
     return read_layers(path, path.name, environment)
 
 
-def test_a_spec_is_laid_over_the_one_it_extends(write):
+def test_spec_is_merged_over_the_file_it_extends(write):
     write("base.yaml", "trainer: {type: sft, epochs: 3}\nmetrics: [1, 2]\nseed: 1\n")
     tree = read(write("top.yaml", "extends: base.yaml\ntrainer: {epochs: 1}\nmetrics: [3]\n"))
     assert tree.value == {"trainer": {"type": "sft", "epochs": 1}, "metrics": [3], "seed": 1}
@@ -32,37 +32,37 @@ def test_a_spec_is_laid_over_the_one_it_extends(write):
     assert ("metrics", 1) not in tree.marks
 
 
-def test_a_section_of_another_type_replaces_the_whole(write):
+def test_section_with_another_type_replaces_the_whole_section(write):
     write("base.yaml", "optimizer: {type: adamw, lr: 1, betas: [1, 2]}\n")
     tree = read(write("top.yaml", "extends: base.yaml\noptimizer: {type: muon, lr: 2}\n"))
     assert tree.value == {"optimizer": {"type": "muon", "lr": 2}}
 
 
-def test_paths_stay_relative_to_the_file_they_are_written_in(write, tmp_path):
+def test_paths_are_relative_to_their_own_file(write, tmp_path):
     write("deep/base.yaml", "a: x.txt\n")
     tree = read(write("top.yaml", "extends: deep/base.yaml\nb: y.txt\n"))
     assert tree.value["a"].folder == tmp_path / "deep"
     assert tree.value["b"].folder == tmp_path
 
 
-def test_a_circle_of_extends_is_refused(write):
+def test_circular_extends_is_an_error(write):
     write("a.yaml", "extends: b.yaml\n")
     with pytest.raises(SpecError, match="extends itself"):
         read(write("b.yaml", "extends: a.yaml\n"))
 
 
-def test_a_missing_base_is_named_with_its_line(write):
+def test_missing_base_file_is_an_error_with_its_line(write):
     with pytest.raises(SpecError, match=r"top\.yaml:2:1.*no such file"):
         read(write("top.yaml", "seed: 1\nextends: none.yaml\n"))
 
 
-def test_environment_values_have_the_types_of_yaml(write):
+def test_environment_values_are_parsed_as_yaml(write):
     path = write("s.yaml", "lr: ${env:LR}\ntext: '${env:HOME_DIR}/x'\nother: ${env:NOT_SET:3}\nempty: ${env:NONE:}\n")
     tree = read(path, LR="1e-5", HOME_DIR="/data")
     assert tree.value == {"lr": 1e-5, "text": "/data/x", "other": 3, "empty": None}
 
 
-def test_a_path_from_the_environment_is_relative_to_where_it_was_typed(write, tmp_path, monkeypatch):
+def test_path_from_the_environment_is_relative_to_the_current_folder(write, tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -72,7 +72,7 @@ def test_a_path_from_the_environment_is_relative_to_where_it_was_typed(write, tm
     assert tree.value["default"].folder == tmp_path
 
 
-def test_environment_values_that_are_not_there_are_all_told(write):
+def test_all_unset_environment_variables_are_reported(write):
     tree = read(write("s.yaml", "a: ${env:ONE}\nb: ${env:TWO}\nc: ${home}\n"))
     assert [(problem.line, problem.path) for problem in tree.problems] == [
         (1, ("a",)),
@@ -83,17 +83,17 @@ def test_environment_values_that_are_not_there_are_all_told(write):
 
 def test_overrides_reach_into_mappings_and_lists(write):
     tree = read(write("s.yaml", "optimizer: {groups: {vision: {lr: 1}}}\nmetrics: [{type: a}, {type: b}]\n"))
-    made = apply_overrides(
+    changed = apply_overrides(
         tree, ["optimizer.groups.vision.lr=2e-6", "metrics.1.type=c", "trainer.epochs=1"], Path.cwd()
     )
-    assert made.value["optimizer"]["groups"]["vision"]["lr"] == 2e-6
-    assert made.value["metrics"] == [{"type": "a"}, {"type": "c"}]
-    assert made.value["trainer"] == {"epochs": 1}
-    assert made.marks[("optimizer", "groups", "vision", "lr")].file == "--set optimizer.groups.vision.lr=2e-6"
+    assert changed.value["optimizer"]["groups"]["vision"]["lr"] == 2e-6
+    assert changed.value["metrics"] == [{"type": "a"}, {"type": "c"}]
+    assert changed.value["trainer"] == {"epochs": 1}
+    assert changed.marks[("optimizer", "groups", "vision", "lr")].file == "--set optimizer.groups.vision.lr=2e-6"
     assert tree.value["metrics"][1] == {"type": "b"}, "the tree itself is not changed"
 
 
-def test_overrides_that_cannot_be_are_told_at_once(write):
+def test_all_invalid_overrides_are_reported(write):
     tree = read(write("s.yaml", "seed: 1\nmetrics: [1]\n"))
     with pytest.raises(SpecError) as caught:
         apply_overrides(tree, ["seed", "seed.deep=1", "metrics.4=2", "a=[1"], Path.cwd())

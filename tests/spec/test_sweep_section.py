@@ -1,11 +1,11 @@
-"""The section `sweep` is checked with the spec: every value by its field's own schema, all mistakes at once."""
+"""The section `sweep` is validated with the spec: each value against its field's schema, all errors at once."""
 
 import json
 
 import pytest
 
 from runner.errors import SpecError
-from runner.plan import smoke
+from runner.plan import smoke_spec
 from runner.spec.load import load_spec
 
 BASE = """\
@@ -20,7 +20,7 @@ metrics: [{type: ner_f1}]
 tracker: {type: mlflow}
 sweep:
 """
-FIRST = BASE.count("\n") + 1
+FIRST_LINE = BASE.count("\n") + 1
 
 
 @pytest.fixture
@@ -35,20 +35,20 @@ def load(tmp_path):
 
 @pytest.fixture
 def problems(load):
-    """The problems of a sweep as (line of the section, column, path, message)."""
+    """Return the problems of a sweep as (line of the section, column, path, message)."""
 
     def problems(sweep, *overrides):
         with pytest.raises(SpecError) as caught:
             load(sweep, *overrides)
         return [
-            (each.line and each.line - FIRST + 1, each.column, each.as_json()["path"], each.message)
+            (each.line and each.line - FIRST_LINE + 1, each.column, each.as_json()["path"], each.message)
             for each in caught.value.problems
         ]
 
     return problems
 
 
-def test_every_mistake_is_told_at_once_with_line_column_and_the_nearest_name(problems):
+def test_all_errors_are_reported_with_line_column_and_suggestion(problems):
     found = problems(
         """\
 space:
@@ -62,8 +62,7 @@ seeds: [1, 2, 1]
 search: {type: tep}
 arms: {odd: {adapter.tasks: [nerr]}}"""
     )
-    places = [(line, path) for line, _, path, _ in found]
-    assert places == [
+    assert [(line, path) for line, _, path, _ in found] == [
         (2, "sweep.space.optimizer.groups.visoin.lr"),
         (3, "optimizer.groups.vision.lr"),
         (4, "trainer.global_batch_size"),
@@ -76,15 +75,15 @@ arms: {odd: {adapter.tasks: [nerr]}}"""
         (10, "adapter.tasks"),
         (10, "adapter.tasks.0"),
     ]
-    told = "\n".join(message for *_, message in found)
+    messages = "\n".join(message for *_, message in found)
     for suggestion in ("optimizer.groups.vision.lr", "epochs", "transformers", "answer", "tpe", "ner"):
-        assert f"did you mean {suggestion!r}?" in told
-    # The column is that of the value that is refused, not of the path.
+        assert f"did you mean {suggestion!r}?" in messages
+    # The column is that of the invalid value, not of the path.
     assert found[1][1] == len("    optimizer.groups.vision.lr: {uniform: [") + 1
     assert found[2][1] == len("    trainer.global_batch_size: {choice: [4, ") + 1
 
 
-def test_mistakes_beside_the_sweep_are_told_with_it(problems):
+def test_errors_outside_the_sweep_are_reported_with_it(problems):
     found = problems("space: {trainer.epochs: {grid: [1, 0]}}", "trainer.global_batch_size=no")
     assert {path for _, _, path, _ in found} == {"trainer.global_batch_size", "trainer.epochs"}
 
@@ -93,24 +92,28 @@ def test_mistakes_beside_the_sweep_are_told_with_it(problems):
     ("sweep", "path", "message"),
     [
         ("{}", "sweep", "varies nothing"),
-        ("space: {name: {grid: [a]}}", "sweep.space.name", "changes no figure"),
-        ("space: {seed: {grid: [1]}}\nseeds: [1, 2]", "sweep.space.seed", "repeated by `seeds`"),
-        ("space: {trainer.epochs: {int: [1, 3]}}\nsearch: {type: random}", "sweep.search", "needs an end"),
-        ("space: {trainer.max_grad_norm: {uniform: [1, 3]}}", "sweep.space.trainer.max_grad_norm", "no end of values"),
+        ("space: {name: {grid: [a]}}", "sweep.space.name", "does not affect any metric"),
+        ("space: {seed: {grid: [1]}}\nseeds: [1, 2]", "sweep.space.seed", "is also set by `seeds`"),
+        ("space: {trainer.epochs: {int: [1, 3]}}\nsearch: {type: random}", "sweep.search", "needs a limit"),
+        (
+            "space: {trainer.max_grad_norm: {uniform: [1, 3]}}",
+            "sweep.space.trainer.max_grad_norm",
+            "uniform is continuous",
+        ),
         (
             "space: {trainer.epochs: {grid: [1, 3]}}\nsearch: {type: random}\nbudget: {trials: 1}",
             "sweep.space.trainer.epochs.grid",
-            "say `choice`",
+            "use `choice`",
         ),
         (
             "space: {trainer.epochs: {int: [1, 3]}}\nsearch: {type: tpe}\nbudget: {trials: 2}",
             "sweep.search.type",
-            "goes by results",
+            "tpe needs an objective",
         ),
         (
             "space: {trainer.epochs: {grid: [1, 3]}}\nobjective: {metric: ner_f1, mode: max}",
             "sweep.objective.metric",
-            "a figure of the test split, which decides nothing",
+            "is a test metric and cannot be used for selection",
         ),
         (
             "space: {trainer.epochs: {grid: [1, 3]}}\nobjective: {metric: validation/los}",
@@ -120,13 +123,13 @@ def test_mistakes_beside_the_sweep_are_told_with_it(problems):
         (
             "space: {trainer.epochs: {grid: [1, 3]}}\npruning: {type: median}",
             "sweep.pruning",
-            "goes by the objective",
+            "needs an objective",
         ),
-        ("seeds: [1, 2]\nsearch: {type: random}", "sweep.search", "would be ignored"),
+        ("seeds: [1, 2]\nsearch: {type: random}", "sweep.search", "would have no effect"),
         (
             "space: {trainer.epochs: {grid: [1, 3]}}\nseeds: [1, 2, 3]\nbudget: {trials: 2}",
             "sweep.budget.trials",
-            "no point fits in 2",
+            "2 is less than one point",
         ),
         (
             "space: {trainer.epochs: {grid: [1, 3]}}\narms: {a: {trainer.epochs: 1}}",
@@ -146,33 +149,33 @@ def test_mistakes_beside_the_sweep_are_told_with_it(problems):
         (
             "space: {trainer.epochs: {grid: [1, 3]}}\nenqueue: [{trainer.epochs: 2}]",
             "sweep.enqueue.0.trainer.epochs",
-            "is 2, which lies outside of grid 1, 3",
+            "is 2, which is outside grid 1, 3",
         ),
         ("space: {trainer.epochs: {grid: [1, 3]}}\nenqueue: [{}]", "sweep.enqueue.0", "trainer.epochs is 2"),
     ],
 )
-def test_what_does_not_go_together_is_told_where_it_stands(problems, sweep, path, message):
+def test_conflicting_options_are_reported_with_their_path(problems, sweep, path, message):
     found = problems(sweep)
     assert [each[2] for each in found] == [path]
     assert message in found[0][3]
     assert found[0][0] >= 0
 
 
-def test_an_objective_needs_samples_that_are_kept_aside(problems):
+def test_objective_needs_validation_samples(problems):
     sweep = "space: {trainer.epochs: {grid: [1, 3]}}\nobjective: {metric: validation/loss}\npruning: {type: median}"
     [(_, _, path, message)] = problems(sweep, "trainer.validation_ratio=0")
     assert path == "sweep.objective.metric"
     assert "set trainer.validation_ratio" in message
 
 
-def test_a_plan_sweeps_nothing(problems):
+def test_plan_cannot_have_a_sweep(problems):
     pinned = "{fingerprint: a, data: b, model: c, plugins: {}}"
     [(_, _, path, message)] = problems("seeds: [1, 2]", f"pinned={pinned}")
     assert path == "sweep"
     assert "`pinned`" in message
 
 
-def test_conditions_look_at_what_was_chosen_before_them(load):
+def test_condition_uses_values_of_earlier_paths(load):
     loaded = load(
         """\
 space:
@@ -185,7 +188,7 @@ space:
     assert loaded.spec.sweep.space["optimizer.groups.all.lr"].when == {"optimizer.type": "muon"}
 
 
-def test_a_path_is_tried_in_every_section_that_may_stand_around_it(problems):
+def test_path_is_checked_in_every_value_of_its_section(problems):
     found = problems(
         """\
 space:
@@ -198,7 +201,7 @@ space:
     assert [each[2] for each in found] == ["sweep.space.optimizer.groups.all.lr"]
 
 
-def test_a_sweep_is_no_part_of_a_trial_and_survives_being_written_out(load, tmp_path):
+def test_sweep_survives_serialization_and_is_omitted_if_none(load, tmp_path):
     loaded = load("space: {trainer.epochs: {int: [1, 3]}}\nseeds: [3, 4]\nenqueue: [{trainer.epochs: 1}]")
     (tmp_path / "again.json").write_text(json.dumps(loaded.spec.as_json()))
     assert load_spec(tmp_path / "again.json").spec.sweep.model_dump() == loaded.spec.sweep.model_dump()
@@ -206,6 +209,6 @@ def test_a_sweep_is_no_part_of_a_trial_and_survives_being_written_out(load, tmp_
     assert "sweep" not in plain.as_json()
 
 
-def test_a_smoke_run_tries_two_points_with_one_seed(load):
-    small = smoke(load("space: {trainer.epochs: {int: [1, 3]}}\nseeds: [3, 4]").spec).sweep
+def test_smoke_run_has_two_points_with_one_seed(load):
+    small = smoke_spec(load("space: {trainer.epochs: {int: [1, 3]}}\nseeds: [3, 4]").spec).sweep
     assert (small.seeds, small.budget.trials) == ((3,), 2)

@@ -1,4 +1,4 @@
-"""YAML with marks: what is read, what is refused, and where it says the trouble is."""
+"""YAML with marks: values, errors and their locations."""
 
 import contextlib
 from itertools import pairwise
@@ -38,7 +38,7 @@ def parse(text):
         ("2026-11-23", "2026-11-23"),
     ],
 )
-def test_scalars_are_what_a_researcher_means(text, value):
+def test_scalars_have_the_intended_types(text, value):
     read = parse(f"a: {text}").value["a"]
     assert read == value
     assert isinstance(read, bool) == isinstance(value, bool)
@@ -52,26 +52,26 @@ def test_every_value_has_the_mark_of_its_key():
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "told"),
+    ("text", "line", "message"),
     [
-        ("a: 1\nb: 2\na: 3", 3, "twice (line 1)"),
+        ("a: 1\nb: 2\na: 3", 3, "duplicate key 'a' (first on line 1)"),
         ("a: !!python/object:os.system 1", 1, "tag"),
         ("a:\n  ? [1]\n  : 2", 2, "plain word"),
     ],
 )
-def test_what_is_ambiguous_is_a_problem_with_its_line(text, line, told):
+def test_ambiguous_yaml_is_a_problem_with_its_line(text, line, message):
     [problem] = parse(text).problems
     assert problem.line == line
-    assert told in problem.message
+    assert message in problem.message
 
 
 @pytest.mark.parametrize("text", ["a: [1", "a: b: c", "a: &x [*x]", "\tb: 1", "a: *missing"])
-def test_what_is_not_yaml_is_an_error(text):
+def test_invalid_yaml_is_an_error(text):
     with pytest.raises(SpecError, match=r"spec\.yaml"):
         parse(text)
 
 
-def test_aliases_that_explode_are_refused():
+def test_exponential_aliases_are_an_error():
     layers = "".join(f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n" for before, name in pairwise("abcdefgh"))
     with pytest.raises(SpecError, match="aliases expand"):
         parse("a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + layers)
@@ -96,7 +96,7 @@ Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:y
 
 @given(st.dictionaries(keys, plain, max_size=5))
 @example({"0": "0E0"})
-def test_what_pyyaml_writes_is_read_back(value):
+def test_output_of_pyyaml_is_read_back(value):
     text = yaml.dump(value, Dumper=Quoting, allow_unicode=True, sort_keys=False)
     assert _same(parse(text).value, value)
 
@@ -110,6 +110,6 @@ def _same(read, written):
 
 
 @given(st.text())
-def test_any_text_is_read_or_refused(text):
+def test_any_text_is_parsed_or_raises_a_spec_error(text):
     with contextlib.suppress(SpecError):
         parse(text)

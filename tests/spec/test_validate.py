@@ -1,4 +1,4 @@
-"""`runner validate`: five mistakes, five lines, nothing heavy; bench/validate.py measures what it costs."""
+"""`runner validate`: one line for each error, and no heavy imports; bench/validate.py measures its cost."""
 
 import json
 import subprocess
@@ -47,7 +47,7 @@ def five(workplace):
     return workplace
 
 
-def test_five_mistakes_are_five_lines_with_suggestions(five):
+def test_five_errors_are_five_lines_with_suggestions(five):
     done = five.run("validate", "five.yaml")
     assert done.returncode == 2
     *lines, last = done.stdout.splitlines()
@@ -58,17 +58,17 @@ def test_five_mistakes_are_five_lines_with_suggestions(five):
         assert suggestion in line
 
 
-def test_as_json_they_are_one_document(five):
+def test_errors_as_json(five):
     done = five.run("validate", "five.yaml", "--json")
-    told = json.loads(done.stdout)
-    assert told["valid"] is False
-    assert [(each["file"], each["line"], each["path"]) for each in told["errors"]] == [
+    printed = json.loads(done.stdout)
+    assert printed["valid"] is False
+    assert [(each["file"], each["line"], each["path"]) for each in printed["errors"]] == [
         ("five.yaml", number, path) for number, path, _ in EXPECTED
     ]
-    assert all(each["column"] > 0 for each in told["errors"])
+    assert all(each["column"] > 0 for each in printed["errors"])
 
 
-def test_nothing_heavy_is_imported(five):
+def test_no_heavy_package_is_imported(five):
     done = subprocess.run(
         [sys.executable, "-c", IN_PROCESS], cwd=five.folder, capture_output=True, text=True, check=True
     )
@@ -76,7 +76,7 @@ def test_nothing_heavy_is_imported(five):
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "name: [\n", "just text", "name: x\nname: y\n", "a: &a [*a]\n"])
-def test_whatever_stands_in_the_file_is_told_without_a_traceback(workplace, text):
+def test_any_file_content_is_reported_without_a_traceback(workplace, text):
     (workplace.folder / "odd.yaml").write_text(text)
     done = workplace.run("validate", "odd.yaml", "nowhere.yaml")
     assert done.returncode == 2

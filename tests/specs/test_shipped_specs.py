@@ -1,4 +1,4 @@
-"""Every shipped spec is valid, checked by its schema, small enough to be tried, and says where its schema is."""
+"""Every shipped spec is valid, matches its schema, and names its schema."""
 
 import json
 from pathlib import Path
@@ -28,22 +28,22 @@ def schema_of(path):
     return first.removeprefix(prefix)
 
 
-def test_it_is_valid(shipped):
+def test_spec_is_valid(shipped):
     assert isinstance(load_any(shipped), SCHEMAS[schema_of(shipped)])
 
 
-def test_it_is_the_same_with_every_default_written_out(shipped, tmp_path):
+def test_spec_is_the_same_with_every_default_written_out(shipped, tmp_path):
     spec = load_any(shipped)
-    whole = tmp_path / "plan.json"
-    whole.write_text(json.dumps(spec.as_json()), encoding="utf-8")
-    assert load_any(whole) == spec
+    written = tmp_path / "plan.json"
+    written.write_text(json.dumps(spec.as_json()), encoding="utf-8")
+    assert load_any(written) == spec
 
 
-def test_its_schema_accepts_it_and_refuses_a_misspelling(shipped):
+def test_schema_accepts_the_spec_and_rejects_unknown_options(shipped):
     schema = json.loads((SPECS / schema_of(shipped)).read_text())
     written = json.loads(json.dumps(yaml.safe_load(shipped.read_text().replace("e-", ".0e-"))))
     jsonschema.validate(written, schema)
-    for section in (each for each in written.values() if isinstance(each, dict) and "type" in each):
+    for section in (value for value in written.values() if isinstance(value, dict) and "type" in value):
         section["misspelt"] = 1
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(written, schema)
@@ -51,5 +51,5 @@ def test_its_schema_accepts_it_and_refuses_a_misspelling(shipped):
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_the_schemas_are_those_of_the_plugins(name):
+def test_stored_schemas_match_the_plugins(name):
     assert json.loads((SPECS / name).read_text()) == spec_schema(SCHEMAS[name]), "run `make schema`"

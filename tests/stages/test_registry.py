@@ -1,4 +1,4 @@
-"""Plugins whose options are not what their stage takes are refused by name."""
+"""Plugins with an invalid options class are errors that name the plugin."""
 
 import sys
 from importlib.metadata import EntryPoint
@@ -11,12 +11,12 @@ from runner.stages import ModelOptions, Options
 from runner.stages.registry import Plugin
 
 
-class Unsaid(ModelOptions):
-    """Options that do not say which weights they name."""
+class AbstractOptions(ModelOptions):
+    """Options without `exact_revision`."""
 
 
-class Said(ModelOptions):
-    """Options that do."""
+class ConcreteOptions(ModelOptions):
+    """Options with `exact_revision`."""
 
     def exact_revision(self):
         return "random"
@@ -27,33 +27,33 @@ def plugin(monkeypatch):
     """A model plugin whose options are a given class."""
 
     def plugin(options):
-        module = ModuleType("made_up")
+        module = ModuleType("fake_plugin")
         module.Chosen = options
-        monkeypatch.setitem(sys.modules, "made_up", module)
-        entry = EntryPoint("new", "made_up:Chosen", "runner.model.options")
+        monkeypatch.setitem(sys.modules, "fake_plugin", module)
+        entry = EntryPoint("new", "fake_plugin:Chosen", "runner.model.options")
         return Plugin("model", "new", entry, entry)
 
     return plugin
 
 
-def test_options_that_say_all_are_taken(plugin):
-    assert plugin(Said).options_class() is Said
+def test_valid_options_class_is_returned(plugin):
+    assert plugin(ConcreteOptions).options_class() is ConcreteOptions
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (Options, r"model plugin 'new' .*made_up:Chosen is no subclass of runner\.stages\.ModelOptions"),
-        (Unsaid, r"model plugin 'new' .*made_up:Chosen lacks exact_revision"),
-        (len, "no subclass"),
+        (Options, r"model plugin 'new' .*fake_plugin:Chosen is not a subclass of runner\.stages\.ModelOptions"),
+        (AbstractOptions, r"model plugin 'new' .*fake_plugin:Chosen does not implement exact_revision"),
+        (len, "not a subclass"),
     ],
 )
-def test_options_of_another_kind_are_named(plugin, options, message):
+def test_invalid_options_class_is_an_error(plugin, options, message):
     with pytest.raises(PluginError, match=message):
         plugin(options).options_class()
 
 
-def test_options_that_cannot_be_imported_are_named(plugin):
-    entry = EntryPoint("new", "made_up:Other", "runner.model.options")
+def test_options_that_cannot_be_imported_are_an_error(plugin):
+    entry = EntryPoint("new", "fake_plugin:Other", "runner.model.options")
     with pytest.raises(PluginError, match="cannot be imported"):
-        Plugin("model", "new", entry, plugin(Said).entry).options_class()
+        Plugin("model", "new", entry, plugin(ConcreteOptions).entry).options_class()

@@ -1,4 +1,4 @@
-"""Searches whose trials are never run: data and models are not looked at, results are made up."""
+"""Searches whose trials never run: data and models are not read, results are invented."""
 
 from types import SimpleNamespace
 
@@ -25,19 +25,19 @@ class Quiet:
 
 
 @pytest.fixture(autouse=True)
-def unseen(monkeypatch):
-    """Data and models as they are said to be; the names of data sets that were asked for."""
-    looked = []
+def prepared_types(monkeypatch):
+    """Replaces data and models; lists the types of the data sets that were prepared."""
+    prepared = []
 
     def prepare(part):
-        looked.append(part.type)
+        prepared.append(part.type)
         return DatasetInfo("made up", "nowhere", "0" * 64, (), {"train": 8, "test": 2})
 
-    def implement(part, *_):
+    def create_plugin(part, *_):
         return SimpleNamespace(prepare=lambda _: prepare(part))
 
-    monkeypatch.setattr(runner.plan, "implement", implement)
-    return looked
+    monkeypatch.setattr(runner.plan, "create_plugin", create_plugin)
+    return prepared
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def tree_of(tmp_path):
 
 @pytest.fixture
 def opened(tmp_path, tree_of):
-    """Opens a search in a folder that stays, as a launch and the one after it do."""
+    """A function that opens a search in a folder, as a launch does; a later call resumes it."""
 
     def opened(sweep, folder="runs", base=BASE):
         tree = tree_of(sweep, base)

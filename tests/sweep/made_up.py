@@ -1,4 +1,4 @@
-"""A sweep whose results are made up."""
+"""A sweep with invented results."""
 
 BASE = """\
 name: swept
@@ -22,7 +22,7 @@ objective: {metric: validation/loss, mode: min}
 
 
 def loss(trial):
-    """A loss with its lowest place inside of the space."""
+    """A loss with its minimum inside the space."""
     numbers = [value for value in trial.parameters.values() if isinstance(value, float)]
     return sum(abs(value - 1e-3) for value in numbers) + 0.001 * trial.seed
 
@@ -32,7 +32,7 @@ def finish(search, trial):
 
 
 def run(search, ends=10_000):
-    """Run a search, its trials one at a time, until so many have ended; what was asked, by name and parameters."""
+    """Run up to `ends` trials of a search one at a time; return their names, groups and parameters."""
     asked = []
     while len(asked) < ends and (trial := search.ask()) is not None:
         asked.append((trial.name, trial.group, tuple(trial.parameters.items())))

@@ -1,4 +1,4 @@
-"""The search: what it asks, what it asks again after a kill, what ends it, and what it keeps of an edited spec."""
+"""The search: the trials it proposes, resuming after a kill, budgets, pruning, and edited specs."""
 
 import itertools
 
@@ -13,8 +13,8 @@ from runner.plan import plan_json
 from runner.spec.load import load_spec
 from runner.spec.sweep_section import SweepOptions
 from runner.spec.tree import Mark, Tree
-from runner.spec.variants import Variants
-from runner.sweep.sampling import draw
+from runner.spec.variants import SweepVariants
+from runner.sweep.sampling import draw_point
 from runner.trial.run_directory import RunDirectory
 
 SEARCHES = {
@@ -25,7 +25,7 @@ SEARCHES = {
 
 
 @pytest.mark.parametrize("kind", SEARCHES)
-def test_the_same_seed_asks_the_same_trials_wherever_the_driver_is_killed(opened, kind):
+def test_the_same_seed_proposes_the_same_trials_after_any_kill(opened, kind):
     sweep = RATES + SEARCHES[kind] + "\nbudget: {trials: 9}\nparallel: 1"
     undisturbed = run(opened(sweep))
     assert len(undisturbed) == 9
@@ -38,13 +38,13 @@ def test_the_same_seed_asks_the_same_trials_wherever_the_driver_is_killed(opened
         assert run(opened(sweep, folder)) == undisturbed
 
 
-def test_another_seed_asks_other_trials(opened):
+def test_another_seed_proposes_other_trials(opened):
     sweep = RATES + "budget: {trials: 3}\n"
     one, other = (run(opened(sweep + f"search: {{type: random, seed: {seed}}}", str(seed))) for seed in (1, 2))
     assert not {name for name, *_ in one} & {name for name, *_ in other}
 
 
-def test_a_torn_journal_is_taken_up(opened, tmp_path):
+def test_a_truncated_journal_is_resumed(opened, tmp_path):
     sweep = RATES + SEARCHES["tpe"] + "\nbudget: {trials: 6}\nparallel: 1"
     undisturbed = run(opened(sweep))
     run(opened(sweep, "torn"), 4)
@@ -59,7 +59,7 @@ def test_a_torn_journal_is_taken_up(opened, tmp_path):
 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), attempt=st.integers(0, 2), kind=st.sampled_from(["random", "tpe", "nsga2"]))
-def test_every_point_that_is_drawn_lies_in_the_space(data, attempt, kind):
+def test_every_drawn_point_lies_in_the_space(data, attempt, kind):
     low = data.draw(st.floats(1e-6, 1e-2))
     high = data.draw(st.floats(2e-2, 1.0))
     whole = sorted(data.draw(st.sets(st.integers(1, 40), min_size=2, max_size=2)))
@@ -78,17 +78,17 @@ def test_every_point_that_is_drawn_lies_in_the_space(data, attempt, kind):
         }
     )
     space = {name: each.model_dump(exclude_none=True) for name, each in sweep.space.items()}
-    swept = Variants(_tree({"optimizer": {"type": "adamw"}, "sweep": {"space": space}}), sweep)
-    drawn = draw(swept, None, optuna.create_study(study_name="x"), attempt).params
+    swept = SweepVariants(_tree({"optimizer": {"type": "adamw"}, "sweep": {"space": space}}), sweep)
+    drawn = draw_point(swept, None, optuna.create_study(study_name="x"), attempt).params
     assert ("optimizer.weight_decay" in drawn) == (drawn["optimizer"] == "b")
-    assert all(sweep.space[name].drawn(value) is not None for name, value in drawn.items())
+    assert all(sweep.space[name].to_param_value(value) is not None for name, value in drawn.items())
 
 
 def _tree(value):
     return Tree(value, {(): Mark("made up")})
 
 
-def test_a_grid_is_the_product_once_with_every_seed_and_in_order(opened):
+def test_a_grid_is_the_ordered_product_with_every_seed(opened):
     sweep = "space:\n  trainer.epochs: {grid: [3, 1]}\n  trainer.global_batch_size: {grid: [2, 4, 8]}\nseeds: [5, 6]"
     asked = [dict(parameters) for _, _, parameters in run(opened(sweep))]
     wanted = [
@@ -100,16 +100,16 @@ def test_a_grid_is_the_product_once_with_every_seed_and_in_order(opened):
 
 @given(st.lists(st.sets(st.integers(1, 9), min_size=1, max_size=3), min_size=1, max_size=3))
 @settings(max_examples=25, deadline=None)
-def test_a_grid_covers_just_the_product(values):
+def test_a_grid_covers_exactly_the_product(values):
     names = ["trainer.epochs", "trainer.global_batch_size", "generator.max_new_tokens"]
     space = {name: {"grid": sorted(each)} for name, each in zip(names, values, strict=False)}
-    swept = Variants(_tree({"sweep": {"space": space}}), SweepOptions.model_validate({"space": space}))
-    points = [tuple(point.values()) for point in swept.grid(None)]
+    swept = SweepVariants(_tree({"sweep": {"space": space}}), SweepOptions.model_validate({"space": space}))
+    points = [tuple(point.values()) for point in swept.grid_points(None)]
     wanted = itertools.product(*(map(str, sorted(each)) for each in values))
     assert points == list(wanted)
 
 
-def test_a_condition_takes_its_path_out_of_the_grid(opened):
+def test_a_false_condition_removes_its_path_from_the_grid(opened):
     sweep = """\
 space:
   trainer.global_batch_size: {grid: [4, 8]}
@@ -122,14 +122,14 @@ space:
     ]
 
 
-def test_first_points_come_first_and_one_left_empty_is_the_spec_itself(opened):
+def test_enqueued_points_come_first_and_an_empty_one_is_the_spec(opened):
     sweep = RATES + SEARCHES["random"] + "\nbudget: {trials: 4}\nenqueue: [{}, {trainer.global_batch_size: 2}]"
     asked = [dict(parameters) for _, _, parameters in run(opened(sweep))]
     default = {"optimizer.groups.vision.lr": 1e-3, "optimizer.groups.rest.lr": 1e-4, "trainer.global_batch_size": 4}
     assert asked[:2] == [default, {**default, "trainer.global_batch_size": 2}]
 
 
-def test_arms_are_trained_with_every_seed_and_named(opened):
+def test_arms_have_one_trial_per_seed_and_names(opened):
     sweep = "arms: {joint: {}, alone: {adapter.tasks: [ner]}}\nseeds: [1, 2]"
     search = opened(sweep)
     asked = run(search)
@@ -143,7 +143,7 @@ def test_arms_are_trained_with_every_seed_and_named(opened):
     assert search.summary()["best"] is None
 
 
-def test_each_arm_is_searched_on_its_own_over_the_same_random_points(opened):
+def test_arms_are_searched_separately_with_the_same_random_points(opened):
     sweep = RATES + SEARCHES["random"] + "\nbudget: {trials: 3}\narms: {joint: {}, alone: {adapter.tasks: [ner]}}"
     asked = run(opened(sweep))
     points = {}
@@ -170,7 +170,7 @@ def test_the_objective_is_the_mean_over_the_seeds(opened):
 PRUNED = RATES + SEARCHES["random"] + "\npruning: {type: median, n_startup_trials: 2}\nparallel: 1\n"
 
 
-def test_pruning_goes_by_the_first_seed_and_spares_the_others(opened):
+def test_the_first_seed_decides_pruning_and_the_others_are_left_out(opened):
     search = opened(PRUNED + "seeds: [1, 2]\nbudget: {trials: 7}")
     asked = []
     while trial := search.ask():
@@ -185,7 +185,7 @@ def test_pruning_goes_by_the_first_seed_and_spares_the_others(opened):
     assert search.done()
 
 
-def test_a_decision_to_prune_outlives_the_driver_and_steps_told_again_change_nothing(opened):
+def test_a_pruning_decision_survives_the_driver_and_repeated_reports(opened):
     sweep = PRUNED + "budget: {trials: 4}"
     search = opened(sweep)
     for _ in range(2):
@@ -206,7 +206,7 @@ def test_a_decision_to_prune_outlives_the_driver_and_steps_told_again_change_not
 
 
 def train(search, ends=99, dies_after=None):
-    """Run a search whose trials report their losses; the driver may die in the trial after so many, at a step."""
+    """Run a search whose trials report losses; stop after `ends` trials, or then in the next trial at `dies_after`."""
     asked = []
     while len(asked) <= ends and (trial := search.ask()) is not None:
         base, pruned = loss(trial), False
@@ -227,7 +227,7 @@ def train(search, ends=99, dies_after=None):
         "{type: hyperband, min_resource: 1, max_resource: 8, reduction_factor: 2}",
     ],
 )
-def test_what_is_pruned_is_the_same_wherever_the_driver_is_killed(opened, pruning):
+def test_the_same_trials_are_pruned_after_any_kill(opened, pruning):
     sweep = f"{RATES}{SEARCHES['tpe']}\npruning: {pruning}\nbudget: {{trials: 10}}\nparallel: 1"
     undisturbed = train(opened(sweep))
     assert {pruned for _, pruned in undisturbed} == {True, False}
@@ -245,7 +245,7 @@ def test_only_the_objective_prunes(opened):
         search.tell(trial, "finished", {}, {"validation/loss": 0.1})
 
 
-def test_at_most_so_many_run_at_once(opened):
+def test_parallel_limits_the_running_trials(opened):
     search = opened(RATES + SEARCHES["tpe"] + "\nbudget: {trials: 5}\nparallel: 2")
     first, second = search.ask(), search.ask()
     assert search.ask() is None
@@ -257,7 +257,7 @@ def test_at_most_so_many_run_at_once(opened):
     assert search.ask() is not None
 
 
-def test_too_many_failures_end_it_and_a_new_launch_tries_them_again(opened):
+def test_too_many_failures_end_the_search_and_the_next_launch_retries(opened):
     sweep = RATES + SEARCHES["random"] + "\nbudget: {trials: 9, failures: 2}"
     search, asked = opened(sweep), []
     while trial := search.ask():
@@ -268,13 +268,13 @@ def test_too_many_failures_end_it_and_a_new_launch_tries_them_again(opened):
     assert [name for name, *_ in run(opened(sweep))][:4] == asked
 
 
-def test_hours_end_it_whatever_launch_they_were_spent_in(opened):
+def test_the_hours_of_earlier_launches_count(opened):
     sweep = RATES + SEARCHES["random"] + "\nbudget: {hours: 1.0e-9}"
     assert opened(sweep).ask() is None
     assert opened(sweep).done()
 
 
-def test_gpu_hours_are_those_of_the_trials_that_ended(opened, tmp_path):
+def test_gpu_hours_count_ended_trials(opened, tmp_path):
     sweep = RATES + SEARCHES["random"] + "\nbudget: {gpu_hours: 3}"
     base = BASE + "compute: {workers: 2, gpus_per_worker: 1}\n"
     search, asked = opened(sweep, base=base), 0
@@ -287,7 +287,7 @@ def test_gpu_hours_are_those_of_the_trials_that_ended(opened, tmp_path):
     assert asked == 2  # two hours of two GPUs each time, after two trials more than three
 
 
-def test_a_space_that_is_used_up_ends_a_search_without_a_trial_twice(opened):
+def test_an_exhausted_space_ends_the_search_without_repeated_trials(opened):
     sweep = "space: {trainer.epochs: {choice: [1, 2, 3]}}\nsearch: {type: random}\nbudget: {trials: 50}"
     search = opened(sweep)
     asked = run(search)
@@ -295,7 +295,7 @@ def test_a_space_that_is_used_up_ends_a_search_without_a_trial_twice(opened):
     assert search.done()
 
 
-def test_points_that_are_the_same_trial_are_run_once(opened):
+def test_points_with_the_same_trial_run_once(opened):
     # A micro-batch changes no figure: all four points have the same fingerprint.
     sweep = "space: {trainer.micro_batch_size: {grid: [1, 2, 3, 4]}}\nobjective: {metric: validation/loss}"
     search = opened(sweep)
@@ -303,7 +303,7 @@ def test_points_that_are_the_same_trial_are_run_once(opened):
     assert search.done()
 
 
-def test_values_that_do_not_go_together_are_left_out_of_a_search_and_stop_a_grid(opened):
+def test_invalid_combinations_are_skipped_in_a_search_and_refused_in_a_grid(opened):
     values = "{%s: [0.0, 0.5]}"
     space = "space:\n  trainer.validation_ratio: %s\n  trainer.early_stopping_patience: {%s: [3]}"
     sweep = (space % (values, "choice") % "choice") + "\nsearch: {type: random}\nbudget: {trials: 5}"
@@ -314,7 +314,7 @@ def test_values_that_do_not_go_together_are_left_out_of_a_search_and_stop_a_grid
         opened(space % (values, "grid") % "grid", "grid")
 
 
-def test_a_loss_that_is_no_number_wins_nothing_and_is_not_asked_for_again(opened):
+def test_a_loss_of_nan_is_never_best_and_not_repeated(opened):
     sweep = RATES + SEARCHES["tpe"] + "\nbudget: {trials: 3}"
     search = opened(sweep)
     for value in (float("nan"), 2.0, 3.0):
@@ -323,14 +323,14 @@ def test_a_loss_that_is_no_number_wins_nothing_and_is_not_asked_for_again(opened
     assert search.done()
 
 
-def test_metrics_of_the_test_split_decide_nothing(opened):
+def test_test_metrics_are_not_used_for_selection(opened):
     search = opened(RATES + SEARCHES["tpe"] + "\nbudget: {trials: 2}")
     for value in (1.0, 2.0):
         search.tell(search.ask(), "finished", {"validation/loss": -value}, {"validation/loss": value})
     assert search.summary()["best"]["value"] == 1.0
 
 
-def test_an_edited_spec_goes_on_with_what_fits_and_says_what_it_dropped(opened):
+def test_an_edited_spec_keeps_fitting_points_and_lists_dropped_ones(opened):
     sweep = RATES + SEARCHES["random"] + "\nbudget: {trials: 6}"
     before = run(opened(sweep))
     narrower = sweep.replace("choice: [2, 4, 8]", "choice: [2, 4]").replace(
@@ -345,17 +345,17 @@ def test_an_edited_spec_goes_on_with_what_fits_and_says_what_it_dropped(opened):
     assert len(after) == 6
     dropped = search.summary()["dropped"]
     assert len(dropped) == 6 - len(kept)
-    assert all("trainer.global_batch_size is 8, which lies outside of choice 2, 4" in told for told in dropped)
+    assert all("trainer.global_batch_size is 8, which is outside choice 2, 4" in told for told in dropped)
 
 
-def test_an_arm_that_is_gone_is_dropped_and_the_others_stay(opened):
+def test_a_removed_arm_is_dropped_and_the_others_stay(opened):
     before = run(opened("arms: {joint: {}, alone: {adapter.tasks: [ner]}}\nseeds: [1, 2]"))
     search = opened("arms: {joint: {}}\nseeds: [1, 2, 3]")
     assert run(search)[:2] == before[:2]
     assert search.summary()["dropped"] == ["dropped the arm alone"]
 
 
-def test_a_larger_budget_goes_on_and_other_seeds_are_added(opened):
+def test_a_larger_budget_continues_and_new_seeds_are_added(opened):
     sweep = RATES + SEARCHES["random"]
     before = run(opened(sweep + "\nbudget: {trials: 3}\nseeds: [1]"))
     assert run(opened(sweep + "\nbudget: {trials: 5}\nseeds: [1]"))[:3] == before
@@ -364,7 +364,7 @@ def test_a_larger_budget_goes_on_and_other_seeds_are_added(opened):
     assert len(repeated) == 10
 
 
-def test_a_metric_that_is_changed_asks_the_same_points_and_another_training_none(opened):
+def test_changed_metrics_keep_the_points_and_a_changed_training_drops_them(opened):
     sweep = RATES + SEARCHES["tpe"] + "\nbudget: {trials: 5}"
 
     def points(asked):
@@ -378,15 +378,15 @@ def test_a_metric_that_is_changed_asks_the_same_points_and_another_training_none
     run(search)
     told = search.summary()["dropped"]
     assert told
-    assert all("what it was trained with has changed" in each for each in told)
+    assert all("the inputs of its training have changed" in each for each in told)
 
 
-def test_data_are_looked_at_once_however_many_trials_there_are(opened, unseen):
+def test_data_are_prepared_once_for_all_trials(opened, prepared_types):
     run(opened("space: {trainer.epochs: {int: [1, 8]}}\nseeds: [1, 2, 3]"))
-    assert unseen == ["synthetic"]
+    assert prepared_types == ["synthetic"]
 
 
-def test_a_trials_plan_is_a_plain_spec(opened, tmp_path):
+def test_the_plan_of_a_trial_is_a_spec_without_a_sweep(opened, tmp_path):
     trial = opened("space: {trainer.epochs: {int: [3, 4]}}\nseeds: [9]").ask()
     told = trial.plan.spec.as_json()
     assert (told["trainer"]["epochs"], told["seed"], "sweep" in told) == (3, 9, False)

@@ -1,4 +1,4 @@
-"""A small trial of all steps, run in this process."""
+"""A small trial with all steps, run in this process."""
 
 import pytest
 
@@ -28,14 +28,14 @@ class Silent:
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory):
-    """A function that runs a trial of the spec, some of its values changed, and gives its folder."""
+    """A function that runs a trial of the spec with some values changed, and returns its run directory."""
     folder = tmp_path_factory.mktemp("shared")
 
     def trial(name, *changes):
         (folder / "spec.yaml").write_text(SPEC)
         plan = resolve(load_spec(folder / "spec.yaml", changes).spec, Silent())
         run = RunDirectory(folder / "runs" / "shared" / name)
-        run.begin(plan, "", ())
+        run.create(plan, "", ())
         run_trial(plan_json(plan), run.path)
         return run
 

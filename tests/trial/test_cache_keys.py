@@ -1,4 +1,4 @@
-"""What a change to a spec makes anew: what comes after it, and nothing else."""
+"""Cache keys change with every input of a step, and with nothing else."""
 
 import json
 
@@ -46,7 +46,7 @@ CHANGES_NOTHING = {
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    """A plan as plain data, pinned by hand: to resolve it would import torch."""
+    """A plan as plain data. Its pins are set by hand, because resolving it would import torch."""
     folder = tmp_path_factory.mktemp("keys")
     (folder / "small.yaml").write_text(SPEC)
     spec = load_spec(folder / "small.yaml").spec
@@ -56,7 +56,7 @@ def plan(tmp_path_factory):
 
 
 def keys(plan, changes):
-    """The keys of a training and of its answers."""
+    """The cache keys of the training and of the answers."""
     told = json.loads(json.dumps(plan))
     for path, value in changes.items():
         *above, last = path.split(".")
@@ -85,7 +85,7 @@ quickly = settings(
 
 @quickly
 @given(changes=some_of(TRAINS), more=some_of(CHANGES_NOTHING | GENERATES))
-def test_what_changes_a_training_changes_its_answers_too(plan, changes, more):
+def test_training_inputs_change_both_keys(plan, changes, more):
     before, after = keys(plan, {}), keys(plan, changes | more)
     assert before[0] != after[0]
     assert before[1] != after[1]
@@ -93,7 +93,7 @@ def test_what_changes_a_training_changes_its_answers_too(plan, changes, more):
 
 @quickly
 @given(changes=some_of(GENERATES), more=some_of(CHANGES_NOTHING))
-def test_another_way_to_answer_leaves_the_training(plan, changes, more):
+def test_generator_options_change_only_the_answers_key(plan, changes, more):
     before, after = keys(plan, {}), keys(plan, changes | more)
     assert before[0] == after[0]
     assert before[1] != after[1]
@@ -101,7 +101,7 @@ def test_another_way_to_answer_leaves_the_training(plan, changes, more):
 
 @quickly
 @given(changes=some_of(CHANGES_NOTHING))
-def test_metrics_names_places_and_workers_leave_both(plan, changes):
+def test_metrics_names_paths_and_workers_change_neither_key(plan, changes):
     assert keys(plan, changes) == keys(plan, {})
 
 
@@ -116,7 +116,7 @@ def test_metrics_names_places_and_workers_leave_both(plan, changes):
     ],
     ids=str,
 )
-def test_inputs_by_hash_and_plugins_by_version_are_part_of_the_keys(plan, pinned, same):
+def test_hashes_of_inputs_and_plugin_versions_change_the_keys(plan, pinned, same):
     changed = {f"pinned.{name}": value for name, value in pinned.items() if name != "plugins"}
     if "plugins" in pinned:
         changed["pinned.plugins"] = {**plan["pinned"]["plugins"], **pinned["plugins"]}
@@ -129,13 +129,13 @@ def test_inputs_by_hash_and_plugins_by_version_are_part_of_the_keys(plan, pinned
 EXAMINED = {"trainer.eval_generate_steps": 2}
 
 
-def test_where_answers_are_measured_while_training_the_generator_is_part_of_it(plan):
+def test_validation_answers_make_the_generator_a_training_input(plan):
     before = keys(plan, EXAMINED)
     assert keys(plan, EXAMINED | {"generator.max_new_tokens": 9})[0] != before[0]
     assert keys(plan, EXAMINED | {"metrics": [{"type": "ner_f1"}]}) == before
 
 
-def test_the_metric_that_decides_is_part_of_it_and_the_others_are_not(plan):
+def test_only_the_selection_metric_is_a_training_input(plan):
     chosen = {
         "trainer.load_best_model_at_end": True,
         "trainer.metric_for_best_model": {"metric": "validation/rouge1", "mode": "max"},

@@ -1,4 +1,4 @@
-"""Storages share entries at a URI: whole ones alone, and what is damaged there is removed."""
+"""Storages share complete entries through a mirror, and damaged entries are removed from it."""
 
 import os
 from pathlib import Path
@@ -11,14 +11,14 @@ from runner.errors import RequirementError
 from runner.spec.experiment_spec import ComputeOptions
 from runner.stages import LocatedStr
 from runner.trial.cache import Cache, MirrorError
-from runner.trial.cache_entry import DESCRIPTION, DamagedError
+from runner.trial.cache_entry import DESCRIPTION, DamagedEntryError
 
 KEY = "0123456789ab" * 5
 
 
 @pytest.fixture
 def bucket(monkeypatch):
-    """A real S3 server on the loopback, and the URI of a bucket there."""
+    """A local S3 server; the URI of a bucket on it."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -31,7 +31,7 @@ def bucket(monkeypatch):
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    # Clients are kept by their arguments, and the server's port is none of them.
+    # fsspec caches clients by their arguments, which do not include the server's port.
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     name = f"bucket-{uuid4().hex}"
     fsspec.filesystem("s3").mkdir(name)
@@ -42,7 +42,7 @@ def bucket(monkeypatch):
 
 @pytest.fixture(params=["memory", "file", pytest.param("s3", marks=pytest.mark.slow)])
 def uri(request, tmp_path):
-    """A place for a mirror."""
+    """The URI of an empty mirror."""
     if request.param == "s3":
         return request.getfixturevalue("bucket")
     return f"memory://{uuid4().hex}/cache" if request.param == "memory" else f"file://{tmp_path / 'mirror'}"
@@ -51,7 +51,7 @@ def uri(request, tmp_path):
 @pytest.fixture
 def caches(uri, tmp_path):
     """The caches of two storages that share a mirror."""
-    return [Cache.of(uri, tmp_path / name) for name in ("one", "other")]
+    return [Cache.open(uri, tmp_path / name) for name in ("one", "other")]
 
 
 def publish(cache, tmp_path, text="weights"):
@@ -69,82 +69,83 @@ def fetched(cache):
     return entry
 
 
-def test_one_storage_finds_what_another_made(caches, tmp_path):
-    assert fetched(caches[1]).described() is None
+def test_an_entry_of_one_storage_is_found_by_another(caches, tmp_path):
+    assert fetched(caches[1]).read_description() is None
     publish(caches[0], tmp_path)
-    told = fetched(caches[1]).take(tmp_path / "taken")
-    assert told == caches[0].entry("trained", KEY).described()
+    description = fetched(caches[1]).link_into(tmp_path / "taken")
+    assert description == caches[0].entry("trained", KEY).read_description()
     assert (tmp_path / "taken" / "model" / "weights.bin").read_text() == "weights"
-    assert [each["key"] for each in caches[1].mirror.entries()] == [KEY]
+    assert [each["key"] for each in caches[1].mirror.descriptions()] == [KEY]
     assert not list(caches[1].root.glob("*/.*unfinished*"))
 
 
-def test_what_was_not_sent_whole_is_not_there(caches, tmp_path, monkeypatch):
+def test_an_incomplete_upload_is_not_visible(caches, tmp_path, monkeypatch):
     mirror = caches[0].mirror
     files = mirror._files
     with monkeypatch.context() as patched:
-        patched.setattr(files, "pipe_file", lambda *told: (_ for _ in ()).throw(ConnectionError("cut off")))
+        patched.setattr(files, "pipe_file", lambda *args: (_ for _ in ()).throw(ConnectionError("cut off")))
         with pytest.raises(MirrorError, match="cut off"):
             publish(caches[0], tmp_path)
-    assert fetched(caches[1]).described() is None
-    # It is here all the same, and a second try sends it.
+    assert fetched(caches[1]).read_description() is None
+    # The local entry exists, and the second attempt uploads it.
     publish(caches[0], tmp_path)
-    assert fetched(caches[1]).described() is not None
+    assert fetched(caches[1]).read_description() is not None
 
 
-def test_what_is_damaged_there_is_named_and_removed(caches, tmp_path):
+def test_a_damaged_file_is_named_and_the_entry_removed(caches, tmp_path):
     publish(caches[0], tmp_path)
     mirror = caches[0].mirror
     [weights] = [path for path in mirror._files.find(mirror._root) if path.endswith("weights.bin")]
     mirror._files.pipe_file(weights, b"spoilt")
-    with pytest.raises(DamagedError, match=r"model/weights\.bin"):
+    with pytest.raises(DamagedEntryError, match=r"model/weights\.bin"):
         fetched(caches[1])
-    assert list(mirror.entries()) == []
-    assert fetched(caches[1]).described() is None
-    mirror.send(caches[0].entry("trained", KEY))
-    assert fetched(caches[1]).described() is not None
+    assert list(mirror.descriptions()) == []
+    assert fetched(caches[1]).read_description() is None
+    mirror.upload(caches[0].entry("trained", KEY))
+    assert fetched(caches[1]).read_description() is not None
 
 
-def test_two_that_send_at_once_do_not_mix_their_files(caches, tmp_path):
+def test_simultaneous_uploads_do_not_mix_their_files(caches, tmp_path):
     publish(caches[0], tmp_path)
     entry = caches[0].entry("trained", KEY)
-    first = caches[0].mirror.described(entry)
-    caches[0].mirror._files.rm(caches[0].mirror._at(entry, DESCRIPTION))
+    first = caches[0].mirror.read_description(entry)
+    caches[0].mirror._files.rm(caches[0].mirror._path_of(entry, DESCRIPTION))
     publish(caches[1], tmp_path, "others")
     entry.remove()
     caches[0].fetch(entry)
-    assert set(entry.described()["files"]) == {"model/weights.bin", "model/others.bin"}
-    assert caches[0].mirror.described(entry)["upload"] != first["upload"]
+    assert set(entry.read_description()["files"]) == {"model/weights.bin", "model/others.bin"}
+    assert caches[0].mirror.read_description(entry)["upload"] != first["upload"]
 
 
-def test_a_uri_that_nothing_here_can_reach_is_told(tmp_path):
+def test_a_uri_without_a_client_is_refused(tmp_path):
     with pytest.raises(RequirementError, match=r"compute\.cache: nowhere://x"):
-        Cache.of("nowhere://x", tmp_path)
+        Cache.open("nowhere://x", tmp_path)
 
 
-def test_a_folder_is_no_mirror(tmp_path):
-    assert Cache.of(None, tmp_path) == Cache(tmp_path / ".cache")
-    assert Cache.of(str(tmp_path / "shared"), tmp_path) == Cache(Path(tmp_path / "shared"))
+def test_a_folder_is_not_a_mirror(tmp_path):
+    assert Cache.open(None, tmp_path) == Cache(tmp_path / ".cache")
+    assert Cache.open(str(tmp_path / "shared"), tmp_path) == Cache(Path(tmp_path / "shared"))
 
 
 @pytest.mark.parametrize(
-    ("told", "meant"), [("../shared", "{above}/shared"), ("/shared", "/shared"), ("s3://bucket/x", "s3://bucket/x")]
+    ("written", "expected"),
+    [("../shared", "{above}/shared"), ("/shared", "/shared"), ("s3://bucket/x", "s3://bucket/x")],
 )
-def test_a_folder_is_relative_to_its_spec_and_a_uri_stays_as_it_is(tmp_path, told, meant):
+def test_a_folder_is_relative_to_its_spec_and_a_uri_is_unchanged(tmp_path, written, expected):
     folder = tmp_path / "specs"
     folder.mkdir()
-    cache = ComputeOptions.model_validate({"cache": LocatedStr(told, folder)}).cache
-    assert cache == meant.format(above=tmp_path)
+    cache = ComputeOptions.model_validate({"cache": LocatedStr(written, folder)}).cache
+    assert cache == expected.format(above=tmp_path)
     assert type(cache) is str
     assert ComputeOptions.model_validate({"cache": cache}).cache == cache
 
 
 @pytest.mark.slow
-def test_a_server_that_is_away_is_told_in_a_line(bucket, tmp_path, monkeypatch):
+def test_an_unreachable_server_gives_a_one_line_error(bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
-    cache = Cache.of(bucket, tmp_path)
+    cache = Cache.open(bucket, tmp_path)
     with pytest.raises(MirrorError) as caught:
         fetched(cache)
     assert "\n" not in str(caught.value)
@@ -152,8 +153,8 @@ def test_a_server_that_is_away_is_told_in_a_line(bucket, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_misspelt_bucket_is_not_made(bucket, tmp_path):
-    cache = Cache.of("s3://no-such-bucket/x", tmp_path)
+def test_a_misspelt_bucket_is_not_created(bucket, tmp_path):
+    cache = Cache.open("s3://no-such-bucket/x", tmp_path)
     with pytest.raises(OSError, match="bucket does not exist"):
         publish(cache, tmp_path)
     assert not fsspec.filesystem("s3").exists("no-such-bucket")

@@ -1,4 +1,4 @@
-"""The folder of encoded samples: shared where the encoding is the same, and nowhere else."""
+"""The folder of encoded samples is shared by trials that encode alike, and only by them."""
 
 import pytest
 
@@ -53,7 +53,7 @@ def folder_of(plan_of, tmp_path):
     return folder_of
 
 
-def test_what_does_not_touch_the_encoding_shares_the_folder(folder_of, tmp_path):
+def test_options_that_do_not_affect_the_encoding_share_the_folder(folder_of, tmp_path):
     folder = folder_of()
     assert folder.parent == tmp_path / "runs" / ".cache" / "encoded"
     for override in (
@@ -72,7 +72,7 @@ def test_what_does_not_touch_the_encoding_shares_the_folder(folder_of, tmp_path)
         assert folder_of(*told, name="other") == folder, override
 
 
-def test_what_changes_the_encoding_has_a_folder_of_its_own(folder_of, monkeypatch):
+def test_inputs_of_the_encoding_change_the_folder(folder_of, monkeypatch):
     folders = [
         folder_of(),
         folder_of("model.max_pixels=2304"),
@@ -88,12 +88,12 @@ def test_what_changes_the_encoding_has_a_folder_of_its_own(folder_of, monkeypatc
     assert len(set(folders)) == len(folders)
 
 
-def test_a_trial_uses_what_another_one_encoded(plan_of, tmp_path):
+def test_a_trial_reuses_encoded_samples_of_another(plan_of, tmp_path):
     files = []
     for name, rate in (("one", "1e-3"), ("two", "1e-4")):
         plan = plan_of(f"optimizer.groups.rest.lr={rate}")
         run = RunDirectory(tmp_path / "runs" / "small" / name)
-        run.begin(plan, "", ())
+        run.create(plan, "", ())
         run_trial(plan_json(plan), run.path, ["train"])
         [folder] = (tmp_path / "runs" / ".cache" / "encoded").iterdir()
         files.append({file.name: file.stat().st_mtime_ns for file in folder.iterdir()})

@@ -1,4 +1,4 @@
-"""`runner evaluate`: anybody's outputs against targets or a data set, equal to the libraries' own figures."""
+"""`runner evaluate`: outputs of any model against targets or a data set, with the values of the metric libraries."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def files(write):
 
 @pytest.fixture
 def dataset(tmp_path):
-    """A data set of one split whose pictures are not here."""
+    """A data set of one split without its pictures."""
     folder = tmp_path / "data"
     folder.mkdir()
     told = {"name": "x", "labels": ["person", "other", "event"], "num_samples": {"test": 2, "dev": 1}}
@@ -114,7 +114,7 @@ def test_algorithm_1_by_hand(files):
     assert set(got) == {*PAPER, *(f"published/{name}" for name in PAPER)}
 
 
-def test_figures_equal_straightforward_calls_of_the_libraries(files):
+def test_values_equal_direct_calls_of_the_libraries(files):
     got = score(files)["metrics"]
     summaries = [
         [text.partition("Task 1 Answer:")[2].partition("Task 2 Answer:")[0].strip() for text in (OUTPUTS[key], target)]
@@ -132,7 +132,7 @@ def test_figures_equal_straightforward_calls_of_the_libraries(files):
     assert got["bleu"] == pytest.approx(math.fsum(direct) / 3, **NINE)
 
 
-def test_published_mode_comes_first_where_it_is_chosen(files):
+def test_chosen_parse_mode_comes_first(files):
     lossless, published = score(files), score(files, parse="published")
     assert published["mode"] == "published"
     assert published["parse"] == lossless["other_parse"]["published"]
@@ -140,7 +140,7 @@ def test_published_mode_comes_first_where_it_is_chosen(files):
     assert published["metrics"]["lossless/image_entity_accuracy"] == lossless["metrics"]["image_entity_accuracy"]
 
 
-def test_fields_of_a_data_set_are_the_truth_and_its_labels_are_known(write, dataset):
+def test_data_set_fields_are_references_and_its_labels_are_known(write, dataset):
     outputs = {"1": "NER:\n:person;Ann:event;The Ball : Live\nimage entities pair{'a': 'Ann'}", "2": "NER:\n"}
     got = score({"predictions": write("p.jsonl", "output", outputs), "references": dataset})
     assert got["tasks"] == ["ner", "match"]
@@ -158,11 +158,11 @@ def test_another_split_of_a_data_set(write, dataset):
     assert got["tasks"] == ["summary"]
     assert got["metrics"]["rouge1"] == 1
     assert got["metrics"]["ner_f1"] is None
-    with pytest.raises(DataError, match="no split 'train'; there are: test, dev"):
+    with pytest.raises(DataError, match=r"there is no split 'train'\. Available splits: test, dev"):
         score({"predictions": predictions, "references": dataset, "split": "train"})
 
 
-def test_labels_are_those_named_where_no_data_set_names_them(write):
+def test_labels_option_applies_without_a_data_set(write):
     files = {
         "predictions": write("p.jsonl", "output", {"1": "NER:\n:positive;sad :x"}),
         "references": write("r.jsonl", "target", {"1": "NER:\n:positive;sad :x"}),
@@ -174,7 +174,7 @@ def test_labels_are_those_named_where_no_data_set_names_them(write):
     assert got["parse"]["clean"] == 0 and got["parse"]["repaired"] == 1  # 'Task 2 Answer:' is not there.
 
 
-def test_other_labels_than_a_data_set_has_are_refused(write, dataset):
+def test_labels_that_differ_from_the_data_set_are_refused(write, dataset):
     predictions = write("p.jsonl", "output", {"1": "", "2": ""})
     files = {"predictions": predictions, "references": dataset}
     assert score(files, labels=["event", "other", "person"])["num_samples"] == 2
@@ -190,7 +190,7 @@ def test_other_labels_than_a_data_set_has_are_refused(write, dataset):
         ({"1": "NER:\n:person;Ann", "2": "image entities pair{}"}, ["ner", "match"]),
     ],
 )
-def test_tasks_are_those_that_targets_answer(write, targets, tasks):
+def test_tasks_are_inferred_from_targets(write, targets, tasks):
     files = {"predictions": write("p.jsonl", "output", targets), "references": write("r.jsonl", "target", targets)}
     assert score(files)["tasks"] == tasks
 
@@ -202,9 +202,9 @@ def test_tasks_can_be_named(files):
     assert got["metrics"]["ner_f1"] == pytest.approx(1 / 2, **NINE)
 
 
-def test_missing_output_counts_as_an_empty_answer_where_that_is_allowed(files, write):
+def test_missing_output_is_an_empty_answer_with_allow_missing(files, write):
     files["predictions"] = write("p.jsonl", "output", {key: OUTPUTS[key] for key in "12"})
-    with pytest.raises(DataError, match=r"no output for 1 of 3 references, such as the id '3' \(.*r.jsonl:3\)"):
+    with pytest.raises(DataError, match=r"no output for 1 of 3 references, for example the id '3' \(.*r.jsonl:3\)"):
         score(files)
     got = score(files, allow_missing=True)
     assert (got["num_samples"], got["num_missing"]) == (3, 1)
@@ -216,17 +216,17 @@ def test_missing_output_counts_as_an_empty_answer_where_that_is_allowed(files, w
     ("line", "says"),
     [
         ('{"id": "x", "output": ""}', r"p.jsonl:4: the id 'x' is not among the 3 references"),
-        ('{"id": "2", "output": ""}', r"p.jsonl:4: the id '2' stands at .*p.jsonl:2 too"),
-        ('{"id": 2, "output": ""}', r"p.jsonl:4: has 'id': 2, which is no text"),
-        ('{"id": "4"}', r"p.jsonl:4: lacks 'output'"),
-        ('{"id": "4", "output": null}', r"p.jsonl:4: has 'output': None"),
-        ('["4"]', r"p.jsonl:4: is no JSON object"),
+        ('{"id": "2", "output": ""}', r"p.jsonl:4: the id '2' already occurs at .*p.jsonl:2"),
+        ('{"id": 2, "output": ""}', r"p.jsonl:4: 'id' is not text: 2"),
+        ('{"id": "4"}', r"p.jsonl:4: the key 'output' is missing"),
+        ('{"id": "4", "output": null}', r"p.jsonl:4: 'output' is not text: None"),
+        ('["4"]', r"p.jsonl:4: is not a JSON object"),
         ("{", r"p.jsonl:4: is not JSON"),
         ("[" * 100_000, r"p.jsonl:4: is not JSON"),
         (b"\xff", r"p.jsonl:4: is not JSON"),
     ],
 )
-def test_lines_that_cannot_be_used_are_named(files, line, says):
+def test_invalid_lines_are_named(files, line, says):
     with files["predictions"].open("ab") as file:
         file.write(line if isinstance(line, bytes) else line.encode())
     with pytest.raises(DataError, match=says):
@@ -244,15 +244,15 @@ def test_lines_that_cannot_be_used_are_named(files, line, says):
         ({"labels": ["a:b"]}, "the label 'a:b' cannot be read back"),
     ],
 )
-def test_wrong_options_are_named(files, options, says):
+def test_invalid_options_are_named(files, options, says):
     with pytest.raises(RunnerError, match=says) as caught:
         score(files, **options)
     assert caught.value.exit_status == 2
 
 
-def test_references_that_answer_nothing_or_are_none(files, write, tmp_path):
+def test_references_without_tasks_or_samples_are_refused(files, write, tmp_path):
     files["references"] = write("r.jsonl", "target", {key: "Hello." for key in TARGETS})
-    with pytest.raises(DataError, match="answers none of the tasks; name those that were asked with --tasks"):
+    with pytest.raises(DataError, match="answer none of the tasks; name the tasks with --tasks"):
         score(files)
     with pytest.raises(DataError, match="holds no samples"):
         score({**files, "references": write("r.jsonl", "target", {})})
@@ -260,7 +260,7 @@ def test_references_that_answer_nothing_or_are_none(files, write, tmp_path):
         score({**files, "references": tmp_path / "none.jsonl"})
 
 
-def test_files_may_bear_a_mark_of_order_and_halves_of_characters(files):
+def test_files_may_contain_a_byte_order_mark_and_lone_surrogates(files):
     text = files["predictions"].read_text()
     files["predictions"].write_bytes(b"\xef\xbb\xbf" + text.replace("here at", "\\ud83d at").encode() + b"\r\n\n")
     assert score(files)["metrics"]["rouge1"] < 1
@@ -277,7 +277,7 @@ finally:
 """
 
 
-def test_command_prints_one_document_keeps_scores_and_loads_nothing_heavy(files, tmp_path):
+def test_command_prints_json_writes_scores_and_imports_nothing_heavy(files, tmp_path):
     arguments = ["--predictions", files["predictions"], "--references", files["references"], "--json"]
     command = [sys.executable, "-c", CODE, *map(str, arguments), "--scores", str(tmp_path / "s.jsonl")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -289,7 +289,7 @@ def test_command_prints_one_document_keeps_scores_and_loads_nothing_heavy(files,
     assert rows[1]["published"]["ending"] == "malformed"
 
 
-def test_command_shows_a_table_and_refuses_without_a_traceback(files, workplace):
+def test_command_prints_a_table_and_errors_without_a_traceback(files, workplace):
     done = workplace.run("evaluate", "--predictions", files["predictions"], "--references", files["references"])
     assert done.returncode == 0
     assert "parsed as lossless" in done.stdout and "parsed as published" in done.stdout
@@ -297,4 +297,4 @@ def test_command_shows_a_table_and_refuses_without_a_traceback(files, workplace)
     assert "0.6667" in row and "0.3333" in row
     done = workplace.run("evaluate", "--predictions", files["references"], "--references", files["references"])
     assert done.returncode == 2
-    assert "r.jsonl:1: lacks 'output'" in done.stderr and "Traceback" not in done.stderr
+    assert "r.jsonl:1: the key 'output' is missing" in done.stderr and "Traceback" not in done.stderr

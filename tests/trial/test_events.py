@@ -1,11 +1,11 @@
-"""The event log survives kills, and is read as it grows."""
+"""The event log survives kills, and can be read while it grows."""
 
 import json
 
 from runner.trial.events import EventLog, EventTail, StepReporter
 
 
-def test_what_is_appended_is_read_once(tmp_path):
+def test_each_event_is_read_once(tmp_path):
     log, tail = EventLog(tmp_path / "e.jsonl"), EventTail(tmp_path / "e.jsonl")
     assert list(tail.read()) == []
     log.state("train", "started")
@@ -15,7 +15,7 @@ def test_what_is_appended_is_read_once(tmp_path):
     assert [event["message"] for event in tail.read()] == ["x"]
 
 
-def test_a_line_torn_by_a_kill_spoils_neither_the_next_nor_the_reader(tmp_path):
+def test_a_truncated_line_affects_no_other_event(tmp_path):
     path = tmp_path / "e.jsonl"
     EventLog(path).warning("before")
     with path.open("a") as file:
@@ -26,7 +26,7 @@ def test_a_line_torn_by_a_kill_spoils_neither_the_next_nor_the_reader(tmp_path):
     assert [event["message"] for event in tail.read()] == ["after"]
 
 
-def test_progress_is_thinned_out_but_its_end_is_told(tmp_path):
+def test_progress_events_are_limited_but_the_last_is_written(tmp_path):
     reporter = StepReporter(EventLog(tmp_path / "e.jsonl"), "train", tmp_path / "stop")
     for done in range(1, 1001):
         reporter.progress(done, 1000, loss=1.0)
@@ -35,7 +35,7 @@ def test_progress_is_thinned_out_but_its_end_is_told(tmp_path):
     assert len(lines) < 100
 
 
-def test_a_stop_is_asked_for_by_a_file(tmp_path):
+def test_a_file_requests_the_stop(tmp_path):
     reporter = StepReporter(EventLog(tmp_path / "e.jsonl"), "train", tmp_path / "stop")
     assert not reporter.stop_requested()
     (tmp_path / "stop").touch()

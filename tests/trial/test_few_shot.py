@@ -1,4 +1,4 @@
-"""Solved samples before a question: from the training split alone, the same for all, by the seed."""
+"""Few-shot examples are drawn from the training split by the seed, and are the same for all prompts."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from plugins.adapter.pfa import PromptFormatAdapter
 from plugins.adapter.pfa_prompt import PfaOptions
 from runner.errors import SpecError
 from runner.records import Entity, Sample, Segment
-from runner.rendering import with_examples
+from runner.rendering import render_few_shot
 
 LABELS = ("person", "other")
 ADAPTER = PromptFormatAdapter(PfaOptions(), LABELS)
@@ -33,24 +33,24 @@ TRAIN = [sample(number) for number in range(20)]
 TEST = [sample(number) for number in range(100, 103)]
 
 
-def test_none_is_the_prompt_alone():
-    assert with_examples(ADAPTER, TEST, (), 0, 1) == [ADAPTER.render_prompt(each) for each in TEST]
+def test_no_examples_give_the_prompt_alone():
+    assert render_few_shot(ADAPTER, TEST, (), 0, 1) == [ADAPTER.render_prompt(each) for each in TEST]
 
 
 @given(number=st.integers(1, 20), seed=st.integers(0, 2**32 - 1))
-def test_they_are_the_same_for_every_question_and_begin_with_those_of_fewer(number, seed):
-    prompts = with_examples(ADAPTER, TEST, TRAIN, number, seed)
+def test_all_prompts_share_examples_and_larger_numbers_extend_them(number, seed):
+    prompts = render_few_shot(ADAPTER, TEST, TRAIN, number, seed)
     examples = prompts[0].examples
     assert all(prompt.examples == examples for prompt in prompts)
     assert len({example.id for example in examples}) == number
     assert set(examples) <= {ADAPTER.render_training(each) for each in TRAIN}
     assert [prompt.content for prompt in prompts] == [ADAPTER.render_prompt(each).content for each in TEST]
-    fewer = with_examples(ADAPTER, TEST, TRAIN, number - 1, seed)
+    fewer = render_few_shot(ADAPTER, TEST, TRAIN, number - 1, seed)
     assert fewer[0].examples == examples[:-1]
 
 
-def test_another_seed_draws_others():
-    draws = {with_examples(ADAPTER, TEST, TRAIN, 3, seed)[0].examples for seed in range(10)}
+def test_another_seed_draws_other_examples():
+    draws = {render_few_shot(ADAPTER, TEST, TRAIN, 3, seed)[0].examples for seed in range(10)}
     assert len(draws) > 5
 
 
@@ -64,23 +64,24 @@ def test_another_seed_draws_others():
     ],
     ids=["text", "image", "segment", "id"],
 )
-def test_what_a_question_shares_is_never_shown_solved(shared):
-    with pytest.raises(SpecError, match="2 examples are asked for, and the training split has 1 samples") as caught:
-        with_examples(ADAPTER, TEST, [shared, sample(1)], 2, 0)
+def test_samples_that_overlap_a_prompt_are_never_examples(shared):
+    with pytest.raises(SpecError, match="2 examples are required, but only 1 samples of the training split") as caught:
+        render_few_shot(ADAPTER, TEST, [shared, sample(1)], 2, 0)
     assert caught.value.problems[0].path == ("generator", "num_few_shot")
-    examples = with_examples(ADAPTER, TEST, [shared, sample(1)], 1, 0)[0].examples
+    examples = render_few_shot(ADAPTER, TEST, [shared, sample(1)], 1, 0)[0].examples
     assert [example.id for example in examples] == ["n1"]
 
 
 @given(number=st.integers(1, 15), seed=st.integers(0, 2**32 - 1), aside=st.sets(st.integers(0, 19), max_size=5))
-def test_samples_kept_aside_are_shown_what_the_test_split_is_less_themselves(number, seed, aside):
+def test_validation_prompts_use_the_examples_of_the_test_split_except_themselves(number, seed, aside):
     questions = [TRAIN[place] for place in sorted(aside)] or [TRAIN[0]]
     ids = {question.id for question in questions}
-    of_test = [each.id for each in with_examples(ADAPTER, TEST, TRAIN, 20, seed)[0].examples]
-    shown = with_examples(ADAPTER, questions, TRAIN, number, seed, TEST)[0].examples
+    of_test = [each.id for each in render_few_shot(ADAPTER, TEST, TRAIN, 20, seed)[0].examples]
+    shown = render_few_shot(ADAPTER, questions, TRAIN, number, seed, TEST)[0].examples
     assert [each.id for each in shown] == [name for name in of_test if name not in ids][:number]
 
 
-def test_too_few_beside_the_samples_kept_aside_are_told():
-    with pytest.raises(SpecError, match="18 samples that share neither text nor image with the test split or the"):
-        with_examples(ADAPTER, TRAIN[:2], TRAIN, 19, 0, TEST)
+def test_too_few_examples_besides_validation_samples_are_refused():
+    message = "only 18 samples of the training split share neither text nor image with the test split or the validation"
+    with pytest.raises(SpecError, match=message):
+        render_few_shot(ADAPTER, TRAIN[:2], TRAIN, 19, 0, TEST)

@@ -1,4 +1,4 @@
-"""One makes an entry while others wait; who died is followed at once, who is silent after a while."""
+"""Only one process holds a lease. A dead holder is replaced at once, a silent one after the lease time."""
 
 import multiprocessing
 import os
@@ -13,14 +13,14 @@ from runner.trial.cache import Cache
 from runner.trial.cache_entry import Lease, LeaseHeldError
 
 LEASE = 4.0
-"""Seconds after which silence is death, in most of these tests: long enough for a busy machine's signs of life."""
+"""The lease time in most of these tests, in seconds: long enough for heartbeats on a busy machine."""
 LONG = 3600.0
-"""So long that nobody is taken for dead by being silent."""
+"""A lease time that no test reaches."""
 
 
 def _hold(root: str, ready, lease: float) -> None:
     runner.trial.cache_entry.LEASE_SECONDS = lease
-    with Lease(Cache(Path(root)).entry("trained", "k"), "x/other").held():
+    with Lease(Cache(Path(root)).entry("trained", "k"), "x/other").acquire():
         ready.set()
         time.sleep(600)
 
@@ -38,7 +38,7 @@ def lease():
 
 @pytest.fixture
 def other(tmp_path, lease):
-    """Another process that holds the claim."""
+    """Another process that holds the lease."""
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
     holder = context.Process(target=_hold, args=(str(tmp_path), ready, lease))
@@ -49,12 +49,12 @@ def other(tmp_path, lease):
     holder.join()
 
 
-def claimed_within(entry, seconds):
+def acquired_within(entry, seconds):
     end = time.monotonic() + seconds
-    claim = Lease(entry, "x/mine")
+    own_lease = Lease(entry, "x/mine")
     while True:
         try:
-            with claim.held():
+            with own_lease.acquire():
                 return True
         except LeaseHeldError:
             if time.monotonic() > end:
@@ -62,27 +62,27 @@ def claimed_within(entry, seconds):
             time.sleep(0.02)
 
 
-def test_who_waits_is_told_for_whom(entry, other):
-    with pytest.raises(LeaseHeldError, match=f"x/other on {os.uname().nodename}"), Lease(entry, "x/mine").held():
-        raise AssertionError("claimed twice")
-    # It lives and gives signs of it.
-    assert not claimed_within(entry, 2 * LEASE)
+def test_the_error_names_the_holder(entry, other):
+    with pytest.raises(LeaseHeldError, match=f"x/other on {os.uname().nodename}"), Lease(entry, "x/mine").acquire():
+        raise AssertionError("acquired twice")
+    # The holder is alive and sends heartbeats.
+    assert not acquired_within(entry, 2 * LEASE)
 
 
 @pytest.mark.parametrize("lease", [LONG])
-def test_a_dead_ones_claim_is_taken_over_at_once(entry, other):
+def test_the_lease_of_a_dead_process_is_free_at_once(entry, other):
     os.kill(other.pid, signal.SIGKILL)
     other.join()
-    assert claimed_within(entry, 60)
+    assert acquired_within(entry, 60)
 
 
-def test_the_claim_of_one_who_gives_no_sign_is_taken_over_after_a_while(entry, other):
+def test_the_lease_of_a_silent_process_expires(entry, other):
     os.kill(other.pid, signal.SIGSTOP)
-    assert claimed_within(entry, 60)
+    assert acquired_within(entry, 60)
 
 
-def test_a_claim_ends_however_its_maker_ends(entry):
+def test_a_lease_ends_if_the_block_raises(entry):
     for _ in range(2):
-        with pytest.raises(ValueError, match="failed"), Lease(entry, "x/mine").held():
+        with pytest.raises(ValueError, match="failed"), Lease(entry, "x/mine").acquire():
             raise ValueError("failed")
     assert list(entry.folder.parent.iterdir()) == []

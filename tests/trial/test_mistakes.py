@@ -1,4 +1,4 @@
-"""A sample of wrong answers is kept with what was shown; what is right is not in it; a bad picture stops nothing."""
+"""A selection of wrong answers is saved with pictures; right answers are not, and broken pictures are skipped."""
 
 import json
 from pathlib import Path
@@ -9,11 +9,11 @@ from PIL import Image
 
 from plugins.adapter.pfa import PromptFormatAdapter
 from plugins.adapter.pfa_prompt import PfaOptions
-from runner.files import read_lines
+from runner.files import read_jsonl
 from runner.records import Answer, Entity, Prediction, Sample, Segment
 from runner.trial import score as module
 from runner.trial.run_directory import RunDirectory
-from runner.trial.score import is_wrong, keep_mistakes
+from runner.trial.score import is_wrong, write_mistakes
 
 PAIRS = frozenset({("person", "Ann")})
 
@@ -34,13 +34,13 @@ def answer(*, pairs=PAIRS, mapping=None, summary=None):
         (answer(pairs=None, summary="One."), "clean", answer(pairs=None, summary="Another."), True),
     ],
 )
-def test_what_is_wrong(read, ending, right, wrong):
+def test_is_wrong(read, ending, right, wrong):
     assert is_wrong(Prediction(read, ending), right) == wrong
 
 
 @pytest.fixture
 def context(tmp_path):
-    """Forty samples with a picture and a segment each, the first one's picture broken."""
+    """Forty samples with a picture and a segment each; the pictures of the first are broken."""
     samples = []
     for number in range(40):
         main, piece = tmp_path / f"{number}.png", tmp_path / f"{number}-a.png"
@@ -54,7 +54,7 @@ def context(tmp_path):
     return SimpleNamespace(run=RunDirectory(tmp_path / "run"), samples=lambda split: samples, adapter=adapter)
 
 
-def test_the_wrong_ones_are_kept_with_their_pictures(context, monkeypatch):
+def test_wrong_answers_are_saved_with_their_pictures(context, monkeypatch):
     context.run.path.mkdir()
     samples = context.samples("test")
     references = {sample.id: context.adapter.reference(sample) for sample in samples}
@@ -62,9 +62,10 @@ def test_the_wrong_ones_are_kept_with_their_pictures(context, monkeypatch):
     outputs = {
         sample.id: right if sample.id in {"1", "2"} else right.replace("person;Ann", "person;Bo") for sample in samples
     }
+    predictions = {name: context.adapter.parse(output, "lossless") for name, output in outputs.items()}
     monkeypatch.setattr(module, "NUM_MISTAKES", 38)
-    keep_mistakes(context, outputs, references)
-    rows = {row["id"]: row for row in read_lines(Path(f"{context.run.mistakes}.jsonl"))}
+    write_mistakes(context, outputs, predictions, references)
+    rows = {row["id"]: row for row in read_jsonl(Path(f"{context.run.mistakes}.jsonl"))}
     assert len(rows) == 38 and not {"1", "2"} & set(rows)
     assert rows["3"]["pairs"] == "person: Bo" and rows["3"]["right pairs"] == "person: Ann"
     assert rows["0"]["pictures"] is None
@@ -72,9 +73,9 @@ def test_the_wrong_ones_are_kept_with_their_pictures(context, monkeypatch):
         assert picture.size == (256 + 4 + 64, 128)
 
     monkeypatch.setattr(module, "NUM_MISTAKES", 5)
-    keep_mistakes(context, outputs, references)
-    fewer = read_lines(Path(f"{context.run.mistakes}.jsonl"))
-    assert len(fewer) == 5 and len(list(context.run.mistakes.iterdir())) <= 5, "nothing is left of the first time"
+    write_mistakes(context, outputs, predictions, references)
+    fewer = read_jsonl(Path(f"{context.run.mistakes}.jsonl"))
+    assert len(fewer) == 5 and len(list(context.run.mistakes.iterdir())) <= 5, "files of the first call are deleted"
     assert json.dumps(fewer) == json.dumps(
         [row | {"pictures": each["pictures"]} for each in fewer for row in [rows[each["id"]]]]
     )

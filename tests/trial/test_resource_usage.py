@@ -1,4 +1,4 @@
-"""The use of a machine is sampled while something runs, once more at its end, and not where nobody wants it."""
+"""Resource usage is sampled during a block and once at its end, unless sampling is disabled."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from runner.trial.events import EventLog
-from runner.trial.resource_usage import Usage, sampled
+from runner.trial.resource_usage import UsageReader, sample_usage
 from runner.trial.run_directory import RunDirectory
 
 
@@ -23,30 +23,30 @@ def run(tmp_path):
     return run
 
 
-def test_samples_come_while_it_runs_and_at_the_end(run):
-    with sampled(run, EventLog(run.events), 0.01):
+def test_samples_are_taken_during_the_block_and_at_its_end(run):
+    with sample_usage(run, EventLog(run.events), 0.01):
         deadline = time.monotonic() + 30
         while len(events(run)) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
-    told = events(run)
-    assert len(told) >= 2 and {event["kind"] for event in told} == {"system"}
-    assert told[-1]["values"]["process_memory_usage_megabytes"] > 1
-    assert 0 <= told[-1]["values"]["system_memory_usage_percentage"] <= 100
-    since = told[-1]["step"] + 1795428000  # seconds of the record's `created`
+    samples = events(run)
+    assert len(samples) >= 2 and {event["kind"] for event in samples} == {"system"}
+    assert samples[-1]["values"]["process_memory_usage_megabytes"] > 1
+    assert 0 <= samples[-1]["values"]["system_memory_usage_percentage"] <= 100
+    since = samples[-1]["step"] + 1795428000  # seconds of the record's `created`
     assert abs(since - time.time()) < 120
-    number = len(told)
+    number = len(samples)
     time.sleep(0.05)
-    assert len(events(run)) == number, "it is over"
+    assert len(events(run)) == number, "sampling has stopped"
 
 
-def test_a_short_run_has_one_sample_and_an_error_passes(run):
-    with pytest.raises(ValueError), sampled(run, EventLog(run.events), 3600):
+def test_a_short_block_has_one_sample_and_errors_propagate(run):
+    with pytest.raises(ValueError), sample_usage(run, EventLog(run.events), 3600):
         raise ValueError
     assert len(events(run)) == 1
 
 
-def test_none_are_taken_where_none_are_wanted(run):
-    with sampled(run, EventLog(run.events), 0):
+def test_interval_0_disables_sampling(run):
+    with sample_usage(run, EventLog(run.events), 0):
         pass
     assert events(run) == []
 
@@ -74,17 +74,17 @@ class Nvml:
 
 
 @pytest.mark.parametrize(
-    ("visible", "workers", "shown"), [(None, "1", {0, 2}), ("2", "1", {2}), ("", "1", set()), ("2", "4", {0, 2})]
+    ("visible", "workers", "expected"), [(None, "1", {0, 2}), ("2", "1", {2}), ("", "1", set()), ("2", "4", {0, 2})]
 )
-def test_gpus_are_those_that_the_trial_was_given(monkeypatch, visible, workers, shown):
+def test_only_visible_gpus_are_read(monkeypatch, visible, workers, expected):
     monkeypatch.setitem(sys.modules, "pynvml", Nvml)
     monkeypatch.setenv("WORLD_SIZE", workers)
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    figures = Usage().figures()
-    assert {number for number in range(3) if f"gpu_{number}_utilization_percentage" in figures} == shown
-    if 2 in shown:
-        assert figures["gpu_2_utilization_percentage"] == 92
-        assert figures["gpu_2_memory_usage_percentage"] == 25 and figures["gpu_2_power_usage_watts"] == 250
+    values = UsageReader().read()
+    assert {number for number in range(3) if f"gpu_{number}_utilization_percentage" in values} == expected
+    if 2 in expected:
+        assert values["gpu_2_utilization_percentage"] == 92
+        assert values["gpu_2_memory_usage_percentage"] == 25 and values["gpu_2_power_usage_watts"] == 250

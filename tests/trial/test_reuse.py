@@ -1,4 +1,4 @@
-"""Trials share trainings and answers: what another one made is taken, and what is in the making is waited for."""
+"""Reuse of trainings and answers: trials restore what another one published, and wait for what one is producing."""
 
 import threading
 import time
@@ -7,19 +7,19 @@ from contextlib import contextmanager
 import pytest
 
 from runner.errors import SpecError, StepError
-from runner.files import read_lines
+from runner.files import read_jsonl
 from runner.spec.load import load_spec
 from runner.stages import StopRequestedError
-from runner.trial import reuse as sharing
+from runner.trial import reuse, run_trial
 from runner.trial.context import TrialContext
 from runner.trial.events import EventLog
-from runner.trial.reuse import ARTIFACT_SPECS, ArtifactSpec, reuse_or_run
+from runner.trial.reuse import ARTIFACT_SPECS, ArtifactSpec
 from runner.trial.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module")
 def first(trial):
-    """A trial that finds nothing to take."""
+    """A trial that finds an empty cache."""
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(trial.folder)
         return trial("first")
@@ -31,27 +31,27 @@ def _here(trial, monkeypatch):
 
 
 def states(run, step):
-    return [each["state"] for each in read_lines(run.events) if each["kind"] == "state" and each["step"] == step]
+    return [each["state"] for each in read_jsonl(run.events) if each["kind"] == "state" and each["step"] == step]
 
 
-def told(run, state):
-    return [each["message"] for each in read_lines(run.events) if each["kind"] == "cache" and each["state"] == state]
+def cache_messages(run, state):
+    return [each["message"] for each in read_jsonl(run.events) if each["kind"] == "cache" and each["state"] == state]
 
 
-def figures(run):
-    """What was measured on the way, by step."""
-    events = [each for each in read_lines(run.events) if each["kind"] == "metrics" and each["step"] is not None]
+def metric_values(run):
+    """The metrics that were logged during the training, by step and name."""
+    events = [each for each in read_jsonl(run.events) if each["kind"] == "metrics" and each["step"] is not None]
     return {(each["step"], name): value for each in events for name, value in each["values"].items()}
 
 
-def test_with_other_metrics_nothing_is_trained_and_nothing_generated(trial, first):
+def test_other_metrics_reuse_training_and_answers(trial, first):
     other = trial("rescored", "metrics=[{type: ner_f1}, {type: exact_match}]")
     for step in ("train", "generate"):
         assert states(first, step) == ["started", "finished"]
         assert states(other, step) == ["reused"]
         assert other.read_record()["steps"][step]["reused_from"] == "shared/first"
         assert other.read_record()["steps"][step]["cache"] == first.read_record()["steps"][step]["cache"]
-    assert [message.split(" (")[0] for message in told(other, "reused")] == [
+    assert [message.split(" (")[0] for message in cache_messages(other, "reused")] == [
         "training reused from shared/first",
         "answers reused from shared/first",
     ]
@@ -59,7 +59,7 @@ def test_with_other_metrics_nothing_is_trained_and_nothing_generated(trial, firs
     assert {name: other.read_metrics()[name] for name in first.read_metrics()} == first.read_metrics()
 
 
-def test_what_is_taken_is_the_same_and_takes_no_room_twice(trial, first):
+def test_restored_files_are_links_to_the_originals(trial, first):
     other = trial("same", "metrics=[{type: exact_match}]")
     assert other.predictions.stat().st_ino == first.predictions.stat().st_ino
     assert other.parameters.read_text() == first.parameters.read_text()
@@ -69,42 +69,56 @@ def test_what_is_taken_is_the_same_and_takes_no_room_twice(trial, first):
     assert not list(other.path.glob(".t*"))
 
 
-def test_curves_are_passed_on_without_those_of_metrics_that_are_gone(trial, first):
+def test_training_metrics_are_replayed_without_those_of_removed_metrics(trial, first):
     other = trial("curves", "metrics=[{type: exact_match}]")
-    measured = {key: value for key, value in figures(first).items() if "ner" not in key[1]}
-    assert any(name == "validation/ner_f1" for _, name in figures(first))
-    assert figures(other) == measured
-    [warning] = [each["message"] for each in read_lines(other.events) if each["kind"] == "warning"]
-    assert warning.startswith("exact_match: no figures of the samples kept aside")
+    expected = {key: value for key, value in metric_values(first).items() if "ner" not in key[1]}
+    assert any(name == "validation/ner_f1" for _, name in metric_values(first))
+    assert metric_values(other) == expected
+    [warning] = [each["message"] for each in read_jsonl(other.events) if each["kind"] == "warning"]
+    assert warning.startswith("exact_match: no validation values")
 
 
-def test_another_way_to_answer_takes_the_training_alone(trial):
-    alone = "trainer.eval_generate_steps=null"
-    trial("one", alone)
-    other = trial("longer", alone, "generator.max_new_tokens=14")
+def test_other_generator_options_reuse_only_the_training(trial):
+    without_validation = "trainer.eval_generate_steps=null"
+    trial("one", without_validation)
+    other = trial("longer", without_validation, "generator.max_new_tokens=14")
     assert states(other, "train") == ["reused"]
     assert states(other, "generate") == ["started", "finished"]
-    # That answers find room is proven also where the training is taken.
-    with pytest.raises(SpecError, match="finds no room"):
-        trial("too-long", alone, "generator.max_new_tokens=1000000")
+    # The length of answers is checked even if the training is reused.
+    with pytest.raises(SpecError, match="exceeds the remaining context"):
+        trial("too-long", without_validation, "generator.max_new_tokens=1000000")
 
 
-# What follows needs no model: a step that writes a file.
+# The following tests need no model: their step writes a file.
+
+this_thread = threading.local()
+"""Holds `make`, the function of the step in this thread; each thread runs one trial."""
+
+
+def run_make(context):
+    this_thread.make(context)
+
+
+def reuse_or_run(context, step, make):
+    """Run the step as a trial does, with `make` as its function."""
+    this_thread.make = make
+    return run_trial.reuse_or_run(context, step)
 
 
 @pytest.fixture
 def context_of(first, tmp_path, monkeypatch):
-    """A function that makes the context of a trial, all of which share one step."""
+    """A function that creates trial contexts; their step has the same cache key."""
 
-    def take(context, folder, maker):
+    def restore(context, folder, producer):
         (folder / "made").rename(context.run.path / "made")
 
     monkeypatch.setitem(
         ARTIFACT_SPECS,
         "train",
-        ArtifactSpec("made", "file", lambda spec: "k", lambda context: {"made": context.run.path / "made"}, take),
+        ArtifactSpec("made", "file", lambda spec: "k", lambda context: {"made": context.run.path / "made"}, restore),
     )
-    monkeypatch.setattr(sharing, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(reuse, "LEASE_POLL_SECONDS", 0.02)
+    monkeypatch.setitem(run_trial.STEP_FUNCTIONS, "train", run_make)
     spec = TrialContext(load_spec(first.plan).spec, first, EventLog(first.events)).spec
 
     def context_of(name, storage="runs", cache=None):
@@ -117,29 +131,29 @@ def context_of(first, tmp_path, monkeypatch):
 
 
 @contextmanager
-def in_the_making(context):
-    """Another trial that has begun to make the file, and goes on when told to."""
-    begun, go_on = threading.Event(), threading.Event()
-    ended = {}
+def producing(context):
+    """A trial in another thread that has started to produce the file, and continues when `go_on` is set."""
+    started, go_on = threading.Event(), threading.Event()
+    outcome = {}
 
     def make(context):
-        begun.set()
+        started.set()
         assert go_on.wait(60)
-        if ended.get("fails"):
+        if outcome.get("fails"):
             raise StepError("loss is nan")
         (context.run.path / "made").write_text("by the first")
 
     def work():
         try:
-            ended["told"] = reuse_or_run(context, "train", make)
+            outcome["record"] = reuse_or_run(context, "train", make)
         except StepError as error:
-            ended["error"] = error
+            outcome["error"] = error
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert begun.wait(60)
+    assert started.wait(60)
     try:
-        yield go_on, ended
+        yield go_on, outcome
     finally:
         go_on.set()
         thread.join()
@@ -147,7 +161,7 @@ def in_the_making(context):
 
 def when_it_waits(run, action):
     def watch():
-        while not (run.events.exists() and told(run, "waiting")):
+        while not (run.events.exists() and cache_messages(run, "waiting")):
             time.sleep(0.01)
         action()
 
@@ -168,70 +182,70 @@ def writing(text):
     return make
 
 
-def test_one_who_needs_the_same_waits_and_says_for_whom(context_of):
+def test_second_trial_waits_and_names_the_first(context_of):
     one, other = context_of("one"), context_of("other")
-    with in_the_making(one) as (go_on, _):
+    with producing(one) as (go_on, _):
         when_it_waits(other.run, go_on.set)
         assert reuse_or_run(other, "train", refuse)["reused_from"] == "x/one"
-    [message] = told(other.run, "waiting")
+    [message] = cache_messages(other.run, "waiting")
     assert message.startswith("file: waits for x/one on ")
     assert (other.run.path / "made").read_text() == "by the first"
 
 
-def test_where_the_first_one_fails_the_next_one_makes_it(context_of):
+def test_second_trial_runs_the_step_if_the_first_fails(context_of):
     one, other = context_of("one"), context_of("other")
-    with in_the_making(one) as (go_on, ended):
-        ended["fails"] = True
+    with producing(one) as (go_on, outcome):
+        outcome["fails"] = True
         when_it_waits(other.run, go_on.set)
         made = reuse_or_run(other, "train", writing("by the second"))
     assert made["reused_from"] is None
-    assert "error" in ended
+    assert "error" in outcome
     assert reuse_or_run(context_of("third"), "train", refuse)["reused_from"] == "x/other"
 
 
-def test_who_waits_hears_that_it_is_to_stop(context_of):
+def test_waiting_trial_stops_on_request(context_of):
     one, other = context_of("one"), context_of("other")
-    with in_the_making(one):
+    with producing(one):
         when_it_waits(other.run, other.run.stop_request.touch)
         with pytest.raises(StopRequestedError):
             reuse_or_run(other, "train", refuse)
 
 
-def test_a_cache_that_cannot_be_written_to_is_told_and_costs_nothing(context_of):
+def test_unwritable_cache_is_logged_and_the_step_runs(context_of):
     context = context_of("one")
     context.run.storage.joinpath(".cache").write_text("a file stands in the way")
     reuse_or_run(context, "train", writing("all the same"))
-    assert all("cache" in message or "kept" in message for message in told(context.run, "trouble"))
-    assert len(told(context.run, "trouble")) == 2
+    assert all("cache" in message for message in cache_messages(context.run, "trouble"))
+    assert len(cache_messages(context.run, "trouble")) == 2
 
 
-def test_a_trial_that_was_killed_before_its_note_takes_up_its_own(context_of):
+def test_trial_killed_after_publishing_restores_its_own_artifact(context_of):
     context = context_of("one")
     reuse_or_run(context, "train", writing("mine"))
     assert reuse_or_run(context, "train", refuse)["reused_from"] is None
-    assert told(context.run, "reused") == []
+    assert cache_messages(context.run, "reused") == []
 
 
-def test_a_trial_that_is_begun_afresh_says_that_it_takes_nothing(context_of):
+def test_cleared_trial_bypasses_the_cache(context_of):
     reuse_or_run(context_of("one"), "train", writing("by the first"))
     context = context_of("smoke")
     context.run.clear()
     assert reuse_or_run(context, "train", writing("anew")) == {}
-    assert told(context.run, "bypassed") == ["file: made anew, and not kept for other trials"]
+    assert cache_messages(context.run, "bypassed") == ["file: runs without the cache"]
     reuse_or_run(context_of("third"), "train", refuse)
 
 
-def test_what_is_damaged_is_named_and_made_again(context_of):
+def test_damaged_entry_is_named_and_produced_again(context_of):
     maker, other, third = (context_of(name) for name in ("maker", "other", "third"))
     reuse_or_run(maker, "train", writing("as it was"))
     (maker.run.path / "made").write_text("written to later")
     assert reuse_or_run(other, "train", writing("made again"))["reused_from"] is None
-    [trouble] = told(other.run, "trouble")
-    assert "made is not what was written" in trouble
+    [trouble] = cache_messages(other.run, "trouble")
+    assert "made is not what was published" in trouble
     assert reuse_or_run(third, "train", refuse)["reused_from"] == "x/other"
 
 
-def test_two_storages_share_by_a_mirror(context_of, tmp_path):
+def test_storages_share_artifacts_through_a_mirror(context_of, tmp_path):
     mirror = f"file://{tmp_path / 'mirror'}"
     reuse_or_run(context_of("one", "here", mirror), "train", writing("by the first"))
     other = context_of("other", "there", mirror)
@@ -239,26 +253,26 @@ def test_two_storages_share_by_a_mirror(context_of, tmp_path):
     assert (other.run.path / "made").read_text() == "by the first"
 
 
-@pytest.mark.parametrize("made_before", [True, False])
-def test_a_group_of_workers_does_what_its_main_one_decides(context_of, monkeypatch, made_before):
-    """The main worker alone looks into the cache; the others take part in a training only where there is one."""
-    if made_before:
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_worker_group_follows_the_decision_of_rank_0(context_of, monkeypatch, is_cached):
+    """Only rank 0 looks into the cache; the other ranks run the step only if rank 0 does."""
+    if is_cached:
         reuse_or_run(context_of("before"), "train", writing("before"))
     context = context_of("group")
-    for port in ("1234", "5678"):  # a second group of the same trial is not misled by the first one's files
-        taking_part = []
+    for port in ("1234", "5678"):  # the second group must ignore the decision file of the first
+        ran = []
 
-        def take_part(taking_part=taking_part):
-            reuse_or_run(context, "train", taking_part.append)
+        def follow(ran=ran):
+            reuse_or_run(context, "train", ran.append)
 
         monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.setenv("MASTER_PORT", port)
         monkeypatch.setenv("RANK", "1")
-        worker = threading.Thread(target=take_part)
+        worker = threading.Thread(target=follow)
         worker.start()
         time.sleep(0.1)
-        assert worker.is_alive(), "it waits for the main one"
+        assert worker.is_alive(), "it waits for rank 0"
         monkeypatch.setenv("RANK", "0")
         reuse_or_run(context, "train", writing("by the group"))
         worker.join()
-        assert bool(taking_part) == (not made_before and port == "1234")
+        assert bool(ran) == (not is_cached and port == "1234")

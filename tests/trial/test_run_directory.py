@@ -1,26 +1,26 @@
-"""A trial's folder survives kills and two launches at once."""
+"""The run directory survives kills and simultaneous launches."""
 
 import pytest
 
 from runner.errors import Problem, SpecError, StepError
-from runner.files import read_lines, write_lines
+from runner.files import read_jsonl, write_jsonl
 from runner.trial.run_directory import RunDirectory
 from runner.trial.run_trial import Outcome
 
 
-def test_lines_are_written_whole_and_a_torn_one_is_left_out(tmp_path):
+def test_jsonl_is_written_atomically_and_a_truncated_line_is_ignored(tmp_path):
     path = tmp_path / "rows.jsonl"
-    assert read_lines(path) == []
+    assert read_jsonl(path) == []
     rows = [{"id": "1", "output": "line\u2028separator"}, {"id": "2", "output": "x\ny"}]
-    write_lines(path, rows)
-    assert read_lines(path) == rows
+    write_jsonl(path, rows)
+    assert read_jsonl(path) == rows
     with path.open("a") as file:
         file.write('{"id": "3", "outp')
-    assert read_lines(path) == rows
-    assert [entry.name for entry in tmp_path.iterdir()] == ["rows.jsonl"], "nothing unfinished is left"
+    assert read_jsonl(path) == rows
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rows.jsonl"], "no temporary file is left"
 
 
-def test_two_launches_never_share_a_trial(tmp_path):
+def test_a_second_launch_cannot_lock_a_trial(tmp_path):
     with (
         RunDirectory(tmp_path).locked(),
         pytest.raises(StepError, match="another launch"),
@@ -29,7 +29,7 @@ def test_two_launches_never_share_a_trial(tmp_path):
         raise AssertionError("locked twice")
 
 
-def test_clearing_keeps_only_the_lock_that_is_held_and_turns_from_the_cache(tmp_path):
+def test_clear_keeps_only_the_lock_and_disables_the_cache(tmp_path):
     run = RunDirectory(tmp_path)
     with run.locked():
         (run.checkpoints / "step").mkdir(parents=True)
@@ -47,10 +47,10 @@ def test_clearing_keeps_only_the_lock_that_is_held_and_turns_from_the_cache(tmp_
         Outcome("failed", SpecError([Problem("one", ("a", 0)), Problem("two", ("b",))]), "Traceback"),
     ],
 )
-def test_an_outcome_crosses_as_plain_data(outcome):
-    crossed = Outcome.from_json(outcome.as_json())
-    assert (crossed.status, crossed.trace) == (outcome.status, outcome.trace)
-    assert type(crossed.error) is type(outcome.error)
-    assert str(crossed.error) == str(outcome.error)
+def test_an_outcome_survives_conversion_to_plain_data(outcome):
+    restored = Outcome.from_json(outcome.as_json())
+    assert (restored.status, restored.trace) == (outcome.status, outcome.trace)
+    assert type(restored.error) is type(outcome.error)
+    assert str(restored.error) == str(outcome.error)
     if isinstance(outcome.error, SpecError):
-        assert [each.path for each in crossed.error.problems] == [each.path for each in outcome.error.problems]
+        assert [each.path for each in restored.error.problems] == [each.path for each in outcome.error.problems]

@@ -1,4 +1,4 @@
-"""The score step: what it leaves, and that `runner evaluate` gives the same figures."""
+"""The score step writes its files, and `runner evaluate` returns the same values."""
 
 import json
 from types import SimpleNamespace
@@ -8,9 +8,9 @@ import pytest
 from plugins.adapter.pfa import PromptFormatAdapter
 from plugins.adapter.pfa_prompt import PfaOptions
 from runner.dataset.folder import DatasetFolder
-from runner.files import read_lines
-from runner.plan import implement
-from runner.spec.check import section
+from runner.files import read_jsonl
+from runner.plan import create_plugin
+from runner.spec.check import make_section
 from runner.trial.evaluate import EvaluateOptions, evaluate
 from runner.trial.run_directory import RunDirectory
 from runner.trial.score import score
@@ -46,7 +46,7 @@ OUTPUTS = {
 
 @pytest.fixture
 def folder(tmp_path):
-    """A data set without its pictures, and beside it a run with predictions."""
+    """A data set without its pictures, and a run with predictions in the same folder."""
     (tmp_path / "dataset.json").write_text(json.dumps({"name": "x", "labels": LABELS, "num_samples": {"test": 2}}))
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     rows = [{"id": key, "output": output, "finished": True} for key, output in OUTPUTS.items()]
@@ -55,7 +55,7 @@ def folder(tmp_path):
 
 
 class Log:
-    """What the step tells: figures, and where its file lies."""
+    """Records the metrics and artifacts that the step logs."""
 
     def __init__(self):
         self.logged = {}
@@ -73,7 +73,7 @@ class Log:
 def scored(folder):
     context = SimpleNamespace(
         adapter=PromptFormatAdapter(PfaOptions(), LABELS),
-        metrics={name: implement(section("metric", {"type": name})) for name in METRICS},
+        metrics={name: create_plugin(make_section("metric", {"type": name})) for name in METRICS},
         samples=DatasetFolder(folder, with_images=False).load,
         run=RunDirectory(folder),
         log=Log(),
@@ -83,7 +83,7 @@ def scored(folder):
     return context
 
 
-def test_it_leaves_figures_of_both_readings_and_a_line_a_sample(folder):
+def test_values_of_both_parse_modes_and_one_row_per_sample_are_written(folder):
     context = scored(folder)
     figures = context.run.read_metrics()
     assert context.log.logged == {**figures, "scores": context.run.scores}
@@ -92,7 +92,7 @@ def test_it_leaves_figures_of_both_readings_and_a_line_a_sample(folder):
     assert figures["exact_match"] == 1 / 2 and figures["published/exact_match"] == 0
     assert (figures["parse/clean"], figures["parse/malformed"]) == (1, 1)
     assert (figures["published/parse/repaired"], figures["published/parse/malformed"]) == (1, 1)
-    first, second = read_lines(context.run.scores)
+    first, second = read_jsonl(context.run.scores)
     assert first["reference"]["pairs"] == [["event", "The Ball : Live"], ["person", "Ann"]]
     assert first["counts"]["triple_f1"] == {"predicted": 2, "reference": 2, "matched": 2}
     assert first["published"]["counts"]["triple_f1"]["matched"] == 1
@@ -100,9 +100,9 @@ def test_it_leaves_figures_of_both_readings_and_a_line_a_sample(folder):
     assert second["notes"] == ["no 'image entities pair'"]
 
 
-def test_evaluate_gives_the_figures_of_the_launch(folder):
+def test_evaluate_returns_the_values_of_the_launch(folder):
     context = scored(folder)
     request = EvaluateOptions(predictions=context.run.predictions, references=folder, metrics=METRICS)
     found = evaluate(request, Log())
-    assert found.figures == context.run.read_metrics()
-    assert json.loads(json.dumps(found.rows)) == read_lines(context.run.scores)
+    assert found.metrics == context.run.read_metrics()
+    assert json.loads(json.dumps(found.rows)) == read_jsonl(context.run.scores)

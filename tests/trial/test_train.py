@@ -1,19 +1,19 @@
-"""The training step: what comes after it and lacks something is told before it."""
+"""The training step: errors of the plugins for later steps appear before the training."""
 
 import importlib.util
 
 import pytest
 
 from runner.errors import RequirementError
-from runner.files import read_lines
+from runner.files import read_jsonl
 from runner.trial.run_directory import RunDirectory
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
-def test_a_generator_that_cannot_be_made_fails_the_trial_before_it_trains(trial, monkeypatch):
+def test_an_unavailable_generator_fails_the_trial_before_the_training(trial, monkeypatch):
     monkeypatch.chdir(trial.folder)
     with pytest.raises(RequirementError, match="needs the package vllm"):
         trial("unmet", "trainer.eval_generate_steps=null", "generator={type: vllm, max_new_tokens: 8}")
     run = RunDirectory(trial.folder / "runs" / "shared" / "unmet")
     assert run.read_record()["steps"]["train"]["status"] == "failed"
-    assert not any(event["kind"] in {"parameters", "metrics"} for event in read_lines(run.events))
+    assert not any(event["kind"] in {"parameters", "metrics"} for event in read_jsonl(run.events))

@@ -1,4 +1,4 @@
-"""Answers to samples kept aside: asked, read and counted as the test split's are."""
+"""Answers to validation samples are generated, parsed and scored like those of the test split."""
 
 from functools import partial
 from pathlib import Path
@@ -9,9 +9,9 @@ import pytest
 from plugins.adapter.pfa import PromptFormatAdapter
 from plugins.adapter.pfa_prompt import PfaOptions
 from runner.errors import DataError, SpecError, StepError
-from runner.plan import implement
+from runner.plan import create_plugin
 from runner.records import Completion, Entity, Sample, Segment
-from runner.spec.check import section
+from runner.spec.check import make_section
 from runner.stages import TokenCounts
 from runner.trial.context import TrialContext
 from runner.trial.generate import LiveWeights, ValidationGenerator
@@ -48,7 +48,7 @@ class Reporter:
 
 
 class Generator:
-    """Answers what every third sample's own answer is, and nothing to the others; remembers its prompts."""
+    """Answers every third sample with an empty text and the others correctly; records its prompts."""
 
     def __init__(self):
         self.asked = []
@@ -64,19 +64,20 @@ class Generator:
 
 @pytest.fixture
 def context():
-    """As much of a trial as an evaluator asks for."""
-    generator = section("generator", {"type": "transformers", "num_few_shot": 2, "max_new_tokens": 10})
+    """The parts of a trial context that the evaluator uses."""
+    generator = make_section("generator", {"type": "transformers", "num_few_shot": 2, "max_new_tokens": 10})
     reporter = Reporter()
     context = SimpleNamespace(
         spec=SimpleNamespace(generator_options=generator.options, seed=5),
         adapter=ADAPTER,
         generator=Generator(),
-        metrics={name: implement(section("metric", {"type": name})) for name in METRICS},
+        metrics={name: create_plugin(make_section("metric", {"type": name})) for name in METRICS},
         samples={"train": TRAIN, "test": TEST}.__getitem__,
         reporter=lambda stage: reporter,
         told=reporter,
     )
-    context.prompts = partial(TrialContext.prompts, context)
+    context.validation_prompts = partial(TrialContext.validation_prompts, context)
+    context.test_prompts = TrialContext.test_prompts.func(context)
     return context
 
 
@@ -89,7 +90,7 @@ def model(room):
     return SimpleNamespace(context_length=room, count=lambda rendered: TokenCounts(50, 10, 0))
 
 
-def test_the_figures_are_those_of_the_score_step_however_the_samples_are_shared_out(evaluator, context):
+def test_values_equal_the_score_step_for_any_distribution_over_ranks(evaluator, context):
     places = [1, 2, 3, 5, 8]
     evaluator.prepare(model(None), places)
     shares = [evaluator.evaluate("the model", share) for share in (places[::2], places[1::2], [])]
@@ -98,13 +99,13 @@ def test_the_figures_are_those_of_the_score_step_however_the_samples_are_shared_
     outputs = {f"n{place}": ADAPTER.render_training(TRAIN[place]).target if place % 3 else "" for place in places}
     references = {f"n{place}": ADAPTER.reference(TRAIN[place]) for place in places}
     whole = score_corpus(ADAPTER, context.metrics, references, outputs, ADAPTER.parse_modes[0], Reporter())
-    assert evaluator.figures(counts) == whole.figures
-    assert 0 < whole.figures["ner_f1"] < 1
+    assert evaluator.aggregate(counts) == whole.metrics
+    assert 0 < whole.metrics["ner_f1"] < 1
     assert context.told.warnings == ["as it is"]
 
 
-def test_solved_samples_are_those_of_the_test_split_but_for_what_is_asked(evaluator, context):
-    shown = [example.id for example in context.prompts(TEST)[0].examples]
+def test_few_shot_examples_are_those_of_the_test_split_except_the_samples(evaluator, context):
+    shown = [example.id for example in context.test_prompts[0].examples]
     free = [place for place in range(12) if f"n{place}" not in shown]
     evaluator.prepare(model(None), free[:2])
     evaluator.evaluate("the model", free[1:2])
@@ -119,28 +120,28 @@ def test_solved_samples_are_those_of_the_test_split_but_for_what_is_asked(evalua
     assert len(again) == 2
 
 
-def test_answers_must_find_room_before_anything_is_trained(evaluator):
+def test_prompt_lengths_are_checked_before_the_training(evaluator):
     evaluator.prepare(model(70), [1, 2])
     with pytest.raises(SpecError, match=r"^generator.max_new_tokens: the prompt of sample n1 has 60 tokens"):
         evaluator.prepare(model(69), [1, 2])
-    with pytest.raises(DataError, match="no answer can be written"):
+    with pytest.raises(DataError, match="leaves no tokens for an answer"):
         evaluator.prepare(model(60), [1])
 
 
-def test_one_worker_tells_and_all_hear(evaluator, context, monkeypatch):
+def test_only_the_main_rank_reports(evaluator, context, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     evaluator.prepare(model(None), [1])
     evaluator.evaluate("the model", [1])
     assert context.told.told == context.told.warnings == []
 
 
-def test_a_sample_without_an_answer_stops_the_training(evaluator, monkeypatch):
+def test_a_missing_answer_stops_the_training(evaluator, monkeypatch):
     evaluator.prepare(model(None), [1, 2])
     monkeypatch.setattr(Generator, "generate", lambda *_: iter([Completion("n1", "")]))
     with pytest.raises(StepError, match="gave no answer to sample n2"):
         evaluator.evaluate("the model", [1, 2])
 
 
-def test_weights_in_memory_stand_in_no_folder():
+def test_live_weights_have_no_folder():
     with pytest.raises(SpecError, match=r"^trainer.eval_generate_steps: the generator reads weights from a folder"):
         LiveWeights(None).folder()

@@ -1,1 +1,1 @@
-"""What vision-language models share: checkpoint files, chat template, pictures, small sizes, and the processor lock."""
+"""Code shared by the vision-language models: checkpoint files, chat template, images, small sizes, processor lock."""

@@ -1,4 +1,4 @@
-"""Batches encoded samples: padded to one length, or packed into one row; frozen vision features instead of pixels."""
+"""Batches of encoded samples: padded to one length or packed into one row, with pixels or frozen vision features."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from runner.records import IGNORED
 from runner.stages import Features
 
 IMAGE_FEATURES = "image_features"
-"""The name under which an encoded sample has features in the place of pixels: (image tokens, width), or a multiple of
-the width where inner layers get features too."""
+"""Entry of an encoded sample with features instead of pixels: (image tokens, width); a multiple of the width if inner
+layers get features too."""
 
 
-class FrozenFeatures:
-    """The vision part of a model, tower and merger, apart from the module but with its weights; see `FrozenVision`.
+class FrozenVisionTower:
+    """A copy of a model's vision tower and merger that shares its weights; see `FrozenVisionEncoder`.
 
-    Whatever wraps the module for training, divides its weights or switches its mode passes this by, so that a thread
-    can compute features while the module trains.
+    Wrapping the module for training, sharding its weights or changing its mode does not affect this copy. A thread can
+    therefore compute features while the module trains.
     """
 
     def __init__(self, module: PreTrainedModel) -> None:
-        """Take the module as it was made, wrapped by nothing yet."""
+        """Copy the vision part of a module that is not wrapped yet."""
         decoder = module.get_decoder()  # type: ignore[no-untyped-call]
         shared = {id(parameter): parameter for parameter in module.parameters()}
         self._base: Any = copy.deepcopy(module.base_model, {**shared, id(decoder): nn.Identity()}).eval()
@@ -42,13 +42,13 @@ class FrozenFeatures:
 
     @property
     def is_cacheable(self) -> bool:
-        """Whether it makes the same of an image at every step: nothing in it learns, and nothing is random."""
-        learning = any(parameter.requires_grad for parameter in self._base.parameters())
-        return not learning and not any(_differs_in_training(part) for part in self._base.modules())
+        """Whether the features of an image never change: no weight is trained, and no layer is random."""
+        is_trained = any(parameter.requires_grad for parameter in self._base.parameters())
+        return not is_trained and not any(_differs_in_training(layer) for layer in self._base.modules())
 
     @property
     def digest(self) -> str:
-        """SHA-256 over its weights, in hexadecimal."""
+        """Hexadecimal SHA-256 of the weights."""
         digest = hashlib.sha256()
         for name, weight in sorted(self._base.named_parameters()):
             digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
@@ -56,39 +56,40 @@ class FrozenFeatures:
         return digest.hexdigest()
 
     def to(self, device: torch.device) -> None:
-        """Move it to a device."""
+        """Move the encoder to a device."""
         self._base.to(device)
         self._device = device
 
     @torch.no_grad()
     def replace_pixels(self, features: Features) -> Features:
-        """Put features in the place of a sample's pixels; see `FrozenVision.replace_pixels`."""
+        """Replace a sample's pixels by features; see `FrozenVisionEncoder.replace_pixels`."""
         if "pixel_values" not in features:
             return features
         pixels, grid = (features[name].to(self._device) for name in ("pixel_values", "image_grid_thw"))
-        given = self._base.get_image_features(pixels, grid, return_dict=True)
-        levels = [given.pooler_output, *getattr(given, "deepstack_features", ())]
-        made = torch.cat([torch.cat(level) for level in levels], dim=-1)
-        kept = {name: tensor for name, tensor in features.items() if name != "pixel_values"}
-        return {**kept, IMAGE_FEATURES: made.cpu()}
+        outputs = self._base.get_image_features(pixels, grid, return_dict=True)
+        levels = [outputs.pooler_output, *getattr(outputs, "deepstack_features", ())]
+        image_features = torch.cat([torch.cat(level) for level in levels], dim=-1)
+        others = {name: tensor for name, tensor in features.items() if name != "pixel_values"}
+        return {**others, IMAGE_FEATURES: image_features.cpu()}
 
 
-def _differs_in_training(part: nn.Module) -> bool:
-    """Whether a layer does otherwise in training: drops values at random, or measures the batch."""
-    rates = [value for name, value in vars(part).items() if "drop" in name and isinstance(value, float)]
-    return isinstance(part, _BatchNorm) or any(rates) or (isinstance(part, _DropoutNd) and part.p > 0)
+def _differs_in_training(layer: nn.Module) -> bool:
+    """Whether a layer behaves differently in training: dropout or batch statistics."""
+    rates = [value for name, value in vars(layer).items() if "drop" in name and isinstance(value, float)]
+    return isinstance(layer, _BatchNorm) or any(rates) or (isinstance(layer, _DropoutNd) and layer.p > 0)
 
 
-def as_encoded(inputs: dict[str, Any], width: int) -> dict[str, Any]:
-    """Pass features on in the way that transformers' models take what was encoded before.
+def to_encoder_outputs(inputs: dict[str, Any], width: int) -> dict[str, Any]:
+    """Convert precomputed image features to the argument that transformers' models accept.
 
     Args:
-        inputs: Of the model's forward, perhaps with `IMAGE_FEATURES` of all samples one after the other; in place.
-        width: Of the language model.
+        inputs: Arguments of the forward pass, changed in place; may contain the concatenated `IMAGE_FEATURES` of all
+            samples.
+        width: Hidden size of the language model.
     """
     if IMAGE_FEATURES in inputs:
         first, *inner = torch.split(inputs.pop(IMAGE_FEATURES), width, dim=-1)
-        # Transformers annotates single tensors, and joins sequences of them.
+        # Transformers annotates single tensors, but concatenates sequences of tensors.
         inputs["mm_encoder_outputs"] = {
             "image": BaseModelOutputWithDeepstackFeatures(
                 pooler_output=(first,),  # type: ignore[arg-type]
@@ -104,42 +105,42 @@ def collate(
     """Pad and stack encoded samples; see `VisionLanguageModel.collate`.
 
     Args:
-        batch: Of one family's model.
-        fills: What pads each sequence of a sample, by name, `input_ids` among them; all else is of images.
-        padding_side: Where padding stands.
-        masked: Whether an `attention_mask` says where the padding is.
+        batch: Samples encoded by one model.
+        fills: Padding value of each sequence by name, including `input_ids`; other entries belong to images.
+        padding_side: Side of the padding.
+        masked: Whether to add an `attention_mask`.
     """
     stacked = {
         name: pad_sequence(
-            [each[name] for each in batch], batch_first=True, padding_value=fill, padding_side=padding_side
+            [sample[name] for sample in batch], batch_first=True, padding_value=fill, padding_side=padding_side
         )
         for name, fill in fills.items()
     }
     if masked:
-        ones = [torch.ones_like(each["input_ids"]) for each in batch]
+        ones = [torch.ones_like(sample["input_ids"]) for sample in batch]
         stacked["attention_mask"] = pad_sequence(ones, batch_first=True, padding_side=padding_side)
-    for name in dict.fromkeys(name for each in batch for name in each if name not in fills):
-        stacked[name] = _one_after_another([each[name] for each in batch if name in each])
+    for name in dict.fromkeys(name for sample in batch for name in sample if name not in fills):
+        stacked[name] = _concatenate([sample[name] for sample in batch if name in sample])
     return stacked
 
 
-def _one_after_another(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Join along the first dimension, the others filled up with zeros to the largest."""
-    shape = [max(lengths) for lengths in zip(*(part.shape[1:] for part in parts), strict=True)]
-    return torch.cat([part if list(part.shape[1:]) == shape else _filled_up(part, shape) for part in parts])
+def _concatenate(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Concatenate along the first dimension; the other dimensions are zero-padded to the largest size."""
+    shape = [max(lengths) for lengths in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    return torch.cat([tensor if list(tensor.shape[1:]) == shape else _pad_to(tensor, shape) for tensor in tensors])
 
 
-def _filled_up(part: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    lacking = [want - have for want, have in zip(shape, part.shape[1:], strict=True)]
-    # `pad` takes what to add before and behind, the last dimension first.
-    return functional.pad(part, [each for behind in reversed(lacking) for each in (0, behind)])
+def _pad_to(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    missing = [target - length for target, length in zip(shape, tensor.shape[1:], strict=True)]
+    # `pad` expects the padding before and after each dimension, beginning with the last one.
+    return functional.pad(tensor, [amount for after in reversed(missing) for amount in (0, after)])
 
 
-WITHIN_SAMPLES = "sdpa_within_samples"
-"""The name of the attention below in transformers' registry; without `sample_lengths` it is its `sdpa`."""
+PACKED_ATTENTION = "sdpa_within_samples"
+"""Name of `packed_attention` in transformers' registry; without `sample_lengths` it equals `sdpa`."""
 
 
-def attend_within_samples(
+def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -148,80 +149,80 @@ def attend_within_samples(
     sample_lengths: Sequence[int] | None = None,
     **settings: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend as `sdpa` does, sample by sample where a row holds several.
+    """Compute `sdpa` attention, within each sample if a row contains several.
 
     Args:
-        module: The layer, which says whether it is causal.
-        query: (rows, heads, length, width of a head), as are `key` and `value`.
-        key: Perhaps with fewer heads.
-        value: As many heads as `key`.
-        attention_mask: Of rows that hold one sample each.
-        sample_lengths: Of the samples in the one row; together its length.
-        settings: What else transformers passes.
+        module: The attention layer, which defines whether it is causal.
+        query: (rows, heads, length, head width); `key` and `value` likewise.
+        key: May have fewer heads.
+        value: Has as many heads as `key`.
+        attention_mask: Mask of rows that contain one sample each.
+        sample_lengths: Lengths of the samples in the only row; their sum is its length.
+        settings: Further arguments from transformers.
 
     Returns:
-        (rows, length, heads, width of a head), and no weights.
+        The output (rows, length, heads, head width), and None for the weights.
     """
     if sample_lengths is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
-    parts = (torch.split(each, list(sample_lengths), dim=2) for each in (query, key, value))
-    within = [sdpa_attention_forward(module, q, k, v, None, **settings)[0] for q, k, v in zip(*parts, strict=True)]
-    return torch.cat(within, dim=1), None
+    samples = zip(*(torch.split(tensor, list(sample_lengths), dim=2) for tensor in (query, key, value)), strict=True)
+    outputs = [sdpa_attention_forward(module, q, k, v, None, **settings)[0] for q, k, v in samples]
+    return torch.cat(outputs, dim=1), None
 
 
-AttentionInterface.register(WITHIN_SAMPLES, attend_within_samples)
-AttentionMaskInterface.register(WITHIN_SAMPLES, sdpa_mask)
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
 
 
 def prepare_packing(module: PreTrainedModel) -> bool:
-    """Let a model's language part attend within samples.
+    """Enable packed attention in the language model.
 
     Returns:
-        Whether it can, which eager attention cannot.
+        Whether the attention implementation supports packing; eager attention does not.
     """
     language = module.config.get_text_config()
     if language._attn_implementation == "sdpa":
-        module.set_attn_implementation({"text_config": WITHIN_SAMPLES})
-    return language._attn_implementation in (WITHIN_SAMPLES, "flash_attention_2")
+        module.set_attn_implementation({"text_config": PACKED_ATTENTION})
+    return language._attn_implementation in (PACKED_ATTENTION, "flash_attention_2")
 
 
-def packed(batch: Sequence[Features], module: Any) -> dict[str, Any]:
-    """Pack encoded samples of a model whose positions have three axes, into one row without padding.
+def pack_samples(batch: Sequence[Features], module: Any) -> dict[str, Any]:
+    """Pack encoded samples into one row without padding, for a model whose positions have three axes.
 
-    Positions are those that the model gives each sample alone. Flash attention finds the samples by a fourth axis that
-    begins again with each, as transformers has it; the attention above by `sample_lengths`.
+    Positions are those of each sample alone. Flash attention recognizes the samples by a fourth axis that restarts with
+    each sample, as defined by transformers; `packed_attention` by `sample_lengths`.
 
     Args:
-        batch: With `input_ids`, `labels` and `mm_token_type_ids` (length,), and perhaps `image_grid_thw` and
-            `pixel_values` or features in their place.
-        module: Its base gives the positions (`get_rope_index`).
+        batch: Samples with `input_ids`, `labels` and `mm_token_type_ids` (length,), and optionally `image_grid_thw` and
+            `pixel_values` or image features.
+        module: The model; its base model computes the positions (`get_rope_index`).
     """
-    lengths = [len(each["input_ids"]) for each in batch]
-    positions = torch.cat([_positions(each, module.base_model) for each in batch], dim=-1)
+    lengths = [len(sample["input_ids"]) for sample in batch]
+    positions = torch.cat([_positions(sample, module.base_model) for sample in batch], dim=-1)
     row: dict[str, Any] = {
-        "input_ids": torch.cat([each["input_ids"] for each in batch])[None],
-        "labels": torch.cat([_labels(each) for each in batch])[None],
+        "input_ids": torch.cat([sample["input_ids"] for sample in batch])[None],
+        "labels": torch.cat([_labels(sample) for sample in batch])[None],
     }
-    if module.config.get_text_config()._attn_implementation == WITHIN_SAMPLES:
+    if module.config.get_text_config()._attn_implementation == PACKED_ATTENTION:
         row |= {"position_ids": positions, "sample_lengths": lengths}
     else:
-        places = torch.cat([torch.arange(length) for length in lengths]).expand(1, 1, -1)
-        row["position_ids"] = torch.cat([places, positions])
+        indices = torch.cat([torch.arange(length) for length in lengths]).expand(1, 1, -1)
+        row["position_ids"] = torch.cat([indices, positions])
     for name in ("pixel_values", IMAGE_FEATURES, "image_grid_thw"):
-        if parts := [each[name] for each in batch if name in each]:
-            row[name] = torch.cat(parts)
-    return as_encoded(row, module.config.get_text_config().hidden_size)
+        if tensors := [sample[name] for sample in batch if name in sample]:
+            row[name] = torch.cat(tensors)
+    return to_encoder_outputs(row, module.config.get_text_config().hidden_size)
 
 
 def _positions(sample: Features, base: Any) -> torch.Tensor:
-    """Time, height and width of each token of a sample that stands alone: (3, 1, length)."""
-    ids, kinds = sample["input_ids"][None], sample["mm_token_type_ids"][None]
-    positions: torch.Tensor = base.get_rope_index(ids, kinds, image_grid_thw=sample.get("image_grid_thw"))[0]
+    """Compute time, height and width positions of each token of one sample: (3, 1, length)."""
+    ids, type_ids = sample["input_ids"][None], sample["mm_token_type_ids"][None]
+    positions: torch.Tensor = base.get_rope_index(ids, type_ids, image_grid_thw=sample.get("image_grid_thw"))[0]
     return positions
 
 
 def _labels(sample: Features) -> torch.Tensor:
-    """Labels, but for the first token, which only the sample before could predict."""
+    """Return the labels, except that of the first token, which only the previous sample could predict."""
     labels = sample["labels"].clone()
     labels[0] = IGNORED
     return labels

@@ -1,4 +1,4 @@
-"""Creates a chat model: from a checkpoint, with random weights, or from a trained folder."""
+"""Base class of the model plugins: loads a checkpoint or a trained model, or creates one with random weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from plugins.model.chat.checkpoint_files import hub_folder, local_folder
 from plugins.model.chat.loaded import LoadedChatModel
-from plugins.model.chat.processor import Processor, check_lock, images_only, load_processor, train_tokenizer
+from plugins.model.chat.processor import (
+    Processor,
+    check_lock,
+    image_text_processor_class,
+    load_processor,
+    train_tokenizer,
+)
 from plugins.model.chat.small_models import SIZES, SmallSize
 from plugins.model.model_options import ChatModelOptions
 from runner.errors import RequirementError, SpecError
@@ -33,44 +39,44 @@ FamilyOptions = TypeVar("FamilyOptions", bound=ChatModelOptions)
 
 
 class ChatModel(ABC, Generic[FamilyOptions]):
-    """The plugins of the stage `model`; a family says what is its own.
+    """Base class of the plugins of the stage `model`; subclasses define what differs between families.
 
     Attributes:
         name: The plugin's name.
         loaded: The family's model in memory.
-        config_class: The configuration of its checkpoints.
-        processor_class: Transformers' processor of its checkpoints.
+        config_class: Transformers' configuration class of its checkpoints.
+        processor_class: Transformers' processor class of its checkpoints.
     """
 
     name: ClassVar[str]
-    loaded: ClassVar[type[LoadedChatModel]]
+    loaded_class: ClassVar[type[LoadedChatModel]]
     config_class: ClassVar[type[PreTrainedConfig]]
     processor_class: ClassVar[type[ProcessorMixin]]
 
     def __init__(self, options: FamilyOptions) -> None:
-        """Take the section's options; nothing is loaded yet."""
+        """Store the options; nothing is loaded yet."""
         self._options = options
-        # The bars of loading and writing weights would break into the runner's own.
+        # Transformers' progress bars would interfere with those of the runner.
         disable_progress_bar()  # type: ignore[no-untyped-call]
 
     @abstractmethod
     def _small_config(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
-        """Write out the configuration of a small size for the vocabulary of a tokenizer."""
+        """Create the configuration of a small size for a tokenizer."""
 
     @abstractmethod
     def _small_processor(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> Processor:
-        """Make the processor of a small size."""
+        """Create the processor of a small size."""
 
     def _with_options(self, processor: Processor) -> Processor:
-        """Set in a processor what the family's options say of images."""
+        """Apply the image options of the family to a processor, and return it."""
         return processor
 
     def build(self, texts: Iterable[str], seed: int) -> LoadedChatModel:
-        """Make the model to train, float32 weights on the CPU; see `Model.build`.
+        """Create the model to train, with float32 weights on the CPU; see `Model.build`.
 
         Raises:
-            UnmetError: The checkpoint or the attention implementation cannot be had here.
-            SpecError: The checkpoint is of another architecture.
+            RequirementError: The checkpoint or the attention implementation is not available.
+            SpecError: The checkpoint has another architecture.
         """
         self._check_attention()
         if self._options.checkpoint is None:
@@ -80,14 +86,14 @@ class ChatModel(ABC, Generic[FamilyOptions]):
                 return self._without_weights(config, processor)
         folder = self.checkpoint()
         assert folder is not None
-        return self.loaded(self._weights(folder, torch.float32), self._processor(folder))
+        return self.loaded_class(self._weights(folder, torch.float32), self._processor(folder))
 
     def model_spec(self, texts: Iterable[str]) -> LoadedChatModel:
-        """Make the same model without memory for its weights; see `Model.model_spec`.
+        """Create the same model on the meta device, without weights; see `Model.model_spec`.
 
         Raises:
-            UnmetError: The checkpoint's configuration cannot be had here.
-            SpecError: The checkpoint is of another architecture.
+            RequirementError: The checkpoint's configuration is not available.
+            SpecError: The checkpoint has another architecture.
         """
         if self._options.checkpoint is None:
             config, processor = self._small(texts)
@@ -103,11 +109,11 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         See `Model.meta_model`.
 
         Raises:
-            UnmetError: Nothing is published with this plugin, or there are no texts to make a tokenizer from.
-            SpecError: The checkpoint is of another architecture.
+            RequirementError: The plugin has no published configuration, or there are no texts to train a tokenizer on.
+            SpecError: The checkpoint has another architecture.
         """
         if self._options.checkpoint is None and texts is None:
-            raise RequirementError("model.size: its tokenizer is made from the training texts, which are not here")
+            raise RequirementError("model.size: the tokenizer is trained on the training texts, which are missing")
         try:
             return self.model_spec(texts or ())
         except RequirementError:
@@ -117,15 +123,15 @@ class ChatModel(ABC, Generic[FamilyOptions]):
             return published
 
     def _published(self) -> ModelSpec | None:
-        """Make an model_spec from the figures that a family's plugin holds of the checkpoint, where it holds any."""
+        """Return a model spec from a published configuration in the plugin; None if there is none."""
         return None
 
     def checkpoint(self) -> Path | None:
-        """Find the folder of the checkpoint, weights and all; see `Model.checkpoint`.
+        """Return the folder of the checkpoint, including weights; see `Model.checkpoint`.
 
         Raises:
-            UnmetError: The checkpoint cannot be had here.
-            SpecError: It is of another architecture.
+            RequirementError: The checkpoint is not available.
+            SpecError: The checkpoint has another architecture.
         """
         if self._options.checkpoint is None:
             return None
@@ -134,15 +140,15 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         return folder
 
     def load(self, folder: Path) -> LoadedChatModel:
-        """Load what `LoadedChatModel.save` wrote, or a checkpoint, in the precision it was saved in.
+        """Load a saved model or a checkpoint, in the precision in which it was saved.
 
         Raises:
-            UnmetError: Pixels, template or tokenizer are not those that the model was trained with.
+            RequirementError: Image settings, template or tokenizer differ from those of the training.
         """
         self._check_attention()
         processor = self._processor(folder)
         check_lock(folder, processor)
-        return self.loaded(self._weights(folder, "auto"), processor)
+        return self.loaded_class(self._weights(folder, "auto"), processor)
 
     def _check_attention(self) -> None:
         if self._options.attention == "flash_attention_2" and not is_flash_attn_2_available():
@@ -161,7 +167,7 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         config = read_config(folder)
         if not isinstance(config, self.config_class):
             raise SpecError(
-                f"{folder} holds a model of type {config.model_type!r}; the plugin {self.name} takes "
+                f"{folder} contains a model of type {config.model_type!r}; the plugin {self.name} requires "
                 f"{self.config_class.model_type!r}",
                 path=("model", "checkpoint"),
             )
@@ -173,16 +179,16 @@ class ChatModel(ABC, Generic[FamilyOptions]):
     def _small(self, texts: Iterable[str]) -> tuple[PreTrainedConfig, Processor]:
         assert self._options.size is not None
         small = SIZES[self._options.size]
-        tokenizer = train_tokenizer(texts, small.vocab_size, self._options.wording)
+        tokenizer = train_tokenizer(texts, small.vocab_size, self._options.chat_format)
         return self._small_config(small, tokenizer), self._with_options(self._small_processor(small, tokenizer))
 
     def _assemble(
         self, images: BaseImageProcessor, tokenizer: PreTrainedTokenizerBase, **settings: object
     ) -> Processor:
-        """Make the family's processor of its parts."""
-        made = images_only(self.processor_class)
-        return made(
-            image_processor=images, tokenizer=tokenizer, chat_template=self._options.wording.template, **settings
+        """Create the family's processor from its parts."""
+        derived = image_text_processor_class(self.processor_class)
+        return derived(
+            image_processor=images, tokenizer=tokenizer, chat_template=self._options.chat_format.template, **settings
         )
 
     def _without_weights(self, config: PreTrainedConfig, processor: Processor) -> LoadedChatModel:
@@ -195,7 +201,7 @@ class ChatModel(ABC, Generic[FamilyOptions]):
             pad_token_id=tokenizer.pad_token_id,
             do_sample=False,
         )
-        return self.loaded(module, processor)
+        return self.loaded_class(module, processor)
 
     def _weights(self, folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
         return AutoModelForImageTextToText.from_pretrained(
@@ -207,15 +213,15 @@ def read_config(folder: Path) -> PreTrainedConfig:
     """Read a checkpoint's configuration.
 
     Raises:
-        SpecError: Transformers does not know its architecture; code that a checkpoint brings along is not run.
+        SpecError: Transformers does not know its architecture. Code in the checkpoint is not run.
     """
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise SpecError(
-            f"{folder} is no checkpoint of transformers' own architectures ({reason}); many have a twin that is, "
-            "often called …-hf",
+            f"{folder} is not a checkpoint of an architecture in transformers ({reason}); many models have another "
+            "checkpoint that is, often called …-hf",
             path=("model", "checkpoint"),
         ) from error
     return config

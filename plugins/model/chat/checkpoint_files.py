@@ -10,26 +10,26 @@ from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from runner.errors import RequirementError
 
 SMALL_FILES = ("*.json", "*.txt", "*.jinja")
-"""Configuration, tokenizer, template and processor: all that planning needs."""
+"""Configuration, tokenizer, template and processor: the files needed for planning."""
 
 CONTENT_FILES = (*SMALL_FILES, "*.safetensors", "*.model")
-"""The files whose content decides what a checkpoint computes."""
+"""Files whose content affects the outputs of a checkpoint."""
 
 HUB_TIMEOUT = 10.0
-"""Seconds to wait for the hub before looking into the local cache."""
+"""Seconds to wait for the hub before the local cache is used."""
 
 
 def local_folder(path: str) -> Path:
-    """Make sure that a folder holds a checkpoint.
+    """Check that a folder contains a checkpoint, and return it.
 
     Raises:
-        UnmetError: It is missing or holds none.
+        RequirementError: The folder does not exist or contains no checkpoint.
     """
     folder = Path(path)
     if not (folder / "config.json").is_file():
-        what = "holds no config.json" if folder.is_dir() else "is no folder"
+        problem = "contains no config.json" if folder.is_dir() else "is not a folder"
         raise RequirementError(
-            f"model.checkpoint: {folder} {what}; name a folder written by save_pretrained, or a hub name"
+            f"model.checkpoint: {folder} {problem}; set a folder written by save_pretrained, or a hub name"
         )
     return folder
 
@@ -38,29 +38,29 @@ def local_revision(folder: Path) -> str:
     """Hash a local checkpoint.
 
     Returns:
-        `sha256:` and a digest over names and contents of the files that matter.
+        `sha256:` and a digest over names and contents of `CONTENT_FILES`.
     """
     digest = hashlib.sha256()
     for file in sorted({file for pattern in CONTENT_FILES for file in folder.glob(pattern)}):
         with file.open("rb") as content:
-            inner = hashlib.file_digest(content, "sha256").hexdigest()
-        digest.update(f"{file.name}\0{inner}\n".encode())
+            content_digest = hashlib.file_digest(content, "sha256").hexdigest()
+        digest.update(f"{file.name}\0{content_digest}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
 
 def hub_revision(name: str, revision: str) -> str:
-    """Ask the hub which commit a revision stands for; where it cannot be reached, ask the local cache.
+    """Resolve a revision to a commit, on the hub or, if it cannot be reached, in the local cache.
 
     Raises:
-        UnmetError: Neither knows.
+        RequirementError: Neither has the revision.
     """
     try:
         commit = HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT).sha
-    # The client's network errors have no base of their own that would hold across its versions.
+    # The client's network errors have no common base class that is stable across versions.
     except Exception as error:
         cached = _cached_commit(name, revision)
         if cached is None:
-            raise _unmet(name, revision, error) from error
+            raise _checkpoint_error(name, revision, error) from error
         return cached
     assert commit is not None
     return commit
@@ -69,32 +69,32 @@ def hub_revision(name: str, revision: str) -> str:
 def _cached_commit(name: str, revision: str) -> str | None:
     try:
         file = try_to_load_from_cache(name, "config.json", revision=revision)
-    except ValueError:  # no possible name of a repository
+    except ValueError:  # not a valid repository name
         return None
     return Path(file).parent.name if isinstance(file, str) else None
 
 
 def hub_folder(name: str, commit: str, *, weights: bool) -> Path:
-    """Get the folder with a commit's files, downloading what is not there yet.
+    """Return the folder with a commit's files; download missing files.
 
     Args:
         name: The repository on the hub.
-        commit: As `hub_revision` gives it.
-        weights: Whether the weights are needed, or the small files alone.
+        commit: The commit, as returned by `hub_revision`.
+        weights: Whether to include the weights, not only the small files.
 
     Raises:
-        UnmetError: They are neither in the local cache nor to be downloaded.
+        RequirementError: The files are not in the local cache and cannot be downloaded.
     """
     patterns = CONTENT_FILES if weights else SMALL_FILES
     try:
         return Path(snapshot_download(name, revision=commit, allow_patterns=list(patterns)))
     except Exception as error:  # as in `hub_revision`
-        raise _unmet(name, commit, error) from error
+        raise _checkpoint_error(name, commit, error) from error
 
 
-def _unmet(name: str, revision: str, error: Exception) -> RequirementError:
+def _checkpoint_error(name: str, revision: str, error: Exception) -> RequirementError:
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
     return RequirementError(
-        f"model.checkpoint: {name!r} at revision {revision!r} cannot be had on this machine ({reason}); "
-        "name a local folder with its files instead, or use --smoke"
+        f"model.checkpoint: {name!r} at revision {revision!r} is not available on this machine ({reason}); "
+        "set a local folder with its files instead, or use --smoke"
     )

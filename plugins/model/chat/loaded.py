@@ -1,4 +1,4 @@
-"""A chat model in memory: its module with all that turns samples into its inputs and its outputs into text."""
+"""A chat model in memory: its module, the encoding of samples to inputs, and the decoding of outputs."""
 
 from __future__ import annotations
 
@@ -16,52 +16,52 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from plugins.model.chat.batching import collate
-from plugins.model.chat.images import Dimensions, dimensions, read_picture, unusable
+from plugins.model.chat.images import ImageSize, cached_image_size, load_image, unusable_image_error
 from plugins.model.chat.processor import Processor, write_lock
-from plugins.model.chat.template import REMEMBERED, ChatTemplate, make_special
+from plugins.model.chat.template import TOKEN_CACHE_SIZE, ChatTemplate, mark_as_special
 from runner.errors import RequirementError
 from runner.records import IGNORED, Rendered
-from runner.stages import Features, FrozenVision, TokenCounts
+from runner.stages import Features, FrozenVisionEncoder, TokenCounts
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
-"""Names under which a forward takes the kind of each token: 1 at images, 0 elsewhere."""
+"""Arguments of a forward pass for the type of each token: 1 for image tokens, 0 otherwise."""
 
-KNOWN_SIZES = 4096
-"""Sizes of pictures for which it is remembered what stands for them in a prompt."""
+IMAGE_TEXT_CACHE_SIZE = 4096
+"""Number of combinations of image sizes for which the image text of the prompt is cached."""
 
 TEXT_FEATURES = {"input_ids", "labels", *TOKEN_TYPES}
-"""What an encoded sample holds of its text; all else is of its images."""
+"""Entries of an encoded sample for its text; all other entries belong to its images."""
 
 
 class LoadedChatModel(ABC):
-    """The `VisionLanguageModel` of every family; one says what it does otherwise in a class of its own.
+    """The `VisionLanguageModel` of all families; subclasses define what differs.
 
     Attributes:
-        module: Transformers' own class.
-        processor: Transformers' own, for images alone.
-        stop_token_ids: The end of a turn, and what the checkpoint's generation configuration adds.
+        module: The model, an instance of a transformers class.
+        processor: The processor of transformers, without video support.
+        stop_token_ids: The end of a turn, and the end tokens of the checkpoint's generation configuration.
         turn_end: The text of the token that ends a turn.
-        image_token_ids: The token that stands for one place of the vision tower's features.
-        context_length: Positions that the language model was configured for.
-        supports_packing: Whether `pack` keeps each sample what it is alone; false where a family has not shown it.
-        replaces_pixels: Whether `frozen_vision` can give anything; false where a family has not shown it.
+        image_token_ids: The token that is replaced by one image feature.
+        context_length: Maximum number of positions in the configuration of the language model.
+        supports_packing: Whether packed samples are computed as if alone; false unless tested for the family.
+        replaces_pixels: Whether `frozen_vision` may return an encoder; false unless tested for the family.
     """
 
     supports_packing = False
 
     replaces_pixels = False
 
-    mask_on_the_right = False
-    """Whether padding on the right needs a mask. Causal attention never looks there, and without a mask its
-    kernels skip half of the work."""
+    needs_right_padding_mask = False
+    """Whether padding on the right needs a mask. Causal attention ignores it, and without a mask its kernels skip half
+    of the work."""
 
     def __init__(self, module: PreTrainedModel, processor: Processor) -> None:
-        """Take the module and the processor of a checkpoint; the tokenizer carries the chat template.
+        """Store module and processor; the tokenizer contains the chat template.
 
         Raises:
-            UnmetError: Tokenizer or template do not fit the model.
+            RequirementError: Tokenizer or template do not match the model.
         """
         self.module = module
         self.processor = processor
@@ -72,14 +72,16 @@ class LoadedChatModel(ABC):
         )
         if not self._image_token:
             raise RequirementError(
-                f"model.checkpoint: its tokenizer has no special token of the number {image_token}, which its "
-                "configuration names for images; are tokenizer and model of the same checkpoint?"
+                f"model.checkpoint: its tokenizer has no special token with id {image_token}, the image token of its "
+                "configuration; use tokenizer and model of the same checkpoint"
             )
-        make_special(self._tokenizer, self._image_token)
+        mark_as_special(self._tokenizer, self._image_token)
         self._template = ChatTemplate(self._tokenizer, processor.image_token)
-        self._texts_of_sizes = lru_cache(KNOWN_SIZES)(lambda sizes: tuple(self._image_texts(sizes)))
-        self._kinds = lru_cache(REMEMBERED)(lambda ids: self.processor.create_mm_token_type_ids([list(ids)])[0])
-        self._run = re.compile(f"(?:{re.escape(self._image_token)})+")
+        self._texts_for_sizes = lru_cache(IMAGE_TEXT_CACHE_SIZE)(lambda sizes: tuple(self._image_texts(sizes)))
+        self._type_ids = lru_cache(TOKEN_CACHE_SIZE)(
+            lambda ids: self.processor.create_mm_token_type_ids([list(ids)])[0]
+        )
+        self._image_token_run = re.compile(f"(?:{re.escape(self._image_token)})+")
         self._token_types = [name for name in TOKEN_TYPES if name in inspect.signature(module.forward).parameters]
         self.stop_token_ids: Sequence[int] = self._stop_token_ids()
         self.turn_end = self.decode_raw([self._template.turn_end])
@@ -87,100 +89,104 @@ class LoadedChatModel(ABC):
         self.context_length: int | None = getattr(module.config.get_text_config(), "max_position_embeddings", None)
 
     def _stop_token_ids(self) -> list[int]:
-        configured = self.module.generation_config.eos_token_id
-        ends = configured if isinstance(configured, list) else [configured]
-        return sorted({self._template.turn_end, *(end for end in ends if end is not None)})
+        eos = self.module.generation_config.eos_token_id
+        ends = eos if isinstance(eos, list) else [eos]
+        return sorted({self._template.turn_end, *(token for token in ends if token is not None)})
 
     def encode(self, rendered: Rendered, target_suffix: str = "", *, pixels: bool = True) -> Features:
-        """Tokenise a sample inside the chat template; see `VisionLanguageModel.encode`.
+        """Tokenize a sample in the chat template; see `VisionLanguageModel.encode`.
 
-        Labels are the answer, the end of its turn and `target_suffix`.
+        The labels are the answer, the end of its turn and `target_suffix`.
 
         Returns:
-            `input_ids`, `labels` and, where the model takes them, the kinds of tokens (length,), 1 at images; with
-            images and `pixels` also what the family's processor makes of them, such as `pixel_values`.
+            `input_ids`, `labels` and, if the model uses them, token type ids (length,), 1 for image tokens. With
+            images and `pixels`, also the outputs of the family's image processor, such as `pixel_values`.
 
         Raises:
             DataError: An image cannot be used.
         """
-        made, texts = self._process(rendered) if pixels else ({}, self._texts_by_size(rendered))
-        prompt, runs = self._prompt(rendered, texts)
-        prompt = self._with_image_tokens(prompt, runs)
+        image_features, texts = self._process(rendered) if pixels else ({}, self._texts_by_size(rendered))
+        prompt, run_lengths = self._prompt(rendered, texts)
+        prompt = self._expand_image_tokens(prompt, run_lengths)
         answer = self._answer(rendered, target_suffix)
         features = {
             "input_ids": torch.tensor(prompt + answer),
             "labels": torch.tensor([IGNORED] * len(prompt) + answer),
         }
         if self._token_types:
-            # An answer is plain text, whatever it spells out.
-            kinds = torch.tensor([*self._kinds(tuple(prompt)), *([0] * len(answer))])
-            features |= {name: kinds.clone() for name in self._token_types}
-        return {**features, **made}
+            # An answer is plain text, even if it contains the text of an image token.
+            type_ids = torch.tensor([*self._type_ids(tuple(prompt)), *([0] * len(answer))])
+            features |= {name: type_ids.clone() for name in self._token_types}
+        return {**features, **image_features}
 
     def _process(self, rendered: Rendered) -> tuple[Features, Sequence[str]]:
         """Process the images of a sample.
 
         Returns:
-            The vision tower's inputs, and for each image what stands for it in the prompt.
+            The vision tower's inputs, and the text of each image in the prompt.
         """
         if not rendered.images:
             return {}, []
-        pictures = [read_picture(path, rendered.id) for path in rendered.images]
+        images = [load_image(path, rendered.id) for path in rendered.images]
         try:
-            return self._process_pictures(pictures)
+            return self._process_images(images)
         except ValueError:
-            self._raise_for_picture(rendered, [(each.height, each.width) for each in pictures])
+            self._raise_for_image(rendered, [(image.height, image.width) for image in images])
             raise
 
-    def _process_pictures(self, pictures: Sequence[Image.Image]) -> tuple[Features, Sequence[str]]:
-        made = self.processor(
-            images=[list(pictures)],
-            text=[self.processor.image_token * len(pictures)],
+    def _process_images(self, images: Sequence[Image.Image]) -> tuple[Features, Sequence[str]]:
+        outputs = self.processor(
+            images=[list(images)],
+            text=[self.processor.image_token * len(images)],
             return_text_replacement_offsets=True,
             return_tensors="pt",
         )
-        texts = [each["replacement"] for each in made["text_replacement_offsets"][0]]
-        of_text = {*TEXT_FEATURES, "attention_mask", "text_replacement_offsets"}
-        return {name: value for name, value in made.items() if name not in of_text}, texts
+        texts = [replacement["replacement"] for replacement in outputs["text_replacement_offsets"][0]]
+        text_outputs = {*TEXT_FEATURES, "attention_mask", "text_replacement_offsets"}
+        return {name: value for name, value in outputs.items() if name not in text_outputs}, texts
 
-    def _image_texts(self, sizes: Sequence[Dimensions]) -> list[str]:
-        """What stands for each image of a sample, by their sizes; blank pictures tell, where a family does not."""
+    def _image_texts(self, sizes: Sequence[ImageSize]) -> list[str]:
+        """Return the text of each image in the prompt, given the image sizes. By default, process blank images."""
         blank = [Image.new("RGB", (width, height), "white") for height, width in sizes]
-        return list(self._process_pictures(blank)[1])
+        return list(self._process_images(blank)[1])
 
     def _texts_by_size(self, rendered: Rendered) -> Sequence[str]:
-        """What stands for each image of a sample, without reading pixels."""
-        sizes = tuple(dimensions(path, rendered.id) for path in rendered.images)
+        """Return the text of each image in the prompt, without reading pixels."""
+        sizes = tuple(cached_image_size(path, rendered.id) for path in rendered.images)
         try:
-            return self._texts_of_sizes(sizes) if sizes else ()
+            return self._texts_for_sizes(sizes) if sizes else ()
         except ValueError:
-            self._raise_for_picture(rendered, sizes)
+            self._raise_for_image(rendered, sizes)
             raise
 
     def num_image_tokens(self, rendered: Rendered) -> int:
-        """Count a sample's image tokens by the sizes of its images; see `VisionLanguageModel.num_image_tokens`.
+        """Count a sample's image tokens from the sizes of its images; see `VisionLanguageModel.num_image_tokens`.
 
         Raises:
             DataError: An image cannot be used.
         """
         return sum(text.count(self._image_token) for text in self._texts_by_size(rendered))
 
-    def _raise_for_picture(self, rendered: Rendered, sizes: Sequence[Dimensions]) -> None:
-        """Name the image that a processor refuses for its size."""
+    def _raise_for_image(self, rendered: Rendered, sizes: Sequence[ImageSize]) -> None:
+        """Raise an error for the image whose size the processor rejects."""
         for path, size in zip(rendered.images, sizes, strict=True):
             try:
-                self._texts_of_sizes((size,))
+                self._texts_for_sizes((size,))
             except ValueError as error:
-                raise unusable(path, rendered.id, error) from error
+                raise unusable_image_error(path, rendered.id, error) from error
 
     def _prompt(self, rendered: Rendered, image_texts: Sequence[str]) -> tuple[list[int], list[int]]:
-        """Tokenise a prompt with one image token for each run of them, and give the lengths of the runs."""
-        runs = [len(found[0]) // len(self._image_token) for text in image_texts for found in self._run.finditer(text)]
-        short = [self._run.sub(lambda _: self._image_token, text) for text in image_texts]
-        return self._template.prompt(rendered, short), runs
+        """Tokenize a prompt with one image token for each run of image tokens, and return the run lengths too."""
+        run_lengths = [
+            len(run[0]) // len(self._image_token)
+            for text in image_texts
+            for run in self._image_token_run.finditer(text)
+        ]
+        shortened = [self._image_token_run.sub(lambda _: self._image_token, text) for text in image_texts]
+        return self._template.encode_prompt(rendered, shortened), run_lengths
 
-    def _with_image_tokens(self, prompt: Sequence[int], runs: Sequence[int]) -> list[int]:
-        remaining = iter(runs)
+    def _expand_image_tokens(self, prompt: Sequence[int], run_lengths: Sequence[int]) -> list[int]:
+        remaining = iter(run_lengths)
         ids: list[int] = []
         for token in prompt:
             ids += [token] * next(remaining) if token in self.image_token_ids else [token]
@@ -189,38 +195,39 @@ class LoadedChatModel(ABC):
     def _answer(self, rendered: Rendered, target_suffix: str) -> list[int]:
         if rendered.target is None:
             return []
-        return [*self._template.text(rendered.target), self._template.turn_end, *self._template.text(target_suffix)]
+        target, suffix = self._template.encode_text(rendered.target), self._template.encode_text(target_suffix)
+        return [*target, self._template.turn_end, *suffix]
 
     def collate(self, batch: Sequence[Features], padding_side: Literal["left", "right"]) -> Features:
         """Pad and stack encoded samples; see `VisionLanguageModel.collate`.
 
         Returns:
-            `input_ids`, `labels` and kinds of tokens (samples, length); the images of all samples one after the
-            other, brought to one shape with zeros; and `attention_mask` (samples, length) for padding on the left,
-            on the right only where the family needs it.
+            `input_ids`, `labels` and token type ids (samples, length); the images of all samples, concatenated and
+            zero-padded to one shape; and `attention_mask` (samples, length) for padding on the left, and on the right
+            only if the family needs it.
         """
-        # Whatever pads is never looked at; a tokenizer that has nothing for it may take any token.
+        # Padding is masked, so a tokenizer without a padding token may use any token.
         padding = self._tokenizer.pad_token_id if self._tokenizer.pad_token is not None else self._template.turn_end
         fills = {"input_ids": padding, "labels": IGNORED, **dict.fromkeys(self._token_types, 0)}
-        return collate(batch, fills, padding_side, masked=padding_side == "left" or self.mask_on_the_right)
+        return collate(batch, fills, padding_side, masked=padding_side == "left" or self.needs_right_padding_mask)
 
     def pack(self, batch: Sequence[Features]) -> dict[str, Any]:
-        """Lay samples in a row; see `VisionLanguageModel.pack`. Families that pack have it of their own."""
-        raise NotImplementedError(f"{type(self.module).__name__} does not pack samples")
+        """Concatenate samples into one row; see `VisionLanguageModel.pack`. Families that pack override this."""
+        raise NotImplementedError(f"{type(self.module).__name__} does not support packing")
 
-    def frozen_vision(self) -> FrozenVision | None:
-        """What looks at images, where it never changes; see `VisionLanguageModel.frozen_vision`."""
+    def frozen_vision(self) -> FrozenVisionEncoder | None:
+        """Return the vision encoder if it is frozen; see `VisionLanguageModel.frozen_vision`."""
         return None
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Turn generated tokens into text, without special tokens, nothing else cleaned up."""
-        return self._text_of(token_ids, skip_special_tokens=True)
+        """Decode generated tokens without special tokens, and without any other clean-up."""
+        return self._decode(token_ids, skip_special_tokens=True)
 
     def decode_raw(self, token_ids: Sequence[int]) -> str:
-        """Turn any tokens into text, special tokens spelt out."""
-        return self._text_of(token_ids, skip_special_tokens=False)
+        """Decode tokens, including special tokens."""
+        return self._decode(token_ids, skip_special_tokens=False)
 
-    def _text_of(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+    def _decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         text = self._tokenizer.decode(
             list(token_ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
         )
@@ -229,7 +236,7 @@ class LoadedChatModel(ABC):
 
     @abstractmethod
     def num_image_features(self, features: Features) -> int:
-        """Count the features that the vision tower makes of one encoded sample, from its pixels."""
+        """Count the image features that the vision tower computes for one encoded sample."""
 
     def count(self, rendered: Rendered) -> TokenCounts:
         """Count a sample's tokens without reading pixels; see `VisionLanguageModel.count`.
@@ -238,15 +245,17 @@ class LoadedChatModel(ABC):
             DataError: An image cannot be used.
         """
         texts = self._texts_by_size(rendered)
-        prompt, runs = self._prompt(rendered, texts)
-        return TokenCounts(text=len(prompt) - len(runs), image=sum(runs), target=len(self._answer(rendered, "")))
+        prompt, run_lengths = self._prompt(rendered, texts)
+        return TokenCounts(
+            text=len(prompt) - len(run_lengths), image=sum(run_lengths), target=len(self._answer(rendered, ""))
+        )
 
     def save(self, folder: Path, precision: str) -> None:
-        """Write a folder that `from_pretrained` loads, with the processor lock that `Model.load` compares.
+        """Save a folder that `from_pretrained` loads, with the processor lock that `Model.load` checks.
 
         Args:
-            folder: Made where it is missing.
-            precision: Of the weights: `fp32` or `bf16`.
+            folder: Created if it does not exist.
+            precision: Precision of the saved weights: `fp32` or `bf16`.
         """
         dtype = DTYPES[precision]
         weights = {
@@ -254,12 +263,12 @@ class LoadedChatModel(ABC):
             for name, weight in self.module.state_dict().items()
         }
         self.module.save_pretrained(folder, state_dict=weights)
-        # save_pretrained writes down the precision of the module, which is not that of the given weights.
+        # save_pretrained stores the precision of the module, not that of the given weights.
         config = copy.deepcopy(self.module.config)
         for part in (config, *(getattr(config, name) for name in config.sub_configs)):
             part.dtype = dtype
         config.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-        # Readers before transformers 5, and those of videos, look for this file.
+        # Versions before transformers 5, and video processors, read this file.
         self.processor.image_processor.save_pretrained(folder)
         write_lock(folder, self.processor)

@@ -18,11 +18,11 @@ TURN_END = "<|im_end|>"
 
 
 @dataclass(frozen=True)
-class ChatWording:
-    """A family's own, for its small sizes; a checkpoint brings its own along.
+class ChatFormat:
+    """Special tokens and chat template of a family's small sizes; a checkpoint has its own.
 
     Attributes:
-        special_tokens: What ends a text, what ends an answer, and what else the template needs.
+        special_tokens: The end of a text, the end of an answer, and other tokens of the template.
         template: The chat template, in Jinja.
     """
 
@@ -31,10 +31,10 @@ class ChatWording:
 
 
 def chat_template(image: str) -> str:
-    """Write turns in ChatML, the shape that most families' own templates have.
+    """Return a ChatML template, the format of most families' own templates.
 
     Args:
-        image: What the template writes where an image stands.
+        image: Text that the template writes for an image.
     """
     return (
         f"{TURN_START}system\nYou are a helpful assistant.{TURN_END}\n"
@@ -48,29 +48,29 @@ def chat_template(image: str) -> str:
 
 
 Size = Literal["tiny", "smoke"]
-"""The named sizes of random weights."""
+"""Named sizes of models with random weights."""
 
 
 @dataclass(frozen=True)
 class SmallSize:
-    """A size of the architecture; widths in units, image sizes in pixels.
+    """A size of an architecture; widths in units, image sizes in pixels.
 
     Attributes:
         text_width: Hidden size of the language model, also the width of the vision tower's output.
         text_layers: Decoder layers.
         text_heads: Attention heads, each `text_width / text_heads` wide.
         text_ffn: Width of the language model's feed-forward layers.
-        text_init: Standard deviation of its initial weights. The usual 0.02 does not learn at this width.
+        text_init: Standard deviation of its initial weights. Models of this width do not learn with the usual 0.02.
         vision_width: Hidden size of the vision tower.
-        vision_depth: Its blocks; in Qwen2.5-VL the last attends over the whole image, those before it within windows.
+        vision_depth: Number of its blocks. In Qwen2.5-VL the last one attends over the whole image, others in windows.
         vision_heads: Its attention heads.
         vision_ffn: Width of its feed-forward layers.
         vision_init: Standard deviation of its initial weights.
-        patch: Side of a patch; two by two patches make one token, but in LLaVA, where each makes one.
-        min_pixels: Area up to which smaller images are enlarged.
-        max_pixels: Area down to which larger images are reduced; in families that cut an image into tiles, that
+        patch: Side of a patch. Two by two patches form one token, except in LLaVA, where each patch is one.
+        min_pixels: Minimum image area; smaller images are enlarged.
+        max_pixels: Maximum image area; larger images are reduced. In families that split images into tiles, the area
             of a tile.
-        vocab_size: Upper limit of the tokenizer's tokens.
+        vocab_size: Maximum number of tokens of the tokenizer.
     """
 
     text_width: int
@@ -90,7 +90,7 @@ class SmallSize:
 
     @property
     def tile(self) -> int:
-        """Side of a tile, for families that cut images into square ones."""
+        """Side of a tile, for families that split images into square tiles."""
         return isqrt(self.max_pixels)
 
 
@@ -130,18 +130,18 @@ SIZES: dict[Size, SmallSize] = {
 }
 
 
-def size_digest(size: Size, wording: ChatWording) -> str:
-    """Hash all that makes a size of a family what it is.
+def size_digest(size: Size, chat_format: ChatFormat) -> str:
+    """Hash everything that defines a size of a family.
 
     Returns:
-        The first 12 hexadecimal digits of a SHA-256 over its numbers, special tokens and chat template.
+        The first 12 hexadecimal digits of a SHA-256 over its values, special tokens and chat template.
     """
-    content = json.dumps([asdict(SIZES[size]), list(wording.special_tokens), wording.template], sort_keys=True)
+    content = json.dumps([asdict(SIZES[size]), list(chat_format.special_tokens), chat_format.template], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def text_config(small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Write out what every family's language model of a size has, for the vocabulary of a tokenizer."""
+    """Return the language-model configuration that all families share for a size and a tokenizer."""
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": small.text_width,

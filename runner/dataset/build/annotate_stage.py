@@ -10,131 +10,140 @@ from functools import reduce
 from typing import Any
 
 from runner.dataset.build.work_folder import JsonlStore, WorkFolder
-from runner.dataset.folder import sample_of
-from runner.dataset.review.decisions import now
-from runner.files import rows_of, write_rows_whole
+from runner.dataset.folder import sample_from_row
+from runner.dataset.review.decisions import utc_now
+from runner.files import iter_jsonl, stream_jsonl
 from runner.fingerprint import fingerprint
 from runner.records import Sample
-from runner.stages import Annotation, Annotator, Estimate, Reporter, Tokens
+from runner.stages import Annotation, AnnotationEstimate, Annotator, Reporter, TokenUsage
 
 Row = dict[str, Any]
 
 
-class Annotating:
-    """The images of a build that are to be summarised, and the answers that are there."""
+class AnnotateStage:
+    """Requests summaries from the annotator and adds them to the samples."""
 
     def __init__(self, work: WorkFolder, annotator: Annotator | None) -> None:
-        """Take up what is there; without an annotator samples keep the summaries that they came with."""
+        """Store the arguments; nothing is requested yet.
+
+        Args:
+            work: The work folder, with cropped samples.
+            annotator: The annotator; None keeps the summaries of the corpus.
+        """
         self._work, self._annotator = work, annotator
 
-    def estimate(self) -> tuple[int, Estimate | None]:
-        """Count the images that must be asked about, and what that takes; None where there is nothing to ask."""
+    def estimate(self) -> tuple[int, AnnotationEstimate | None]:
+        """Count the missing answers and estimate their tokens and cost; the estimate is None if none is missing."""
         if self._annotator is None:
             return 0, None
         with JsonlStore(self._work.answers, durable=True) as answers:
-            number = sum(1 for _ in self._missing(answers))
-            return number, self._annotator.estimate(number, _taken(answers), len(answers)) if number else None
+            num_missing = sum(1 for _ in self._missing_answers(answers))
+            if not num_missing:
+                return 0, None
+            return num_missing, self._annotator.estimate(num_missing, _used_tokens(answers), len(answers))
 
-    def ask(self, number: int, reporter: Reporter) -> Tokens:
-        """Ask about what has no answer; each is on the disk before the next is asked for.
+    def annotate(self, num_missing: int, reporter: Reporter) -> TokenUsage:
+        """Request the missing answers; each answer is on disk before the next one is requested.
 
         Args:
-            number: Of questions, as `estimate` counts them.
-            reporter: Told of the progress.
+            num_missing: Number of missing answers, from `estimate`.
+            reporter: Receives the progress.
 
         Returns:
-            What it took.
+            The tokens used.
 
         Raises:
-            StepError: The server failed, or the budget is spent; answers that came are kept.
-            UnmetError: There is no key.
+            StepError: The server failed, or the budget is spent. Received answers are kept.
+            RequirementError: There is no API key.
         """
         assert self._annotator is not None
-        took = Tokens()
+        tokens = TokenUsage()
         with (
             JsonlStore(self._work.answers, durable=True) as answers,
             JsonlStore(self._work.answer_log, durable=False) as log,
         ):
-            asked: dict[str, tuple[str, Row]] = {}
-            samples = self._samples(answers, asked)
-            reporter.progress(0, number)
-            for place, each in enumerate(self._annotator.annotate(samples, _taken(answers), reporter), start=1):
-                key, about = asked.pop(each.id)
-                answers.add(key, {**about, **_answer(each)})
-                log.add(key, {"when": now(), **each.passing})
-                took += each.tokens
-                reporter.progress(place, number, thousand_tokens=took.total / 1000)
-        return took
+            pending: dict[str, tuple[str, Row]] = {}
+            reporter.progress(0, num_missing)
+            annotations = self._annotator.annotate(self._request(answers, pending), _used_tokens(answers), reporter)
+            for num_done, annotation in enumerate(annotations, start=1):
+                key, request = pending.pop(annotation.id)
+                answers.add(key, {**request, **_annotation_to_row(annotation)})
+                log.add(key, {"when": utc_now(), **annotation.transient})
+                tokens += annotation.tokens
+                reporter.progress(num_done, num_missing, thousand_tokens=tokens.total / 1000)
+        return tokens
 
-    def gather(self, key: str) -> Row:
-        """Write `WorkFolder.annotated`: each sample with its summary, what to look at, and the answer's key.
+    def write_samples(self, key: str) -> Row:
+        """Write `WorkFolder.annotated_samples`: each sample with its summary, flags, and the key of the answer.
 
         Returns:
-            The note of the stage: `number` of samples, `digest` of them, `flags` with how many have each.
+            The stage's result record: `number` of samples, their `digest`, and `flags` with the count of each.
         """
-        number, flags = 0, Counter[str]()
+        num_samples, flags = 0, Counter[str]()
 
-        def samples() -> Iterator[Row]:
-            nonlocal number
+        def rows() -> Iterator[Row]:
+            nonlocal num_samples
             with JsonlStore(self._work.answers, durable=True) as answers:
-                for row in rows_of(self._work.cropped):
-                    annotated = self._annotated(row, answers)
-                    number += 1
+                for row in iter_jsonl(self._work.cropped_samples):
+                    annotated = self._add_summary(row, answers)
+                    num_samples += 1
                     flags.update(annotated["flags"])
                     yield annotated
 
-        digest = write_rows_whole(self._work.annotated, samples())
-        return dict(self._work.note("annotate", key, digest=digest, number=number, flags=dict(flags.most_common())))
+        digest = stream_jsonl(self._work.annotated_samples, rows())
+        flag_counts = dict(flags.most_common())
+        return dict(self._work.save_result("annotate", key, digest=digest, number=num_samples, flags=flag_counts))
 
-    def _samples(self, answers: JsonlStore, asked: dict[str, tuple[str, Row]]) -> Iterator[Sample]:
-        for key, row in self._missing(answers):
-            sample = sample_of(row, self._work.pictures)
-            assert self._annotator is not None
+    def _request(self, answers: JsonlStore, pending: dict[str, tuple[str, Row]]) -> Iterator[Sample]:
+        """Yield the samples to annotate, and store the key and the request of each in `pending` by sample id."""
+        assert self._annotator is not None
+        for key, row in self._missing_answers(answers):
+            sample = sample_from_row(row, self._work.image_root)
             request = self._annotator.request(sample)
-            asked[sample.id] = key, {"image_sha256": row["image_sha256"], "request": request}
+            pending[sample.id] = key, {"image_sha256": row["image_sha256"], "request": request}
             yield sample
 
-    def _missing(self, answers: JsonlStore) -> Iterator[tuple[str, Row]]:
-        """Yield the first sample of each question that has no answer."""
-        met = set[str]()
-        for row in rows_of(self._work.cropped):
-            key = self._question(row)
-            if key is not None and key not in answers and key not in met:
-                met.add(key)
+    def _missing_answers(self, answers: JsonlStore) -> Iterator[tuple[str, Row]]:
+        """Yield each key without an answer, with the first sample that needs it."""
+        yielded = set[str]()
+        for row in iter_jsonl(self._work.cropped_samples):
+            key = self._answer_key(row)
+            if key is not None and key not in answers and key not in yielded:
+                yielded.add(key)
                 yield key, row
 
-    def _question(self, row: Row) -> str | None:
-        """The key of the question about a sample; None where it has a summary."""
+    def _answer_key(self, row: Row) -> str | None:
+        """Hash the image and the request of a sample; None if the sample needs no answer."""
         if row["summary"] is not None or self._annotator is None:
             return None
-        request = self._annotator.request(sample_of(row, self._work.pictures))
+        request = self._annotator.request(sample_from_row(row, self._work.image_root))
         return fingerprint({"image": row["image_sha256"], "request": request})
 
-    def _annotated(self, row: Row, answers: JsonlStore) -> Row:
-        key = self._question(row)
+    def _add_summary(self, row: Row, answers: JsonlStore) -> Row:
+        key = self._answer_key(row)
         if key is None:
-            own = hashlib.sha256((row["summary"] or "").encode()).hexdigest()
-            return {**row, "flags": [], "annotation": own}
+            summary_hash = hashlib.sha256((row["summary"] or "").encode()).hexdigest()
+            return {**row, "flags": [], "annotation": summary_hash}
         assert self._annotator is not None
-        answer = _annotation(row["id"], answers[key])
-        summary = self._annotator.summary(answer)
-        return {**row, "summary": summary, "flags": list(self._annotator.flags(answer)), "annotation": key}
+        annotation = _annotation_from_row(row["id"], answers[key])
+        summary = self._annotator.summary(annotation)
+        return {**row, "summary": summary, "flags": list(self._annotator.flags(annotation)), "annotation": key}
 
 
-def _answer(annotation: Annotation) -> Row:
+def _annotation_to_row(annotation: Annotation) -> Row:
     return {
         "answer": annotation.answer,
-        "ending": annotation.ending,
+        "ending": annotation.finish_reason,
         "refusal": annotation.refusal,
         "tokens": asdict(annotation.tokens),
         "origin": dict(annotation.origin),
     }
 
 
-def _annotation(name: str, row: Row) -> Annotation:
-    tokens = Tokens(**row["tokens"])
-    return Annotation(name, row["answer"], row["ending"], row["refusal"], tokens, row["origin"], {})
+def _annotation_from_row(sample_id: str, row: Row) -> Annotation:
+    tokens = TokenUsage(**row["tokens"])
+    return Annotation(sample_id, row["answer"], row["ending"], row["refusal"], tokens, row["origin"], {})
 
 
-def _taken(answers: JsonlStore) -> Tokens:
-    return reduce(lambda total, row: total + Tokens(**row["tokens"]), answers.values(), Tokens())
+def _used_tokens(answers: JsonlStore) -> TokenUsage:
+    return reduce(lambda total, row: total + TokenUsage(**row["tokens"]), answers.values(), TokenUsage())

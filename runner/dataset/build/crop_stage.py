@@ -16,146 +16,156 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from runner import __version__
-from runner.dataset.build.import_stage import state
+from runner.dataset.build.import_stage import file_state
 from runner.dataset.build.work_folder import JsonlStore, WorkFolder
-from runner.dataset.folder import image_digest, row_of, sample_of
-from runner.dataset.publish import UnfinishedDataset
+from runner.dataset.folder import image_digest, sample_from_row, sample_to_row
+from runner.dataset.publish import DatasetWriter
 from runner.errors import DataError
-from runner.files import rows_of, write_rows_whole
-from runner.fingerprint import canonical_json, fingerprint, identity
+from runner.files import iter_jsonl, stream_jsonl
+from runner.fingerprint import canonical_json, fingerprint, fingerprinted_options
 from runner.records import Sample, Segment, segment_letters
 from runner.spec.dataset_spec import CropOptions
-from runner.stages import LeftOut, Reporter, SourceTweet
+from runner.stages import Reporter, SkippedEntry, SourceTweet
 
 ORIENTATION = 0x0112
-"""The EXIF tag that says how a camera was held."""
+"""The EXIF tag of the camera's orientation."""
 SHAPE_TOLERANCE = 0.02
-"""A picture whose ratio of sides is off by more than this from what its boxes were drawn on is another picture."""
-JPEG: dict[str, Any] = {"quality": 95, "subsampling": 0}
-COPIED = {"JPEG": ".jpg", "PNG": ".png"}
-"""Formats that are kept as they are where nothing is to be mended."""
+"""Largest relative difference of aspect ratios between an image and the image that its boxes were drawn on."""
+JPEG_OPTIONS: dict[str, Any] = {"quality": 95, "subsampling": 0}
+COPIED_FORMATS = {"JPEG": ".jpg", "PNG": ".png"}
+"""Formats of images that are copied unchanged if they need no conversion."""
 
 Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Cropped:
-    """What became of a tweet.
+class CropResult:
+    """The result of cropping one tweet.
 
     Attributes:
-        sample: With its pictures in the data set; None where it is left out.
-        left_out: The tweet, or boxes of it, with reasons.
-        unusable: Whether it is left out because of its image.
+        sample: The sample with the paths of its written images; None if the tweet is left out.
+        left_out: The tweet or boxes of it that are left out, with reasons.
+        unusable: Whether the tweet is left out because of its image.
     """
 
     sample: Sample | None
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[SkippedEntry, ...] = ()
     unusable: bool = False
 
 
 class UnusableImageError(Exception):
-    """An image that cannot be used, and why."""
+    """An image cannot be used; the message completes the sentence "image …"."""
 
 
-def crop_tweet(tweet: SourceTweet, unfinished: UnfinishedDataset, min_side: int) -> Cropped:
-    """Store a tweet's image and cut its segments.
+def crop_tweet(tweet: SourceTweet, writer: DatasetWriter, min_side: int) -> CropResult:
+    """Crop the segments of a tweet's image and write them.
+
+    The main image is written by `store_images`.
 
     Args:
-        tweet: With the path of its image and the boxes.
-        unfinished: Where pictures go.
-        min_side: Boxes smaller than this inside the image are left out, in pixels.
+        tweet: The tweet, with the path of its image and the boxes.
+        writer: Provides the folders for the images.
+        min_side: Boxes with a side smaller than this inside the image are left out, in pixels.
     """
     sample = tweet.sample
     assert sample.image is not None
     try:
-        upright, boxes = _read(sample.image, [segment.box for segment in sample.segments], tweet.size)
+        upright, boxes = _read_image(sample.image, [segment.box for segment in sample.segments], tweet.size)
     except UnusableImageError as error:
-        return Cropped(None, (LeftOut(sample.id, f"image {error}"),), unusable=True)
-    kept, small = [], []
+        return CropResult(None, (SkippedEntry(sample.id, f"image {error}"),), unusable=True)
+    usable, too_small = [], []
     for segment, box in zip(sample.segments, boxes, strict=True):
-        clipped = _clipped(box, upright.size)
+        clipped = _clip_box(box, upright.size)
         if min(clipped[2] - clipped[0], clipped[3] - clipped[1]) < min_side:
-            small.append(LeftOut(sample.id, f"box smaller than {min_side} pixels inside its image"))
+            too_small.append(SkippedEntry(sample.id, f"box smaller than {min_side} pixels inside its image"))
         else:
-            kept.append((segment, clipped))
-    if not kept:
-        return Cropped(None, (*small, LeftOut(sample.id, "tweet without any usable box")))
-    segments = _cut(sample.id, upright, kept, unfinished.segments)
-    image = unfinished.images / f"{sample.image.stem}{_suffix(sample.image)}"
-    return Cropped(replace(sample, image=image, segments=segments), tuple(small))
+            usable.append((segment, clipped))
+    if not usable:
+        return CropResult(None, (*too_small, SkippedEntry(sample.id, "tweet without any usable box")))
+    segments = _write_segments(sample.id, upright, usable, writer.segments)
+    image = writer.images / f"{sample.image.stem}{_target_suffix(sample.image)}"
+    return CropResult(replace(sample, image=image, segments=segments), tuple(too_small))
 
 
-def store_images(samples: Sequence[tuple[Path, Path]]) -> None:
-    """Write main images, each once: copied where nothing is to be mended, else upright RGB as JPEG.
+def store_images(images: Sequence[tuple[Path, Path]]) -> None:
+    """Write main images, each once: copied if no conversion is needed, else converted to upright RGB JPEG.
 
     Args:
-        samples: Original file and its place in the data set.
+        images: The original path and the target path of each image.
     """
-    stored: Mapping[Path, Path] = {target: source for source, target in samples}
-    for target, source in stored.items():
-        with Image.open(source) as opened:
-            if _as_it_is(opened):
+    source_of_target: Mapping[Path, Path] = {target: source for source, target in images}
+    for target, source in source_of_target.items():
+        with Image.open(source) as image:
+            if _can_copy(image):
                 shutil.copyfile(source, target)
             else:
-                _rgb(ImageOps.exif_transpose(opened)).save(target, **JPEG)
+                _convert_to_rgb(ImageOps.exif_transpose(image)).save(target, **JPEG_OPTIONS)
 
 
-def _read(path: Path, boxes: Sequence[Box], size: tuple[int, int] | None) -> tuple[Image.Image, list[Box]]:
+def _read_image(path: Path, boxes: Sequence[Box], size: tuple[int, int] | None) -> tuple[Image.Image, list[Box]]:
+    """Read an image as upright RGB, with its boxes in the pixels of the upright image."""
     if not path.is_file():
         raise UnusableImageError("is missing")
     if path.stat().st_size == 0:
         raise UnusableImageError("is an empty file")
     try:
-        with Image.open(path) as opened:
-            opened.load()
-            orientation = int(opened.getexif().get(ORIENTATION, 1))
-            raw_size = opened.size
-            upright = _rgb(ImageOps.exif_transpose(opened))
+        with Image.open(path) as image:
+            image.load()
+            orientation = int(image.getexif().get(ORIENTATION, 1))
+            raw_size = image.size
+            upright = _convert_to_rgb(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UnusableImageError("is too large to be opened safely") from error
     except UnidentifiedImageError as error:
-        raise UnusableImageError("is in no known format") from error
-    except Exception as error:  # Pillow's decoders raise whatever damage leads them to, struct.error among it.
-        raise UnusableImageError(f"is broken or cut off: {error}") from error
-    return upright, _in_upright(boxes, size, raw_size, upright.size, orientation)
+        raise UnusableImageError("has an unknown format") from error
+    except Exception as error:  # Damaged files make Pillow's decoders raise many types, including struct.error.
+        raise UnusableImageError(f"is damaged or truncated: {error}") from error
+    return upright, _boxes_in_upright(boxes, size, raw_size, upright.size, orientation)
 
 
-def _in_upright(
+def _boxes_in_upright(
     boxes: Sequence[Box],
-    size: tuple[int, int] | None,
+    annotated: tuple[int, int] | None,
     raw: tuple[int, int],
     upright: tuple[int, int],
     orientation: int,
 ) -> list[Box]:
-    """Bring boxes to the upright image, whichever of the two they were drawn on, and to its resolution.
+    """Convert boxes to pixels of the upright image, whether they were drawn on the upright or on the raw image.
 
-    Where the annotation's size fits both, as it does for a square image, they were drawn on the upright one,
-    which is what annotation tools show.
+    If the annotated size fits both, as for a square image, the boxes were drawn on the upright image, because
+    annotation tools show that one.
+
+    Args:
+        boxes: Boxes in the pixels of the annotated image.
+        annotated: Width and height of the image that the boxes were drawn on; None for the upright image.
+        raw: Width and height of the file's image before its orientation is applied.
+        upright: Width and height of the upright image.
+        orientation: The EXIF orientation.
     """
-    if size is None or _alike(size, upright):
-        return [_scaled(box, size or upright, upright) for box in boxes]
-    if _alike(size, raw):
-        return [_turned(_scaled(box, size, raw), raw, orientation) for box in boxes]
-    raise UnusableImageError("is of another shape than its boxes were drawn on")
+    if annotated is None or _same_aspect_ratio(annotated, upright):
+        return [_scale_box(box, annotated or upright, upright) for box in boxes]
+    if _same_aspect_ratio(annotated, raw):
+        return [_transpose_box(_scale_box(box, annotated, raw), raw, orientation) for box in boxes]
+    raise UnusableImageError("has another aspect ratio than the image that its boxes were drawn on")
 
 
-def _alike(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    ratio = (size[0] * other[1]) / max(1, size[1] * other[0])
-    return abs(ratio - 1) <= SHAPE_TOLERANCE
+def _same_aspect_ratio(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    quotient = (size[0] * other[1]) / max(1, size[1] * other[0])
+    return abs(quotient - 1) <= SHAPE_TOLERANCE
 
 
-def _scaled(box: Box, size: tuple[int, int], target: tuple[int, int]) -> Box:
+def _scale_box(box: Box, size: tuple[int, int], target: tuple[int, int]) -> Box:
     if size == target:
         return box
-    across, down = target[0] / size[0], target[1] / size[1]
+    x_scale, y_scale = target[0] / size[0], target[1] / size[1]
     left, top, right, bottom = box
-    return round(left * across), round(top * down), round(right * across), round(bottom * down)
+    return round(left * x_scale), round(top * y_scale), round(right * x_scale), round(bottom * y_scale)
 
 
-def _turned(box: Box, size: tuple[int, int], orientation: int) -> Box:
-    """Turn a box as `ImageOps.exif_transpose` turns the image; orientations are those of EXIF 2.3."""
+def _transpose_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
+    """Transform a box as `ImageOps.exif_transpose` transforms the image; orientations are those of EXIF 2.3."""
     width, height = size
-    turns: dict[int, Callable[[int, int], tuple[int, int]]] = {
+    transforms: dict[int, Callable[[int, int], tuple[int, int]]] = {
         1: lambda x, y: (x, y),
         2: lambda x, y: (width - x, y),
         3: lambda x, y: (width - x, height - y),
@@ -165,139 +175,152 @@ def _turned(box: Box, size: tuple[int, int], orientation: int) -> Box:
         7: lambda x, y: (height - y, width - x),
         8: lambda x, y: (y, width - x),
     }
-    turn = turns.get(orientation, turns[1])
-    (x1, y1), (x2, y2) = turn(box[0], box[1]), turn(box[2], box[3])
+    transform = transforms.get(orientation, transforms[1])
+    (x1, y1), (x2, y2) = transform(box[0], box[1]), transform(box[2], box[3])
     return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
 
 
-def _clipped(box: Box, size: tuple[int, int]) -> Box:
+def _clip_box(box: Box, size: tuple[int, int]) -> Box:
     left, top, right, bottom = box
     return max(0, left), max(0, top), min(size[0], right), min(size[1], bottom)
 
 
-def _cut(name: str, image: Image.Image, kept: Sequence[tuple[Segment, Box]], folder: Path) -> tuple[Segment, ...]:
+def _write_segments(
+    sample_id: str, image: Image.Image, boxes: Sequence[tuple[Segment, Box]], folder: Path
+) -> tuple[Segment, ...]:
     segments = []
-    for letter, (segment, box) in zip(segment_letters(), kept, strict=False):
-        path = folder / f"{name}-{letter}.jpg"
-        image.crop(box).save(path, **JPEG)
+    for letter, (segment, box) in zip(segment_letters(), boxes, strict=False):
+        path = folder / f"{sample_id}-{letter}.jpg"
+        image.crop(box).save(path, **JPEG_OPTIONS)
         segments.append(replace(segment, letter=letter, image=path, box=box))
     return tuple(segments)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """Convert palettes, greys and CMYK; what is transparent becomes white, as a page shows it."""
+def _convert_to_rgb(image: Image.Image) -> Image.Image:
+    """Convert palettes, grey scale and CMYK to RGB; transparent pixels become white, as on a web page."""
     if image.mode.startswith("I"):
-        # Pillow would clip sixteen bits to eight, which is white.
+        # Pillow would clip 16 bits to 8, which turns the image white.
         return image.convert("I").point(lambda value: value * (1 / 257)).convert("L").convert("RGB")
     if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA"}:
-        seen = image.convert("RGBA")
-        white = Image.new("RGBA", seen.size, "white")
-        return Image.alpha_composite(white, seen).convert("RGB")
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
 
 
-def _as_it_is(opened: Image.Image) -> bool:
-    upright = int(opened.getexif().get(ORIENTATION, 1)) == 1
-    plain = opened.mode == "RGB" and "transparency" not in opened.info
-    return upright and plain and opened.format in COPIED
+def _can_copy(image: Image.Image) -> bool:
+    is_upright = int(image.getexif().get(ORIENTATION, 1)) == 1
+    is_plain_rgb = image.mode == "RGB" and "transparency" not in image.info
+    return is_upright and is_plain_rgb and image.format in COPIED_FORMATS
 
 
-def _suffix(source: Path) -> str:
-    with Image.open(source) as opened:
-        return COPIED[str(opened.format)] if _as_it_is(opened) else ".jpg"
+def _target_suffix(source: Path) -> str:
+    with Image.open(source) as image:
+        return COPIED_FORMATS[str(image.format)] if _can_copy(image) else ".jpg"
 
 
-SHOWN_IMAGES = 5
-AHEAD = 4
-"""Tweets a core that are handed out: enough that no core waits, few enough that memory does not grow."""
+MAX_LISTED_IMAGES = 5
+QUEUED_TWEETS_PER_CORE = 4
+"""Tweets per core that are submitted at once: enough that no core is idle, few enough that memory does not grow."""
 
 Row = dict[str, Any]
 
 
-def crop_key(work: WorkFolder, imported: str, options: CropOptions) -> str:
-    """Hash all that decides the crops: the tweets, the options, and the state of each picture."""
+def crop_key(work: WorkFolder, import_digest: str, options: CropOptions) -> str:
+    """Hash the inputs of the stage: the tweets, the options, and the state of each image."""
     tweets = hashlib.sha256()
-    for tweet in rows_of(work.imported):
+    for tweet in iter_jsonl(work.imported_tweets):
         tweets.update(_tweet_key(tweet).encode())
-    told = {"import": imported, "options": identity(options), "runner": __version__, "tweets": tweets.hexdigest()}
-    return fingerprint(told)
+    return fingerprint(
+        {
+            "import": import_digest,
+            "options": fingerprinted_options(options),
+            "runner": __version__,
+            "tweets": tweets.hexdigest(),
+        }
+    )
 
 
-def crop_corpus(work: WorkFolder, options: CropOptions, number: int, key: str, reporter: Reporter) -> Row:
-    """Cut what is not cut yet, and write `WorkFolder.cropped`.
+def crop_corpus(work: WorkFolder, options: CropOptions, num_tweets: int, key: str, reporter: Reporter) -> Row:
+    """Crop the tweets that are not cropped yet, and write `WorkFolder.cropped_samples`.
 
     Args:
-        work: Holds the tweets.
-        options: How segments are cut.
-        number: Of tweets.
-        key: See `crop_key`.
-        reporter: Told of the progress.
+        work: The work folder, with imported tweets.
+        options: The options of the stage.
+        num_tweets: Number of imported tweets.
+        key: The stage's key from `crop_key`.
+        reporter: Receives the progress.
 
     Returns:
-        The note of the stage: `number` of samples, `digest` of them.
+        The stage's result record: `number` of samples and their `digest`.
 
     Raises:
-        DataError: Pictures cannot be used and the options refuse that, or no sample is left.
+        DataError: Images cannot be used and the options do not skip them, or no sample is left.
     """
-    _begin(work, options)
-    with JsonlStore(work.crops, durable=False) as done:
-        kept = number - sum(1 for _ in _wanted(work, done))
-        reporter.progress(kept, number)
-        for cut, (tweet_key, row) in enumerate(_crop_all(_wanted(work, done), work, options), start=1):
-            done.add(tweet_key, row)
-            reporter.progress(kept + cut, number)
-        return _gather(work, done, options, key)
+    _discard_outdated(work, options)
+    with JsonlStore(work.crop_results, durable=False) as results:
+        num_cached = num_tweets - sum(1 for _ in _missing_tweets(work, results))
+        reporter.progress(num_cached, num_tweets)
+        cropped = _crop_in_parallel(_missing_tweets(work, results), work, options)
+        for num_cropped, (tweet_key, row) in enumerate(cropped, start=1):
+            results.add(tweet_key, row)
+            reporter.progress(num_cached + num_cropped, num_tweets)
+        return _write_samples(work, results, options, key)
 
 
-def _made_with(options: CropOptions) -> str:
-    """Hash what decides how a tweet is cut; what becomes of those that cannot be is another matter."""
-    cut = {name: value for name, value in identity(options).items() if name != "unusable_images"}
-    return fingerprint([cut, __version__])
+def _crop_version(options: CropOptions) -> str:
+    """Hash what determines the crops of a tweet; `unusable_images` only decides what happens after a failure."""
+    crop_options = {name: value for name, value in fingerprinted_options(options).items() if name != "unusable_images"}
+    return fingerprint([crop_options, __version__])
 
 
-def _begin(work: WorkFolder, options: CropOptions) -> None:
-    """Remove what was cut in another way: its pictures have the same names."""
-    note = work.crops.with_name("made_with")
-    if not note.is_file() or note.read_text(encoding="utf-8") != _made_with(options):
-        shutil.rmtree(work.pictures, ignore_errors=True)
-        shutil.rmtree(work.crops.parent, ignore_errors=True)
-        note.parent.mkdir(parents=True)
-        note.write_text(_made_with(options), encoding="utf-8")
+def _discard_outdated(work: WorkFolder, options: CropOptions) -> None:
+    """Remove the crops of other options or of another version: their images have the same names."""
+    version_file = work.crop_results.with_name("made_with")
+    if not version_file.is_file() or version_file.read_text(encoding="utf-8") != _crop_version(options):
+        shutil.rmtree(work.image_root, ignore_errors=True)
+        shutil.rmtree(work.crop_results.parent, ignore_errors=True)
+        version_file.parent.mkdir(parents=True)
+        version_file.write_text(_crop_version(options), encoding="utf-8")
 
 
 def _tweet_key(tweet: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_json([tweet, state(Path(tweet["image"]))]).encode()).hexdigest()
+    return hashlib.sha256(canonical_json([tweet, file_state(Path(tweet["image"]))]).encode()).hexdigest()
 
 
-def _wanted(work: WorkFolder, done: JsonlStore) -> Iterator[tuple[str, Row]]:
-    """Yield the tweets that were not cropped, or whose pictures are no longer as they were left."""
-    for tweet in rows_of(work.imported):
+def _missing_tweets(work: WorkFolder, results: JsonlStore) -> Iterator[tuple[str, Row]]:
+    """Yield the tweets that are not cropped yet, or whose written images have changed."""
+    for tweet in iter_jsonl(work.imported_tweets):
         key = _tweet_key(tweet)
-        if key not in done or any(_size(work.pictures / name) != size for name, size in done[key]["sizes"].items()):
+        if key not in results or any(
+            _file_size(work.image_root / name) != size for name, size in results[key]["sizes"].items()
+        ):
             yield key, tweet
 
 
-def _size(path: Path) -> int | None:
+def _file_size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def _crop_all(tweets: Iterable[tuple[str, Row]], work: WorkFolder, options: CropOptions) -> Iterator[tuple[str, Row]]:
-    """Crop on all cores, in whatever order: Pillow lets go of Python's lock while it decodes and encodes."""
-    pictures, running = _Pictures(work.pictures), set[Future[tuple[str, Row]]]()
-    cores = os.cpu_count() or 1
-    with warnings.catch_warnings(), ThreadPoolExecutor(cores) as pool:
-        warnings.simplefilter("ignore")  # Of damaged metadata, say: what matters is whether there is a picture.
+def _crop_in_parallel(
+    tweets: Iterable[tuple[str, Row]], work: WorkFolder, options: CropOptions
+) -> Iterator[tuple[str, Row]]:
+    """Crop on all cores, in any order: Pillow releases the GIL while it decodes and encodes."""
+    writer, running = _CropWriter(work.image_root), set[Future[tuple[str, Row]]]()
+    num_cores = os.cpu_count() or 1
+    with warnings.catch_warnings(), ThreadPoolExecutor(num_cores) as pool:
+        warnings.simplefilter("ignore")  # Warnings, for example of damaged metadata, do not matter if the image loads.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for key, tweet in tweets:
-            running.add(pool.submit(_crop, key, tweet, pictures, options))
-            if len(running) >= AHEAD * cores:
+            running.add(pool.submit(_crop_row, key, tweet, writer, options))
+            if len(running) >= QUEUED_TWEETS_PER_CORE * num_cores:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (each.result() for each in done)
-        yield from (each.result() for each in wait(running).done)
+                yield from (future.result() for future in done)
+        yield from (future.result() for future in wait(running).done)
 
 
-class _Pictures(UnfinishedDataset):
-    """Where crops go; the folder may hold some of them already."""
+class _CropWriter(DatasetWriter):
+    """Provides the image folders of the work folder, which may contain images of an earlier build."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.images, self.segments = path, path / "images", path / "segments"
@@ -307,59 +330,58 @@ class _Pictures(UnfinishedDataset):
         self._lock = Lock()
 
     def store(self, source: Path, target: Path) -> None:
-        """Store a main image once, however many tweets show it: nobody sees half of it."""
+        """Write a main image once, even if several tweets share it; no thread sees a partial file."""
         with self._lock:
             if target not in self._stored:
                 store_images([(source, target)])
                 self._stored.add(target)
 
 
-def _crop(key: str, tweet: Row, pictures: _Pictures, options: CropOptions) -> tuple[str, Row]:
+def _crop_row(key: str, tweet: Row, writer: _CropWriter, options: CropOptions) -> tuple[str, Row]:
     size = tweet["size"]
-    source = SourceTweet(sample_of(tweet, Path()), tweet["split"], (size[0], size[1]) if size else None)
-    cropped = crop_tweet(source, pictures, options.min_side)
-    left_out = [{"id": each.id, "reason": each.reason} for each in cropped.left_out]
-    told: Row = {"sample": None, "unusable": cropped.unusable, "left_out": left_out, "sizes": {}}
+    source = SourceTweet(sample_from_row(tweet, Path()), tweet["split"], (size[0], size[1]) if size else None)
+    cropped = crop_tweet(source, writer, options.min_side)
+    left_out = [{"id": entry.id, "reason": entry.reason} for entry in cropped.left_out]
+    result: Row = {"sample": None, "unusable": cropped.unusable, "left_out": left_out, "sizes": {}}
     sample = cropped.sample
     if sample is None:
-        return key, told
+        return key, result
     assert source.sample.image is not None and sample.image is not None
-    pictures.store(source.sample.image, sample.image)
-    made = [sample.image, *(segment.image for segment in sample.segments if segment.image is not None)]
-    sizes = {path.relative_to(pictures.path).as_posix(): path.stat().st_size for path in made}
-    row = {**row_of(sample, pictures.path), "split": source.split, "image_sha256": image_digest(sample.image)}
-    return key, {**told, "sample": row, "sizes": sizes}
+    writer.store(source.sample.image, sample.image)
+    images = [sample.image, *(segment.image for segment in sample.segments if segment.image is not None)]
+    sizes = {path.relative_to(writer.path).as_posix(): path.stat().st_size for path in images}
+    row = {**sample_to_row(sample, writer.path), "split": source.split, "image_sha256": image_digest(sample.image)}
+    return key, {**result, "sample": row, "sizes": sizes}
 
 
-def _gather(work: WorkFolder, done: JsonlStore, options: CropOptions, key: str) -> Row:
-    """Write samples, and what is left out, in the order of the corpus."""
-    number, left_out, unusable = 0, list[Row](), list[Row]()
+def _write_samples(work: WorkFolder, results: JsonlStore, options: CropOptions, key: str) -> Row:
+    """Write the samples and the entries left out, in the order of the corpus."""
+    num_samples, left_out, unusable = 0, list[Row](), list[Row]()
 
-    def samples() -> Iterator[Row]:
-        nonlocal number
-        for tweet in rows_of(work.imported):
-            row = done[_tweet_key(tweet)]
-            left_out.extend(row["left_out"])
-            if row["unusable"]:
-                unusable.append(row["left_out"][-1])
-            if row["sample"] is not None:
-                number += 1
-                yield row["sample"]
+    def rows() -> Iterator[Row]:
+        nonlocal num_samples
+        for tweet in iter_jsonl(work.imported_tweets):
+            result = results[_tweet_key(tweet)]
+            left_out.extend(result["left_out"])
+            if result["unusable"]:
+                unusable.append(result["left_out"][-1])
+            if result["sample"] is not None:
+                num_samples += 1
+                yield result["sample"]
 
-    digest = write_rows_whole(work.cropped, samples())
-    if options.unusable_images == "refuse":
-        _refuse(unusable)
-    if not number:
-        raise DataError("no sample is left; look at the source's paths and at crop.unusable_images")
-    left_digest = write_rows_whole(work.left_out("crop"), left_out)
-    return dict(work.note("crop", key, digest=fingerprint([digest, left_digest]), number=number))
+    digest = stream_jsonl(work.cropped_samples, rows())
+    if options.unusable_images == "refuse" and unusable:
+        raise _unusable_images_error(unusable)
+    if not num_samples:
+        raise DataError("no sample is left. Check the paths in source and the option crop.unusable_images")
+    left_out_digest = stream_jsonl(work.left_out("crop"), left_out)
+    return dict(work.save_result("crop", key, digest=fingerprint([digest, left_out_digest]), number=num_samples))
 
 
-def _refuse(unusable: list[Row]) -> None:
-    if unusable:
-        shown = "; ".join(f"{each['id']}: {each['reason']}" for each in unusable[:SHOWN_IMAGES])
-        more = f"; and {len(unusable) - SHOWN_IMAGES} more" if len(unusable) > SHOWN_IMAGES else ""
-        raise DataError(
-            f"the images of {len(unusable)} tweet(s) cannot be used: {shown}{more}. Mend them, or leave their tweets "
-            "out, all listed in left_out.jsonl, with crop.unusable_images: skip"
-        )
+def _unusable_images_error(unusable: list[Row]) -> DataError:
+    listed = "; ".join(f"{entry['id']}: {entry['reason']}" for entry in unusable[:MAX_LISTED_IMAGES])
+    more = f"; and {len(unusable) - MAX_LISTED_IMAGES} more" if len(unusable) > MAX_LISTED_IMAGES else ""
+    return DataError(
+        f"the images of {len(unusable)} tweet(s) cannot be used: {listed}{more}. Repair them, or leave out these "
+        "tweets with crop.unusable_images: skip, which lists them in left_out.jsonl"
+    )

@@ -9,77 +9,77 @@ from typing import Any
 
 from runner import __version__
 from runner.dataset.build.work_folder import WorkFolder
-from runner.dataset.folder import row_of
-from runner.files import write_rows_whole
+from runner.dataset.folder import sample_to_row
+from runner.files import stream_jsonl
 from runner.fingerprint import fingerprint
-from runner.plan import implement
+from runner.plan import create_plugin
 from runner.spec.dataset_spec import DatasetSpec
-from runner.stages import LeftOut, Options, Source, SourceTweet
-from runner.stages.registry import find
+from runner.stages import Options, SkippedEntry, Source, SourceTweet
+from runner.stages.registry import find_plugin
 
 
 def import_key(spec: DatasetSpec, work: WorkFolder) -> str:
-    """Hash all that decides what is imported: options, plugin, and the state of each file that the options name."""
-    options = spec.source.options
-    own = (spec.output, work.path)
+    """Hash the inputs of the import: options, plugin, and the state of each file that the options name."""
+    written_folders = (spec.output, work.path)
     return fingerprint(
         {
             "source": spec.source.as_json(),
-            "plugin": find(spec.source.stage, spec.source.type).distribution,
+            "plugin": find_plugin(spec.source.stage, spec.source.type).distribution,
             "runner": __version__,
             "limit": spec.limit,
-            "files": [[str(path), *state(path)] for path in _files(options, own)],
+            "files": [[str(path), *file_state(path)] for path in _source_files(spec.source.options, written_folders)],
         }
     )
 
 
-def state(path: Path) -> tuple[int, int] | tuple[()]:
-    """Size in bytes and time of the last change in nanoseconds: what tells that a file was not touched."""
+def file_state(path: Path) -> tuple[int, int] | tuple[()]:
+    """Return the size in bytes and the modification time in nanoseconds; both are equal for an unchanged file."""
     try:
-        told = path.stat()
+        stat = path.stat()
     except OSError:
         return ()
-    return told.st_size, told.st_mtime_ns
+    return stat.st_size, stat.st_mtime_ns
 
 
 def import_corpus(spec: DatasetSpec, work: WorkFolder, key: str) -> dict[str, Any]:
-    """Read the corpus into `WorkFolder.imported`.
+    """Read the corpus and write `WorkFolder.imported_tweets`.
 
     Returns:
-        The note of the stage: `name` and `labels` of the corpus, `number` of tweets, `digest` of them.
+        The stage's result record: `name` and `labels` of the corpus, `number` of tweets, and their `digest`.
 
     Raises:
-        DataError: A file of the corpus is missing or broken.
+        DataError: A file of the corpus is missing or damaged.
     """
-    source: Source = implement(spec.source)
+    source: Source = create_plugin(spec.source)
     left_out: list[dict[str, str]] = []
-    number = 0
+    num_tweets = 0
 
-    def tweets() -> Iterator[dict[str, Any]]:
-        nonlocal number
-        for tweet in islice(_tweets(source, left_out), spec.limit):
-            number += 1
-            yield {**row_of(tweet.sample, None), "split": tweet.split, "size": tweet.size}
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal num_tweets
+        for tweet in islice(_read_tweets(source, left_out), spec.limit):
+            num_tweets += 1
+            yield {**sample_to_row(tweet.sample, None), "split": tweet.split, "size": tweet.size}
 
-    digest = write_rows_whole(work.imported, tweets())
-    left_digest = write_rows_whole(work.left_out("import"), left_out)
-    told = {"name": source.name, "labels": list(source.labels), "number": number}
-    return dict(work.note("import", key, digest=fingerprint([digest, left_digest]), **told))
+    digest = stream_jsonl(work.imported_tweets, rows())
+    left_out_digest = stream_jsonl(work.left_out("import"), left_out)
+    values = {"name": source.name, "labels": list(source.labels), "number": num_tweets}
+    return dict(work.save_result("import", key, digest=fingerprint([digest, left_out_digest]), **values))
 
 
-def _tweets(source: Source, left_out: list[dict[str, str]]) -> Iterator[SourceTweet]:
+def _read_tweets(source: Source, left_out: list[dict[str, str]]) -> Iterator[SourceTweet]:
     for entry in source.read():
-        if isinstance(entry, LeftOut):
+        if isinstance(entry, SkippedEntry):
             left_out.append({"id": entry.id, "reason": entry.reason})
         else:
             yield entry
 
 
-def _files(options: Options, own: tuple[Path, ...]) -> Iterator[Path]:
-    """Yield the files that options name, and those below folders that they name, less what the build itself writes."""
+def _source_files(options: Options, written_folders: tuple[Path, ...]) -> Iterator[Path]:
+    """Yield the files that the options name, directly or in a folder, except those that the build writes."""
     for value in (getattr(options, name) for name in type(options).model_fields):
         if isinstance(value, Path) and value.is_dir():
-            inside = sorted(value.rglob("*"))
-            yield from (each for each in inside if not any(each.is_relative_to(folder) for folder in own))
+            for path in sorted(value.rglob("*")):
+                if not any(path.is_relative_to(folder) for folder in written_folders):
+                    yield path
         elif isinstance(value, Path):
             yield value

@@ -8,18 +8,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from runner.dataset.build.annotate_stage import Annotating
+from runner.dataset.build.annotate_stage import AnnotateStage
 from runner.dataset.build.crop_stage import crop_corpus, crop_key
 from runner.dataset.build.import_stage import import_corpus, import_key
-from runner.dataset.build.publish_stage import Release, ReviewProgress, review_progress
+from runner.dataset.build.publish_stage import PublishStage, ReviewProgress, count_decisions
 from runner.dataset.build.work_folder import BuildStage, WorkFolder
-from runner.dataset.publish import exclusive_build, refuse_other
+from runner.dataset.publish import check_replaceable, exclusive_build
 from runner.errors import StepError
-from runner.fingerprint import fingerprint, identity
-from runner.plan import implement, smoke_section
+from runner.fingerprint import fingerprint, fingerprinted_options
+from runner.plan import create_plugin, smoke_section
 from runner.spec.dataset_spec import DatasetSpec
 from runner.spec.experiment_spec import Section
-from runner.stages import Estimate, Reporter, Tokens
+from runner.stages import AnnotationEstimate, Reporter, TokenUsage
 
 Row = Mapping[str, Any]
 
@@ -27,30 +27,30 @@ SMOKE_TWEETS = 8
 
 
 class BuildListener(Protocol):
-    """Whom a build tells how far it is."""
+    """Receives the messages and the progress of a build."""
 
     def say(self, message: str) -> None:
-        """Tell something, a line."""
+        """Print a message of one line."""
 
     def reporter(self, stage: str) -> Reporter:
-        """Where a stage tells its progress."""
+        """Return the reporter for the progress of a stage."""
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What came of a build.
+    """The result of a build.
 
     Attributes:
-        path: The data set's folder.
-        fingerprint: Over its content; None where it was not published, as below.
-        num_samples: By split.
-        statistics: As in its `dataset.json`.
-        left_out: Reason to how many entries were left out for it; each is listed in `left_out.jsonl`.
-        stages: What became of each stage: `made` or `unchanged`.
-        asked: How many images were asked about.
-        tokens: What that took.
-        estimate: What it would take to ask about the rest; in a dry run alone.
-        review: How far the review is; None where nothing waits for one.
+        path: The folder of the data set.
+        fingerprint: The fingerprint of its content; None if it was not published, like the following values.
+        num_samples: The number of samples by split.
+        statistics: The statistics in its `dataset.json`.
+        left_out: The number of entries left out by reason; `left_out.jsonl` lists each.
+        stages: `made` or `unchanged` by stage.
+        asked: The number of images for which a summary was requested.
+        tokens: The tokens used for them.
+        estimate: The estimated tokens and cost of the missing summaries; for a dry run only.
+        review: The progress of the review; None if the spec needs no review.
     """
 
     path: Path
@@ -60,17 +60,17 @@ class BuildResult:
     left_out: Mapping[str, int] = field(default_factory=dict)
     stages: Mapping[str, str] = field(default_factory=dict)
     asked: int = 0
-    tokens: Tokens = field(default_factory=Tokens)
-    estimate: Estimate | None = None
+    tokens: TokenUsage = field(default_factory=TokenUsage)
+    estimate: AnnotationEstimate | None = None
     review: ReviewProgress | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The result as docs/interface.md's `build --json` holds it."""
+        """Return the JSON form of `build --json`; see docs/interface.md."""
         return {**asdict(self), "path": str(self.path)}
 
 
-def smoke_of(spec: DatasetSpec) -> DatasetSpec:
-    """Make the spec of a smoke run: a few tweets, nobody asked, all published, beside the data set's own place."""
+def smoke_spec(spec: DatasetSpec) -> DatasetSpec:
+    """Return the spec of a smoke build: a few tweets, no requests and no review, in a folder of its own."""
     return spec.model_copy(
         update={
             "limit": SMOKE_TWEETS,
@@ -84,125 +84,128 @@ def smoke_of(spec: DatasetSpec) -> DatasetSpec:
 
 
 def build_dataset(spec: DatasetSpec, listener: BuildListener, *, dry_run: bool = False) -> BuildResult:
-    """Build the data set of a spec; the folder is there whole or not at all, and what is done is not done again.
+    """Build the data set of a spec; the folder appears atomically, and finished stages are not repeated.
 
     Args:
         spec: The spec.
-        listener: Told how far it is.
-        dry_run: Whether to stop before anybody is asked, with an estimate.
+        listener: Receives messages and progress.
+        dry_run: Whether to stop before any summary is requested, with an estimate.
 
     Raises:
         DataError: The corpus or its images cannot be used, or the splits leak.
-        StepError: Annotating failed, its budget is spent, or something cannot be read or written.
-        UnmetError: There is no key for the annotator.
+        StepError: Annotation failed, its budget is spent, or a file cannot be read or written.
+        RequirementError: There is no API key for the annotator.
     """
     with exclusive_build(spec.output, lambda: listener.say(f"waiting for another build of {spec.output}")):
-        refuse_other(spec.output)
+        check_replaceable(spec.output)
         try:
             return _Build(spec, listener).run(dry_run=dry_run)
-        except OSError as error:  # A full disk, say, or a folder that may not be written to.
-            place = error.filename or WorkFolder.of(spec.output).path
+        except OSError as error:  # For example a full disk or a read-only folder.
+            path = error.filename or WorkFolder.for_dataset(spec.output).path
             raise StepError(
-                f"{place}: {error.strerror or error}. What is done is kept: run this again for the rest"
+                f"{path}: {error.strerror or error}. Finished work is kept: run the command again to continue"
             ) from error
 
 
 class _Build:
-    """One build while it runs."""
+    """One run of a build."""
 
     def __init__(self, spec: DatasetSpec, listener: BuildListener) -> None:
         self._spec, self._listener = spec, listener
-        self._work = WorkFolder.of(spec.output)
-        self._release = Release(spec, self._work)
+        self._work = WorkFolder.for_dataset(spec.output)
+        self._publish_stage = PublishStage(spec, self._work)
         self._stages: dict[str, str] = {}
 
     def run(self, *, dry_run: bool) -> BuildResult:
         spec, work = self._spec, self._work
-        imported = self._stage("import", "tweets", import_key(spec, work), lambda key: import_corpus(spec, work, key))
-        cropped = self._stage(
+        imported = self._run_stage(
+            "import", "tweets", import_key(spec, work), lambda key: import_corpus(spec, work, key)
+        )
+        cropped = self._run_stage(
             "crop",
             "samples",
             crop_key(work, imported["digest"], spec.crop),
             lambda key: crop_corpus(work, spec.crop, imported["number"], key, self._listener.reporter("crop")),
         )
-        annotating = Annotating(work, implement(spec.annotator) if spec.annotator else None)
-        number, estimate = annotating.estimate()
+        annotate_stage = AnnotateStage(work, create_plugin(spec.annotator) if spec.annotator else None)
+        num_missing, estimate = annotate_stage.estimate()
         if estimate is not None:
-            self._listener.say(_estimated(number, estimate))
+            self._listener.say(_estimate_message(num_missing, estimate))
         if dry_run:
             return BuildResult(spec.output, stages=self._stages, estimate=estimate)
-        tokens = annotating.ask(number, self._listener.reporter("annotate")) if number else Tokens()
-        annotated_by = spec.annotator.as_json() if spec.annotator else None
-        key = fingerprint({"crop": cropped["digest"], "annotator": annotated_by})
-        annotated = self._stage("annotate", "samples", key, annotating.gather)
-        for flag, times in annotated["flags"].items():
-            self._listener.say(f"flagged: {times:,} × {flag}")
-        reviewed = review_progress(work) if spec.waits_for_review else None
-        if reviewed is not None and reviewed.undecided:
-            return BuildResult(spec.output, stages=self._stages, asked=number, tokens=tokens, review=reviewed)
-        note, left_out = self._finish(imported)
+        tokens = TokenUsage()
+        if num_missing:
+            tokens = annotate_stage.annotate(num_missing, self._listener.reporter("annotate"))
+        annotator = spec.annotator.as_json() if spec.annotator else None
+        key = fingerprint({"crop": cropped["digest"], "annotator": annotator})
+        annotated = self._run_stage("annotate", "samples", key, annotate_stage.write_samples)
+        for flag, count in annotated["flags"].items():
+            self._listener.say(f"flagged: {count:,} × {flag}")
+        review = count_decisions(work) if spec.waits_for_review else None
+        if review is not None and review.undecided:
+            return BuildResult(spec.output, stages=self._stages, asked=num_missing, tokens=tokens, review=review)
+        published, left_out = self._split_and_publish(imported)
         return BuildResult(
             spec.output,
-            note["fingerprint"],
-            note["num_samples"],
-            note["statistics"],
+            published["fingerprint"],
+            published["num_samples"],
+            published["statistics"],
             left_out,
             self._stages,
-            number,
+            num_missing,
             tokens,
             None,
-            reviewed,
+            review,
         )
 
-    def _finish(self, imported: Row) -> tuple[Row, Mapping[str, int]]:
-        release = self._release
-        split = self._stage(
+    def _split_and_publish(self, imported: Row) -> tuple[Row, Mapping[str, int]]:
+        """Return the result record of the published folder, and the number of entries left out by reason."""
+        stage = self._publish_stage
+        split = self._run_stage(
             "split",
             "samples",
-            release.split_key(release.choose()),
-            lambda key: release.split(key, self._listener.reporter("split")),
+            stage.split_key(stage.select_samples()),
+            lambda key: stage.split(key, self._listener.reporter("split")),
         )
-        provenance = {"source": imported["name"], "spec": _provenance(self._spec)}
-        key = release.publish_key(split, provenance)
-        note = release.published(key)
-        self._stages["publish"] = "made" if note is None else "unchanged"
-        if note is None:
-            note = release.publish(key, list(split["digests"]), imported["labels"], provenance)
+        provenance = {"source": imported["name"], "spec": _spec_provenance(self._spec)}
+        key = stage.publish_key(split, provenance)
+        published = stage.load_published(key)
+        self._stages["publish"] = "made" if published is None else "unchanged"
+        if published is None:
+            published = stage.publish(key, list(split["digests"]), imported["labels"], provenance)
         else:
-            self._listener.say(f"publish: {self._spec.output} is as it was published")
-        reasons = Counter(_kind(row["reason"]) for row in release.left_out())
-        return note, dict(reasons.most_common())
+            self._listener.say(f"publish: {self._spec.output} is unchanged")
+        # Details after a colon are dropped, so that entries with the same reason are counted together.
+        reasons = Counter(row["reason"].partition(":")[0] for row in stage.left_out())
+        return published, dict(reasons.most_common())
 
-    def _stage(self, stage: BuildStage, what: str, key: str, make: Callable[[str], Row]) -> Row:
-        note = self._work.made(stage, key)
-        self._stages[stage] = "made" if note is None else "unchanged"
-        unchanged = "" if note is None else ", unchanged since the last build"
-        if note is None:
-            note = make(key)
-        self._listener.say(f"{stage}: {note['number']:,} {what}{unchanged}")
-        return note
+    def _run_stage(self, stage: BuildStage, items: str, key: str, run: Callable[[str], Row]) -> Row:
+        """Load the result record of a stage, or run the stage if its key has changed; `items` names what it counts."""
+        result = self._work.load_result(stage, key)
+        self._stages[stage] = "made" if result is None else "unchanged"
+        unchanged = "" if result is None else ", unchanged since the last build"
+        if result is None:
+            result = run(key)
+        self._listener.say(f"{stage}: {result['number']:,} {items}{unchanged}")
+        return result
 
 
-def _estimated(number: int, estimate: Estimate) -> str:
+def _estimate_message(num_images: int, estimate: AnnotationEstimate) -> str:
     tokens = estimate.tokens
-    price = "" if estimate.cost is None else f", {estimate.cost:,.2f} by annotator.prices"
-    limit = "" if estimate.budget is None else f"; the budget is {estimate.budget:,} in all"
+    cost = "" if estimate.cost is None else f", cost {estimate.cost:,.2f} by annotator.prices"
+    budget = "" if estimate.budget is None else f"; the total budget is {estimate.budget:,} tokens"
     return (
-        f"annotate: {number:,} images to ask about, some {tokens.input:,} tokens of questions and at most "
-        f"{tokens.output:,} of answers{price}{limit}"
+        f"annotate: {num_images:,} images need a summary, with about {tokens.input:,} input tokens and at most "
+        f"{tokens.output:,} output tokens{cost}{budget}"
     )
 
 
-def _provenance(spec: DatasetSpec) -> dict[str, Any]:
-    """The spec as written out, less the places on this machine and what cannot change the content."""
-    told = {key: value for key, value in spec.as_json().items() if key != "output"}
-    return {**told, "source": _told(spec.source), "annotator": _told(spec.annotator) if spec.annotator else None}
+def _spec_provenance(spec: DatasetSpec) -> dict[str, Any]:
+    """Return the full spec without paths of this machine and options that cannot change the content."""
+    values = {key: value for key, value in spec.as_json().items() if key != "output"}
+    annotator = _section_provenance(spec.annotator) if spec.annotator else None
+    return {**values, "source": _section_provenance(spec.source), "annotator": annotator}
 
 
-def _told(part: Section) -> dict[str, Any]:
-    return {"type": part.type, **identity(part.options)}
-
-
-def _kind(reason: str) -> str:
-    """A reason without the particulars that follow its colon."""
-    return reason.partition(":")[0]
+def _section_provenance(section: Section) -> dict[str, Any]:
+    return {"type": section.type, **fingerprinted_options(section.options)}

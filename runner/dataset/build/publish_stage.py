@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from runner.dataset.build.work_folder import JsonlStore, WorkFolder
-from runner.dataset.folder import DESCRIPTION, StoredSamples
-from runner.dataset.publish import publishing, write_rows
-from runner.dataset.review.decisions import Reviewed, reviewed
-from runner.dataset.split import divide_by, find_leaks, leak_message
+from runner.dataset.folder import DESCRIPTION_FILE, JsonlSamples
+from runner.dataset.publish import publish_atomically, write_rows
+from runner.dataset.review.decisions import ReviewedSample, reviewed_samples
+from runner.dataset.split import find_leaks, leak_message, split_by_ratios
 from runner.errors import DataError
-from runner.files import link_or_copy, rows_of, write_rows_whole
+from runner.files import iter_jsonl, link_or_copy, stream_jsonl
 from runner.fingerprint import fingerprint
 from runner.records import Sample
 from runner.spec.dataset_spec import DatasetSpec, Ratios
@@ -30,13 +30,13 @@ NO_SUMMARY = "answer without a summary"
 
 @dataclass(frozen=True)
 class ReviewProgress:
-    """How far the review of a build is.
+    """The number of samples of a build by decision.
 
     Attributes:
         accepted: Samples with the annotator's summary.
-        edited: Samples with a reviewer's.
+        edited: Samples with a reviewer's summary.
         rejected: Samples that are left out.
-        undecided: Samples that nobody has decided about.
+        undecided: Samples without a decision.
     """
 
     accepted: int
@@ -45,123 +45,128 @@ class ReviewProgress:
     undecided: int
 
 
-def review_progress(work: WorkFolder) -> ReviewProgress:
-    """Count the decisions."""
-    counts = Counter(each.decision.decision if each.decision else "" for each in reviewed(work))
-    return ReviewProgress(counts["accept"], counts["edit"], counts["reject"], counts[""])
+def count_decisions(work: WorkFolder) -> ReviewProgress:
+    """Count the samples by decision."""
+    counts = Counter(_verdict(sample) for sample in reviewed_samples(work))
+    return ReviewProgress(counts["accept"], counts["edit"], counts["reject"], counts[None])
 
 
-class Release:
-    """What a build publishes."""
+class PublishStage:
+    """Selects, splits and publishes the samples of a build."""
 
     def __init__(self, spec: DatasetSpec, work: WorkFolder) -> None:
-        """Take the spec, and a work folder with annotated samples."""
+        """Store the spec and a work folder with annotated samples."""
         self._spec, self._work = spec, work
 
-    def choose(self) -> str:
-        """Write what review lets through to `WorkFolder.chosen`, and what it does not.
+    def select_samples(self) -> str:
+        """Write the samples to publish to `WorkFolder.selected_samples`, and list the others with reasons.
 
         Returns:
-            The digest of what is published.
+            The digest of the selected samples.
         """
         left_out: list[Row] = []
 
-        def chosen() -> Iterator[Row]:
-            for each in reviewed(self._work):
-                against = self._against(each)
-                if against is None:
-                    yield {**each.row, "summary": each.summary, "decision": _verdict(each)}
+        def rows() -> Iterator[Row]:
+            for sample in reviewed_samples(self._work):
+                reason = self._reason_to_leave_out(sample)
+                if reason is None:
+                    yield {**sample.row, "summary": sample.summary, "decision": _verdict(sample)}
                 else:
-                    left_out.append({"id": each.row["id"], "reason": against})
+                    left_out.append({"id": sample.row["id"], "reason": reason})
 
-        digest = write_rows_whole(self._work.chosen, chosen())
-        write_rows_whole(self._work.left_out("review"), left_out)
+        digest = stream_jsonl(self._work.selected_samples, rows())
+        stream_jsonl(self._work.left_out("review"), left_out)
         return digest
 
-    def split_key(self, chosen: str) -> str:
-        """Hash all that decides the division: the samples, by their digest, and the options."""
-        told = self._spec.as_json()
-        options = {name: told[name] for name in ("split", "leaks", "near_images")}
-        return fingerprint({"samples": chosen, "options": options})
+    def split_key(self, samples_digest: str) -> str:
+        """Hash the inputs of the split: the digest of the selected samples, and the options."""
+        spec = self._spec.as_json()
+        options = {name: spec[name] for name in ("split", "leaks", "near_images")}
+        return fingerprint({"samples": samples_digest, "options": options})
 
     def split(self, key: str, reporter: Reporter) -> Row:
-        """Write a file a split; see `WorkFolder.split`.
+        """Write one file per split; see `WorkFolder.split_samples`.
 
         Returns:
-            The note of the stage: `number` of samples, `digests` of the splits.
+            The stage's result record: `number` of samples and the `digests` of the splits.
 
         Raises:
-            DataError: No sample is left, too few for a split, or the splits leak and the spec refuses that.
+            DataError: No sample is left, a split is empty, or the splits leak and the spec refuses leaks.
         """
-        stored = StoredSamples(self._work.chosen, self._work.pictures)
-        splits = self._divided(stored)
+        samples = JsonlSamples(self._work.selected_samples, self._work.image_root)
+        splits = self._assign_splits(samples)
         self._check_leaks(splits, reporter)
-        places = {sample.id: place for place, sample in enumerate(stored)}
+        index_of = {sample.id: index for index, sample in enumerate(samples)}
         digests = {
-            split: write_rows_whole(self._work.split(split), (stored.row(places[sample.id]) for sample in samples))
-            for split, samples in splits.items()
+            split: stream_jsonl(
+                self._work.split_samples(split), (samples.row(index_of[member.id]) for member in members)
+            )
+            for split, members in splits.items()
         }
-        return dict(self._work.note("split", key, digests=digests, number=len(stored)))
+        return dict(self._work.save_result("split", key, digests=digests, number=len(samples)))
 
     def left_out(self) -> Iterator[Row]:
-        """Yield all that is not published, and why."""
-        return chain.from_iterable(rows_of(self._work.left_out(stage)) for stage in ("import", "crop", "review"))
+        """Yield everything that is not published, with the reason."""
+        return chain.from_iterable(iter_jsonl(self._work.left_out(stage)) for stage in ("import", "crop", "review"))
 
     def publish_key(self, split: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
-        """Hash all that decides the folder's content: the splits, and what is told of them."""
-        told = {
-            "name": self._spec.name,
-            "license": self._spec.license,
-            "provenance": dict(provenance),
-            "left_out": [_sha256(self._work.left_out(stage)) for stage in ("import", "crop", "review")],
-        }
-        return fingerprint({"splits": split["digests"], **told})
+        """Hash the inputs of the published folder: the splits and its description."""
+        return fingerprint(
+            {
+                "splits": split["digests"],
+                "name": self._spec.name,
+                "license": self._spec.license,
+                "provenance": dict(provenance),
+                "left_out": [_file_sha256(self._work.left_out(stage)) for stage in ("import", "crop", "review")],
+            }
+        )
 
-    def published(self, key: str) -> Mapping[str, Any] | None:
-        """What was noted of the folder, if it stands there as it was published."""
-        note = self._work.made("publish", key)
-        description = self._spec.output / DESCRIPTION
-        return note if note and description.is_file() and note["description"] == _sha256(description) else None
+    def load_published(self, key: str) -> Mapping[str, Any] | None:
+        """Load the result record of the published folder; None unless the folder is still as it was published."""
+        result = self._work.load_result("publish", key)
+        file = self._spec.output / DESCRIPTION_FILE
+        return result if result and file.is_file() and result["description"] == _file_sha256(file) else None
 
     def publish(
-        self, key: str, names: Sequence[str], labels: Sequence[str], provenance: Mapping[str, Any]
+        self, key: str, splits: Sequence[str], labels: Sequence[str], provenance: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        """Make the folder, whole or not at all, in the place of an earlier one.
+        """Write the folder atomically, replacing an earlier one.
 
         Args:
-            key: See `publish_key`.
-            names: Of the splits, in their order.
-            labels: In their order.
-            provenance: How it was made, as plain data.
+            key: The stage's key from `publish_key`.
+            splits: The names of the splits, in order.
+            labels: The entity labels, in order.
+            provenance: How the data set was made, as plain data.
 
         Returns:
-            The note of the stage: `fingerprint`, `num_samples` and `statistics` as in its `dataset.json`.
+            The stage's result record: `fingerprint`, `num_samples` and `statistics` of `dataset.json`.
         """
-        with publishing(self._spec.output) as unfinished:
-            splits = {name: StoredSamples(self._work.split(name), unfinished.path) for name in names}
-            for row in rows_of(self._work.chosen):
-                self._place(row, unfinished.path)
-            description = unfinished.describe(self._spec.name, labels, splits, provenance, self._spec.license)
-            write_rows(unfinished.path / "left_out.jsonl", self.left_out())
+        with publish_atomically(self._spec.output) as writer:
+            samples = {split: JsonlSamples(self._work.split_samples(split), writer.path) for split in splits}
+            for row in iter_jsonl(self._work.selected_samples):
+                self._link_images(row, writer.path)
+            description = writer.write_dataset(self._spec.name, labels, samples, provenance, self._spec.license)
+            write_rows(writer.path / "left_out.jsonl", self.left_out())
             if self._spec.annotator is not None:
-                write_rows(unfinished.path / "annotations.jsonl", self._annotations())
-        told = {name: description[name] for name in ("fingerprint", "num_samples", "statistics")}
-        return self._work.note("publish", key, description=_sha256(self._spec.output / DESCRIPTION), **told)
+                write_rows(writer.path / "annotations.jsonl", self._annotation_rows())
+        values = {name: description[name] for name in ("fingerprint", "num_samples", "statistics")}
+        sha256 = _file_sha256(self._spec.output / DESCRIPTION_FILE)
+        return self._work.save_result("publish", key, description=sha256, **values)
 
-    def _against(self, each: Reviewed) -> str | None:
-        if each.is_rejected:
+    def _reason_to_leave_out(self, sample: ReviewedSample) -> str | None:
+        if sample.is_rejected:
             return REJECTED
-        return NO_SUMMARY if self._spec.annotator is not None and each.summary is None else None
+        return NO_SUMMARY if self._spec.annotator is not None and sample.summary is None else None
 
-    def _divided(self, stored: StoredSamples) -> Mapping[str, Sequence[Sample]]:
-        if not len(stored):
-            raise DataError("no sample is left to publish: all were rejected, or have no summary")
-        chosen = self._spec.split
-        slim = [_slim(sample) for sample in stored]
-        if isinstance(chosen, Ratios):
-            return divide_by(chosen, slim, self._spec.near_images)
+    def _assign_splits(self, samples: JsonlSamples) -> Mapping[str, Sequence[Sample]]:
+        if not len(samples):
+            raise DataError("no sample is left to publish: all of them were rejected or have no summary")
+        options = self._spec.split
+        small_samples = [_without_large_fields(sample) for sample in samples]
+        if isinstance(options, Ratios):
+            return split_by_ratios(options, small_samples, self._spec.near_images)
         splits: dict[str, list[Sample]] = {}
-        for row, sample in zip(rows_of(self._work.chosen), slim, strict=True):
+        for row, sample in zip(iter_jsonl(self._work.selected_samples), small_samples, strict=True):
             splits.setdefault(row["split"], []).append(sample)
         return splits
 
@@ -169,35 +174,36 @@ class Release:
         leaks = find_leaks(splits, self._spec.near_images)
         if leaks and self._spec.leaks == "refuse":
             raise DataError(
-                f"{leak_message(leaks)}. Divide by ratios, which keeps what is shared together, or accept them with "
-                "leaks: warn"
+                f"{leak_message(leaks)}. Split by ratios, which keeps shared content together, or accept the leaks "
+                "with leaks: warn"
             )
         if leaks:
             reporter.warn(leak_message(leaks))
 
-    def _place(self, row: Row, folder: Path) -> None:
-        """Link a sample's pictures; a main image that several samples show is there already."""
+    def _link_images(self, row: Row, folder: Path) -> None:
+        """Link the images of a sample into the folder; a main image that samples share is linked once."""
         for name in (row["image"], *(segment["image"] for segment in row["segments"])):
             if name is not None and not (folder / name).exists():
-                link_or_copy(self._work.pictures / name, folder / name)
+                link_or_copy(self._work.image_root / name, folder / name)
 
-    def _annotations(self) -> Iterator[Row]:
-        """Yield what each summary was asked with, what was answered, and what became of it; no dates, no names."""
+    def _annotation_rows(self) -> Iterator[Row]:
+        """Yield the request, the answer and the decision of each summary, without dates and names of reviewers."""
         with JsonlStore(self._work.answers, durable=True) as answers:
-            for row in rows_of(self._work.chosen):
+            for row in iter_jsonl(self._work.selected_samples):
                 answer = answers.get(row["annotation"], {})
-                told = {name: value for name, value in answer.items() if name != "key"}
-                yield {"id": row["id"], **told, "flags": row["flags"], "decision": row["decision"]}
+                values = {name: value for name, value in answer.items() if name != "key"}
+                yield {"id": row["id"], **values, "flags": row["flags"], "decision": row["decision"]}
 
 
-def _slim(sample: Sample) -> Sample:
-    """A sample without what a division does not look at, so that thousands take little room."""
-    return replace(sample, summary=None, segments=tuple(replace(each, image=None) for each in sample.segments))
+def _without_large_fields(sample: Sample) -> Sample:
+    """Remove what a split does not depend on, so that thousands of samples take little memory."""
+    segments = tuple(replace(segment, image=None) for segment in sample.segments)
+    return replace(sample, summary=None, segments=segments)
 
 
-def _verdict(each: Reviewed) -> str | None:
-    return each.decision.decision if each.decision else None
+def _verdict(sample: ReviewedSample) -> str | None:
+    return sample.decision.decision if sample.decision else None
 
 
-def _sha256(file: Path) -> str:
+def _file_sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()

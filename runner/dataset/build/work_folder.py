@@ -1,4 +1,4 @@
-"""The work folder of a build: stage results, keyed JSON lines, and the lock."""
+"""The work folder of a build: stage results and keyed JSON lines."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from runner.errors import read_error
-from runner.files import rows_of, write_rows_whole
+from runner.errors import data_line_error
+from runner.files import iter_jsonl, stream_jsonl
 
 
 class JsonlStore(Mapping[str, dict[str, Any]]):
-    """A file of rows that each hold a `key`; of a key that stands twice, the last row counts.
+    """An append-only JSON-lines file of rows by `key`; if a key occurs more than once, the last row counts.
 
-    Rows stay on the disk: what is kept in memory is where each of them begins.
+    Rows stay on disk: only the offset of each row is held in memory.
     """
 
     def __init__(self, path: Path, *, durable: bool) -> None:
-        """Open a ledger, or begin one.
+        """Open the file, or create it.
 
         Args:
-            path: The file. A last line that a kill tore is cut off.
-            durable: Whether each row is on the disk itself before `add` returns, so that it outlives a power cut.
+            path: The file. An incomplete last line, as left by a kill, is removed.
+            durable: Whether `add` waits until the row is on disk, so that it survives a power failure.
 
         Raises:
-            DataError: A line in its middle is damaged.
+            DataError: A line before the last one is damaged.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self._durable = path, durable
-        self._places: dict[str, int] = {}
+        self._offsets: dict[str, int] = {}
         self._file = path.open("a+b")
-        self._end = self._read()
+        self._end = self._read_offsets()
 
-    def _read(self) -> int:
+    def _read_offsets(self) -> int:
         self._file.seek(0)
         end = 0
         for number, line in enumerate(self._file, start=1):
@@ -44,35 +44,36 @@ class JsonlStore(Mapping[str, dict[str, Any]]):
                 self._file.truncate(end)
                 break
             try:
-                self._places[json.loads(line)["key"]] = end
+                self._offsets[json.loads(line)["key"]] = end
             except (ValueError, TypeError, KeyError) as error:
-                raise read_error(self.path, number, "is damaged; remove this line, and it is made again") from error
+                message = "is damaged. Remove this line; the next build creates it again"
+                raise data_line_error(self.path, number, message) from error
             end += len(line)
         return end
 
     def __contains__(self, key: object) -> bool:
-        return key in self._places
+        return key in self._offsets
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._offsets)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._offsets)
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        self._file.seek(self._places[key])
+        self._file.seek(self._offsets[key])
         row: dict[str, Any] = json.loads(self._file.readline())
         return row
 
     def add(self, key: str, row: Mapping[str, Any]) -> None:
-        """Add a row; it survives whatever ends the process afterwards."""
+        """Append a row; it survives the end of this process."""
         line = json.dumps({"key": key, **row}, ensure_ascii=False).encode() + b"\n"
-        # Opened for appending, so that it is written at the end wherever a row was last read.
+        # The file is open in append mode: the line goes to the end, wherever the last row was read.
         self._file.write(line)
         self._file.flush()
         if self._durable:
             os.fsync(self._file.fileno())
-        self._places[key] = self._end
+        self._offsets[key] = self._end
         self._end += len(line)
 
     def __enter__(self) -> Self:
@@ -85,12 +86,12 @@ class JsonlStore(Mapping[str, dict[str, Any]]):
 
 
 BuildStage = Literal["import", "crop", "annotate", "split", "publish"]
-"""What leaves a result on the disk, in order."""
+"""The stages that leave a result on disk, in order."""
 
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """`<data set>.build/`, beside the data set.
+    """The folder `<data set>.build/` beside the data set.
 
     Attributes:
         path: The folder.
@@ -99,81 +100,81 @@ class WorkFolder:
     path: Path
 
     @classmethod
-    def of(cls, output: Path) -> WorkFolder:
-        """The folder of a data set that is, or will be, at this place."""
+    def for_dataset(cls, output: Path) -> WorkFolder:
+        """Return the work folder of the data set with this path, which need not exist yet."""
         return cls(output.with_name(f"{output.name}.build"))
 
     @property
-    def imported(self) -> Path:
-        """The corpus's tweets with a usable box, a line each, and its pictures where they were found."""
+    def imported_tweets(self) -> Path:
+        """The tweets of the corpus with a usable box, one per line, with the original paths of their images."""
         return self.path / "import" / "tweets.jsonl"
 
     @property
-    def crops(self) -> Path:
-        """A ledger of tweets that were cropped, with what they were made from."""
+    def crop_results(self) -> Path:
+        """A `JsonlStore` of cropped tweets, by a hash of what each was cropped from."""
         return self.path / "crop" / "done.jsonl"
 
     @property
-    def cropped(self) -> Path:
-        """Samples whose pictures lie in `pictures`, in the order of the corpus."""
+    def cropped_samples(self) -> Path:
+        """Samples whose images lie in `image_root`, in the order of the corpus."""
         return self.path / "crop" / "samples.jsonl"
 
     @property
-    def pictures(self) -> Path:
-        """The folder with `images` and `segments`, as the data set will have them."""
+    def image_root(self) -> Path:
+        """The folder with `images` and `segments`, laid out as in the data set."""
         return self.path / "pictures"
 
     @property
     def answers(self) -> Path:
-        """A ledger of all that an annotator ever answered, each with what it was asked."""
+        """A `JsonlStore` of all answers of annotators, each with its request."""
         return self.path / "annotate" / "answers.jsonl"
 
     @property
     def answer_log(self) -> Path:
-        """When each answer came, and what the server called it."""
+        """A `JsonlStore` of the time of each answer and the server's id of it."""
         return self.path / "annotate" / "log.jsonl"
 
     @property
-    def annotated(self) -> Path:
-        """The samples of `cropped` with summary, `flags`, and the `annotation` that decisions are about."""
+    def annotated_samples(self) -> Path:
+        """The rows of `cropped_samples` with summary, `flags`, and `annotation`, the key that decisions refer to."""
         return self.path / "annotate" / "samples.jsonl"
 
     @property
     def decisions(self) -> Path:
-        """What reviewers decided, a line each; only ever added to."""
+        """The reviewers' decisions, one per line; append-only."""
         return self.path / "review" / "decisions.jsonl"
 
     @property
-    def chosen(self) -> Path:
-        """The samples that are published, with their last summaries, in the order of `annotated`."""
+    def selected_samples(self) -> Path:
+        """The samples to publish, with their final summaries, in the order of `annotated_samples`."""
         return self.path / "review" / "samples.jsonl"
 
-    def split(self, name: str) -> Path:
-        """The samples of a split, in their order."""
-        return self.path / "split" / f"{name}.jsonl"
+    def split_samples(self, split: str) -> Path:
+        """The samples of a split, in order."""
+        return self.path / "split" / f"{split}.jsonl"
 
     def left_out(self, stage: BuildStage | Literal["review"]) -> Path:
-        """What a stage, or the review, left out, and why."""
+        """The entries that a stage or the review left out, with reasons."""
         return self.path / stage / "left_out.jsonl"
 
-    def made(self, stage: BuildStage, key: str) -> Mapping[str, Any] | None:
-        """What a stage noted when it was done, if what it was made from is still the same.
+    def load_result(self, stage: BuildStage, key: str) -> Mapping[str, Any] | None:
+        """Load the result record of a stage; None unless it was saved with the same key.
 
         Args:
             stage: The stage.
-            key: A hash over all that decides its result.
+            key: A hash over all inputs of the stage.
         """
-        file = self._note(stage)
+        file = self._result_file(stage)
         if not file.is_file():
             return None
-        [note] = rows_of(file)
-        return note if note["key"] == key else None
+        [result] = iter_jsonl(file)
+        return result if result["key"] == key else None
 
-    def note(self, stage: BuildStage, key: str, **told: Any) -> Mapping[str, Any]:
-        """Note that a stage is done, once all that it made is there; see `made`."""
-        row = {"key": key, **told}
-        write_rows_whole(self._note(stage), [row])
-        return row
+    def save_result(self, stage: BuildStage, key: str, **values: Any) -> Mapping[str, Any]:
+        """Save the result record of a stage, after all of its files are written; see `load_result`."""
+        result = {"key": key, **values}
+        stream_jsonl(self._result_file(stage), [result])
+        return result
 
-    def _note(self, stage: BuildStage) -> Path:
+    def _result_file(self, stage: BuildStage) -> Path:
         return self.path / stage / "done.json"

@@ -11,57 +11,60 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from runner.dataset.review.queue import Candidate, Show
+from runner.dataset.review.queue import ReviewItem, StateFilter
 from runner.dataset.review.session import Session
 
-PRELOADED = 2
-"""Samples ahead whose pictures a browser loads while a reviewer looks at this one."""
-MAIN = "main"
-"""What the main image is called in an address; a segment is called by its letter."""
+NUM_PRELOADED = 2
+"""Number of following samples whose images the browser loads in advance."""
+MAIN_IMAGE = "main"
+"""The name of the main image in a URL; a segment is named by its letter."""
 
-PictureUrl = Callable[[Candidate, str], str]
-"""The address of a candidate's picture: `MAIN`, or a segment's letter."""
+ImageUrl = Callable[[ReviewItem, str], str]
+"""Returns the URL of an image of a sample: `MAIN_IMAGE`, or a segment's letter."""
 
 
 @dataclass(frozen=True)
-class TemplateMacros:
-    """What changes on the page with each sample, as HTML."""
+class SampleHtml:
+    """The HTML of the page parts that change with each sample."""
 
-    picture: str
+    image: str
     summary: str
     details: str
 
 
-def sample_components(session: Session, url: PictureUrl) -> TemplateMacros:
-    """Write the sample that a session shows; it shows one.
+def render_sample(session: Session, image_url: ImageUrl) -> SampleHtml:
+    """Render the current sample of a session, which must have one.
 
     Args:
-        session: The page's.
-        url: Where its pictures are served.
+        session: The session of the page.
+        image_url: Returns the URLs of images.
     """
-    written = _template()
-    view = _view(session, url)
-    return TemplateMacros(*(str(piece(view)) for piece in (written.picture, written.summary, written.details)))
+    macros = _template_macros()
+    view = _template_values(session, image_url)
+    return SampleHtml(*(str(macro(view)) for macro in (macros.image, macros.summary, macros.details)))
 
 
-def empty_component(session: Session, states: Mapping[Show, int], then: str) -> str:
-    """Say that no sample is left of those that a session goes through, and what to do then."""
-    return str(_template().nothing(states, session.show, session.flag, then))
+def render_empty(session: Session, counts: Mapping[StateFilter, int], next_step: str) -> str:
+    """Render the message that no sample matches the filters, or that the review is finished.
+
+    Args:
+        session: The session of the page.
+        counts: The number of samples in each state.
+        next_step: What to do after the review.
+    """
+    return str(_template_macros().empty(counts, session.state_filter, session.flag_filter, next_step))
 
 
-def progress_component(session: Session, states: Mapping[Show, int]) -> str:
-    """Write how far the review is, and where this page stands in it."""
-    at = "" if session.position is None else f"sample {session.position + 1:,}, id {_id(session)}"
-    return str(_template().progress(states, at))
-
-
-def _id(session: Session) -> str:
-    assert session.current is not None
-    return session.current.sample.id
+def render_progress(session: Session, counts: Mapping[StateFilter, int]) -> str:
+    """Render the number of samples in each state and the position of the current sample."""
+    position = ""
+    if session.position is not None and session.current is not None:
+        position = f"sample {session.position + 1:,}, id {session.current.sample.id}"
+    return str(_template_macros().progress(counts, position))
 
 
 @cache
-def _template() -> Any:
+def _template_macros() -> Any:
     environment = Environment(
         loader=PackageLoader("runner.dataset.review", "."),
         autoescape=True,
@@ -72,40 +75,44 @@ def _template() -> Any:
     return environment.get_template("components.html.jinja").module
 
 
-def _view(session: Session, url: PictureUrl) -> dict[str, Any]:
-    candidate = session.current
-    assert candidate is not None
-    sample, summary = candidate.sample, session.summary
-    size = _size(sample.image)
+def _template_values(session: Session, image_url: ImageUrl) -> dict[str, Any]:
+    item = session.current
+    assert item is not None
+    sample, summary = item.sample, session.summary
+    size = _read_image_size(sample.image)
     return {
         "id": sample.id,
-        "mark": session.mark,
-        "image": url(candidate, MAIN) if size else None,
+        "version": session.version,
+        "image": image_url(item, MAIN_IMAGE) if size else None,
         "ratio": f"{size[0] / size[1]:.5f}" if size else "1",
-        "boxes": [_place(each.letter, each.box, size) for each in sample.segments] if size else [],
-        "preload": [address for each in session.upcoming(PRELOADED) for address in _pictures(each, url)],
+        "boxes": [_box_style(segment.letter, segment.box, size) for segment in sample.segments] if size else [],
+        "preload": [url for upcoming in session.upcoming(NUM_PRELOADED) for url in _image_urls(upcoming, image_url)],
         "state": session.state,
-        "decided": session.decision,
-        "flags": candidate.flags,
+        "decision": session.decision,
+        "flags": item.flags,
         "num_words": len((summary or "").split()),
         "summary": summary,
         "original": sample.summary if summary != sample.summary else None,
         "text": sample.text,
         "entities": sample.entities,
         "segments": [
-            {"letter": each.letter, "entity": each.entity, "image": url(candidate, each.letter) if each.image else None}
-            for each in sample.segments
+            {
+                "letter": segment.letter,
+                "entity": segment.entity,
+                "image": image_url(item, segment.letter) if segment.image else None,
+            }
+            for segment in sample.segments
         ],
     }
 
 
-def _pictures(candidate: Candidate, url: PictureUrl) -> list[str]:
-    named = {MAIN: candidate.sample.image, **{each.letter: each.image for each in candidate.sample.segments}}
-    return [url(candidate, name) for name, path in named.items() if path is not None]
+def _image_urls(item: ReviewItem, image_url: ImageUrl) -> list[str]:
+    paths = {MAIN_IMAGE: item.sample.image, **{segment.letter: segment.image for segment in item.sample.segments}}
+    return [image_url(item, name) for name, path in paths.items() if path is not None]
 
 
-def _size(path: Path | None) -> tuple[int, int] | None:
-    """Width and height in pixels; None where there is no picture that can be read."""
+def _read_image_size(path: Path | None) -> tuple[int, int] | None:
+    """Read width and height in pixels; return None if there is no readable image."""
     try:
         if path is None:
             return None
@@ -115,14 +122,14 @@ def _size(path: Path | None) -> tuple[int, int] | None:
         return None
 
 
-def _place(letter: str, box: tuple[int, int, int, int], size: tuple[int, int]) -> dict[str, Any]:
-    """Where a box lies on its image, in percent, however large that is shown."""
+def _box_style(letter: str, box: tuple[int, int, int, int], size: tuple[int, int]) -> dict[str, Any]:
+    """Convert a box to percentages of the image, so that it fits at every display size."""
     left, top, right, bottom = box
-    across, down = 100 / size[0], 100 / size[1]
-    figures = {
-        "left": left * across,
-        "top": top * down,
-        "width": (right - left) * across,
-        "height": (bottom - top) * down,
+    x_percent, y_percent = 100 / size[0], 100 / size[1]
+    values = {
+        "left": left * x_percent,
+        "top": top * y_percent,
+        "width": (right - left) * x_percent,
+        "height": (bottom - top) * y_percent,
     }
-    return {"letter": letter, **{name: f"{figure:.3f}" for name, figure in figures.items()}}
+    return {"letter": letter, **{name: f"{value:.3f}" for name, value in values.items()}}

@@ -14,24 +14,24 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from runner.dataset.build.work_folder import WorkFolder
-from runner.errors import DataError, read_error
-from runner.files import rows_of
+from runner.errors import DataError, data_line_error
+from runner.files import iter_jsonl
 
 Verdict = Literal["accept", "edit", "reject", "undo"]
-"""`edit` accepts another summary than the annotator's; `undo` takes back the sample's decision before it."""
+"""`edit` accepts the reviewer's summary in place of the annotator's; `undo` revokes the sample's last decision."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A line of the file.
+    """A line of the decision log.
 
     Attributes:
-        sample: The sample's id.
+        sample: The id of the sample.
         decision: The verdict.
-        annotation: Which summary it is about (`annotation` of the sample's row): another one needs another decision.
-        summary: The reviewer's own, with `edit`; else None.
-        who: The reviewer.
-        when: In ISO 8601, in UTC.
+        annotation: The key of the summary (`annotation` in the sample's row); another summary needs a new decision.
+        summary: The reviewer's summary for `edit`; else None.
+        who: The name of the reviewer.
+        when: The time in ISO 8601, in UTC.
     """
 
     sample: str
@@ -42,79 +42,84 @@ class Decision:
     when: str
 
     def __post_init__(self) -> None:
-        """Refuse what no page writes, with what is wrong."""
+        """Raise a ValueError for values that the page never writes."""
         if self.decision not in get_args(Verdict):
-            raise ValueError(f"the decision {self.decision!r} is none of {', '.join(get_args(Verdict))}")
+            raise ValueError(f"the decision {self.decision!r} is unknown. Known: {', '.join(get_args(Verdict))}")
         if (self.decision == "edit") != bool(self.summary and self.summary.strip()):
-            raise ValueError("an edit has a summary that is not empty, and no other decision has one")
+            raise ValueError("an edit needs a non-empty summary, and no other decision has one")
 
 
-def now() -> str:
-    """The time of a decision."""
+def utc_now() -> str:
+    """Return the current time in UTC, in ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def decide(file: Path, decision: Decision) -> None:
-    """Write a decision; it is on the disk when this returns. Several pages may write at once."""
+def append_decision(file: Path, decision: Decision) -> None:
+    """Append a decision to the log; it is on disk on return. Several processes may write at once."""
     file.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(asdict(decision), ensure_ascii=False).encode() + b"\n"
-    place = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        # One at a time: half of a line that another process is writing looks as one that a kill tore.
-        fcntl.flock(place, fcntl.LOCK_EX)
-        # That one is closed off, so that it does not swallow this one.
-        size = os.fstat(place).st_size
-        torn = size > 0 and os.pread(place, 1, size - 1) != b"\n"
-        told = b"\n" + line if torn else line
-        if os.write(place, told) != len(told):
+        # One writer at a time: a line that another process is still writing looks like one truncated by a kill.
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # A truncated line is terminated first, so that it does not absorb the new line.
+        size = os.fstat(descriptor).st_size
+        is_truncated = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        data = b"\n" + line if is_truncated else line
+        if os.write(descriptor, data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
-        os.fsync(place)
+        os.fsync(descriptor)
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
 def read_decisions(file: Path) -> dict[str, Sequence[Decision]]:
-    """Read what stands of each sample, oldest first, less what was undone; no file is no decisions.
+    """Read the valid decisions of each sample, oldest first, without undone ones; a missing file has none.
 
     Raises:
-        DataError: A line is damaged. One that a kill tore, the last or closed off by the next, is passed over.
+        DataError: A line is complete but invalid. Lines truncated by a kill are skipped.
     """
-    standing: dict[str, list[Decision]] = {}
+    decisions: dict[str, list[Decision]] = {}
     for number, line in enumerate(file.read_bytes().split(b"\n") if file.exists() else [], start=1):
-        decision = read_line(file, number, line)
+        decision = parse_decision(file, number, line)
         if decision is None:
             continue
-        stack = standing.setdefault(decision.sample, [])
+        stack = decisions.setdefault(decision.sample, [])
         if decision.decision != "undo":
             stack.append(decision)
         elif stack:
             stack.pop()
-    return {sample: stack for sample, stack in standing.items() if stack}
+    return {sample: stack for sample, stack in decisions.items() if stack}
 
 
-def read_line(file: Path, number: int, line: bytes) -> Decision | None:
-    """Read a line of a file, counted from 1; None where it is empty or torn.
+def parse_decision(file: Path, number: int, line: bytes) -> Decision | None:
+    """Parse a line of the log; return None if it is empty or truncated.
+
+    Args:
+        file: The log, for the error message.
+        number: The number of the line, counted from 1.
+        line: The line.
 
     Raises:
-        DataError: It is whole, and no decision.
+        DataError: The line is complete but not a decision.
     """
     try:
-        told = json.loads(line)
+        row = json.loads(line)
     except ValueError:
         return None
     try:
-        return Decision(**told)
+        return Decision(**row)
     except (TypeError, ValueError) as error:
-        raise read_error(file, number, f"is no decision: {error}") from error
+        raise data_line_error(file, number, f"is not a decision: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
-class Reviewed:
-    """A sample as the review shows it, or a build publishes it.
+class ReviewedSample:
+    """An annotated sample with its current decision.
 
     Attributes:
-        row: A line of `WorkFolder.annotated`.
-        decision: What stands of it; None while nobody has decided about this very summary.
+        row: A line of `WorkFolder.annotated_samples`.
+        decision: The current decision about this summary; None if there is none.
     """
 
     row: Mapping[str, Any]
@@ -122,61 +127,67 @@ class Reviewed:
 
     @property
     def summary(self) -> str | None:
-        """The reviewer's, or the annotator's."""
-        edited = self.decision is not None and self.decision.decision == "edit"
-        return self.decision.summary if edited and self.decision else self.row["summary"]
+        """The reviewer's summary after an edit, else the annotator's."""
+        if self.decision is not None and self.decision.decision == "edit":
+            return self.decision.summary
+        return self.row["summary"]  # type: ignore[no-any-return]
 
     @property
     def is_rejected(self) -> bool:
-        """Whether it must not be published."""
+        """Whether the sample must not be published."""
         return self.decision is not None and self.decision.decision == "reject"
 
 
-def reviewed(work: WorkFolder) -> Iterator[Reviewed]:
-    """Yield the annotated samples of a build, in order, each with its decision.
+def reviewed_samples(work: WorkFolder) -> Iterator[ReviewedSample]:
+    """Yield the annotated samples of a build, in order, each with its current decision.
 
     Raises:
-        DataError: Nothing is annotated yet, or the decisions are damaged.
+        DataError: Nothing is annotated yet, or a line of the log is invalid.
     """
-    if not work.annotated.is_file():
-        raise DataError(f"{work.path}: no annotated samples here; `runner build DATASET_SPEC` makes them")
-    standing = read_decisions(work.decisions)
-    for row in rows_of(work.annotated):
-        about = [each for each in standing.get(row["id"], ()) if each.annotation == row["annotation"]]
-        yield Reviewed(row, about[-1] if about else None)
+    if not work.annotated_samples.is_file():
+        raise DataError(f"{work.path}: no annotated samples here. `runner build DATASET_SPEC` creates them")
+    decisions = read_decisions(work.decisions)
+    for row in iter_jsonl(work.annotated_samples):
+        stack = decisions.get(row["id"], ())
+        about_summary = [decision for decision in stack if decision.annotation == row["annotation"]]
+        yield ReviewedSample(row, about_summary[-1] if about_summary else None)
 
 
 UNDO: Verdict = "undo"
 
 
-class OvertakenError(Exception):
-    """Somebody else decided about the sample after it was shown."""
+class DecisionConflictError(Exception):
+    """Another reviewer decided about the sample after it was displayed."""
 
 
 class ReviewLog:
-    """What was decided, and by whom; see `runner.dataset.review.decisions` for the file.
+    """The decision log, held in memory and kept up to date with the file.
 
     Attributes:
-        path: The file; the first decision makes it.
-        num_lines: Lines read so far; it grows with each decision, whoever makes it.
-        torn: Those of them that a kill cut off, counted from 1: what they said is lost, the rest holds.
+        path: The file; the first decision creates it.
+        num_lines: Number of lines read so far; it grows with every decision of any process.
+        torn_lines: Numbers of the lines that a kill truncated, counted from 1. Their decisions are lost.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read what is there.
+        """Read the file.
 
         Raises:
-            DataError: A line is no decision, although nothing cut it off.
+            DataError: A line is complete but not a decision.
         """
         self.path, self.num_lines = path, 0
-        self.torn: list[int] = []
+        self.torn_lines: list[int] = []
         self._offset = 0
-        self._standing: dict[str, list[tuple[int, Decision]]] = defaultdict(list)
+        self._stacks: dict[str, list[tuple[int, Decision]]] = defaultdict(list)
         self._revisions: Counter[str] = Counter()
         self.catch_up()
 
     def catch_up(self) -> None:
-        """Read the lines that have come since; see `__init__`. One that is being written is left for later."""
+        """Read the lines appended since the last call; an incomplete last line is left for the next call.
+
+        Raises:
+            DataError: A line is complete but not a decision.
+        """
         if not self.path.is_file():
             return
         with self.path.open("rb") as file:
@@ -186,76 +197,78 @@ class ReviewLog:
                     break
                 self._offset += len(line)
                 self.num_lines += 1
-                self._take(line)
+                self._apply_line(line)
 
     @property
-    def ends_torn(self) -> bool:
-        """Whether the file ends in the middle of a line: a kill cut it off, or somebody writes it just now."""
+    def ends_with_partial_line(self) -> bool:
+        """Whether the last line is incomplete: a kill truncated it, or a process is writing it now."""
         return self.path.is_file() and self.path.stat().st_size > self._offset
 
-    def standing(self, sample: str, annotation: str) -> Decision | None:
-        """The decision that holds about a sample with this very summary."""
-        return next(
-            (each for _, each in reversed(self._standing.get(sample, ())) if each.annotation == annotation), None
-        )
+    def current_decision(self, sample: str, annotation: str) -> Decision | None:
+        """Return the current decision about a sample with this summary."""
+        stack = self._stacks.get(sample, ())
+        return next((decision for _, decision in reversed(stack) if decision.annotation == annotation), None)
 
     def revision(self, sample: str) -> int:
-        """How many lines are about a sample: what a decision about it has to have seen."""
+        """Return the number of lines about a sample; `add` compares it to detect conflicts."""
         return self._revisions[sample]
 
-    def last_of(self, who: str) -> Decision | None:
-        """What this reviewer can take back: the last decision that nobody has replaced since."""
-        tops = (stack[-1] for stack in self._standing.values() if stack)
-        mine = [top for top in tops if top[1].who == who]
-        return max(mine, key=lambda top: top[0])[1] if mine else None
+    def last_decision_by(self, who: str) -> Decision | None:
+        """Return the last decision of a reviewer that no other decision has replaced, which `undo` revokes."""
+        last_decisions = (stack[-1] for stack in self._stacks.values() if stack)
+        own = [(number, decision) for number, decision in last_decisions if decision.who == who]
+        return max(own, key=lambda entry: entry[0])[1] if own else None
 
-    def add(self, decision: Decision, *, seen: int) -> None:
-        """Write a decision; it is on the disk when this returns.
+    def add(self, decision: Decision, *, expected_revision: int) -> None:
+        """Append a decision to the log; it is on disk on return.
 
         Args:
-            decision: What was decided.
-            seen: The sample's `revision` when it was shown.
+            decision: The decision.
+            expected_revision: The sample's `revision` when it was displayed.
 
         Raises:
-            OvertakenError: There is a newer decision; nothing was written.
+            DecisionConflictError: There is a newer decision; nothing was written.
             DataError: The file cannot be written.
         """
         self.catch_up()
-        if self.revision(decision.sample) != seen:
-            raise OvertakenError
+        if self.revision(decision.sample) != expected_revision:
+            raise DecisionConflictError
         try:
-            decide(self.path, decision)
+            append_decision(self.path, decision)
         except OSError as error:
             raise DataError(f"{self.path}: the decision cannot be written: {error.strerror}") from error
         self.catch_up()
 
     def undo(self, who: str) -> Decision | None:
-        """Take back a reviewer's last decision and return it; the one before it holds again. None: there is none.
+        """Revoke a reviewer's last decision, which restores the one before it.
+
+        Returns:
+            The revoked decision; None if the reviewer has none.
 
         Raises:
             DataError: The file cannot be written.
         """
         self.catch_up()
-        last = self.last_of(who)
+        last = self.last_decision_by(who)
         if last is not None:
-            taken_back = Decision(last.sample, UNDO, last.annotation, None, who, now())
-            self.add(taken_back, seen=self.revision(last.sample))
+            undo = Decision(last.sample, UNDO, last.annotation, None, who, utc_now())
+            self.add(undo, expected_revision=self.revision(last.sample))
         return last
 
-    def _take(self, line: bytes) -> None:
-        decision = read_line(self.path, self.num_lines, line)
+    def _apply_line(self, line: bytes) -> None:
+        decision = parse_decision(self.path, self.num_lines, line)
         if decision is None:
-            self.torn += [self.num_lines] if line.strip() else []
+            self.torn_lines += [self.num_lines] if line.strip() else []
             return
         self._revisions[decision.sample] += 1
-        stack = self._standing[decision.sample]
+        stack = self._stacks[decision.sample]
         if decision.decision != UNDO:
             stack.append((self.num_lines, decision))
         elif stack:
             stack.pop()
 
 
-def torn_message(path: Path, lines: Sequence[int]) -> str:
-    """Say which lines a kill cut off."""
-    named = ", ".join(str(line) for line in lines)
-    return f"{path}: cut off, as by a kill: line {named}. What it said is lost, the rest holds"
+def torn_lines_message(path: Path, lines: Sequence[int]) -> str:
+    """Format the warning about truncated lines."""
+    numbers = ", ".join(str(line) for line in lines)
+    return f"{path}: truncated, as by a kill: line {numbers}. Decisions in these lines are lost; all others are valid"

@@ -1,66 +1,71 @@
-// Keys and clicks become one event, which says what sample they were meant for: what was not shown is never decided.
+// Keys and clicks become one event that names the sample and its version: the server ignores outdated actions.
 const KEYS = {
   a: "accept", e: "edit", r: "reject", u: "undo", n: "undecided", "?": "help",
   b: "boxes", ArrowRight: "forward", j: "forward", ArrowLeft: "backward", k: "backward",
 };
 const MAY_REPEAT = new Set(["forward", "backward"]);
 
-const shown = () => document.querySelector(".picture")?.dataset ?? { mark: "", sample: "" };
+const currentSample = () => document.querySelector(".image-panel")?.dataset ?? { version: "", sample: "" };
 const editor = () => document.querySelector(".editor textarea");
-const draft = (sample) => `draft of ${sample}`;
+const draftKey = (sample) => `draft of ${sample}`;
 
-function reviewAct(action, event) {
-  // A button that was clicked gives the keyboard back, so that the space bar does not press it again.
+function reviewAction(action, event) {
+  // A clicked button gives up the focus, so that the space bar does not press it again.
   if (event?.detail) event.currentTarget?.blur?.();
-  if (action === "boxes") return document.body.classList.toggle("without-boxes");
-  const { mark, sample } = shown();
-  // What is typed from here on is meant for the next sample, and no part of this one's text.
+  if (action === "boxes") {
+    document.body.classList.toggle("without-boxes");
+    return;
+  }
+  const { version, sample } = currentSample();
+  // Further typing is meant for the next sample and must not change this text.
   if (action === "save" || action === "cancel") editor()?.blur();
-  emitEvent("review", { action, mark, sample, text: editor()?.value ?? "" });
+  emitEvent("review", { action, version, sample, text: editor()?.value ?? "" });
 }
 
-// What was typed outlives a reload of the page, and a server that ends in the middle of it.
-function reviewEdit() {
+// A draft survives a reload of the page and a server that stops during the edit.
+function reviewRestoreDraft() {
   const field = editor();
   if (!field) return;
-  const kept = sessionStorage.getItem(draft(shown().sample));
-  if (kept !== null) {
-    field.value = kept;
+  const draft = sessionStorage.getItem(draftKey(currentSample().sample));
+  if (draft !== null) {
+    field.value = draft;
     field.dispatchEvent(new Event("input"));
   }
   field.focus();
   field.setSelectionRange(field.value.length, field.value.length);
 }
 
-// The address says what a reload begins with; another sample is looked at from its top.
-function reviewAt(address) {
+// The address restores the state after a reload. A new sample starts at the top of the page.
+function reviewUpdateAddress(address) {
   const before = new URLSearchParams(location.search).get("sample");
   history.replaceState(null, "", address);
   if (before !== new URLSearchParams(address).get("sample")) scrollTo(0, 0);
 }
 
-function reviewDone(sample) {
-  sessionStorage.removeItem(draft(sample));
+function reviewDiscardDraft(sample) {
+  sessionStorage.removeItem(draftKey(sample));
 }
 
 document.addEventListener("input", (event) => {
-  if (event.isTrusted && event.target === editor()) sessionStorage.setItem(draft(shown().sample), event.target.value);
+  if (event.isTrusted && event.target === editor()) {
+    sessionStorage.setItem(draftKey(currentSample().sample), event.target.value);
+  }
 });
 
 document.addEventListener("keydown", (event) => {
   if (event.target === editor()) {
-    if (event.key === "Escape") reviewAct("cancel");
-    else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) reviewAct("save");
+    if (event.key === "Escape") reviewAction("cancel");
+    else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) reviewAction("save");
     else return;
     event.preventDefault();
     return;
   }
-  const typing = event.target.closest?.("input, select, textarea, .q-menu, .q-dialog");
-  if (typing || event.altKey) return;
-  const undoes = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
-  if ((event.ctrlKey || event.metaKey) && !undoes) return;
-  const action = undoes ? "undo" : KEYS[event.key] ?? KEYS[event.key.toLowerCase()];
+  const isTyping = event.target.closest?.("input, select, textarea, .q-menu, .q-dialog");
+  if (isTyping || event.altKey) return;
+  const isUndo = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
+  if ((event.ctrlKey || event.metaKey) && !isUndo) return;
+  const action = isUndo ? "undo" : KEYS[event.key] ?? KEYS[event.key.toLowerCase()];
   if (!action || (event.repeat && !MAY_REPEAT.has(action))) return;
   event.preventDefault();
-  reviewAct(action);
+  reviewAction(action);
 });

@@ -10,28 +10,28 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from runner.dataset.build.work_folder import WorkFolder
-from runner.dataset.folder import sample_of
+from runner.dataset.folder import sample_from_row
 from runner.dataset.review.decisions import Decision, ReviewLog
 from runner.errors import DataError
-from runner.files import rows_of
+from runner.files import iter_jsonl
 from runner.records import Sample
 from runner.spec.dataset_spec import DatasetSpec
 from runner.spec.load import load
 
-Show = Literal["undecided", "accepted", "edited", "rejected", "all"]
-"""Which samples a page goes through, by what was decided about them."""
-SHOWS: tuple[Show, ...] = get_args(Show)
-STATES: Mapping[str, Show] = {"accept": "accepted", "edit": "edited", "reject": "rejected"}
+StateFilter = Literal["undecided", "accepted", "edited", "rejected", "all"]
+"""The review state of a sample, or `all` as a filter for every state."""
+STATE_FILTERS: tuple[StateFilter, ...] = get_args(StateFilter)
+STATE_OF_VERDICT: Mapping[str, StateFilter] = {"accept": "accepted", "edit": "edited", "reject": "rejected"}
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A sample that waits for a reviewer.
+class ReviewItem:
+    """A sample under review.
 
     Attributes:
-        sample: With pictures that exist.
-        flags: What is to be looked at, such as `refused`.
-        annotation: Which summary it has: a decision about another one does not hold.
+        sample: The sample, with absolute image paths.
+        flags: What a reviewer should check, for example `refused`.
+        annotation: The key of its summary; decisions about another summary do not apply.
     """
 
     sample: Sample
@@ -41,86 +41,86 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ReviewQueue:
-    """A data set under review, which all pages share.
+    """A data set under review; all pages of a server share it.
 
     Attributes:
-        path: The folder of its build.
-        name: Of the data set.
-        pictures: The folder that holds its pictures.
-        candidates: In the order in which they are gone through.
-        log: What was decided.
+        path: The work folder of the build.
+        name: The name of the data set.
+        image_root: The folder that contains all images.
+        review_items: The samples in review order.
+        log: The decisions.
     """
 
     path: Path
     name: str
-    pictures: Path
-    candidates: Sequence[Candidate]
+    image_root: Path
+    review_items: Sequence[ReviewItem]
     log: ReviewLog
 
-    def standing(self, candidate: Candidate) -> Decision | None:
-        """The decision that holds about a candidate."""
-        return self.log.standing(candidate.sample.id, candidate.annotation)
+    def current_decision(self, item: ReviewItem) -> Decision | None:
+        """Return the current decision about a sample."""
+        return self.log.current_decision(item.sample.id, item.annotation)
 
-    def state(self, candidate: Candidate) -> Show:
-        """`undecided`, or what was decided."""
-        return state_of(self.standing(candidate))
+    def state(self, item: ReviewItem) -> StateFilter:
+        """Return the review state of a sample."""
+        return decision_state(self.current_decision(item))
 
-    def states(self) -> dict[Show, int]:
-        """How many candidates there are of each state; of `all` too."""
-        counted = Counter(self.state(candidate) for candidate in self.candidates)
-        return {show: len(self.candidates) if show == "all" else counted[show] for show in SHOWS}
+    def count_states(self) -> dict[StateFilter, int]:
+        """Count the samples in each state, and all samples under `all`."""
+        counts = Counter(self.state(item) for item in self.review_items)
+        return {state: len(self.review_items) if state == "all" else counts[state] for state in STATE_FILTERS}
 
     @cached_property
     def flags(self) -> Mapping[str, int]:
-        """How many candidates have each flag, the most frequent first."""
-        counted = Counter(flag for candidate in self.candidates for flag in candidate.flags)
-        return dict(counted.most_common())
+        """The number of samples with each flag, the most frequent flag first."""
+        return dict(Counter(flag for item in self.review_items for flag in item.flags).most_common())
 
     def as_json(self) -> dict[str, object]:
-        """How far the review is, as docs/interface.md's `review --json` holds it."""
-        decisions = {show: number for show, number in self.states().items() if show != "all"}
+        """Return the JSON form of `review --json`; see docs/interface.md."""
+        decisions = {state: number for state, number in self.count_states().items() if state != "all"}
         return {
             "path": str(self.path),
-            "num_samples": len(self.candidates),
+            "num_samples": len(self.review_items),
             "decisions": decisions,
             "flags": dict(self.flags),
         }
 
 
-def state_of(decision: Decision | None) -> Show:
-    """A decision as a word; none is `undecided`."""
-    return "undecided" if decision is None else STATES[decision.decision]
+def decision_state(decision: Decision | None) -> StateFilter:
+    """Return the review state that a decision leads to; `undecided` for None."""
+    return "undecided" if decision is None else STATE_OF_VERDICT[decision.decision]
 
 
 def open_review(dataset: Path) -> ReviewQueue:
-    """Read what a build left for review.
+    """Read the annotated samples of a build and the decisions about them.
 
     Args:
-        dataset: The spec of the data set, its folder (which need not be published yet), or the folder of its build.
+        dataset: The spec of the data set, its folder (which need not exist yet), or the work folder of its build.
 
     Raises:
-        SpecError: The spec is wrong.
-        DataError: There is nothing to review, or what was decided cannot be read.
+        SpecError: The spec is invalid.
+        DataError: There are no samples to review, or the decisions cannot be read.
     """
-    work, name = _work(dataset)
-    if not work.annotated.is_file():
+    work, name = _find_work_folder(dataset)
+    if not work.annotated_samples.is_file():
         raise DataError(
-            f"{dataset}: nothing waits for a review (it would lie in {work.annotated}); `runner build DATASET_SPEC` "
-            "makes it. To review a data set, name its spec, its folder, or the folder `<data set>.build` beside it"
+            f"{dataset}: there are no samples to review ({work.annotated_samples} is missing). "
+            "`runner build DATASET_SPEC` creates it. To review a data set, name its spec, its folder, or the folder "
+            "`<data set>.build` beside it"
         )
-    candidates = [
-        Candidate(sample_of(row, work.pictures), tuple(row["flags"]), row["annotation"])
-        for row in rows_of(work.annotated)
+    items = [
+        ReviewItem(sample_from_row(row, work.image_root), tuple(row["flags"]), row["annotation"])
+        for row in iter_jsonl(work.annotated_samples)
     ]
-    return ReviewQueue(work.path, name, work.pictures, candidates, ReviewLog(work.decisions))
+    return ReviewQueue(work.path, name, work.image_root, items, ReviewLog(work.decisions))
 
 
-def _work(dataset: Path) -> tuple[WorkFolder, str]:
-    """The folder of the build, and the data set's name."""
+def _find_work_folder(dataset: Path) -> tuple[WorkFolder, str]:
+    """Return the work folder of the build, and the name of the data set."""
     if dataset.is_file():
         spec = load(dataset, DatasetSpec).spec
-        return WorkFolder.of(spec.output), spec.name
+        return WorkFolder.for_dataset(spec.output), spec.name
     folder = dataset.resolve()
-    if folder.suffix == WorkFolder.of(folder).path.suffix:
+    if folder.suffix == WorkFolder.for_dataset(folder).path.suffix:
         return WorkFolder(folder), folder.stem
-    return WorkFolder.of(folder), folder.name
+    return WorkFolder.for_dataset(folder), folder.name

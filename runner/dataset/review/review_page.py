@@ -10,13 +10,17 @@ from urllib.parse import urlencode
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
-from runner.dataset.review.components import PictureUrl, empty_component, progress_component, sample_components
-from runner.dataset.review.queue import SHOWS, ReviewQueue
-from runner.dataset.review.session import ANY_FLAG, ANY_SAMPLE, OVERTAKEN, Session
+from runner.dataset.review.components import ImageUrl, render_empty, render_progress, render_sample
+from runner.dataset.review.queue import STATE_FILTERS, ReviewQueue, StateFilter
+from runner.dataset.review.session import ANY_FLAG, CONFLICT_MESSAGE, NO_FLAG_FILTER, Session
 from runner.errors import DataError
 
-LOOK_SECONDS = 1.0
-"""How often a page looks whether others have decided something."""
+POLL_SECONDS = 1.0
+"""How often a page checks for decisions of others."""
+
+_HIDE, _SHOW = '<span class="hide-boxes">Hide boxes</span>', '<span class="show-boxes">Show boxes</span>'
+BOXES_LABEL = f'<span class="boxes-label">{_HIDE}{_SHOW}</span>'
+"""Both labels of the button for boxes; page.css shows the one that applies, and the width stays the same."""
 
 BUTTONS: tuple[tuple[str, str, str, str], ...] = (
     ("backward", "Back", "←", "flat"),
@@ -25,203 +29,204 @@ BUTTONS: tuple[tuple[str, str, str, str], ...] = (
     ("accept", "Accept", "A", "unelevated"),
     ("forward", "Next", "→", "flat"),
     ("undo", "Undo", "U", "flat"),
+    ("boxes", BOXES_LABEL, "B", "flat"),
     ("help", "Help", "?", "flat"),
 )
-"""Action, words, key and shape of the buttons below."""
-EDITING: tuple[tuple[str, str, str, str], ...] = (
+"""The action, label, key and style of each button at the bottom."""
+EDITING_BUTTONS: tuple[tuple[str, str, str, str], ...] = (
     ("cancel", "Cancel", "Esc", "flat"),
     ("save", "Save and accept", "Ctrl Enter", "unelevated"),
+    ("boxes", BOXES_LABEL, "", "flat"),
 )
-"""What stands in their place while a summary is edited."""
+"""The buttons that replace them while a summary is edited; B types a letter then."""
 
 HELP: tuple[tuple[str, str], ...] = (
-    ("A", "accept the summary as it stands, and go on"),
-    ("E", "edit it; Ctrl Enter saves and accepts, Esc leaves it as it was"),
-    ("R", "reject: the sample is not wanted"),
-    ("U", "undo your last decision, as often as you like (also Ctrl Z)"),
-    ("→ J", "the next sample"),
-    ("← K", "the sample before"),
-    ("N", "go through what is undecided"),
-    ("B", "hide the boxes on the picture, and show them again"),
-    ("?", "this help"),
+    ("A", "accept the current summary and go to the next sample"),
+    ("E", "edit the summary; Ctrl Enter saves and accepts it, Esc cancels"),
+    ("R", "reject the sample: it will not be in the data set"),
+    ("U", "undo your last decision; repeat to undo earlier ones (also Ctrl Z)"),
+    ("→ J", "go to the next sample"),
+    ("← K", "go to the previous sample"),
+    ("N", "show undecided samples"),
+    ("B", "hide or show the boxes on the image"),
+    ("?", "show this help"),
 )
 
 
 class ReviewPage:
-    """One browser tab."""
+    """The page in one browser tab."""
 
-    def __init__(self, review: ReviewQueue, session: Session, url: PictureUrl, then: str) -> None:
-        """Lay the page out.
+    def __init__(self, review: ReviewQueue, session: Session, image_url: ImageUrl, next_step: str) -> None:
+        """Create the elements of the page.
 
         Args:
-            review: Shared by all pages.
-            session: This page's own.
-            url: Where pictures are served.
-            then: What is to be done when all is decided.
+            review: The queue, shared by all pages.
+            session: The session of this page.
+            image_url: Returns the URLs of images.
+            next_step: What to do after the review.
         """
-        self._review, self._session, self._url, self._then = review, session, url, then
-        self._seen_lines = -1
+        self._review, self._session, self._image_url, self._next_step = review, session, image_url, next_step
+        self._num_lines_shown = -1
         self._actions: Mapping[str, Callable[[], str | None]] = {
             "accept": session.accept,
             "reject": session.reject,
             "undo": session.undo,
-            "forward": lambda: None if session.forward() else "this is the last one",
-            "backward": lambda: None if session.backward() else "this is the first one",
+            "forward": lambda: None if session.forward() else "This is the last sample.",
+            "backward": lambda: None if session.backward() else "This is the first sample.",
             "edit": self._open_editor,
-            "undecided": lambda: self._filter("undecided", ANY_SAMPLE),
+            "undecided": lambda: session.set_filters("undecided", NO_FLAG_FILTER),
             "help": self._show_help,
         }
-        self._lay_out_top()
-        with ui.element("main").classes("sheet"):
-            self._picture = ui.html(sanitize=False, tag="section").classes("look")
-            with ui.element("section").classes("read"):
-                self._lay_out_words()
+        self._add_header()
+        with ui.element("main").classes("columns"):
+            self._image = ui.html(sanitize=False, tag="section").classes("image-column")
+            with ui.element("section").classes("text-column"):
+                with ui.element("div").classes("summary-area"):
+                    self._summary = ui.html(sanitize=False)
+                    self._editor = ui.textarea().props("outlined autogrow aria-label=Summary").classes("editor")
                 self._details = ui.html(sanitize=False)
-        self._keys, self._editing_keys = _keys(BUTTONS), _keys(EDITING)
-        self._edit(None)
-        self._help = _help()
-        ui.on("review", self._act)
-        ui.timer(LOOK_SECONDS, self._look)
+        self._buttons, self._editing_buttons = _add_buttons(BUTTONS), _add_buttons(EDITING_BUTTONS)
+        self._show_editor(None)
+        self._help = _add_help()
+        ui.on("review", self._handle_action)
+        ui.timer(POLL_SECONDS, self._poll)
         self._refresh()
 
-    def _lay_out_top(self) -> None:
+    def _add_header(self) -> None:
         with ui.element("header").classes("top"):
             ui.label(self._review.name).classes("title")
-            ui.label(self._session.who).classes("faint").tooltip("the reviewer: another one is ?reviewer=NAME")
-            self._show = ui.select({}, label="show", on_change=self._choose).props("dense outlined options-dense")
-            self._flag = ui.select({}, label="flag", on_change=self._choose).props("dense outlined options-dense")
+            reviewer = ui.label(self._session.reviewer).classes("muted")
+            reviewer.tooltip("The reviewer. To change it, add ?reviewer=NAME to the address.")
+            select = "dense outlined options-dense"
+            self._state_select = ui.select({}, label="State", on_change=self._apply_filters).props(select)
+            self._flag_select = ui.select({}, label="Flag", on_change=self._apply_filters).props(select)
             self._progress = ui.html(sanitize=False).classes("grow")
 
-    def _lay_out_words(self) -> None:
-        with ui.element("div").classes("words"):
-            self._summary = ui.html(sanitize=False)
-            self._editor = ui.textarea().props("outlined autogrow aria-label=Summary").classes("editor")
-
-    def _act(self, event: GenericEventArguments) -> None:
-        """Do what a key or a button asks, if what it was meant for still stands there."""
-        told: Mapping[str, Any] = event.args
-        action, is_editing = str(told.get("action")), self._editor.visible
+    def _handle_action(self, event: GenericEventArguments) -> None:
+        """Carry out the action of a key or a button, unless the page has changed since the browser sent it."""
+        args: Mapping[str, Any] = event.args
+        action, is_editing = str(args.get("action")), self._editor.visible
         try:
             self._review.log.catch_up()
-            if told.get("mark") != self._session.mark:
-                said = OVERTAKEN if told.get("sample") == self._sample else None
+            if args.get("version") != self._session.version:
+                message = CONFLICT_MESSAGE if args.get("sample") == self._sample_id else None
             elif is_editing:
-                said = self._end_edit(action, str(told.get("text")))
+                message = self._close_editor(action, str(args.get("text")))
             else:
-                said = self._actions[action]() if action in self._actions else None
+                message = self._actions[action]() if action in self._actions else None
         except DataError as error:
-            said = str(error)
-        if said is not None:
-            ui.notify(said, position="top", type="warning")
+            message = str(error)
+        if message is not None:
+            ui.notify(message, position="top", type="warning")
         self._refresh()
 
-    def _end_edit(self, action: str, text: str) -> str | None:
+    def _close_editor(self, action: str, text: str) -> str | None:
         if action not in ("save", "cancel"):
-            return "save or cancel the edit first"
-        sample = self._sample
-        said = self._session.edit(text) if action == "save" else None
-        if said is None:
-            self._edit(None)
-            ui.run_javascript(f"reviewDone({json.dumps(sample)})")
+            return "Save or cancel the edit first."
+        sample_id = self._sample_id
+        message = self._session.edit(text) if action == "save" else None
+        if message is None:
+            self._show_editor(None)
+            ui.run_javascript(f"reviewDiscardDraft({json.dumps(sample_id)})")
         else:
             ui.run_javascript("editor()?.focus()")
-        return said
+        return message
 
     def _open_editor(self) -> str | None:
         if self._session.current is None:
-            return "there is nothing to edit here"
-        self._edit(self._session.summary or "")
-        ui.run_javascript("setTimeout(reviewEdit)")
+            return "There is no sample to edit."
+        self._show_editor(self._session.summary or "")
+        ui.run_javascript("setTimeout(reviewRestoreDraft)")
         return None
 
-    def _edit(self, text: str | None) -> None:
-        """Put the editor with a text in the place of the summary, and its keys in that of the others; None: back."""
+    def _show_editor(self, text: str | None) -> None:
+        """Show the editor with a text in place of the summary and the buttons; None hides it."""
         self._editor.set_value(text or "")
-        for element in (self._editor, self._editing_keys):
+        for element in (self._editor, self._editing_buttons):
             element.set_visibility(text is not None)
-        for element in (self._summary, self._keys):
+        for element in (self._summary, self._buttons):
             element.set_visibility(text is None)
 
     def _show_help(self) -> None:
         self._help.open()
 
-    def _choose(self) -> None:
-        """Take over what the selections say, unless it is what this page has just told them itself."""
-        chosen = (self._show.value, self._flag.value)
-        if chosen != (self._session.show, self._session.flag) and None not in chosen:
-            self._filter(*chosen)
+    def _apply_filters(self) -> None:
+        """Apply the values of the selections, unless `_update_selections` has set them."""
+        selected = (self._state_select.value, self._flag_select.value)
+        if selected != (self._session.state_filter, self._session.flag_filter) and None not in selected:
+            self._session.set_filters(*selected)
             ui.run_javascript("document.activeElement?.blur()")
             self._refresh()
 
-    def _filter(self, show: Any, flag: str) -> None:
-        self._session.filter(show, flag)
-
-    def _look(self) -> None:
+    def _poll(self) -> None:
         try:
             self._review.log.catch_up()
         except DataError as error:
             ui.notify(str(error), position="top", type="negative")
-        if self._review.log.num_lines != self._seen_lines:
+        if self._review.log.num_lines != self._num_lines_shown:
             self._refresh()
 
     @property
-    def _sample(self) -> str:
+    def _sample_id(self) -> str:
         current = self._session.current
         return "" if current is None else current.sample.id
 
     def _refresh(self) -> None:
         if self._session.current is None:
-            self._session.forward()  # Others may have taken a decision back.
-        states = self._review.states()
-        self._seen_lines = self._review.log.num_lines
-        self._progress.set_content(progress_component(self._session, states))
+            self._session.forward()  # Another reviewer may have undone a decision.
+        counts = self._review.count_states()
+        self._num_lines_shown = self._review.log.num_lines
+        self._progress.set_content(render_progress(self._session, counts))
         if self._session.current is None:
-            self._picture.set_content(empty_component(self._session, states, self._then))
+            self._image.set_content(render_empty(self._session, counts, self._next_step))
             self._summary.set_content("")
             self._details.set_content("")
         else:
-            pieces = sample_components(self._session, self._url)
-            self._picture.set_content(pieces.picture)
-            self._summary.set_content(pieces.summary)
-            self._details.set_content(pieces.details)
-        self._tell_filters(states)
-        self._tell_address()
+            html = render_sample(self._session, self._image_url)
+            self._image.set_content(html.image)
+            self._summary.set_content(html.summary)
+            self._details.set_content(html.details)
+        self._update_selections(counts)
+        self._update_address()
 
-    def _tell_filters(self, states: Mapping[Any, int]) -> None:
-        flags = {ANY_SAMPLE: "with or without", **{flag: f"{flag} ({n:,})" for flag, n in self._review.flags.items()}}
+    def _update_selections(self, counts: Mapping[StateFilter, int]) -> None:
+        states = {state: f"{state} ({counts[state]:,})" for state in STATE_FILTERS}
+        flags = {NO_FLAG_FILTER: "any or none"}
+        flags |= {flag: f"{flag} ({number:,})" for flag, number in self._review.flags.items()}
         if self._review.flags:
             flags[ANY_FLAG] = "any flag"
-        self._show.set_options({show: f"{show} ({states[show]:,})" for show in SHOWS}, value=self._session.show)
-        self._flag.set_options(flags, value=self._session.flag)
+        self._state_select.set_options(states, value=self._session.state_filter)
+        self._flag_select.set_options(flags, value=self._session.flag_filter)
 
-    def _tell_address(self) -> None:
-        """Keep in the address what a reload begins with."""
+    def _update_address(self) -> None:
+        """Store the reviewer, the filters and the sample in the address, so that a reload restores them."""
         session = self._session
-        told = {"reviewer": session.who, "show": session.show, "flag": session.flag, "sample": self._sample}
-        address = "?" + urlencode({key: value for key, value in told.items() if value})
-        ui.run_javascript(f"reviewAt({json.dumps(address)})")
+        parameters = {
+            "reviewer": session.reviewer,
+            "show": session.state_filter,
+            "flag": session.flag_filter,
+            "sample": self._sample_id,
+        }
+        address = "?" + urlencode({name: value for name, value in parameters.items() if value})
+        ui.run_javascript(f"reviewUpdateAddress({json.dumps(address)})")
 
 
-def _keys(buttons: Sequence[tuple[str, str, str, str]]) -> ui.element:
-    with ui.element("nav").classes("keys") as keys:
-        for button in buttons:
-            _button(*button)
-    return keys
+def _add_buttons(buttons: Sequence[tuple[str, str, str, str]]) -> ui.element:
+    with ui.element("nav").classes("actions") as nav:
+        for action, label, key, style in buttons:
+            # No colour of NiceGUI's: none of them is readable in both light and dark mode.
+            button = ui.button(color=None).props(f"no-caps {style}").classes(f"action {action}")
+            with button.on("click", js_handler=f"(event) => reviewAction('{action}', event)"):
+                ui.html(label + (f"<kbd>{key}</kbd>" if key else ""), sanitize=False, tag="span")
+    return nav
 
 
-def _button(action: str, words: str, key: str, shape: str) -> None:
-    # Without a colour of the library's own, none of which is readable on light and dark alike.
-    button = ui.button(words, color=None).props(f"no-caps {shape}").classes(f"act {action}")
-    with button.on("click", js_handler=f"(event) => reviewAct('{action}', event)"):
-        ui.html(f"<kbd>{key}</kbd>", sanitize=False, tag="span")
-
-
-def _help() -> ui.dialog:
+def _add_help() -> ui.dialog:
     rows = "".join(
-        f"<tr><td>{' '.join(f'<kbd>{key}</kbd>' for key in keys.split())}</td><td>{does}</td></tr>"
-        for keys, does in HELP
+        f"<tr><td>{' '.join(f'<kbd>{key}</kbd>' for key in keys.split())}</td><td>{effect}</td></tr>"
+        for keys, effect in HELP
     )
     with ui.dialog() as dialog, ui.card().classes("key-list"):
         ui.html(f"<table>{rows}</table>", sanitize=False)
-        ui.label("Every decision is on the disk before the next sample is shown. Closing the page loses nothing.")
+        ui.label("Every decision is saved to disk before the next sample appears. Closing the page loses nothing.")
     return dialog

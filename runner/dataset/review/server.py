@@ -13,33 +13,33 @@ from nicegui import app, ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import FileResponse
 
-from runner.dataset.review.components import MAIN
-from runner.dataset.review.queue import Candidate, ReviewQueue
+from runner.dataset.review.components import MAIN_IMAGE
+from runner.dataset.review.queue import ReviewItem, ReviewQueue
 from runner.dataset.review.review_page import ReviewPage
 from runner.dataset.review.session import Session
 from runner.errors import RequirementError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
-"""As browsers say them."""
+"""Host names of this machine as browsers send them."""
 RECONNECT_SECONDS = 30
-"""How long a page is waited for whose connection broke, or whose machine is busy, before it has to begin anew."""
+"""How long the server keeps a page whose connection is lost; after that, the page reloads."""
 GRACE_SECONDS = 2
-"""How long pages that are open may hold up the end."""
+"""How long open pages may delay the shutdown."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
+    """Return True if only this machine can reach the address."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
 
-def refuse_taken(host: str, port: int) -> None:
-    """Check that the page can be served there.
+def check_port_free(host: str, port: int) -> None:
+    """Check that the server can listen on an address and a port.
 
     Raises:
-        UnmetError: The port is taken, or the address is not one of this machine.
+        RequirementError: The port is in use, or the address does not belong to this machine.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -48,45 +48,49 @@ def refuse_taken(host: str, port: int) -> None:
             trial.bind((host, port))
     except OSError as error:
         raise RequirementError(
-            f"{host}:{port}: cannot be listened on ({error.strerror}); choose another --port"
+            f"{host}:{port}: the server cannot listen here ({error.strerror}). Choose another --port"
         ) from error
 
 
-def serve_review(review: ReviewQueue, *, host: str, port: int, who: str, then: str) -> None:
-    """Serve until it is interrupted.
+def serve_review(review: ReviewQueue, *, host: str, port: int, reviewer: str, next_step: str) -> None:
+    """Serve the page until the process is interrupted.
 
     Args:
-        review: What is reviewed.
+        review: The queue.
         host: The address to listen on.
-        port: The port; it is free.
-        who: The reviewer, where a page's address names none.
-        then: What is to be done when all is decided.
+        port: A free port.
+        reviewer: The name of the reviewer if the address of a page has none.
+        next_step: What to do after the review.
     """
-    # Pictures are immutable for a browser as long as this process lives: another one serves them elsewhere.
-    served = f"/pictures/{secrets.token_urlsafe(8)}"
-    numbers = {id(candidate): number for number, candidate in enumerate(review.candidates)}
+    # Browsers cache images for as long as this process runs: the next process uses another path.
+    image_path = f"/pictures/{secrets.token_urlsafe(8)}"
+    index_of = {id(item): index for index, item in enumerate(review.review_items)}
 
-    def url(candidate: Candidate, name: str) -> str:
-        return f"{served}/{numbers[id(candidate)]}/{name}"
+    def image_url(item: ReviewItem, name: str) -> str:
+        return f"{image_path}/{index_of[id(item)]}/{name}"
 
-    @app.get(f"{served}/{{number}}/{{name}}")
-    def picture(number: int, name: str) -> FileResponse:
-        path = picture_path(review, number, name)
+    @app.get(f"{image_path}/{{index}}/{{name}}")
+    def image(index: int, name: str) -> FileResponse:
+        path = find_image(review, index, name)
         if path is None:
-            raise HTTPException(404, "no such picture")
+            raise HTTPException(404, "no such image")
         return FileResponse(path, headers={"Cache-Control": "private, max-age=86400, immutable"})
+
+    default_reviewer = reviewer
 
     @ui.page("/", title=f"{review.name}: review")
     def page(reviewer: str = "", show: str = "", flag: str = "", sample: str = "") -> None:
         review.log.catch_up()
-        ReviewPage(review, Session(review, reviewer or who, show=show, flag=flag, start=sample), url, then)
+        session = Session(review, reviewer or default_reviewer, state_filter=show, flag_filter=flag, start=sample)
+        ReviewPage(review, session, image_url, next_step)
 
     if is_loopback(host):
-        # A page of a stranger whose name leads here is not answered.
+        # Requests under another host name are rejected, which prevents DNS rebinding by other web pages.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_NAMES, host])
-    here = files("runner.dataset.review")
-    ui.add_css(here.joinpath("page.css").read_text(encoding="utf-8"), shared=True)
-    ui.add_head_html(f"<script>{here.joinpath('page.js').read_text(encoding='utf-8')}</script>", shared=True)
+    resources = files("runner.dataset.review")
+    ui.add_css(resources.joinpath("page.css").read_text(encoding="utf-8"), shared=True)
+    script = resources.joinpath("page.js").read_text(encoding="utf-8")
+    ui.add_head_html(f"<script>{script}</script>", shared=True)
     ui.run(
         host=host,
         port=port,
@@ -101,12 +105,17 @@ def serve_review(review: ReviewQueue, *, host: str, port: int, who: str, then: s
     )
 
 
-def picture_path(review: ReviewQueue, number: int, name: str) -> Path | None:
-    """Find a picture by what it shows, so that no address holds a path; None unless it lies in the data set."""
-    if not 0 <= number < len(review.candidates):
+def find_image(review: ReviewQueue, index: int, name: str) -> Path | None:
+    """Find an image by the index of its sample and its name, so that URLs contain no paths.
+
+    Returns:
+        The path; None if there is no such image, or it is outside the data set.
+    """
+    if not 0 <= index < len(review.review_items):
         return None
-    sample = review.candidates[number].sample
-    named = {segment.letter: segment.image for segment in sample.segments} | {MAIN: sample.image}
-    path = named.get(name)
-    inside = path is not None and path.is_file() and path.resolve().is_relative_to(review.pictures.resolve())
-    return path if inside else None
+    sample = review.review_items[index].sample
+    paths = {segment.letter: segment.image for segment in sample.segments} | {MAIN_IMAGE: sample.image}
+    path = paths.get(name)
+    if path is None or not path.is_file() or not path.resolve().is_relative_to(review.image_root.resolve()):
+        return None
+    return path

@@ -5,167 +5,179 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, islice
 
-from runner.dataset.review.decisions import Decision, OvertakenError, Verdict, now
-from runner.dataset.review.queue import SHOWS, Candidate, ReviewQueue, Show, state_of
+from runner.dataset.answer_files import replace_lone_surrogates
+from runner.dataset.review.decisions import Decision, DecisionConflictError, Verdict, utc_now
+from runner.dataset.review.queue import STATE_FILTERS, ReviewItem, ReviewQueue, StateFilter, decision_state
 
-ANY_SAMPLE, ANY_FLAG = "", "any flag"
-"""Of the flags: no matter whether there are any; at least one."""
+NO_FLAG_FILTER, ANY_FLAG = "", "any flag"
+"""Values of the flag filter: samples with or without flags; samples with at least one flag."""
 
-OVERTAKEN = "somebody else decided about this sample just now: look again"
+CONFLICT_MESSAGE = "Another reviewer has just decided about this sample. Please check it again."
 
 
 class Session:
-    """One page, of one reviewer.
+    """The state of one page of one reviewer.
+
+    The actions `accept`, `edit`, `reject` and `undo` return None, or a message if they were not carried out.
 
     Attributes:
-        who: The reviewer's name.
-        show: Which decisions it goes through.
-        flag: Which flag; `ANY_SAMPLE` or `ANY_FLAG`.
-        position: The candidate that is shown; None where none is left.
+        reviewer: The name of the reviewer.
+        state_filter: The state of the samples to show.
+        flag_filter: The flag of the samples to show, or `NO_FLAG_FILTER` or `ANY_FLAG`.
+        position: The index of the current sample in the queue; None if no sample is left.
     """
 
-    def __init__(self, review: ReviewQueue, who: str, *, show: str = "", flag: str = "", start: str = "") -> None:
-        """Begin as an address says, as far as it fits the data set.
+    def __init__(
+        self, review: ReviewQueue, reviewer: str, *, state_filter: str = "", flag_filter: str = "", start: str = ""
+    ) -> None:
+        """Start with the values of an address; values that do not fit the data set are replaced by the defaults.
 
         Args:
-            review: What is reviewed.
-            who: The reviewer's name.
-            show: One of `SHOWS`; by default what is undecided.
-            flag: A flag, `ANY_SAMPLE` or `ANY_FLAG`.
-            start: The id of the sample to begin with, whether the filter lets it through or not.
+            review: The queue.
+            reviewer: The name of the reviewer.
+            state_filter: One of `STATE_FILTERS`; by default `undecided`.
+            flag_filter: A flag, `NO_FLAG_FILTER` or `ANY_FLAG`; by default `NO_FLAG_FILTER`.
+            start: The id of the first sample, even if it does not match the filters.
         """
-        self._review, self.who = review, who
-        self.show: Show = next((each for each in SHOWS if each == show), "undecided")
-        self.flag = flag if flag in (ANY_FLAG, *review.flags) else ANY_SAMPLE
-        self.position = self._place(start)
+        self._review, self.reviewer = review, reviewer
+        self.state_filter: StateFilter = next((state for state in STATE_FILTERS if state == state_filter), "undecided")
+        self.flag_filter = flag_filter if flag_filter in (ANY_FLAG, *review.flags) else NO_FLAG_FILTER
+        self.position = self._find_position(start)
         if self.position is None:
-            self.position = next(self._ahead(-1), None)
+            self.position = next(self._matching_after(-1), None)
 
     @property
-    def current(self) -> Candidate | None:
-        """What is shown."""
-        return None if self.position is None else self._review.candidates[self.position]
+    def current(self) -> ReviewItem | None:
+        """The current sample."""
+        return None if self.position is None else self._review.review_items[self.position]
 
     @property
     def decision(self) -> Decision | None:
-        """What holds about the sample that is shown."""
-        return None if self.current is None else self._review.standing(self.current)
+        """The current decision about the current sample."""
+        return None if self.current is None else self._review.current_decision(self.current)
 
     @property
-    def state(self) -> Show:
-        """The same as a word."""
-        return state_of(self.decision)
+    def state(self) -> StateFilter:
+        """The review state of the current sample."""
+        return decision_state(self.decision)
 
     @property
     def summary(self) -> str | None:
-        """The summary as it stands: as it was edited, else as it was written."""
+        """The current summary of the current sample: the reviewer's after an edit, else the annotator's."""
         decision = self.decision
         if decision is not None and decision.decision == "edit":
             return decision.summary
         return None if self.current is None else self.current.sample.summary
 
     @property
-    def mark(self) -> str:
-        """What tells this sample, as decided so far, from any other; a page sends it along with what is done to it."""
+    def version(self) -> str:
+        """A token that changes with the current sample and its decisions.
+
+        The browser returns it with each action, so that an action for an outdated page is detected.
+        """
         if self.current is None:
             return ""
         return f"{self.position}:{self._review.log.revision(self.current.sample.id)}"
 
-    def upcoming(self, number: int) -> list[Candidate]:
-        """The next candidates, whose pictures may be loaded beforehand."""
-        ahead = () if self.position is None else self._ahead(self.position)
-        return [self._review.candidates[index] for index in islice(ahead, number)]
+    def upcoming(self, number: int) -> list[ReviewItem]:
+        """Return the next samples, whose images can be preloaded."""
+        indices = () if self.position is None else self._matching_after(self.position)
+        return [self._review.review_items[index] for index in islice(indices, number)]
 
-    def filter(self, show: Show, flag: str) -> None:
-        """Go through other samples, from here on."""
-        self.show, self.flag = show, flag
+    def set_filters(self, state_filter: StateFilter, flag_filter: str) -> None:
+        """Change the filters; the current sample becomes the next one that matches, starting with itself."""
+        self.state_filter, self.flag_filter = state_filter, flag_filter
         start = 0 if self.position is None else self.position
-        self.position = next(chain(self._ahead(start - 1), self._back(start)), None)
+        self.position = next(chain(self._matching_after(start - 1), self._matching_before(start)), None)
 
     def forward(self) -> bool:
-        """Show the next sample; False where there is none."""
-        return self._to(next(self._ahead(-1 if self.position is None else self.position), None))
+        """Go to the next sample; return False if there is none."""
+        return self._go_to(next(self._matching_after(-1 if self.position is None else self.position), None))
 
     def backward(self) -> bool:
-        """Show the sample before; False where there is none."""
-        end = len(self._review.candidates)
-        return self._to(next(self._back(end if self.position is None else self.position), None))
+        """Go to the previous sample; return False if there is none."""
+        end = len(self._review.review_items)
+        return self._go_to(next(self._matching_before(end if self.position is None else self.position), None))
 
     def accept(self) -> str | None:
-        """Accept the summary that is shown, and go on; see `_decide`."""
+        """Accept the current summary and go to the next sample."""
         if self.current is not None and self.summary is None:
-            return "there is no summary to accept: write one, or reject the sample"
-        return self._decide_text(self.summary or "")
+            return "There is no summary to accept. Write one, or reject the sample."
+        return self._accept_text(self.summary or "")
 
     def edit(self, text: str) -> str | None:
-        """Accept another text as the summary, in one line, and go on; see `_decide`."""
-        told = " ".join(_characters(text).split())
-        return self._decide_text(told) if told else "a summary needs a word at least; to drop the sample, reject it"
+        """Accept another text as the summary, joined into one line, and go to the next sample."""
+        summary = " ".join(replace_lone_surrogates(text).split())
+        if not summary:
+            return "A summary needs at least one word. To leave out the sample, reject it."
+        return self._accept_text(summary)
 
     def reject(self) -> str | None:
-        """Leave the sample out, and go on; see `_decide`."""
+        """Reject the current sample and go to the next one."""
         return self._decide("reject")
 
     def undo(self) -> str | None:
-        """Take back the reviewer's last decision and show its sample; returns why not, where it cannot be."""
+        """Revoke the reviewer's last decision and show its sample."""
         try:
-            undone = self._review.log.undo(self.who)
-        except OvertakenError:
-            return OVERTAKEN
-        if undone is None:
-            return f"there is nothing of {self.who} to undo"
-        place = self._place(undone.sample)
-        self.position = self.position if place is None else place
+            revoked = self._review.log.undo(self.reviewer)
+        except DecisionConflictError:
+            return CONFLICT_MESSAGE
+        if revoked is None:
+            return f"{self.reviewer} has no decision to undo."
+        position = self._find_position(revoked.sample)
+        self.position = self.position if position is None else position
         return None
 
-    def _decide_text(self, summary: str) -> str | None:
-        """Accept a text, which is an edit where the annotator wrote another one; see `_decide`."""
-        is_own = self.current is not None and summary == self.current.sample.summary
-        return self._decide("accept") if is_own else self._decide("edit", summary)
+    def _accept_text(self, summary: str) -> str | None:
+        """Accept a text; it counts as an edit if it differs from the annotator's summary."""
+        is_unchanged = self.current is not None and summary == self.current.sample.summary
+        return self._decide("accept") if is_unchanged else self._decide("edit", summary)
 
     def _decide(self, verdict: Verdict, summary: str | None = None) -> str | None:
-        """Write down what was decided, and go on; returns why not, where somebody else was faster."""
+        """Write a decision to the log and go to the next sample; return a message on a conflict."""
         if self.current is None:
-            return "there is nothing to decide here"
+            return "There is no sample to decide about."
         sample = self.current.sample.id
-        decision = Decision(sample, verdict, self.current.annotation, summary, self.who, now())
+        decision = Decision(sample, verdict, self.current.annotation, summary, self.reviewer, utc_now())
         try:
-            self._review.log.add(decision, seen=self._review.log.revision(sample))
-        except OvertakenError:
-            return OVERTAKEN
-        self._go_on()
+            self._review.log.add(decision, expected_revision=self._review.log.revision(sample))
+        except DecisionConflictError:
+            return CONFLICT_MESSAGE
+        self._advance()
         return None
 
-    def _go_on(self) -> None:
-        """Show the next sample; where the filter has none ahead, one that was passed by; else none of what it wants."""
+    def _advance(self) -> None:
+        """Go to the next matching sample.
+
+        With the filter `undecided`, skipped samples follow after the last one, and then no sample is current. With
+        other filters, the last sample stays current.
+        """
         assert self.position is not None
-        here = self.position
-        passed = () if self.show != "undecided" else self._ahead(-1)
-        found = next(chain(self._ahead(here), passed), None)
-        if found is not None or self.show == "undecided":
-            self.position = found
+        skipped = self._matching_after(-1) if self.state_filter == "undecided" else ()
+        next_position = next(chain(self._matching_after(self.position), skipped), None)
+        if next_position is not None or self.state_filter == "undecided":
+            self.position = next_position
 
-    def _place(self, name: str) -> int | None:
-        """Where a sample stands; None for one that is no longer there."""
-        return next((index for index, each in enumerate(self._review.candidates) if each.sample.id == name), None)
+    def _find_position(self, sample_id: str) -> int | None:
+        """Return the index of a sample; None if it does not exist."""
+        items = enumerate(self._review.review_items)
+        return next((index for index, item in items if item.sample.id == sample_id), None)
 
-    def _to(self, position: int | None) -> bool:
+    def _go_to(self, position: int | None) -> bool:
         if position is not None:
             self.position = position
         return position is not None
 
-    def _ahead(self, position: int) -> Iterator[int]:
-        return (index for index in range(position + 1, len(self._review.candidates)) if self._wanted(index))
+    def _matching_after(self, position: int) -> Iterator[int]:
+        return (index for index in range(position + 1, len(self._review.review_items)) if self._matches(index))
 
-    def _back(self, position: int) -> Iterator[int]:
-        return (index for index in range(position - 1, -1, -1) if self._wanted(index))
+    def _matching_before(self, position: int) -> Iterator[int]:
+        return (index for index in range(position - 1, -1, -1) if self._matches(index))
 
-    def _wanted(self, index: int) -> bool:
-        candidate = self._review.candidates[index]
-        flagged = self.flag == ANY_SAMPLE or self.flag in candidate.flags or (self.flag == ANY_FLAG and candidate.flags)
-        return bool(flagged) and self.show in ("all", self._review.state(candidate))
-
-
-def _characters(text: str) -> str:
-    """Put U+FFFD for half of a surrogate pair, which is no text and could not be written."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    def _matches(self, index: int) -> bool:
+        item = self._review.review_items[index]
+        if self.state_filter not in ("all", self._review.state(item)):
+            return False
+        if self.flag_filter == ANY_FLAG:
+            return bool(item.flags)
+        return self.flag_filter == NO_FLAG_FILTER or self.flag_filter in item.flags

@@ -1,41 +1,37 @@
-"""One attempt at a trial on reserved resources, and its retries after failures that are not its own."""
+"""One attempt at a trial on reserved resources, and retries after failures that the trial did not cause."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from runner.errors import LostWorkerError, OutOfMemoryError, StepError
+from runner.errors import LostWorkerError, OutOfMemoryError, RunnerError, StepError
 from runner.execute.executor import plugin_modules
 from runner.execute.ray.cluster import Reservation
-from runner.execute.ray.node import Work, work_on
+from runner.execute.ray.node import WorkerTask, run_worker
+from runner.plan import read_plan, with_changed_options
 from runner.spec.experiment_spec import ComputeOptions
+from runner.trial.events import EventLog
+from runner.trial.run_directory import RunDirectory, steps_of
 from runner.trial.run_trial import Outcome
 
 import ray  # isort: skip - after cluster.py, which sets what Ray reads when it is imported
-from collections.abc import Callable
-from typing import Protocol
-
 from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from runner.errors import RunnerError
-from runner.plan import plan_with, read_plan
-from runner.trial.events import EventLog
-from runner.trial.run_directory import RunDirectory, steps_of
-
 TRAIN = "train"
-"""The step that several workers share; one of them does the others."""
+"""The step that runs on all workers; the other steps run on one."""
 
 GRACE_SECONDS = 10.0
-"""How long the other workers of a trial may take to end when one has; the one that lost another says the least."""
+"""How long the other workers of a trial may take to end after one has failed. A worker that only lost the connection to
+another one does not know the cause."""
 
 
 class Attempt:
-    """Workers at the steps of a trial: first all at the training, then one at what comes after."""
+    """The workers of a trial's steps: in the first phase all of them train, in the second one runs the other steps."""
 
     def __init__(
         self,
@@ -43,93 +39,103 @@ class Attempt:
         folder: Path,
         steps: Sequence[str],
         compute: ComputeOptions,
-        held: Reservation,
+        reservation: Reservation,
         actors: Mapping[str, Any],
     ) -> None:
-        """Begin.
+        """Start the first phase.
 
         Args:
             plan: The trial's plan as JSON.
             folder: Its run directory.
-            steps: What is unfinished.
-            compute: What each worker was promised.
-            held: The places.
-            actors: The `NodeActor` of each node there, by its id.
+            steps: The unfinished steps.
+            compute: The resources of each worker.
+            reservation: The reserved resources.
+            actors: The `NodeActor` of each of their nodes, by the node's id.
         """
         self._plan, self._folder, self._compute = plan, folder, compute
-        self._held, self._actors = held, actors
+        self._reservation, self._actors = reservation, actors
         self._modules = plugin_modules(plan)
-        together = [step for step in steps if step == TRAIN and compute.workers > 1]
-        alone = [step for step in steps if step not in together]
-        self._phases = [(each, num) for each, num in ((together, compute.workers), (alone, 1)) if each]
+        distributed = [step for step in steps if step == TRAIN and compute.workers > 1]
+        single = [step for step in steps if step not in distributed]
+        phases = ((distributed, compute.workers), (single, 1))
+        self._phases = [(phase_steps, num_workers) for phase_steps, num_workers in phases if phase_steps]
         self._running: list[Any] = []
-        self._meeting: Any = None
+        self._rendezvous: Any = None
         self._failed_at = 0.0
         self._begin_phase()
 
     def outcome(self) -> Outcome | None:
-        """How the attempt ended; None while it goes on."""
+        """The outcome of the attempt; None while it runs."""
         try:
-            return self._look()
+            return self._poll()
         except RayError as error:
             return Outcome("failed", LostWorkerError(f"the worker or its node was lost: {_first_line(error)}"))
 
-    def _look(self) -> Outcome | None:
-        if not self._phases:  # all was done before a worker was lost
+    def _poll(self) -> Outcome | None:
+        if not self._phases:  # everything was done before a worker was lost
             return Outcome("finished")
         if not self._running:
-            if ray.wait([self._meeting], timeout=0)[0]:
-                self._start_workers(*ray.get(self._meeting))
+            if ray.wait([self._rendezvous], timeout=0)[0]:
+                self._start_workers(*ray.get(self._rendezvous))
             return None
-        ended, going = ray.wait(self._running, num_returns=len(self._running), timeout=0)
-        told = [_outcome(each) for each in ended]
-        failed = [each for each in told if each.status != "finished"]
-        if failed:
+        ended, running = ray.wait(self._running, num_returns=len(self._running), timeout=0)
+        outcomes = [_outcome(task) for task in ended]
+        unfinished = [outcome for outcome in outcomes if outcome.status != "finished"]
+        if unfinished:
             self._failed_at = self._failed_at or time.monotonic()
-            waits = going and time.monotonic() - self._failed_at < GRACE_SECONDS
-            return None if waits else min(failed, key=precedence)
-        if going:
+            is_in_grace = running and time.monotonic() - self._failed_at < GRACE_SECONDS
+            return None if is_in_grace else min(unfinished, key=failure_precedence)
+        if running:
             return None
         self._phases.pop(0)
         self._begin_phase()
         return None if self._phases else Outcome("finished")
 
     def _begin_phase(self) -> None:
-        """Start the next phase's one worker, or ask where several are to meet."""
+        """Start the worker of the next phase; if it has several, first ask for an address where they can meet."""
         self._running, self._failed_at = [], 0.0
         if not self._phases:
             return
-        _, workers = self._phases[0]
-        if workers > 1:
-            self._meeting = self._actors[self._held.nodes[0]].meeting_point.remote()
+        _, num_workers = self._phases[0]
+        if num_workers > 1:
+            self._rendezvous = self._actors[self._reservation.nodes[0]].rendezvous_address.remote()
         else:
-            bundle, node = next(self._held.workers())
+            bundle, node = next(self._reservation.workers())
             self._running = [self._start_worker(bundle, node, {})]
 
     def _start_workers(self, address: str, port: int) -> None:
-        _, workers = self._phases[0]
-        # Each worker sees its own GPUs alone, so that for each the first one is its own.
-        here = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-        group = {"WORLD_SIZE": str(workers), "MASTER_ADDR": address, "MASTER_PORT": str(port), **here}
-        for rank, (bundle, node) in enumerate(self._held.workers()):
+        _, num_workers = self._phases[0]
+        # Each worker sees only its own GPUs, so that its local rank is 0.
+        local = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        group = {"WORLD_SIZE": str(num_workers), "MASTER_ADDR": address, "MASTER_PORT": str(port), **local}
+        for rank, (bundle, node) in enumerate(self._reservation.workers()):
             self._running.append(self._start_worker(bundle, node, {**group, "RANK": str(rank)}))
 
     def _start_worker(self, bundle: int, node: str, group: Mapping[str, str]) -> Any:
         steps, _ = self._phases[0]
-        asked = dict(self._held.shape.worker)
-        cores = asked.pop("CPU")
-        place = PlacementGroupSchedulingStrategy(self._held.group, placement_group_bundle_index=bundle)
-        options = {"num_cpus": cores, "num_gpus": asked.pop("GPU", 0), "resources": asked, "scheduling_strategy": place}
+        resources = dict(self._reservation.request.per_worker)
+        cores = resources.pop("CPU")
+        options = {
+            "num_cpus": cores,
+            "num_gpus": resources.pop("GPU", 0),
+            "resources": resources,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                self._reservation.group, placement_group_bundle_index=bundle
+            ),
+        }
         compute = self._compute.model_dump(mode="json")
-        work = Work(self._plan, str(self._folder), list(steps), self._modules, int(cores), compute, group)
-        return work_on.options(**options).remote(self._actors[node], work)
+        task = WorkerTask(self._plan, str(self._folder), list(steps), self._modules, int(cores), compute, group)
+        return run_worker.options(**options).remote(self._actors[node], task)
 
 
-def _outcome(ended: Any) -> Outcome:
+def _outcome(task: Any) -> Outcome:
+    """The outcome of a Ray task that has ended."""
     try:
-        return Outcome.from_json(ray.get(ended))
+        return Outcome.from_json(ray.get(task))
     except RayOutOfMemoryError as error:
-        return Outcome("failed", OutOfMemoryError(f"Ray ended the worker, as memory ran out: {_first_line(error)}"))
+        return Outcome(
+            "failed", OutOfMemoryError(f"Ray killed the worker because memory ran out: {_first_line(error)}")
+        )
     except RayTaskError as error:
         return Outcome("failed", StepError(f"the worker failed: {str(error).strip().splitlines()[-1]}"), str(error))
     except RayError as error:
@@ -140,8 +146,11 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def precedence(outcome: Outcome) -> int:
-    """Which of several ends says why a group ended: a worker that loses another one fails for no reason of its own."""
+def failure_precedence(outcome: Outcome) -> int:
+    """Rank outcomes by how well they explain why a group of workers ended; the lowest is the most informative.
+
+    A worker that lost the connection to another one fails with a consequence, not with the cause.
+    """
     if outcome.status == "interrupted":
         return 0
     if isinstance(outcome.error, OutOfMemoryError):
@@ -152,85 +161,95 @@ def precedence(outcome: Outcome) -> int:
 
 
 class ReservedAttempt(Protocol):
-    """An attempt that holds its places."""
+    """An attempt that holds its reserved resources."""
 
     def outcome(self) -> Outcome | None:
-        """How it ended; None while it goes on."""
+        """The attempt's outcome; None while it runs."""
 
     def release(self) -> None:
-        """Give the places back; what still runs there is killed."""
+        """Release the resources; what still runs there is killed."""
 
 
-Place = Callable[[str, Path, ComputeOptions], ReservedAttempt | None]
-"""Takes places for a trial and begins an attempt; None where there is no room now."""
+StartAttempt = Callable[[str, Path, ComputeOptions], ReservedAttempt | None]
+"""Reserves resources for a trial and starts an attempt; returns None if the resources are not free now."""
 
 
 class RetryingTrial:
-    """A trial that was started; see `Running`."""
+    """A trial that was started, with its retries; see `RunningTrial`."""
 
-    def __init__(self, plan: str, folder: Path, compute: ComputeOptions, place: Place, first: ReservedAttempt) -> None:
-        """Take the trial, how to place it again, and its first attempt."""
-        self._plan, self._compute, self._place = plan, compute, place
+    def __init__(
+        self, plan: str, folder: Path, compute: ComputeOptions, start_attempt: StartAttempt, first: ReservedAttempt
+    ) -> None:
+        """Initialize the trial.
+
+        Args:
+            plan: The trial's plan as JSON.
+            folder: Its run directory.
+            compute: The spec's `compute` section.
+            start_attempt: Starts another attempt.
+            first: The first attempt, which has been started.
+        """
+        self._plan, self._compute, self._start_attempt = plan, compute, start_attempt
         self._run = RunDirectory(folder)
         self._attempt: ReservedAttempt | None = first
         self._retries_left = compute.max_retries
-        self._told: Outcome | None = None
+        self._final: Outcome | None = None
 
     def outcome(self) -> Outcome | None:
-        """How the trial ended; None while it runs or waits for room to be taken up again."""
-        if self._told is None:
+        """The trial's outcome; None while it runs, or waits for resources for a retry."""
+        if self._final is None:
             try:
-                self._told = self._look()
+                self._final = self._poll()
             except RunnerError as error:
-                self._told = Outcome("failed", error)
-            except Exception as error:  # Ray itself; the other trials go on
-                self._told = Outcome("failed", StepError(f"the cluster does not answer: {error}"))
-            if self._told is not None:
-                self._let_go()
-        return self._told
+                self._final = Outcome("failed", error)
+            except Exception as error:  # an error of Ray itself; the other trials continue
+                self._final = Outcome("failed", StepError(f"the cluster does not answer: {error}"))
+            if self._final is not None:
+                self._release()
+        return self._final
 
-    def end(self) -> None:
-        """End it at once; what it saved stays."""
-        self._told = self._told or Outcome("interrupted")
-        self._let_go()
+    def kill(self) -> None:
+        """Kill the trial at once; what it has saved remains."""
+        self._final = self._final or Outcome("interrupted")
+        self._release()
 
-    def _look(self) -> Outcome | None:
+    def _poll(self) -> Outcome | None:
         if self._attempt is None:
             if self._run.stop_request.exists():
                 return Outcome("interrupted")
-            self._attempt = self._place(self._plan, self._run.path, self._compute)
+            self._attempt = self._start_attempt(self._plan, self._run.path, self._compute)
             return None
-        told = self._attempt.outcome()
-        if told is None or not self._taken_up_again(told):
-            return told
-        self._let_go()
+        outcome = self._attempt.outcome()
+        if outcome is None or not self._prepare_retry(outcome):
+            return outcome
+        self._release()
         return None
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if self._attempt is not None:
             attempt, self._attempt = self._attempt, None
             attempt.release()
 
-    def _taken_up_again(self, told: Outcome) -> bool:
-        """Whether an end is one that another attempt may not come to; changes the plan where it must be."""
-        if not isinstance(told.error, LostWorkerError | OutOfMemoryError) or not self._retries_left:
+    def _prepare_retry(self, outcome: Outcome) -> bool:
+        """Return whether another attempt may succeed; if so, count the retry, and change the plan if necessary."""
+        if not isinstance(outcome.error, LostWorkerError | OutOfMemoryError) or not self._retries_left:
             return False
         change = "from its last checkpoint"
-        if isinstance(told.error, OutOfMemoryError):
-            smaller = self._smaller()
-            if not smaller:
+        if isinstance(outcome.error, OutOfMemoryError):
+            options = self._reduced_options()
+            if not options:
                 return False
-            self._plan = plan_with(self._plan, {"trainer": smaller})
-            change = f"with {', '.join(f'trainer.{name} {value}' for name, value in smaller.items())}"
+            self._plan = with_changed_options(self._plan, {"trainer": options})
+            change = f"with {', '.join(f'trainer.{name} {value}' for name, value in options.items())}"
         self._retries_left -= 1
         number = f"{self._compute.max_retries - self._retries_left} of {self._compute.max_retries}"
-        EventLog(self._run.events).warning(f"{told.error}; the trial is taken up again {change} (retry {number})")
+        EventLog(self._run.events).warning(f"{outcome.error}; the trial is retried {change} (retry {number})")
         return True
 
-    def _smaller(self) -> Mapping[str, Any]:
-        """What changes for a training that ran out of memory; nothing where nothing may or can."""
+    def _reduced_options(self) -> Mapping[str, Any]:
+        """Trainer options with which a training needs less memory; empty if none may or can be changed."""
         spec = read_plan(self._plan)
-        if not self._compute.reduce_micro_batch_on_oom or TRAIN not in steps_of(spec) or self._run.finished(TRAIN):
+        if not self._compute.reduce_micro_batch_on_oom or TRAIN not in steps_of(spec) or self._run.is_finished(TRAIN):
             return {}
         assert spec.trainer is not None
         return spec.trainer.options.with_less_memory(self._compute.workers)

@@ -14,168 +14,169 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.state import available_resources_per_node  # there is no public one by node
+from ray._private.state import available_resources_per_node  # no public function lists them by node
+
+# Ray's own commands ask a head with this class; no public function tries just once. It is compiled, so that mypy cannot
+# see it.
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from runner.errors import RequirementError
-from runner.execute.ray.placement import Resources, Shape
-
-# What Ray's own commands ask a head with: nothing public asks just once. It is compiled, and mypy cannot see it.
-
+from runner.execute.ray.placement import PlacementRequest, Resources
 
 ANSWER_SECONDS = 5.0
-"""A head that does not take a connection within this is not there; Ray would ask for forty seconds."""
+"""A head must accept a connection within this time; Ray itself would try for forty seconds."""
 
 TOKEN_FILE = Path("~/.ray/auth_token")
-"""Where Ray looks for a token that the environment does not name."""
+"""Where Ray looks for a token unless the environment names one."""
 
 
-def refuse_unreachable(address: str) -> None:
-    """Refuse an address at which nobody takes connections.
+def check_reachable(address: str) -> None:
+    """Check that something accepts connections at an address.
 
     Args:
-        address: A cluster's, such as `head:6379`; one with a scheme, and Ray's own words, are left to Ray.
+        address: A cluster's address, such as `head:6379`. A URL, `auto` and `local` are left to Ray.
 
     Raises:
-        UnmetError: It is no `host:port`, or nobody answers.
+        RequirementError: It is no `host:port`, or nothing answers.
     """
     if not is_host_and_port(address):
         return
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise RequirementError(nobody(address, "it is no host:port"))
+        raise RequirementError(unreachable_message(address, "it is no host:port"))
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise RequirementError(nobody(address, str(error))) from error
+        raise RequirementError(unreachable_message(address, str(error))) from error
 
 
-def nobody(address: str, reason: str) -> str:
-    """Phrase that there is no cluster at an address, and which address would be right."""
+def unreachable_message(address: str, reason: str) -> str:
+    """The message that no cluster answers at an address, with valid addresses as examples."""
     if address.startswith("https:") and not os.environ.get("RAY_TLS_CA_CERT"):
         reason = (
-            f"{reason.rstrip('.')}; if its certificate is of an authority of your own, name that by RAY_TLS_CA_CERT"
+            f"{reason.rstrip('.')}; if a certificate authority of your own signed its certificate, set RAY_TLS_CA_CERT "
+            "to that authority's file"
         )
     return (
         f"no cluster answers at {address} ({reason.rstrip('.')}); name its head, such as head:6379, or its head's "
-        "dashboard, such as http://head:8265 (`ray start --head` opens it to others with --dashboard-host=0.0.0.0)"
+        "dashboard, such as http://head:8265 (`ray start --head --dashboard-host=0.0.0.0` opens it to other machines)"
     )
 
 
-def refuse_missing_token() -> None:
-    """Refuse to ask with a token where there is none: Ray's own code would abort the process.
+def check_token_present() -> None:
+    """Check that there is a token if the environment requires one; Ray's own code would abort the process.
 
     Raises:
-        UnmetError: The environment promises a token, and there is none.
+        RequirementError: The environment requires a token, and there is none.
     """
-    if not asks_with_token() or os.environ.get("RAY_AUTH_TOKEN"):
+    if not uses_token() or os.environ.get("RAY_AUTH_TOKEN"):
         return
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()
     if not (file.is_file() and file.read_text(encoding="utf-8").strip()):
         raise RequirementError(
-            f"RAY_AUTH_MODE is token, and {file} holds none: copy the cluster's token there, or name its file in "
-            "RAY_AUTH_TOKEN_PATH"
+            f"RAY_AUTH_MODE is token, but {file} holds none: copy the cluster's token there, or set "
+            "RAY_AUTH_TOKEN_PATH to its file"
         )
 
 
-def refuse_wrong_token(address: str) -> None:
-    """Refuse a cluster that does not take this machine's token; `ray.init` would try for minutes, and not say why.
+def check_token_accepted(address: str) -> None:
+    """Check that a cluster accepts this machine's token; `ray.init` would try for minutes and give no reason.
 
     Args:
-        address: As `refuse_unreachable` takes it; only of a `host:port` it is known.
+        address: As for `check_reachable`; only a `host:port` is checked.
 
     Raises:
-        UnmetError: The cluster asks for another token, or for one at all.
+        RequirementError: The cluster requires a token, and this machine sends none or another one.
     """
     if is_host_and_port(address):
         try:
             GcsClient(address=address)
         except AuthenticationError as error:
-            raise RequirementError(token_advice(address)) from error
+            raise RequirementError(token_message(address)) from error
 
 
 def is_host_and_port(address: str) -> bool:
-    """Whether an address is neither a URL nor one of Ray's own words."""
+    """Whether an address is neither a URL nor `auto` or `local`, which Ray interprets itself."""
     return "://" not in address and address not in {"auto", "local"}
 
 
-def asks_with_token() -> bool:
-    """Whether this machine shows a token to clusters."""
+def uses_token() -> bool:
+    """Whether this machine sends a token to clusters."""
     return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
 
 
-def token_advice(address: str) -> str:
-    """Phrase what is right where a cluster did not take what it was shown."""
-    if asks_with_token():
-        right = f"copy the cluster's to {TOKEN_FILE}, or name its file in RAY_AUTH_TOKEN_PATH"
-        return f"{address} does not take this machine's token: {right}"
-    return f"{address} asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the token's file"
+def token_message(address: str) -> str:
+    """The message that a cluster did not accept this machine's token, or the lack of one, with the remedy."""
+    if uses_token():
+        remedy = f"copy the cluster's token to {TOKEN_FILE}, or set RAY_AUTH_TOKEN_PATH to its file"
+        return f"{address} does not accept this machine's token: {remedy}"
+    return f"{address} requires a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the token's file"
 
 
 # Ray reads this when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# An accelerator that a worker was given none of stays visible: on a CPU it makes no difference, and Ray warns of it.
+# A worker without accelerators still sees those of its node. On a CPU this makes no difference, but Ray warns about it.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-# A worker that is ended at once has no result that anybody waits for; Ray would print that as an error.
+# Nothing waits for the result of a worker that is killed; Ray would print that as an error.
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 
 
 OBJECT_STORE_BYTES = 200_000_000
-"""Only plans and outcomes cross, so a machine of its own needs no large store."""
+"""Size of the object store of a Ray on this machine; only plans and outcomes are sent, so that it can be small."""
 
 RESERVATION_SECONDS = 5.0
-"""In which places that are free are given; when another one's trial took them meanwhile, the next poll tries again."""
+"""How long Ray may take to reserve free resources. If another driver took them first, the next poll tries again."""
 
-KNOWN_SECONDS = 1.0
-"""How long nodes stay known, as a driver that waits for room asks many times a second."""
+NODES_CACHE_SECONDS = 1.0
+"""How long the list of nodes is cached, since a driver that waits for resources asks many times a second."""
 
 
 def connect(address: str | None) -> None:
-    """Join the cluster at an address, or start Ray on this machine; signals mean afterwards what they meant before.
+    """Join the cluster at an address, or start Ray on this machine; the signal handlers remain as they are.
 
     Raises:
-        UnmetError: There is no cluster at that address, or it asks for a token that this machine lacks.
+        RequirementError: There is no cluster at that address, or it requires a token that this machine lacks.
     """
     if address:
-        refuse_unreachable(address)
-        refuse_missing_token()
-        refuse_wrong_token(address)
-    heard = signal.getsignal(signal.SIGTERM)
-    own: dict[str, Any] = {} if address else {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+        check_reachable(address)
+        check_token_present()
+        check_token_accepted(address)
+    sigterm_handler = signal.getsignal(signal.SIGTERM)
+    options: dict[str, Any] = {} if address else {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
         ray.init(
             address=address or "local",
             logging_level=logging.ERROR,
             log_to_driver=False,
-            **own,
+            **options,
         )
     except AuthenticationError as error:
-        raise RequirementError(token_advice(address or "this machine")) from error
-    except Exception as error:  # of a node that is slow to start, Ray says so with no narrower kind
+        raise RequirementError(token_message(address or "this machine")) from error
+    except Exception as error:  # if a node is slow to start, Ray raises no narrower exception
         if address is None:
             raise RequirementError(f"Ray does not start on this machine: {error}") from error
-        raise RequirementError(nobody(address, str(error))) from error
+        raise RequirementError(unreachable_message(address, str(error))) from error
     finally:
-        # Ray ends a driver on SIGTERM; ours lets its trials save.
+        # Ray's handler ends the driver on SIGTERM; ours lets the trials save.
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, heard)
+            signal.signal(signal.SIGTERM, sigterm_handler)
 
 
 def disconnect() -> None:
-    """Leave the cluster; Ray that was started here ends."""
+    """Leave the cluster; a Ray that was started here ends."""
     ray.shutdown()
 
 
 @dataclass(frozen=True)
 class Node:
-    """A living node.
+    """A node that is alive.
 
     Attributes:
-        id: Ray's.
-        name: Its host's, or its address.
-        total: What it has, free or not.
+        id: Ray's id.
+        name: Its host name and address.
+        total: All its resources, free or not.
     """
 
     id: str
@@ -184,87 +185,88 @@ class Node:
 
 
 def nodes() -> list[Node]:
-    """The living nodes."""
-    listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    """List the nodes that are alive."""
+    infos: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [
-        Node(each["NodeID"], f"{each['NodeManagerHostname']} ({each['NodeManagerAddress']})", each["Resources"])
-        for each in listed
-        if each["Alive"]
+        Node(info["NodeID"], f"{info['NodeManagerHostname']} ({info['NodeManagerAddress']})", info["Resources"])
+        for info in infos
+        if info["Alive"]
     ]
 
 
 @dataclass(frozen=True)
 class Reservation:
-    """Places that a trial holds.
+    """The reserved resources of a trial.
 
     Attributes:
-        group: Ray's.
-        shape: What was asked for.
-        nodes: The node of each bundle, by id.
+        group: Ray's placement group.
+        request: The resources that were requested.
+        nodes: The id of each bundle's node.
     """
 
     group: PlacementGroup
-    shape: Shape
+    request: PlacementRequest
     nodes: tuple[str, ...]
 
     def workers(self) -> Iterator[tuple[int, str]]:
-        """The bundle and the node of each worker."""
-        for bundle, (size, node) in enumerate(zip(self.shape.sizes, self.nodes, strict=True)):
+        """Yield the bundle and the node of each worker."""
+        for bundle, (size, node) in enumerate(zip(self.request.workers_per_bundle, self.nodes, strict=True)):
             for _ in range(size):
                 yield bundle, node
 
 
 class ReservationPool:
-    """The places that this driver's trials hold, and what is free beside them."""
+    """The reservations of this driver's trials, and the resources that are free beside them."""
 
     def __init__(self) -> None:
-        """Begin with none held."""
-        self._held: list[Reservation] = []
+        """Initialize the pool without reservations."""
+        self._reservations: list[Reservation] = []
         self._nodes: list[Node] = []
-        self._known_until = 0.0
+        self._cached_until = 0.0
 
     def nodes(self) -> list[Node]:
-        """The living nodes, as they were a moment ago."""
-        if time.monotonic() > self._known_until:
+        """The nodes that are alive, from a list that is at most `NODES_CACHE_SECONDS` old."""
+        if time.monotonic() > self._cached_until:
             self._nodes = nodes()
-            self._known_until = time.monotonic() + KNOWN_SECONDS
+            self._cached_until = time.monotonic() + NODES_CACHE_SECONDS
         return self._nodes
 
     def free(self) -> list[dict[str, float]]:
-        """What is free on each living node.
+        """The free resources of each node that is alive.
 
-        Ray's own account is some tenths of a second old, so that this driver's trials are counted here too.
+        Ray's own numbers are some tenths of a second old, so that this driver's reservations are subtracted here too.
         """
         available: Mapping[str, Resources] = available_resources_per_node()  # type: ignore[no-untyped-call]
         return [
-            {name: min(amount, available.get(node, {}).get(name, 0)) for name, amount in left.items()}
-            for node, left in self._left().items()
+            {name: min(amount, available.get(node, {}).get(name, 0)) for name, amount in unreserved.items()}
+            for node, unreserved in self._unreserved().items()
         ]
 
-    def _left(self) -> dict[str, dict[str, float]]:
-        """What this driver's trials leave of each node."""
-        left = {node.id: dict(node.total) for node in self.nodes()}
-        for held in self._held:
-            for bundle, node in zip(held.shape.bundles(), held.nodes, strict=True):
-                for name, amount in bundle.items() if node in left else ():
-                    left[node][name] = max(0.0, left[node][name] - amount)
-        return left
+    def _unreserved(self) -> dict[str, dict[str, float]]:
+        """The resources of each node that this driver's trials have not reserved."""
+        unreserved = {node.id: dict(node.total) for node in self.nodes()}
+        for reservation in self._reservations:
+            for bundle, node in zip(reservation.request.bundles(), reservation.nodes, strict=True):
+                for name, amount in bundle.items() if node in unreserved else ():
+                    unreserved[node][name] = max(0.0, unreserved[node][name] - amount)
+        return unreserved
 
-    def reserve(self, shape: Shape) -> Reservation | None:
-        """Take places; None where there are none now."""
-        if not shape.fits(self._left().values()) or not shape.fits(self.free()):
+    def reserve(self, request: PlacementRequest) -> Reservation | None:
+        """Reserve resources; None if they are not free now."""
+        if not request.fits(self._unreserved().values()) or not request.fits(self.free()):
             return None
-        strategy = "STRICT_SPREAD" if shape.apart else "PACK"
-        group = placement_group(shape.bundles(), strategy=strategy)
+        strategy = "STRICT_SPREAD" if request.is_spread else "PACK"
+        group = placement_group(request.bundles(), strategy=strategy)
         if not group.wait(timeout_seconds=RESERVATION_SECONDS):
             remove_placement_group(group)
             return None
         placed: Mapping[int, str] = placement_group_table(group)["bundles_to_node_id"]
-        held = Reservation(group, shape, tuple(placed[bundle] for bundle in range(len(shape.sizes))))
-        self._held.append(held)
-        return held
+        bundle_nodes = tuple(placed[bundle] for bundle in range(len(request.workers_per_bundle)))
+        reservation = Reservation(group, request, bundle_nodes)
+        self._reservations.append(reservation)
+        return reservation
 
-    def release(self, held: Reservation) -> None:
-        """Give places back; what still runs there is killed."""
-        self._held.remove(held)
-        remove_placement_group(held.group)
+    def release(self, reservation: Reservation) -> None:
+        """Release a reservation; what still runs there is killed."""
+        self._reservations.remove(reservation)
+        remove_placement_group(reservation.group)

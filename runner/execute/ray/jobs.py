@@ -1,4 +1,4 @@
-"""Submits launches to a cluster as Ray jobs, and asks their status, logs and end."""
+"""Submits launches to a cluster as Ray jobs, reads their status and logs, and stops them."""
 
 from __future__ import annotations
 
@@ -20,76 +20,78 @@ from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from runner.errors import Problem, RequirementError, SpecError, SpecPath, StepError
-from runner.execute.ray.cluster import nobody, refuse_missing_token, refuse_unreachable, token_advice
-from runner.secrets import holds_password
+from runner.execute.ray.cluster import check_reachable, check_token_present, token_message, unreachable_message
+from runner.secrets import has_password
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.load import LoadedSpec
 from runner.status.process_registry import JOB_VARIABLE
 
 
 def serialize_spec(loaded: LoadedSpec[ExperimentSpec]) -> str:
-    """Write a spec so that it means the same anywhere: `extends`, `--set`, the environment and defaults filled in.
+    """Serialize a spec so that it does not depend on this machine.
 
-    Its paths are absolute, and mean the cluster's files.
+    `extends`, `--set`, environment variables and defaults are filled in. Paths are absolute, and refer to files of the
+    cluster.
 
     Raises:
-        SpecError: It does not say where on the cluster its runs go; or it holds a password, which is no secret in what
-            a cluster is sent.
+        SpecError: It does not name a folder for its runs on the cluster, or it contains a password, which everybody
+            with access to the cluster could read.
     """
-    told = loaded.spec.as_json()
-    problems = [Problem(_HIDE, path) for path, text in _texts(told, ()) if holds_password(text)]
+    content = loaded.spec.as_json()
+    problems = [Problem(_PASSWORD_MESSAGE, path) for path, text in _strings(content, ()) if has_password(text)]
     if loaded.spec.compute.storage is None:
         problems.append(
             Problem(
-                "is missing: a launch that is detached keeps its runs on the cluster; name a folder that all nodes "
-                "share, such as --set compute.storage=/shared/runs",
+                "is missing: a detached launch stores its runs on the cluster; name a folder that all nodes share, "
+                "such as --set compute.storage=/shared/runs",
                 ("compute", "storage"),
             )
         )
     if problems:
-        raise loaded.located(SpecError(problems))
-    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+        raise loaded.with_locations(SpecError(problems))
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-_HIDE = (
-    "holds a password, and everybody who may see the cluster sees what it was sent; leave it out here and set it in "
-    "the environment of the head's `ray start` (for MLflow MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
+_PASSWORD_MESSAGE = (
+    "holds a password, which everybody with access to the cluster could read; remove it here and set it in the "
+    "environment of the head's `ray start` (for MLflow: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
 )
 
 
-def _texts(value: Any, path: SpecPath) -> Iterator[tuple[SpecPath, str]]:
+def _strings(value: Any, path: SpecPath) -> Iterator[tuple[SpecPath, str]]:
+    """Yield every string of nested data with its path."""
     if isinstance(value, dict):
-        for key, each in value.items():
-            yield from _texts(each, (*path, key))
+        for key, item in value.items():
+            yield from _strings(item, (*path, key))
     elif isinstance(value, list):
-        for index, each in enumerate(value):
-            yield from _texts(each, (*path, index))
+        for index, item in enumerate(value):
+            yield from _strings(item, (*path, index))
     elif isinstance(value, str):
         yield path, value
 
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
-"""What Ray takes for the address, whatever it is called with; so an address that was named is put there."""
+"""Ray uses this variable before any address that its client is given; so the named address is put there."""
 
 STOP = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "1800"}
-"""Ray stops a job as Ctrl-C does, and leaves it half an hour to save; by default it kills after three seconds."""
+"""Ray stops a job as Ctrl-C does, and gives it half an hour to save; by default it kills after three seconds."""
 
-TALKATIVE = (
+VERBOSE_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
-"""Ray's loggers that tell of every file that is sent and every connection that is closed."""
+"""Ray's loggers that report every file that is sent and every connection that is closed."""
 
 EXPERIMENT, STORAGE = "runner_experiment", "runner_storage"
-"""What a job of ours is known by, in its metadata."""
+"""Keys in a job's metadata, by which launches of this project are recognized."""
 
 START_SECONDS = 60.0
-"""A job that the head has not begun by then is left to itself."""
+"""How long to wait for a job to start; after that it may start later."""
 POLL_SECONDS = 0.3
 
 INTERRUPTED, NOT_FOUND = 130, 127
-"""Exit statuses: our own, and the shell's for a command that it does not find."""
+"""Exit statuses: of an interrupted launch, and of a shell that does not find the command."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,12 @@ class Job:
     """A launch on a cluster.
 
     Attributes:
-        name: By which it is followed and stopped.
+        name: Its name, by which it is followed and stopped.
         experiment: The spec's name.
         storage: The folder of all runs, on the cluster.
         status: `pending`, `running`, `finished`, `failed`, `interrupted`.
-        started: Seconds since 1970.
-        ended: The same, or None.
+        started: When it started, in seconds since 1970; None before that.
+        ended: When it ended, in seconds since 1970; None before that.
     """
 
     name: str
@@ -113,16 +115,16 @@ class Job:
     ended: float | None
 
     @classmethod
-    def of(cls, told: JobDetails) -> Self:
-        """Read what Ray tells."""
-        metadata: Mapping[str, str] = told.metadata or {}
+    def from_details(cls, details: JobDetails) -> Self:
+        """Create a job from Ray's description."""
+        metadata: Mapping[str, str] = details.metadata or {}
         return cls(
-            str(told.submission_id),
+            str(details.submission_id),
             metadata[EXPERIMENT],
             metadata[STORAGE],
-            _status(str(told.status.value), told.driver_exit_code),
-            _seconds(told.start_time),
-            _seconds(told.end_time),
+            _status(str(details.status.value), details.driver_exit_code),
+            _seconds(details.start_time),
+            _seconds(details.end_time),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -144,38 +146,38 @@ class Jobs:
     """The jobs of one cluster."""
 
     def __init__(self, address: str) -> None:
-        """Reach a cluster.
+        """Connect to a cluster.
 
         Args:
-            address: The dashboard's (`http://head:8265`, or `https://…` behind a proxy), or the cluster's own
-                (`head:6379`), which is asked for the dashboard's.
+            address: The address of the dashboard (`http://head:8265`, or `https://…` behind a proxy), or of the head
+                (`head:6379`), which knows that of the dashboard.
 
         Raises:
-            UnmetError: Nothing answers there, or it asks for a token that this machine lacks.
+            RequirementError: Nothing answers there, or it requires a token that this machine lacks.
         """
         self.address = address
-        refuse_unreachable(address)
-        refuse_missing_token()
+        check_reachable(address)
+        check_token_present()
         os.environ[ADDRESS_VARIABLE] = address
-        for name in TALKATIVE:
+        for name in VERBOSE_LOGGERS:
             logging.getLogger(name).setLevel(logging.ERROR)
-        with self._answered():
+        with self._translate_errors():
             self._client = JobSubmissionClient(address, verify=os.environ.get("RAY_TLS_CA_CERT") or True)
 
     def launch(self, experiment: str, storage: str, spec: str, flags: Sequence[str]) -> str:
-        """Launch a spec on the head and return the job's name, once it runs.
+        """Launch a spec on the head, wait until it runs, and return the job's name.
 
         Args:
             experiment: The spec's name.
             storage: The folder of all runs, on the cluster.
-            spec: The spec's text; see `runner.execute.ray.jobs`.
-            flags: Of `runner launch`.
+            spec: The spec's text; see `serialize_spec`.
+            flags: Flags of `runner launch`.
 
         Raises:
-            UnmetError: The project is not installed there, or the cluster cannot start the job.
+            RequirementError: The project is not installed there, or the cluster cannot start the job.
         """
         name = f"{experiment}-{secrets.token_hex(4)}"
-        with tempfile.TemporaryDirectory() as folder, self._answered():
+        with tempfile.TemporaryDirectory() as folder, self._translate_errors():
             file = Path(folder) / f"{experiment}.json"
             file.write_text(spec, encoding="utf-8")
             self._client.submit_job(
@@ -184,138 +186,138 @@ class Jobs:
                 runtime_env={"working_dir": folder, "env_vars": {**STOP, JOB_VARIABLE: name}},
                 metadata={EXPERIMENT: experiment, STORAGE: storage},
             )
-        self._refuse_unstarted(name)
+        self._check_started(name)
         return name
 
-    def _refuse_unstarted(self, name: str) -> None:
+    def _check_started(self, name: str) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while (told := self._details(name)).status == "PENDING" and time.monotonic() < deadline:
+        while self._details(name).status == "PENDING" and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-        # A shell that does not find the command is at its end as soon as it has begun.
+        # A shell that does not find the command ends right after its start.
         time.sleep(POLL_SECONDS)
-        told = self._details(name)
-        if told.driver_exit_code == NOT_FOUND:
+        details = self._details(name)
+        if details.driver_exit_code == NOT_FOUND:
             raise RequirementError(
-                f"the head of {self.address} has no command `runner`: install this project there, in the environment "
-                "that `ray start` is called in, on every node"
+                f"the head of {self.address} has no command `runner`: install this project on every node, in the "
+                "environment in which `ray start` is called"
             )
-        if told.status == "FAILED":
-            raise RequirementError(f"the cluster did not start the launch: {_last_line(told.message)}")
+        if details.status == "FAILED":
+            raise RequirementError(f"the cluster did not start the launch: {_last_line(details.message)}")
 
     def find(self, name: str) -> Job | None:
-        """The launch of this name, or whose name begins so; None where there is none, as for an experiment's name.
+        """Find a launch by its name or the beginning of it; None if there is none, as for an experiment's name.
 
         Raises:
-            UnmetError: Several begin so; they are listed.
+            RequirementError: Several launches match; they are listed.
         """
-        fitting = [job for job in self.listed() if job.name.startswith(name) and name.startswith(f"{job.experiment}-")]
-        if len(fitting) > 1 and name not in {job.name for job in fitting}:
-            known = ", ".join(job.name for job in fitting)
-            raise RequirementError(f"{name!r} can be {len(fitting)} jobs; write more of one's name: {known}")
-        return next((job for job in fitting if job.name == name or len(fitting) == 1), None)
+        jobs = [job for job in self.list_jobs() if job.name.startswith(name) and name.startswith(f"{job.experiment}-")]
+        if len(jobs) > 1 and name not in {job.name for job in jobs}:
+            known = ", ".join(job.name for job in jobs)
+            raise RequirementError(f"{name!r} matches {len(jobs)} jobs; write more of the name: {known}")
+        return next((job for job in jobs if job.name == name or len(jobs) == 1), None)
 
-    def listed(self) -> list[Job]:
-        """All launches that the cluster knows of, the oldest first."""
-        with self._answered():
-            told = self._client.list_jobs()
-        ours = [Job.of(each) for each in told if EXPERIMENT in (each.metadata or {})]
-        return sorted(ours, key=lambda job: job.started or 0)
+    def list_jobs(self) -> list[Job]:
+        """List all launches that the cluster knows, the oldest first."""
+        with self._translate_errors():
+            all_details = self._client.list_jobs()
+        jobs = [Job.from_details(details) for details in all_details if EXPERIMENT in (details.metadata or {})]
+        return sorted(jobs, key=lambda job: job.started or 0)
 
     def stop(self, job: Job) -> None:
         """Ask a launch to stop, as Ctrl-C does.
 
         Raises:
-            UnmetError: It is at its end.
+            RequirementError: It has ended.
         """
-        with self._answered():
-            running = self._client.stop_job(job.name)
-        if not running:
-            raise RequirementError(f"{job.name} does not run: it is {job.status}")
+        with self._translate_errors():
+            was_running = self._client.stop_job(job.name)
+        if not was_running:
+            raise RequirementError(f"{job.name} is not running: it is {job.status}")
 
-    def follow(self, name: str, show: Callable[[str], None]) -> None:
-        """Show what a job prints, until it is at its end."""
+    def follow_logs(self, name: str, show: Callable[[str], None]) -> None:
+        """Show the output of a job until it ends."""
 
         async def read() -> None:
             async for text in self._client.tail_job_logs(name):
                 show(text)
 
-        with self._answered():
+        with self._translate_errors():
             asyncio.run(read())
 
-    def printed(self, name: str, show: Callable[[str], None]) -> None:
-        """Show what a job has printed so far."""
-        with self._answered():
+    def show_logs(self, name: str, show: Callable[[str], None]) -> None:
+        """Show the output of a job so far."""
+        with self._translate_errors():
             show(self._client.get_job_logs(name))
 
-    def ask(self, arguments: Sequence[str], show: Callable[[str], None]) -> int:
-        """Run a short command of `runner` on the head, show what it prints, and return its exit status."""
-        with self._answered():
+    def run_command(self, arguments: Sequence[str], show: Callable[[str], None]) -> int:
+        """Run a short `runner` command on the head, show its output, and return its exit status."""
+        with self._translate_errors():
             name = self._client.submit_job(entrypoint=f"exec {shlex.join(['runner', *arguments])}")
         try:
-            self.follow(name, without_preface(show))
+            self.follow_logs(name, skip_preface(show))
         finally:
-            told = self._ended(name)
-        if told.driver_exit_code is None:
-            raise StepError(f"the head did not answer: {_last_line(told.message)}")
-        return told.driver_exit_code
+            details = self._remove(name)
+        if details.driver_exit_code is None:
+            raise StepError(f"the head did not answer: {_last_line(details.message)}")
+        return details.driver_exit_code
 
-    def _ended(self, name: str) -> JobDetails:
-        """Wait for a command's end, stopping it if it was left in the middle, and remove it from the list."""
-        with self._answered():
+    def _remove(self, name: str) -> JobDetails:
+        """Stop a job if it still runs, wait for its end, and remove it from the list; return its last description."""
+        with self._translate_errors():
             self._client.stop_job(name)
-            while not (told := self._details(name)).status.is_terminal():
+            while not (details := self._details(name)).status.is_terminal():
                 time.sleep(POLL_SECONDS)
             self._client.delete_job(name)
-        return told
+        return details
 
     def _details(self, name: str) -> JobDetails:
-        with self._answered():
+        with self._translate_errors():
             return self._client.get_job_info(name)
 
     @contextlib.contextmanager
-    def _answered(self) -> Iterator[None]:
-        """Turn what Ray raises into one line that says what would be right."""
+    def _translate_errors(self) -> Iterator[None]:
+        """Turn Ray's exceptions into messages of one line with a remedy."""
         try:
             yield
         except AuthenticationError as error:
-            raise RequirementError(token_advice(self.address)) from error
+            raise RequirementError(token_message(self.address)) from error
         except (OSError, RayError, ValueError) as error:
-            raise RequirementError(nobody(self.address, _last_line(str(error)))) from error
+            raise RequirementError(unreachable_message(self.address, _last_line(str(error)))) from error
         except RuntimeError as error:
             raise RequirementError(f"the cluster at {self.address} refuses: {_last_line(str(error))}") from error
 
 
 def _last_line(text: str | None) -> str:
     lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
-    return lines[-1] if lines else "it says nothing"
+    return lines[-1] if lines else "no message"
 
 
 PREFACE = "Running entrypoint for job "
-"""How the line begins, in a job's log, after which the command's own lines stand."""
+"""How the line of a job's log begins after which the command's own output follows."""
 
 
-def without_preface(show: Callable[[str], None]) -> Callable[[str], None]:
-    """Leave out what Ray itself writes at the beginning of a job's log.
+def skip_preface(show: Callable[[str], None]) -> Callable[[str], None]:
+    """Omit the lines that Ray itself writes at the beginning of a job's log.
 
     Args:
-        show: Called with what follows, piece by piece.
+        show: Called with the rest of the log, piece by piece.
 
     Returns:
-        What is to be called with the pieces of the log.
+        A function to call with the pieces of the log.
     """
-    held: list[str] | None = []
+    pending: list[str] | None = []
 
-    def pass_on(text: str) -> None:
-        nonlocal held
-        if held is None:
+    def receive(text: str) -> None:
+        nonlocal pending
+        if pending is None:
             show(text)
             return
-        held.append(text)
-        _, marker, after = "".join(held).partition(PREFACE)
+        pending.append(text)
+        _, marker, after = "".join(pending).partition(PREFACE)
         _, end, rest = after.partition("\n")
         if marker and end:
-            held = None
+            pending = None
             if rest:
                 show(rest)
 
-    return pass_on
+    return receive

@@ -8,46 +8,45 @@ import subprocess
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
 from typing import Any
 
 from runner.errors import LostWorkerError, RequirementError
-from runner.execute.executor import forked_outcome, server_environment
+from runner.execute.executor import run_in_fork, server_environment
 from runner.execute.fork_server import ForkRequest, start_server
-from runner.preflight.resources import gpu_too_small, local_gpus
-from runner.provenance import code_hash, packages
+from runner.preflight.resources import gpu_memory_problem, local_gpus
+from runner.provenance import code_hash, package_versions
 from runner.spec.experiment_spec import ComputeOptions
-from runner.stages.registry import STAGES, installed
+from runner.stages.registry import STAGES, installed_plugins
 from runner.trial.run_trial import Outcome
 
 import ray  # isort: skip - after runner's modules, which need not wait for it
 from ray.exceptions import RayError
 
-Software = Mapping[str, str]
-"""Version or hash by the name of a package, a distribution, or the code of one."""
+Versions = Mapping[str, str]
+"""Version or hash by the name of a package, of a distribution, or of a distribution's code."""
 
 
-def software() -> dict[str, str]:
-    """The software of this machine.
+def software_versions() -> dict[str, str]:
+    """The versions of this machine's software.
 
-    Of the main packages what stands before a `+` counts: behind it is the device that a build of torch is for, which
-    a laptop and a rack need not share.
+    The local part of a main package's version (after `+`) is omitted: it names the device that a build of torch is
+    for, which may differ between a laptop and a cluster.
 
     Raises:
         PluginError: Two distributions offer the same plugin.
     """
-    plugins = [plugin for stage in STAGES for plugin in installed(stage).values()]
+    plugins = [plugin for stage in STAGES for plugin in installed_plugins(stage).values()]
     distributions = dict(plugin.distribution.rsplit(" ", 1) for plugin in plugins if " " in plugin.distribution)
-    code = {"runner", *(_top(plugin.entry) for plugin in plugins)}
+    top_packages = {"runner", *(plugin.entry.module.split(".")[0] for plugin in plugins)}
     return {
-        **{name: version.split("+")[0] for name, version in packages().items()},
+        **{name: version.split("+")[0] for name, version in package_versions().items()},
         **distributions,
-        **{f"the code of {name}": code_hash(name) for name in sorted(code)},
+        **{f"the code of {name}": code_hash(name) for name in sorted(top_packages)},
     }
 
 
-def differences(ours: Software, theirs: Software) -> list[str]:
-    """Name what two machines do not have alike, the first one's version before the second one's."""
+def version_differences(ours: Versions, theirs: Versions) -> list[str]:
+    """List the software in which two machines differ, with this machine's version before the other's."""
     names = [*ours, *(name for name in theirs if name not in ours)]
     return [
         f"{name} {ours.get(name, 'missing')} here and {theirs.get(name, 'missing')} there"
@@ -56,65 +55,66 @@ def differences(ours: Software, theirs: Software) -> list[str]:
     ]
 
 
-def _top(entry: EntryPoint) -> str:
-    return entry.module.split(".")[0]
-
-
-PORTS_KEPT = 256
-"""How many ports a node remembers to have given away; more trials do not begin at once."""
+MAX_RESERVED_PORTS = 256
+"""How many ports a node keeps reserved; not more trials than this start at the same time."""
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class NodeActor:
-    """Keeps the fork servers of a node; restarted where it dies, with new ones."""
+    """Holds the fork servers of a node; if it dies, Ray restarts it, and new servers are started."""
 
     def __init__(self) -> None:
-        """Begin with no server."""
+        """Initialize the actor without servers."""
         self._servers: dict[tuple[int, bool], tuple[subprocess.Popen[bytes], str]] = {}
-        self._ports: deque[socket.socket] = deque(maxlen=PORTS_KEPT)
+        self._ports: deque[socket.socket] = deque(maxlen=MAX_RESERVED_PORTS)
 
     def fork_server(self, cores: int, modules: Sequence[str], *, with_cloud: bool) -> str:
-        """The socket of the server for processes of so many threads, started where it does not run.
+        """Return the address of the server for processes with this number of threads, started if needed.
 
-        OpenMP reads the number of threads when it is loaded, so that each number needs a server of its own; and so do
-        those that keep the keys to a store of objects.
+        OpenMP reads the number of threads when it is loaded, so that each number needs its own server. So do processes
+        that keep the credentials of an object store.
+
+        Args:
+            cores: Number of threads of each process.
+            modules: The modules that the server imports.
+            with_cloud: See `runner.secrets.worker_environment`.
         """
-        kind = (cores, with_cloud)
-        server, address = self._servers.get(kind, (None, ""))
+        key = (cores, with_cloud)
+        server, address = self._servers.get(key, (None, ""))
         if server is None or server.poll() is not None:
             environment = server_environment(os.environ, cores, with_cloud=with_cloud)
-            server, address = self._servers[kind] = start_server(modules, environment)
+            server, address = self._servers[key] = start_server(modules, environment)
         return address
 
-    def meeting_point(self) -> tuple[str, int]:
-        """This node's address and a port where the workers of a trial can meet.
+    def rendezvous_address(self) -> tuple[str, int]:
+        """Return this node's address and a free port, where the workers of a trial can meet.
 
-        The port stays bound here without listening, so that nobody else is given it; the worker that listens may bind
-        it too, as both reuse addresses.
+        The port stays bound here without listening, so that no other process gets it. The worker that listens can bind
+        it too, since both reuse addresses.
         """
-        held = socket.socket()
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("", 0))
-        self._ports.append(held)
-        return str(ray.util.get_node_ip_address()), held.getsockname()[1]  # type: ignore[no-untyped-call]
+        reserved = socket.socket()
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("", 0))
+        self._ports.append(reserved)
+        return str(ray.util.get_node_ip_address()), reserved.getsockname()[1]  # type: ignore[no-untyped-call]
 
-    def software(self) -> dict[str, str]:
-        """The software of this node."""
-        return software()
+    def software_versions(self) -> dict[str, str]:
+        """Return the versions of this node's software."""
+        return software_versions()
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkerTask:
     """What one worker of a trial does, as plain data.
 
     Attributes:
         plan: The trial's plan as JSON.
         folder: Its run directory.
         steps: The steps to run.
-        modules: What the fork server loads, if it is to be started.
-        cores: Threads to compute with.
-        compute: What each worker was promised, as JSON.
-        group: `RANK`, `WORLD_SIZE` and where the workers meet; empty for one alone.
+        modules: The modules that the fork server imports, if it has to be started.
+        cores: Number of threads.
+        compute: The spec's `compute` section as JSON, with the resources of each worker.
+        group: `RANK`, `WORLD_SIZE` and where the workers meet; empty for a single worker.
     """
 
     plan: str
@@ -127,25 +127,29 @@ class Work:
 
 
 @ray.remote(max_retries=0, max_calls=0)
-def work_on(node: Any, work: Work) -> dict[str, Any]:
-    """Hold a worker's place while a process forked for it runs; the process ends with this task.
+def run_worker(node: Any, task: WorkerTask) -> dict[str, Any]:
+    """Hold a worker's resources while a process that is forked for it runs; the process ends with this Ray task.
+
+    Args:
+        node: The `NodeActor` of this node.
+        task: What the worker does.
 
     Returns:
         The outcome as plain data.
     """
-    return _work(node, work).as_json()
+    return _run_worker(node, task).as_json()
 
 
-def _work(node: Any, work: Work) -> Outcome:
-    compute = ComputeOptions.model_validate(work.compute)
-    lacking = gpu_too_small(compute, local_gpus(), ray.get_gpu_ids())
-    if lacking:
-        return Outcome("failed", RequirementError(f"{lacking} on {socket.gethostname()}"))
+def _run_worker(node: Any, task: WorkerTask) -> Outcome:
+    compute = ComputeOptions.model_validate(task.compute)
+    problem = gpu_memory_problem(compute, local_gpus(), ray.get_gpu_ids())
+    if problem:
+        return Outcome("failed", RequirementError(f"{problem} on {socket.gethostname()}"))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    request = ForkRequest(work.plan, work.folder, work.steps, {**work.group, "CUDA_VISIBLE_DEVICES": visible})
+    request = ForkRequest(task.plan, task.folder, task.steps, {**task.group, "CUDA_VISIBLE_DEVICES": visible})
     try:
-        shared = "://" in (compute.cache or "")
-        server = ray.get(node.fork_server.remote(work.cores, work.modules, with_cloud=shared))
-        return forked_outcome(server, request)
+        with_cloud = "://" in (compute.cache or "")
+        server = ray.get(node.fork_server.remote(task.cores, task.modules, with_cloud=with_cloud))
+        return run_in_fork(server, request)
     except (OSError, RayError) as error:
         return Outcome("failed", LostWorkerError(f"no worker could be started on {socket.gethostname()}: {error}"))

@@ -1,4 +1,4 @@
-"""Which places a trial needs on the nodes of a cluster: whether there ever are, and are now, and how to say so."""
+"""Computes which resources a trial needs on a cluster's nodes, whether they exist or are free, and describes them."""
 
 from __future__ import annotations
 
@@ -13,134 +13,145 @@ Resources = Mapping[str, float]
 """Amounts by Ray's names: `CPU`, `GPU`, `accelerator_type:A100`."""
 
 TYPE = "accelerator_type:"
-TYPE_SHARE = 0.001
-"""What a worker takes of its node's `accelerator_type`, which is 1 and only says what kind the GPUs are."""
+TYPE_AMOUNT = 0.001
+"""What a worker takes of its node's `accelerator_type`. The node has 1 of it, which only says what its GPUs are."""
 ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The places of a trial.
+class PlacementRequest:
+    """The resources of a trial, in bundles of which each lies on one node.
 
     Attributes:
-        worker: What each worker takes.
-        sizes: Workers of each bundle; a bundle lies on one node.
-        apart: Whether bundles lie on nodes of their own.
+        per_worker: What each worker takes.
+        workers_per_bundle: The number of workers of each bundle.
+        is_spread: Whether each bundle needs a node of its own.
     """
 
-    worker: Resources
-    sizes: tuple[int, ...]
-    apart: bool
+    per_worker: Resources
+    workers_per_bundle: tuple[int, ...]
+    is_spread: bool
 
     def bundles(self) -> list[dict[str, float]]:
-        """What each bundle takes."""
-        return [self._taken_by(size) for size in self.sizes]
+        """The resources of each bundle."""
+        return [self._resources_of(num_workers) for num_workers in self.workers_per_bundle]
 
     def fits(self, free: Iterable[Resources]) -> bool:
-        """Whether nodes with these free resources have room."""
-        places = sorted((num_places(node, self.worker) for node in free), reverse=True)
-        if not self.apart:
-            return sum(places) >= sum(self.sizes)
-        wanted = sorted(self.sizes, reverse=True)
-        return len(places) >= len(wanted) and all(have >= want for have, want in zip(places, wanted, strict=False))
-
-    def __str__(self) -> str:
-        """What is waited for: `4 GPUs and 8 CPUs on one node`."""
-        if not self.apart:
-            return f"{_told(self._taken_by(sum(self.sizes)))} on any nodes"
-        return " and ".join(
-            f"{_told(self._taken_by(size))} on {f'each of {number} nodes' if number > 1 else 'one node'}"
-            for size, number in Counter(self.sizes).items()
+        """Whether nodes with these free resources can hold the request."""
+        capacities = sorted((worker_capacity(node, self.per_worker) for node in free), reverse=True)
+        if not self.is_spread:
+            return sum(capacities) >= sum(self.workers_per_bundle)
+        needed = sorted(self.workers_per_bundle, reverse=True)
+        return len(capacities) >= len(needed) and all(
+            capacity >= num_workers for capacity, num_workers in zip(capacities, needed, strict=False)
         )
 
-    def _taken_by(self, workers: int) -> dict[str, float]:
-        return {name: workers * amount for name, amount in self.worker.items()}
+    def __str__(self) -> str:
+        """Describe the request: `4 GPUs and 8 CPUs on one node`."""
+        if not self.is_spread:
+            return f"{_describe(self._resources_of(sum(self.workers_per_bundle)))} on any nodes"
+        return " and ".join(
+            f"{_describe(self._resources_of(size))} on {f'each of {number} nodes' if number > 1 else 'one node'}"
+            for size, number in Counter(self.workers_per_bundle).items()
+        )
+
+    def _resources_of(self, num_workers: int) -> dict[str, float]:
+        return {name: num_workers * amount for name, amount in self.per_worker.items()}
 
 
 def worker_resources(compute: ComputeOptions, totals: Sequence[Resources]) -> dict[str, float]:
-    """What each worker takes.
+    """The resources of each worker.
 
-    Without `cpus_per_worker` a worker with GPUs gets its share of the cores beside them, and the workers of a trial
-    without GPUs share all cores of a node; the nodes with the fewest count.
+    Without `cpus_per_worker`, a worker with GPUs gets the fraction of its node's cores that corresponds to its GPUs,
+    and the workers of a trial without GPUs share all cores of a node. The suitable node with the fewest such cores
+    counts.
     """
-    asked: dict[str, float] = {}
+    accelerators: dict[str, float] = {}
     if compute.gpus_per_worker:
-        asked["GPU"] = compute.gpus_per_worker
+        accelerators["GPU"] = compute.gpus_per_worker
     if compute.accelerator:
-        asked[f"{TYPE}{compute.accelerator}"] = TYPE_SHARE
-    suitable = [node for node in totals if node.get("CPU", 0) and num_places(node, asked)]
+        accelerators[f"{TYPE}{compute.accelerator}"] = TYPE_AMOUNT
+    suitable = [node for node in totals if node.get("CPU", 0) and worker_capacity(node, accelerators)]
     cores = (_cores(node, compute) for node in suitable)
-    return {"CPU": float(compute.cpus_per_worker or max(1, min(cores, default=1))), **asked}
+    return {"CPU": float(compute.cpus_per_worker or max(1, min(cores, default=1))), **accelerators}
 
 
 def _cores(node: Resources, compute: ComputeOptions) -> int:
-    share = compute.gpus_per_worker / node["GPU"] if compute.gpus_per_worker else 1 / compute.workers
-    return int(node["CPU"] * share)
+    fraction = compute.gpus_per_worker / node["GPU"] if compute.gpus_per_worker else 1 / compute.workers
+    return int(node["CPU"] * fraction)
 
 
-def shape(compute: ComputeOptions, totals: Sequence[Resources], workers: int) -> Shape:
-    """Work out the places of a trial.
+def plan_placement(compute: ComputeOptions, totals: Sequence[Resources], workers: int) -> PlacementRequest:
+    """Compute the resources of a trial, on as few nodes as possible unless the spec allows any.
 
     Args:
-        compute: What the spec asks for.
-        totals: What each node has, free or not.
-        workers: How many are to run: those of `compute`, or one where the training is over.
+        compute: The spec's `compute` section.
+        totals: All resources of each node, free or not.
+        workers: How many workers run: those of `compute`, or one when the training is finished.
 
     Raises:
-        UnmetError: The cluster can never hold it: with what it has, and what would fit.
+        RequirementError: The cluster can never hold the trial; the message says what it has and what would fit.
     """
-    worker = worker_resources(compute, totals)
-    places = sorted((num_places(node, worker) for node in totals), reverse=True)
-    if sum(places) < workers:
-        raise RequirementError(_refusal(compute, worker, workers, totals, sum(places)))
+    per_worker = worker_resources(compute, totals)
+    capacities = sorted((worker_capacity(node, per_worker) for node in totals), reverse=True)
+    if sum(capacities) < workers:
+        raise RequirementError(_refusal(compute, per_worker, workers, totals, sum(capacities)))
     if compute.placement == "any" and workers > 1:
-        return Shape(worker, (1,) * workers, apart=False)
-    sizes, left = [], workers
-    for most in places:
-        if left:
-            sizes.append(min(most, left))
-            left -= sizes[-1]
-    return Shape(worker, tuple(sizes), apart=True)
+        return PlacementRequest(per_worker, (1,) * workers, is_spread=False)
+    sizes, num_left = [], workers
+    for capacity in capacities:
+        if num_left:
+            sizes.append(min(capacity, num_left))
+            num_left -= sizes[-1]
+    return PlacementRequest(per_worker, tuple(sizes), is_spread=True)
 
 
-def num_places(node: Resources, worker: Resources) -> int:
-    """How many such workers a node with these resources holds."""
-    return min((int(node.get(name, 0) / amount + ROUNDING) for name, amount in worker.items()), default=1)
+def worker_capacity(node: Resources, per_worker: Resources) -> int:
+    """How many such workers a node with these resources can hold."""
+    return min((int(node.get(name, 0) / amount + ROUNDING) for name, amount in per_worker.items()), default=1)
 
 
-def shortage(wanted: Shape, free: Sequence[Resources]) -> str:
-    """What a trial waits for, and what is free."""
-    return f"{wanted}; free now: {described(free)}"
+def describe_shortage(request: PlacementRequest, free: Sequence[Resources]) -> str:
+    """Describe what a trial is waiting for, and what is free."""
+    return f"{request}; free now: {describe_nodes(free)}"
 
 
-def described(nodes: Sequence[Resources]) -> str:
-    """Nodes in words, like ones together: `2 × 4 GPUs, 8 CPUs, A100`."""
-    told = Counter(_told(node, ", ") for node in nodes)
-    return "; ".join(f"{number} × {each}" if number > 1 else each for each, number in told.items()) or "no node"
+def describe_nodes(nodes: Sequence[Resources]) -> str:
+    """Describe nodes, with equal ones grouped: `2 × 4 GPUs, 8 CPUs, A100`."""
+    counts = Counter(_describe(node, ", ") for node in nodes)
+    return "; ".join(f"{number} × {node}" if number > 1 else node for node, number in counts.items()) or "no node"
 
 
-def _refusal(compute: ComputeOptions, worker: Resources, workers: int, totals: Sequence[Resources], places: int) -> str:
-    asked = f"a worker of {_told(worker)} is asked for"
+def _refusal(
+    compute: ComputeOptions, per_worker: Resources, workers: int, totals: Sequence[Resources], capacity: int
+) -> str:
+    """The message for a trial that the cluster can never hold; `capacity` is how many of its workers it can hold."""
     if workers > 1:
-        total = {name: workers * amount for name, amount in worker.items()}
-        asked = f"{workers} workers of {_told(worker)} are asked for, {_told(total)} in all"
-    if places:
-        fitting = f"compute.workers: {places} would fit"
+        total = {name: workers * amount for name, amount in per_worker.items()}
+        request = f"the trial needs {workers} workers of {_describe(per_worker)}, {_describe(total)} in total"
     else:
-        lacking = [name for name, amount in worker.items() if not any(num_places(n, {name: amount}) for n in totals)]
-        short = ", ".join(name.removeprefix(TYPE) for name in lacking) or "all of it at once"
-        fitting = f"no node has enough {short}; take less of it for each worker"
-    have = described(totals)
-    return f"{asked}, and the cluster can hold {places or 'none'} of them. Its nodes have {have}; {fitting}"
+        request = f"the trial needs a worker of {_describe(per_worker)}"
+    if capacity:
+        remedy = f"compute.workers: {capacity} would fit"
+    else:
+        missing = [
+            name
+            for name, amount in per_worker.items()
+            if not any(worker_capacity(node, {name: amount}) for node in totals)
+        ]
+        names = ", ".join(name.removeprefix(TYPE) for name in missing) or "all of it at once"
+        remedy = f"no node has enough {names}; request less per worker"
+    found = f"the cluster can hold {capacity or 'none'} of them. Its nodes: {describe_nodes(totals)}"
+    return f"{request}, but {found}; {remedy}"
 
 
-def _told(resources: Resources, comma: str = " and ") -> str:
+def _describe(resources: Resources, separator: str = " and ") -> str:
     parts = [
         f"{resources[name]:g} {name}{'s' if resources[name] != 1 else ''}"
         for name in ("GPU", "CPU")
         if name in resources
     ]
     types = [name.removeprefix(TYPE) for name in resources if name.startswith(TYPE)]
-    if types and comma == " and ":
-        return f"{comma.join(parts)} ({', '.join(types)})"
-    return comma.join([*parts, *types])
+    if types and separator == " and ":
+        return f"{separator.join(parts)} ({', '.join(types)})"
+    return separator.join([*parts, *types])

@@ -9,8 +9,8 @@ from typing import Any
 from runner.errors import RequirementError
 from runner.execute.ray.attempt import TRAIN, Attempt, RetryingTrial
 from runner.execute.ray.cluster import Node, Reservation, ReservationPool, connect, disconnect, nodes
-from runner.execute.ray.node import NodeActor, differences, software
-from runner.execute.ray.placement import Shape, shape, shortage
+from runner.execute.ray.node import NodeActor, software_versions, version_differences
+from runner.execute.ray.placement import PlacementRequest, describe_shortage, plan_placement
 from runner.plan import read_plan
 from runner.spec.experiment_spec import ComputeOptions
 from runner.trial.run_directory import RunDirectory, steps_of
@@ -20,116 +20,118 @@ import ray  # isort: skip - after cluster.py, which sets what Ray reads when it 
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 SOFTWARE_SECONDS = 120.0
-"""In which a node is to tell its software; its worker processes are started for it."""
+"""How long a node may take to report its software versions; its worker processes are started for that."""
 
 
 class RayExecutor:
     """Places trials on nodes; see `Executor`.
 
-    Worker processes are forked from a server on each node that has loaded the plugins, those of a trial with several
-    workers too: that costs milliseconds where Ray Train starts and imports anew, leaves one way to place and to retry
-    for any number of workers, and needs nothing of Ray Train's, as accelerate joins the workers by `RANK`,
+    Worker processes are forked from a server on each node that has loaded the plugins, also for a trial with several
+    workers. A fork takes milliseconds, where Ray Train would start and import anew. There is one way to place and to
+    retry for any number of workers. Nothing of Ray Train is needed, since accelerate joins the workers by `RANK`,
     `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT`.
     """
 
     def __init__(self, address: str | None = None) -> None:
-        """Connect.
+        """Connect to a cluster, or start Ray on this machine.
 
         Raises:
-            UnmetError: No cluster answers, or a node has other software than this machine.
+            RequirementError: No cluster answers, or a node has other software than this machine.
         """
         connect(address)
-        self._places = ReservationPool()
+        self._pool = ReservationPool()
         self._actors: dict[str, Any] = {}
-        self._is_elsewhere = address is not None
+        self._is_remote = address is not None
         try:
-            self._meet_nodes()
+            self._add_new_nodes()
         except RequirementError:
             disconnect()
             raise
 
-    def refuse_unplaceable(self, compute: ComputeOptions) -> None:
-        """Refuse at once what can never be placed; see `Executor.refuse_unplaceable`."""
-        self._shape(compute, compute.workers)
+    def check_placeable(self, compute: ComputeOptions) -> None:
+        """Check that the cluster can hold a trial at some time; see `Executor.check_placeable`."""
+        self._request(compute, compute.workers)
 
     def start(self, plan: str, folder: Path, compute: ComputeOptions) -> RetryingTrial | None:
-        """Begin a trial, or find no room for it now; see `Executor.start`."""
-        first = self._attempt(plan, folder, compute)
-        return RetryingTrial(plan, folder, compute, self._attempt, first) if first else None
+        """Start a trial if its resources are free; see `Executor.start`."""
+        first = self._start_attempt(plan, folder, compute)
+        return RetryingTrial(plan, folder, compute, self._start_attempt, first) if first else None
 
-    def waits_for(self, compute: ComputeOptions) -> str:
-        """Say what a trial that found no room waits for; see `Executor.waits_for`."""
-        return shortage(self._shape(compute, compute.workers), self._places.free())
+    def describe_wait(self, compute: ComputeOptions) -> str:
+        """Describe what a trial is waiting for; see `Executor.describe_wait`."""
+        return describe_shortage(self._request(compute, compute.workers), self._pool.free())
 
     def close(self) -> None:
-        """Leave the cluster, and with it what still runs."""
+        """Disconnect from the cluster, which ends what still runs."""
         disconnect()
 
-    def _attempt(self, plan: str, folder: Path, compute: ComputeOptions) -> PlacedAttempt | None:
-        together = compute.workers > 1 and TRAIN in _unfinished(plan, folder)
-        held = self._places.reserve(self._shape(compute, compute.workers if together else 1))
-        if held is None:
+    def _start_attempt(self, plan: str, folder: Path, compute: ComputeOptions) -> PlacedAttempt | None:
+        is_distributed = compute.workers > 1 and TRAIN in _unfinished_steps(plan, folder)
+        reservation = self._pool.reserve(self._request(compute, compute.workers if is_distributed else 1))
+        if reservation is None:
             return None
         try:
-            self._meet_nodes()
-            attempt = Attempt(plan, folder, _unfinished(plan, folder), compute, held, self._actors)
-            return PlacedAttempt(attempt, self._places, held)
+            self._add_new_nodes()
+            attempt = Attempt(plan, folder, _unfinished_steps(plan, folder), compute, reservation, self._actors)
+            return PlacedAttempt(attempt, self._pool, reservation)
         except BaseException:
-            self._places.release(held)
+            self._pool.release(reservation)
             raise
 
-    def _shape(self, compute: ComputeOptions, workers: int) -> Shape:
-        return shape(compute, [node.total for node in self._places.nodes()], workers)
+    def _request(self, compute: ComputeOptions, workers: int) -> PlacementRequest:
+        return plan_placement(compute, [node.total for node in self._pool.nodes()], workers)
 
-    def _meet_nodes(self) -> None:
-        """Put an actor onto each node that is new, and compare its software with this machine's."""
+    def _add_new_nodes(self) -> None:
+        """Start an actor on each new node, and compare its software with this machine's."""
         new = [node for node in nodes() if node.id not in self._actors]
-        actors = {node.id: _actor_on(node) for node in new}
-        if self._is_elsewhere:
-            _refuse_other_software({node.name: actors[node.id] for node in new})
+        actors = {node.id: _start_actor(node) for node in new}
+        if self._is_remote:
+            _check_software({node.name: actors[node.id] for node in new})
         self._actors |= actors
 
 
 @dataclass(frozen=True)
 class PlacedAttempt:
-    """An attempt, and how its places are given back; see `Holding`."""
+    """An attempt with its reservation; see `runner.execute.ray.attempt.ReservedAttempt`."""
 
     attempt: Attempt
-    places: ReservationPool
-    held: Reservation
+    pool: ReservationPool
+    reservation: Reservation
 
     def outcome(self) -> Outcome | None:
-        """How it ended; None while it goes on."""
+        """The attempt's outcome; None while it runs."""
         return self.attempt.outcome()
 
     def release(self) -> None:
-        """Give the places back; what still runs there is killed."""
-        self.places.release(self.held)
+        """Release the resources; what still runs there is killed."""
+        self.pool.release(self.reservation)
 
 
-def _unfinished(plan: str, folder: Path) -> list[str]:
-    """The steps that are left of a trial."""
+def _unfinished_steps(plan: str, folder: Path) -> list[str]:
     run = RunDirectory(folder)
-    return [step for step in steps_of(read_plan(plan)) if not run.finished(step)]
+    return [step for step in steps_of(read_plan(plan)) if not run.is_finished(step)]
 
 
-def _actor_on(node: Node) -> Any:
-    place = NodeAffinitySchedulingStrategy(node.id, soft=False)
-    return NodeActor.options(scheduling_strategy=place).remote()  # type: ignore[attr-defined]
+def _start_actor(node: Node) -> Any:
+    strategy = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    return NodeActor.options(scheduling_strategy=strategy).remote()  # type: ignore[attr-defined]
 
 
-def _refuse_other_software(actors: dict[str, Any]) -> None:
-    """Compare nodes with this machine.
+def _check_software(actors: dict[str, Any]) -> None:
+    """Compare the software versions of nodes with those of this machine.
 
     Raises:
-        UnmetError: By node and package, with both versions.
+        RequirementError: They differ; the message lists nodes and packages with both versions.
     """
-    ours = software()
-    asked = {name: actor.software.remote() for name, actor in actors.items()}
-    found = {name: differences(ours, ray.get(each, timeout=SOFTWARE_SECONDS)) for name, each in asked.items()}
-    told = [f"node {name}: {'; '.join(lines)}" for name, lines in found.items() if lines]
-    if told:
+    ours = software_versions()
+    requests = {name: actor.software_versions.remote() for name, actor in actors.items()}
+    differences = {
+        name: version_differences(ours, ray.get(request, timeout=SOFTWARE_SECONDS))
+        for name, request in requests.items()
+    }
+    problems = [f"node {name}: {'; '.join(lines)}" for name, lines in differences.items() if lines]
+    if problems:
         raise RequirementError(
-            f"{' | '.join(told)}. Trials on it would compute something else: install there what is here, or here what "
-            "is there"
+            f"{' | '.join(problems)}. Trials on these nodes would give different results: install the same versions "
+            "there and here"
         )

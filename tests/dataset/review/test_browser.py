@@ -1,4 +1,4 @@
-"""`runner review` in a real browser: by key and by click, over reloads and kills, for two reviewers at once."""
+"""`runner review` in a real browser: keys, clicks, reloads, kills, and two reviewers at once."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from runner.dataset.review.decisions import Decision, decide, now, read_decisions
+from runner.dataset.review.decisions import Decision, append_decision, read_decisions, utc_now
 from runner.dataset.review.queue import open_review
 from runner.dataset.review.session import Session
 
@@ -25,29 +25,31 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium"),
 ]
-SECONDS = 120_000
-"""Milliseconds that the browser waits for what should come; a busy machine is slow."""
+TIMEOUT_MS = 120_000
+"""Timeout of the browser in milliseconds; long because a busy machine is slow."""
 
 
 @dataclass
-class Served:
-    """A review that is served, and can be killed and served again."""
+class ReviewServer:
+    """A running review server that can be killed and restarted."""
 
     workplace: object
-    waiting: object
+    pending_review: object
     port: int
-    server: subprocess.Popen | None = None
+    process: subprocess.Popen | None = None
 
     @property
     def address(self):
         return f"http://127.0.0.1:{self.port}/"
 
     def start(self):
-        # NiceGUI takes a process for a test of its own where pytest has set this.
+        # With this variable, which pytest sets, NiceGUI would run in its own test mode.
         self.workplace.environment.pop("PYTEST_CURRENT_TEST", None)
-        self.server = self.workplace.start("review", self.waiting.dataset, "--port", self.port, "--reviewer", "ann")
+        self.process = self.workplace.start(
+            "review", self.pending_review.dataset, "--port", self.port, "--reviewer", "ann"
+        )
         deadline = time.monotonic() + 600
-        while time.monotonic() < deadline and self.server.poll() is None:
+        while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 with urllib.request.urlopen(self.address, timeout=5):
                     return
@@ -56,118 +58,118 @@ class Served:
         raise AssertionError("the page is not served")
 
     def stop(self, number=signal.SIGINT):
-        self.server.send_signal(number)
-        return self.server.communicate(timeout=600)
+        self.process.send_signal(number)
+        return self.process.communicate(timeout=600)
 
     def decisions(self):
-        """Sample to what stands of it: the decision, the reviewer's summary, and who."""
-        standing = read_decisions(self.waiting.work.decisions)
-        return {name: (last.decision, last.summary, last.who) for name, (*_, last) in standing.items()}
+        """Return the current decision of each sample: verdict, reviewer's summary, and reviewer."""
+        decisions = read_decisions(self.pending_review.work.decisions)
+        return {name: (last.decision, last.summary, last.who) for name, (*_, last) in decisions.items()}
 
 
 @pytest.fixture
-def served(workplace, six):
+def review_server(workplace, six_samples):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    served = Served(workplace, six, port)
-    served.start()
-    yield served
-    if served.server.poll() is None:
-        served.stop()
+    review_server = ReviewServer(workplace, six_samples, port)
+    review_server.start()
+    yield review_server
+    if review_server.process.poll() is None:
+        review_server.stop()
 
 
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
+        launched = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield launched
+        launched.close()
 
 
 @pytest.fixture
-def tab(browser, served):
-    """Opens a page; what it asks of any other address, and its errors, fail the test."""
-    contexts, wrong = [], []
+def tab(browser, review_server):
+    """Return a function that opens a page; script errors and requests to other addresses fail the test."""
+    contexts, errors = [], []
 
     def tab(query="", **options):
         context = browser.new_context(**options)
-        context.set_default_timeout(SECONDS)
+        context.set_default_timeout(TIMEOUT_MS)
         contexts.append(context)
         page = context.new_page()
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda asked: None if is_here(asked.url) else wrong.append(asked.url))
-        page.goto(served.address + query)
-        expect(page.locator(".picture")).to_be_visible(timeout=SECONDS)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda sent: None if is_own_address(sent.url) else errors.append(sent.url))
+        page.goto(review_server.address + query)
+        expect(page.locator(".image-panel")).to_be_visible(timeout=TIMEOUT_MS)
         return page
 
-    def is_here(url):
-        return url.startswith((served.address, served.address.replace("http", "ws"), "data:", "blob:"))
+    def is_own_address(url):
+        return url.startswith((review_server.address, review_server.address.replace("http", "ws"), "data:", "blob:"))
 
-    expect.set_options(timeout=SECONDS)
+    expect.set_options(timeout=TIMEOUT_MS)
     yield tab
     for context in contexts:
         context.close()
-    assert not wrong
+    assert not errors
 
 
-def shows(page, sample):
-    expect(page.locator(".picture")).to_have_attribute("data-sample", sample)
+def expect_sample(page, sample):
+    expect(page.locator(".image-panel")).to_have_attribute("data-sample", sample)
 
 
 def opened_editor(page):
-    """The field of a summary, once the page has put the caret at its end: what is written before lands there too."""
+    """Return the text field once it has the focus; the page sets its text and the caret before that."""
     field = page.locator(".editor textarea")
     expect(field).to_be_focused()
     return field
 
 
-def test_edits_rejects_and_undoes_by_key_are_found_after_a_reload(served, tab):
+def test_keyboard_decisions_survive_a_reload(review_server, tab):
     page = tab()
-    shows(page, "1")
+    expect_sample(page, "1")
     expect(page.locator(".frame > img")).to_have_js_property("naturalWidth", 60)
     page.keyboard.press("a")
-    shows(page, "2")
+    expect_sample(page, "2")
     page.keyboard.press("e")
     opened_editor(page)
     page.keyboard.press("Control+a")
     page.keyboard.press("Backspace")
     page.keyboard.press("Control+Enter")
-    expect(page.get_by_text("a summary needs a word at least")).to_be_visible()
+    expect(page.get_by_text("A summary needs at least one word")).to_be_visible()
     expect(page.locator(".editor textarea")).to_be_focused()
     page.keyboard.type("A red square, no more.")
     page.keyboard.press("Control+Enter")
-    # Keys belong to the next sample from here on.
+    # From here on, keys apply to the next sample.
     assert not page.evaluate("document.activeElement === editor()")
-    shows(page, "3")
+    expect_sample(page, "3")
     page.keyboard.press("r")
-    shows(page, "4")
+    expect_sample(page, "4")
     page.keyboard.press("r")
-    shows(page, "5")
+    expect_sample(page, "5")
     page.keyboard.press("u")
-    shows(page, "4")
+    expect_sample(page, "4")
     expect(page.locator(".state")).to_have_text("undecided")
     expected = {
         "1": ("accept", None, "ann"),
         "2": ("edit", "A red square, no more.", "ann"),
         "3": ("reject", None, "ann"),
     }
-    assert served.decisions() == expected
+    assert review_server.decisions() == expected
     page.reload()
-    shows(page, "4")
+    expect_sample(page, "4")
     expect(page.locator(".counts")).to_contain_text("3 of 6 decided")
     page.keyboard.press("u")
-    shows(page, "3")
+    expect_sample(page, "3")
     page.keyboard.press("Control+z")
-    shows(page, "2")
+    expect_sample(page, "2")
     expect(page.locator(".summary")).to_have_text("Picture 2 shows a red square.")
-    assert served.decisions() == {"1": expected["1"]}
+    assert review_server.decisions() == {"1": expected["1"]}
 
 
-def test_the_same_by_click_with_filters(served, tab):
+def test_mouse_decisions_with_filters(review_server, tab):
     page = tab("?reviewer=bob")
     page.get_by_role("button", name="Reject").click()
-    shows(page, "2")
+    expect_sample(page, "2")
     page.get_by_role("button", name="Edit").click()
     opened_editor(page).fill("Something else.")
     page.get_by_role("button", name="Cancel").click()
@@ -175,24 +177,24 @@ def test_the_same_by_click_with_filters(served, tab):
     page.get_by_role("button", name="Edit").click()
     opened_editor(page).fill("A square.")
     page.get_by_role("button", name="Save").click()
-    shows(page, "3")
-    choose(page, "flag", "any flag")
-    shows(page, "4")
-    choose(page, "show", "all")
+    expect_sample(page, "3")
+    choose(page, "Flag", "any flag")
+    expect_sample(page, "4")
+    choose(page, "State", "all")
     page.get_by_role("button", name="Back").click()
-    shows(page, "2")
+    expect_sample(page, "2")
     expect(page.locator(".summary")).to_have_text("A square.")
     page.reload()
-    shows(page, "2")
+    expect_sample(page, "2")
     page.keyboard.press("ArrowRight")
-    shows(page, "4")
+    expect_sample(page, "4")
     page.keyboard.press("ArrowRight")
-    shows(page, "6")
+    expect_sample(page, "6")
     page.get_by_role("button", name="Accept").click()
-    expect(page.get_by_text("there is no summary to accept")).to_be_visible()
+    expect(page.get_by_text("There is no summary to accept")).to_be_visible()
     page.keyboard.press("?")
     expect(page.locator(".key-list")).to_be_visible()
-    assert served.decisions() == {"1": ("reject", None, "bob"), "2": ("edit", "A square.", "bob")}
+    assert review_server.decisions() == {"1": ("reject", None, "bob"), "2": ("edit", "A square.", "bob")}
 
 
 def choose(page, label, option):
@@ -201,73 +203,78 @@ def choose(page, label, option):
     expect(page.get_by_role("listbox")).to_have_count(0)
 
 
-def test_decisions_and_what_is_being_typed_survive_a_kill(served, tab):
+def test_decisions_and_drafts_survive_a_kill(review_server, tab):
     page = tab()
     page.keyboard.press("a")
-    shows(page, "2")
+    expect_sample(page, "2")
     page.keyboard.press("e")
     opened_editor(page).fill("Half a sent")
-    served.stop(signal.SIGKILL)
-    with served.waiting.work.decisions.open("ab") as file:
+    review_server.stop(signal.SIGKILL)
+    with review_server.pending_review.work.decisions.open("ab") as file:
         file.write(b'{"sample": "3", "dec')
-    served.start()
-    # The page comes back by itself, where it was.
+    review_server.start()
+    # The page reconnects by itself and shows the same sample.
     expect(page.locator(".editor textarea")).to_be_hidden()
-    shows(page, "2")
+    expect_sample(page, "2")
     page.keyboard.press("e")
     expect(opened_editor(page)).to_have_value("Half a sent")
     page.keyboard.type("ence.")
     page.keyboard.press("Control+Enter")
-    shows(page, "3")
-    _, said = served.stop()
-    assert "cut off, as by a kill: line 2" in said
-    assert "Traceback" not in said
-    assert served.decisions() == {"1": ("accept", None, "ann"), "2": ("edit", "Half a sentence.", "ann")}
+    expect_sample(page, "3")
+    _, messages = review_server.stop()
+    assert "truncated, as by a kill: line 2" in messages
+    assert "Traceback" not in messages
+    assert review_server.decisions() == {"1": ("accept", None, "ann"), "2": ("edit", "Half a sentence.", "ann")}
 
 
-def test_two_reviewers_at_once_lose_nothing_and_see_each_other(served, tab):
+def test_two_reviewers_see_each_other_and_lose_nothing(review_server, tab):
     ann, bob = tab("?reviewer=ann"), tab("?reviewer=bob")
     ann.keyboard.press("a")
     expect(bob.locator(".state")).to_contain_text("accepted by ann")
     bob.keyboard.press("ArrowRight")
-    shows(bob, "2")
+    expect_sample(bob, "2")
     bob.keyboard.press("r")
-    shows(bob, "3")
+    expect_sample(bob, "3")
     expect(ann.locator(".counts")).to_contain_text("2 of 6 decided")
-    # A third one, in a process of their own.
-    Session(open_review(served.waiting.dataset), "eve", start="3").accept()
+    # A third reviewer in another process.
+    Session(open_review(review_server.pending_review.dataset), "eve", start="3").accept()
     expect(bob.locator(".state")).to_contain_text("accepted by eve")
     ann.keyboard.press("u")
-    shows(ann, "1")
-    assert served.decisions() == {"2": ("reject", None, "bob"), "3": ("accept", None, "eve")}
+    expect_sample(ann, "1")
+    assert review_server.decisions() == {"2": ("reject", None, "bob"), "3": ("accept", None, "eve")}
 
 
-def test_a_key_that_was_meant_for_another_sample_decides_nothing(served, tab):
+def test_outdated_action_is_ignored(review_server, tab):
     page = tab()
-    stale = {"action": "accept", "mark": page.locator(".picture").get_attribute("data-mark"), "sample": "1", "text": ""}
+    stale = {
+        "action": "accept",
+        "version": page.locator(".image-panel").get_attribute("data-version"),
+        "sample": "1",
+        "text": "",
+    }
     page.keyboard.press("ArrowRight")
-    shows(page, "2")
+    expect_sample(page, "2")
     page.evaluate(f"emitEvent('review', {json.dumps(stale)})")
     page.keyboard.press("r")
-    shows(page, "3")
-    assert served.decisions() == {"2": ("reject", None, "ann")}
+    expect_sample(page, "3")
+    assert review_server.decisions() == {"2": ("reject", None, "ann")}
 
 
-def test_a_finished_review_says_so(served, tab):
+def test_finished_review_shows_a_message(review_server, tab):
     for name in "12345":
-        Session(open_review(served.waiting.dataset), "eve", start=name).accept()
+        Session(open_review(review_server.pending_review.dataset), "eve", start=name).accept()
     page = tab()
-    shows(page, "6")
+    expect_sample(page, "6")
     page.keyboard.press("r")
-    expect(page.locator(".picture")).to_contain_text("Every one of the 6 samples is decided.")
-    # Another's undo is seen too.
-    Session(open_review(served.waiting.dataset), "eve").undo()
-    shows(page, "5")
+    expect(page.locator(".image-panel")).to_contain_text("All 6 samples are decided.")
+    # The page also shows the undo of another reviewer.
+    Session(open_review(review_server.pending_review.dataset), "eve").undo()
+    expect_sample(page, "5")
     page.keyboard.press("u")
-    shows(page, "6")
+    expect_sample(page, "6")
 
 
-def test_only_the_data_sets_pictures_are_served_and_to_this_machine_alone(served, tab):
+def test_only_images_of_the_data_set_are_served_to_this_machine_only(review_server, tab):
     page = tab()
     source = page.locator(".frame > img").get_attribute("src")
     base = source.rsplit("/", 2)[0]
@@ -279,22 +286,22 @@ def test_only_the_data_sets_pictures_are_served_and_to_this_machine_alone(served
         f"{base}/../x",
     ):
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(served.address.rstrip("/") + path)
+            urllib.request.urlopen(review_server.address.rstrip("/") + path)
         assert refused.value.code in {404, 422}
-    stranger = urllib.request.Request(served.address, headers={"Host": "elsewhere.example"})
+    stranger = urllib.request.Request(review_server.address, headers={"Host": "elsewhere.example"})
     with pytest.raises(urllib.error.HTTPError, match="400"):
         urllib.request.urlopen(stranger)
 
 
 @pytest.mark.parametrize("width", [375, 1440])
-def test_the_page_fits_its_window_and_does_not_jump(tab, width):
+def test_layout_fits_the_window_and_is_stable(tab, width):
     page = tab(viewport={"width": width, "height": 800})
-    keys = page.locator(".keys:visible").bounding_box()
+    keys = page.locator(".actions:visible").bounding_box()
     text = page.locator(".text").bounding_box()
     for sample in "23":
         page.keyboard.press("ArrowRight")
-        shows(page, sample)
-        assert page.locator(".keys:visible").bounding_box() == keys
+        expect_sample(page, sample)
+        assert page.locator(".actions:visible").bounding_box() == keys
         assert page.locator(".text").bounding_box() == text
     page.keyboard.press("e")
     opened_editor(page)
@@ -302,14 +309,54 @@ def test_the_page_fits_its_window_and_does_not_jump(tab, width):
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_thousands_of_samples_open_as_fast_as_a_few(tab, served):
-    row = served.waiting.rows[0]
-    served.waiting.rows = [{**row, "id": f"{number}", "flags": []} for number in range(5_533)]
-    served.waiting.write()
-    served.stop()
+def test_boxes_can_be_hidden_and_shown_again_on_a_phone(tab):
+    page = tab(viewport={"width": 375, "height": 667}, has_touch=True, is_mobile=True)
+    box = page.locator(".box")
+    hide = page.get_by_role("button", name="Hide boxes")
+    show = page.get_by_role("button", name="Show boxes")
+    expect(box).to_be_visible()
+    expect(show).to_have_count(0)
+    size = hide.bounding_box()
+    assert min(size["width"], size["height"]) >= 44
+    hide.tap()
+    expect(box).to_be_hidden()
+    expect(page.locator(".frame > img")).to_be_visible()
+    size = show.bounding_box()
+    assert min(size["width"], size["height"]) >= 44
+    # The next sample keeps the setting.
+    page.get_by_role("button", name="Next").tap()
+    expect_sample(page, "2")
+    expect(box).to_be_hidden()
+    show.tap()
+    expect(box).to_be_visible()
+    page.keyboard.press("b")
+    expect(box).to_be_hidden()
+    page.keyboard.press("b")
+    expect(box).to_be_visible()
+    # During an edit, the letter is typed and the button still works.
+    page.get_by_role("button", name="Edit").tap()
+    opened_editor(page)
+    page.keyboard.press("b")
+    expect(box).to_be_visible()
+    expect(page.locator(".editor textarea")).to_have_value("Picture 2 shows a red square.b")
+    size = hide.bounding_box()
+    assert min(size["width"], size["height"]) >= 44
+    hide.tap()
+    expect(box).to_be_hidden()
+    expect(page.locator(".editor textarea")).to_have_value("Picture 2 shows a red square.b")
+
+
+def test_page_stays_small_with_thousands_of_samples(tab, review_server):
+    row = review_server.pending_review.rows[0]
+    review_server.pending_review.rows = [{**row, "id": f"{number}", "flags": []} for number in range(5_533)]
+    review_server.pending_review.write()
+    review_server.stop()
     for number in range(0, 5_000, 25):
-        decide(served.waiting.work.decisions, Decision(f"{number}", "accept", row["annotation"], None, "eve", now()))
-    served.start()
+        append_decision(
+            review_server.pending_review.work.decisions,
+            Decision(f"{number}", "accept", row["annotation"], None, "eve", utc_now()),
+        )
+    review_server.start()
     page = tab()
     expect(page.locator(".counts")).to_contain_text("200 of 5,533 decided")
     assert page.evaluate("document.querySelectorAll('*').length") < 400

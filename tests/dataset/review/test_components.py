@@ -1,10 +1,10 @@
-"""What is shown of a sample: everything a reviewer needs, escaped, with boxes where they are on the picture."""
+"""The HTML of a sample: complete, escaped, and with boxes at the right positions."""
 
 import re
 
 import pytest
 
-from runner.dataset.review.components import empty_component, progress_component, sample_components
+from runner.dataset.review.components import render_empty, render_progress, render_sample
 from runner.dataset.review.queue import open_review
 from runner.dataset.review.session import Session
 
@@ -14,71 +14,71 @@ def url(candidate, name):
 
 
 @pytest.fixture
-def session(six):
-    return Session(open_review(six.dataset), "ann")
+def session(six_samples):
+    return Session(open_review(six_samples.dataset), "ann")
 
 
-def test_a_sample_is_shown_whole(session):
-    pieces = sample_components(session, url)
-    assert 'src="/1/main"' in pieces.picture
-    assert "--ratio: 1.50000" in pieces.picture
-    [box] = re.findall(r'class="box [^"]*" style="([^"]*)"><b>a<', pieces.picture)
+def test_sample_is_rendered_completely(session):
+    sample_html = render_sample(session, url)
+    assert 'src="/1/main"' in sample_html.image
+    assert "--ratio: 1.50000" in sample_html.image
+    [box] = re.findall(r'class="box [^"]*" style="([^"]*)"><b>a<', sample_html.image)
     assert box == "left: 10.000%; top: 25.000%; width: 50.000%; height: 50.000%"
-    assert "Picture 1 shows a red square." in pieces.summary
-    assert "undecided" in pieces.summary
-    assert "6 words" in pieces.summary
-    assert re.search(r'"label">person</span> Ada', pieces.details)
-    assert 'src="/1/a"' in pieces.details
+    assert "Picture 1 shows a red square." in sample_html.summary
+    assert "undecided" in sample_html.summary
+    assert "6 words" in sample_html.summary
+    assert re.search(r'"label">person</span> Ada', sample_html.details)
+    assert 'src="/1/a"' in sample_html.details
 
 
-def test_what_strangers_wrote_is_escaped(session):
+def test_untrusted_text_is_escaped(session):
     session.edit("<img src=x onerror=alert(1)>")
     session.backward()
-    pieces = sample_components(Session(session._review, "<i>ann", start="1"), url)
-    for piece in (pieces.picture, pieces.summary, pieces.details):
-        assert not re.search(r"<(script|i>|img src=x)", piece)
-    assert "&lt;script&gt;" in pieces.details
-    assert "&lt;img src=x" in pieces.summary
+    sample_html = render_sample(Session(session._review, "<i>ann", start="1"), url)
+    for part in (sample_html.image, sample_html.summary, sample_html.details):
+        assert not re.search(r"<(script|i>|img src=x)", part)
+    assert "&lt;script&gt;" in sample_html.details
+    assert "&lt;img src=x" in sample_html.summary
 
 
-def test_the_next_pictures_are_loaded_beforehand(session):
-    hidden = sample_components(session, url).picture.partition("<div hidden>")[2]
+def test_next_images_are_preloaded(session):
+    hidden = render_sample(session, url).image.partition("<div hidden>")[2]
     assert re.findall(r'src="([^"]*)"', hidden) == ["/2/main", "/2/a", "/3/main", "/3/a"]
 
 
-def test_decisions_flags_and_the_text_before_an_edit_are_shown(session):
+def test_decision_flags_and_original_summary_are_rendered(session):
     session.forward()
     session.edit("A dog.")
     again = Session(session._review, "bob", start="2")
-    told = sample_components(again, url).summary
-    assert re.search(r"edited by ann, \d{4}-\d\d-\d\d \d\d:\d\d UTC", told)
-    assert "refused" in told
-    assert "Before the edit:</b> Picture 2 shows" in told
+    html = render_sample(again, url).summary
+    assert re.search(r"edited by ann, \d{4}-\d\d-\d\d \d\d:\d\d UTC", html)
+    assert "refused" in html
+    assert "Original summary:</b> Picture 2 shows" in html
 
 
-def test_a_sample_without_a_summary_or_a_readable_picture_is_shown_all_the_same(six):
-    (six.work.pictures / "images" / "6.png").write_bytes(b"no picture")
-    pieces = sample_components(Session(open_review(six.dataset), "ann", start="6"), url)
-    assert "No summary was written." in pieces.summary
-    assert "no picture that can be read" in pieces.picture
-    assert 'class="box' not in pieces.picture
+def test_sample_without_summary_or_readable_image_is_rendered(six_samples):
+    (six_samples.work.image_root / "images" / "6.png").write_bytes(b"no picture")
+    sample_html = render_sample(Session(open_review(six_samples.dataset), "ann", start="6"), url)
+    assert "There is no summary." in sample_html.summary
+    assert "no readable image" in sample_html.image
+    assert 'class="box' not in sample_html.image
 
 
-def test_an_empty_filter_and_a_finished_review_say_what_to_do(session):
+def test_messages_for_no_match_and_for_a_finished_review(session):
     review = session._review
-    session.filter("rejected", "refused")
-    told = empty_component(session, review.states(), "then this")
-    assert "No sample is rejected and flagged: refused." in told
-    assert "6 of 6 are undecided" in told
-    session.filter("undecided", "")
+    session.set_filters("rejected", "refused")
+    html = render_empty(session, review.count_states(), "then this")
+    assert "No sample matches the filters (state: rejected; flag: refused)." in html
+    assert "6 of 6 samples are undecided" in html
+    session.set_filters("undecided", "")
     while session.current:
         session.reject()
-    assert "then this" in empty_component(session, review.states(), "then this")
+    assert "then this" in render_empty(session, review.count_states(), "then this")
 
 
 def test_progress(session):
     session.accept()
-    told = progress_component(session, session._review.states())
-    assert "1 of 6 decided" in told
-    assert "sample 2, id 2" in told
-    assert 'class="accepted" style="width: 16.6' in told
+    html = render_progress(session, session._review.count_states())
+    assert "1 of 6 decided" in html
+    assert "sample 2, id 2" in html
+    assert 'class="accepted" style="width: 16.6' in html

@@ -1,4 +1,4 @@
-"""`runner review` as a user runs it, before and after `runner build`."""
+"""`runner review` on the command line, before and after `runner build`."""
 
 import json
 import socket
@@ -23,7 +23,7 @@ output: made
 
 @pytest.fixture
 def spec(workplace):
-    """A spec on four pictures of one's own."""
+    """A spec for four images in JSON lines."""
     rows = []
     for number, colour in enumerate(("red", "green", "blue", "white")):
         Image.new("RGB", (60, 40), colour).save(workplace.folder / f"{number}.png")
@@ -36,21 +36,21 @@ def spec(workplace):
     return workplace.folder / "made.yaml"
 
 
-def test_a_build_waits_for_the_review_and_publishes_what_it_let_through(workplace, spec):
-    early = workplace.run("review", "made.yaml")
-    assert (early.returncode, "runner build" in early.stderr) == (2, True)
-    waits = workplace.run("build", "made.yaml")
-    assert (waits.returncode, "runner review" in waits.stdout) == (0, True), waits.stderr
+def test_build_waits_for_the_review_and_publishes_accepted_samples(workplace, spec):
+    before_build = workplace.run("review", "made.yaml")
+    assert (before_build.returncode, "runner build" in before_build.stderr) == (2, True)
+    waiting_build = workplace.run("build", "made.yaml")
+    assert (waiting_build.returncode, "runner review" in waiting_build.stdout) == (0, True), waiting_build.stderr
     session = Session(open_review(spec), "ann")
     session.accept()
     session.edit("A green square.")
     session.reject()
     session.accept()
-    told = json.loads(workplace.run("review", workplace.folder / "made", "--json").stdout)
-    assert told["decisions"] == {"undecided": 0, "accepted": 2, "edited": 1, "rejected": 1}
+    output = json.loads(workplace.run("review", workplace.folder / "made", "--json").stdout)
+    assert output["decisions"] == {"undecided": 0, "accepted": 2, "edited": 1, "rejected": 1}
     built = workplace.run("build", "made.yaml")
     assert built.returncode == 0, built.stderr
-    splits = DatasetFolder(workplace.folder / "made").splits()
+    splits = DatasetFolder(workplace.folder / "made").load_splits()
     published = {each.id: each.summary for samples in splits.values() for each in samples}
     assert set(published) == {"s0", "s1", "s3"}
     assert published["s1"] == "A green square."
@@ -59,36 +59,36 @@ def test_a_build_waits_for_the_review_and_publishes_what_it_let_through(workplac
     assert "runner review" in workplace.run("build", "made.yaml").stdout
 
 
-def test_a_torn_line_is_told_at_once(workplace, six):
-    Session(open_review(six.dataset), "ann").accept()
-    with six.work.decisions.open("ab") as file:
+def test_torn_line_is_reported_at_start(workplace, six_samples):
+    Session(open_review(six_samples.dataset), "ann").accept()
+    with six_samples.work.decisions.open("ab") as file:
         file.write(b'{"sample": "2", "decis')
-    done = workplace.run("review", six.dataset, "--json")
+    done = workplace.run("review", six_samples.dataset, "--json")
     assert json.loads(done.stdout)["decisions"]["accepted"] == 1
-    assert "cut off, as by a kill: line 2" in done.stderr
+    assert "truncated, as by a kill: line 2" in done.stderr
 
 
-def test_a_port_that_is_taken_is_an_error_that_says_so(workplace, six):
+def test_port_in_use_is_reported(workplace, six_samples):
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
-        done = workplace.run("review", six.dataset, "--port", listening.getsockname()[1])
+        done = workplace.run("review", six_samples.dataset, "--port", listening.getsockname()[1])
     assert done.returncode == 2
     assert "another --port" in done.stderr
 
 
-def test_without_nicegui_the_error_says_what_to_install(workplace, six):
+def test_missing_nicegui_error_names_the_package(workplace, six_samples):
     (workplace.folder / "nicegui.py").write_text("raise ModuleNotFoundError(\"No module named 'nicegui'\")\n")
     workplace.environment["PYTHONPATH"] = str(workplace.folder)
-    done = workplace.run_apart("review", six.dataset)
+    done = workplace.run_in_subprocess("review", six_samples.dataset)
     assert done.returncode == 2
     assert "pip install 'mmre-runner[review]'" in done.stderr
 
 
-def test_who_has_no_name_is_asked_for_one(monkeypatch):
+def test_user_without_a_login_name_needs_the_option(monkeypatch):
     def nobody():
         raise KeyError("getpwuid(): uid not found: 4711")
 
     monkeypatch.setattr(review, "getuser", nobody)
     with pytest.raises(RequirementError, match="--reviewer NAME"):
-        review._logged_in()
+        review._login_name()

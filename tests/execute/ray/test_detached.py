@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.status.status import experiment_status, find
+from runner.status.status import experiment_status, find_experiments
 
 BIN = Path(sys.executable).parent
 LONG = ("--set", "trainer.epochs=4000", "--set", "trainer.save_steps=5")
@@ -133,10 +133,11 @@ class Laptop:
         """The one trial, as the cluster tells of it, or as its folder does."""
         if through_cluster:
             return json.loads(self.run("status", "emoji", "--storage", str(self.storage), "--json"))
-        return {"experiments": [experiment_status(found).as_json() for found in find(["emoji"], self.storage)]}
+        selections = find_experiments(["emoji"], self.storage)
+        return {"experiments": [experiment_status(selection).as_json() for selection in selections]}
 
     def trial(self):
-        return self.standing()["experiments"][0]["trials"][0]
+        return self.experiment_status()["experiments"][0]["trials"][0]
 
     def wait_for_step(self, step):
         """Wait until the training of the one trial is beyond a step."""
@@ -154,12 +155,12 @@ def laptop(emoji, head, request):
 
 
 @pytest.mark.slow
-def test_a_launch_is_handed_over_and_followed_to_its_end(laptop):
+def test_a_launch_is_submitted_and_followed_to_its_end(laptop):
     job = laptop.detach()
     printed = laptop.run("logs", job, "--follow")
     assert "parsed as published" in printed
     assert "Running entrypoint" not in printed
-    told = laptop.standing(through_cluster=True)
+    told = laptop.experiment_status(through_cluster=True)
     [trial] = told["experiments"][0]["trials"]
     assert trial["status"] == "finished"
     assert trial["metrics"] == json.loads((Path(trial["run_dir"]) / "metrics.json").read_text())
@@ -175,12 +176,12 @@ def test_a_launch_is_handed_over_and_followed_to_its_end(laptop):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("laptop", [through_head], indirect=True)
-def test_a_launch_is_stopped_and_goes_on_when_handed_over_again(laptop):
+def test_a_stopped_launch_continues_when_submitted_again(laptop):
     job = laptop.detach(*LONG)
     laptop.wait_for_step(0)
     laptop.run("stop", job)
     # It is at its end when its output is.
-    assert "the same command goes on" in laptop.run("logs", job, "--follow")
+    assert "run the same command again to resume" in laptop.run("logs", job, "--follow")
     trial = laptop.trial()
     assert trial["status"] == "interrupted"
     laptop.run("stop", job, status=2)
@@ -192,10 +193,10 @@ def test_a_launch_is_stopped_and_goes_on_when_handed_over_again(laptop):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("laptop", [through_head], indirect=True)
-def test_without_the_token_a_line_says_so(laptop):
+def test_a_missing_token_is_an_error_of_one_line(laptop):
     for changed, told in [
         ({"RAY_AUTH_MODE": "disabled"}, "set RAY_AUTH_MODE=token"),
-        ({"RAY_AUTH_TOKEN": "f" * 32}, "does not take this machine's token"),
+        ({"RAY_AUTH_TOKEN": "f" * 32}, "does not accept this machine's token"),
         ({"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "/nowhere"}, "/nowhere holds none"),
     ]:
         done = subprocess.run(

@@ -46,7 +46,7 @@ def mapping(text, mode):
     ],
 )
 @pytest.mark.parametrize("mode", MODES)
-def test_summary_stands_between_its_marker_and_the_next_or_the_end(output, summary, mode):
+def test_summary_is_the_text_from_its_marker_to_the_next_or_the_end(output, summary, mode):
     assert read(output, mode, ("summary",)).answer.summary == summary
 
 
@@ -79,7 +79,7 @@ def test_pairs(text, lossless, published):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_label_sets_of_any_kind(mode):
+def test_unusual_label_sets(mode):
     output = "NER:\n:neutral;unique .:positive;boring .:positive;sad:sehr schlecht;ein Kuß"
     adapter = PromptFormatAdapter(PfaOptions(tasks=("ner",)), ("positive", "neutral", "negative", "sehr schlecht"))
     assert adapter.parse(output, mode).answer.pairs == {
@@ -90,7 +90,7 @@ def test_label_sets_of_any_kind(mode):
     }
 
 
-def test_marker_in_the_summary_misleads_the_published_rule_alone():
+def test_marker_in_the_summary_misleads_the_published_rule_only():
     output = ANSWER.replace("Two people pose.", "The WINNER: 1:2;3 and an image entities pair {'a': 'x'}.")
     lossless = read(output, "lossless")
     assert lossless.ending == "clean"
@@ -140,7 +140,7 @@ def test_mapping(text, lossless, published):
 
 @pytest.mark.parametrize("line", LINES)
 @pytest.mark.parametrize("mode", MODES)
-def test_answer_that_lacks_a_line_is_never_clean(line, mode):
+def test_answer_without_a_line_is_never_clean(line, mode):
     prediction = read("\n".join(each for each in LINES if each != line), mode)
     # Nobody named is a fair answer, and so is what can still be read without the heading of the second part.
     fair = {LINES[1]: "repaired", LINES[3]: "clean"}
@@ -153,7 +153,7 @@ def test_answer_that_lacks_a_line_is_never_clean(line, mode):
     st.integers(0, 30),
     st.sampled_from(["", "\n", "'", '"', "{", "}", ":", ";", "\\", "\0", "\ud800", "NER:", "Task 2 Answer:"]),
 )
-def test_broken_answers_are_read_whole_and_noted(mode, start, removed, put):
+def test_damaged_answers_are_parsed_and_noted(mode, start, removed, put):
     prediction = read(ANSWER[:start] + put + ANSWER[start + removed :], mode)
     answer = prediction.answer
     assert answer.summary is not None and answer.pairs is not None and answer.mapping is not None
@@ -161,7 +161,7 @@ def test_broken_answers_are_read_whole_and_noted(mode, start, removed, put):
 
 
 @given(st.sampled_from(MODES), st.integers(0, len(ANSWER) - 1))
-def test_answer_cut_short_is_never_clean(mode, length):
+def test_truncated_answer_is_never_clean(mode, length):
     assert read(ANSWER[:length], mode).ending != "clean"
 
 
@@ -186,12 +186,12 @@ def test_answer_cut_short_is_never_clean(mode, length):
         ),
     ],
 )
-def test_wording_for_one_task(tasks, wording):
+def test_prompt_of_a_single_task(tasks, wording):
     assert prompt_text(tasks, ("person", "other"), "TWEET") == wording
 
 
 @pytest.mark.parametrize("tasks", [each for each in SUBSETS if "summary" in each and len(each) > 1], ids="-".join)
-def test_summary_beside_another_task_opens_as_published(tasks):
+def test_summary_with_another_task_starts_as_published(tasks):
     fine = prompt_text(tasks[1:], LABELS, "TWEET").partition("\n")[2]
     assert prompt_text(tasks, LABELS, "TWEET") == (
         "Please answer the following two image understanding tasks.\n"

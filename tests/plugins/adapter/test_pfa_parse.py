@@ -10,7 +10,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from plugins.adapter.pfa import PromptFormatAdapter
-from plugins.adapter.pfa_parse import ParseDiagnostics, collapse, read_lossless, read_published
+from plugins.adapter.pfa_parse import (
+    ParseDiagnostics,
+    collapse_whitespace,
+    parse_mapping_lossless,
+    parse_mapping_published,
+)
 from plugins.adapter.pfa_prompt import TASKS, PfaOptions
 from runner.records import Entity, Sample, Segment, segment_letters
 
@@ -43,9 +48,9 @@ pieces = st.sampled_from(["person", "other", ":", ";", "NER:", "Task 1 Answer:",
 words = st.one_of(st.text(max_size=12), delimiters, st.lists(pieces, max_size=5).map("".join))
 entity_texts = words.filter(
     lambda text: (
-        collapse(text)
-        and "image entities pair" not in collapse(text)
-        and not any(f":{label};" in collapse(text) for label in LABELS)
+        collapse_whitespace(text)
+        and "image entities pair" not in collapse_whitespace(text)
+        and not any(f":{label};" in collapse_whitespace(text) for label in LABELS)
     )
 )
 summaries = words.filter(lambda text: text.strip() and "Task 2 Answer:" not in text)
@@ -70,7 +75,7 @@ def samples(draw):
 
 @pytest.mark.parametrize("tasks", SUBSETS, ids="-".join)
 @given(sample=samples())
-def test_rendered_target_reads_back_as_the_reference(tasks, sample):
+def test_rendered_target_is_parsed_back_to_the_reference(tasks, sample):
     adapter = PromptFormatAdapter(PfaOptions(tasks=tasks), LABELS)
     prediction = adapter.parse(adapter.render_training(sample).target, "lossless")
     assert prediction.answer == adapter.reference(sample)
@@ -92,7 +97,7 @@ REAL = [
 @pytest.mark.parametrize("tasks", SUBSETS, ids="-".join)
 @pytest.mark.parametrize("shown", [(), REAL, ["A &amp ; B"] * 27], ids=["nothing", "all", "one in 27 boxes"])
 @pytest.mark.parametrize("named", [(), [*REAL, *REAL]], ids=["nobody", "each twice"])
-def test_what_real_tweets_name_reads_back(tasks, shown, named):
+def test_entities_of_real_tweets_are_parsed_back(tasks, shown, named):
     sample = Sample(
         id="1",
         text="RT @ x : WINNER : at 10 : 30 ; NER : :person;Ann",
@@ -123,7 +128,7 @@ def test_real_delimiters_survive_lossless_and_break_published():
     assert published.ending == "repaired"
 
 
-def test_published_rule_to_the_letter():
+def test_published_rule_exactly():
     output = "x NER:lead;in:person ; Ann  Lee:;half:nothing:new;B;C\nimage entities pair none {'a': 'B'} end}"
     prediction = read(output, "published", ("ner", "match"))
     assert prediction.answer.pairs == {("lead", "in"), ("person", "Ann Lee"), ("new", "B;C")}
@@ -131,21 +136,21 @@ def test_published_rule_to_the_letter():
     assert prediction.ending == "malformed"
 
 
-def test_lossless_takes_the_shortest_literal_where_published_takes_the_longest_span():
+def test_lossless_uses_the_shortest_literal_and_published_the_longest_span():
     output = ANSWER + " and {'c': 'x'}"
     assert read(output).answer.mapping == {"a": "Jan Taminiau", "b": "VOGUE"}
     assert read(output).ending == "repaired"
     assert read(output, "published").answer.mapping == {}
 
 
-def test_lossless_opens_pairs_only_at_known_labels_without_spaces():
+def test_lossless_starts_pairs_only_at_known_labels_without_spaces():
     output = "Task 2 Answer:\nNER:\n:person;Ann : other ; B:Person;C:other;:location;Rome"
     prediction = read(output, tasks=("ner",))
     assert prediction.answer.pairs == {("person", "Ann : other ; B:Person;C"), ("location", "Rome")}
     assert prediction.notes == ("1 label(s) without entity dropped",)
 
 
-def test_longer_label_wins_over_the_label_it_begins_with():
+def test_longer_label_takes_precedence_over_its_prefix():
     adapter = PromptFormatAdapter(PfaOptions(tasks=("ner",)), ("a", "a.b", "a b"))
     answer = adapter.parse("Task 2 Answer:\nNER:\n:a;1:a.b;2:a b;3:axb;4", "lossless").answer
     assert answer.pairs == {("a", "1"), ("a.b", "2"), ("a b", "3:axb;4")}
@@ -177,7 +182,7 @@ def test_mapping_in_lossless_mode(mapping, read_as, ending):
 
 
 @pytest.mark.parametrize(
-    ("output", "ending", "says"),
+    ("output", "ending", "note_text"),
     [
         (ANSWER.replace("Task 2 Answer:\n", ""), "repaired", "no 'Task 2 Answer:'"),
         ("Sure! " + ANSWER, "repaired", "text before 'Task 1 Answer:'"),
@@ -192,20 +197,20 @@ def test_mapping_in_lossless_mode(mapping, read_as, ending):
         ("", "malformed", "no 'Task 1 Answer:'"),
     ],
 )
-def test_endings_and_their_notes(output, ending, says):
+def test_endings_and_their_notes(output, ending, note_text):
     prediction = read(output)
     assert prediction.ending == ending
-    assert any(says in note for note in prediction.notes)
+    assert any(note_text in note for note in prediction.notes)
 
 
-def test_parts_in_another_order_are_read_and_noted():
+def test_parts_in_another_order_are_parsed_and_noted():
     task_1, task_2 = ANSWER.split("Task 2 Answer:")
     prediction = read("Task 2 Answer:" + task_2 + "\n" + task_1)
     assert prediction.answer == read(ANSWER).answer
     assert prediction.ending == "repaired"
 
 
-def test_what_was_not_asked_for_is_none_and_noted():
+def test_parts_that_were_not_requested_are_none_and_noted():
     for tasks in (("summary",), ("ner",), ("match",)):
         prediction = read(ANSWER, tasks=tasks)
         assert prediction.ending == "repaired"
@@ -213,13 +218,13 @@ def test_what_was_not_asked_for_is_none_and_noted():
         assert [part is None for part in given_parts] == [task not in tasks for task in TASKS]
 
 
-def test_an_entity_that_holds_an_anchor_cannot_come_back():
+def test_an_entity_that_contains_an_anchor_is_not_parsed_back():
     prediction = read("Task 2 Answer:\nNER:\n:other;a:person;b", tasks=("ner",))
     assert prediction.answer.pairs == {("other", "a"), ("person", "b")}
 
 
 def literal_by_brute_force(text, ends):
-    """The first candidate that Python itself takes for a dictionary of strings to strings."""
+    """Return the first candidate that Python itself parses as a dictionary of strings to strings."""
     for end in ends:
         try:
             with warnings.catch_warnings():
@@ -228,7 +233,7 @@ def literal_by_brute_force(text, ends):
         except (ValueError, TypeError, SyntaxError):
             continue
         if isinstance(value, dict) and all(isinstance(each, str) for item in value.items() for each in item):
-            return {collapse(key): collapse(entity) for key, entity in value.items()}
+            return {collapse_whitespace(key): collapse_whitespace(entity) for key, entity in value.items()}
     return None
 
 
@@ -248,24 +253,24 @@ snippets = st.sampled_from([*tokens, "'a'", "'b': 'c'", "'b': 'c', "])
 @example("{'a': 'b' \\\n, }")
 @example("{'a': '\\x1'}")
 @example("{'a': 'Ann', \r\\\r}")
-def test_literals_are_those_of_python(text):
+def test_literals_are_parsed_as_by_python(text):
     closes = [index + 1 for index, letter in enumerate(text) if letter == "}"]
     shortest, whole = literal_by_brute_force(text, closes), literal_by_brute_force(text, closes[-1:])
     if shortest is not None:
-        assert read_lossless(text, ParseDiagnostics()) == shortest
-    assert read_published(text, ParseDiagnostics()) == (whole or {})
+        assert parse_mapping_lossless(text, ParseDiagnostics()) == shortest
+    assert parse_mapping_published(text, ParseDiagnostics()) == (whole or {})
 
 
 @given(st.one_of(st.text(), st.lists(snippets | pieces | st.just("image entities pair")).map("".join)))
 @pytest.mark.parametrize("mode", ["lossless", "published"])
-def test_any_text_is_read_without_raising_and_every_asked_part_is_there(mode, output):
+def test_any_text_is_parsed_without_errors_and_has_every_requested_part(mode, output):
     prediction = read(output, mode)
     assert None not in (prediction.answer.summary, prediction.answer.pairs, prediction.answer.mapping)
     assert (prediction.ending == "clean") == (not prediction.notes)
 
 
 def seconds(output, mode):
-    """CPU seconds of the parser; when the garbage collector looks at what it makes is not its affair."""
+    """Measure CPU seconds of the parser, without the garbage collector."""
     gc.disable()
     try:
         started = time.process_time()
@@ -323,7 +328,7 @@ HOSTILE += [
 @pytest.mark.parametrize("mode", ["lossless", "published"])
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_four_times_the_text_takes_about_four_times_as_long(mode, piece):
-    """Quadratic time would make it sixteen. One measurement of many suffices: a busy machine only adds to some."""
+    """Quadratic time would give sixteen. One of many measurements is enough, because load only increases the time."""
 
     def hostile(length):
         body = piece * (length // len(piece))

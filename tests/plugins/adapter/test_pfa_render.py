@@ -55,7 +55,7 @@ def make_adapter(labels=LABELS, **options):
     return PromptFormatAdapter(PfaOptions(**options), labels)
 
 
-def test_prompt_and_target_are_the_published_ones_to_the_letter():
+def test_prompt_and_target_equal_the_published_ones_exactly():
     rendered = make_adapter().render_training(make_sample())
     assert rendered.prompt == PUBLISHED_PROMPT
     assert rendered.target == PUBLISHED_TARGET
@@ -63,14 +63,14 @@ def test_prompt_and_target_are_the_published_ones_to_the_letter():
     assert isinstance(rendered.content[-1], TextPart) and len(rendered.content) == 4
 
 
-def test_prompt_alone_has_no_target_and_the_same_content():
+def test_prompt_has_no_target_and_the_same_content():
     adapter = make_adapter()
     prompt = adapter.render_prompt(make_sample(summary=None))
     assert prompt.target is None
     assert prompt.content == adapter.render_training(make_sample()).content
 
 
-def test_lettered_images_keep_their_order_behind_their_letters():
+def test_lettered_images_follow_their_letters_in_order():
     rendered = make_adapter(images="lettered").render_prompt(make_sample())
     main, *between, text = rendered.content
     assert main == ImagePart(Path("/data/main.jpg"))
@@ -84,7 +84,7 @@ def test_lettered_images_keep_their_order_behind_their_letters():
 
 
 @pytest.mark.parametrize("tasks", SUBSETS, ids="-".join)
-def test_subset_keeps_the_markers_of_its_own_tasks_alone(tasks):
+def test_subset_of_tasks_has_only_its_own_markers(tasks):
     rendered = make_adapter(tasks=tasks).render_training(make_sample())
     markers = {"summary": "Task 1 Answer:", "ner": "NER:", "match": "image entities pair"}
     for task, marker in markers.items():
@@ -96,7 +96,7 @@ def test_subset_keeps_the_markers_of_its_own_tasks_alone(tasks):
     assert len(rendered.images) == (3 if "match" in tasks else 1)
 
 
-def test_fine_task_alone_is_the_published_second_part():
+def test_extraction_without_summary_is_the_published_second_part():
     rendered = make_adapter(tasks=("ner", "match")).render_training(make_sample())
     published = PUBLISHED_PROMPT[PUBLISHED_PROMPT.index("Task 2:") :]
     assert rendered.prompt == f"Please answer the following image understanding task.\n{published}"
@@ -116,21 +116,21 @@ def test_targets_of_single_tasks():
     }
 
 
-def test_labels_are_named_whatever_their_number():
+def test_labels_are_listed_for_any_number():
     assert label_sentence(["person"]) == "There is 1 type of label: person."
     assert label_sentence(["good", "bad"]) == "There are 2 types of labels: good and bad."
     prompt = make_adapter(labels=("good", "bad")).render_prompt(make_sample()).prompt
     assert "small pictures. There are 2 types of labels: good and bad.\nPlease" in prompt
 
 
-def test_a_pair_named_twice_stands_twice_in_the_target_and_once_in_the_reference():
+def test_a_repeated_pair_is_twice_in_the_target_and_once_in_the_reference():
     sample = make_sample(entities=(Entity("person", "Jan"), Entity("person", "Jan")))
     adapter = make_adapter()
     assert "\n:person;Jan:person;Jan\n" in adapter.render_training(sample).target
     assert adapter.reference(sample).pairs == {("person", "Jan")}
 
 
-def test_white_space_in_entities_is_one_space_in_target_and_reference():
+def test_white_space_in_entities_is_collapsed_in_target_and_reference():
     sample = make_sample(
         entities=(Entity("person", " Jan\n Taminiau "),),
         segments=(Segment("a", Path("/a"), "Jan\tTaminiau", (0, 0, 1, 1)),),
@@ -147,13 +147,13 @@ def test_mapping_is_written_as_python_writes_a_dictionary():
     assert make_adapter().render_training(sample).target.endswith("""pair{'a': 'Victoria\\'s "S"'}""")
 
 
-def test_reference_is_none_where_a_task_was_not_asked_or_nobody_wrote_a_summary():
+def test_reference_is_none_without_the_task_or_without_a_summary():
     reference = make_adapter(tasks=("ner",)).reference(make_sample())
     assert (reference.summary, reference.mapping) == (None, None) and len(reference.pairs) == 3
     assert make_adapter().reference(make_sample(summary=None)).summary is None
 
 
-def test_text_alone_can_be_asked_for_entities_and_an_image_alone_for_a_summary():
+def test_entities_need_only_text_and_a_summary_needs_only_an_image():
     text_alone = make_sample(image=None, segments=(), summary=None)
     assert make_adapter(tasks=("ner",)).render_training(text_alone).images == ()
     image_alone = make_sample(text="", entities=(), segments=())
@@ -161,7 +161,7 @@ def test_text_alone_can_be_asked_for_entities_and_an_image_alone_for_a_summary()
 
 
 @pytest.mark.parametrize(
-    ("tasks", "changes", "says"),
+    ("tasks", "changes", "message"),
     [
         (TASKS, {"summary": None}, "no summary"),
         (TASKS, {"summary": "  "}, "no summary"),
@@ -170,12 +170,12 @@ def test_text_alone_can_be_asked_for_entities_and_an_image_alone_for_a_summary()
         (("ner",), {"text": " \n"}, "no text"),
     ],
 )
-def test_sample_that_lacks_what_is_asked_about_is_refused_by_name(tasks, changes, says):
-    with pytest.raises(DataError, match=f"sample '7' has {says}.*adapter.tasks"):
+def test_sample_without_a_required_input_is_refused(tasks, changes, message):
+    with pytest.raises(DataError, match=f"sample '7' has {message}.*adapter.tasks"):
         make_adapter(tasks=tasks).render_training(make_sample(**changes))
 
 
-def test_labels_of_the_options_are_named_in_their_order():
+def test_labels_of_the_options_are_listed_in_their_order():
     adapter = PromptFormatAdapter(PfaOptions(labels=("other", "person", "event")), ("person", "other"))
     prompt = adapter.render_prompt(make_sample()).prompt
     assert "There are 3 types of labels: other, person and event." in prompt
@@ -189,7 +189,7 @@ def test_labels_of_the_options_must_cover_the_data_set():
 
 
 @pytest.mark.parametrize(
-    ("tasks", "changes", "says"),
+    ("tasks", "changes", "message"),
     [
         (("ner",), {"entities": (Entity("other", "Ann:person;Bo"),)}, r"entities \['Ann:person;Bo'\]"),
         (("ner", "match"), {"entities": (Entity("other", "an image entities pair"),)}, "entities"),
@@ -197,14 +197,14 @@ def test_labels_of_the_options_must_cover_the_data_set():
         (("summary",), {"summary": "It reads Task 2 Answer: no."}, "summary"),
     ],
 )
-def test_target_that_cannot_be_read_back_is_refused_unless_the_published_rule_is_chosen(tasks, changes, says):
+def test_target_that_cannot_be_parsed_back_is_refused_except_with_the_published_rule(tasks, changes, message):
     sample = make_sample(**changes)
-    with pytest.raises(DataError, match=f"sample '7': its {says}.*cannot be read back.*adapter.parse: published"):
+    with pytest.raises(DataError, match=f"sample '7': its {message}.*cannot be read back.*adapter.parse: published"):
         make_adapter(tasks=tasks).render_training(sample)
     assert make_adapter(tasks=tasks, parse="published").render_training(sample).target
 
 
-def test_what_only_looks_like_a_delimiter_is_trained_on():
+def test_text_that_only_resembles_a_delimiter_is_accepted():
     entities = ("a:Person;b", "a: person;b", "at 10:30;late", ":person", "person;", "NER:", "a:", ";", "Task 2 Answer:")
     sample = make_sample(
         summary="NER: :person;Ann image entities pair{'a': 'x'} Task 1 Answer:",
@@ -241,7 +241,7 @@ def test_labels_of_the_data_set_must_fit_the_format(label):
         {"parse": "strict"},
     ],
 )
-def test_options_refuse(options):
+def test_invalid_options(options):
     with pytest.raises(ValidationError):
         PfaOptions(**options)
 

@@ -1,4 +1,4 @@
-"""Summaries from a real server on the loopback: what is asked, what it takes, what is flagged, what a budget allows."""
+"""Summaries from a local server: requests, token usage, flags and the token budget."""
 
 import json
 from itertools import islice
@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from plugins.annotator.openai_compatible import Budget, OpenAICompatibleAnnotator, refuses
+from plugins.annotator.openai_compatible import OpenAICompatibleAnnotator, TokenBudget, is_refusal
 from plugins.annotator.openai_compatible_options import OpenAICompatibleOptions
 from runner.errors import RequirementError, StepError
 from runner.records import Sample
-from runner.stages import Annotation, Tokens
+from runner.stages import Annotation, TokenUsage
 
-NOTHING = Tokens()
+NOTHING = TokenUsage()
 FINE = "Two people stand in front of a wall and hold up a cup."
 
 
@@ -51,27 +51,29 @@ def made(url="http://127.0.0.1:1/v1", **options):
 
 
 def answer(text, ending="stop", refusal=None):
-    return Annotation("s", text, ending, refusal, Tokens(), {}, {})
+    return Annotation("s", text, ending, refusal, TokenUsage(), {}, {})
 
 
-def test_the_papers_question_is_asked_behind_the_picture(annotate, samples):
+def test_default_prompt_follows_the_image(annotate, samples):
     with serving(lambda body, before: completion(FINE, tokens=(70, 12))) as server:
         found = annotate(server, samples(1))
-    (body,) = server.asked
+    (body,) = server.requests
     [turn] = body.pop("messages")
     assert [part["type"] for part in turn["content"]] == ["image_url", "text"]
     assert question({"messages": [turn]}) == "What is in this image?"
     assert body == {"model": "m", "temperature": 0.0, "max_tokens": 300}
-    assert found["s0"] == Annotation("s0", FINE, "stop", None, Tokens(70, 12), {"answered_by": "m"}, {"server_id": "c"})
+    assert found["s0"] == Annotation(
+        "s0", FINE, "stop", None, TokenUsage(70, 12), {"answered_by": "m"}, {"server_id": "c"}
+    )
 
 
-def test_what_a_server_does_not_count_is_estimated(annotate, samples):
+def test_missing_token_usage_is_estimated(annotate, samples):
     with serving(lambda body, before: completion(FINE)) as server:
         found = annotate(server, samples(1), tokens_per_image=100, prompt="Eight123")
-    assert found["s0"].tokens == Tokens(102, 14)
+    assert found["s0"].tokens == TokenUsage(102, 14)
 
 
-def test_a_request_is_known_by_what_decides_its_answer(samples):
+def test_request_identity_has_prompt_and_parameters(samples):
     (sample,) = samples(1)
     before = made().request(sample)
     same = made("http://127.0.0.1:2/v1", concurrency=2, words={"min": 1}, token_budget=5, requests_per_minute=3)
@@ -93,25 +95,25 @@ def test_a_request_is_known_by_what_decides_its_answer(samples):
         "Unfortunately, I was given no picture.",
     ],
 )
-def test_a_refusal_is_told_by_how_it_begins(text):
-    assert refuses(answer(text))
+def test_refusal_is_detected_by_its_beginning(text):
+    assert is_refusal(answer(text))
     assert made().flags(answer(text)) == ("refused",)
 
 
 @pytest.mark.parametrize(
     "text", [FINE, "A sorry sight: a wall.", "The text reads: I can't help myself.", "", "We see a can."]
 )
-def test_a_summary_is_no_refusal(text):
-    assert not refuses(answer(text))
+def test_summary_is_not_a_refusal(text):
+    assert not is_refusal(answer(text))
 
 
-def test_refusals_of_the_server_are_answers(annotate, samples):
+def test_server_refusals_are_recorded_as_answers(annotate, samples):
     replies = [
         completion("", "content_filter"),
         completion(None, refusal="I will not."),
         failure(400, "no", "content_policy_violation"),
     ]
-    with serving(lambda body, before: replies[len(server.asked) - 1]) as server:
+    with serving(lambda body, before: replies[len(server.requests) - 1]) as server:
         found = annotate(server, samples(3), concurrency=1)
     assert [each.refusal for each in found.values()] == [None, "I will not.", None]
     assert all(made().flags(each) == ("refused",) and made().summary(each) is None for each in found.values())
@@ -129,7 +131,7 @@ def test_the_papers_bounds_are_the_default():
     assert flagged == [*range(10), *range(98, 120)]
 
 
-def test_one_that_the_limit_cut_off_is_flagged():
+def test_truncated_answer_is_flagged():
     assert made().flags(answer(FINE, "length")) == ("cut off",)
 
 
@@ -137,19 +139,19 @@ def test_a_summary_is_one_line():
     assert made().summary(answer(" Two\n\npeople \t stand. ")) == "Two people stand."
 
 
-def test_bounds_that_flag_everything_are_refused():
+def test_word_range_that_flags_everything_is_an_error():
     with pytest.raises(ValidationError, match="min 9 is above max 3"):
         OpenAICompatibleOptions(model="m", words={"min": 9, "max": 3})
 
 
-def test_an_estimate_counts_what_is_known():
+def test_estimate_uses_known_token_usage():
     annotator = made(tokens_per_image=1000, max_new_tokens=50, prices={"input": 2.0, "output": 8.0}, prompt="Eight123")
-    first = annotator.estimate(1000, Tokens(), 0)
-    assert first.tokens == Tokens(1_002_000, 50_000)
+    first = annotator.estimate(1000, TokenUsage(), 0)
+    assert first.tokens == TokenUsage(1_002_000, 50_000)
     assert first.cost == pytest.approx(2.004 + 0.4)
-    later = annotator.estimate(1000, Tokens(3000, 40), 10)
-    assert later.tokens == Tokens(300_000, 50_000)
-    assert made().estimate(7, Tokens(), 0).cost is None
+    later = annotator.estimate(1000, TokenUsage(3000, 40), 10)
+    assert later.tokens == TokenUsage(300_000, 50_000)
+    assert made().estimate(7, TokenUsage(), 0).cost is None
 
 
 @given(
@@ -158,54 +160,54 @@ def test_an_estimate_counts_what_is_known():
     costs=st.lists(st.integers(1, 300), max_size=30),
     together=st.integers(1, 5),
 )
-def test_a_budget_is_never_overspent_where_requests_take_no_more_than_they_may(limit, taken, costs, together):
+def test_budget_is_not_exceeded_by_requests_within_their_maximum(limit, taken, costs, together):
     samples = [Sample(str(place), "", None, None, (), ()) for place in range(len(costs))]
-    budget = Budget(limit, Tokens(taken, 0), Tokens(200, 100), iter(samples))
+    budget = TokenBudget(limit, TokenUsage(taken, 0), TokenUsage(200, 100), iter(samples))
     asked = 0
     while not budget.is_done:
-        underway = list(islice(budget.affordable(), together))
+        underway = list(islice(budget.next_affordable(), together))
         for sample in underway:
-            budget.pay(Tokens(costs[int(sample.id)], 0))
+            budget.record(TokenUsage(costs[int(sample.id)], 0))
         asked += len(underway)
         if not underway:
             break
-    assert budget.spent == taken + sum(costs[:asked])
-    assert budget.spent <= max(limit, taken)
-    assert asked == len(costs) or budget.spent + max(200, *costs[:asked], 0) + 100 > limit
+    assert budget.used == taken + sum(costs[:asked])
+    assert budget.used <= max(limit, taken)
+    assert asked == len(costs) or budget.used + max(200, *costs[:asked], 0) + 100 > limit
 
 
-def test_a_spent_budget_ends_the_asking_and_keeps_what_came(annotate, samples):
+def test_used_up_budget_stops_requests_and_keeps_answers(annotate, samples):
     limits = {"tokens_per_image": 50, "prompt": "1234", "max_new_tokens": 49}
     with serving(lambda body, before: completion(FINE, tokens=(51, 9))) as server:
-        with pytest.raises(StepError, match=r"budget is spent: 240 of 300.*raise annotator\.token_budget"):
+        with pytest.raises(StepError, match=r"budget is used up: 240 of 300.*raise annotator\.token_budget"):
             annotate(server, samples(9), token_budget=300, concurrency=2, **limits)
-        assert len(annotate.found) == len(server.asked) == 4
+        assert len(annotate.found) == len(server.requests) == 4
         with pytest.raises(StepError, match="240 of 300"):
-            annotate(server, samples(9)[4:], taken=Tokens(204, 36), token_budget=300, **limits)
-        assert len(server.asked) == 4
-        assert len(annotate(server, samples(9)[4:], taken=Tokens(204, 36), token_budget=1000, **limits)) == 5
+            annotate(server, samples(9)[4:], taken=TokenUsage(204, 36), token_budget=300, **limits)
+        assert len(server.requests) == 4
+        assert len(annotate(server, samples(9)[4:], taken=TokenUsage(204, 36), token_budget=1000, **limits)) == 5
 
 
-def test_without_a_key_nothing_is_asked(annotate, samples, monkeypatch):
+def test_missing_key_is_an_error_before_any_request(annotate, samples, monkeypatch):
     monkeypatch.delenv("CHAT_KEY", raising=False)
     with (
         serving(lambda body, before: completion(FINE)) as server,
         pytest.raises(RequirementError, match=r"annotator: .*CHAT_KEY"),
     ):
         annotate(server, samples(1), api_key_env="CHAT_KEY")
-    assert server.asked == []
+    assert server.requests == []
 
 
-def test_requests_are_held_back_those_sent_again_too(annotate, samples, monkeypatch):
+def test_rate_limit_applies_to_retries(annotate, samples, monkeypatch):
     turns = []
 
     async def turn(pace):
-        turns.append(pace.gap())
+        turns.append(pace.interval())
 
-    monkeypatch.setattr("plugins.servers.chat.RateLimiter.turn", turn)
+    monkeypatch.setattr("plugins.servers.chat.RateLimiter.wait", turn)
     with serving(lambda body, before: completion(FINE, tokens=(40, 20)) if before else failure(429)) as server:
         annotate(server, samples(3), concurrency=1, tokens_per_minute=60, tokens_per_image=0, max_new_tokens=59)
-    assert len(turns) == len(server.asked) == 6
+    assert len(turns) == len(server.requests) == 6
     assert turns == pytest.approx([60 + 5] * 2 + [(65 + 60) / 2] * 2 + [(65 + 120) / 3] * 2)
 
 

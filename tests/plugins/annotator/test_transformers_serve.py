@@ -1,4 +1,4 @@
-"""Summaries from somebody else's server: transformers' own, with a tiny LLaVA of random weights."""
+"""Summaries from transformers' own server, with a tiny LLaVA of random weights."""
 
 import socket
 import subprocess
@@ -14,7 +14,7 @@ from PIL import Image
 from plugins.annotator.openai_compatible import OpenAICompatibleAnnotator
 from plugins.annotator.openai_compatible_options import OpenAICompatibleOptions
 from runner.records import Sample
-from runner.stages import Tokens
+from runner.stages import TokenUsage
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEMPLATE = (
@@ -29,10 +29,10 @@ def save_llava(folder):
     from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
     from plugins.model.chat.processor import train_tokenizer
-    from plugins.model.chat.small_models import END_OF_TEXT, ChatWording
+    from plugins.model.chat.small_models import END_OF_TEXT, ChatFormat
 
     texts = ["What is in this image? Two people stand in front of a wall. ANSWER:"] * 4
-    tokenizer = train_tokenizer(texts, 300, ChatWording((END_OF_TEXT, "<image>"), TEMPLATE))
+    tokenizer = train_tokenizer(texts, 300, ChatFormat((END_OF_TEXT, "<image>"), TEMPLATE))
     image_token = tokenizer.get_added_vocab()["<image>"]
     images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     LlavaProcessor(
@@ -90,10 +90,10 @@ def test_transformers_own_server_annotates(server, recorder, tmp_path):
     options = OpenAICompatibleOptions(
         model=str(folder), base_url=url, api_key_env=None, max_new_tokens=12, concurrency=2, max_retries=0, timeout=600
     )
-    found = list(OpenAICompatibleAnnotator(options).annotate(iter(samples), Tokens(), recorder()))
+    found = list(OpenAICompatibleAnnotator(options).annotate(iter(samples), TokenUsage(), recorder()))
     assert {each.id for each in found} == {"s0", "s1"}
     for each in found:
         assert each.answer
-        assert each.ending in {"length", "stop"}
+        assert each.finish_reason in {"length", "stop"}
         assert each.tokens.input > 16  # the picture takes so many alone
         assert 0 < each.tokens.output <= 12

@@ -1,4 +1,4 @@
-"""Data from a data-set folder: as built or divided anew, checked, and pinned to its content."""
+"""Data from a data-set folder: with its own splits or new ones, checked, with a fingerprint of its content."""
 
 import json
 
@@ -8,16 +8,16 @@ from pydantic import ValidationError
 
 from plugins.data.data_options import MmreOptions
 from plugins.data.mmre import MmreData
-from runner.dataset.publish import publishing
+from runner.dataset.publish import publish_atomically
 from runner.dataset.split import find_leaks
 from runner.errors import DataError
-from runner.fingerprint import identity
+from runner.fingerprint import fingerprinted_options
 from runner.records import Entity, Sample
 
 
 def publish(path, **texts):
-    """Write a data set whose splits hold these texts, each with a picture of its own."""
-    with publishing(path) as unfinished:
+    """Write a data set whose splits contain these texts, each with its own image."""
+    with publish_atomically(path) as unfinished:
         splits = {}
         for split, members in texts.items():
             splits[split] = []
@@ -26,7 +26,7 @@ def publish(path, **texts):
                 Image.new("RGB", (4, 4), (number, len(split), len(text))).save(image)
                 pairs = (Entity("person", "Ada"),)
                 splits[split].append(Sample(f"{split}-{number}", text, image, None, pairs, ()))
-        unfinished.describe("made", ["person"], splits, {})
+        unfinished.write_dataset("made", ["person"], splits, {})
     return path
 
 
@@ -61,7 +61,7 @@ def test_as_built(folder, recorder):
     assert reporter.warnings == []
 
 
-def test_divided_anew(folder, recorder):
+def test_split_again(folder, recorder):
     data, info = prepared(recorder(), path=folder, split=RATIOS)
     built = prepared(recorder(), path=folder)[0]
     assert info.num_samples == {"train": 10, "test": 10}
@@ -80,7 +80,7 @@ def test_a_limit_takes_the_first_of_each_split(folder, recorder):
     assert info.fingerprint != prepared(recorder(), path=folder)[1].fingerprint
 
 
-def test_a_folder_that_was_edited_is_told_and_pinned_to_its_content(folder, recorder):
+def test_an_edited_folder_gives_a_warning_and_a_new_fingerprint(folder, recorder):
     before = prepared(recorder(), path=folder)[1].fingerprint
     file = folder / "train.jsonl"
     file.write_text(file.read_text().replace("train 3", "train three"))
@@ -92,7 +92,7 @@ def test_a_folder_that_was_edited_is_told_and_pinned_to_its_content(folder, reco
     assert before[:8] in warning
 
 
-def test_an_edited_folder_is_told_when_only_a_few_are_used(folder, recorder):
+def test_an_edited_folder_gives_a_warning_with_a_limit_too(folder, recorder):
     file = folder / "train.jsonl"
     file.write_text(file.read_text().replace("train 9", "train nine"))
     reporter = recorder()
@@ -111,7 +111,7 @@ def test_leaks_are_refused(leaking, recorder):
     assert "data.leaks: warn" in str(raised.value)
 
 
-def test_leaks_are_told(leaking, recorder):
+def test_leaks_give_a_warning(leaking, recorder):
     reporter = recorder()
     _, info = prepared(reporter, path=leaking, leaks="warn")
     assert info.num_samples == {"train": 4, "test": 2}
@@ -119,45 +119,49 @@ def test_leaks_are_told(leaking, recorder):
     assert "the same text: train/train-1 and test/test-1" in warning
 
 
-def test_a_division_by_content_mends_leaks(leaking, recorder):
+def test_splitting_by_content_removes_leaks(leaking, recorder):
     reporter = recorder()
     data, _ = prepared(reporter, path=leaking, split=RATIOS)
     assert find_leaks({split: data.load(split) for split in ("train", "test")}) == []
     assert reporter.warnings == []
 
 
-def test_a_division_by_sample_may_leak(tmp_path, recorder):
+def test_splitting_by_sample_may_leak(tmp_path, recorder):
     path = publish(tmp_path / "same", train=["same"] * 8)
     with pytest.raises(DataError, match="leak"):
         prepared(recorder(), path=path, split=RATIOS | {"group_by": "none"})
 
 
-def test_a_missing_folder_names_the_command_that_makes_one(tmp_path, recorder):
+def test_the_error_for_a_missing_folder_names_the_build_command(tmp_path, recorder):
     with pytest.raises(DataError, match=r"nowhere: no data set here.*runner build"):
         prepared(recorder(), path=tmp_path / "nowhere")
 
 
-def test_a_data_set_without_a_test_split_is_to_be_divided(tmp_path, recorder):
+def test_a_data_set_without_a_test_split_is_an_error(tmp_path, recorder):
     path = publish(tmp_path / "one", train=[f"t{number}" for number in range(10)])
-    with pytest.raises(DataError, match="has no split test, only train; divide it anew"):
+    with pytest.raises(DataError, match="has no split test, only train; split it again"):
         prepared(recorder(), path=path)
     assert prepared(recorder(), path=path, split={})[1].num_samples == {"train": 7, "test": 3}
 
 
-def test_a_split_that_is_not_there(folder, recorder):
+def test_an_unknown_split_is_an_error(folder, recorder):
     data, _ = prepared(recorder(), path=folder)
     with pytest.raises(DataError, match="no split 'dev' was prepared"):
         data.load("dev")
 
 
-def test_a_smoke_run_takes_a_handful(folder, tmp_path):
+def test_a_smoke_run_uses_few_samples(folder, tmp_path):
     assert MmreOptions(path=folder).smoke() == {"limit": 8}
     assert MmreOptions(path=tmp_path / "nowhere").smoke()["type"] == "synthetic"
 
 
-def test_the_place_does_not_change_the_identity(tmp_path):
-    assert identity(MmreOptions(path=tmp_path)) == identity(MmreOptions(path=tmp_path / "moved"))
-    assert identity(MmreOptions(path=tmp_path)) != identity(MmreOptions(path=tmp_path, limit=3))
+def test_the_path_is_not_part_of_the_fingerprint(tmp_path):
+    assert fingerprinted_options(MmreOptions(path=tmp_path)) == fingerprinted_options(
+        MmreOptions(path=tmp_path / "moved")
+    )
+    assert fingerprinted_options(MmreOptions(path=tmp_path)) != fingerprinted_options(
+        MmreOptions(path=tmp_path, limit=3)
+    )
 
 
 @pytest.mark.parametrize(
@@ -171,12 +175,12 @@ def test_the_place_does_not_change_the_identity(tmp_path):
         "official",
     ],
 )
-def test_a_division_that_cannot_be(tmp_path, split):
+def test_invalid_ratios(tmp_path, split):
     with pytest.raises(ValidationError):
         MmreOptions(path=tmp_path, split=split)
 
 
-def test_images_that_look_alike_leak_where_that_is_asked_for(tmp_path, recorder):
+def test_similar_images_are_leaks_if_enabled(tmp_path, recorder):
     path = publish(tmp_path / "made", train=["a", "b"], test=["c"])
     chequers = Image.effect_mandelbrot((64, 64), (-2, -1.5, 1, 1.5), 40)
     chequers.save(path / "images" / "train0.png")

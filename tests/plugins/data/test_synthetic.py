@@ -1,4 +1,4 @@
-"""Generated data: the same for a seed, without leaks, and with the answer in the segments alone."""
+"""Generated data: reproducible for a seed, without leaks, and with the answer in the segments only."""
 
 import json
 import re
@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from plugins.data import synthetic
 from plugins.data.data_options import SyntheticOptions
 from plugins.data.synthetic import SyntheticData
-from plugins.data.synthetic_scenes import CELL, COLOURS, LABELS, SHAPES, THINGS_PER_LABEL, EntitySampler
+from plugins.data.synthetic_scenes import CELL, COLOURS, ENTITIES_PER_LABEL, LABELS, SHAPES, EntitySampler
 from runner.dataset.split import find_leaks
 from runner.errors import DataError
 
-THINGS = THINGS_PER_LABEL * len(LABELS)
-EMBLEM = re.compile(rf"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})")
+NUM_ENTITIES = ENTITIES_PER_LABEL * len(LABELS)
+SYMBOL = re.compile(rf"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})")
 
 
 def content(path):
@@ -28,7 +28,7 @@ def content(path):
 
 
 def make(path, reporter, **options):
-    """Generate data, and give its samples by split and its folder."""
+    """Generate data; return its samples by split and its description."""
     data = SyntheticData(SyntheticOptions(path=path, **options))
     info = data.prepare(reporter)
     return {split: data.load(split) for split in ("train", "test")}, info
@@ -40,8 +40,8 @@ def only(path):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """The samples of a set large enough to count in."""
+def splits(tmp_path_factory):
+    """The samples of a data set that is large enough for statistics."""
 
     class Silent:
         def progress(self, done, total, **shown): ...
@@ -49,19 +49,19 @@ def made(tmp_path_factory):
     return make(tmp_path_factory.mktemp("made"), Silent(), train=400, test=100)[0]
 
 
-def everything(made):
-    return [*made["train"], *made["test"]]
+def everything(splits):
+    return [*splits["train"], *splits["test"]]
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path, recorder):
-    infos = [make(tmp_path / place, recorder(), train=12, test=4)[1] for place in "ab"]
+    infos = [make(tmp_path / folder, recorder(), train=12, test=4)[1] for folder in "ab"]
     assert infos[0].fingerprint == infos[1].fingerprint
     assert infos[0].num_samples == {"train": 12, "test": 4}
     assert infos[0].labels == LABELS
     assert content(only(tmp_path / "a")) == content(only(tmp_path / "b"))
 
 
-def test_another_seed_gives_other_data_beside_it(tmp_path, recorder):
+def test_another_seed_gives_other_data_in_another_folder(tmp_path, recorder):
     first, one = make(tmp_path, recorder(), train=12, test=4)
     second, other = make(tmp_path, recorder(), train=12, test=4, seed=1)
     assert one.fingerprint != other.fingerprint
@@ -69,7 +69,7 @@ def test_another_seed_gives_other_data_beside_it(tmp_path, recorder):
     assert not {each.text for each in everything(first)} & {each.text for each in everything(second)}
 
 
-def test_it_is_made_once(tmp_path, recorder):
+def test_it_is_generated_once(tmp_path, recorder):
     first, second = recorder(), recorder()
     make(tmp_path, first, train=6, test=2)
     make(tmp_path, second, train=6, test=2)
@@ -92,7 +92,7 @@ def lost_picture(folder):
 
 
 @pytest.mark.parametrize("change", [changed_line, changed_description, lost_picture])
-def test_a_changed_folder_is_made_again_and_told(tmp_path, recorder, change):
+def test_a_changed_folder_is_generated_again_with_a_warning(tmp_path, recorder, change):
     make(tmp_path, recorder(), train=6, test=2)
     before = content(only(tmp_path))
     change(only(tmp_path))
@@ -100,10 +100,10 @@ def test_a_changed_folder_is_made_again_and_told(tmp_path, recorder, change):
     make(tmp_path, reporter, train=6, test=2)
     assert content(only(tmp_path)) == before
     assert len(reporter.warnings) == 1
-    assert reporter.warnings[0].endswith("it is made again")
+    assert reporter.warnings[0].endswith("it is generated again")
 
 
-def test_two_at_once_make_it_once(tmp_path, recorder):
+def test_concurrent_processes_generate_it_once(tmp_path, recorder):
     reporters = [recorder() for _ in range(4)]
     fingerprints = []
 
@@ -120,9 +120,9 @@ def test_two_at_once_make_it_once(tmp_path, recorder):
     assert sum(bool(reporter.shown) for reporter in reporters) == 1
 
 
-def test_splits_share_nothing(made):
-    assert find_leaks(made) == []
-    texts = [sample.text for sample in everything(made)]
+def test_splits_share_nothing(splits):
+    assert find_leaks(splits) == []
+    texts = [sample.text for sample in everything(splits)]
     assert len(set(texts)) == len(texts)
 
 
@@ -137,29 +137,29 @@ def share_of_new_names(samples):
 
 
 @pytest.mark.parametrize(("option", "tolerance"), [(0.0, 0.0), (0.5, 0.08), (1.0, 0.0)])
-def test_the_share_of_new_names(tmp_path, recorder, option, tolerance):
+def test_the_share_of_unseen_names(tmp_path, recorder, option, tolerance):
     samples, _ = make(tmp_path, recorder(), train=100, test=120, unseen_name_ratio=option)
     assert share_of_new_names(samples) == pytest.approx(option, abs=tolerance)
 
 
-def test_segments_are_the_pixels_of_their_boxes(made):
-    for sample in everything(made)[::10]:
+def test_segments_are_the_pixels_of_their_boxes(splits):
+    for sample in everything(splits)[::10]:
         with Image.open(sample.image) as image:
             for segment in sample.segments:
                 with Image.open(segment.image) as cut:
                     assert ImageChops.difference(image.crop(segment.box), cut).getbbox() is None
 
 
-def test_boxes_do_not_overlap(made):
-    for sample in everything(made):
+def test_boxes_do_not_overlap(splits):
+    for sample in everything(splits):
         corners = [segment.box[:2] for segment in sample.segments]
         assert len(set(corners)) == len(corners)
         assert corners == sorted(corners, key=lambda corner: (corner[1], corner[0]))
 
 
-def test_what_is_shown_is_named_and_some_of_what_is_named_is_not_shown(made):
+def test_shown_entities_are_mentioned_and_some_mentioned_ones_are_not_shown(splits):
     hidden = []
-    for sample in everything(made):
+    for sample in everything(splits):
         named = {entity.text for entity in sample.entities}
         shown = [segment.entity for segment in sample.segments]
         assert set(shown) <= named
@@ -170,66 +170,66 @@ def test_what_is_shown_is_named_and_some_of_what_is_named_is_not_shown(made):
         else:
             assert named == set(shown)
     assert set(hidden) == {0, 1}
-    assert fmean(hidden) == pytest.approx(synthetic.EXTRA_SHARE, abs=0.08)
+    assert fmean(hidden) == pytest.approx(synthetic.EXTRA_MENTION_PROBABILITY, abs=0.08)
 
 
-def test_the_order_of_segments_says_nothing_about_that_of_the_text(made):
-    """Of two shown things, the first named stands first in the picture half of the time."""
+def test_the_order_of_segments_is_independent_of_the_text(splits):
+    """Of two shown entities, the first mentioned one is first in the image half of the time."""
     first = []
-    for sample in everything(made):
-        place = {entity.text: number for number, entity in enumerate(sample.entities)}
+    for sample in everything(splits):
+        position = {entity.text: number for number, entity in enumerate(sample.entities)}
         one, other = (segment.entity for segment in sample.segments[:2])
-        first.append(place[one] < place[other])
+        first.append(position[one] < position[other])
     assert fmean(first) == pytest.approx(0.5, abs=0.08)
 
 
-def test_the_summary_tells_the_segments_in_order(made):
-    """So a summary's emblems name the entities: each emblem is that of one name, and each name has one emblem."""
+def test_the_summary_describes_the_segments_in_order(splits):
+    """The symbols of a summary identify entities: each symbol belongs to one name, and each name has one symbol."""
     emblem_of, name_of = {}, {}
-    for sample in everything(made):
-        emblems = EMBLEM.findall(sample.summary)
+    for sample in everything(splits):
+        emblems = SYMBOL.findall(sample.summary)
         assert len(emblems) == len(sample.segments)
         for emblem, segment in zip(emblems, sample.segments, strict=True):
             assert emblem_of.setdefault(segment.entity, emblem) == emblem
             assert name_of.setdefault(emblem, segment.entity) == segment.entity
-    assert len(emblem_of) == THINGS
+    assert len(emblem_of) == NUM_ENTITIES
 
 
 def emblem_colour(segment):
-    """The colour whose emblem a segment shows, read from its pixels."""
+    """Return the colour of the symbol in a segment, read from its pixels."""
     with Image.open(segment.image) as opened:
         middle = opened.getpixel((opened.width // 2, opened.height // 2))
     return min(COLOURS, key=lambda each: sum(abs(a - b) for a, b in zip(COLOURS[each], middle, strict=True)))
 
 
-def test_segments_show_what_the_summary_tells(made):
-    for sample in everything(made)[::5]:
+def test_segments_show_the_symbols_of_the_summary(splits):
+    for sample in everything(splits)[::5]:
         assert all(emblem_colour(segment) in sample.summary for segment in sample.segments)
 
 
-PLACE = re.compile(r"something at the (top|middle|bottom) (left|centre|right)")
+POSITION = re.compile(r"something at the (top|middle|bottom) (left|centre|right)")
 
 
-def place_of(segment):
+def position(segment):
     left, top, _, _ = segment.box
     return ("top", "middle", "bottom")[top // CELL], ("left", "centre", "right")[left // CELL]
 
 
-def test_relatedness_changes_the_summaries_alone(tmp_path, recorder):
-    made = [
+def test_relatedness_changes_the_summaries_only(tmp_path, recorder):
+    splits = [
         everything(make(tmp_path / str(share), recorder(), train=30, test=10, relatedness=share)[0])
         for share in (0.0, 0.5, 1.0)
     ]
-    for same in zip(*made, strict=True):
+    for same in zip(*splits, strict=True):
         assert len({sample.text for sample in same}) == 1
         assert len({sample.entities for sample in same}) == 1
         assert len({sample.image.read_bytes() for sample in same}) == 1
-        segments = [[(each.letter, each.entity, each.box) for each in sample.segments] for sample in same]
+        segments = [[(segment.letter, segment.entity, segment.box) for segment in sample.segments] for sample in same]
         assert segments[0] == segments[1] == segments[2]
-        assert all(len({each.image.read_bytes() for each in of_one}) == 1 for of_one in segment_rows(same))
-    none, half, all_told = ([len(EMBLEM.findall(sample.summary)) for sample in samples] for samples in made)
+        assert all(len({segment.image.read_bytes() for segment in row}) == 1 for row in segment_rows(same))
+    none, half, all_described = ([len(SYMBOL.findall(sample.summary)) for sample in samples] for samples in splits)
     assert not any(none)
-    assert sum(none) < sum(half) < sum(all_told) == sum(len(sample.segments) for sample in made[2])
+    assert sum(none) < sum(half) < sum(all_described) == sum(len(sample.segments) for sample in splits[2])
 
 
 def segment_rows(samples):
@@ -237,29 +237,29 @@ def segment_rows(samples):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_a_summary_names_an_emblem_or_says_the_place(tmp_path, recorder, share):
-    """What is told of a thing is the same in every summary, and of a share of the things."""
-    told = {}
+def test_a_summary_describes_a_symbol_or_a_position(tmp_path, recorder, share):
+    """An entity is described the same way in every summary, with its symbol for the given share of entities."""
+    described = {}
     for sample in everything(make(tmp_path, recorder(), train=200, test=20, relatedness=share)[0]):
         seen = re.split(", | and ", sample.summary.removeprefix("This image shows ").removesuffix("."))
         for words, segment in zip(seen, sample.segments, strict=True):
-            place = PLACE.fullmatch(words)
-            assert place is None or place.groups() == place_of(segment)
-            assert told.setdefault(segment.entity, place is None) == (place is None)
-    assert sum(told.values()) == share * THINGS == share * len(told)
+            match = POSITION.fullmatch(words)
+            assert match is None or match.groups() == position(segment)
+            assert described.setdefault(segment.entity, match is None) == (match is None)
+    assert sum(described.values()) == share * NUM_ENTITIES == share * len(described)
 
 
 @given(st.integers(0, 1000), st.floats(0, 1), st.floats(0, 1))
-def test_a_larger_share_tells_of_all_that_a_smaller_one_tells_of(seed, one, other):
-    world = EntitySampler(seed)
-    assert world.told(min(one, other)) <= world.told(max(one, other))
-    for half in (world.known, world.new):
-        told = Counter(thing.label for thing in half if thing in world.told(one))
-        assert told.total() == round(one * len(half))
-        assert max(told.values(), default=0) - min(told.get(label, 0) for label in LABELS) <= 1
+def test_a_larger_share_includes_the_entities_of_a_smaller_one(seed, one, other):
+    sampler = EntitySampler(seed)
+    assert sampler.described_entities(min(one, other)) <= sampler.described_entities(max(one, other))
+    for half in (sampler.train_entities, sampler.unseen_entities):
+        described = Counter(entity.label for entity in half if entity in sampler.described_entities(one))
+        assert described.total() == round(one * len(half))
+        assert max(described.values(), default=0) - min(described.get(label, 0) for label in LABELS) <= 1
 
 
-def test_what_is_not_matched_has_no_segments(tmp_path, recorder):
+def test_samples_outside_the_segmented_ratio_have_no_segments(tmp_path, recorder):
     whole, _ = make(tmp_path / "whole", recorder(), train=300, test=20)
     part, _ = make(tmp_path / "part", recorder(), train=300, test=20, segmented_ratio=0.2)
     left = [sample for sample in part["train"] if sample.segments]
@@ -277,56 +277,56 @@ def test_the_same_options_give_the_same_data_in_every_version(tmp_path, recorder
     assert info.fingerprint == "1c752811bfc6e94fe53b3e4ee8f05a887f44685414623fede4bc23ea2a63e3ec"
 
 
-def test_of_three_named_things_one_is_shown(tmp_path, recorder):
+def test_one_of_three_mentioned_entities_is_shown(tmp_path, recorder):
     for sample in everything(make(tmp_path, recorder(), train=60, test=10, entities_per_image=(1, 1))[0]):
         [segment] = sample.segments
         named = {entity.text for entity in sample.entities}
         assert segment.entity in named
         assert len(named) == 3
-        [emblem] = EMBLEM.findall(sample.summary)
+        [emblem] = SYMBOL.findall(sample.summary)
         assert sample.summary == f"This image shows {'an' if emblem[0] == 'orange' else 'a'} {' '.join(emblem)}."
 
 
-def test_the_least_number_of_things_comes_first():
-    with pytest.raises(ValidationError, match=r"the least comes first: \[1, 2\]"):
+def test_the_minimum_number_of_entities_comes_first():
+    with pytest.raises(ValidationError, match=r"the minimum comes first: \[1, 2\]"):
         SyntheticOptions(entities_per_image=(2, 1))
 
 
-def test_a_smaller_world_has_some_of_the_larger_ones_things(tmp_path, recorder):
-    assert set(EntitySampler(3, 2).known) < set(EntitySampler(3).known)
-    assert EntitySampler(3, 2).new == EntitySampler(3).new
+def test_fewer_entities_are_a_subset_of_more(tmp_path, recorder):
+    assert set(EntitySampler(3, 2).train_entities) < set(EntitySampler(3).train_entities)
+    assert EntitySampler(3, 2).unseen_entities == EntitySampler(3).unseen_entities
     samples, _ = make(tmp_path, recorder(), train=60, test=10, entities_per_label=2)
     assert len(names(everything(samples))) == 2 * len(LABELS)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_world(seed):
-    world = EntitySampler(seed)
-    things = [*world.known, *world.new]
-    assert len({thing.name for thing in things}) == len({thing.emblem for thing in things}) == 2 * THINGS
-    for half in (world.known, world.new):
-        assert Counter(thing.label for thing in half) == dict.fromkeys(LABELS, THINGS_PER_LABEL)
-    first_words = [thing.name.split()[0] for thing in things]
-    assert len(set(first_words)) == 2 * THINGS
+def test_entity_sampler(seed):
+    sampler = EntitySampler(seed)
+    entities = [*sampler.train_entities, *sampler.unseen_entities]
+    assert len({entity.name for entity in entities}) == len({entity.symbol for entity in entities}) == 2 * NUM_ENTITIES
+    for half in (sampler.train_entities, sampler.unseen_entities):
+        assert Counter(entity.label for entity in half) == dict.fromkeys(LABELS, ENTITIES_PER_LABEL)
+    first_words = [entity.name.split()[0] for entity in entities]
+    assert len(set(first_words)) == 2 * NUM_ENTITIES
 
 
 def test_more_samples_than_texts_are_refused(tmp_path, recorder, monkeypatch):
-    """With two things a text and no third, and nothing but their names, there is a text for each ordered pair."""
-    monkeypatch.setattr(synthetic, "EXTRA_SHARE", 0.0)
+    """If texts consist of two names only, there is one text for each ordered pair."""
+    monkeypatch.setattr(synthetic, "EXTRA_MENTION_PROBABILITY", 0.0)
     monkeypatch.setattr(
-        EntitySampler, "tweet", staticmethod(lambda rng, things: " ".join(thing.name for thing in things))
+        EntitySampler, "tweet", staticmethod(lambda rng, entities: " ".join(entity.name for entity in entities))
     )
-    pairs = THINGS * (THINGS - 1)
+    pairs = NUM_ENTITIES * (NUM_ENTITIES - 1)
     assert (
         len(make(tmp_path / "fits", recorder(), train=pairs // 2, test=20, entities_per_image=(2, 2))[0]["train"])
         == pairs // 2
     )
-    with pytest.raises(DataError, match="no more different texts; ask for fewer"):
+    with pytest.raises(DataError, match="cannot generate more distinct texts; request fewer"):
         make(tmp_path / "not", recorder(), train=pairs, test=1, entities_per_image=(2, 2))
     assert [each for each in (tmp_path / "not").iterdir() if each.is_dir()] == []
 
 
-def test_a_smoke_run_takes_a_handful(tmp_path, recorder):
+def test_a_smoke_run_uses_few_samples(tmp_path, recorder):
     options = SyntheticOptions(path=tmp_path)
     samples, _ = make(tmp_path, recorder(), **options.smoke())
     assert {split: len(members) for split, members in samples.items()} == {"train": 12, "test": 4}

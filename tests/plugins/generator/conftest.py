@@ -1,4 +1,4 @@
-"""Questions about small pictures, and a model in memory in the place of stored weights."""
+"""Fixtures: prompts with small images, and a model in memory instead of stored weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real server on the loopback: what it is sent, and what becomes of its answers, refusals and failures."""
+"""Requests to a local server, and the handling of its answers, refusals and failures."""
 
 import asyncio
 import base64
@@ -50,7 +50,7 @@ def echo(body, before):
     return completion(question(body).replace("Question", "Answer"))
 
 
-def test_every_prompt_is_answered_once_so_many_at_a_time(ask):
+def test_every_prompt_is_answered_once_with_limited_concurrency(ask):
     gate = threading.Barrier(3, timeout=20)
 
     def together(body, before):
@@ -61,21 +61,21 @@ def test_every_prompt_is_answered_once_so_many_at_a_time(ask):
         answers = ask(server, texts(9), concurrency=3)
     assert {key: answer.output for key, answer in answers.items()} == {f"s{n}": f"Answer {n}" for n in range(9)}
     assert all(answer.finished for answer in answers.values())
-    assert len(server.asked) == 9
-    assert server.most == 3
+    assert len(server.requests) == 9
+    assert server.max_concurrent == 3
     assert ask.reporter.shown[0][:2] == (0, 9)
     assert ask.reporter.shown[-1][:2] == (9, 9)
     assert ask.reporter.shown[-1][2]["samples_per_second"] > 0
 
 
-def test_what_is_sent_is_the_prompt_its_pictures_and_solved_examples(ask, draw):
+def test_request_has_prompt_images_and_solved_examples(ask, draw):
     picture, photo = draw(8, 6, "a.png", "RGB"), draw(4, 2, "b.jpg")
     solved = Rendered("e", (ImagePart(photo), TextPart("Solved?")), "Yes: {'a': \"it's\"}")
     prompt = Rendered("s", (TextPart("a:"), ImagePart(picture), TextPart("Who? <|im_end|>")), examples=(solved,))
     with serving(lambda body, before: completion("Ada")) as server:
         ask(server, [prompt], max_new_tokens=77)
-    (body,) = server.asked
-    assert server.keys == [f"Bearer {KEY}"]
+    (body,) = server.requests
+    assert server.authorizations == [f"Bearer {KEY}"]
     shown, answered, asked = body.pop("messages")
     assert body == {"model": "m", "temperature": 0.0, "max_tokens": 77}
     assert (shown["role"], answered, asked["role"]) == (
@@ -96,7 +96,7 @@ def inlined(part):
 
 
 @pytest.mark.parametrize("suffix", ["bmp", "jpg"])
-def test_a_picture_that_servers_would_not_see_upright_is_sent_as_png(ask, tmp_path, suffix):
+def test_rotated_or_unsupported_image_is_sent_as_png(ask, tmp_path, suffix):
     turned = Image.new("RGB", (8, 6), "red")
     turned.putpixel((0, 0), (0, 0, 255))
     exif = Image.Exif()
@@ -105,17 +105,17 @@ def test_a_picture_that_servers_would_not_see_upright_is_sent_as_png(ask, tmp_pa
     turned.save(tmp_path / f"p.{suffix}", exif=exif)
     with serving(lambda body, before: completion("")) as server:
         ask(server, [Rendered("s", (ImagePart(tmp_path / f"p.{suffix}"),))])
-    kind, content = inlined(server.asked[0]["messages"][0]["content"][0])
+    kind, content = inlined(server.requests[0]["messages"][0]["content"][0])
     assert kind == "image/png"
     with Image.open(io.BytesIO(content)) as sent:
         assert sent.size == ((6, 8) if suffix == "jpg" else (8, 6))
 
 
-def test_a_picture_that_cannot_be_read_is_told_with_its_sample(ask, tmp_path):
+def test_unreadable_image_error_names_the_sample(ask, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with serving(echo) as server, pytest.raises(DataError, match=r"sample s: image .*broken\.png cannot be used"):
         ask(server, [Rendered("s", (ImagePart(tmp_path / "broken.png"),))])
-    assert server.asked == []
+    assert server.requests == []
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_picture_that_cannot_be_read_is_told_with_its_sample(ask, tmp_path):
         (failure(400, "not this picture", "content_policy_violation"), "", True),
     ],
 )
-def test_cut_empty_and_refused_answers_are_kept(ask, reply, output, finished):
+def test_truncated_empty_and_refused_answers_are_kept(ask, reply, output, finished):
     with serving(lambda body, before: reply) as server:
         (answer,) = ask(server, texts(1)).values()
     assert (answer.output, answer.finished) == (output, finished)
@@ -138,31 +138,31 @@ def test_cut_empty_and_refused_answers_are_kept(ask, reply, output, finished):
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_passing_failures_are_sat_out(ask, status):
+def test_transient_failures_are_retried(ask, status):
     with serving(lambda body, before: failure(status) if before < 2 else echo(body, before)) as server:
         answers = ask(server, texts(3), concurrency=2)
     assert len(answers) == 3
-    assert len(server.asked) == 9
+    assert len(server.requests) == 9
 
 
-def test_a_stalled_request_is_sent_again(ask):
+def test_stalled_request_is_retried(ask):
     with serving(lambda body, before: stall(6, echo(body, 0)) if not before else echo(body, 1)) as server:
         answers = ask(server, texts(2), timeout=2)
     assert len(answers) == 2
-    assert len(server.asked) == 4
+    assert len(server.requests) == 4
 
 
 @pytest.mark.parametrize(
     ("reply", "kind", "told"),
     [
         (failure(500, f"broke on {KEY}"), StepError, "failed: .*broke on \\*\\*\\*"),
-        (failure(429, "slow down"), StepError, "no more requests after 2 retries: .*slow down.*lower the concurrency"),
+        (failure(429, "slow down"), StepError, "limits the rate after 2 retries: .*slow down.*lower the concurrency"),
         (failure(404, "no model m"), StepError, "failed: .*no model m"),
         (failure(401, f"bad key {KEY}"), RequirementError, "refused the key in CHAT_KEY: .*bad key \\*\\*\\*"),
         ((200, {"hello": "there"}, {}), StepError, "answered without a completion.*`/v1` included"),
     ],
 )
-def test_a_lasting_failure_keeps_what_came_and_the_rest_is_asked_for_later(ask, reply, kind, told):
+def test_permanent_failure_keeps_answers_and_can_be_resumed(ask, reply, kind, told):
     with serving(lambda body, before: reply if "4" in question(body) else echo(body, before)) as server:
         with pytest.raises(kind, match=told) as caught:
             ask(server, texts(9), concurrency=1)
@@ -171,17 +171,17 @@ def test_a_lasting_failure_keeps_what_came_and_the_rest_is_asked_for_later(ask, 
     with serving(echo) as server:
         rest = ask(server, texts(9), done=["s0", "s1", "s2", "s3"])
     assert set(rest) == {"s4", "s5", "s6", "s7", "s8"}
-    assert len(server.asked) == 5
+    assert len(server.requests) == 5
 
 
-def test_a_server_that_is_not_there_is_told(ask):
+def test_unreachable_server_is_an_error(ask):
     with serving(echo) as server:
         pass
     with pytest.raises(StepError, match=r"sample s\d: http://127\.0\.0\.1:\d+/v1 cannot be reached"):
         ask(server, texts(9), max_retries=0)
 
 
-def test_of_many_failures_at_once_one_is_told(ask, caplog, monkeypatch):
+def test_one_of_several_simultaneous_failures_is_reported(ask, caplog, monkeypatch):
     close = AsyncOpenAI.close
 
     async def late(client):
@@ -196,7 +196,7 @@ def test_of_many_failures_at_once_one_is_told(ask, caplog, monkeypatch):
     assert caplog.text == ""
 
 
-def test_a_stop_gives_up_requests_under_way(ask, recorder):
+def test_stop_request_cancels_pending_requests(ask, recorder):
     release = threading.Event()
 
     def some(body, before):
@@ -211,31 +211,31 @@ def test_a_stop_gives_up_requests_under_way(ask, recorder):
             ask(server, texts(9), concurrency=2, reporter=recorder(stop_after=2))
         release.set()
     assert sorted(answer.id for answer in ask.answers) == ["s0", "s1"]
-    assert len(server.asked) <= 4
+    assert len(server.requests) <= 4
 
 
-def test_without_a_key_nothing_is_asked(monkeypatch):
+def test_missing_key_is_an_error_before_any_request(monkeypatch):
     monkeypatch.delenv("CHAT_KEY")
-    with pytest.raises(RequirementError, match=r"has no CHAT_KEY.*`api_key_env: null`"):
+    with pytest.raises(RequirementError, match=r"CHAT_KEY is not set.*`api_key_env: null`"):
         OpenAICompatibleGenerator(OpenAICompatibleOptions(model="m", api_key_env="CHAT_KEY"))
 
 
-def test_a_server_that_wants_no_key_gets_none_of_the_environments(ask, monkeypatch):
+def test_server_without_keys_gets_no_key_from_the_environment(ask, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with serving(echo) as server:
         ask(server, texts(1), api_key_env=None)
-    assert server.keys == ["Bearer none"]
+    assert server.authorizations == ["Bearer none"]
 
 
 @pytest.mark.parametrize(
     "url", ["https://me:secret@host/v1", "http://host/v1?key=secret", "host:8000/v1", "ftp://host", ""]
 )
-def test_an_address_is_plain(url):
-    with pytest.raises(ValidationError, match=r"must be an address|must hold no user"):
+def test_base_url_must_be_plain(url):
+    with pytest.raises(ValidationError, match=r"must be a URL|must not contain a user"):
         OpenAICompatibleOptions(model="m", base_url=url)
 
 
-def test_the_key_stands_in_no_option(monkeypatch):
+def test_key_is_not_part_of_the_options(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     options = OpenAICompatibleOptions(model="m")
     OpenAICompatibleGenerator(options)

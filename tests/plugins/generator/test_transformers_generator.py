@@ -1,4 +1,4 @@
-"""Answers are those of one prompt at a time, whatever stands in the batch beside it."""
+"""Answers do not depend on the other prompts of a batch."""
 
 from collections import Counter
 from functools import wraps
@@ -37,7 +37,7 @@ def generate(model, prompts, recorder, held):
 def ends(model, prompts, monkeypatch):
     """Let tokens that the model writes end its answers, so that they end at different places."""
     decoder = GreedyDecoder(model, lambda prompt, length: 12)
-    written = [decoder.write([prompt])[0].tokens for prompt in prompts]
+    written = [decoder.generate_batch([prompt])[0].tokens for prompt in prompts]
     shared = Counter(token for tokens in written for token in {*tokens[1:]} - {tokens[0]})
     stops = sorted({*model.stop_token_ids, *sorted(token for token, count in shared.items() if count < 4)[::4]})
     monkeypatch.setattr(model, "stop_token_ids", stops)
@@ -67,7 +67,7 @@ def test_long_prompts_come_first(model, prompts, generate):
 
 @WAYS
 @pytest.mark.parametrize("batch_size", [2, 5, 64])
-def test_an_answer_is_the_same_alone_and_among_others(generate, ends, continuous_batching, batch_size):
+def test_answer_does_not_depend_on_the_batch(generate, ends, continuous_batching, batch_size):
     alone = by_id(generate(batch_size=1))
     assert len({len(answer.output) for answer in alone.values()}) > 3
     assert {answer.finished for answer in alone.values()} == {True, False}
@@ -75,7 +75,7 @@ def test_an_answer_is_the_same_alone_and_among_others(generate, ends, continuous
 
 
 @WAYS
-def test_an_interrupted_generation_asks_for_the_rest_alone(generate, ends, continuous_batching):
+def test_resumed_generation_answers_only_missing_prompts(generate, ends, continuous_batching):
     whole = by_id(generate(continuous_batching=continuous_batching))
     done = [*whole][:7]
     resumed = by_id(generate(done=done, continuous_batching=continuous_batching))
@@ -83,7 +83,7 @@ def test_an_interrupted_generation_asks_for_the_rest_alone(generate, ends, conti
     assert generate.reporter.shown[0][:2] == (7, 12)
 
 
-def test_nothing_is_loaded_where_all_is_answered(prompts, recorder):
+def test_model_is_not_loaded_if_all_prompts_are_answered(prompts, recorder):
     generator = TransformersGenerator(TransformersOptions())
     assert list(generator.generate(None, prompts, frozenset(prompt.id for prompt in prompts), recorder())) == []
 
@@ -100,7 +100,7 @@ def test_batches_are_the_same_after_an_interruption(model, generate, monkeypatch
     assert sizes[6:] == [5, 5, 2, 2], "a batch that is done is not computed again"
 
 
-def test_a_row_that_ends_is_given_to_the_next_prompt(model, prompts, generate, ends, monkeypatch):
+def test_finished_row_takes_the_next_prompt(model, prompts, generate, ends, monkeypatch):
     """Refilling runs the model on fewer rows in all than batches do, which wait for their longest answer."""
 
     def rows_run(**options):
@@ -141,7 +141,7 @@ def test_the_checkpoints_own_generation_settings_do_not_interfere(model, generat
 
 
 @WAYS
-def test_a_stop_keeps_what_was_answered(model, prompts, recorder, held, ends, continuous_batching):
+def test_stop_request_keeps_completed_answers(model, prompts, recorder, held, ends, continuous_batching):
     reporter = recorder(stop_after=5)
     generator = TransformersGenerator(
         TransformersOptions(max_new_tokens=12, batch_size=5, continuous_batching=continuous_batching)
@@ -153,7 +153,7 @@ def test_a_stop_keeps_what_was_answered(model, prompts, recorder, held, ends, co
 
 
 @WAYS
-def test_an_answer_ends_where_the_model_does(model, prompts, generate, monkeypatch, continuous_batching):
+def test_answer_is_limited_by_the_model_context(model, prompts, generate, monkeypatch, continuous_batching):
     """The room left for an answer is what the context holds less the prompt."""
     lengths = {prompt.id: len(model.encode(prompt)["input_ids"]) for prompt in prompts}
     longest = max(lengths.values())
@@ -164,16 +164,18 @@ def test_an_answer_ends_where_the_model_does(model, prompts, generate, monkeypat
         assert answer.output == model.decode(whole[answer.id][:room])
         assert not answer.finished
     monkeypatch.setattr(model, "context_length", longest)
-    with pytest.raises(DataError, match=f"its prompt takes {longest} tokens, and the model holds {longest}"):
+    with pytest.raises(
+        DataError, match=f"prompt of {longest} tokens leaves no room for an answer .* context of {longest}"
+    ):
         generate(continuous_batching=continuous_batching)
 
 
 def _tokens(model, prompts, limit):
     decoder = GreedyDecoder(model, lambda prompt, length: limit)
-    return [(written.prompt, written.tokens) for prompt in prompts for written in decoder.write([prompt])]
+    return [(written.prompt, written.tokens) for prompt in prompts for written in decoder.generate_batch([prompt])]
 
 
-def test_a_model_that_wants_more_than_a_position_is_answered_in_batches(model, generate, ends, monkeypatch):
+def test_model_without_continuous_batching_is_answered_in_batches(model, generate, ends, monkeypatch):
     """A family whose later tokens depend on something that refilling does not tell it is found out and told."""
     alone = by_id(generate(batch_size=1))
     forward = model.module.forward
@@ -187,10 +189,10 @@ def test_a_model_that_wants_more_than_a_position_is_answered_in_batches(model, g
 
     monkeypatch.setattr(model.module, "forward", wayward)
     assert by_id(generate()) == alone
-    assert "Qwen2_5_VLForConditionalGeneration cannot be decoded with a row given away" in generate.reporter.warnings[0]
+    assert "Qwen2_5_VLForConditionalGeneration does not support continuous batching" in generate.reporter.warnings[0]
 
 
-def test_a_cache_that_slides_is_not_given_away(build_smoke, prompts):
+def test_sliding_window_cache_does_not_support_continuous_batching(build_smoke, prompts):
     model = build_smoke(seed=5)
     decoder = GreedyDecoder(model, lambda prompt, length: 12)
     assert supports_continuous_batching(decoder, [prompts[0], prompts[5]])
@@ -200,7 +202,7 @@ def test_a_cache_that_slides_is_not_given_away(build_smoke, prompts):
     assert not supports_continuous_batching(decoder, [prompts[0], prompts[5]])
 
 
-def test_in_bfloat16_a_model_can_be_refilled_too(build_smoke, prompts):
+def test_bfloat16_model_supports_continuous_batching(build_smoke, prompts):
     model = build_smoke(seed=5)
     model.module.to(torch.bfloat16)
     decoder = GreedyDecoder(model, lambda prompt, length: 12)

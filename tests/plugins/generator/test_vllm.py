@@ -1,4 +1,4 @@
-"""What can be seen of the generator `vllm` without vLLM: what it asks for, and that it says what is missing."""
+"""The generator `vllm`, tested with a stand-in for the package: its calls, and the error if vLLM is missing."""
 
 import importlib.util
 import sys
@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from plugins.generator.generator_options import VllmOptions
-from plugins.generator.vllm import CHUNK, VllmGenerator
+from plugins.generator.vllm import CHUNK_SIZE, VllmGenerator
 from runner.errors import RequirementError
 from runner.records import ImagePart, Rendered, TextPart
 
@@ -39,12 +39,12 @@ def calls(monkeypatch):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
-def test_without_the_package_it_says_which_extra_to_install():
+def test_missing_vllm_error_names_the_extra():
     with pytest.raises(RequirementError, match=r"pip install 'mmre-runner\[vllm\]'"):
         VllmGenerator(VllmOptions())
 
 
-def test_it_loads_the_folder_and_asks_for_greedy_answers(calls, recorder, held, draw):
+def test_vllm_loads_the_folder_and_decodes_greedily(calls, recorder, held, draw):
     picture = ImagePart(draw(8, 6))
     prompts = [Rendered(f"s{n}", (*[picture] * (n % 4), TextPart(f"q{n}"))) for n in range(5)]
     reporter = recorder()
@@ -64,7 +64,8 @@ def test_it_loads_the_folder_and_asks_for_greedy_answers(calls, recorder, held, 
     assert (reporter.shown[0][:2], reporter.shown[-1][:2]) == ((1, 5), (5, 5))
 
 
-def test_answers_come_a_chunk_at_a_time(calls, recorder, held):
-    prompts = [Rendered(f"s{n}", (TextPart("q"),)) for n in range(CHUNK + 2)]
-    assert len(list(VllmGenerator(VllmOptions()).generate(held(None), prompts, frozenset(), recorder()))) == CHUNK + 2
-    assert [len(chat) for chat in calls.chats] == [CHUNK, 2]
+def test_prompts_are_sent_in_chunks(calls, recorder, held):
+    prompts = [Rendered(f"s{n}", (TextPart("q"),)) for n in range(CHUNK_SIZE + 2)]
+    answers = list(VllmGenerator(VllmOptions()).generate(held(None), prompts, frozenset(), recorder()))
+    assert len(answers) == CHUNK_SIZE + 2
+    assert [len(chat) for chat in calls.chats] == [CHUNK_SIZE, 2]

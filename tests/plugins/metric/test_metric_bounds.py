@@ -47,17 +47,17 @@ predictions = answers(words)
 copied = answers(words.map(lambda text: f"{text} a cat sat there"))
 
 
-def figures(metric, corpus):
+def compute_metrics(metric, corpus):
     return metric.reduce([metric.score(predicted, right) for predicted, right in corpus])
 
 
-@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.names[-1])
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.metric_names[-1])
 @given(st.lists(st.tuples(predictions, predictions), min_size=1, max_size=4))
-def test_figures_are_those_named_and_lie_between_0_and_1(metric, corpus):
-    got = figures(metric, corpus)
+def test_metrics_have_the_declared_names_and_are_between_0_and_1(metric, corpus):
+    got = compute_metrics(metric, corpus)
     labels = sorted({label for _, right in corpus for label, _ in right.pairs})
-    by_label = [f"ner_f1/{label}" for label in labels] if metric.names == ("ner_f1_macro",) else []
-    assert list(got) == [*metric.names, *by_label]
+    by_label = [f"ner_f1/{label}" for label in labels] if metric.metric_names == ("ner_f1_macro",) else []
+    assert list(got) == [*metric.metric_names, *by_label]
     without_reference = {
         "image_entity_accuracy": not any(right.mapping for _, right in corpus),
         "ner_f1_macro": not labels,
@@ -69,24 +69,26 @@ def test_figures_are_those_named_and_lie_between_0_and_1(metric, corpus):
             assert 0 <= value <= 1
 
 
-@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.names[-1])
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.metric_names[-1])
 @given(st.lists(copied.filter(lambda answer: answer.mapping and answer.pairs), min_size=1, max_size=4))
-def test_a_copy_of_the_reference_is_worth_1(metric, corpus):
-    got = figures(metric, [(right, right) for right in corpus])
+def test_a_copy_of_the_reference_scores_1(metric, corpus):
+    got = compute_metrics(metric, [(right, right) for right in corpus])
     assert got == pytest.approx(dict.fromkeys(got, 1.0), rel=0, abs=1e-9)
-    assert set(metric.names) <= got.keys()
+    assert set(metric.metric_names) <= got.keys()
 
 
-@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.names[-1])
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.metric_names[-1])
 @given(predictions, predictions)
-def test_what_is_kept_of_a_sample_is_json(metric, predicted, right):
+def test_the_counts_of_a_sample_are_json(metric, predicted, right):
     counts = metric.score(predicted, right)
     assert json.loads(json.dumps(counts)) == counts
     assert metric.reduce([json.loads(json.dumps(counts))]) == metric.reduce([counts])
 
 
 @given(predictions, copied)
-def test_letters_and_pairs_that_the_answer_adds_lower_precision_alone(predicted, right):
+def test_extra_letters_and_pairs_lower_precision_only(predicted, right):
     more = Answer("", predicted.pairs | right.pairs, {**predicted.mapping, **right.mapping})
-    assert figures(METRICS[2], [(more, right)])["ner_recall"] == (1.0 if right.pairs or not predicted.pairs else 0.0)
-    assert figures(METRICS[3], [(more, right)])["image_entity_accuracy"] == (1.0 if right.mapping else None)
+    assert compute_metrics(METRICS[2], [(more, right)])["ner_recall"] == (
+        1.0 if right.pairs or not predicted.pairs else 0.0
+    )
+    assert compute_metrics(METRICS[3], [(more, right)])["image_entity_accuracy"] == (1.0 if right.mapping else None)

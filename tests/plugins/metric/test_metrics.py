@@ -23,7 +23,7 @@ from plugins.metric.extraction import (
     TripleF1,
     TripleF1Options,
 )
-from plugins.metric.summary import Bleu, CorpusBleu, Rouge, common_subsequence
+from plugins.metric.summary import Bleu, CorpusBleu, Rouge, lcs_length
 from plugins.metric.summary_options import BleuOptions, CorpusBleuOptions, RougeOptions
 from runner.records import Answer
 
@@ -54,48 +54,48 @@ def mapping(**named):
     return Answer(None, None, named)
 
 
-def figures(name, *answers):
+def compute_metrics(name, *answers):
     """Score (prediction, reference) answers and reduce."""
     metric = METRICS[name]
     return metric.reduce([metric.score(prediction, reference) for prediction, reference in answers])
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_task_not_asked_for_has_no_counts_and_no_figures(name):
+def test_a_task_that_was_not_asked_for_has_no_counts_and_no_metrics(name):
     metric = METRICS[name]
     assert metric.score(Answer("text", frozenset(), {}), NOTHING) is None
-    assert metric.reduce([]) == dict.fromkeys(metric.names)
+    assert metric.reduce([]) == dict.fromkeys(metric.metric_names)
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_missing_prediction_counts_as_an_empty_one(name):
     reference = Answer("a cat", frozenset({("person", "Ann")}), {"a": "Ann"})
-    assert set(figures(name, (NOTHING, reference)).values()) == {0.0}
+    assert set(compute_metrics(name, (NOTHING, reference)).values()) == {0.0}
 
 
 def test_rouge_by_hand():
     # "dogs" and "running" have the stems of "dog" and "run": 3 of 4 words and 2 of 3 bigrams agree.
-    got = figures("rouge", (summary("two dogs running fast"), summary("two dog run slowly")))
+    got = compute_metrics("rouge", (summary("two dogs running fast"), summary("two dog run slowly")))
     assert got == pytest.approx({"rouge1": 3 / 4, "rouge2": 2 / 3, "rougeL": 3 / 4}, **NINE)
     # 4 of 4 words of the answer and of 6; the longest common subsequence is "the cat the", or any other 3.
-    got = figures("rouge", (summary("the cat on the"), summary("on the mat the cat sat")))
+    got = compute_metrics("rouge", (summary("the cat on the"), summary("on the mat the cat sat")))
     assert got["rouge1"] == pytest.approx(2 * 1 * (4 / 6) / (1 + 4 / 6), **NINE)
     assert got["rouge2"] == pytest.approx(2 * (2 / 3) * (2 / 5) / (2 / 3 + 2 / 5), **NINE)
 
 
 def test_bleu_by_hand():
     # Modified precisions 5/6, 3/5, 1/4 and, without a match, 0.1/3; equal lengths, so no brevity penalty.
-    got = figures("bleu", (summary("the cat sat on a mat"), summary("the cat is on a mat")))
+    got = compute_metrics("bleu", (summary("the cat sat on a mat"), summary("the cat is on a mat")))
     assert got["bleu"] == pytest.approx((5 / 6 * 3 / 5 * 1 / 4 * 0.1 / 3) ** 0.25, **NINE)
     # All right but 4 words for 6: the penalty alone is left.
-    got = figures("bleu", (summary("the cat is on"), summary("the cat is on a mat")))
+    got = compute_metrics("bleu", (summary("the cat is on"), summary("the cat is on a mat")))
     assert got["bleu"] == pytest.approx(math.exp(1 - 6 / 4), **NINE)
 
 
-def test_bleu_of_an_empty_summary_is_zero_and_white_space_alone_parts_tokens():
-    assert figures("bleu", (summary(" "), summary("a cat")))["bleu"] == 0.0
-    assert figures("bleu", (summary("a  cat\non it"), summary("a cat on it")))["bleu"] == pytest.approx(1.0)
-    assert figures("bleu", (summary("a cat on it ."), summary("a cat on it.")))["bleu"] < 0.7
+def test_bleu_of_an_empty_summary_is_zero_and_tokens_are_split_at_white_space_only():
+    assert compute_metrics("bleu", (summary(" "), summary("a cat")))["bleu"] == 0.0
+    assert compute_metrics("bleu", (summary("a  cat\non it"), summary("a cat on it")))["bleu"] == pytest.approx(1.0)
+    assert compute_metrics("bleu", (summary("a cat on it ."), summary("a cat on it.")))["bleu"] < 0.7
 
 
 words = st.sampled_from(["the", "a", "cat", "cats", "dog", "runs", "running", "on", "mat", ".", "It's"])
@@ -106,34 +106,34 @@ sentences = st.lists(words, max_size=12)
 def test_summary_metrics_equal_direct_calls_of_the_libraries(corpus):
     answers = [(summary(predicted), summary(right)) for predicted, right in corpus]
     scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-    for name, value in figures("rouge", *answers).items():
+    for name, value in compute_metrics("rouge", *answers).items():
         direct = [scorer.score(target=right, prediction=got)[name].fmeasure for got, right in corpus]
         assert value == fmean(direct)
     method = SmoothingFunction().method1
     direct = [
         sentence_bleu([right.split()], got.split(), smoothing_function=method) if got else 0.0 for got, right in corpus
     ]
-    assert figures("bleu", *answers)["bleu"] == pytest.approx(sum(direct) / len(direct), **NINE)
+    assert compute_metrics("bleu", *answers)["bleu"] == pytest.approx(sum(direct) / len(direct), **NINE)
     right, got = [[each[1].split()] for each in corpus], [each[0].split() for each in corpus]
     direct = corpus_bleu(right, got, smoothing_function=method)
-    assert figures("corpus_bleu", *answers)["corpus_bleu"] == pytest.approx(direct, **NINE)
+    assert compute_metrics("corpus_bleu", *answers)["corpus_bleu"] == pytest.approx(direct, **NINE)
 
 
 @given(st.lists(words, max_size=70), st.lists(words, max_size=70))
-def test_the_longest_common_subsequence_is_that_of_the_table(one, other):
+def test_the_lcs_length_equals_that_of_the_table(one, other):
     row = [0] * (len(other) + 1)
     for token in one:
         above, row = row, [0]
         for at, each in enumerate(other):
             row.append(above[at] + 1 if token == each else max(above[at + 1], row[at]))
-    assert common_subsequence(one, other) == row[-1]
+    assert lcs_length(one, other) == row[-1]
 
 
 def test_corpus_bleu_by_hand():
     corpus = [("the cat sat on a mat", "the cat is on a mat"), ("a dog runs here", "a dog runs here today")]
     # 5 + 4 of 6 + 4 words, 3 + 3 of 5 + 3 bigrams, 1 + 2 of 4 + 2, 0 + 1 of 3 + 1; 10 words for 11.
     expected = math.exp(1 - 11 / 10) * (9 / 10 * 6 / 8 * 3 / 6 * 1 / 4) ** 0.25
-    got = figures("corpus_bleu", *((summary(predicted), summary(right)) for predicted, right in corpus))
+    got = compute_metrics("corpus_bleu", *((summary(predicted), summary(right)) for predicted, right in corpus))
     assert got["corpus_bleu"] == pytest.approx(expected, **NINE)
     right, predicted = [[each[1].split()] for each in corpus], [each[0].split() for each in corpus]
     assert got["corpus_bleu"] == pytest.approx(corpus_bleu(right, predicted), **NINE)
@@ -141,7 +141,7 @@ def test_corpus_bleu_by_hand():
 
 def test_ner_is_micro_over_the_corpus():
     ann, rome, acme = ("person", "Ann"), ("location", "Rome"), ("organization", "Acme")
-    got = figures(
+    got = compute_metrics(
         "ner_f1",
         (pairs(ann, rome, acme), pairs(ann)),
         (pairs(), pairs(rome, acme)),
@@ -149,21 +149,21 @@ def test_ner_is_micro_over_the_corpus():
     )
     # 4 predicted, 4 right, 1 both. A macro mean would have been another number.
     assert got == pytest.approx({"ner_precision": 1 / 4, "ner_recall": 1 / 4, "ner_f1": 1 / 4}, **NINE)
-    got = figures("ner_f1", (pairs(ann, rome, acme), pairs(ann, rome)))
+    got = compute_metrics("ner_f1", (pairs(ann, rome, acme), pairs(ann, rome)))
     assert got == pytest.approx({"ner_precision": 2 / 3, "ner_recall": 1.0, "ner_f1": 0.8}, **NINE)
 
 
-def test_ner_where_nothing_is_named():
+def test_ner_without_pairs():
     ann = ("person", "Ann")
-    assert set(figures("ner_f1", (pairs(), pairs())).values()) == {1.0}
-    assert set(figures("ner_f1", (pairs(ann), pairs())).values()) == {0.0}
-    assert set(figures("ner_f1", (pairs(), pairs(ann))).values()) == {0.0}
-    assert set(figures("ner_f1", (pairs(ann), pairs(("person", "ann")))).values()) == {0.0}
+    assert set(compute_metrics("ner_f1", (pairs(), pairs())).values()) == {1.0}
+    assert set(compute_metrics("ner_f1", (pairs(ann), pairs())).values()) == {0.0}
+    assert set(compute_metrics("ner_f1", (pairs(), pairs(ann))).values()) == {0.0}
+    assert set(compute_metrics("ner_f1", (pairs(ann), pairs(("person", "ann")))).values()) == {0.0}
 
 
 def test_f1_by_label_and_its_mean():
     ann, bo, rome, acme = ("person", "Ann"), ("person", "Bo"), ("location", "Rome"), ("organization", "Acme")
-    got = figures(
+    got = compute_metrics(
         "ner_f1_by_label",
         (pairs(ann, rome), pairs(ann, bo)),
         (pairs(("event", "Acme")), pairs(acme)),
@@ -175,17 +175,19 @@ def test_f1_by_label_and_its_mean():
     assert got == pytest.approx({**named, "ner_f1_macro": 2 / 9}, **NINE)
 
 
-def test_labels_may_hold_a_slash():
-    got = figures("ner_f1_by_label", (pairs(("a/b", "x")), pairs(("a/b", "x"), ("a", "y"))))
+def test_labels_may_contain_a_slash():
+    got = compute_metrics("ner_f1_by_label", (pairs(("a/b", "x")), pairs(("a/b", "x"), ("a", "y"))))
     assert got == pytest.approx({"ner_f1/a/b": 1, "ner_f1/a": 0, "ner_f1_macro": 0.5}, **NINE)
 
 
-def test_f1_by_label_has_no_figure_without_a_reference():
-    assert figures("ner_f1_by_label", (pairs(("person", "Ann")), pairs())) == {"ner_f1_macro": None}
+def test_f1_by_label_is_none_without_a_reference():
+    assert compute_metrics("ner_f1_by_label", (pairs(("person", "Ann")), pairs())) == {"ner_f1_macro": None}
 
 
-def test_entities_count_once_whatever_their_label():
-    got = figures("entity_f1", (pairs(("other", "Ann"), ("person", "Ann")), pairs(("person", "Ann"), ("other", "X"))))
+def test_entities_count_once_for_any_label():
+    got = compute_metrics(
+        "entity_f1", (pairs(("other", "Ann"), ("person", "Ann")), pairs(("person", "Ann"), ("other", "X")))
+    )
     assert got == pytest.approx({"entity_precision": 1, "entity_recall": 1 / 2, "entity_f1": 2 / 3}, **NINE)
 
 
@@ -196,17 +198,17 @@ def fine(*named, **shown):
 def test_triples_need_entity_label_and_segment():
     ann, rome = ("person", "Ann"), ("location", "Rome")
     reference = fine(ann, rome, a="Ann", c="Ann")  # Ann in a, Ann in c, Rome nowhere.
-    assert figures("triple_f1", (reference, reference))["triple_f1"] == 1
-    got = figures("triple_f1", (fine(ann, rome, a="Ann", b="Rome"), reference))
+    assert compute_metrics("triple_f1", (reference, reference))["triple_f1"] == 1
+    got = compute_metrics("triple_f1", (fine(ann, rome, a="Ann", b="Rome"), reference))
     assert got == pytest.approx({"triple_precision": 1 / 2, "triple_recall": 1 / 3, "triple_f1": 2 / 5}, **NINE)
     # Another label makes all its triples wrong; a segment of an entity that is not named makes none.
-    got = figures("triple_f1", (fine(("other", "Ann"), rome, a="Ann", b="Bo"), reference))
+    got = compute_metrics("triple_f1", (fine(("other", "Ann"), rome, a="Ann", b="Bo"), reference))
     assert got == pytest.approx({"triple_precision": 1 / 2, "triple_recall": 1 / 3, "triple_f1": 2 / 5}, **NINE)
     assert METRICS["triple_f1"].score(reference, pairs(ann)) is None
     assert METRICS["triple_f1"].score(reference, mapping(a="Ann")) is None
 
 
-def test_a_sample_is_exact_when_all_that_was_asked_for_is():
+def test_a_sample_is_exact_if_all_requested_parts_are():
     ann, rome = ("person", "Ann"), ("location", "Rome")
     right = Answer("a cat", frozenset({ann, rome}), {"a": "Ann"})
     cases = [
@@ -215,21 +217,21 @@ def test_a_sample_is_exact_when_all_that_was_asked_for_is():
         (Answer("a cat", frozenset({ann, rome}), {"a": "Ann", "b": "Rome"}), 0),
     ]
     for predicted, worth in cases:
-        assert figures("exact_match", (predicted, right)) == {"exact_match": worth}
-    assert figures("exact_match", *((predicted, right) for predicted, _ in cases))["exact_match"] == pytest.approx(
-        1 / 3, **NINE
-    )
-    assert figures("exact_match", (pairs(ann), pairs(ann)), (mapping(), mapping(a="x"))) == {"exact_match": 0.5}
+        assert compute_metrics("exact_match", (predicted, right)) == {"exact_match": worth}
+    assert compute_metrics("exact_match", *((predicted, right) for predicted, _ in cases))[
+        "exact_match"
+    ] == pytest.approx(1 / 3, **NINE)
+    assert compute_metrics("exact_match", (pairs(ann), pairs(ann)), (mapping(), mapping(a="x"))) == {"exact_match": 0.5}
 
 
 def test_image_entity_accuracy_is_over_reference_segments():
-    got = figures(
+    got = compute_metrics(
         "image_entity_accuracy",
         (mapping(a="Ann", b="Rome", z="Acme"), mapping(a="Ann", b="Ann")),
         (mapping(), mapping(a="Acme")),
     )
     assert got == {"image_entity_accuracy": pytest.approx(1 / 3, **NINE)}
-    assert figures("image_entity_accuracy", (mapping(a="Ann"), mapping())) == {"image_entity_accuracy": None}
+    assert compute_metrics("image_entity_accuracy", (mapping(a="Ann"), mapping())) == {"image_entity_accuracy": None}
 
 
 def test_no_metric_imports_what_it_does_not_use():

@@ -1,4 +1,4 @@
-"""Every installed family of models in its smallest size, and samples with none, one and several pictures."""
+"""Every installed model family in its smallest size, and samples with no, one and several images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = sorted(entry.name for entry in entry_points(group="runner.model") if ent
 
 @dataclass(frozen=True)
 class Family:
-    """A plugin of the stage `model`, and texts to make its tokenizer from."""
+    """A plugin of the stage `model`, and texts to train its tokenizer on."""
 
     name: str
     texts: list[str]
@@ -32,7 +32,7 @@ class Family:
 
 @pytest.fixture(scope="session")
 def pictured(tmp_path_factory: pytest.TempPathFactory) -> list[Rendered]:
-    """Six samples; the last is shown after two solved ones."""
+    """Six samples; the last one has two examples."""
     folder = tmp_path_factory.mktemp("pictured")
     shapes = {"wide": (100, 40), "high": (30, 90), "small": (20, 24), "large": (150, 140)}
     parts = {}
@@ -64,13 +64,13 @@ def family(request: pytest.FixtureRequest, pictured: list[Rendered]) -> Family:
 
 @pytest.fixture(scope="session")
 def model(family: Family) -> Any:
-    """The family's smoke-sized model, to look at and not to change."""
+    """The smoke-sized model of the family; tests must not change it."""
     return family.build()
 
 
 @pytest.fixture(scope="session")
 def saved(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The folder that the model was saved to."""
+    """The folder to which the model was saved."""
     folder = tmp_path_factory.mktemp("saved") / "model"
     model.save(folder, "fp32")
     return folder

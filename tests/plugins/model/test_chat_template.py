@@ -1,4 +1,4 @@
-"""Prompts inside chat templates of several shapes, whatever the texts hold."""
+"""Prompts in several chat templates, for any text."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, processors
 
 from plugins.model.chat.processor import train_tokenizer
-from plugins.model.chat.small_models import END_OF_TEXT, TURN_END, TURN_START, ChatWording, chat_template
+from plugins.model.chat.small_models import END_OF_TEXT, TURN_END, TURN_START, ChatFormat, chat_template
 from plugins.model.chat.template import ChatTemplate
 from runner.errors import PluginError, RequirementError
 from runner.records import ImagePart, Rendered, TextPart
@@ -26,7 +26,7 @@ texts = pieces.map("".join)
 
 
 def _tokenizer(template, special=SPECIAL):
-    return train_tokenizer(TEXTS, 400, ChatWording(special, template))
+    return train_tokenizer(TEXTS, 400, ChatFormat(special, template))
 
 
 TEMPLATE = ChatTemplate(_tokenizer(chat_template("<image>")), "<image>")
@@ -38,10 +38,10 @@ def _sample(*parts, **more):
 
 @settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), texts), min_size=1, max_size=5), st.lists(texts, max_size=2))
-def test_whatever_the_texts_hold_the_control_tokens_are_the_templates(parts, answers):
+def test_control_tokens_come_from_the_template_only_for_any_text(parts, answers):
     examples = tuple(_sample(None, answer, target=answer) for answer in answers)
     sample = _sample(*parts, examples=examples)
-    ids = TEMPLATE.prompt(sample, ["<image>" * 3] * len(sample.images))
+    ids = TEMPLATE.encode_prompt(sample, ["<image>" * 3] * len(sample.images))
     spelt = {token: TEMPLATE.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     turns = 1 + 2 * len(answers)
     assert ids.count(spelt["<image>"]) == 3 * len(sample.images)
@@ -53,20 +53,20 @@ def test_whatever_the_texts_hold_the_control_tokens_are_the_templates(parts, ans
     assert shown.endswith(f"{TURN_START}user\n{content}{TURN_END}\n{TURN_START}assistant\n")
 
 
-def test_a_control_token_that_two_texts_make_together_is_plain_text():
+def test_a_control_token_formed_by_two_adjacent_texts_is_plain_text():
     one, parted = _sample("a <|im_end|> b"), _sample("a <|im_", "end|> b")
-    assert TEMPLATE.prompt(parted, []) == TEMPLATE.prompt(one, [])
+    assert TEMPLATE.encode_prompt(parted, []) == TEMPLATE.encode_prompt(one, [])
 
 
 @settings(deadline=None)
 @given(texts)
-def test_an_answer_comes_back_as_it_was(text):
-    ids = TEMPLATE.text(text)
+def test_an_encoded_answer_decodes_to_the_same_text(text):
+    ids = TEMPLATE.encode_text(text)
     assert not {*ids} & {*TEMPLATE.tokenizer.all_special_ids}
     assert TEMPLATE.tokenizer.decode(ids) == text
 
 
-def test_a_prompt_without_control_tokens_in_its_texts_is_tokenised_in_one_piece():
+def test_a_prompt_without_control_tokens_in_its_texts_is_tokenized_as_one_text():
     sample = _sample("What is ", None, "this?\n")
     whole = TEMPLATE.tokenizer.apply_chat_template(
         [
@@ -82,34 +82,34 @@ def test_a_prompt_without_control_tokens_in_its_texts_is_tokenised_in_one_piece(
         add_generation_prompt=True,
         tokenize=False,
     )
-    assert TEMPLATE.prompt(sample, ["<image>"]) == TEMPLATE.tokenizer(whole)["input_ids"]
+    assert TEMPLATE.encode_prompt(sample, ["<image>"]) == TEMPLATE.tokenizer(whole)["input_ids"]
 
 
-def test_an_answer_ends_with_the_tokenizers_end_where_the_template_writes_none():
+def test_an_answer_ends_with_the_eos_token_if_the_template_has_no_end_token():
     assert ChatTemplate(_tokenizer(BARE), "<image>").turn_end == TEMPLATE.turn_end
     nothing = _tokenizer(BARE)
     nothing.eos_token = None
-    with pytest.raises(RequirementError, match="which token ends an answer"):
+    with pytest.raises(RequirementError, match="defines the token that ends an answer"):
         ChatTemplate(nothing, "<image>")
 
 
-def test_a_template_that_writes_another_end_than_the_tokenizers_wins():
+def test_the_end_token_of_the_template_takes_precedence_over_the_eos_token():
     template = BARE.replace("{% endfor %} {% endfor %}", "{% endfor %}<end>\n{% endfor %}")
     tokenizer = _tokenizer(template, (*SPECIAL, "<end>"))
     assert ChatTemplate(tokenizer, "<image>").turn_end == tokenizer.convert_tokens_to_ids("<end>")
 
 
-def test_tokens_that_a_checkpoint_did_not_mark_as_special_are_plain_text_in_a_sample():
+def test_unmarked_special_tokens_are_plain_text_in_a_sample():
     template = BARE.replace("{% endfor %} {% endfor %}", "{% endfor %}<end>{% endfor %}")
     tokenizer = _tokenizer(template, SPECIAL[:3])
     tokenizer.add_tokens([AddedToken(token, special=False) for token in ("<image>", "<end>")])
     made = ChatTemplate(tokenizer, "<image>")
-    ids = made.prompt(_sample(None, "a <image> <end>"), ["<image><image>"])
+    ids = made.encode_prompt(_sample(None, "a <image> <end>"), ["<image><image>"])
     assert [ids.count(tokenizer.convert_tokens_to_ids(token)) for token in ("<image>", "<end>")] == [2, 1]
-    assert made.turn_end not in made.text("<end>")
+    assert made.turn_end not in made.encode_text("<end>")
 
 
-def test_a_beginning_that_the_tokenizer_adds_and_the_template_does_not_is_kept():
+def test_a_bos_token_is_added_once():
     for template, begun in ((BARE, 1), ("{{ bos_token }}" + BARE, 1)):
         tokenizer = _tokenizer(template, (*SPECIAL, "<s>"))
         tokenizer.bos_token = "<s>"
@@ -117,18 +117,18 @@ def test_a_beginning_that_the_tokenizer_adds_and_the_template_does_not_is_kept()
         tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
             single="<s> $A", special_tokens=[("<s>", begin)]
         )
-        ids = ChatTemplate(tokenizer, "<image>").prompt(_sample("Who <s>"), [])
+        ids = ChatTemplate(tokenizer, "<image>").encode_prompt(_sample("Who <s>"), [])
         assert ids[0] == begin
         assert ids.count(begin) == begun
 
 
-def test_what_a_template_does_to_a_prompt_is_told():
+def test_a_template_that_changes_the_prompt_is_an_error():
     sample = _sample(None, "one", "two")
     for template, said in (
-        (BARE.replace("<image>", ""), "shows 0 images of 1"),
-        (BARE.replace("<image>", "<image><image>"), "shows 2 images of 1"),
-        (BARE.replace("message.content", "message.content | reverse"), "another order"),
+        (BARE.replace("<image>", ""), "contains 0 of 1 images"),
+        (BARE.replace("<image>", "<image><image>"), "contains 2 of 1 images"),
+        (BARE.replace("message.content", "message.content | reverse"), "changes the order"),
         (BARE.replace("{{ part.text }}", "{{ part.text if loop.last else '' }}"), "drops a text"),
     ):
         with pytest.raises(PluginError, match=f"sample s1: .*{said}"):
-            ChatTemplate(_tokenizer(template), "<image>").prompt(sample, ["<image>"])
+            ChatTemplate(_tokenizer(template), "<image>").encode_prompt(sample, ["<image>"])

@@ -1,4 +1,4 @@
-"""What every family of models must do alike, each built from a small configuration with random weights."""
+"""Behaviour that all model families share, tested with small random models."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def _pixels(features):
 
 
 def _tower_features(module, pixels):
-    """What the real vision tower gives for a sample's pixels, and how many."""
+    """Return the features that the real vision tower computes for a sample's pixels, and their number."""
     given = module.get_image_features(**pixels).pooler_output
     parts = [given] if isinstance(given, torch.Tensor) else given
     return sum(part.numel() // part.shape[-1] for part in parts)
@@ -72,7 +72,7 @@ sides = st.one_of(st.integers(1, 300), st.integers(1, 9))
 
 @settings(max_examples=12, deadline=None)
 @given(sizes=st.lists(st.tuples(sides, sides).filter(lambda size: max(size) < 200 * min(size)), min_size=1, max_size=3))
-def test_whatever_the_sizes_the_image_tokens_are_the_features(model, tmp_path_factory, sizes):
+def test_image_tokens_equal_features_for_any_image_sizes(model, tmp_path_factory, sizes):
     folder = tmp_path_factory.getbasetemp()
     for place, size in enumerate(sizes):
         Image.new("RGB", size, (90, 120, 30)).save(folder / f"{place}.png")
@@ -84,7 +84,7 @@ def test_whatever_the_sizes_the_image_tokens_are_the_features(model, tmp_path_fa
     assert num_places == made == model.num_image_features(features) == model.count(sample).image
 
 
-def test_a_turned_photograph_is_counted_as_it_is_shown(model, tmp_path):
+def test_a_rotated_photograph_is_counted_upright(model, tmp_path):
     tag = Image.Exif()
     tag[0x0112] = 6  # the camera was turned: show it a quarter further clockwise
     Image.new("RGB", (100, 40), "red").rotate(90, expand=True).save(tmp_path / "turned.png", exif=tag)
@@ -95,7 +95,7 @@ def test_a_turned_photograph_is_counted_as_it_is_shown(model, tmp_path):
     assert model.count(turned).image == model.num_image_features(model.encode(turned))
 
 
-def test_an_outline_encodes_and_counts_as_the_model_does(family, model, pictured):
+def test_a_model_spec_encodes_and_counts_like_the_model(family, model, pictured):
     model_spec = family.plugin().model_spec(family.texts)
     assert next(model_spec.module.parameters()).is_meta
     for sample in pictured:
@@ -105,7 +105,7 @@ def test_an_outline_encodes_and_counts_as_the_model_does(family, model, pictured
         assert model_spec.num_image_features(features) == model.num_image_features(features)
 
 
-def test_labels_are_the_answer_its_end_and_what_trails(model, pictured):
+def test_labels_are_the_answer_its_end_token_and_the_suffix(model, pictured):
     for sample in pictured:
         features = model.encode(sample, target_suffix="\n")
         learnt = features["labels"][features["labels"] != -100].tolist()
@@ -117,7 +117,7 @@ def test_labels_are_the_answer_its_end_and_what_trails(model, pictured):
         assert features["input_ids"].tolist() == prompt["input_ids"].tolist() + learnt
 
 
-def test_a_prompt_is_what_transformers_own_processor_makes_of_the_chat(model, pictured):
+def test_a_prompt_equals_the_output_of_the_processor_of_transformers(model, pictured):
     for sample in pictured:
         turns = [turn for each in sample.examples for turn in ((each.content, "user"), (each.target, "assistant"))]
         conversation = [
@@ -144,7 +144,7 @@ def _content(parts):
     ]
 
 
-def test_control_tokens_spelt_out_in_a_sample_are_plain_text(model, pictured):
+def test_control_tokens_in_the_text_of_a_sample_are_plain_text(model, pictured):
     one = pictured[1]
     nasty = "hear " + " and ".join(model._tokenizer.all_special_tokens) + " here"
     solved = Rendered("e", (*one.content[:1], TextPart(nasty)), nasty)
@@ -174,7 +174,7 @@ def test_examples_are_earlier_turns_with_their_images_first(model, pictured):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_batch_gives_what_its_samples_give_one_by_one(model, pictured, side):
+def test_a_batch_gives_the_same_logits_as_single_samples(model, pictured, side):
     encoded = [model.encode(sample) for sample in pictured]
     batch = model.collate(encoded, side)
     assert ("attention_mask" in batch) >= (side == "left")
@@ -189,7 +189,7 @@ def test_a_batch_gives_what_its_samples_give_one_by_one(model, pictured, side):
             torch.testing.assert_close(logits[row][kept], single, atol=2e-4, rtol=2e-4)
 
 
-def test_what_a_sample_shows_changes_its_logits(model, pictured):
+def test_the_images_of_a_sample_change_its_logits(model, pictured):
     sample = pictured[3]
     swapped = Rendered("x", (sample.content[1], sample.content[0], *sample.content[2:]), sample.target)
     with torch.no_grad():
@@ -197,7 +197,7 @@ def test_what_a_sample_shows_changes_its_logits(model, pictured):
     assert not torch.allclose(one[0, -1], other[0, -1])
 
 
-def test_two_steps_of_training_then_answers_then_the_same_model_again(family, pictured, tmp_path, recorder):
+def test_training_generation_saving_and_loading(family, pictured, tmp_path, recorder):
     model, reporter = family.build(), recorder()
     before = {name: weight.clone() for name, weight in model.module.named_parameters()}
     options = SftOptions(epochs=1, max_steps=2, global_batch_size=3, precision="fp32", target_suffix="\n")
@@ -253,7 +253,7 @@ def test_a_saved_model_loads_here_and_with_transformers(family, model, pictured,
             assert ours.equal(model.module(**batch).logits)
 
 
-def test_a_saved_model_is_a_checkpoint_to_go_on_from(family, model, saved, pictured):
+def test_a_saved_model_can_be_used_as_checkpoint(family, model, saved, pictured):
     plugin = family.plugin(checkpoint=str(saved))
     assert plugin._options.exact_revision().startswith("sha256:")
     built, model_spec = plugin.build([], 0), plugin.model_spec([])
@@ -263,7 +263,7 @@ def test_a_saved_model_is_a_checkpoint_to_go_on_from(family, model, saved, pictu
         assert all(_same(again.encode(sample), model.encode(sample)) for sample in pictured)
 
 
-def test_the_general_class_reads_every_familys_checkpoint_as_the_family_does(model, saved, pictured):
+def test_the_general_class_encodes_like_the_plugin_of_the_family(model, saved, pictured):
     plugin = ImageTextToTextModel(ImageTextToTextOptions(checkpoint=str(saved)))
     general, model_spec = plugin.build([], 0), plugin.model_spec([])
     for sample in pictured:
@@ -290,7 +290,7 @@ def test_transformers_auto_classes_load_what_was_saved(family, model, saved, pic
         assert ours["pixel_values"].equal(theirs["pixel_values"])
 
 
-def test_a_checkpoint_whose_settings_stand_in_the_older_file_is_read(family, model, saved, pictured, tmp_path):
+def test_a_checkpoint_with_the_older_settings_file_is_loaded(family, model, saved, pictured, tmp_path):
     folder = shutil.copytree(saved, tmp_path / "older")
     written = json.loads((folder / "processor_config.json").read_text())
     images = written.pop("image_processor")
@@ -301,12 +301,12 @@ def test_a_checkpoint_whose_settings_stand_in_the_older_file_is_read(family, mod
     assert all(_same(again.encode(sample), model.encode(sample)) for sample in pictured)
 
 
-def test_code_that_a_checkpoint_brings_along_is_not_run(family, saved, tmp_path):
+def test_code_in_a_checkpoint_is_not_run(family, saved, tmp_path):
     folder = shutil.copytree(saved, tmp_path / "foreign")
     brought = {"model_type": "internvl_chat", "auto_map": {"AutoConfig": "brought.Config"}}
     (folder / "config.json").write_text(json.dumps(brought))
     (folder / "brought.py").write_text("raise SystemExit('it ran')")
-    with pytest.raises(SpecError, match="no checkpoint of transformers' own architectures"):
+    with pytest.raises(SpecError, match="not a checkpoint of an architecture in transformers"):
         family.plugin(checkpoint=str(folder)).model_spec([])
 
 

@@ -1,4 +1,4 @@
-"""The general class on checkpoints of families that have no plugin of their own, made here by transformers itself."""
+"""The general class with checkpoints of families without a plugin, created here with transformers."""
 
 import json
 from functools import wraps
@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from plugins.model.chat.processor import train_tokenizer
-from plugins.model.chat.small_models import END_OF_TEXT, TURN_END, TURN_START, ChatWording, chat_template
+from plugins.model.chat.small_models import END_OF_TEXT, TURN_END, TURN_START, ChatFormat, chat_template
 from plugins.model.image_text_to_text import ImageTextToTextModel
 from plugins.model.model_options import ImageTextToTextOptions
 from plugins.trainer.loss import AnswerLoss
@@ -44,13 +44,13 @@ SIZE = {"height": 32, "width": 32}
 
 
 def _llava(texts, template=None):
-    """LLaVA 1.5: 16 places an image, and a template that writes no token behind an answer."""
+    """LLaVA 1.5: 16 tokens per image, and a template without an end token after an answer."""
     template = template or (
         "{% for message in messages %}{{ message.role | upper }}: "
         "{% for part in message.content %}{% if part.type == 'image' %}<image>\n{% else %}{{ part.text }}{% endif %}"
         "{% endfor %} {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
     )
-    tokenizer = train_tokenizer(texts, 400, ChatWording((END_OF_TEXT, TURN_START, TURN_END, "<image>"), template))
+    tokenizer = train_tokenizer(texts, 400, ChatFormat((END_OF_TEXT, TURN_START, TURN_END, "<image>"), template))
     images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=SIZE)
     processor = LlavaProcessor(
         images,
@@ -69,10 +69,10 @@ def _llava(texts, template=None):
 
 
 def _gemma3(texts):
-    """Gemma 3: a template with other tokens than those at the features' places, which see one another."""
+    """Gemma 3: image tokens differ from those in the template, and attend to each other."""
     marks = ("<start_of_image>", "<end_of_image>", "<image_soft_token>")
     template = chat_template("<start_of_image>")
-    tokenizer = train_tokenizer(texts, 400, ChatWording((END_OF_TEXT, TURN_START, TURN_END, *marks), template))
+    tokenizer = train_tokenizer(texts, 400, ChatFormat((END_OF_TEXT, TURN_START, TURN_END, *marks), template))
     tokenizer._set_model_specific_special_tokens(
         dict(zip(("boi_token", "eoi_token", "image_token"), marks, strict=True))
     )
@@ -114,7 +114,7 @@ def plugin(request, texts, tmp_path_factory):
     return _checkpoint(tmp_path_factory.mktemp("checkpoint"), *request.param(texts))
 
 
-def test_a_family_without_a_plugin_trains_answers_and_comes_back(plugin, pictured, tmp_path):
+def test_a_family_without_a_plugin_trains_generates_and_loads(plugin, pictured, tmp_path):
     model, model_spec = plugin.build([], 0), plugin.model_spec([])
     encoded = [model.encode(sample, "\n") for sample in pictured]
     for sample, features in zip(pictured, encoded, strict=True):
@@ -167,7 +167,7 @@ def test_logits_that_are_scaled_after_the_head_are_refused(texts, tmp_path, monk
         plugin.build([], 0)
 
 
-def test_a_template_that_moves_images_is_refused_where_it_matters(texts, pictured, tmp_path):
+def test_a_template_that_moves_images_is_refused_if_the_order_changes(texts, pictured, tmp_path):
     images_first = (
         "{% for message in messages %}"
         "{% for part in message.content if part.type == 'image' %}<image>{% endfor %}"
@@ -176,21 +176,21 @@ def test_a_template_that_moves_images_is_refused_where_it_matters(texts, picture
     model = _checkpoint(tmp_path, *_llava(texts, images_first)).build([], 0)
     assert model.encode(pictured[1])
     lettered = Rendered("s1", (TextPart("a:"), *pictured[1].content))
-    with pytest.raises(PluginError, match=r"sample s1: .* another order"):
+    with pytest.raises(PluginError, match=r"sample s1: .* changes the order"):
         model.encode(lettered)
 
 
 def test_a_template_that_drops_images_is_refused(texts, pictured, tmp_path):
     no_images = "{% for message in messages %}{% for part in message.content %}{{ part.text }}{% endfor %}{% endfor %}"
     model = _checkpoint(tmp_path, *_llava(texts, no_images)).build([], 0)
-    with pytest.raises(PluginError, match="sample one: the chat template shows 0 images of 1"):
+    with pytest.raises(PluginError, match="sample one: the chat template contains 0 of 1 images"):
         model.encode(pictured[1])
 
 
 def test_a_tokenizer_of_another_model_is_refused(texts, tmp_path):
     config, processor = _llava(texts)
     config.image_token_id = 99
-    with pytest.raises(RequirementError, match="no special token of the number 99"):
+    with pytest.raises(RequirementError, match="no special token with id 99"):
         _checkpoint(tmp_path, config, processor).model_spec([])
 
 
@@ -200,11 +200,11 @@ def test_a_checkpoint_without_template_or_of_another_kind_is_refused(texts, tmp_
     with pytest.raises(RequirementError, match="no chat template"):
         plugin.model_spec([])
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(SpecError, match="'gpt2', which is none of transformers' image-text-to-text models"):
+    with pytest.raises(SpecError, match="'gpt2', which is not one of transformers' image-text-to-text models"):
         plugin.model_spec([])
 
 
-def test_a_family_whose_processor_does_not_say_what_stands_for_an_image_is_refused(texts, tmp_path):
+def test_a_family_whose_processor_defines_no_image_text_is_refused(texts, tmp_path):
     plugin = _checkpoint(tmp_path, *_llava(texts))
     written = json.loads((tmp_path / "processor_config.json").read_text())
     (tmp_path / "processor_config.json").write_text(json.dumps({**written, "processor_class": "Blip2Processor"}))

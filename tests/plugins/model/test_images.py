@@ -1,4 +1,4 @@
-"""The size of a picture is that of the picture as it is read, whatever its format and wherever its notes stand."""
+"""The size of an image equals that of the loaded image, for any format and position of the EXIF data."""
 
 import struct
 import zlib
@@ -6,7 +6,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from plugins.model.chat.images import dimensions, read_dimensions, read_picture
+from plugins.model.chat.images import cached_image_size, load_image, read_image_size
 from runner.errors import DataError
 
 QUARTER_TURN = 6
@@ -19,7 +19,7 @@ def _turned():
 
 
 def _notes_behind_pixels(file):
-    """Move the chunk of a PNG's notes behind its pixels, where the format allows it too."""
+    """Move the EXIF chunk of a PNG behind its pixels, which the format allows."""
     content = file.read_bytes()
     at = content.index(b"eXIf") - 4
     end = at + 12 + struct.unpack(">I", content[at : at + 4])[0]
@@ -30,22 +30,22 @@ def _notes_behind_pixels(file):
 
 @pytest.mark.parametrize("name", ["plain.png", "plain.jpg", "plain.webp"])
 @pytest.mark.parametrize("notes", [None, _turned()])
-def test_the_size_is_that_of_the_picture_as_it_is_read(tmp_path, name, notes):
+def test_the_size_equals_that_of_the_loaded_image(tmp_path, name, notes):
     file = tmp_path / name
     Image.new("RGB", (40, 24), "red").save(file, **({"exif": notes} if notes else {}))
-    upright = read_picture(file, "x")
-    assert read_dimensions(file, "x") == (upright.height, upright.width) == ((40, 24) if notes else (24, 40))
+    upright = load_image(file, "x")
+    assert read_image_size(file, "x") == (upright.height, upright.width) == ((40, 24) if notes else (24, 40))
 
 
-def test_notes_behind_the_pixels_are_read(tmp_path):
+def test_exif_data_after_the_pixels_is_read(tmp_path):
     file = tmp_path / "late.png"
     Image.new("RGB", (40, 24), "red").save(file, exif=_turned())
     _notes_behind_pixels(file)
-    assert read_dimensions(file, "x") == (40, 24)
+    assert read_image_size(file, "x") == (40, 24)
 
 
-def test_an_older_programs_notes_are_read(tmp_path):
-    """ImageMagick wrote them as a text in hexadecimal digits."""
+def test_exif_data_of_older_programs_is_read(tmp_path):
+    """ImageMagick wrote EXIF data as text in hexadecimal digits."""
     file = tmp_path / "old.png"
     Image.new("RGB", (40, 24), "red").save(file)
     exif = _turned().tobytes()
@@ -54,23 +54,23 @@ def test_an_older_programs_notes_are_read(tmp_path):
     content = file.read_bytes()
     last = content.index(b"IEND") - 4
     file.write_bytes(content[:last] + chunk + content[last:])
-    upright = read_picture(file, "x")
-    assert read_dimensions(file, "x") == (upright.height, upright.width) == (40, 24)
+    upright = load_image(file, "x")
+    assert read_image_size(file, "x") == (upright.height, upright.width) == (40, 24)
 
 
-def test_a_picture_that_is_cut_off_is_refused(tmp_path):
+def test_a_truncated_image_is_refused(tmp_path):
     file = tmp_path / "cut.png"
     Image.effect_noise((64, 64), 90).save(file)
     file.write_bytes(file.read_bytes()[:-600])
     with pytest.raises(DataError, match=r"sample x: image .*cut\.png cannot be used"):
-        read_dimensions(file, "x")
+        read_image_size(file, "x")
 
 
 def test_a_file_that_changes_is_read_again(tmp_path):
     file = tmp_path / "one.png"
     for size in ((40, 24), (8, 9)):
         Image.new("RGB", size, "red").save(file)
-        assert dimensions(file, "x") == (size[1], size[0])
+        assert cached_image_size(file, "x") == (size[1], size[0])
     file.unlink()
     with pytest.raises(DataError, match="cannot be used"):
-        dimensions(file, "x")
+        cached_image_size(file, "x")

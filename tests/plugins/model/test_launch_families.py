@@ -1,4 +1,4 @@
-"""Families of each kind of processor through the command line, and a model whose pixels were changed after training."""
+"""Model families on the command line, and a model whose image settings changed after training."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.command import run_here
+from tests.command import run_in_process
 
 SPEC = """\
 name: small
@@ -25,11 +25,11 @@ pytestmark = pytest.mark.slow
 
 
 def _launch(folder):
-    return run_here(["launch", "small.yaml", "--local", "--json"], folder, {**os.environ, "COLUMNS": "200"})
+    return run_in_process(["launch", "small.yaml", "--local", "--json"], folder, {**os.environ, "COLUMNS": "200"})
 
 
 @pytest.mark.parametrize("family", ["image_text_to_text", "internvl", "qwen2_5_vl"], indirect=True)
-def test_a_family_is_launched_and_not_generated_with_once_its_pixels_are_others(family, tmp_path):
+def test_a_family_is_launched_and_refuses_to_generate_with_other_image_settings(family, tmp_path):
     (tmp_path / "small.yaml").write_text(SPEC.format(name=family.name))
     done = _launch(tmp_path)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""A model that is shown its prompts otherwise than in training is refused, with both values."""
+"""A model whose inputs would differ from those in training is refused, with both values."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def _edit(file, change):
     file.write_text(json.dumps(written))
 
 
-def test_what_was_trained_with_is_written_down_and_loads(family, folder):
+def test_a_trained_model_has_a_lock_and_loads(family, folder):
     lock = json.loads((folder / "processor_lock.json").read_text())
     assert lock.keys() == {"chat_template", "image_tokens", "pixels", "system_prompt", "tokenizer"}
     assert {"image_mean", "image_std", "size", "rescale_factor"} <= lock["pixels"].keys()
@@ -47,7 +47,7 @@ def test_another_template_is_refused(family, folder):
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision"], indirect=True)
-def test_another_system_prompt_is_told_as_such(family, folder):
+def test_another_system_prompt_is_reported_as_such(family, folder):
     template = folder / "chat_template.jinja"
     template.write_text(template.read_text().replace("helpful", "terse"))
     before, now = _refused(family, folder)["system_prompt"].split(", now ")
@@ -68,7 +68,7 @@ def test_other_merges_are_refused(family, folder):
     assert _refused(family, folder).keys() == {"tokenizer.merges"}
 
 
-def test_other_pixels_in_the_files_are_refused(family, folder):
+def test_other_image_settings_in_the_files_are_refused(family, folder):
     def darken(written):
         written["image_processor"]["image_mean"] = [0.1, 0.1, 0.1]
 
@@ -80,7 +80,7 @@ def test_other_pixels_in_the_files_are_refused(family, folder):
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"], indirect=True)
 @pytest.mark.parametrize(("option", "edge"), [("max_pixels", "longest_edge"), ("min_pixels", "shortest_edge")])
-def test_other_pixels_in_the_spec_are_refused(family, folder, option, edge):
+def test_other_image_settings_in_the_spec_are_refused(family, folder, option, edge):
     was = json.loads((folder / "processor_lock.json").read_text())["pixels"]["size"][edge]
     assert _refused(family, folder, **{option: 1024}) == {f"pixels.size.{edge}": f"{was}, now 1024"}
     assert family.plugin(size="smoke", **{option: was}).load(folder)
@@ -92,14 +92,14 @@ def test_other_tiles_in_the_spec_are_refused(family, folder):
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl"], indirect=True)
-def test_a_trained_model_is_refused_as_a_checkpoint_to_generate_with_too(family, folder):
+def test_the_lock_is_also_checked_for_a_trained_model_used_as_checkpoint(family, folder):
     plugin = family.plugin(checkpoint=str(folder), max_pixels=1024)
     with pytest.raises(RequirementError, match="longest_edge: trained with 2304, now 1024"):
         plugin.load(plugin.checkpoint())
     assert family.plugin().checkpoint() is None
 
 
-def test_a_model_that_is_trained_on_is_locked_anew(family, folder, tmp_path):
+def test_a_further_trained_model_gets_a_new_lock(family, folder, tmp_path):
     template = folder / "chat_template.jinja"
     template.write_text(template.read_text().replace("message.role", "message.role | upper"))
     family.plugin(checkpoint=str(folder)).build([], 0).save(tmp_path / "again", "fp32")

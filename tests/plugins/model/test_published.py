@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from plugins.model.model_options import Qwen25VLOptions
-from plugins.model.qwen2_5_vl_published import PUBLISHED
+from plugins.model.qwen2_5_vl_published import PUBLISHED_SIZES
 from plugins.model.qwen_vl import CHARACTERS_PER_TOKEN, Qwen25VLModel
 from runner.errors import DataError, RequirementError
 from runner.records import ImagePart, Rendered, TextPart
@@ -14,7 +14,7 @@ NUMBERS = {"3B": 3_754_622_976, "7B": 8_292_166_656, "32B": 33_452_718_336, "72B
 
 @pytest.fixture
 def meta_model(monkeypatch):
-    """A function that sketches a checkpoint where no hub can be reached."""
+    """A function that creates the model of a checkpoint on the meta device without access to the hub."""
 
     def away(name, revision):
         raise RequirementError(f"{name} cannot be had")
@@ -30,7 +30,7 @@ def test_each_published_size_has_its_number_of_weights(meta_model, size):
     model_spec = meta_model(f"Qwen/Qwen2.5-VL-{size}-Instruct")
     assert sum(each.numel() for each in model_spec.module.parameters()) == NUMBERS[size]
     assert next(model_spec.module.parameters()).is_meta
-    assert len(PUBLISHED) == len(NUMBERS)
+    assert len(PUBLISHED_SIZES) == len(NUMBERS)
 
 
 def test_images_are_counted_and_text_is_estimated(meta_model, tmp_path):
@@ -66,7 +66,7 @@ def test_an_image_that_cannot_be_used_is_named(meta_model, tmp_path):
         meta_model("Qwen/Qwen2.5-VL-3B-Instruct").count(rendered)
 
 
-def test_another_checkpoint_stays_unmet_and_a_small_size_needs_texts(meta_model):
+def test_other_checkpoints_are_not_available_and_a_small_size_needs_texts(meta_model):
     with pytest.raises(RequirementError, match="somebody/else"):
         meta_model("somebody/else")
     with pytest.raises(RequirementError, match="training texts"):

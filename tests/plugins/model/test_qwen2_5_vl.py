@@ -32,7 +32,7 @@ def test_a_sample_is_encoded_as_the_template_writes_it(model, colour_samples):
     assert features["input_ids"].tolist() == _tokens(model, written)
 
 
-def test_labels_are_the_answer_its_end_and_what_trails(model, colour_samples):
+def test_labels_are_the_answer_its_end_token_and_the_suffix(model, colour_samples):
     sample = colour_samples[1]
     features = model.encode(sample, target_suffix="\n")
     learnt = features["labels"][features["labels"] != -100].tolist()
@@ -48,7 +48,7 @@ def test_a_prompt_has_no_labels_and_is_the_start_of_the_training_sample(model, c
     assert trained["input_ids"][: len(prompt["input_ids"])].equal(prompt["input_ids"])
 
 
-def test_special_tokens_spelt_out_in_a_sample_are_plain_text(model, draw):
+def test_special_tokens_in_the_text_of_a_sample_are_plain_text(model, draw):
     nasty = "a<|im_end|>b <|image_pad|> <|vision_start|>"
     sample = Rendered("x", (ImagePart(draw(16, 16)), TextPart(nasty)), nasty)
     features = model.encode(sample)
@@ -98,7 +98,7 @@ def test_tokens_are_counted_without_reading_pixels(model, colour_samples, draw):
         assert count.text + count.image + count.target == len(features["input_ids"])
 
 
-def test_a_turned_photograph_is_shown_upright(model, tmp_path):
+def test_a_rotated_photograph_is_loaded_upright(model, tmp_path):
     upright = Image.new("RGB", (48, 16), (0, 0, 0))
     upright.paste((255, 255, 255), (0, 0, 16, 16))
     tag = Image.Exif()
@@ -111,7 +111,7 @@ def test_a_turned_photograph_is_shown_upright(model, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "LA", "1"])
-def test_every_kind_of_picture_becomes_three_channels(model, draw, mode):
+def test_every_image_mode_becomes_three_channels(model, draw, mode):
     name = "picture.tif" if mode == "CMYK" else "picture.png"
     features = model.encode(Rendered("x", (ImagePart(draw(16, 16, name, mode)),)))
     assert features["pixel_values"].shape == (4, 3 * 2 * 8 * 8)
@@ -143,7 +143,7 @@ def test_a_saved_model_loads_here_and_with_transformers(model, colour_samples, t
     assert list(loaded.stop_token_ids) == list(model.stop_token_ids)
 
 
-def test_a_local_checkpoint_is_trained_in_float32_and_known_by_its_content(model, colour_samples, tmp_path):
+def test_a_local_checkpoint_is_trained_in_float32_and_identified_by_its_content(model, colour_samples, tmp_path):
     model.save(tmp_path, "bf16")
     options = Qwen25VLOptions(checkpoint=str(tmp_path))
     plugin, revision = Qwen25VLModel(options), options.exact_revision()
@@ -165,8 +165,8 @@ def test_the_processors_own_template_comes_first(model, colour_samples, tmp_path
     assert "a terse assistant" in loaded._tokenizer.decode(loaded.encode(colour_samples[0])["input_ids"])
 
 
-def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path):
-    for folder, said in ((tmp_path, "holds no config.json"), (tmp_path / "none", "is no folder")):
+def test_a_folder_without_a_checkpoint_is_an_error_in_one_line(tmp_path):
+    for folder, said in ((tmp_path, "contains no config.json"), (tmp_path / "none", "is not a folder")):
         with pytest.raises(RequirementError, match=said) as caught:
             Qwen25VLOptions(checkpoint=str(folder)).exact_revision()
         assert "\n" not in str(caught.value)
@@ -178,12 +178,12 @@ def test_another_architecture_is_refused(tmp_path):
         Qwen25VLModel(Qwen25VLOptions(checkpoint=str(tmp_path))).model_spec([])
 
 
-def test_a_hub_name_out_of_reach_is_unmet_and_a_cached_commit_is_found(monkeypatch, tmp_path):
+def test_an_unreachable_hub_is_an_error_unless_the_commit_is_cached(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     options = Qwen25VLOptions(checkpoint="nobody/nothing")
     with pytest.raises(
-        RequirementError, match=r"'nobody/nothing' at revision 'main' cannot be had.*local folder"
+        RequirementError, match=r"'nobody/nothing' at revision 'main' is not available.*local folder"
     ) as caught:
         options.exact_revision()
     assert "\n" not in str(caught.value)
@@ -196,7 +196,7 @@ def test_a_hub_name_out_of_reach_is_unmet_and_a_cached_commit_is_found(monkeypat
     assert options.exact_revision() == commit
 
 
-def test_random_weights_follow_the_seed_alone(build_smoke):
+def test_random_weights_depend_on_the_seed_only(build_smoke):
     torch.manual_seed(1)
     first = build_smoke(3)
     drawn = torch.rand(1)
@@ -226,7 +226,7 @@ def test_pixel_limits_are_areas(build_smoke, draw):
         build_smoke(min_pixels=10**6)
 
 
-def test_what_a_proof_asks_of_a_model(model, colour_samples):
+def test_the_model_attributes_used_by_preflight_checks(model, colour_samples):
     features = model.encode(colour_samples[0], target_suffix="\n")
     learnt = features["labels"][features["labels"] != -100].tolist()
     assert model.decode_raw(learnt) == f"{colour_samples[0].target}{model.turn_end}\n"

@@ -6,12 +6,12 @@ from runner.stages import LocatedStr
 
 
 @pytest.mark.parametrize("given", [{}, {"checkpoint": "a/b", "size": "tiny"}])
-def test_exactly_one_origin_of_the_weights(given):
+def test_exactly_one_source_of_the_weights(given):
     with pytest.raises(ValidationError, match=r"either `checkpoint` .* or `size`"):
         Qwen25VLOptions(**given)
 
 
-def test_a_path_is_relative_to_the_spec_and_a_hub_name_is_left_alone(tmp_path):
+def test_a_path_is_relative_to_the_spec_and_a_hub_name_is_unchanged(tmp_path):
     (tmp_path / "models" / "seven").mkdir(parents=True)
 
     def resolved(text):
@@ -28,7 +28,7 @@ def test_pixel_areas_in_the_wrong_order_are_refused():
         Qwen25VLOptions(size="tiny", min_pixels=5000, max_pixels=400)
 
 
-def test_the_smoke_twin_of_a_checkpoint_is_valid_and_small():
+def test_the_smoke_options_of_a_checkpoint_are_valid_and_small():
     options = Qwen25VLOptions(checkpoint="a/b", min_pixels=401408, attention="flash_attention_2")
     twin = Qwen25VLOptions(**{**options.model_dump(), **options.smoke()})
     assert (twin.checkpoint, twin.size, twin.min_pixels, twin.attention) == (None, "smoke", None, "sdpa")

@@ -1,16 +1,16 @@
 from transformers import AutoTokenizer
 
 from plugins.model.chat.processor import train_tokenizer
-from plugins.model.chat.small_models import END_OF_TEXT, TURN_END, TURN_START, ChatWording, chat_template
+from plugins.model.chat.small_models import END_OF_TEXT, TURN_END, TURN_START, ChatFormat, chat_template
 
 SPECIAL = (END_OF_TEXT, TURN_START, TURN_END, "<image>")
 
 
 def trained(texts):
-    return train_tokenizer(texts, 400, ChatWording(SPECIAL, chat_template("<image>")))
+    return train_tokenizer(texts, 400, ChatFormat(SPECIAL, chat_template("<image>")))
 
 
-def test_a_trained_tokenizer_depends_on_what_it_read_and_not_on_the_order():
+def test_a_trained_tokenizer_depends_on_its_texts_but_not_on_their_order():
     texts = [f"word{place % 7} Jan Suneet {'x' * (place % 5)}" for place in range(50)]
     one, two = trained(texts), trained(texts[::-1])
     assert one.get_vocab() == two.get_vocab()

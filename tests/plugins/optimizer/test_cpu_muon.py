@@ -1,4 +1,4 @@
-"""Muon in float32 is torch's Muon, but for what bfloat16 rounds away."""
+"""Muon in float32 equals torch's Muon except for bfloat16 rounding."""
 
 import copy
 
@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.optimizer.muon import CpuMuon, orthogonalized
+from plugins.optimizer.muon import CpuMuon, orthogonalize
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 SIZES = st.integers(1, 40)
@@ -27,10 +27,10 @@ def stepped(kind, matrices, gradients, **options):
 
 
 @given(seed=st.integers(0, 2**31), rows=SIZES, columns=SIZES, scale=st.floats(1e-3, 1e3))
-def test_singular_values_come_near_one_and_singular_vectors_stay(seed, rows, columns, scale):
+def test_orthogonalize_keeps_singular_vectors_with_values_near_one(seed, rows, columns, scale):
     left, _, right = torch.linalg.svd(drawn(seed, rows, columns), full_matrices=False)
     values = torch.linspace(0.2, 1, min(rows, columns)) * scale
-    result = orthogonalized(left @ values.diag() @ right, COEFFICIENTS, 5, 1e-7)
+    result = orthogonalize(left @ values.diag() @ right, COEFFICIENTS, 5, 1e-7)
     inner = left.T @ result @ right.T
     assert ((inner.diag() > 0.6) & (inner.diag() < 1.3)).all()
     assert (inner - inner.diag().diag()).abs().max() < 1e-3
@@ -38,7 +38,7 @@ def test_singular_values_come_near_one_and_singular_vectors_stay(seed, rows, col
 
 
 @given(seed=st.integers(0, 2**31), decay=st.sampled_from([0.0, 0.1]), nesterov=st.booleans())
-def test_steps_are_torchs_within_what_bfloat16_rounds(seed, decay, nesterov):
+def test_steps_equal_torch_within_bfloat16_rounding(seed, decay, nesterov):
     shapes = ((24, 8), (8, 24), (16, 16))
     matrices = [drawn(seed + number, *shape) for number, shape in enumerate(shapes)]
     gradients = [[drawn(seed + 10 * step + number, *shape) for number, shape in enumerate(shapes)] for step in (1, 2)]
@@ -54,7 +54,7 @@ def test_steps_are_torchs_within_what_bfloat16_rounds(seed, decay, nesterov):
         torch.testing.assert_close(states[0][number], states[1][number])
 
 
-def test_a_checkpoint_of_torchs_muon_goes_on():
+def test_checkpoint_of_torch_muon_can_be_resumed():
     matrices = [drawn(1, 4, 4), drawn(2, 4, 4)]
     gradients = [[drawn(3, 4, 4), drawn(4, 4, 4)]]
     _, saved = stepped(torch.optim.Muon, matrices, gradients)
@@ -68,7 +68,7 @@ def test_a_checkpoint_of_torchs_muon_goes_on():
     torch.testing.assert_close(resumed.state[matrix]["momentum_buffer"], 0.95 * before + 0.05)
 
 
-def test_the_weights_keep_their_dtype_and_the_closure_its_loss():
+def test_weights_keep_their_dtype_and_closure_loss_is_returned():
     matrix = torch.nn.Parameter(drawn(0, 4, 4).bfloat16())
     optimizer = CpuMuon([matrix], lr=0.5)
 

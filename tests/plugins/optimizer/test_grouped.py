@@ -1,4 +1,4 @@
-"""What learns, what stays, and the proof of both; low-rank adapters; the paper's trainer's six groups."""
+"""Frozen groups, verification of the optimizer, low-rank adapters, and the six groups of the paper's trainer."""
 
 import copy
 
@@ -43,7 +43,7 @@ def weights(module):
     return {name: each.detach().clone() for name, each in module.named_parameters()}
 
 
-def test_a_frozen_group_stays_and_the_others_learn(build_smoke, colour_samples):
+def test_frozen_group_is_unchanged_and_others_are_trained(build_smoke, colour_samples):
     model, optimizer = build_smoke(), adamw(FROZEN_VISION, warmup_ratio=0)
     before = weights(model.module)
     rows = trained(model, optimizer, colour_samples)
@@ -56,7 +56,7 @@ def test_a_frozen_group_stays_and_the_others_learn(build_smoke, colour_samples):
     assert language["num_trainable"] == language["num_parameters"]
 
 
-def test_a_frozen_weight_that_changed_all_the_same_is_named(build_smoke):
+def test_changed_frozen_weight_is_reported(build_smoke):
     model, optimizer = build_smoke(), adamw(FROZEN_VISION)
     optimizer.prepare(model.module, 0)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_a_frozen_weight_that_changed_all_the_same_is_named(build_smoke):
         optimizer.finish(model.module)
 
 
-def test_adapters_learn_in_place_of_their_layers_and_merge_into_the_same_outputs(build_smoke, colour_samples):
+def test_adapters_are_trained_and_merged_without_changing_outputs(build_smoke, colour_samples):
     model, optimizer = build_smoke(), adamw(ADAPTED, warmup_ratio=0)
     plain = weights(model.module)
     rows = trained(model, optimizer, colour_samples)
@@ -101,7 +101,7 @@ def test_adapters_are_the_same_for_the_same_seed(build_smoke):
     assert not made[0].equal(made[2])
 
 
-def test_a_group_without_linear_layers_cannot_be_adapted(build_smoke):
+def test_lora_group_without_linear_layers_is_an_error(build_smoke):
     groups = {"norms": {"match": "*norm*", "lr": 1.0, "lora": {}}, "rest": {"match": "*", "lr": 1.0}}
     with pytest.raises(SpecError, match="linear layers") as caught:
         adamw(groups).prepare(build_smoke().module, 0)
@@ -109,7 +109,7 @@ def test_a_group_without_linear_layers_cannot_be_adapted(build_smoke):
 
 
 @pytest.mark.parametrize("fault", ["rate", "decay", "left out", "frozen", "foreign"])
-def test_a_live_optimizer_that_is_not_as_the_manifest_says_is_found(build_smoke, fault):
+def test_optimizer_that_differs_from_the_groups_is_an_error(build_smoke, fault):
     module, optimizer = build_smoke().module, adamw(FROZEN_VISION)
     optimizer.prepare(module, 0)
     [built] = optimizer.build(module, 2)
@@ -184,7 +184,7 @@ def groups_of_2u1(module):
     return dealt
 
 
-def test_six_groups_are_those_of_the_papers_trainer_by_name(seven_billion):
+def test_six_groups_equal_those_of_the_papers_trainer(seven_billion):
     wanted = groups_of_2u1(seven_billion)
     assert len(wanted) == 6
     [built] = adamw(PAPER, weight_decay_on="2u1").build(seven_billion, 10)
@@ -197,6 +197,6 @@ def test_six_groups_are_those_of_the_papers_trainer_by_name(seven_billion):
     assert all(group["initial_lr"] == PAPER[group["name"]]["lr"] for group in built.optimizer.param_groups)
 
 
-def test_the_7b_has_as_many_weights_as_its_published_checkpoint(seven_billion):
+def test_7b_has_the_number_of_weights_of_its_published_checkpoint(seven_billion):
     rows = adamw(PAPER).prepare(copy.copy(seven_billion), 0)
     assert sum(row.num_parameters for row in rows) == 8_292_166_656

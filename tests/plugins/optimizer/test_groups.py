@@ -30,7 +30,7 @@ def _problems(optimizer, module):
     return {problem.path: problem.message for problem in caught.value.problems}
 
 
-def test_the_published_rates_cover_every_parameter_once(module):
+def test_published_groups_cover_every_parameter_once(module):
     rows = _adamw(PUBLISHED).prepare(module, 0)
     assert next(row.name for row in rows if row.group == "language") == "model.language_model.embed_tokens.weight"
     assert sorted(row.name for row in rows) == sorted(name for name, _ in module.named_parameters())
@@ -49,7 +49,7 @@ def test_the_published_rates_cover_every_parameter_once(module):
     assert {group["weight_decay"] for group in groups.values()} == {0.1}
 
 
-def test_the_built_optimizer_has_the_rates_and_spares_vectors_from_decay(module):
+def test_optimizer_has_the_group_rates_and_no_decay_for_vectors(module):
     (built,) = _adamw(PUBLISHED | {"vision": {"match": "*visual*", "lr": 2e-6, "weight_decay": 0.5}}).build(module, 100)
     names = {id(p): name for name, p in module.named_parameters()}
     seen = []
@@ -65,12 +65,12 @@ def test_the_built_optimizer_has_the_rates_and_spares_vectors_from_decay(module)
     assert "model.language_model.norm.weight" in spared
 
 
-def test_vectors_decay_where_asked(module):
+def test_vectors_decay_with_weight_decay_on_all(module):
     (built,) = _adamw(PUBLISHED, weight_decay_on="all").build(module, 10)
     assert all(group["weight_decay"] == 0.1 for group in built.optimizer.param_groups)
 
 
-def test_all_that_is_wrong_with_the_groups_comes_at_once(module):
+def test_all_group_errors_are_reported_at_once(module):
     groups = {
         "typo": {"match": "*visoin*", "lr": 1e-6},
         "vision": {"match": "*visual*", "lr": 1e-6},
@@ -78,12 +78,12 @@ def test_all_that_is_wrong_with_the_groups_comes_at_once(module):
     }
     problems = _problems(_adamw(groups), module)
     assert "'*visoin*' matches no trainable parameter" in problems["optimizer", "groups", "typo", "match"]
-    assert "an earlier group wins" in problems["optimizer", "groups", "merger", "match"]
+    assert "an earlier group matches" in problems["optimizer", "groups", "merger", "match"]
     assert "model.language_model.embed_tokens.weight" in problems["optimizer", "groups"]
     assert " more" in problems["optimizer", "groups"]
 
 
-def test_what_a_model_keeps_fixed_of_itself_needs_no_group_and_is_not_trained():
+def test_parameters_frozen_by_the_model_need_no_group():
     module = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
     module["b"].requires_grad_(False)
     rows = _adamw({"a": {"match": "a.*", "lr": 1.0}}).prepare(module, 0)
@@ -92,14 +92,14 @@ def test_what_a_model_keeps_fixed_of_itself_needs_no_group_and_is_not_trained():
     assert "matches no trainable" in problems["optimizer", "groups", "b", "match"]
 
 
-def test_muon_takes_matrices_and_names_what_is_none(module):
+def test_muon_group_with_non_matrices_is_an_error(module):
     greedy = MuonOptimizer(MuonOptions(groups={"all": {"match": "*", "lr": 0.02, "algorithm": "muon"}}))
     message = _problems(greedy, module)["optimizer", "groups", "all", "match"]
     assert "model.visual.patch_embed.proj.weight (32, 3, 2, 8, 8)" in message
     assert "algorithm: adamw" in message
 
 
-def test_muon_and_adamw_share_a_module():
+def test_muon_and_adamw_train_the_same_module():
     module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LayerNorm(3))
     groups = {
         "norms": {"match": "1.*", "lr": 1e-3},
@@ -122,7 +122,7 @@ def test_muon_and_adamw_share_a_module():
 @pytest.mark.parametrize(
     ("schedule", "at_half", "at_end"), [("cosine", 0.5, 0.0), ("linear", 0.5, 0.0), ("constant", 1.0, 1.0)]
 )
-def test_rates_rise_over_the_warm_up_and_fall_to_their_end(schedule, at_half, at_end):
+def test_learning_rates_follow_warm_up_and_schedule(schedule, at_half, at_end):
     module = torch.nn.Linear(2, 2)
     (built,) = _adamw({"all": {"match": "*", "lr": 1.0}}, lr_schedule=schedule, warmup_ratio=0.2).build(module, 100)
     rates = []
@@ -135,7 +135,7 @@ def test_rates_rise_over_the_warm_up_and_fall_to_their_end(schedule, at_half, at
     assert rates[-1] == pytest.approx(at_end, abs=0.02)
 
 
-def test_groups_need_a_pattern_and_a_rate():
+def test_groups_need_a_pattern_and_a_learning_rate():
     for groups in (
         {},
         {"a": {"match": "*"}},

@@ -1,4 +1,4 @@
-"""Requests wait their turn: never more of them, nor of their tokens, in a minute than the limits say."""
+"""The rate limiter keeps requests and tokens per minute within the limits."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.servers.chat import MINUTE, RateLimiter
+from plugins.servers.chat import SECONDS_PER_MINUTE, RateLimiter
 
 
 def starts(number, requests, tokens, each):
@@ -23,7 +23,7 @@ def starts(number, requests, tokens, each):
             patch.setattr(loop, "time", lambda: clock[0])
             patch.setattr(asyncio, "sleep", sleep)
             for _ in range(number):
-                await pace.turn()
+                await pace.wait()
                 found.append(clock[0])
         return found
 
@@ -36,19 +36,19 @@ def starts(number, requests, tokens, each):
     st.one_of(st.none(), st.floats(100, 1e6)),
     st.floats(1, 2000),
 )
-def test_no_minute_has_more_than_the_limits(number, requests, tokens, each):
+def test_no_minute_exceeds_the_limits(number, requests, tokens, each):
     found = starts(number, requests, tokens, each)
     for place, start in enumerate(found):
-        within = sum(start <= other < start + MINUTE - 1e-6 for other in found[place:])
+        within = sum(start <= other < start + SECONDS_PER_MINUTE - 1e-6 for other in found[place:])
         # One request may always go, however many tokens it takes.
         assert requests is None or within <= requests + 1
         assert tokens is None or (within - 1) * each <= tokens * (1 + 1e-9)
 
 
-def test_without_limits_nothing_waits():
+def test_without_limits_requests_do_not_wait():
     assert starts(50, None, None, 1000) == [0.0] * 50
 
 
-def test_the_stricter_of_both_limits_holds():
+def test_stricter_limit_applies():
     assert starts(3, 60, 600, 5) == pytest.approx([0, 1, 2])
     assert starts(3, 60, 600, 50) == pytest.approx([0, 5, 10])

@@ -1,4 +1,4 @@
-"""Reading Twitter GMNER as published: tags, boxes, and every way in which a file can be wrong."""
+"""Twitter GMNER as published: tags, boxes, and invalid files."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from plugins.source.gmner import GmnerSource
 from plugins.source.source_options import GmnerOptions
 from runner.errors import DataError
 from runner.records import Entity
-from runner.stages import LeftOut, SourceTweet
+from runner.stages import SkippedEntry, SourceTweet
 
 BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
 
@@ -30,7 +30,7 @@ def corpus(path, train="IMGID:1\nAda\tB-PER\n", xml=None, **others):
 
 
 def entities(path, *tagged):
-    """The entities of one tweet, by a box that is named as its first token."""
+    """Return the entities of one tweet with a box that is named after its first token."""
     lines = "\n".join(tagged)
     (entry,) = corpus(path, f"IMGID:1\nBob\tB-PER\n.\tO\n{lines}\n", {"1": annotation("Bob")})
     return entry.sample.entities[1:]
@@ -53,14 +53,14 @@ def test_a_tweet(tmp_path):
     ]
 
 
-def test_ids_say_split_and_place(tmp_path):
+def test_ids_contain_split_and_index(tmp_path):
     tweet = "IMGID:1\nAda\tB-PER\n\n"
     entries = corpus(tmp_path, tweet * 2, dev=tweet, test=tweet.replace("\n", "\r\n"))
     assert [entry.sample.id for entry in entries] == ["train-1-1", "train-2-1", "dev-1-1", "test-1-1"]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png"])
-def test_the_picture_is_that_of_the_imgid(tmp_path, suffix):
+def test_the_image_is_found_by_imgid(tmp_path, suffix):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / f"1{suffix}").write_bytes(b"x")
     corpus(tmp_path)
@@ -69,7 +69,7 @@ def test_the_picture_is_that_of_the_imgid(tmp_path, suffix):
     assert entry.sample.image == tmp_path / "pictures" / f"1{suffix}"
 
 
-def test_a_missing_picture_is_left_to_the_crop(tmp_path):
+def test_a_missing_image_is_reported_by_the_crop_stage(tmp_path):
     (entry,) = corpus(tmp_path)
     assert entry.sample.image == tmp_path / "images" / "1.jpg"
 
@@ -90,7 +90,7 @@ def test_bio_tags(tmp_path, tagged, expected):
 
 
 @pytest.mark.parametrize("name", ["Re : Zero", "AT &amp ; T", "Victoria ' s Secret", 'The " Rock "', "Reno , NV", "玉"])
-def test_what_the_paper_s_format_trips_over(tmp_path, name):
+def test_entities_with_delimiters_of_the_published_format(tmp_path, name):
     tokens = name.split()
     lines = [f"{token}\t{'I' if place else 'B'}-ORG" for place, token in enumerate(tokens)]
     xml = annotation(name.replace("&", "&amp;"))
@@ -105,22 +105,22 @@ def test_other_white_space_in_the_name_of_a_box(tmp_path):
     assert [each.entity for each in entry.sample.segments] == ["Ada King", "Ada King"]
 
 
-def test_what_is_left_out_and_why(tmp_path):
+def test_skipped_entries_and_reasons(tmp_path):
     tweets = ["IMGID:1\nAda\tB-PER", "IMGID:2\nAda\tB-PER", "IMGID:3\nhello\tO", "IMGID:4\nAda\tB-PER"]
     xml = {"1": annotation("Ada", "Bob"), "3": annotation(), "4": annotation("ada")}
-    kept, *left = sorted(corpus(tmp_path, "\n\n".join(tweets), xml), key=lambda entry: isinstance(entry, LeftOut))
+    kept, *left = sorted(corpus(tmp_path, "\n\n".join(tweets), xml), key=lambda entry: isinstance(entry, SkippedEntry))
     assert [each.entity for each in kept.sample.segments] == ["Ada"]
     assert left == [
-        LeftOut("train-1-1", "box of something that the text does not name: Bob"),
-        LeftOut("train-2-2", "tweet whose picture has no boxes"),
-        LeftOut("train-3-3", "tweet without a box of a tagged entity"),
-        LeftOut("train-4-4", "box of something that the text does not name: ada"),
-        LeftOut("train-4-4", "tweet without a box of a tagged entity"),
+        SkippedEntry("train-1-1", "box of something that is not an entity of the text: Bob"),
+        SkippedEntry("train-2-2", "tweet without boxes"),
+        SkippedEntry("train-3-3", "tweet without a box of a tagged entity"),
+        SkippedEntry("train-4-4", "box of something that is not an entity of the text: ada"),
+        SkippedEntry("train-4-4", "tweet without a box of a tagged entity"),
     ]
 
 
 @pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>"])
-def test_a_size_that_says_nothing(tmp_path, size):
+def test_an_empty_size_is_ignored(tmp_path, size):
     (entry,) = corpus(tmp_path, xml={"1": annotation("Ada", size=size)})
     assert entry.size is None
 
@@ -135,13 +135,13 @@ def test_a_size_that_says_nothing(tmp_path, size):
         ("IMGID:1\nAda B-PER\n", 2, "'Ada B-PER' is neither IMGID:<id> nor token<TAB>tag"),
         ("IMGID:1\n\tO\n", 2, "is neither"),
         ("Ada\tB-PER\n", 1, "is neither"),
-        ("IMGID:\nAda\tB-PER\n", 1, "'IMGID:' names no picture"),
-        ("IMGID:1\nAda\tB-PER\n\nIMGID:../../etc/passwd\n", 4, "names no picture"),
-        ("IMGID:..\n", 1, "names no picture"),
-        ("IMGID:/etc/passwd\n", 1, "names no picture"),
+        ("IMGID:\nAda\tB-PER\n", 1, "'IMGID:' has no image id"),
+        ("IMGID:1\nAda\tB-PER\n\nIMGID:../../etc/passwd\n", 4, "has no image id"),
+        ("IMGID:..\n", 1, "has no image id"),
+        ("IMGID:/etc/passwd\n", 1, "has no image id"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path, text, line, message):
+def test_an_error_names_the_invalid_line(tmp_path, text, line, message):
     with pytest.raises(DataError) as raised:
         corpus(tmp_path, text)
     assert str(raised.value).startswith(f"{tmp_path / 'txt' / 'train.txt'}:{line}: ")
@@ -155,12 +155,12 @@ OUTSIDE = '<!DOCTYPE a [<!ENTITY a SYSTEM "file:///etc/passwd">]><annotation>&a;
 @pytest.mark.parametrize(
     ("xml", "message"),
     [
-        (BOMB, "is no usable XML"),
-        (OUTSIDE, "is no usable XML"),
-        ("<annotation>", "is no usable XML"),
-        ("", "is no usable XML"),
-        ('<?xml version="1.0" encoding="klingon"?><annotation/>', "is no usable XML"),
-        ('<?xml version="1.0" encoding="gbk"?><annotation/>', "is no usable XML"),
+        (BOMB, "is not valid XML"),
+        (OUTSIDE, "is not valid XML"),
+        ("<annotation>", "is not valid XML"),
+        ("", "is not valid XML"),
+        ('<?xml version="1.0" encoding="klingon"?><annotation/>', "is not valid XML"),
+        ('<?xml version="1.0" encoding="gbk"?><annotation/>', "is not valid XML"),
         (f"<annotation><object>{BOX}</object></annotation>", "an object has no name"),
         (annotation("Ada", box=""), "bndbox/xmin is '', not a number of pixels"),
         (annotation("Ada", box=BOX.replace("30", "wide")), "bndbox/xmax is 'wide'"),
@@ -168,41 +168,41 @@ OUTSIDE = '<!DOCTYPE a [<!ENTITY a SYSTEM "file:///etc/passwd">]><annotation>&a;
         (annotation("Ada", size="<size><width>80</width></size>"), "size/height is ''"),
     ],
 )
-def test_a_bad_xml_is_named(tmp_path, xml, message):
+def test_an_error_names_the_invalid_xml(tmp_path, xml, message):
     with pytest.raises(DataError) as raised:
         corpus(tmp_path, xml={"1": xml})
     assert str(raised.value).startswith(f"{tmp_path / 'xml' / '1.xml'}: ")
     assert message in str(raised.value)
 
 
-def test_text_in_another_encoding_is_named(tmp_path):
+def test_an_error_names_the_file_with_another_encoding(tmp_path):
     corpus(tmp_path)
     (tmp_path / "txt" / "dev.txt").write_bytes("IMGID:1\nZoé\tB-PER\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"dev\.txt: is no UTF-8 text"):
+    with pytest.raises(DataError, match=r"dev\.txt: is not valid UTF-8"):
         list(GmnerSource(GmnerOptions(path=tmp_path)).read())
 
 
 @pytest.mark.parametrize("gone", ["txt", "xml", "images"])
-def test_a_missing_folder_says_which_option_names_it(tmp_path, gone):
+def test_the_error_for_a_missing_folder_names_the_option(tmp_path, gone):
     corpus(tmp_path)
     (tmp_path / gone).rename(tmp_path / "moved")
-    with pytest.raises(DataError, match=rf"{gone}: no such folder; source\.path names"):
+    with pytest.raises(DataError, match=rf"{gone}: no such folder; source\.path is"):
         list(GmnerSource(GmnerOptions(path=tmp_path)).read())
 
 
 def test_a_missing_split_is_an_error(tmp_path):
     corpus(tmp_path)
     (tmp_path / "txt" / "dev.txt").unlink()
-    with pytest.raises(DataError, match=r"dev\.txt: missing"):
+    with pytest.raises(DataError, match=r"dev\.txt: no such file"):
         list(GmnerSource(GmnerOptions(path=tmp_path)).read())
 
 
-def test_places_do_not_change_the_identity():
-    from runner.fingerprint import identity
+def test_paths_are_not_part_of_the_fingerprint():
+    from runner.fingerprint import fingerprinted_options
 
-    assert identity(GmnerOptions(path=Path("a"), images=Path("b"))) == {}
+    assert fingerprinted_options(GmnerOptions(path=Path("a"), images=Path("b"))) == {}
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+def test_a_byte_order_mark_is_ignored(tmp_path):
     (entry,) = corpus(tmp_path, "\ufeffIMGID:1\nAda\tB-PER\n")
     assert entry.sample.id == "train-1-1"

@@ -1,4 +1,4 @@
-"""Samples of one's own: what a line may say, and every mistake by file and line."""
+"""Your own samples: valid lines, and errors with file and line."""
 
 import json
 
@@ -10,7 +10,7 @@ from plugins.source.json_lines import JsonLinesSource
 from plugins.source.source_options import JsonLinesOptions
 from runner.errors import DataError
 from runner.records import Entity
-from runner.stages import LeftOut, SourceTweet
+from runner.stages import SkippedEntry, SourceTweet
 
 GOOD = {
     "id": "s1",
@@ -40,7 +40,7 @@ def test_a_line(tmp_path):
     ]
 
 
-def test_a_folder_of_splits_with_pictures_elsewhere(tmp_path):
+def test_a_folder_of_splits_with_images_elsewhere(tmp_path):
     (tmp_path / "lines").mkdir()
     (tmp_path / "lines" / "train.jsonl").write_text("\ufeff" + json.dumps(GOOD) + "\n\n", encoding="utf-8")
     (tmp_path / "lines" / "test.jsonl").write_text(json.dumps(GOOD | {"id": "s2", "image": "sub/2.png"}))
@@ -55,23 +55,23 @@ def test_other_labels(tmp_path):
     source = JsonLinesOptions(path=tmp_path / "mine.jsonl", labels=["dish", "drink"])
     entries = written(tmp_path / "mine.jsonl", line, labels=["dish", "drink"])
     assert JsonLinesSource(source).labels == ("dish", "drink")
-    assert entries[0] == LeftOut("s1", "box of something that the text does not name: Rome")
+    assert entries[0] == SkippedEntry("s1", "box of something that is not an entity of the text: Rome")
     assert entries[1].sample.entities == (Entity("dish", "Ada"),)
 
 
 @pytest.mark.parametrize("labels", [[], ["a", "a"], ["a;b"], ["a:b"], [" a"], [""]])
-def test_labels_that_no_answer_can_hold_are_refused(tmp_path, labels):
+def test_labels_that_do_not_fit_the_answer_format_are_refused(tmp_path, labels):
     with pytest.raises(ValueError, match="labels"):
         JsonLinesOptions(path=tmp_path, labels=labels)
 
 
-def test_what_is_left_out_and_why(tmp_path):
+def test_skipped_entries_and_reasons(tmp_path):
     other = GOOD | {"id": "s2", "segments": [{"entity": "Bob", "box": [0, 0, 9, 9]}]}
     entries = written(tmp_path / "mine.jsonl", other, GOOD | {"id": "s3", "segments": []})
     assert entries == [
-        LeftOut("s2", "box of something that the text does not name: Bob"),
-        LeftOut("s2", "tweet without a box of a tagged entity"),
-        LeftOut("s3", "tweet without a box of a tagged entity"),
+        SkippedEntry("s2", "box of something that is not an entity of the text: Bob"),
+        SkippedEntry("s2", "tweet without a box of a tagged entity"),
+        SkippedEntry("s3", "tweet without a box of a tagged entity"),
     ]
 
 
@@ -81,7 +81,7 @@ def without(key):
 
 BAD = {
     "no JSON": ('{"id": "s2"', "is not JSON"),
-    "no object": ('["s2"]', "is no JSON object"),
+    "no object": ('["s2"]', "is not a JSON object"),
     "no text": (without("text"), "text: is missing"),
     "no boxes": (without("segments"), "segments: is missing"),
     "a misspelt key": (GOOD | {"sumary": "x"}, "sumary: unknown key 'sumary'; did you mean 'summary'?"),
@@ -91,21 +91,24 @@ BAD = {
         '{"id": "x", "text": "t", "image": "i", "entities": [], "segments": [{"entity": "A", "box": [0, 0, NaN, 1]}]}',
         "segments.0.box.2: input should be a finite number",
     ),
-    "an unknown label": (GOOD | {"entities": [{"label": "pet", "text": "Ada"}]}, "entities.0.label: 'pet' is none of"),
+    "an unknown label": (
+        GOOD | {"entities": [{"label": "pet", "text": "Ada"}]},
+        "entities.0.label: 'pet' is not one of",
+    ),
     "an empty entity": (GOOD | {"entities": [{"label": "person", "text": ""}]}, "entities.0.text: string should have"),
-    "an id that is a path": (GOOD | {"id": "../s"}, "id: '../s' cannot name the files"),
+    "an id that is a path": (GOOD | {"id": "../s"}, "id: '../s' cannot be used in file names"),
     "an id that is a number": (GOOD | {"id": 7}, "id: input should be a valid string, not 7"),
-    "a picture outside": (GOOD | {"image": "../1.jpg"}, "image: '../1.jpg' leads out"),
-    "a picture anywhere": (GOOD | {"image": "/etc/passwd"}, "image: '/etc/passwd' leads out"),
+    "a picture outside": (GOOD | {"image": "../1.jpg"}, "image: '../1.jpg' is outside"),
+    "a picture anywhere": (GOOD | {"image": "/etc/passwd"}, "image: '/etc/passwd' is outside"),
     "half a character": (GOOD | {"text": "\ud800"}, "text: "),
     "no size": (GOOD | {"size": [0, 60]}, "size.0: input should be greater than 0"),
-    "a double id": (GOOD, "the id 's1' stands at"),
+    "a double id": (GOOD, "the id 's1' is already used at"),
     "a picture of the same name": (GOOD | {"id": "s2", "image": "other/1.png"}, "'other/1.png' would be stored as '1'"),
 }
 
 
 @pytest.mark.parametrize(("line", "message"), BAD.values(), ids=BAD)
-def test_a_bad_line_is_named(tmp_path, line, message):
+def test_an_error_names_the_invalid_line(tmp_path, line, message):
     path = tmp_path / "mine.jsonl"
     with pytest.raises(DataError) as raised:
         written(path, GOOD, "", line)
@@ -113,24 +116,24 @@ def test_a_bad_line_is_named(tmp_path, line, message):
     assert message in str(raised.value)
 
 
-def test_all_bad_lines_are_told_at_once_ten_by_name(tmp_path):
+def test_all_invalid_lines_are_reported_together_the_first_ten_in_full(tmp_path):
     path = tmp_path / "mine.jsonl"
     with pytest.raises(DataError) as raised:
         written(path, *(GOOD | {"id": str(number), "text": number} for number in range(12)))
-    told = str(raised.value).splitlines()
-    assert [line.split(": ")[0] for line in told] == [f"{path}:{number}" for number in range(1, 11)] + ["and 2 more"]
+    lines = str(raised.value).splitlines()
+    assert [line.split(": ")[0] for line in lines] == [f"{path}:{number}" for number in range(1, 11)] + ["and 2 more"]
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()])
-def test_nothing_there(tmp_path, make):
+def test_missing_files(tmp_path, make):
     make(tmp_path / "lines")
-    with pytest.raises(DataError, match=r"no such file or folder; source\.path|holds no <split>\.jsonl"):
+    with pytest.raises(DataError, match=r"no such file or folder; source\.path|contains no <split>\.jsonl"):
         list(JsonLinesSource(JsonLinesOptions(path=tmp_path / "lines")).read())
 
 
 @pytest.mark.parametrize("name", ["left_out", "annotations"])
-def test_a_file_whose_name_is_no_split_s(tmp_path, name):
-    with pytest.raises(DataError, match=f"'{name}' is no name for a split"):
+def test_a_file_name_that_cannot_be_a_split(tmp_path, name):
+    with pytest.raises(DataError, match=f"'{name}' cannot be the name of a split"):
         written(tmp_path / f"{name}.jsonl", GOOD)
 
 
@@ -143,7 +146,7 @@ json_values = st.recursive(
 
 @settings(max_examples=50)
 @given(st.dictionaries(st.sampled_from([*GOOD, "summary", "size"]), json_values, max_size=7), json_values)
-def test_any_json_is_read_or_refused_by_line(tmp_path_factory, changes, other):
+def test_any_json_is_read_or_reported_with_its_line(tmp_path_factory, changes, other):
     path = tmp_path_factory.mktemp("lines") / "mine.jsonl"
     for line in (GOOD | changes, other):
         try:
@@ -151,4 +154,4 @@ def test_any_json_is_read_or_refused_by_line(tmp_path_factory, changes, other):
         except DataError as error:
             assert str(error).startswith(f"{path}:1: ")
         else:
-            assert all(isinstance(each, SourceTweet | LeftOut) for each in entries)
+            assert all(isinstance(each, SourceTweet | SkippedEntry) for each in entries)

@@ -1,4 +1,4 @@
-"""Starts what an MLflow store can stand on: its own server, and PostgreSQL from Debian's packages."""
+"""Starts backends of an MLflow store: its own server, and PostgreSQL from Debian's packages."""
 
 import os
 import pwd
@@ -23,7 +23,7 @@ def free_port():
 
 
 class Server:
-    """An MLflow server on a SQLite database, which can be killed and started again on the same port."""
+    """An MLflow server with a SQLite database that can be killed and restarted on the same port."""
 
     def __init__(self, folder):
         self.folder, self.port = folder, free_port()
@@ -47,7 +47,7 @@ class Server:
         wait_for(f"{self.uri}/health")
 
     def kill(self):
-        """As a machine does that loses its power: nothing is closed, and nobody is told."""
+        """Kill the server without any shutdown, like a power failure."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -66,14 +66,14 @@ def wait_for(address, seconds=600):
 
 
 def postgres_programs():
-    """The folder of the newest PostgreSQL's programs, as Debian installs them; None where there is none."""
+    """Return the folder of the newest PostgreSQL programs as installed by Debian; None if there is none."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda file: int(file.parts[-3]))
     return found[-1].parent if found else None
 
 
 @contextmanager
 def postgres():
-    """Serve a database `mlflow` of its own on loopback; its password is `p%w/d`, which an address has to escape."""
+    """Serve a new database `mlflow` on loopback, with the password `p%w/d`, which must be escaped in an address."""
     with tempfile.TemporaryDirectory() as folder:
         yield from _served(Path(folder))
 

@@ -1,4 +1,4 @@
-"""A server that is killed for a whole training, and two sweeps in one database: all is there, and once."""
+"""A server that is down during a training, and two sweeps in one database: everything is logged once."""
 
 import hashlib
 import json
@@ -13,9 +13,9 @@ pytestmark = pytest.mark.slow
 
 SHORT = ("--local", "--set", "trainer.epochs=1", "--set", "compute.usage_interval=1")
 VARYING = {"train/tokens_per_second", "train/memory_gb"}
-"""Figures of the machine, which no two trainings share."""
+"""Metrics of the machine, which differ between trainings."""
 GROWN = {"events.jsonl", "record.json", "plan.json"}
-"""Files that hold times and places."""
+"""Files that contain times and paths."""
 SWEEP = """\
 extends: emoji.yaml
 name: {name}
@@ -38,7 +38,7 @@ def trial_of(workplace, experiment="emoji"):
 
 
 def told_by(folder):
-    """How many values of each metric a run's log holds: one a step, and of results one."""
+    """Return name and step of each metric in a run's log; results have step 0."""
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     prefixes = {"metrics": "", "system": "system/"}
     values = {
@@ -56,7 +56,7 @@ def histories(client, run):
 
 
 def artifacts(client, run_id, into, folder=None):
-    """The files of a run and their hashes, whatever is listed twice twice."""
+    """Yield the files of a run with their hashes, duplicates included."""
     for entry in client.list_artifacts(run_id, folder):
         if entry.is_dir:
             yield from artifacts(client, run_id, into, entry.path)
@@ -66,7 +66,7 @@ def artifacts(client, run_id, into, folder=None):
 
 
 def all_of(client, folder, into):
-    """What the tracker has of a run, less what no two runs share; every value that its log tells is there once."""
+    """Return a run's content in the tracker without values that differ between runs; check that none is duplicated."""
     run = client.get_run(json.loads((folder / "tracker.json").read_text())["run_id"])
     kept = histories(client, run)
     assert sorted((key, metric.step) for key, values in kept.items() for metric in values) == told_by(folder)
@@ -99,7 +99,7 @@ def launch_while_the_server_is_dead(workplace, server):
     return json.loads(output)
 
 
-def test_a_server_killed_for_a_whole_training_lacks_nothing_afterwards(server, emoji_at, tmp_path):
+def test_a_server_that_was_down_during_a_training_gets_everything_later(server, emoji_at, tmp_path):
     there = ("launch", "emoji.yaml", *SHORT, "--set", f"tracker.uri={server.uri}")
     places = {name: tmp_path / name for name in ("undisturbed", "synced", "relaunched")}
     for folder in places.values():
@@ -126,21 +126,21 @@ def test_a_server_killed_for_a_whole_training_lacks_nothing_afterwards(server, e
     launch_while_the_server_is_dead(relaunched, server)
     server.start()
     done = relaunched.run(*there)
-    assert done.returncode == 0 and "finished already" in done.stderr
+    assert done.returncode == 0 and "already finished" in done.stderr
     assert all_of(client, trial_of(relaunched), tmp_path / "two") == right
 
     found = client.search_runs([client.get_experiment_by_name("emoji").experiment_id])
     assert len(found) == 3, "one spec, run in three places: three runs, and none of them twice"
 
 
-def test_a_driver_that_is_killed_leaves_a_run_that_sync_calls_killed_and_the_next_launch_ends(emoji, tmp_path):
+def test_the_run_of_a_killed_driver_is_marked_by_sync_and_finished_by_the_next_launch(emoji, tmp_path):
     slow = ("launch", "emoji.yaml", "--local", "--set", "trainer.epochs=40")
     started = emoji.start(*slow)
     while not any("train/loss" in file.read_text() for file in emoji.folder.glob("runs/emoji/*/events.jsonl")):
         assert started.poll() is None, started.communicate()
         time.sleep(0.05)
     beside = emoji.run("sync")
-    assert beside.returncode == 1 and "a launch is still at it" in beside.stdout
+    assert beside.returncode == 1 and "a launch is running" in beside.stdout
     started.kill()
     started.communicate()
     client = MlflowClient(tracking_uri=f"sqlite:///{emoji.folder}/runs/mlflow.db")
@@ -157,7 +157,7 @@ def test_a_driver_that_is_killed_leaves_a_run_that_sync_calls_killed_and_the_nex
     assert len(client.search_runs([run.info.experiment_id])) == 1
 
 
-def test_two_sweeps_into_one_database_at_once_lose_and_double_nothing(emoji_at, tmp_path):
+def test_two_concurrent_sweeps_in_one_database_lose_and_duplicate_nothing(emoji_at, tmp_path):
     store = ("--set", f"tracker.uri=sqlite:///{tmp_path}/shared/mlflow.db")
     places = []
     for name in ("left", "right"):
@@ -186,7 +186,7 @@ def test_two_sweeps_into_one_database_at_once_lose_and_double_nothing(emoji_at, 
             assert len(names) == len(set(names)) and "predictions.json" in names
 
 
-def test_a_password_in_the_address_is_used_and_is_found_nowhere(server, emoji):
+def test_a_password_in_the_address_is_used_but_stored_nowhere(server, emoji):
     uri = server.uri.replace("://", "://ann:s3cret-word@")
     spec = emoji.folder / "emoji.yaml"
     spec.write_text(spec.read_text().replace("{type: mlflow}", f'{{type: mlflow, uri: "{uri}"}}'))
@@ -198,4 +198,4 @@ def test_a_password_in_the_address_is_used_and_is_found_nowhere(server, emoji):
     assert {"plan.json", "spec.yaml", "record.json", "tracker.json", "server.db"} <= {file.name for file in files}
     assert not [file for file in files if b"s3cret" in file.read_bytes()]
     again = emoji.run("launch", trial_of(emoji) / "plan.json")
-    assert again.returncode == 0 and "finished already" in again.stderr
+    assert again.returncode == 0 and "already finished" in again.stderr

@@ -1,4 +1,4 @@
-"""Whatever a spec holds and a training tells is kept, and once: in SQLite, behind a server, in PostgreSQL."""
+"""Unusual values of specs and metrics are stored once: in SQLite, on a server, in PostgreSQL."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from mlflow.utils.validation import _validate_param_name
 from servers import Server, postgres
 
 from plugins.tracker.mlflow import MlflowTracker
-from plugins.tracker.mlflow_content import description, fitted_key, fitted_text
+from plugins.tracker.mlflow_content import description, storable_text, valid_key
 from plugins.tracker.mlflow_options import MlflowOptions
 from runner.stages import DatasetInfo, TrackedRun
 
@@ -57,14 +57,16 @@ def run_of(folder, parameters):
     for name in ("spec.yaml", "plan.json", "events.jsonl"):
         (run_dir / name).write_text(json.dumps({"long": LONG}))
     dataset = DatasetInfo("mmre", "/data/é", "f" * 64, ("person",), {"train": 7, "test": 3})
-    return TrackedRun("demo", run_dir.name, "0" * 64, run_dir, parameters, dataset, run_dir / "spec.yaml", chosen=ODD)
+    return TrackedRun(
+        "demo", run_dir.name, "0" * 64, run_dir, parameters, dataset, run_dir / "spec.yaml", non_default=ODD
+    )
 
 
 def told(kind, step, second, **values):
     return {"time": f"2026-11-23T10:00:{second:02}.500+00:00", "kind": kind, "step": step, "values": values}
 
 
-def test_odd_values_are_kept_and_what_is_delivered_again_is_not_doubled(store):
+def test_unusual_values_are_stored_and_repeated_events_are_not_duplicated(store):
     uri, folder = store
     run = run_of(folder, {**ODD, **{f"group.{number}": number for number in range(2000)}})
     events = [
@@ -75,9 +77,9 @@ def test_odd_values_are_kept_and_what_is_delivered_again_is_not_doubled(store):
     for _ in range(2):
         tracker = MlflowTracker(MlflowOptions(uri=uri), folder)
         run_id = tracker.start(run)
-        tracker.deliver(events)
-        tracker.deliver(events)
-        tracker.deliver([told("metrics", None, 30, result=math.nan, other=math.inf)])
+        tracker.log_events(events)
+        tracker.log_events(events)
+        tracker.log_events([told("metrics", None, 30, result=math.nan, other=math.inf)])
         tracker.finish("finished")
     client = MlflowClient(tracking_uri=uri.replace("postgresql:", "postgresql+psycopg2:"))
     assert len(client.search_runs([client.get_experiment_by_name("demo").experiment_id])) == 1
@@ -98,8 +100,8 @@ def test_odd_values_are_kept_and_what_is_delivered_again_is_not_doubled(store):
 
 
 @given(st.lists(st.text(max_size=300), unique=True))
-def test_names_stay_different_and_mlflow_takes_them(names):
-    fitted = [fitted_key(name) for name in names]
+def test_converted_names_are_valid_and_distinct(names):
+    fitted = [valid_key(name) for name in names]
     assert len(set(fitted)) == len(names)
     for key in fitted:
         _validate_param_name(key)
@@ -107,13 +109,13 @@ def test_names_stay_different_and_mlflow_takes_them(names):
 
 
 @given(st.text(st.characters(), max_size=60))
-def test_texts_can_be_written_everywhere(text):
-    fitted = fitted_text(text, 50)
+def test_converted_texts_can_be_stored_everywhere(text):
+    fitted = storable_text(text, 50)
     assert len(fitted) <= 50 and "\x00" not in fitted
     fitted.encode()
 
 
-def test_a_description_lists_what_was_chosen_and_fits():
+def test_a_description_lists_the_non_default_settings_within_the_limit():
     told = description({"seed": 1, "trainer.epochs": 3, "a|b": "x|y\nz"}, {"trainer.epochs", "a|b"})
     assert (
         told.splitlines()[2:]

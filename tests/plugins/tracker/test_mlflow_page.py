@@ -1,4 +1,4 @@
-"""MLflow's own page in a real browser: a nested sweep, its charts, the evaluation table with its pictures."""
+"""MLflow's pages in a real browser: a nested sweep, its charts, and the evaluation table with images."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ pytestmark = [
 
 
 def shown(storage, name, parent=None):
-    """A run as a launch shows it, with a curve, and a wrong answer with its picture."""
+    """Log a run with a curve, and a wrong answer with its image."""
     run_dir = storage / "demo" / name
     (run_dir / "mistakes").mkdir(parents=True)
     Image.new("RGB", (260, 128), "orange").save(run_dir / "mistakes" / "1.jpg")
@@ -31,20 +31,20 @@ def shown(storage, name, parent=None):
     dataset = DatasetInfo("tweets", "/data", "f" * 64, ("person",), {"train": 7, "test": 3})
     plan = {"seed": 1, "trainer.epochs": 3, "trainer.precision": "bf16"}
     run = TrackedRun(
-        "demo", name, name, run_dir, plan, dataset, run_dir / "spec.yaml", parent, chosen={"trainer.epochs"}
+        "demo", name, name, run_dir, plan, dataset, run_dir / "spec.yaml", parent, non_default={"trainer.epochs"}
     )
     tracker = MlflowTracker(MlflowOptions(), storage)
     run_id = tracker.start(run)
     for step in range(9):
         told = {"kind": "metrics", "step": step, "values": {"train/loss": 9.0 - step}}
-        tracker.deliver([{"time": f"2026-11-23T10:00:0{step}.000+00:00", **told}])
+        tracker.log_events([{"time": f"2026-11-23T10:00:0{step}.000+00:00", **told}])
     tracker.finish("finished")
     return run_id, tracker
 
 
 @pytest.fixture
 def address(tmp_path):
-    """MLflow's pages on a store with a sweep of two trials, and the id of one of them."""
+    """The address of MLflow's pages for a store with a sweep of two trials, and the id of one trial."""
     storage = tmp_path / "runs"
     sweep, tracker = shown(storage, "sweep-1")
     trials = [shown(storage, f"trial-{number}", sweep)[0] for number in (1, 2)]
@@ -61,7 +61,7 @@ def address(tmp_path):
 
 
 def _unfold(page, sweep, trial):
-    """Click the arrow before a sweep, which has no name to go by; a table that is still laid out moves it away."""
+    """Click the arrow before a sweep, which has no accessible name and may move while the table is laid out."""
     from playwright.sync_api import TimeoutError as AwayError
 
     for _ in range(10):
@@ -72,7 +72,7 @@ def _unfold(page, sweep, trial):
     raise AssertionError(f"{trial} does not show beneath {sweep}")
 
 
-def test_what_a_group_sees(address):
+def test_the_pages_of_a_sweep(address):
     from playwright.sync_api import sync_playwright
 
     runs, trial = address
@@ -82,7 +82,7 @@ def test_what_a_group_sees(address):
         page.set_default_timeout(120_000)
 
         page.goto(f"{runs}/{trial}?workflowType=machine_learning")
-        page.get_by_text("What the spec sets").first.wait_for()
+        page.get_by_text("Settings of the spec").first.wait_for()
         for text in ("sweep-1", "tweets/train", "trainer.epochs", "Finished"):
             page.get_by_text(text).first.wait_for()
 

@@ -27,7 +27,7 @@ trial = TrackedRun("demo", run_dir.name, fingerprint, run_dir, {"seed": 1}, data
 tracker = MlflowTracker(MlflowOptions(), storage)
 print(tracker.start(trial))
 event = {"time": "2026-11-23T10:00:00.000+00:00", "kind": "metrics", "step": 1, "values": {"loss": 1.0}}
-tracker.deliver([event])
+tracker.log_events([event])
 tracker.finish("finished")
 """
 
@@ -42,7 +42,7 @@ def cut_short(connection, cursor, statement, *others):
 
 
 def live(storage, fingerprint):
-    """Follow a finished trial with a tracker in a process of its own; return the run's id."""
+    """Log a finished trial in a separate process; return the run's id."""
     run_dir = storage / "demo" / fingerprint[:8]
     (run_dir / "model").mkdir(parents=True, exist_ok=True)
     (run_dir / "model" / "model.safetensors").write_bytes(b"weights")
@@ -61,7 +61,7 @@ def live(storage, fingerprint):
     return done.stdout.strip()
 
 
-def test_two_processes_make_one_store_at_once_and_a_third_finds_its_run_again(tmp_path):
+def test_two_processes_create_one_store_and_a_third_finds_its_run(tmp_path):
     storage = tmp_path / "all runs ü"
     with ThreadPoolExecutor() as pool:
         first, second = pool.map(lambda fingerprint: live(storage, fingerprint), ["1" * 64, "2" * 64])
@@ -77,7 +77,7 @@ def test_two_processes_make_one_store_at_once_and_a_third_finds_its_run_again(tm
 
 
 @pytest.mark.slow
-def test_a_kill_while_the_tables_are_made_leaves_nothing_in_the_way(tmp_path):
+def test_a_kill_during_table_creation_does_not_prevent_a_new_start(tmp_path):
     command = [sys.executable, "-c", KILLED_WHILE_TABLES_ARE_MADE + LIFE, str(tmp_path), "1" * 64]
     none_kept = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     killed = subprocess.run(command, capture_output=True, env=none_kept, check=False)
@@ -88,13 +88,13 @@ def test_a_kill_while_the_tables_are_made_leaves_nothing_in_the_way(tmp_path):
     assert not list(tmp_path.glob(".mlflow.db*"))
 
 
-def test_an_empty_database_is_kept_for_the_next_store_of_this_release(tmp_path, monkeypatch):
+def test_an_empty_database_is_cached_for_the_next_store_of_this_version(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(mlflow_store, "MlflowClient", counted := Mock(wraps=mlflow_store.MlflowClient))
     kept = tmp_path / "cache" / "mmre-runner" / f"mlflow-{mlflow.__version__}.db"
 
     def made(name):
-        """Which databases MLflow itself opened to make a store."""
+        """Return the databases that MLflow itself opened to create a store."""
         counted.reset_mock()
         Store(None, tmp_path / name)
         return len(counted.call_args_list)

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from pydantic import ValidationError
 
 from plugins.tracker.mlflow import MlflowTracker
-from plugins.tracker.mlflow_content import fitted_key, parameters
+from plugins.tracker.mlflow_content import LoggedMetrics, parameters, valid_key
 from plugins.tracker.mlflow_options import MlflowOptions
 from runner.errors import RequirementError
 from runner.stages import DatasetInfo, LocatedStr, TrackedRun
@@ -27,7 +27,7 @@ REFERENCE = '{"summary": "r"}'
 
 @pytest.fixture(scope="session")
 def storage(tmp_path_factory):
-    """The folder of all runs, with one store for all tests: making its tables takes seconds."""
+    """The folder of all runs, with one store for all tests, because creating its tables takes seconds."""
     folder = tmp_path_factory.mktemp("runs")
     MlflowTracker(MlflowOptions(), folder)
     return folder
@@ -35,7 +35,7 @@ def storage(tmp_path_factory):
 
 @pytest.fixture
 def tracked(storage, request):
-    """A trial of an experiment of its own, with the files that a finished one leaves."""
+    """A trial of a new experiment, with the files of a finished trial."""
     run_dir = storage / request.node.name / "trial-01234567"
     (run_dir / "model").mkdir(parents=True)
     (run_dir / "model" / "model.safetensors").write_bytes(b"weights")
@@ -147,10 +147,10 @@ def test_predictions_are_a_table_that_a_later_launch_replaces(storage, tracked):
     assert [row[0] for row in read_table(storage, run_id)["data"]] == ["3"]
 
 
-def test_metrics_are_logged_at_their_step_and_time_and_null_ones_are_not(storage, tracked):
+def test_metrics_are_logged_with_step_and_time_except_null_values(storage, tracked):
     tracker = open_tracker(storage)
     run_id = tracker.start(tracked)
-    tracker.deliver(
+    tracker.log_events(
         [
             {"time": "2026-11-23T10:00:00.000+00:00", "kind": "state", "step": "train", "state": "started"},
             metrics(1, 1, loss=2.0, lr=1e-5),
@@ -169,20 +169,20 @@ def test_metrics_are_logged_at_their_step_and_time_and_null_ones_are_not(storage
     assert first.timestamp == 1795428001500
 
 
-def test_resumed_run_is_the_same_and_gets_each_step_once(storage, tracked):
+def test_a_resumed_run_is_the_same_and_has_each_step_once(storage, tracked):
     tracker = open_tracker(storage)
     run_id = tracker.start(tracked)
     events = [metrics(1, 1, loss=3.0), metrics(2, 2, loss=2.0), metrics(2, 2, loss=2.0), metrics(0, 0, extra=1)]
-    tracker.deliver(events)
-    tracker.deliver(events)
+    tracker.log_events(events)
+    tracker.log_events(events)
     tracker.finish("interrupted")
     assert client_of(storage).get_run(run_id).info.status == "KILLED"
 
     resumed = open_tracker(storage)
     assert resumed.start(tracked) == run_id
     assert client_of(storage).get_run(run_id).info.status == "RUNNING"
-    resumed.deliver([metrics(2, 12, loss=2.1), metrics(3, 13, loss=1.0), metrics(None, 14, ner_f1=0.9)])
-    resumed.deliver([metrics(3, 13, loss=1.0), metrics(None, 15, ner_f1=0.9), metrics(0, 16, extra=2)])
+    resumed.log_events([metrics(2, 12, loss=2.1), metrics(3, 13, loss=1.0), metrics(None, 14, ner_f1=0.9)])
+    resumed.log_events([metrics(3, 13, loss=1.0), metrics(None, 15, ner_f1=0.9), metrics(0, 16, extra=2)])
     resumed.finish("finished")
     assert history(storage, run_id, "loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
     assert history(storage, run_id, "ner_f1") == [(0, 0.9)]
@@ -190,24 +190,24 @@ def test_resumed_run_is_the_same_and_gets_each_step_once(storage, tracked):
     assert client_of(storage).get_run(run_id).info.status == "FINISHED"
 
 
-def test_result_that_changed_is_shown_and_its_repetition_is_not(storage, tracked):
+def test_a_changed_result_is_logged_and_a_repeated_one_is_not(storage, tracked):
     tracker = open_tracker(storage)
     run_id = tracker.start(tracked)
     events = [metrics(None, 1, ner_f1=0.5), metrics(None, 2, ner_f1=0.6)]
-    tracker.deliver(events)
+    tracker.log_events(events)
     again = open_tracker(storage)
     again.start(tracked)
-    again.deliver(events)
+    again.log_events(events)
     assert history(storage, run_id, "ner_f1") == [(0, 0.5), (0, 0.6)]
     assert client_of(storage).get_run(run_id).data.metrics == {"ner_f1": 0.6}
 
 
-def test_many_metrics_and_long_or_odd_parameters_are_no_obstacle(storage, tracked):
+def test_many_metrics_and_long_or_unusual_parameters(storage, tracked):
     plan = {f"group.{index}": index for index in range(250)} | {"long": "x" * 10_000, "a//*../b?": None}
     tracked = replace(tracked, parameters=plan)
     tracker = open_tracker(storage)
     run_id = tracker.start(tracked)
-    tracker.deliver([metrics(step, loss=step / 7, lr=1.0) for step in range(1, 1301)])
+    tracker.log_events([metrics(step, loss=step / 7, lr=1.0) for step in range(1, 1301)])
     run = client_of(storage).get_run(run_id)
     assert len(run.data.params) == 252
     assert run.data.params["long"] == "x" * 5999 + "…"
@@ -217,18 +217,18 @@ def test_many_metrics_and_long_or_odd_parameters_are_no_obstacle(storage, tracke
 
 
 def test_names_fit_what_mlflow_allows():
-    assert fitted_key("a.b-c_d:e f/g") == "a.b-c_d:e f/g"
-    assert re.fullmatch("a/b-[0-9a-f]{6}", fitted_key("/a/../b//"))
-    assert re.fullmatch("_-[0-9a-f]{6}", fitted_key(".."))
-    assert len(fitted_key("k" * 400)) == 250 == len(fitted_key("k" * 400 + "l"))
-    assert len({fitted_key(name) for name in ("a?", "a*", "a_", "k" * 400, "k" * 401)}) == 5
+    assert valid_key("a.b-c_d:e f/g") == "a.b-c_d:e f/g"
+    assert re.fullmatch("a/b-[0-9a-f]{6}", valid_key("/a/../b//"))
+    assert re.fullmatch("_-[0-9a-f]{6}", valid_key(".."))
+    assert len(valid_key("k" * 400)) == 250 == len(valid_key("k" * 400 + "l"))
+    assert len({valid_key(name) for name in ("a?", "a*", "a_", "k" * 400, "k" * 401)}) == 5
     assert [(each.key, each.value) for each in parameters({"flag": True, "text": ""})] == [
         ("flag", "true"),
         ("text", ""),
     ]
 
 
-def test_large_model_is_noted_and_not_copied(storage, tracked):
+def test_the_path_of_a_large_model_is_logged_instead_of_the_model(storage, tracked):
     tracker = open_tracker(storage, max_artifact_mb=1e-6)
     run_id = tracker.start(tracked)
     tracker.finish("finished")
@@ -266,7 +266,7 @@ def test_link_names_the_run_and_the_command(storage, tracked, monkeypatch):
 
 
 @pytest.mark.parametrize("trouble", ["no database", "folder"])
-def test_database_that_cannot_be_used_is_refused_at_once_in_one_line(tmp_path, trouble, capfd):
+def test_an_unusable_database_is_refused_at_once_in_one_line(tmp_path, trouble, capfd):
     file = tmp_path / "other.db"
     if trouble == "folder":
         file.mkdir()
@@ -281,7 +281,7 @@ def test_database_that_cannot_be_used_is_refused_at_once_in_one_line(tmp_path, t
     assert capfd.readouterr().err == ""
 
 
-def test_server_that_is_away_is_refused_without_its_password(tmp_path, monkeypatch):
+def test_the_error_for_an_unreachable_server_has_no_password(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RequirementError) as caught:
         open_tracker(tmp_path, uri="http://ann:secret@127.0.0.1:9")
@@ -289,7 +289,7 @@ def test_server_that_is_away_is_refused_without_its_password(tmp_path, monkeypat
     assert "ann:secret" not in str(caught.value)
 
 
-def test_opening_a_new_store_says_nothing(tmp_path):
+def test_opening_a_new_store_prints_nothing(tmp_path):
     code = (
         "import sys; from pathlib import Path; from plugins.tracker.mlflow import MlflowTracker;"
         "from plugins.tracker.mlflow_options import MlflowOptions;"
@@ -308,7 +308,7 @@ def test_other_loggers_keep_their_levels(storage):
 
 
 @pytest.mark.parametrize("uri", ["file:///tmp/x", "./mlruns", "mlflow.db", "ftp://host/x", ""])
-def test_uri_that_mlflow_does_not_take_is_refused(uri):
+def test_an_unsupported_uri_is_refused(uri):
     with pytest.raises(ValidationError, match=r"sqlite:///runs/mlflow\.db"):
         MlflowOptions(uri=uri)
 
@@ -327,14 +327,14 @@ def test_serve_command_names_store_and_port(storage, monkeypatch):
     assert f"sqlite:///{storage}/mlflow.db" in command and "5123" in command
 
 
-def test_pages_are_served_without_the_processes_of_jobs_unless_they_are_asked_for(storage, monkeypatch):
+def test_pages_are_served_without_job_processes_unless_enabled(storage, monkeypatch):
     monkeypatch.delenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", raising=False)
     command = open_tracker(storage).serve_command("127.0.0.1", 5123)
     assert command[:3] == ("/usr/bin/env", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false", sys.executable)
 
 
 @pytest.mark.slow
-def test_served_store_shows_the_run_and_takes_another_over_http(storage, tracked, tmp_path, unused_port):
+def test_a_served_store_shows_the_run_and_accepts_another_over_http(storage, tracked, tmp_path, unused_port):
     tracker = open_tracker(storage)
     run_id = tracker.start(tracked)
     tracker.finish("finished")
@@ -347,7 +347,7 @@ def test_served_store_shows_the_run_and_takes_another_over_http(storage, tracked
         assert urllib.request.urlopen(query).read() == b"name: demo\n"
         remote = open_tracker(tmp_path, uri=address)
         assert remote.start(tracked) == run_id
-        remote.deliver([metrics(1, loss=1.0)])
+        remote.log_events([metrics(1, loss=1.0)])
         remote.finish("finished")
         remote.finish("finished")
         assert remote.link() == (
@@ -384,22 +384,22 @@ def test_trials_nest_under_the_run_of_their_sweep_and_move_to_a_later_one(storag
     for name in ("sweep-1", "sweep-2"):
         sweep = replace(tracked, trial=name, fingerprint=name)
         parents.append(open_tracker(storage).start(sweep))
-        told = replace(tracked, parent=parents[-1], tags={"group": "point-1", "seed": "7"})
-        run_id = open_tracker(storage).start(told)
+        changed = replace(tracked, parent=parents[-1], tags={"group": "point-1", "seed": "7"})
+        run_id = open_tracker(storage).start(changed)
         tags = client_of(storage).get_run(run_id).data.tags
         assert tags["mlflow.parentRunId"] == parents[-1]
         assert (tags["mmre.group"], tags["mmre.seed"]) == ("point-1", "7")
     assert len({run_id, *parents}) == 3
 
 
-def test_values_of_a_sweep_come_in_any_order_of_trials_and_each_once(storage, tracked):
+def test_objective_values_of_a_sweep_are_logged_once_in_any_order(storage, tracked):
     tracker = open_tracker(storage)
     run_id = tracker.start(tracked)
     events = [metrics(2, 1, objective=0.3), metrics(0, 2, objective=0.1)]
-    tracker.deliver(events)
+    tracker.log_events(events)
     again = open_tracker(storage)
     again.start(tracked)
-    again.deliver([*events, metrics(1, 3, objective=0.2)])
+    again.log_events([*events, metrics(1, 3, objective=0.2)])
     assert sorted(history(storage, run_id, "objective")) == [(0, 0.1), (1, 0.2), (2, 0.3)]
 
 
@@ -412,16 +412,16 @@ def test_a_pruned_trial_is_finished_with_a_tag(storage, tracked):
     assert "model" not in {entry.path for entry in client_of(storage).list_artifacts(run_id)}
 
 
-def test_one_spec_run_in_two_places_is_two_runs_and_a_folder_that_moved_keeps_its_own(storage, tracked, tmp_path):
+def test_a_spec_run_in_two_folders_is_two_runs_and_a_moved_folder_keeps_its_run(storage, tracked, tmp_path):
     first = open_tracker(storage).start(tracked)
     elsewhere = replace(tracked, run_dir=tmp_path)
     second = open_tracker(storage).start(elsewhere)
     assert second != first
-    moved = replace(tracked, run_dir=tmp_path / "moved", known_as=first)
+    moved = replace(tracked, run_dir=tmp_path / "moved", existing_run_id=first)
     assert open_tracker(storage).start(moved) == first
 
 
-def test_a_run_that_was_made_twice_by_a_request_taken_for_lost_is_one(storage, tracked):
+def test_a_run_that_was_created_twice_is_reduced_to_one(storage, tracked):
     tracker = open_tracker(storage)
     run_id = tracker.start(tracked)
     double = tracker._create(client_of(storage).get_run(run_id).info.experiment_id).info.run_id
@@ -429,22 +429,22 @@ def test_a_run_that_was_made_twice_by_a_request_taken_for_lost_is_one(storage, t
     assert client_of(storage).get_run(double).info.lifecycle_stage == "deleted"
 
 
-def test_tags_and_description_say_what_a_run_is(storage, tracked):
+def test_tags_and_description_of_a_run(storage, tracked):
     (tracked.run_dir / "record.json").write_text('{"workspace": {"commit": "c0ffee", "branch": "work"}}')
-    told = replace(tracked, tags={"seed": "3", "arm": "alone", "trial": "0"}, chosen={"trainer.precision"})
+    changed = replace(tracked, tags={"seed": "3", "arm": "alone", "trial": "0"}, non_default={"trainer.precision"})
     client = client_of(storage)
-    run_id = open_tracker(storage).start(told)
+    run_id = open_tracker(storage).start(changed)
     tags = client.get_run(run_id).data.tags
     for name, value in (("seed", "3"), ("arm", "alone"), ("trial", "0"), ("status", "running")):
         assert tags[f"mmre.{name}"] == value
     assert (tags["mlflow.source.git.commit"], tags["mlflow.source.git.branch"]) == ("c0ffee", "work")
     assert "| `trainer.precision` | fp32 |" in tags["mlflow.note.content"]
     client.set_tag(run_id, "mlflow.note.content", "my own words")
-    open_tracker(storage).start(told)
+    open_tracker(storage).start(changed)
     assert client.get_run(run_id).data.tags["mlflow.note.content"] == "my own words"
 
 
-def test_mistakes_are_a_table_with_pictures_that_is_sent_once(storage, tracked):
+def test_mistakes_are_a_table_with_images_that_is_uploaded_once(storage, tracked):
     (tracked.run_dir / "mistakes").mkdir()
     (tracked.run_dir / "mistakes" / "1.jpg").write_bytes(b"picture")
     row = {"id": "1", "pictures": "mistakes/1.jpg", "text": "a tweet", "output": "é"}
@@ -468,19 +468,19 @@ def test_files_are_attached_and_fetched(storage, tracked, tmp_path):
     tracker.finish("finished")
     page = tmp_path / "page.html"
     page.write_text("<p>")
-    open_tracker(storage).attach(run_id, page, "comparisons")
+    open_tracker(storage).log_file(run_id, page, "comparisons")
     attached = client_of(storage).list_artifacts(run_id, "comparisons")
     assert [entry.path for entry in attached] == ["comparisons/page.html"]
-    [folder] = open_tracker(storage).fetch(tracked.experiment, tmp_path / "here")
+    [folder] = open_tracker(storage).download_runs(tracked.experiment, tmp_path / "here")
     assert folder == tmp_path / "here" / "trial-01234567"
     for name in ("predictions.jsonl", "scores.jsonl", "plan.json"):
         assert (folder / name).read_bytes() == (tracked.run_dir / name).read_bytes()
     with pytest.raises(RequirementError, match="no experiment 'other'"):
-        tracker.fetch("other", tmp_path)
+        tracker.download_runs("other", tmp_path)
 
 
 @pytest.mark.parametrize("status", [401, 403, 500, 503])
-def test_a_server_that_refuses_is_told_in_a_line_without_the_password(tmp_path, monkeypatch, status):
+def test_the_error_for_a_refusing_server_is_one_line_without_password(tmp_path, monkeypatch, status):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
     class Refusing(BaseHTTPRequestHandler):
@@ -489,7 +489,7 @@ def test_a_server_that_refuses_is_told_in_a_line_without_the_password(tmp_path, 
 
         do_POST = do_GET
 
-        def log_message(self, *told): ...
+        def log_message(self, *arguments): ...
 
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -499,10 +499,102 @@ def test_a_server_that_refuses_is_told_in_a_line_without_the_password(tmp_path, 
     assert "\n" not in str(caught.value) and "s3cret" not in str(caught.value)
 
 
-def test_a_run_ends_when_its_log_does(storage, tracked):
+def test_the_end_time_of_a_run_is_that_of_its_last_event(storage, tracked):
     tracker = open_tracker(storage)
     run_id = tracker.start(tracked)
     lines = [json.dumps(metrics(1, 1, loss=1.0)), json.dumps(metrics(2, 2, loss=1.0)), '{"torn']
     (tracked.run_dir / "events.jsonl").write_text("\n".join(lines))
     tracker.finish("interrupted")
     assert client_of(storage).get_run(run_id).info.end_time == 1795428002500
+
+
+@pytest.fixture
+def sweep(storage, tracked):
+    """A sweep with two points of two trials each, in folders next to its own."""
+    folder = storage / tracked.experiment / "sweep"
+    folder.mkdir()
+    write_sweep(folder, {"low": [0.2, 0.4], "high": [0.6, 0.8]})
+    return replace(tracked, trial="sweep-01234567", fingerprint="sweep", run_dir=folder)
+
+
+def write_sweep(folder, points, mode="max", **changed):
+    """`sweep.json` of trials with these values of the objective, and the metrics of each."""
+    trials = []
+    for group, values in points.items():
+        for seed, value in enumerate(values, start=1):
+            name = f"{group}-{seed}"
+            state = {"status": "finished", "objective": value, **changed.get(name, {})}
+            parameters = {"optimizer.lr": group, "seed": seed}
+            trials.append({"number": len(trials), "name": name, "group": group, "parameters": parameters, **state})
+            (folder.parent / name).mkdir(exist_ok=True)
+            metrics = {"published/ner_f1": 0.0, "ner_f1": value / 2, "bleu": None, "rouge1": seed / 4}
+            (folder.parent / name / "metrics.json").write_text(json.dumps(metrics))
+    objective = {"metric": "validation/ner_f1", "mode": mode}
+    (folder / "sweep.json").write_text(json.dumps({"objective": objective, "trials": trials}))
+
+
+def best_tags(storage, run_id):
+    tags = client_of(storage).get_run(run_id).data.tags
+    return {name: value for name, value in tags.items() if name.startswith("mmre.best")}
+
+
+def test_row_of_a_sweep_shows_parameters_and_the_metrics_of_its_best_point(storage, sweep):
+    tracker = open_tracker(storage)
+    run_id = tracker.start(sweep)
+    tracker.finish("finished")
+    data = client_of(storage).get_run(run_id).data
+    assert data.params["trainer.precision"] == "fp32"
+    expected = {"ner_f1": 0.35, "rouge1": 0.375, "published/ner_f1": 0, "validation/ner_f1": 0.7}
+    assert data.metrics == pytest.approx(expected)
+    assert best_tags(storage, run_id) == {"mmre.best": "high-1, high-2", "mmre.best.optimizer.lr": "high"}
+
+
+def test_row_of_a_sweep_follows_a_better_point_and_its_direction(storage, sweep):
+    tracker = open_tracker(storage)
+    run_id = tracker.start(sweep)
+    tracker.finish("interrupted")
+    write_sweep(sweep.run_dir, {"low": [0.2, 0.4], "high": [0.6, 0.8]}, mode="min")
+    later = open_tracker(storage)
+    later.start(sweep)
+    later.finish("finished")
+    later.finish("finished")
+    assert [value for _, value in history(storage, run_id, "validation/ner_f1")] == pytest.approx([0.7, 0.3])
+    assert client_of(storage).get_run(run_id).data.metrics["ner_f1"] == pytest.approx(0.15)
+    assert best_tags(storage, run_id) == {"mmre.best": "low-1, low-2", "mmre.best.optimizer.lr": "low"}
+
+
+def test_a_point_with_a_trial_that_has_no_value_is_not_the_best(storage, sweep):
+    unfinished = {"status": "failed", "objective": None}
+    write_sweep(sweep.run_dir, {"low": [0.2, 0.4], "high": [0.6, 0.8]}, **{"high-2": unfinished})
+    tracker = open_tracker(storage)
+    run_id = tracker.start(sweep)
+    tracker.finish("failed")
+    assert best_tags(storage, run_id)["mmre.best"] == "low-1, low-2"
+
+
+def test_a_sweep_without_an_objective_has_no_best_point(storage, sweep):
+    content = json.loads((sweep.run_dir / "sweep.json").read_text())
+    (sweep.run_dir / "sweep.json").write_text(json.dumps(content | {"objective": None}))
+    tracker = open_tracker(storage)
+    run_id = tracker.start(sweep)
+    tracker.finish("finished")
+    assert client_of(storage).get_run(run_id).data.metrics == {} == best_tags(storage, run_id)
+
+
+def test_trials_of_a_sweep_are_named_by_arm_and_seed(storage, tracked):
+    def name(**tags):
+        run_id = open_tracker(storage).start(replace(tracked, tags=tags))
+        return run_id, client_of(storage).get_run(run_id).info.run_name
+
+    run_id, alone = name(seed="1")
+    assert alone == "trial-01234567"
+    assert name(seed="1", group="baseline", arm="baseline", trial="0") == (run_id, "baseline, seed 1")
+    assert name(seed="1", group="point-2", trial="3") == (run_id, "point-2, seed 1")
+    client_of(storage).update_run(run_id, name="my favourite")
+    assert name(seed="1", group="point-3", trial="3") == (run_id, "my favourite")
+
+
+def test_main_metrics_come_before_those_of_the_other_parse_mode():
+    event = metrics(None, 9, **{"published/ner_f1": 0.25, "ner_f1": 0.5, "published/bleu": 0.1, "bleu": 0.2})
+    names = [metric.key for metric in LoggedMetrics().select_new([event])]
+    assert names == ["ner_f1", "bleu", "published/ner_f1", "published/bleu"]

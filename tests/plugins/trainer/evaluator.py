@@ -1,4 +1,4 @@
-"""An evaluator for tests of the trainer alone: a real generator answers, and the letters of each answer are counted."""
+"""An answer evaluator for trainer tests: a real generator answers, and the metric counts the letters of each answer."""
 
 import torch
 
@@ -8,7 +8,7 @@ from runner.stages import StopRequestedError
 
 
 class Quiet:
-    """A reporter whom nothing is told."""
+    """A reporter that ignores progress and fails on warnings."""
 
     def progress(self, done, total, **shown):
         pass
@@ -29,12 +29,12 @@ class Weights:
 
 
 class LetterEvaluator:
-    """Asks about samples in order, and leaves disorder behind.
+    """Evaluates samples in order, and leaves the model and random states changed.
 
     Attributes:
-        prepared: Places that were told of beforehand.
-        asked: Places of this worker, a list each time.
-        stop_at: The time, counted from 0, at which it hears that it is to stop.
+        prepared: Indices passed to `prepare`.
+        asked: Indices of this worker, one list per evaluation.
+        stop_at: The evaluation, counted from 0, at which a stop is requested.
     """
 
     def __init__(self, samples, stop_at=None):
@@ -56,7 +56,7 @@ class LetterEvaluator:
         model.module.train()
         return [{"letters": {"number": float(sum(map(ord, outputs[each.id])))}} for each in prompts]
 
-    def figures(self, counts):
+    def aggregate(self, counts):
         numbers = [each["letters"]["number"] for each in counts]
         # Weighed by place, so that another order of the samples shows.
         return {"letters": sum((1 + place) * number for place, number in enumerate(numbers)), "nothing": None}

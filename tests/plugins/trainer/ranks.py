@@ -1,4 +1,4 @@
-"""Two processes that train together, forked from one that has loaded what they need."""
+"""Runs a function in two worker processes, forked from one that has imported the heavy packages."""
 
 from torch import multiprocessing
 

@@ -24,11 +24,11 @@ def _gradients(loss, head, hidden, scale=1.0):
 
 @settings(deadline=None)
 @given(st.integers(0, 9), st.integers(1, 12), st.booleans(), st.integers(1, 5), st.integers(0, 5))
-def test_the_loss_and_its_gradients_are_torchs_whatever_the_parts(positions, words, bias, size, seed):
+def test_loss_and_gradients_equal_torch_for_any_chunk_size(positions, words, bias, size, seed):
     head, hidden, labels = _case(positions, words, bias, seed)
     expected = functional.cross_entropy(head(hidden), labels, reduction="sum")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cross_entropy, "LOGIT_BYTES", size * 4 * words)
+        patch.setattr(cross_entropy, "MAX_LOGIT_BYTES", size * 4 * words)
         ours = summed_cross_entropy(hidden, labels, head)
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
     pairs = zip(_gradients(ours, head, hidden, 0.3), _gradients(expected, head, hidden, 0.3), strict=True)
@@ -36,7 +36,7 @@ def test_the_loss_and_its_gradients_are_torchs_whatever_the_parts(positions, wor
         torch.testing.assert_close(own, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_a_frozen_head_gets_no_gradient_and_passes_one_on():
+def test_frozen_head_gets_no_gradient_but_propagates_one():
     head, hidden, labels = _case(5, 7, bias=True)
     expected = torch.autograd.grad(functional.cross_entropy(head(hidden), labels, reduction="sum"), hidden)[0]
     head.requires_grad_(False)
@@ -45,7 +45,7 @@ def test_a_frozen_head_gets_no_gradient_and_passes_one_on():
     assert head.weight.grad is None
 
 
-def test_nothing_is_kept_where_nothing_is_learnt():
+def test_without_grad_mode_no_graph_is_built():
     head, hidden, labels = _case(5, 7, bias=False)
     with torch.no_grad():
         loss = summed_cross_entropy(hidden, labels, head)
@@ -53,7 +53,7 @@ def test_nothing_is_kept_where_nothing_is_learnt():
     assert loss.grad_fn is None
 
 
-def test_in_bfloat16_the_head_learns_in_float32_what_it_would_by_torchs():
+def test_bfloat16_gradients_are_float32_and_equal_torch():
     head, hidden, labels = _case(40, 30, bias=True)
     with torch.autocast("cpu", torch.bfloat16):
         ours = summed_cross_entropy(hidden, labels, head)
@@ -66,7 +66,7 @@ def test_in_bfloat16_the_head_learns_in_float32_what_it_would_by_torchs():
 
 
 def test_memory_does_not_grow_with_the_number_of_labels(monkeypatch):
-    monkeypatch.setattr(cross_entropy, "LOGIT_BYTES", 4 * 10_000 * 8)
+    monkeypatch.setattr(cross_entropy, "MAX_LOGIT_BYTES", 4 * 10_000 * 8)
     head = torch.nn.Linear(4, 10_000, bias=False)
 
     def most(positions):

@@ -35,7 +35,7 @@ def files(tmp_path):
     return SampleFiles(tmp_path / "encoded" / "key", ["made"], pytest.fail)
 
 
-def test_a_sample_is_encoded_once_and_comes_back_as_it_was(encode, calls, files):
+def test_sample_is_encoded_once_and_read_back_unchanged(encode, calls, files):
     samples = EncodedSamples(SAMPLES, encode, files)
     for place in (2, 0, 1, 0, 2, 2):
         features, expected = samples[place], encode(SAMPLES[place])
@@ -47,13 +47,13 @@ def test_a_sample_is_encoded_once_and_comes_back_as_it_was(encode, calls, files)
     assert samples.id(1) == "s1"
 
 
-def test_without_files_a_sample_is_encoded_each_time(encode, calls):
+def test_without_files_samples_are_encoded_every_time(encode, calls):
     samples = EncodedSamples(SAMPLES, encode, None)
     assert [samples[1]["input_ids"].tolist() for _ in range(2)] == [[0, 1], [0, 1]]
     assert calls == ["s1", "s1"]
 
 
-def test_what_fails_its_check_is_not_kept(files, tmp_path):
+def test_sample_that_fails_its_check_is_not_stored(files, tmp_path):
     tried = []
 
     def refuse(rendered):

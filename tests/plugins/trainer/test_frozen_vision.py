@@ -1,4 +1,4 @@
-"""A training whose vision part is frozen looks at each image once, and learns what it learnt before."""
+"""A training with a frozen vision tower encodes each image once, with the same results."""
 
 import re
 from importlib.metadata import entry_points
@@ -43,7 +43,7 @@ def train(colour_samples, tmp_path, recorder):
     return train
 
 
-def test_an_interrupted_training_ends_as_if_it_had_not_been(build_smoke, colour_samples, tmp_path, recorder):
+def test_resumed_training_equals_uninterrupted_training(build_smoke, colour_samples, tmp_path, recorder):
     def train(folder, reporter):
         model, adamw = build_smoke(), AdamWOptimizer(AdamWOptions(groups=FROZEN))
         adamw.prepare(model.module, 0)
@@ -91,7 +91,7 @@ def _build(family, samples, seed=0, **options):
         ("qwen2_5_vl", {"precision": "bf16"}),
     ],
 )
-def test_it_learns_what_it_learns_from_pixels(train, family, options):
+def test_cached_features_train_like_pixels(train, family, options):
     losses, weights = train(family, epochs=2, **options)
     expected, from_pixels = train(family, encoded=None, epochs=2, **options)
     for ours, theirs in zip(losses, expected, strict=True):
@@ -100,7 +100,7 @@ def test_it_learns_what_it_learns_from_pixels(train, family, options):
     torch.testing.assert_close(weights, from_pixels, rtol=1e-4, atol=1e-4 if "precision" not in options else 1e-2)
 
 
-def test_each_image_is_looked_at_once_in_all_epochs_and_trainings(train, looks):
+def test_each_image_is_encoded_once_in_all_epochs_and_trainings(train, looks):
     train(max_steps=1)
     assert 0 < len(looks) <= 8
     first = train()
@@ -119,13 +119,13 @@ def test_each_image_is_looked_at_once_in_all_epochs_and_trainings(train, looks):
         {"vision": {"match": "*visual*", "lr": 1e-3, "lora": {"rank": 2}}, **LANGUAGE},
     ],
 )
-def test_where_something_of_it_learns_it_looks_at_every_step(train, looks, groups):
+def test_partly_trainable_vision_tower_runs_at_every_step(train, looks, groups):
     train(groups=groups, max_steps=4, validation_ratio=0)
     assert len(looks) == 4
     assert all(looks)
 
 
-def test_other_weights_precision_or_pixels_are_looked_at_anew(train, looks, colour_samples):
+def test_other_weights_precision_or_pixels_are_encoded_again(train, looks, colour_samples):
     train(max_steps=3, validation_ratio=0)
     for changed in (
         {"model": _build("qwen2_5_vl", colour_samples, seed=1)},
@@ -138,7 +138,7 @@ def test_other_weights_precision_or_pixels_are_looked_at_anew(train, looks, colo
         assert len(looks) == before + NUM_PICTURED
 
 
-def test_what_is_random_in_training_is_not_kept(colour_samples):
+def test_random_features_are_not_cached(colour_samples):
     model = _build("qwen2_5_vl", colour_samples)
     model.module.base_model.visual.requires_grad_(False)
     assert model.frozen_vision() is not None
@@ -149,7 +149,7 @@ def test_what_is_random_in_training_is_not_kept(colour_samples):
     assert model.frozen_vision() is None
 
 
-def test_it_shares_the_modules_weights_and_stays_what_it_is_when_the_module_trains(colour_samples):
+def test_frozen_tower_shares_weights_and_stays_in_evaluation_mode(colour_samples):
     model = _build("qwen2_5_vl", colour_samples)
     model.module.base_model.visual.requires_grad_(False)
     vision = model.frozen_vision()
@@ -168,7 +168,7 @@ def test_it_shares_the_modules_weights_and_stays_what_it_is_when_the_module_trai
     assert re.fullmatch("[0-9a-f]{64}", digest)
 
 
-def test_families_that_say_so_give_it_and_no_others(colour_samples):
+def test_only_supported_families_provide_a_frozen_tower(colour_samples):
     for entry in entry_points(group="runner.model"):
         if entry.module.startswith("plugins."):
             model = _build(entry.name, colour_samples)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.trainer.training_history import History
+from plugins.trainer.training_history import TrainingHistory
 from runner.stages import SelectionMetric
 
 LOSSES = st.dictionaries(st.integers(1, 500), st.floats(allow_nan=True, allow_infinity=True), max_size=20)
@@ -14,13 +14,13 @@ MEASURES = pytest.mark.parametrize("measure", [FALLING, RISING], ids=lambda meas
 
 
 def history(measure, by_step):
-    return History(measure, {measure.metric: dict(sorted(by_step.items())), "validation/other": {1: 0.0}})
+    return TrainingHistory(measure, {measure.metric: dict(sorted(by_step.items())), "validation/other": {1: 0.0}})
 
 
 @MEASURES
 @given(by_step=LOSSES)
-def test_the_best_is_a_number_that_none_is_better_than_and_the_earliest_such(measure, by_step):
-    best = history(measure, by_step).best()
+def test_best_step_has_the_earliest_best_finite_value(measure, by_step):
+    best = history(measure, by_step).best_step()
     numbers = {step: value for step, value in by_step.items() if math.isfinite(value)}
     assert (best is None) == (not numbers)
     if best is not None:
@@ -30,22 +30,22 @@ def test_the_best_is_a_number_that_none_is_better_than_and_the_earliest_such(mea
 
 @MEASURES
 @given(by_step=LOSSES)
-def test_evaluations_are_counted_from_the_best_on(measure, by_step):
+def test_evaluations_are_counted_since_the_best_step(measure, by_step):
     told = history(measure, by_step)
-    best = told.best()
-    assert told.since_best() == len([step for step in by_step if best is None or step > best])
+    best = told.best_step()
+    assert told.evaluations_since_best() == len([step for step in by_step if best is None or step > best])
 
 
-def test_an_equal_figure_is_no_better():
-    assert history(FALLING, {5: 1.0, 10: 1.0}).since_best() == 1
-    assert history(RISING, {5: 1.0, 10: 1.0}).since_best() == 1
+def test_equal_value_is_no_improvement():
+    assert history(FALLING, {5: 1.0, 10: 1.0}).evaluations_since_best() == 1
+    assert history(RISING, {5: 1.0, 10: 1.0}).evaluations_since_best() == 1
 
 
 @given(st.dictionaries(st.sampled_from("abc"), LOSSES), st.integers(0, 9))
-def test_what_a_checkpoint_kept_comes_back_and_is_no_longer_shared(figures, skipped):
-    before, after = History(RISING, figures, skipped), History(RISING)
+def test_restored_history_is_an_independent_copy(figures, skipped):
+    before, after = TrainingHistory(RISING, figures, skipped), TrainingHistory(RISING)
     after.restore(before.state())
     assert repr(after.state()) == repr(before.state())
     after.add(1000, {"a": 1.0})
-    assert after.measured(1000) == {"a"}
-    assert not before.measured(1000)
+    assert after.measured_at(1000) == {"a"}
+    assert not before.measured_at(1000)

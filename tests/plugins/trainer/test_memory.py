@@ -1,4 +1,4 @@
-"""The forecast of a step's memory, against the peak of tensor allocations of real steps and by its own logic."""
+"""The memory estimate of a training step, compared with the peak of tensor allocations of real steps."""
 
 import gc
 from dataclasses import replace
@@ -11,26 +11,31 @@ from hypothesis import strategies as st
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
-from plugins.model.chat.batching import FrozenFeatures, as_encoded
+from plugins.model.chat.batching import FrozenVisionTower, to_encoder_outputs
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.muon import MuonOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions, MuonOptions
 from plugins.trainer.activation_memory import (
-    LayerProfile,
     ModelProfile,
+    ModuleProfile,
     SampleLength,
     TrainingSetup,
+    count_parameters,
+    count_trainable,
     flops,
-    learning_in,
-    numbers_in,
-    peak,
+    peak_memory,
     profile_model,
 )
 from plugins.trainer.distributed import make_accelerator
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.train_step import TrainStep
-from plugins.trainer.training_estimate import SIZES, bare, estimate_training, state_bytes
+from plugins.trainer.training_estimate import (
+    BYTES_PER_VALUE,
+    estimate_training,
+    optimizer_state_bytes,
+    with_adapters_only,
+)
 from runner.stages import TokenCounts
 
 BENCH = Path(__file__).parents[3] / "bench"
@@ -65,7 +70,7 @@ class FeaturesModel(RandomModel):
         without = {"pixel_values": torch.zeros(0)}
         made = super().collate([{**without, **each} for each in batch], padding_side)
         made["pixel_values"], made["image_features"] = None, torch.cat([each["image_features"] for each in batch])
-        return as_encoded(made, self.module.config.text_config.hidden_size)
+        return to_encoder_outputs(made, self.module.config.text_config.hidden_size)
 
 
 @pytest.fixture
@@ -105,7 +110,7 @@ def allocated(profiled):
         ("wordy", "fp32", ALL),
     ],
 )
-def test_the_peak_of_real_steps_is_within_15_percent(models, name, precision, groups, again):
+def test_estimated_peak_is_within_15_percent_of_real_steps(models, name, precision, groups, again):
     lengths = models.mmre_lengths(2, seed=0)
     drawn = torch.Generator().manual_seed(0)
     words = models.SHAPES[name].words
@@ -120,7 +125,7 @@ def test_the_peak_of_real_steps_is_within_15_percent(models, name, precision, gr
             train_step.compute_gradient(samples)
             train_step.update()
     counts = [counted(each, models) for each in samples]
-    told = estimate_training(options, model, optimizer, counts, 1, gpus=False).ways[0].memory
+    told = estimate_training(options, model, optimizer, counts, 1, gpus=False).variants[0].memory
     measured = allocated(profiled)
     assert told.total == pytest.approx(measured, rel=0.15)
     # What depends on the lengths alone must not hide behind weights that are easy to count.
@@ -129,11 +134,11 @@ def test_the_peak_of_real_steps_is_within_15_percent(models, name, precision, gr
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
-def test_the_peak_is_within_15_percent_where_features_stand_for_pixels(models, precision):
+def test_estimated_peak_is_within_15_percent_with_cached_features(models, precision):
     drawn, words = torch.Generator().manual_seed(0), models.SHAPES["deep"].words
     samples = [models.random_sample(each, words, drawn, with_answer=True) for each in models.mmre_lengths(2, seed=0)]
     counts = [counted(each, models) for each in samples]
-    vision = FrozenFeatures(models.random_model("deep", 0))
+    vision = FrozenVisionTower(models.random_model("deep", 0))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         samples = [vision.replace_pixels(each) for each in samples]
     options = SftOptions(precision=precision, global_batch_size=2, micro_batch_size=2)
@@ -145,7 +150,7 @@ def test_the_peak_is_within_15_percent_where_features_stand_for_pixels(models, p
         for _ in range(2):
             train_step.compute_gradient(samples)
             train_step.update()
-    told = estimate_training(options, model, optimizer, counts, 1, gpus=False).ways[0].memory
+    told = estimate_training(options, model, optimizer, counts, 1, gpus=False).variants[0].memory
     assert told.total == pytest.approx(allocated(profiled), rel=0.15)
 
 
@@ -155,24 +160,26 @@ def counted(sample, models):
     return TokenCounts(len(sample["input_ids"]) - image - target, image, target)
 
 
-def part(layers, kept, width, learning):
-    numbers = width**2
-    return LayerProfile(
-        layers=(kept * width,) * layers,
-        streams=(4 * width,) * layers,
-        passing=3 * width,
-        outside=width,
-        given=0,
-        matrices=layers * numbers,
-        largest_layer=numbers,
-        num_parameters=layers * numbers,
-        num_learning=learning * layers * numbers,
+def module_profile(num_layers, layer_bytes, width, is_trained):
+    layer_parameters = width**2
+    return ModuleProfile(
+        layer_bytes=(layer_bytes * width,) * num_layers,
+        layer_input_bytes=(4 * width,) * num_layers,
+        backward_bytes=3 * width,
+        other_bytes=width,
+        input_bytes=0,
+        matrix_parameters=num_layers * layer_parameters,
+        largest_layer=layer_parameters,
+        num_parameters=num_layers * layer_parameters,
+        num_trainable=is_trained * num_layers * layer_parameters,
     )
 
 
-def made_profile(language, vision, words):
-    ends = words * 8
-    return ModelProfile(language, vision, ends, ends, False, True, True, width=8, words=words, patches=4)
+def model_profile(language, vision, vocab_size):
+    ends = vocab_size * 8
+    return ModelProfile(
+        language, vision, ends, ends, False, True, True, hidden_size=8, vocab_size=vocab_size, patches_per_token=4
+    )
 
 
 def length(text, image, target):
@@ -180,11 +187,11 @@ def length(text, image, target):
 
 
 tokens = st.integers(1, 900)
-parts = st.builds(part, st.integers(1, 8), st.integers(8, 60), st.integers(8, 64), st.integers(0, 1))
-anatomies = st.builds(made_profile, parts, parts, st.integers(8, 4000))
+modules = st.builds(module_profile, st.integers(1, 8), st.integers(8, 60), st.integers(8, 64), st.integers(0, 1))
+profiles = st.builds(model_profile, modules, modules, st.integers(8, 4000))
 lengths = st.builds(length, tokens, tokens, tokens)
 strategies = st.sampled_from(["ddp", "fsdp"])
-ways = st.builds(
+setups = st.builds(
     TrainingSetup,
     strategies,
     st.booleans(),
@@ -195,63 +202,66 @@ ways = st.builds(
 )
 
 
-@given(anatomies, st.lists(lengths, min_size=1, max_size=5), ways, st.integers(1, 8))
-def test_no_part_is_negative_and_longer_samples_take_no_less(profile, share, way, workers):
-    told = peak(profile, share, way, workers, 8.0 * learning_in(profile))
+@given(profiles, st.lists(lengths, min_size=1, max_size=5), setups, st.integers(1, 8))
+def test_estimates_are_not_negative_and_grow_with_sample_length(profile, samples, setup, workers):
+    told = peak_memory(profile, samples, setup, workers, 8.0 * count_trainable(profile))
     assert min(told.weights, told.gradients, told.optimizer, told.activations, told.logits) >= 0
-    longer = [replace(each, total=each.total + 50, target=each.target + 50) for each in share]
-    one = replace(way, micro_batch_size=len(share))
-    state = 8.0 * learning_in(profile)
-    assert peak(profile, longer, one, workers, state).total >= peak(profile, share, one, workers, state).total
+    longer = [replace(each, total=each.total + 50, target=each.target + 50) for each in samples]
+    one = replace(setup, micro_batch_size=len(samples))
+    state = 8.0 * count_trainable(profile)
+    shorter_peak = peak_memory(profile, samples, one, workers, state)
+    assert peak_memory(profile, longer, one, workers, state).total >= shorter_peak.total
 
 
-@given(anatomies, st.lists(lengths, min_size=1, max_size=5), ways, st.integers(2, 8))
-def test_what_saves_memory_saves_memory(profile, share, way, workers):
-    state = 8.0 * learning_in(profile)
-    told = peak(profile, share, way, workers, state)
-    assert told.optimizer == pytest.approx(state / (workers if way.strategy == "fsdp" else 1), abs=1)
-    assert peak(bare(profile), share, way, workers, 0).total <= told.total
-    alone = peak(profile, share, replace(way, strategy="ddp"), 1, state)
-    assert alone.total <= peak(profile, share, replace(way, strategy="ddp"), workers, state).total
+@given(profiles, st.lists(lengths, min_size=1, max_size=5), setups, st.integers(2, 8))
+def test_sharding_and_adapters_reduce_memory(profile, samples, setup, workers):
+    state = 8.0 * count_trainable(profile)
+    told = peak_memory(profile, samples, setup, workers, state)
+    assert told.optimizer == pytest.approx(state / (workers if setup.strategy == "fsdp" else 1), abs=1)
+    assert peak_memory(with_adapters_only(profile), samples, setup, workers, 0).total <= told.total
+    alone = peak_memory(profile, samples, replace(setup, strategy="ddp"), 1, state)
+    assert alone.total <= peak_memory(profile, samples, replace(setup, strategy="ddp"), workers, state).total
 
 
-def test_all_numbers_of_a_model_are_in_one_part(build_smoke):
+def test_every_weight_is_counted_once(build_smoke):
     module = build_smoke().module
     profile = profile_model(module, 4)
-    assert numbers_in(profile) == learning_in(profile) == sum(each.numel() for each in module.parameters())
+    assert count_parameters(profile) == count_trainable(profile) == sum(each.numel() for each in module.parameters())
 
 
-def test_what_is_frozen_keeps_nothing_and_costs_no_gradient(build_smoke):
+def test_frozen_tower_saves_no_activations_and_needs_no_gradient(build_smoke):
     module = build_smoke().module
     whole = profile_model(module, 4)
     adamw(FROZEN_VISION).prepare(module, 0)
     frozen = profile_model(module, 4)
-    assert frozen.vision.kept(again=False) == frozen.vision.num_learning == 0
+    assert frozen.vision.saved_bytes(recompute=False) == frozen.vision.num_trainable == 0
     assert frozen.language == whole.language
     length = SampleLength(40, 20, 5)
-    vision = whole.vision.matrices * 20 * whole.patches
-    assert flops(whole, length, again=False) - flops(frozen, length, again=False) == 4 * vision
-    assert flops(whole, length, again=True) > flops(whole, length, again=False)
+    vision = whole.vision.matrix_parameters * 20 * whole.patches_per_token
+    assert flops(whole, length, recompute=False) - flops(frozen, length, recompute=False) == 4 * vision
+    assert flops(whole, length, recompute=True) > flops(whole, length, recompute=False)
 
 
-def test_features_of_a_frozen_vision_part_take_less_work_and_whole_weights_on_each_worker(build_smoke):
+def test_cached_features_reduce_flops_and_keep_the_tower_on_each_worker(build_smoke):
     model, options = build_smoke(), SftOptions(precision="bf16", strategy="fsdp", epochs=3)
     adamw(FROZEN_VISION).prepare(model.module, 0)
     count = TokenCounts(20, 20, 5)
     ours = estimate_training(options, model, adamw(FROZEN_VISION), [count], 2, gpus=True)
     model.replaces_pixels = False
     theirs = estimate_training(options, model, adamw(FROZEN_VISION), [count], 2, gpus=True)
-    vision = profile_model(model.module, 2).vision
-    spared = 4 * 2 * vision.matrices * 20 * profile_model(model.module, 2).patches  # forward, of four samples
-    assert theirs.flops_per_step - ours.flops_per_step == pytest.approx(spared * 2 / 3)
-    held = ours.ways[0].memory.weights - theirs.ways[0].memory.weights
+    profile = profile_model(model.module, 2)
+    vision = profile.vision
+    # Two operations per weight and patch in the forward pass of four samples.
+    saved_flops = 4 * 2 * vision.matrix_parameters * 20 * profile.patches_per_token
+    assert theirs.flops_per_step - ours.flops_per_step == pytest.approx(saved_flops * 2 / 3)
+    held = ours.variants[0].memory.weights - theirs.variants[0].memory.weights
     assert held == pytest.approx(4 * vision.num_parameters, abs=1)
 
 
-def test_the_optimizers_state_is_what_it_keeps(build_smoke):
+def test_optimizer_state_bytes_match_the_optimizer(build_smoke):
     module = build_smoke().module
     numbers = sum(each.numel() for each in module.parameters())
-    assert state_bytes(adamw(ALL), module) == 8 * numbers
+    assert optimizer_state_bytes(adamw(ALL), module) == 8 * numbers
     groups = {
         "rest": {"match": "*norm*", "lr": 1e-3},
         "vectors": {"match": "*.bias", "lr": 1e-3},
@@ -262,24 +272,24 @@ def test_the_optimizers_state_is_what_it_keeps(build_smoke):
     muon = MuonOptimizer(MuonOptions(groups=groups))
     rows = muon.prepare(module, 0)
     matrices = sum(row.num_parameters for row in rows if row.group == "matrices")
-    assert state_bytes(muon, module) == 4 * matrices + 8 * (numbers - matrices)
+    assert optimizer_state_bytes(muon, module) == 4 * matrices + 8 * (numbers - matrices)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_ways_take_less_and_less_and_the_disk_is_counted(build_smoke, precision):
+def test_variants_need_decreasing_memory_and_checkpoints_are_counted(build_smoke, precision):
     model = build_smoke()
     numbers = sum(each.numel() for each in model.module.parameters())
     options = SftOptions(precision=precision, global_batch_size=8, save_total_limit=2)
     told = estimate_training(
         options, model, adamw(ALL), [TokenCounts(100, 60, 20), TokenCounts(10, 6, 2)], 2, gpus=True
     )
-    totals = [way.memory.total for way in told.ways]
+    totals = [way.memory.total for way in told.variants]
     assert totals == sorted(totals, reverse=True)
     assert len(set(totals)) == len(totals) > 2
-    assert told.ways[0].change == ""
-    assert all(way.change for way in told.ways[1:])
+    assert told.variants[0].change == ""
+    assert all(way.change for way in told.variants[1:])
     assert (told.checkpoint, told.num_checkpoints) == (12 * numbers, 3)
-    assert told.model == SIZES[precision] * numbers
+    assert told.model == BYTES_PER_VALUE[precision] * numbers
 
 
 @pytest.mark.parametrize(
@@ -292,30 +302,30 @@ def test_ways_take_less_and_less_and_the_disk_is_counted(build_smoke, precision)
     ],
     ids=["none", "everywhere", "beside frozen weights", "in part"],
 )
-def test_adapters_are_advised_where_not_they_alone_learn_already(build_smoke, groups, advised):
+def test_adapters_are_suggested_unless_only_adapters_are_trained(build_smoke, groups, advised):
     model, optimizer = build_smoke(), adamw(groups)
     optimizer.prepare(model.module, 0)
     told = estimate_training(
         SftOptions(global_batch_size=8), model, optimizer, [TokenCounts(100, 60, 20)], 2, gpus=True
     )
-    assert any("adapters" in way.change for way in told.ways) == advised
+    assert any("adapters" in way.change for way in told.variants) == advised
 
 
-def test_samples_that_are_left_out_take_no_memory(build_smoke):
+def test_skipped_samples_need_no_memory(build_smoke):
     model, counts = build_smoke(), [TokenCounts(100, 0, 20), TokenCounts(900, 0, 100)]
     trainer = SftTrainer(SftOptions(max_length=500, on_overlength="skip"))
-    short = trainer.estimate_training(model, adamw(ALL), counts[:1], 1, gpus=False).ways[0].memory
-    assert trainer.estimate_training(model, adamw(ALL), counts, 1, gpus=False).ways[0].memory == short
-    whole = SftTrainer(SftOptions()).estimate_training(model, adamw(ALL), counts, 1, gpus=False).ways[0].memory
+    short = trainer.estimate_training(model, adamw(ALL), counts[:1], 1, gpus=False).variants[0].memory
+    assert trainer.estimate_training(model, adamw(ALL), counts, 1, gpus=False).variants[0].memory == short
+    whole = SftTrainer(SftOptions()).estimate_training(model, adamw(ALL), counts, 1, gpus=False).variants[0].memory
     assert whole.total > short.total
 
 
-def test_answers_need_the_whole_weights_on_every_worker_that_divides_them(build_smoke):
+def test_generation_with_fsdp_needs_full_weights_on_every_worker(build_smoke):
     def memory(workers, **options):
         told = estimate_training(
             SftOptions(strategy="fsdp", precision="bf16", **options), model, adamw(ALL), counts, workers, gpus=True
         )
-        return told.ways[0].memory
+        return told.variants[0].memory
 
     model, counts = build_smoke(), [TokenCounts(1, 0, 1)]
     numbers = sum(each.numel() for each in model.module.parameters())

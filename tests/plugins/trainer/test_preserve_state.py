@@ -4,7 +4,7 @@ import numpy
 import pytest
 import torch
 
-from plugins.trainer.checkpoint import random_states
+from plugins.trainer.checkpoint import rng_states
 from plugins.trainer.train_step import preserve_training_state
 
 
@@ -14,9 +14,9 @@ def _module():
     return module
 
 
-def test_modes_attributes_buffers_and_random_numbers_are_as_they_were():
+def test_modes_attributes_buffers_and_rng_states_are_restored():
     module = _module()
-    weights, mean, before = module[0].weight, module[1].running_mean, random_states()
+    weights, mean, before = module[0].weight, module[1].running_mean, rng_states()
     with pytest.raises(ValueError, match="amid"), preserve_training_state(module):
         module.eval()
         module[0].left = torch.ones(3)
@@ -29,12 +29,12 @@ def test_modes_attributes_buffers_and_random_numbers_are_as_they_were():
     assert not hasattr(module[0], "left")
     assert module[0].weight is weights
     assert module[1].running_mean is mean
-    after = random_states()
+    after = rng_states()
     assert after.pop("torch").equal(before.pop("torch"))
     assert after == before
 
 
-def test_what_learns_goes_on_learning():
+def test_module_can_be_trained_afterwards():
     module = _module()
     with preserve_training_state(module), torch.inference_mode():
         module(torch.ones(4, 2))

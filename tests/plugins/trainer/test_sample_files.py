@@ -1,4 +1,4 @@
-"""Files of encoded samples: whole or not there, told apart by all that decides them, within their share of the disk."""
+"""Files of encoded samples: complete or absent, keyed by everything they depend on, within their part of the disk."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import multiprocessing
 
-from plugins.trainer.encoded_samples import ABANDONED, SampleFiles
+from plugins.trainer.encoded_samples import ABANDONED_SECONDS, SampleFiles
 from runner.records import ImagePart, Rendered, TextPart
 
 SAMPLE = Rendered("7", (ImagePart(Path("/here/7.png")), TextPart("Who?")), "Ada", (Rendered("6", (), "Alan"),))
@@ -24,8 +24,8 @@ FEATURES = {"input_ids": torch.arange(5), "pixel_values": torch.randn(3, 4)}
 def open_files(tmp_path):
     """A function that opens the files of a folder, as another training does too."""
 
-    def open_files(made_by=("all", 1), key="key", warn=pytest.fail):
-        return SampleFiles(tmp_path / "encoded" / key, list(made_by), warn)
+    def open_files(settings=("all", 1), key="key", warn=pytest.fail):
+        return SampleFiles(tmp_path / "encoded" / key, list(settings), warn)
 
     return open_files
 
@@ -34,13 +34,13 @@ def _same(features):
     return features is not None and all(features[name].equal(FEATURES[name]) for name in FEATURES)
 
 
-def test_what_one_writes_another_reads(open_files):
+def test_written_sample_can_be_read_by_another_process(open_files):
     assert open_files().read(SAMPLE) is None
     open_files().write(SAMPLE, FEATURES)
     assert _same(open_files().read(SAMPLE))
 
 
-def test_it_is_mapped_and_not_copied(open_files, tmp_path):
+def test_file_is_memory_mapped(open_files, tmp_path):
     open_files().write(SAMPLE, FEATURES)
     features = open_files().read(SAMPLE)
     [file] = (tmp_path / "encoded" / "key").iterdir()
@@ -49,13 +49,13 @@ def test_it_is_mapped_and_not_copied(open_files, tmp_path):
     assert _same(open_files().read(SAMPLE))
 
 
-def test_whoever_may_read_the_storage_may_read_it(open_files, tmp_path):
+def test_file_is_readable_by_all_users(open_files, tmp_path):
     open_files().write(SAMPLE, FEATURES)
     [file] = (tmp_path / "encoded" / "key").iterdir()
     assert file.stat().st_mode & 0o444 == 0o444
 
 
-def test_another_place_of_the_same_image_is_the_same_sample(open_files):
+def test_image_in_another_folder_gives_the_same_file(open_files):
     open_files().write(SAMPLE, FEATURES)
     moved = replace(SAMPLE, content=(ImagePart(Path("/there/7.png")), TextPart("Who?")))
     assert _same(open_files().read(moved))
@@ -70,14 +70,14 @@ makers = st.lists(st.none() | st.booleans() | st.integers() | text, max_size=3)
 
 @settings(max_examples=60)
 @given(st.tuples(samples, makers), st.tuples(samples, makers))
-def test_what_differs_in_anything_has_another_file(tmp_path_factory, one, other):
+def test_any_difference_gives_another_file(tmp_path_factory, one, other):
     folder = tmp_path_factory.getbasetemp() / "named"
     first, second = (SampleFiles(folder, made_by, str)._file(sample) for sample, made_by in (one, other))
     assert (first == second) == (repr(one) == repr(other))
 
 
 @pytest.mark.parametrize("torn", [b"", b"half of a hea", None])
-def test_a_torn_file_is_as_none_and_is_written_again(open_files, tmp_path, torn):
+def test_damaged_file_is_ignored_and_replaced(open_files, tmp_path, torn):
     open_files().write(SAMPLE, FEATURES)
     [file] = (tmp_path / "encoded" / "key").iterdir()
     file.write_bytes(file.read_bytes()[:-1] if torn is None else torn)
@@ -86,17 +86,17 @@ def test_a_torn_file_is_as_none_and_is_written_again(open_files, tmp_path, torn)
     assert _same(open_files().read(SAMPLE))
 
 
-def test_what_a_kill_left_is_removed_in_time_and_never_read(open_files, tmp_path):
+def test_abandoned_file_is_removed_and_never_read(open_files, tmp_path):
     open_files()
     old, new = (tmp_path / "encoded" / "key" / name for name in (".old", ".new"))
     for file in (old, new):
         file.write_bytes(b"half")
-    os.utime(old, (0, time.time() - ABANDONED - 1))
+    os.utime(old, (0, time.time() - ABANDONED_SECONDS - 1))
     assert open_files().read(SAMPLE) is None
     assert [file.name for file in new.parent.iterdir()] == [".new"]
 
 
-def test_the_folder_may_be_removed_while_it_is_used(open_files, tmp_path):
+def test_folder_may_be_deleted_while_in_use(open_files, tmp_path):
     files = open_files()
     files.write(SAMPLE, FEATURES)
     shutil.rmtree(tmp_path / "encoded")
@@ -116,13 +116,13 @@ def _write_often(rank, folder):
                 files.write(sample, {"input_ids": torch.full((1000,), place)})
 
 
-def test_two_processes_that_write_the_same_at_once_do_no_harm(tmp_path):
+def test_two_processes_can_write_the_same_sample(tmp_path):
     folder = tmp_path / "encoded" / "key"
     multiprocessing.start_processes(_write_often, args=(folder,), nprocs=2, start_method="fork")
     assert len(list(folder.iterdir())) == 5
 
 
-def test_it_takes_half_of_what_is_free_without_it_however_often_it_is_opened(open_files, tmp_path, monkeypatch):
+def test_folder_uses_at_most_half_of_the_free_space(open_files, tmp_path, monkeypatch):
     disk, told = 10_000, []
     encoded = tmp_path / "encoded"
 

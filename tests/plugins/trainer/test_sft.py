@@ -51,7 +51,7 @@ def _weights(model):
     return torch.cat([parameter.detach().flatten() for parameter in model.module.parameters()])
 
 
-def test_the_loss_is_that_of_transformers_at_the_labels(build_smoke, colour_samples):
+def test_loss_equals_that_of_transformers(build_smoke, colour_samples):
     model = build_smoke()
     batch = model.collate([model.encode(sample) for sample in colour_samples[:6]], "right")
     num_labels = int((batch["labels"] != -100).sum())
@@ -59,7 +59,7 @@ def test_the_loss_is_that_of_transformers_at_the_labels(build_smoke, colour_samp
     torch.testing.assert_close(ours, model.module(**batch).loss * num_labels, rtol=1e-5, atol=1e-5)
 
 
-def test_micro_batches_leave_the_gradient_as_it_is(build_smoke, colour_samples):
+def test_gradient_does_not_depend_on_micro_batches(build_smoke, colour_samples):
     gradients = []
     for size in (None, 1, 2):
         model = build_smoke()
@@ -85,7 +85,7 @@ def test_gradients_are_clipped_by_their_norm_over_all_parameters(build_smoke, co
     assert float(norm) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_training_learns_and_reports_what_it_does(train, recorder):
+def test_training_reduces_the_loss_and_reports_metrics(train, recorder):
     reporter = recorder()
     train(reporter, epochs=12)
     losses = reporter.series("train/loss")
@@ -109,7 +109,7 @@ def test_the_same_seed_gives_the_same_weights(train, recorder):
 
 
 @pytest.mark.parametrize("stops", [[1], [3, 5]])
-def test_an_interrupted_training_ends_as_if_it_had_not_been(train, recorder, stops, tmp_path):
+def test_resumed_training_equals_uninterrupted_training(train, recorder, stops, tmp_path):
     whole, parts = recorder(), recorder()
     expected = _weights(train(whole, "whole", _muon(), epochs=3, validation_ratio=0.2))
     for stop in stops:
@@ -124,11 +124,11 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(train, recorder, sto
     assert parts.series("validation/loss")[-1] == whole.series("validation/loss")[-1]
 
 
-def test_a_stop_after_the_last_step_is_no_interruption(train, recorder):
+def test_stop_request_after_the_last_step_is_ignored(train, recorder):
     assert train(recorder(stop_after=6)) is not None
 
 
-def test_checkpoints_are_whole_and_only_the_newest_stay(train, recorder, tmp_path):
+def test_only_the_newest_complete_checkpoints_are_kept(train, recorder, tmp_path):
     abandoned = tmp_path / "run" / ".step-00000001"
     abandoned.mkdir(parents=True)
     (abandoned / "model.safetensors").write_text("half")
@@ -139,7 +139,7 @@ def test_checkpoints_are_whole_and_only_the_newest_stay(train, recorder, tmp_pat
     ]
 
 
-def test_a_training_that_is_no_longer_a_number_names_step_and_samples(train, recorder, build_smoke):
+def test_non_finite_loss_names_step_and_samples(train, recorder, build_smoke):
     model = build_smoke()
     with torch.no_grad():
         model.module.lm_head.weight[0, 0] = math.nan
@@ -157,7 +157,7 @@ def test_bf16_computes_in_bfloat16_over_float32_weights(train, recorder):
     assert SftTrainer(SftOptions(precision="bf16")).precision() == "bf16"
 
 
-def test_gradient_checkpointing_changes_no_number(train, recorder):
+def test_gradient_checkpointing_does_not_change_results(train, recorder):
     plain, saving = recorder(), recorder()
     kept = _weights(train(plain, "plain"))
     assert _weights(train(saving, "saving", gradient_checkpointing=True)).equal(kept)
@@ -176,7 +176,7 @@ def test_validation_samples_are_evaluated_and_not_trained_on(train, recorder, bu
     assert not each_epoch.warnings
 
 
-def test_a_validation_part_that_cannot_be_filled_is_told(train, recorder):
+def test_small_validation_split_is_reported(train, recorder):
     reporter = recorder()
     train(reporter, validation_ratio=0.25, groups=["same"] * 12)
     assert len(reporter.recorded) == 4  # as planned from the number of samples alone
@@ -189,9 +189,7 @@ def test_smoke_takes_two_steps():
     assert SftTrainer(small).training_budget(None, None, list("abcdefghijkl"), 0).steps == 2
 
 
-def test_a_sample_is_checked_as_it_is_encoded_before_anything_is_learnt_from_it(
-    build_smoke, colour_samples, tmp_path, recorder
-):
+def test_sample_is_checked_before_it_is_trained_on(build_smoke, colour_samples, tmp_path, recorder):
     reporter, seen = recorder(), []
 
     def check(rendered, features):
@@ -209,7 +207,7 @@ def test_a_sample_is_checked_as_it_is_encoded_before_anything_is_learnt_from_it(
     assert len(reporter.recorded) <= 2  # three samples a step, so the seventh is of the third
 
 
-def test_answers_beyond_the_limit_are_cut_without_an_end_token(build_smoke, colour_samples):
+def test_truncated_answers_have_no_end_token(build_smoke, colour_samples):
     model = build_smoke()
     for sample in colour_samples:
         whole = model.encode(sample, "\n")

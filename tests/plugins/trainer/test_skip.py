@@ -1,4 +1,4 @@
-"""Samples beyond the limit that are left out of their batches."""
+"""Samples beyond the length limit are skipped."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def _weights(model):
     return torch.cat([parameter.detach().flatten() for parameter in model.module.parameters()])
 
 
-def test_the_others_of_a_batch_are_learnt_from_as_if_they_had_been_alone(begin, recorder, lengths, monkeypatch):
+def test_batch_with_skipped_samples_equals_batch_without_them(begin, recorder, lengths, monkeypatch):
     skipping, without = recorder(), recorder()
     skipped = _weights(begin(skipping))
     batches = EpochSampler.batches
@@ -70,7 +70,7 @@ def test_the_others_of_a_batch_are_learnt_from_as_if_they_had_been_alone(begin, 
 
 
 @pytest.mark.filterwarnings("error:Detected call")
-def test_a_step_of_nothing_else_changes_no_weight_while_the_rates_go_on(begin, recorder, lengths):
+def test_fully_skipped_step_changes_no_weight_but_advances_the_schedule(begin, recorder, lengths):
     reporter, all_of_them = recorder(), recorder()
     begin(reporter, global_batch_size=1, epochs=1)
     begin(all_of_them, "all", global_batch_size=1, epochs=1, on_overlength="refuse", max_length=None)
@@ -88,7 +88,7 @@ def test_a_step_of_nothing_else_changes_no_weight_while_the_rates_go_on(begin, r
     assert not reporter.warnings
 
 
-def test_the_count_goes_on_after_an_interruption(begin, recorder, lengths):
+def test_skip_count_continues_after_an_interruption(begin, recorder, lengths):
     whole, first, second = recorder(), recorder(stop_after=5), recorder()
     expected = _weights(begin(whole, "whole"))
     with pytest.raises(StopRequestedError):
@@ -100,7 +100,7 @@ def test_the_count_goes_on_after_an_interruption(begin, recorder, lengths):
     assert counts[-1] == 2 * sum(length > LIMIT for length in lengths)
 
 
-def test_a_validation_part_of_nothing_else_has_no_loss(begin, recorder, monkeypatch, lengths):
+def test_validation_split_of_skipped_samples_has_no_loss(begin, recorder, monkeypatch, lengths):
     reporter = recorder()
     longest = [lengths.index(max(lengths))]
     monkeypatch.setattr(
@@ -109,11 +109,11 @@ def test_a_validation_part_of_nothing_else_has_no_loss(begin, recorder, monkeypa
     )
     begin(reporter, validation_ratio=0.1, load_best_model_at_end=True, max_length=max(lengths) - 1)
     assert not reporter.series("validation/loss")
-    assert any("validation/loss is nan, which decides nothing" in warning for warning in reporter.warnings)
-    assert "validation/loss was never measured, so that the last weights are the result" in reporter.warnings
+    assert any("validation/loss is nan, so it is not used" in warning for warning in reporter.warnings)
+    assert "validation/loss was never measured, so the last weights are the result" in reporter.warnings
 
 
-def test_what_is_left_out_has_no_tokens(build_smoke, colour_samples, lengths):
+def test_skipped_sample_has_no_tokens(build_smoke, colour_samples, lengths):
     model, trainer = build_smoke(), SftTrainer(SftOptions(on_overlength="skip", max_length=LIMIT))
     for sample, length in zip(colour_samples, lengths, strict=True):
         features = trainer.encode(model, sample)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
-from plugins.trainer.checkpoint import TrainingState, random_states, set_random_states
+from plugins.trainer.checkpoint import TrainingState, rng_states, set_rng_states
 
 
 def parts(seed):
@@ -43,28 +43,28 @@ def written(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         state.write(tmp_path)
-    return trained, tmp_path, state.rates()
+    return trained, tmp_path, state.lr_state()
 
 
-def test_what_is_read_goes_on_as_what_was_written(written):
+def test_loaded_state_continues_like_the_saved_one(written):
     trained, folder, rates = written
     fresh = parts(seed=2)
     fresh[0]["frozen"].load_state_dict(trained[0]["frozen"].state_dict())
     state = TrainingState(*fresh)
     state.read(folder)
-    state.set_rates(rates)
+    state.load_lr_state(rates)
     for _ in range(3):
         for each in (trained, fresh):
             step(*each)
         assert all(
             ours.equal(theirs) for ours, theirs in zip(fresh[0].parameters(), trained[0].parameters(), strict=True)
         )
-        assert state.rates() == TrainingState(*trained).rates()
+        assert state.lr_state() == TrainingState(*trained).lr_state()
     assert fresh[0].mean.equal(trained[0].mean)
     assert not fresh[0].table.equal(trained[0].table)
 
 
-def test_what_never_had_a_gradient_has_no_moments_afterwards_either(written):
+def test_parameters_without_gradient_get_no_moments(written):
     _, folder, _ = written
     module, optimizers, schedules = parts(seed=2)
     step(module, optimizers, schedules)
@@ -76,7 +76,7 @@ def test_what_never_had_a_gradient_has_no_moments_afterwards_either(written):
         assert set(optimizer.state) == {getattr(module["used"], kind)}
 
 
-def test_frozen_weights_take_no_place(written):
+def test_frozen_weights_are_not_saved(written):
     trained, folder, _ = written
     names = FileSystemReader(folder).read_metadata().state_dict_metadata.keys()
     assert {name for name in names if name.startswith("weights/")} == {
@@ -86,10 +86,10 @@ def test_frozen_weights_take_no_place(written):
         "weights/unused.bias",
         "weights/mean",
     }
-    assert TrainingState(*trained).num_learning() == 24
+    assert TrainingState(*trained).num_trainable() == 24
 
 
-def test_weights_alone_leave_the_moments(written):
+def test_read_weights_does_not_load_moments(written):
     trained, folder, _ = written
     fresh = parts(seed=2)
     TrainingState(*fresh).read_weights(folder)
@@ -97,12 +97,12 @@ def test_weights_alone_leave_the_moments(written):
     assert not any(optimizer.state for optimizer in fresh[1])
 
 
-def test_random_numbers_go_on_after_a_file(tmp_path):
+def test_rng_states_are_restored_from_a_file(tmp_path):
     def draw():
         return random.random(), numpy.random.rand(), float(torch.rand(()))
 
-    torch.save(random_states(), tmp_path / "random.pt")
+    torch.save(rng_states(), tmp_path / "random.pt")
     drawn = draw()
     assert draw() != drawn
-    set_random_states(torch.load(tmp_path / "random.pt", weights_only=True))
+    set_rng_states(torch.load(tmp_path / "random.pt", weights_only=True))
     assert draw() == drawn

@@ -1,4 +1,4 @@
-"""A step without waste is the step of the padded path, one sample at a time, with full logits."""
+"""An optimised training step equals a reference step: padded, one sample at a time, with full logits."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _train_step(model, **options):
 
 
 @pytest.mark.parametrize("options", [{}, {"micro_batch_size": 5}, {"packing": "off"}, {"gradient_checkpointing": True}])
-def test_gradients_are_those_of_the_unoptimised_path(model, colour_samples, options):
+def test_gradients_equal_the_reference(model, colour_samples, options):
     batch = [model.encode(sample) for sample in colour_samples]
     model.module.train()
     loss = _unoptimised(model.module, model, batch)
@@ -66,7 +66,7 @@ def test_gradients_are_those_of_the_unoptimised_path(model, colour_samples, opti
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
-def test_losses_of_twenty_steps_are_those_of_the_unoptimised_path(build_smoke, colour_samples):
+def test_losses_of_twenty_steps_equal_the_reference(build_smoke, colour_samples):
     theirs, ours = build_smoke(), build_smoke()
     train_step = _train_step(ours)
     (built,) = AdamWOptimizer(AdamWOptions(groups={"all": {"match": "*", "lr": 1e-3}})).build(theirs.module, 20)
@@ -84,7 +84,7 @@ def test_losses_of_twenty_steps_are_those_of_the_unoptimised_path(build_smoke, c
         assert loss == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_sample_in_a_row_is_what_it_is_alone_whatever_stands_beside_it(model, colour_samples):
+def test_packed_sample_does_not_depend_on_its_neighbours(model, colour_samples):
     one, *others = [model.encode(sample) for sample in colour_samples[3:8]]
     end = len(one["input_ids"])
 
@@ -102,7 +102,7 @@ def test_a_sample_in_a_row_is_what_it_is_alone_whatever_stands_beside_it(model, 
     torch.testing.assert_close(hidden([*others, one])[-end:], alone, rtol=1e-5, atol=1e-5)
 
 
-def test_a_row_holds_every_token_once_and_no_padding(model, colour_samples):
+def test_packed_row_contains_every_token_once_without_padding(model, colour_samples):
     batch = [model.encode(sample) for sample in colour_samples[:6]]
     row = model.pack(batch)
     assert row["input_ids"][0].tolist() == [token for each in batch for token in each["input_ids"].tolist()]
@@ -110,7 +110,7 @@ def test_a_row_holds_every_token_once_and_no_padding(model, colour_samples):
     assert sum(row["sample_lengths"]) == row["position_ids"].shape[-1] == row["input_ids"].shape[-1]
 
 
-def test_no_sample_is_predicted_from_the_one_before(build_smoke, colour_samples):
+def test_first_token_is_not_predicted_from_the_previous_sample(build_smoke, colour_samples):
     model = build_smoke()
     first, second = [model.encode(sample) for sample in colour_samples[:2]]
     second = {**second, "labels": second["input_ids"].clone()}
@@ -119,7 +119,7 @@ def test_no_sample_is_predicted_from_the_one_before(build_smoke, colour_samples)
     torch.testing.assert_close(together, sum(alone))
 
 
-def test_flash_attention_is_told_where_samples_begin_as_transformers_has_it(build_smoke, colour_samples):
+def test_position_ids_mark_sample_starts_for_flash_attention(build_smoke, colour_samples):
     model = build_smoke()
     batch = [model.encode(sample) for sample in colour_samples[:3]]
     ours = model.pack(batch)
@@ -132,7 +132,7 @@ def test_flash_attention_is_told_where_samples_begin_as_transformers_has_it(buil
     assert row["position_ids"][1:].equal(ours["position_ids"])
 
 
-def test_eager_attention_does_not_pack_and_trains_all_the_same(build_smoke, colour_samples):
+def test_eager_attention_trains_without_packing(build_smoke, colour_samples):
     plain, eager = build_smoke(), build_smoke(attention="eager")
     assert (plain.supports_packing, eager.supports_packing) == (True, False)
     batch = [plain.encode(sample) for sample in colour_samples]
@@ -141,7 +141,7 @@ def test_eager_attention_does_not_pack_and_trains_all_the_same(build_smoke, colo
     )
 
 
-def test_without_labels_a_share_gives_zeros_to_every_weight(build_smoke, colour_samples):
+def test_batch_without_labels_gives_zero_gradients(build_smoke, colour_samples):
     model = build_smoke()
     features = model.encode(colour_samples[0])
     value = AnswerLoss(model.module)(

@@ -1,4 +1,4 @@
-"""Validation that decides, checkpoints that stay, and what a training warns of."""
+"""Early stopping, best checkpoints, and warnings of a training."""
 
 import shutil
 from collections import namedtuple
@@ -59,7 +59,7 @@ def _kept(folder):
     return sorted(int(each.name.removeprefix("step-")) for each in (folder / "checkpoints").iterdir())
 
 
-def test_training_ends_when_the_validation_loss_no_longer_falls(begin, validate_as, recorder):
+def test_early_stopping_ends_training(begin, validate_as, recorder):
     validate_as(3.0, 2.0, 2.5, 2.0)
     reporter = recorder()
     model = begin(reporter, early_stopping_patience=2, **DECIDING)
@@ -73,14 +73,14 @@ def test_training_ends_when_the_validation_loss_no_longer_falls(begin, validate_
 
 
 @pytest.mark.parametrize("losses", [(3.0, 1.0, 2.0, 2.0, 2.0, 2.0), (3.0, 2.0, 2.0, 2.0, 2.0, 1.0), (1, 2, 2, 2, 2, 2)])
-def test_the_best_weights_are_the_result_where_they_are_asked_for(begin, validate_as, recorder, losses):
+def test_best_weights_are_loaded_at_the_end(begin, validate_as, recorder, losses):
     validate_as(*losses)
     reporter = recorder()
     model = begin(reporter, load_best_model_at_end=True, **DECIDING)
     assert _weights(model).equal(reporter.weights[1 + losses.index(min(losses))])
 
 
-def test_the_best_checkpoint_outlives_newer_ones_and_an_interruption(begin, validate_as, recorder, tmp_path):
+def test_best_checkpoint_survives_newer_ones_and_an_interruption(begin, validate_as, recorder, tmp_path):
     options = {"load_best_model_at_end": True, "early_stopping_patience": 3, "save_steps": 1, **DECIDING}
     validate_as(2.0, 1.0, 1.5, 1.5)
     first, second = recorder(stop_after=4), recorder()
@@ -94,7 +94,7 @@ def test_the_best_checkpoint_outlives_newer_ones_and_an_interruption(begin, vali
     assert _kept(tmp_path) == [2, 5]
 
 
-def test_a_training_that_had_stopped_early_takes_no_further_step(begin, validate_as, recorder):
+def test_resumed_training_that_stopped_early_runs_no_step(begin, validate_as, recorder):
     validate_as(1.0, 2.0)
     with pytest.raises(StopRequestedError):
         begin(recorder(stop_after=2), early_stopping_patience=1, **DECIDING)
@@ -104,12 +104,12 @@ def test_a_training_that_had_stopped_early_takes_no_further_step(begin, validate
 
 
 @pytest.mark.parametrize("deciding", [{"early_stopping_patience": 1}, {"load_best_model_at_end": True}])
-def test_what_goes_by_the_validation_loss_needs_one(deciding):
+def test_selection_needs_a_validation_split(deciding):
     with pytest.raises(ValidationError, match="set validation_ratio"):
         SftOptions(**deciding)
 
 
-def test_a_folder_without_its_tensors_is_no_checkpoint(begin, recorder, tmp_path):
+def test_folder_without_tensors_is_not_a_checkpoint(begin, recorder, tmp_path):
     torn = tmp_path / "checkpoints" / "step-00000004"
     torn.mkdir(parents=True)
     (torn / "course.pt").write_text("half")
@@ -119,21 +119,21 @@ def test_a_folder_without_its_tensors_is_no_checkpoint(begin, recorder, tmp_path
     assert _kept(tmp_path) == [4]
 
 
-def test_a_disk_too_small_for_a_checkpoint_is_told_before_anything_is_learnt(begin, recorder, monkeypatch):
+def test_disk_too_small_for_one_checkpoint_is_an_error_before_training(begin, recorder, monkeypatch):
     _leave_free(monkeypatch, 1000)
     reporter = recorder()
-    with pytest.raises(StepError, match=r"takes about .* GB, and .*checkpoints has 1e-06 GB free; name another"):
+    with pytest.raises(StepError, match=r"takes about .* GB, and .*checkpoints has 1e-06 GB free; set another"):
         begin(reporter)
     assert not reporter.recorded
 
 
-def test_a_disk_too_small_for_all_checkpoints_is_warned_of(begin, recorder, monkeypatch, build_smoke):
+def test_disk_too_small_for_all_checkpoints_is_a_warning(begin, recorder, monkeypatch, build_smoke):
     num_weights = sum(each.numel() for each in build_smoke().module.parameters())
     _leave_free(monkeypatch, 12 * num_weights * 5)
     reporter = recorder()
     begin(reporter, save_total_limit=5)
     assert len(reporter.warnings) == 1
-    assert "where 6 need" in reporter.warnings[0]
+    assert "but 6 checkpoints need" in reporter.warnings[0]
     enough = recorder()
     begin(enough, save_total_limit=4)
     assert not enough.warnings
@@ -143,10 +143,10 @@ def _leave_free(monkeypatch, num_bytes):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("Usage", "total free")(num_bytes, num_bytes))
 
 
-def test_a_group_that_does_not_learn_is_warned_of_once(begin, recorder):
+def test_group_with_zero_learning_rate_is_reported_once(begin, recorder):
     reporter = recorder()
     begin(reporter, groups={**GROUPS, "vision": {"match": "*visual*", "lr": 0.0}})
-    assert reporter.warnings == ["step 2 of 8: the learning rate of vision is zero, so nothing there learns"]
+    assert reporter.warnings == ["step 2 of 8: the learning rate of vision is zero, so this group does not learn"]
 
 
 def test_memory_is_reported(begin, recorder):

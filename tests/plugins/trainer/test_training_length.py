@@ -1,4 +1,4 @@
-"""How long a training lasts: as many steps and tokens as it really takes."""
+"""The training budget equals the steps and tokens of the real training."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from plugins.optimizer.optimizer_options import AdamWOptions
 from plugins.trainer.batches import EpochSampler, split_validation
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
-from plugins.trainer.training_estimate import answer_tokens, training_budget
+from plugins.trainer.training_estimate import count_target_tokens, training_budget
 from runner.errors import SpecError
 from runner.records import IGNORED, TrainingBudget
 from runner.stages import StopRequestedError, TokenCounts, TrainingRun
@@ -29,7 +29,7 @@ def steps_of(num_samples, **options):
 
 
 @given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 4), shares)
-def test_the_number_of_steps_is_that_of_the_batches(num_samples, batch_size, epochs, share):
+def test_number_of_steps_equals_number_of_batches(num_samples, batch_size, epochs, share):
     order = order_of(num_samples, share, batch_size)
     found = steps_of(num_samples, epochs=epochs, global_batch_size=batch_size, validation_ratio=share)
     assert found == TrainingBudget(epochs * order.steps_per_epoch, None)
@@ -46,39 +46,39 @@ def test_max_steps_is_a_limit(max_steps, steps):
     st.integers(1, 9),
     st.integers(0, 5),
 )
-def test_the_last_step_and_no_step_before_it_reaches_the_budget(tokens, budget, batch_size, seed):
+def test_only_the_last_step_reaches_the_token_budget(tokens, budget, batch_size, seed):
     order = order_of(len(tokens), 0.0, batch_size, seed)
     found = training_budget(SftOptions(epochs=None, tokens=budget), order, tokens)
     assert found.tokens == order.num_tokens(tokens, found.steps) >= budget
     assert order.num_tokens(tokens, found.steps - 1) < budget
 
 
-def test_max_steps_ends_a_training_by_tokens_too():
+def test_max_steps_also_limits_training_by_tokens():
     options = SftOptions(epochs=None, tokens=1000, max_steps=2, global_batch_size=4)
     assert training_budget(options, order_of(8), [5] * 8) == TrainingBudget(2, 40)
 
 
-def test_without_lengths_steps_are_known_only_by_epochs():
+def test_steps_by_tokens_are_unknown_without_lengths():
     assert steps_of(8, epochs=None, tokens=100) == TrainingBudget(None, None)
 
 
-def test_tokens_that_can_never_be_had_are_refused():
-    with pytest.raises(SpecError, match="no sample is left that has any") as caught:
+def test_unreachable_token_budget_is_an_error():
+    with pytest.raises(SpecError, match="no sample within the length limit has any") as caught:
         training_budget(SftOptions(epochs=None, tokens=9), order_of(4), [0] * 4)
     assert caught.value.problems[0].path == ("trainer", "tokens")
 
 
 @pytest.mark.parametrize("options", [{"tokens": 10}, {"epochs": None}])
-def test_one_option_says_how_long_training_lasts(options):
-    with pytest.raises(ValidationError, match="either `epochs` or `tokens` says how long"):
+def test_exactly_one_of_epochs_and_tokens_is_set(options):
+    with pytest.raises(ValidationError, match="exactly one of `epochs` and `tokens` sets the length"):
         SftOptions(**options)
 
 
 @pytest.mark.parametrize(("overlong", "trained"), [("refuse", 10), ("truncate", 4), ("skip", 0)])
-def test_what_is_beyond_the_limit_is_trained_as_the_option_says(overlong, trained):
+def test_target_tokens_follow_on_overlength(overlong, trained):
     counts = [TokenCounts(text=5, image=1, target=4), TokenCounts(text=5, image=1, target=10)]
-    assert answer_tokens(counts, 10, overlong) == [4, trained]
-    assert answer_tokens(counts, None, overlong) == [4, 10]
+    assert count_target_tokens(counts, 10, overlong) == [4, trained]
+    assert count_target_tokens(counts, None, overlong) == [4, 10]
 
 
 class StopAfter:
@@ -94,9 +94,7 @@ class StopAfter:
         return len(self._recorder.recorded) >= self._steps
 
 
-def test_a_training_takes_what_was_foretold_also_when_it_is_interrupted(
-    build_smoke, colour_samples, tmp_path, recorder
-):
+def test_interrupted_training_uses_the_predicted_steps_and_tokens(build_smoke, colour_samples, tmp_path, recorder):
     """Tokens are counted where they are trained: in the labels of the batches."""
     trained = []
 

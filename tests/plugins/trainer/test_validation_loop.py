@@ -1,4 +1,4 @@
-"""Answers to samples kept aside: when they are asked for, what they decide, and that training goes on undisturbed."""
+"""Generated answers during validation: schedule, model selection, and no effect on the training itself."""
 
 import pytest
 import torch
@@ -53,7 +53,7 @@ def _figures(reporter, name):
 @pytest.mark.parametrize(
     ("precision", "groups"), [("fp32", GROUPS), ("bf16", GROUPS), ("fp32", PARTLY)], ids=["fp32", "bf16", "lora"]
 )
-def test_answering_changes_nothing_of_the_training(begin, recorder, colour_samples, precision, groups):
+def test_generation_does_not_change_training(begin, recorder, colour_samples, precision, groups):
     options = {"precision": precision, "gradient_checkpointing": precision == "bf16", "groups": groups}
     plain, asked, evaluator = recorder(), recorder(), LetterEvaluator(colour_samples)
     expected = _weights(begin(plain, "plain", **options))
@@ -63,7 +63,7 @@ def test_answering_changes_nothing_of_the_training(begin, recorder, colour_sampl
         assert _figures(asked, name) == _figures(plain, name)
 
 
-def test_a_stop_amid_answers_is_heard_and_they_are_written_when_training_goes_on(begin, recorder, colour_samples):
+def test_stop_during_generation_is_resumed_later(begin, recorder, colour_samples):
     whole, parts = recorder(), [recorder(), recorder(), recorder()]
     expected = _weights(begin(whole, "whole", LetterEvaluator(colour_samples), **ASIDE))
     for stop_at, reporter in ((1, parts[0]), (1, parts[1])):
@@ -78,7 +78,7 @@ def test_a_stop_amid_answers_is_heard_and_they_are_written_when_training_goes_on
         assert [each for part in parts for each in _figures(part, name)] == _figures(whole, name)
 
 
-def test_a_kill_between_answers_loses_nothing_of_their_history(begin, recorder, colour_samples):
+def test_kill_between_evaluations_keeps_their_history(begin, recorder, colour_samples):
     options = {**ASIDE, "save_steps": 3, "load_best_model_at_end": True, "metric_for_best_model": RISING}
     whole, first, second = recorder(), recorder(stop_after=3), recorder()
     expected = _weights(begin(whole, "whole", LetterEvaluator(colour_samples), **options))
@@ -88,9 +88,7 @@ def test_a_kill_between_answers_loses_nothing_of_their_history(begin, recorder, 
     assert [step for step, _ in _figures(second, "validation/letters")] == [4, 6]
 
 
-def test_the_first_samples_are_asked_about_when_it_is_due_and_what_is_no_number_is_not_told(
-    begin, recorder, colour_samples
-):
+def test_first_samples_are_evaluated_when_due_and_undefined_metrics_are_not_reported(begin, recorder, colour_samples):
     reporter, evaluator = recorder(), LetterEvaluator(colour_samples)
     begin(reporter, "run", evaluator, validation_ratio=0.25, eval_generate_steps=4, eval_generate_samples=2)
     assert [step for step, _ in _figures(reporter, "validation/letters")] == [4, 6]
@@ -99,18 +97,18 @@ def test_the_first_samples_are_asked_about_when_it_is_due_and_what_is_no_number_
     assert not _figures(reporter, "validation/nothing")
 
 
-def test_the_answers_are_those_of_the_model_once_it_is_saved(begin, recorder, colour_samples, tmp_path):
+def test_answers_equal_those_of_the_saved_model(begin, recorder, colour_samples, tmp_path):
     reporter, evaluator = recorder(), LetterEvaluator(colour_samples)
     begin(reporter, "run", evaluator, epochs=6, **ASIDE).save(tmp_path / "model", "fp32")
     saved = Qwen25VLModel(Qwen25VLOptions(size="smoke")).load(tmp_path / "model")
     counts = evaluator.evaluate(saved, evaluator.prepared)
     told = _figures(reporter, "validation/letters")
-    assert told[-1] == (18, evaluator.figures(counts)["letters"])
+    assert told[-1] == (18, evaluator.aggregate(counts)["letters"])
     assert len({value for _, value in told}) > 1
 
 
-class Told(LetterEvaluator):
-    """Gives figures that it was told to give."""
+class FixedMetrics(LetterEvaluator):
+    """Returns the given metric values in order."""
 
     def __init__(self, *figures):
         self.left = list(figures)
@@ -121,11 +119,11 @@ class Told(LetterEvaluator):
     def evaluate(self, model, places):
         return [{} for _ in places]
 
-    def figures(self, counts):
+    def aggregate(self, counts):
         return {"letters": self.left.pop(0)}
 
 
-def test_the_best_by_a_figure_of_answers_is_the_result(begin, recorder):
+def test_best_model_is_selected_by_a_metric_of_answers(begin, recorder):
     reporter = recorder()
     options = {
         **ASIDE,
@@ -134,7 +132,7 @@ def test_the_best_by_a_figure_of_answers_is_the_result(begin, recorder):
         "metric_for_best_model": RISING,
         "early_stopping_patience": 3,
     }
-    model = begin(reporter, "run", Told(0.1, 0.5, None, 0.5, 0.4), **options)
+    model = begin(reporter, "run", FixedMetrics(0.1, 0.5, None, 0.5, 0.4), **options)
     assert _weights(model).equal(reporter.weights[2])
     assert reporter.warnings == [
         "stopped early after step 5 of 6: validation/letters was best after step 2, "
@@ -142,13 +140,18 @@ def test_the_best_by_a_figure_of_answers_is_the_result(begin, recorder):
     ]
 
 
-def test_where_the_figure_was_never_a_number_the_last_weights_are_the_result(begin, recorder):
+def test_last_weights_are_the_result_if_the_metric_was_never_defined(begin, recorder):
     reporter = recorder()
     model = begin(
-        reporter, "run", Told(None, None, None), **ASIDE, load_best_model_at_end=True, metric_for_best_model=RISING
+        reporter,
+        "run",
+        FixedMetrics(None, None, None),
+        **ASIDE,
+        load_best_model_at_end=True,
+        metric_for_best_model=RISING,
     )
     assert _weights(model).equal(reporter.weights[6])
-    assert "validation/letters was never measured, so that the last weights are the result" in reporter.warnings
+    assert "validation/letters was never measured, so the last weights are the result" in reporter.warnings
 
 
 @pytest.mark.parametrize(
@@ -156,14 +159,14 @@ def test_where_the_figure_was_never_a_number_the_last_weights_are_the_result(beg
     [
         ({"eval_generate_steps": 5}, "set validation_ratio"),
         ({"eval_generate_samples": 5, "validation_ratio": 0.1}, "set eval_generate_steps"),
-        ({"metric_for_best_model": RISING, "validation_ratio": 0.1}, "metric_for_best_model would be ignored"),
+        ({"metric_for_best_model": RISING, "validation_ratio": 0.1}, "metric_for_best_model has no effect"),
         (
             {
                 "metric_for_best_model": {"metric": "validation/loss", "mode": "max"},
                 "load_best_model_at_end": True,
                 "validation_ratio": 0.1,
             },
-            "mode is min",
+            "set its mode to min",
         ),
         (
             {
@@ -175,6 +178,6 @@ def test_where_the_figure_was_never_a_number_the_last_weights_are_the_result(beg
         ),
     ],
 )
-def test_options_that_would_be_ignored_are_refused(options, message):
+def test_options_without_effect_are_errors(options, message):
     with pytest.raises(ValidationError, match=message):
         SftOptions(**options)

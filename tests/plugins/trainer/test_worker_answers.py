@@ -1,4 +1,4 @@
-"""Two workers on a CPU answer each its share, with whole or divided weights, and leave out over-long samples alike."""
+"""Two CPU workers divide generation among them, with DDP and FSDP, and skip the same samples as one worker."""
 
 import os
 from pathlib import Path
@@ -89,7 +89,7 @@ def _series(recorded, name):
 
 
 @pytest.mark.slow
-def test_two_workers_answer_what_one_does(colour_samples, tmp_path):
+def test_two_workers_generate_the_same_answers_as_one(colour_samples, tmp_path):
     threads = torch.get_num_threads()
     together(_work, colour_samples, tmp_path)
     results = torch.load(tmp_path / "results.pt")

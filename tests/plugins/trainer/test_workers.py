@@ -1,4 +1,4 @@
-"""Two workers give what one gives, with whole weights and with divided ones, and continue what one began."""
+"""Two workers give the results of one, with DDP and FSDP, and resume each other's checkpoints."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _assert_same(ours, theirs):
             assert here[name] == pytest.approx(there[name], rel=1e-5), name
 
 
-def test_two_workers_learn_what_one_learns_and_either_continues_the_other(colour_samples, tmp_path):
+def test_two_workers_train_like_one_and_share_checkpoints(colour_samples, tmp_path):
     threads = torch.get_num_threads()
     _stop(colour_samples, tmp_path / "one", Recorder(stop_after=2))
     together(_work, colour_samples, tmp_path)
@@ -197,7 +197,7 @@ def _work_long(rank: int, samples, folder: Path, strategy: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_twenty_steps_on_one_worker_lose_what_they_would_on_two(colour_samples, tmp_path, strategy):
+def test_losses_of_twenty_steps_agree_on_one_and_two_workers(colour_samples, tmp_path, strategy):
     threads = torch.get_num_threads()
     together(_work_long, colour_samples, tmp_path, strategy)
     alone = Recorder()

@@ -1,1 +1,1 @@
-"""A plugin of each stage, for an experiment on captions."""
+"""Example plugins: one for each stage."""

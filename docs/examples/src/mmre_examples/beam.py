@@ -1,4 +1,4 @@
-"""A generator: transformers' beam search, one prompt at a time."""
+"""An example generator: transformers' beam search, one prompt at a time."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class BeamGenerator:
     """The plugin `beam` of the stage `generator`."""
 
     def __init__(self, options: BeamOptions) -> None:
-        """Take the section's options."""
+        """Store the options of the section."""
         self._options = options
 
     def generate(
         self, weights: Weights | None, prompts: Sequence[Rendered], done: frozenset[str], reporter: Reporter
     ) -> Iterator[Completion]:
-        """Yield the missing answers; each is kept as soon as it is yielded. See `Generator.generate`.
+        """Yield the missing answers, which the caller stores one by one. See `Generator.generate`.
 
         Raises:
-            StopRequestedError: The user asked to stop, between two answers.
+            StopRequestedError: The user asked to stop; checked before each answer.
         """
         missing = [prompt for prompt in prompts if prompt.id not in done]
         if not missing:
@@ -37,7 +37,7 @@ class BeamGenerator:
             if reporter.stop_requested():
                 raise StopRequestedError
             batch = model.collate([model.encode(prompt)], "left")
-            inputs = {name: each.to(module.device) for name, each in batch.items() if name != "labels"}
+            inputs = {name: tensor.to(module.device) for name, tensor in batch.items() if name != "labels"}
             with torch.inference_mode():
                 tokens = module.generate(
                     **inputs,
@@ -48,6 +48,6 @@ class BeamGenerator:
                     pad_token_id=model.stop_token_ids[0],
                 )
             answer = tokens[0, inputs["input_ids"].shape[1] :].tolist()
-            end = next((place for place, token in enumerate(answer) if token in model.stop_token_ids), None)
+            end = next((index for index, token in enumerate(answer) if token in model.stop_token_ids), None)
             yield Completion(prompt.id, model.decode(answer[:end]), finished=end is not None)
             reporter.progress(number, len(prompts))

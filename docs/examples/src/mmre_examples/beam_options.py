@@ -10,7 +10,7 @@ from runner.stages import DecodingOptions
 
 
 class BeamOptions(DecodingOptions):
-    """Beam search; `examples` and `max_new_tokens` come with the base."""
+    """Beam search; the base class adds `examples` and `max_new_tokens`."""
 
     beams: Annotated[int, Field(ge=1)] = 4
-    """Answers that are followed side by side."""
+    """Number of beams."""

@@ -1,4 +1,4 @@
-"""An adapter that asks for a caption and nothing else."""
+"""An example adapter: asks for a caption only."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from runner.stages import Options
 
 
 class CaptionOptions(Options):
-    """One picture, one question, one sentence."""
+    """Prompts with one image and one question."""
 
     question: str = "What does this picture show?"
-    """What stands behind the picture."""
+    """The text after the image."""
 
 
 class CaptionAdapter:
@@ -22,40 +22,40 @@ class CaptionAdapter:
     parse_modes: Sequence[str] = ("plain",)
 
     def __init__(self, options: CaptionOptions, labels: Sequence[str]) -> None:
-        """Take the section's options; captions know no labels."""
+        """Store the options; a caption has no labels."""
         self._options = options
 
     @classmethod
     def tasks_of(cls, references: Iterable[Sample | str]) -> Sequence[str]:
-        """There is one task."""
+        """Return the only task."""
         return ("summary",)
 
     def render_prompt(self, sample: Sample) -> Rendered:
-        """Show the picture, then ask.
+        """Render the image, then the question.
 
         Raises:
-            DataError: The sample has no picture.
+            DataError: The sample has no image.
         """
         if sample.image is None:
-            raise DataError(f"sample {sample.id!r} has no picture to ask about")
+            raise DataError(f"sample {sample.id!r} has no image; the adapter `caption` requires one")
         return Rendered(sample.id, (ImagePart(sample.image), TextPart(self._options.question)))
 
     def render_training(self, sample: Sample) -> Rendered:
-        """Show the same prompt, with the caption as its answer.
+        """Render the same prompt, with the caption as its target.
 
         Raises:
-            DataError: The sample has no picture or no caption.
+            DataError: The sample has no image or no caption.
         """
         if not sample.summary:
-            raise DataError(f"sample {sample.id!r} has no caption to learn from")
+            raise DataError(f"sample {sample.id!r} has no caption to train on")
         return Rendered(sample.id, self.render_prompt(sample).content, sample.summary)
 
     def parse(self, output: str, mode: str) -> Prediction:
-        """The whole answer is the caption; an empty one is malformed. Nothing is raised, whatever the text."""
+        """Return the whole answer as the caption; an empty answer is malformed. Never raises, whatever the text."""
         caption = output.strip()
         answer = Answer(summary=caption, pairs=None, mapping=None)
-        return Prediction(answer, "clean") if caption else Prediction(answer, "malformed", ("it is empty",))
+        return Prediction(answer, "clean") if caption else Prediction(answer, "malformed", ("the answer is empty",))
 
     def reference(self, sample: Sample) -> Answer:
-        """The caption, or None where nobody wrote one."""
+        """Return the caption; None if the sample has none."""
         return Answer(summary=sample.summary, pairs=None, mapping=None)

@@ -1,4 +1,4 @@
-"""A data source: a folder of pictures, each with its caption in a text file beside it."""
+"""An example data plugin: a folder of images, each with its caption in a text file next to it."""
 
 from __future__ import annotations
 
@@ -14,48 +14,47 @@ from runner.stages import DatasetInfo, FilePath, Options, OutsideFingerprint, Re
 
 
 class CaptionsOptions(Options):
-    """A folder of pictures `NAME.png` with captions `NAME.txt`."""
+    """A folder of images `NAME.png` with captions `NAME.txt`."""
 
     path: Annotated[FilePath, OutsideFingerprint()]
-    """The folder. Its content is in the fingerprint, so the path need not be."""
+    """Path of the folder. The fingerprint includes its content instead of the path."""
     test_every: Annotated[int, Field(ge=2)] = 4
-    """Every so many pictures, in the order of their names, one is for testing."""
+    """One of this many images, sorted by name, is a test sample."""
 
 
 class CaptionsData:
     """The plugin `captions` of the stage `data`."""
 
     def __init__(self, options: CaptionsOptions) -> None:
-        """Take the section's options."""
+        """Store the options of the section."""
         self._options = options
 
     def prepare(self, reporter: Reporter) -> DatasetInfo:
-        """Check that each picture has its caption, and hash both.
+        """Check that each image has a caption, and hash both.
 
         Raises:
-            DataError: There is no picture, or one without a caption.
+            DataError: There is no image, or an image has no caption.
         """
-        pictures = self._pictures()
-        if not pictures:
-            raise DataError(f"{self._options.path}: no pictures here; data.path names a folder of PNG files")
+        images = self._images()
+        if not images:
+            raise DataError(f"{self._options.path}: no PNG files here; set data.path to a folder of PNG files")
         digest = hashlib.sha256()
-        for picture in pictures:
-            caption = picture.with_suffix(".txt")
+        for image in images:
+            caption = image.with_suffix(".txt")
             if not caption.is_file():
-                raise DataError(f"{picture}: has no caption; write it into {caption.name} beside it")
-            for file in (picture, caption):
+                raise DataError(f"{image}: has no caption; write it to {caption.name} in the same folder")
+            for file in (image, caption):
                 digest.update(hashlib.sha256(file.name.encode() + b"\0" + file.read_bytes()).digest())
         sizes = {split: len(self.load(split)) for split in ("train", "test")}
         return DatasetInfo("captions", str(self._options.path), digest.hexdigest(), (), sizes)
 
     def load(self, split: str) -> list[Sample]:
-        """The samples of a split, in the order of their names."""
-        pictures = enumerate(self._pictures())
+        """Return the samples of a split, sorted by name."""
         return [
-            Sample(picture.stem, "", picture, picture.with_suffix(".txt").read_text(encoding="utf-8").strip(), (), ())
-            for number, picture in pictures
-            if (number % self._options.test_every == 0) == (split == "test")
+            Sample(image.stem, "", image, image.with_suffix(".txt").read_text(encoding="utf-8").strip(), (), ())
+            for index, image in enumerate(self._images())
+            if (index % self._options.test_every == 0) == (split == "test")
         ]
 
-    def _pictures(self) -> list[Path]:
+    def _images(self) -> list[Path]:
         return sorted(self._options.path.glob("*.png"))

@@ -1,4 +1,4 @@
-"""A model: a family that the general class carries, with an option of its own."""
+"""An example model: a family that `image_text_to_text` supports, with an additional option."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Idefics3Model(ImageTextToTextModel):
     _options: Idefics3Options
 
     def _config(self, folder: Path) -> PreTrainedConfig:
-        """Take a checkpoint of this family alone."""
+        """Accept checkpoints of this family only."""
         return ChatModel._config(self, folder)
 
     def _with_options(self, processor: Processor) -> Processor:
-        """Set the size of images; it is saved with the trained model, and compared when that answers."""
+        """Set the image size; it is saved with the trained model and checked when that model is loaded."""
         if self._options.longest_edge is not None:
             processor.image_processor.size = {"longest_edge": self._options.longest_edge}
         return processor

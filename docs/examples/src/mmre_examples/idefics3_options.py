@@ -1,4 +1,4 @@
-"""Options of the model `idefics3`; torch stays out of this file, so that `runner validate` is quick."""
+"""Options of the model `idefics3`; this file does not import torch, so that `runner validate` is fast."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ class Idefics3Options(ImageTextToTextOptions):
     """Idefics3 and SmolVLM."""
 
     longest_edge: Annotated[int, Field(gt=0)] | None = None
-    """Pixels to which the longer side of an image is brought before it is cut into tiles; by default the
-    checkpoint's."""
+    """Length in pixels to which the longer side of an image is scaled before it is split into tiles. Default: the value
+    of the checkpoint."""

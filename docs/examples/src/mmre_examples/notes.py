@@ -1,4 +1,4 @@
-"""An annotator: summaries that somebody wrote into text files, one for each picture."""
+"""An example annotator: reads summaries from text files, one for each image."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from runner.records import Sample
-from runner.stages import Annotation, Estimate, FilePath, Options, OutsideFingerprint, Reporter, Tokens
+from runner.stages import Annotation, AnnotationEstimate, FilePath, Options, OutsideFingerprint, Reporter, TokenUsage
 
 
 class NotesOptions(Options):
-    """A folder of notes: `red.txt` is about the picture `red.png`."""
+    """A folder of notes: `red.txt` is the note for the image `red.png`."""
 
     path: Annotated[FilePath, OutsideFingerprint()]
-    """The folder."""
+    """Path of the folder."""
 
 
 class NotesAnnotator:
     """The plugin `notes` of the stage `annotator`."""
 
     def __init__(self, options: NotesOptions) -> None:
-        """Take the section's options."""
+        """Store the options of the section."""
         self._path = options.path
 
     def request(self, sample: Sample) -> Mapping[str, Any]:
-        """The note itself decides: a note that is edited is read again, any other answer is kept."""
+        """Return the note: the annotation is repeated only if the note has changed."""
         return {"note": self._note(sample)}
 
-    def estimate(self, number: int, taken: Tokens, answers: int) -> Estimate:
-        """Reading files takes nothing that is counted."""
-        return Estimate(Tokens(), cost=None, budget=None)
+    def estimate(self, num_samples: int, used: TokenUsage, num_answers: int) -> AnnotationEstimate:
+        """Return zero usage: reading files costs no tokens."""
+        return AnnotationEstimate(TokenUsage(), cost=None, budget=None)
 
-    def annotate(self, samples: Iterator[Sample], taken: Tokens, reporter: Reporter) -> Iterator[Annotation]:
-        """Yield each note as it is read."""
+    def annotate(self, samples: Iterator[Sample], used: TokenUsage, reporter: Reporter) -> Iterator[Annotation]:
+        """Yield the note of each image."""
         for sample in samples:
-            yield Annotation(sample.id, self._note(sample), "", None, Tokens(), origin={}, passing={})
+            yield Annotation(sample.id, self._note(sample), "", None, TokenUsage(), origin={}, transient={})
 
     def summary(self, annotation: Annotation) -> str | None:
-        """The note in one line; None where there is none."""
+        """Return the note as one line; None if it is empty."""
         return " ".join(annotation.answer.split()) or None
 
     def flags(self, annotation: Annotation) -> Sequence[str]:
-        """A reviewer should look at pictures that nobody wrote about."""
+        """Mark images without a note for review."""
         return () if annotation.answer.strip() else ("no note",)
 
     def _note(self, sample: Sample) -> str:

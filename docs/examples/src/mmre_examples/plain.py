@@ -1,4 +1,4 @@
-"""A trainer: the plainest loop there is. It keeps no checkpoints, so a launch that was stopped begins anew."""
+"""An example trainer: a minimal training loop without checkpoints, so an interrupted training starts again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from mmre_examples.plain_options import PlainOptions
 from runner.errors import DataError
-from runner.records import Memory, Rendered, TrainingEstimate, TrainingWay
+from runner.records import Memory, Rendered, TrainingEstimate, TrainingVariant
 from runner.stages import (
     Features,
     ModelSpec,
@@ -20,7 +20,7 @@ from runner.stages import (
 )
 
 FLOAT = 4
-"""Bytes of a number in float32."""
+"""Bytes of a float32 value."""
 
 
 class PlainTrainer:
@@ -31,44 +31,44 @@ class PlainTrainer:
     skips = False
 
     def __init__(self, options: PlainOptions) -> None:
-        """Take the section's options."""
+        """Store the options of the section."""
         self._options = options
 
     def precision(self) -> str:
-        """Weights are saved as they are trained."""
+        """Return the precision in which weights are saved."""
         return "fp32"
 
-    def limit(self, model: ModelSpec) -> int | None:
-        """What the model was configured for."""
+    def max_sample_tokens(self, model: ModelSpec) -> int | None:
+        """Return the context length of the model."""
         return model.context_length
 
     def encode(self, model: VisionLanguageModel, rendered: Rendered) -> Features:
         """Encode a sample with its target.
 
         Raises:
-            DataError: It is longer than the model was configured for.
+            DataError: The sample is longer than the context length of the model.
         """
         features = model.encode(rendered, self.target_suffix)
-        limit = self.limit(model)
+        limit = self.max_sample_tokens(model)
         if limit is not None and len(features["input_ids"]) > limit:
-            raise DataError(f"sample {rendered.id}: {len(features['input_ids']):,} tokens are more than {limit:,}")
+            raise DataError(f"sample {rendered.id}: {len(features['input_ids']):,} tokens exceed {limit:,}")
         return features
 
     def num_steps(self, num_samples: int) -> int:
-        """A step for each sample and epoch."""
+        """Return one step for each sample and epoch."""
         return self._options.epochs * num_samples
 
     def estimate_training(
         self, model: ModelSpec, optimizer: Optimizer, counts: Sequence[TokenCounts], workers: int, *, gpus: bool
     ) -> TrainingEstimate:
-        """A rough one: activations are left out, and an optimizer is taken to keep one number for each weight."""
-        weights = sum(each.numel() for each in model.module.parameters())
-        learning = sum(each.numel() for each in model.module.parameters() if each.requires_grad)
+        """Return a rough estimate: without activations, and with one optimizer value for each weight."""
+        weights = sum(parameter.numel() for parameter in model.module.parameters())
+        trainable = sum(parameter.numel() for parameter in model.module.parameters() if parameter.requires_grad)
         longest = max(count.text + count.image + count.target for count in counts)
-        memory = Memory("step", FLOAT * weights, FLOAT * learning, FLOAT * learning, 0, 0)
-        # Six operations a weight and token: two forward, four backward (Kaplan et al. 2020).
+        memory = Memory("step", FLOAT * weights, FLOAT * trainable, FLOAT * trainable, 0, 0)
+        # Six operations per weight and token: two forward, four backward (Kaplan et al. 2020).
         return TrainingEstimate(
-            (TrainingWay("", "one worker", memory),), 6.0 * weights * longest, 0, 0, FLOAT * weights
+            (TrainingVariant("", "one worker", memory),), 6.0 * weights * longest, 0, 0, FLOAT * weights
         )
 
     def train(
@@ -82,28 +82,28 @@ class PlainTrainer:
         """Train; see `Trainer.train`.
 
         Raises:
-            StopRequestedError: The user asked to stop; nothing is kept.
+            StopRequestedError: The user asked to stop; nothing is saved.
         """
         module = model.module.to("cuda" if torch.cuda.is_available() else "cpu").train()
         num_steps = self.num_steps(len(samples))
-        built = optimizer.build(module, num_steps)
-        optimizer.check(module, [each.optimizer for each in built])
+        scheduled = optimizer.build(module, num_steps)
+        optimizer.check(module, [item.optimizer for item in scheduled])
         order = torch.Generator().manual_seed(run.seed)
         for step in range(num_steps):
             if run.reporter.stop_requested():
                 raise StopRequestedError
             if step % len(samples) == 0:
-                places = torch.randperm(len(samples), generator=order).tolist()
-            rendered = samples[places[step % len(samples)]]
+                permutation = torch.randperm(len(samples), generator=order).tolist()
+            rendered = samples[permutation[step % len(samples)]]
             features = self.encode(model, rendered)
             run.check(rendered, features)
-            batch = {name: each.to(module.device) for name, each in model.collate([features], "right").items()}
+            batch = {name: tensor.to(module.device) for name, tensor in model.collate([features], "right").items()}
             loss = module(**batch).loss
             loss.backward()
-            for each in built:
-                each.optimizer.step()
-                each.optimizer.zero_grad()
-                each.schedule.step()
+            for item in scheduled:
+                item.optimizer.step()
+                item.optimizer.zero_grad()
+                item.schedule.step()
             run.reporter.metrics(step + 1, {"train/loss": loss.item()})
             run.reporter.progress(step + 1, num_steps, loss=loss.item())
         return model

@@ -10,7 +10,7 @@ from runner.stages import TrainerOptions
 
 
 class PlainOptions(TrainerOptions):
-    """One sample a step in float32, on one worker, without checkpoints."""
+    """Trains one sample per step in float32, on one worker, without checkpoints."""
 
     epochs: Annotated[int, Field(gt=0)] = 1
-    """Passes over the training split."""
+    """Number of passes over the training split."""

@@ -1,4 +1,4 @@
-"""An optimizer: what `GroupedOptimizer` shares (groups, freezing, adapters, the manifest) with torch's SGD."""
+"""An example optimizer: torch's SGD with the features of `GroupedOptimizer` (groups, freezing, adapters, manifest)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from mmre_examples.sgd_options import SgdOptions
-from plugins.optimizer.adamw import GroupedOptimizer, with_schedule
+from plugins.optimizer.adamw import GroupedOptimizer, attach_schedule
 from runner.stages import ScheduledOptimizer
 
 
@@ -15,12 +15,12 @@ class SgdOptimizer(GroupedOptimizer):
     """The plugin `sgd` of the stage `optimizer`."""
 
     def __init__(self, options: SgdOptions) -> None:
-        """Take the section's options."""
+        """Store the options of the section."""
         super().__init__(options.groups, options)
         self._options = options
 
     def build(self, module: torch.nn.Module, num_steps: int) -> Sequence[ScheduledOptimizer]:
-        """Make the optimizer and its schedule; see `Optimizer.build`."""
+        """Create the optimizer and its schedule; see `Optimizer.build`."""
         parameters = [torch_group for group in self.assign_groups(module) for torch_group in group.torch_groups()]
         optimizer = torch.optim.SGD(parameters, momentum=self._options.momentum)
-        return [with_schedule(optimizer, self._options, num_steps)]
+        return [attach_schedule(optimizer, self._options, num_steps)]

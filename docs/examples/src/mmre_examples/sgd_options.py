@@ -10,9 +10,9 @@ from plugins.optimizer.optimizer_options import GroupOptions, ScheduleOptions
 
 
 class SgdOptions(ScheduleOptions):
-    """Stochastic gradient descent with momentum, with a rate for each group of parameters."""
+    """Stochastic gradient descent with momentum, with a learning rate for each group of parameters."""
 
     groups: Annotated[dict[str, GroupOptions], Field(min_length=1)]
-    """Groups by name, in order: the first whose pattern matches wins a parameter."""
+    """Parameter groups by name. A parameter belongs to the first group whose pattern matches its name."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Share of the last step that is kept in the next."""
+    """Momentum factor: the share of the previous update that is added to the next."""

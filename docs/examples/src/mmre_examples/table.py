@@ -1,4 +1,4 @@
-"""A tracker: a table of figures in the folder of each run, for spreadsheets."""
+"""An example tracker: writes metrics to a CSV file in the folder of each run, for spreadsheets."""
 
 from __future__ import annotations
 
@@ -13,62 +13,62 @@ from typing import Any, Literal
 from runner.stages import Options, TrackedRun
 
 Row = tuple[str, str, str, str]
-"""Figure, optimizer step (empty for a result), value, time."""
+"""Metric, optimizer step (empty for a final result), value, time."""
 
 
 class TableOptions(Options):
-    """A file `figures.csv` in the folder of each run."""
+    """Writes `metrics.csv` to the folder of each run."""
 
     delimiter: Literal[",", ";", "\t"] = ","
-    """What stands between two columns."""
+    """Separator of the columns."""
 
 
 class TableTracker:
     """The plugin `table` of the stage `tracker`."""
 
     def __init__(self, options: TableOptions, storage: Path) -> None:
-        """Take the section's options and the folder of all runs."""
+        """Store the options and the folder of all runs."""
         self._delimiter, self._storage = options.delimiter, storage
 
     def start(self, run: TrackedRun) -> str:
-        """Begin the table, or find the one of an earlier launch; the run's folder is its id."""
+        """Start a run; its folder is its id, so a later launch continues the same file."""
         self._run_dir = run.run_dir
         return str(run.run_dir)
 
-    def deliver(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """Add figures that are new: the engine may deliver an event again, and a step stands here once."""
-        table = self._run_dir / "figures.csv"
-        known = set()
+    def log_events(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Append new metrics. The engine may deliver an event twice, so each metric and step is written only once."""
+        table = self._run_dir / "metrics.csv"
+        written = set()
         if table.exists():
             with table.open(newline="", encoding="utf-8") as file:
-                known = {tuple(row[:2]) for row in csv.reader(file, delimiter=self._delimiter)}
+                written = {tuple(row[:2]) for row in csv.reader(file, delimiter=self._delimiter)}
         with table.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, delimiter=self._delimiter)
             for row in _rows(events):
-                if row[:2] not in known:
-                    known.add(row[:2])
+                if row[:2] not in written:
+                    written.add(row[:2])
                     writer.writerow(row)
 
     def finish(self, status: Literal["finished", "failed", "interrupted", "pruned"]) -> None:
-        """Note how the run ended."""
+        """Store the final status of the run."""
         (self._run_dir / "ended.json").write_text(json.dumps({"status": status}), encoding="utf-8")
 
-    def attach(self, run_id: str, file: Path, folder: str) -> None:
-        """Put a file beside the table."""
-        place = Path(run_id) / "attached" / folder
-        place.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, place)
+    def log_file(self, run_id: str, file: Path, folder: str) -> None:
+        """Copy a file to the folder of the run."""
+        target = Path(run_id) / "attached" / folder
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
 
-    def fetch(self, experiment: str, into: Path) -> Sequence[Path]:
-        """There is nothing that the run directories do not have."""
+    def download_runs(self, experiment: str, into: Path) -> Sequence[Path]:
+        """Return nothing: all files are in the run directories."""
         return ()
 
     def link(self) -> str:
-        """Where the table is."""
-        return str(self._run_dir / "figures.csv")
+        """Return the path of the file."""
+        return str(self._run_dir / "metrics.csv")
 
     def serve_command(self, host: str, port: int) -> Sequence[str]:
-        """Python's own server on the folder of all runs."""
+        """Return the command that serves the folder of all runs with Python's HTTP server."""
         return [sys.executable, "-m", "http.server", str(port), "--bind", host, "--directory", str(self._storage)]
 
 

@@ -1,4 +1,4 @@
-"""A metric: how many words a caption shares with its reference."""
+"""An example metric: the share of words that a caption and its reference have in common."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from runner.stages import Options
 
 
 class WordOverlapOptions(Options):
-    """The mean over samples of the words in both captions over the words in either (Jaccard)."""
+    """Mean Jaccard index of the words in caption and reference."""
 
     ignore_case: bool = True
-    """Whether `Cat` and `cat` are one word."""
+    """Whether `Cat` and `cat` count as the same word."""
 
 
 class WordOverlap:
     """The plugin `word_overlap` of the stage `metric`."""
 
-    names = ("word_overlap",)
+    metric_names = ("word_overlap",)
 
     def __init__(self, options: WordOverlapOptions) -> None:
-        """Take the section's options."""
+        """Store the options of the section."""
         self._options = options
 
     def score(self, prediction: Answer, reference: Answer) -> Mapping[str, float] | None:
-        """Measure one caption; None where no caption was asked for."""
+        """Compute the overlap of one caption; None if there is no reference."""
         if reference.summary is None:
             return None
-        written, wanted = self._words(prediction.summary or ""), self._words(reference.summary)
-        either = written | wanted
-        return {"overlap": len(written & wanted) / len(either) if either else 1.0}
+        predicted, expected = self._words(prediction.summary or ""), self._words(reference.summary)
+        union = predicted | expected
+        return {"overlap": len(predicted & expected) / len(union) if union else 1.0}
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
-        """Take the mean; of no samples there is none."""
-        return {"word_overlap": sum(each["overlap"] for each in counts) / len(counts) if counts else None}
+        """Average over the samples; None without samples."""
+        return {"word_overlap": sum(sample["overlap"] for sample in counts) / len(counts) if counts else None}
 
     def _words(self, text: str) -> set[str]:
         return set((text.lower() if self._options.ignore_case else text).split())

@@ -1,4 +1,4 @@
-"""A metric: how many words the summaries have, against their references."""
+"""A metric: the length of the summaries relative to their references, in words."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,9 +14,9 @@ class AnswerLengthOptions(Options):
 
 
 class AnswerLength:
-    """The ratio of words written to words wanted, over the corpus."""
+    """The ratio of generated words to reference words over the corpus."""
 
-    names = ("answer_length",)
+    metric_names = ("answer_length",)
 
     def __init__(self, options: AnswerLengthOptions) -> None:
         self._scale = options.scale
@@ -24,8 +24,9 @@ class AnswerLength:
     def score(self, prediction: Answer, reference: Answer) -> Mapping[str, float] | None:
         if reference.summary is None:
             return None
-        return {"words": len((prediction.summary or "").split()), "wanted": len(reference.summary.split())}
+        return {"words": len((prediction.summary or "").split()), "reference_words": len(reference.summary.split())}
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
-        wanted = sum(count["wanted"] for count in counts)
-        return {"answer_length": self._scale * sum(count["words"] for count in counts) / wanted if wanted else None}
+        expected = sum(count["reference_words"] for count in counts)
+        words = sum(count["words"] for count in counts)
+        return {"answer_length": self._scale * words / expected if expected else None}

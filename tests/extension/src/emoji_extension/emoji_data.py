@@ -16,13 +16,13 @@ class EmojiOptions(Options):
     """Options of the data source `emoji`."""
 
     path: Annotated[FilePath, OutsideFingerprint()]
-    """A text file of names, one a line."""
+    """A text file with one name per line."""
     test: Annotated[int, Field(ge=1)] = 2
-    """Samples at the end of the file that are for testing."""
+    """Number of samples at the end of the file that form the test split."""
 
 
 class EmojiData:
-    """Each name is an entity that the one picture shows."""
+    """Each name is an entity, and one image shows all of them."""
 
     def __init__(self, options: EmojiOptions) -> None:
         self._options = options

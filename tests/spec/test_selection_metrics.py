@@ -1,4 +1,4 @@
-"""By which figures a training may choose: told with the line of the option, without importing a metric."""
+"""The metrics that can select the best model, checked with the option's line and without importing a metric."""
 
 import subprocess
 import sys
@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from runner.errors import SpecError
-from runner.plan import plan_json, read_plan, smoke
-from runner.spec.experiment_spec import unknown_figure, validation_figures
+from runner.plan import plan_json, read_plan, smoke_spec
+from runner.spec.experiment_spec import selection_metric_error, validation_metrics
 from runner.spec.load import load_spec
 
 SPEC = """\
@@ -26,7 +26,7 @@ generator: {type: transformers}
 metrics: [{type: ner_f1}, {type: rouge}, {type: bleu}, {type: corpus_bleu}]
 tracker: {type: mlflow}
 """
-ANSWERED = [
+GENERATED = [
     "validation/ner_precision", "validation/ner_recall", "validation/ner_f1", "validation/rouge1", "validation/rouge2",
     "validation/rougeL", "validation/bleu", "validation/corpus_bleu",
 ]  # fmt: skip
@@ -42,18 +42,18 @@ def spec_of(tmp_path):
     return spec_of
 
 
-def test_the_figures_are_those_of_the_metrics_where_samples_are_answered(spec_of):
+def test_validation_metrics_depend_on_whether_answers_are_generated(spec_of):
     spec = spec_of()
-    assert validation_figures(spec) == ["validation/loss", *ANSWERED]
+    assert validation_metrics(spec) == ["validation/loss", *GENERATED]
     assert read_plan(plan_json(type("P", (), {"spec": spec}))) == spec
-    assert smoke(spec).trainer_options.selection_metric.metric == "validation/rougeL"
+    assert smoke_spec(spec).trainer_options.selection_metric.metric == "validation/rougeL"
     loss = ("trainer.metric_for_best_model={metric: validation/loss, mode: min}", "trainer.eval_generate_steps=null")
-    assert validation_figures(spec_of(*loss)) == ["validation/loss"]
-    assert not validation_figures(spec_of("trainer=none", "optimizer=none"))
+    assert validation_metrics(spec_of(*loss)) == ["validation/loss"]
+    assert not validation_metrics(spec_of("trainer=none", "optimizer=none"))
 
 
 @pytest.mark.parametrize(
-    ("overrides", "place", "message"),
+    ("overrides", "location", "message"),
     [
         (
             ["trainer.metric_for_best_model.metric=validation/rougel"],
@@ -63,12 +63,12 @@ def test_the_figures_are_those_of_the_metrics_where_samples_are_answered(spec_of
         (
             ["trainer.metric_for_best_model.metric=ner_f1"],
             "metric_for_best_model.metric",
-            "of the test split, which decides nothing; did you mean",
+            "is a test metric and cannot be used for selection; did you mean",
         ),
         (
             ["metrics=[{type: bleu}]"],
             "small.yaml:11:27: trainer.metric_for_best_model.metric",
-            "no figure 'validation/rougeL'",
+            "no metric 'validation/rougeL'",
         ),
         (
             ["trainer.eval_generate_steps=null"],
@@ -78,39 +78,39 @@ def test_the_figures_are_those_of_the_metrics_where_samples_are_answered(spec_of
         (
             ["generator={type: vllm}"],
             "small.yaml:10:3: trainer.eval_generate_steps",
-            "'vllm' cannot answer with a model",
+            "'vllm' cannot generate with a model",
         ),
         (["trainer.metric_for_best_model.mode=most"], "metric_for_best_model.mode", "'most' is not valid"),
     ],
 )
-def test_what_cannot_decide_or_answer_is_told_with_its_place(spec_of, overrides, place, message):
+def test_invalid_selection_is_reported_with_its_location(spec_of, overrides, location, message):
     with pytest.raises(SpecError) as caught:
         spec_of(*overrides)
     (problem,) = caught.value.problems
-    assert place in str(problem)
+    assert location in str(problem)
     assert message in str(problem)
 
 
-def test_a_server_cannot_answer_with_a_model_in_training(spec_of):
+def test_server_cannot_generate_with_a_model_in_training(spec_of):
     with pytest.raises(SpecError) as caught:
         spec_of("generator={type: openai_compatible, model: m}", "model=none")
     assert ("trainer", "eval_generate_steps") in [problem.path for problem in caught.value.problems]
 
 
-def test_a_misspelt_metric_is_told_alone(spec_of):
+def test_misspelt_metric_is_the_only_problem(spec_of):
     with pytest.raises(SpecError) as caught:
         spec_of("metrics=[{type: rogue}]")
     assert [problem.path for problem in caught.value.problems] == [("metrics", 0, "type")]
 
 
-def test_a_figure_of_the_test_split_is_refused_by_whatever_name(spec_of):
+def test_test_metric_is_rejected_under_both_names(spec_of):
     spec = spec_of()
-    assert unknown_figure(spec, "validation/bleu") is None
+    assert selection_metric_error(spec, "validation/bleu") is None
     for name in ("bleu", "test/bleu"):
-        assert "test split" in unknown_figure(spec, name)
+        assert "is a test metric" in selection_metric_error(spec, name)
 
 
-def test_no_metric_is_imported_to_know_its_figures(spec_of, tmp_path):
+def test_metric_names_are_known_without_importing_metrics(spec_of, tmp_path):
     spec_of()
     code = (
         "import sys; from pathlib import Path; from runner.spec.load import load_spec; load_spec(Path('small.yaml')); "
