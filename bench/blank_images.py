@@ -9,6 +9,7 @@ image-entity accuracy.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
@@ -21,9 +22,8 @@ from PIL import Image
 from runner.plan import create_plugin, read_plan
 from runner.records import ImagePart, Rendered
 from runner.trial.context import TrialContext
-from runner.trial.events import EventLog
 from runner.trial.generate import TrialWeights
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory import EventLog, RunDirectory
 from runner.trial.score import score_corpus
 
 GREY = (128, 128, 128)
@@ -84,7 +84,9 @@ def metrics_with_blank_images(folder: Path) -> dict[str, float | None]:
 
 def main() -> None:
     """Print the metrics of a trial with and without its images."""
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", type=Path, help="run directory of a finished trial")
+    folder = parser.parse_args().run_dir
     seeing, blind = RunDirectory(folder).read_metrics(), metrics_with_blank_images(folder)
     loss = {name: seeing[name] - value for name, value in blind.items() if value is not None}  # type: ignore[operator]
     print(json.dumps({"seeing": {name: seeing[name] for name in blind}, "blind": blind, "loss": loss}, indent=2))

@@ -140,7 +140,8 @@ def _kill_repeatedly(drill: Drill, name: str, moments: list[float]) -> list[dict
     Returns:
         A measurement for each kill; fewer than moments if the build finishes earlier.
     """
-    results, previous = [], 0.0
+    results: list[dict[str, Any]] = []
+    previous = 0.0
     for moment in moments:
         output = drill.folder / f"{name}.txt"
         offset = output.stat().st_size if previous else 0

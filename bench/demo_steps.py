@@ -25,7 +25,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import runner.trial.train
 from runner.plan import plan_json, resolve
 from runner.spec.load import load_spec
-from runner.trial import run_trial as trial
+from runner.trial import run_trial
 from runner.trial.context import TrialContext
 from runner.trial.run_directory import RunDirectory
 
@@ -71,8 +71,8 @@ def measure(spec: Path, overrides: list[str], folder: Path, *, only_checks: bool
             raise ChecksDoneError
 
     runner.trial.train._run_preflight = check
-    trial.STEP_FUNCTIONS["train"] = measure_step(seconds, "training", trial.STEP_FUNCTIONS["train"])
-    trial.STEP_FUNCTIONS["generate"] = measure_step(seconds, "answers", trial.STEP_FUNCTIONS["generate"])
+    run_trial.STEP_FUNCTIONS["train"] = measure_step(seconds, "training", run_trial.STEP_FUNCTIONS["train"])
+    run_trial.STEP_FUNCTIONS["generate"] = measure_step(seconds, "answers", run_trial.STEP_FUNCTIONS["generate"])
     # Creating the plugins once imports what the steps would import, so that imports are not measured.
     context = TrialContext(load_spec(spec, overrides).spec, RunDirectory(folder / "imports"), None)  # type: ignore[arg-type]
     context.create_evaluation_plugins()
@@ -80,7 +80,7 @@ def measure(spec: Path, overrides: list[str], folder: Path, *, only_checks: bool
     run = RunDirectory(folder / "runs" / plan.spec.name / "measured")
     run.create(plan, "", ())
     try:
-        trial.run_trial(plan_json(plan), run.path)
+        run_trial.run_trial(plan_json(plan), run.path)
     except Exception as error:
         if not isinstance(error.__cause__, ChecksDoneError):
             raise

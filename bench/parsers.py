@@ -9,6 +9,7 @@ number of answers of realistic length parsed per second.
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -89,6 +90,7 @@ def measure_growth(adapter: PromptFormatAdapter, short: str, long: str, mode: st
 
 def main() -> None:
     """Measure all texts and print the results."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     adapter = PromptFormatAdapter(PfaOptions(), LABELS)
     rows = list(measure_all(adapter))
     typical_seconds = (

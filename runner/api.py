@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from runner.execute.experiment import Experiment
     from runner.execute.results import LaunchResult, TrialResult
     from runner.plan import Trial
-    from runner.trial.events import Event
+    from runner.trial.run_directory import Event
 
 __all__ = ["compare", "launch", "load_spec", "plan", "results"]
 
@@ -91,7 +91,7 @@ def launch(spec: Spec, *, smoke: bool = False, local: bool = False, address: str
         StepError: Another launch is running the same trial or sweep.
     """
     from runner.execute.launch import make_executor
-    from runner.status.process_registry import registered_launch
+    from runner.status.experiment_folder import registered_launch
 
     set_environment()
     cluster = None if local else address or os.environ.get("RAY_ADDRESS")
@@ -118,7 +118,7 @@ def results(*names: str, storage: str | Path = "runs") -> pandas.DataFrame:
     """
     import pandas
 
-    from runner.status.status import result_rows
+    from runner.status.results_table import result_rows
 
     return pandas.DataFrame(result_rows(names, Path(storage)))
 
@@ -177,7 +177,7 @@ def _resolve_experiment(spec: Spec, *, smoke: bool, on_cluster: bool) -> Experim
 
 def _launch(experiment: Experiment, make_executor: Callable[[], Executor]) -> LaunchResult:
     from runner.execute.launch import launch as launch_trial
-    from runner.execute.launch import launch_sweep
+    from runner.execute.launch_sweep import launch_sweep
     from runner.signals import StopSignals
 
     display = _LogDisplay()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from runner.errors import SpecError
-from runner.fingerprint import fingerprint, fingerprinted_options
+from runner.provenance import fingerprint, fingerprinted_options
 from runner.secrets import redact_passwords
 from runner.spec.check import check_spec, make_section
 from runner.spec.experiment_spec import NONE, ExperimentSpec, Pins, Section

@@ -6,14 +6,16 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.errors import Problem, SpecError
 from runner.plan import PlanResolver, Trial, trial_name
 from runner.spec.check import check_spec
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.sweep_section import ParamValue
-from runner.spec.variants import SweepVariants
+
+if TYPE_CHECKING:
+    from runner.spec.variants import SweepVariants
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import PluginError
-from runner.fingerprint import canonical_json, fingerprint, fingerprinted_options
+from runner.provenance import canonical_json, fingerprint, fingerprinted_options
 from runner.stages import Options, OutsideFingerprint
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any
 
-from plugins.annotator.openai_compatible_options import OpenAICompatibleOptions, Prices
 from plugins.servers.chat import REFUSAL_CODES, ChatServer, Reply
+from plugins.servers.chat_options import OpenAIAnnotatorOptions, Prices
 from runner.errors import StepError
 from runner.records import ImagePart, Rendered, Sample, TextPart
 from runner.stages import Annotation, AnnotationEstimate, Reporter, TokenUsage
@@ -86,7 +86,7 @@ def is_refusal(annotation: Annotation) -> bool:
 class OpenAICompatibleAnnotator:
     """The plugin `openai_compatible` of the stage `annotator`."""
 
-    def __init__(self, options: OpenAICompatibleOptions) -> None:
+    def __init__(self, options: OpenAIAnnotatorOptions) -> None:
         """Take the section's options; the key is read when the first request is sent."""
         self._options = options
         self._parameters = {"temperature": options.temperature, "max_tokens": options.max_new_tokens}

@@ -8,8 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from runner.spec.dataset_spec import NearDuplicateBits, Ratios
-from runner.stages import FilePath, Options, OutsideFingerprint
+from runner.stages import FilePath, NearDuplicateBits, Options, OutsideFingerprint, Ratios
 
 
 class MmreOptions(Options):

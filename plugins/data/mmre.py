@@ -9,8 +9,7 @@ from runner.dataset.folder import DatasetFolder
 from runner.dataset.split import find_leaks, leak_message, split_by_ratios
 from runner.errors import DataError
 from runner.records import Sample
-from runner.spec.dataset_spec import Ratios
-from runner.stages import DatasetInfo, Reporter
+from runner.stages import DatasetInfo, Ratios, Reporter
 
 
 class MmreData:

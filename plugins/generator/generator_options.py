@@ -1,4 +1,4 @@
-"""Options of the generators whose own modules import heavy packages."""
+"""Options of the generators `transformers` and `vllm`, whose own modules import heavy packages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from plugins.servers.chat_options import ChatServerOptions
 from runner.errors import RequirementError
 from runner.stages import DecodingOptions, OutsideFingerprint
 
@@ -30,21 +29,6 @@ class TransformersOptions(DecodingOptions):
     def smoke(self) -> Mapping[str, Any]:
         """Generate only a few tokens of each answer."""
         return {"max_new_tokens": 8}
-
-
-class OpenAICompatibleOptions(DecodingOptions, ChatServerOptions):
-    """Zero- and few-shot answers from a server with OpenAI's chat completions API; temperature 0."""
-
-    needs_model: ClassVar[bool] = False
-    can_generate_during_training: ClassVar[bool] = False
-
-    def check_requirements(self) -> None:
-        """Raise RequirementError if the environment has no key."""
-        self.key("generator")
-
-    def smoke(self) -> Mapping[str, Any]:
-        """Use empty answers instead of a server."""
-        return {"type": "constant", "num_few_shot": self.num_few_shot}
 
 
 class VllmOptions(DecodingOptions):

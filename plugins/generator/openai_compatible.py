@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from plugins.generator.generator_options import OpenAICompatibleOptions
 from plugins.servers.chat import REFUSAL_CODES, ChatServer
+from plugins.servers.chat_options import OpenAIGeneratorOptions
 from runner.records import Completion, Rendered
 from runner.stages import Reporter, Weights
 
@@ -14,7 +14,7 @@ from runner.stages import Reporter, Weights
 class OpenAICompatibleGenerator:
     """The plugin `openai_compatible` of the stage `generator`."""
 
-    def __init__(self, options: OpenAICompatibleOptions) -> None:
+    def __init__(self, options: OpenAIGeneratorOptions) -> None:
         """Take the section's options, and the key from the environment.
 
         Raises:

@@ -13,15 +13,15 @@ from transformers import (
 )
 
 from plugins.model.chat.chat_model import ChatModel
-from plugins.model.chat.images import ImageSize
 from plugins.model.chat.loaded import LoadedChatModel
-from plugins.model.chat.processor import Processor
-from plugins.model.chat.small_models import SmallSize, text_config
+from plugins.model.chat.processor import ImageSize, Processor
 from plugins.model.model_options import (
     INTERNVL_IMAGE_CONTEXT,
     INTERNVL_IMAGE_END,
     INTERNVL_IMAGE_START,
     InternVLOptions,
+    SmallSize,
+    text_config,
 )
 from plugins.model.model_options import INTERNVL_VIDEO as VIDEO
 from runner.stages import Features

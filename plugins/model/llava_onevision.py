@@ -18,13 +18,11 @@ from transformers import (
 )
 
 from plugins.model.chat.chat_model import ChatModel
-from plugins.model.chat.images import ImageSize
 from plugins.model.chat.loaded import LoadedChatModel
-from plugins.model.chat.processor import Processor
-from plugins.model.chat.small_models import SmallSize, text_config
+from plugins.model.chat.processor import ImageSize, Processor
 from plugins.model.model_options import LLAVA_IMAGE as IMAGE
 from plugins.model.model_options import LLAVA_VIDEO as VIDEO
-from plugins.model.model_options import LlavaOnevisionOptions
+from plugins.model.model_options import LlavaOnevisionOptions, SmallSize, text_config
 from runner.stages import Features
 
 TILE_GRIDS = ((1, 1), (1, 2), (2, 1), (2, 2))

@@ -24,10 +24,8 @@ from transformers import (
 
 from plugins.model.chat.batching import FrozenVisionTower, pack_samples, prepare_packing, to_encoder_outputs
 from plugins.model.chat.chat_model import ChatModel
-from plugins.model.chat.images import ImageSize, read_image_size, unusable_image_error
 from plugins.model.chat.loaded import LoadedChatModel
-from plugins.model.chat.processor import Processor
-from plugins.model.chat.small_models import SmallSize, text_config
+from plugins.model.chat.processor import ImageSize, Processor, read_image_size, unusable_image_error
 from plugins.model.model_options import (
     IMAGE_PAD,
     VIDEO_PAD,
@@ -37,6 +35,8 @@ from plugins.model.model_options import (
     Qwen3VLOptions,
     Qwen25VLOptions,
     QwenVLOptions,
+    SmallSize,
+    text_config,
 )
 from plugins.model.qwen2_5_vl_published import (
     MAX_PIXELS,

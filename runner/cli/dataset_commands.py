@@ -104,7 +104,8 @@ def stats(
     debug: Debug = False,
 ) -> None:
     """Show data-set statistics: the paper's Table 1, labels, entities, segments, image sizes, tokens."""
-    from runner.cli.tables import print_tables, stats_tables
+    from runner.cli.report_tables import stats_tables
+    from runner.cli.tables import print_tables
     from runner.preflight.dataset_report import describe_dataset, write_report
 
     set_environment()

@@ -81,8 +81,8 @@ def validate(
 @app.command(rich_help_panel=SETUP)
 def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """Show what a launch would run: trials, steps, tokens, parameter groups, memory, disk, time and placement."""
-    from runner.cli.plan_tables import plan_tables
     from runner.cli.progress import StageReporter
+    from runner.cli.spec_display import plan_tables
     from runner.cli.tables import print_tables
     from runner.errors import SpecError
     from runner.files import user_cache_dir
@@ -143,7 +143,7 @@ def launch(
     from runner.execute.launch import make_executor
     from runner.signals import StopSignals
     from runner.spec.load import load_spec
-    from runner.status.process_registry import registered_launch
+    from runner.status.experiment_folder import registered_launch
 
     set_environment()
     loaded = load_spec(spec, overrides or ())
@@ -207,7 +207,7 @@ def _launch(
             return launch(experiment, make_executor, terminal, signals)
         # Only sweeps import Optuna and Plotly.
         from runner.cli.sweep_display import SweepDisplay
-        from runner.execute.launch import launch_sweep
+        from runner.execute.launch_sweep import launch_sweep
 
         with SweepDisplay(terminal) as display:
             return launch_sweep(experiment, make_executor, display, signals, display)

@@ -45,8 +45,8 @@ def preview(
     debug: Debug = False,
 ) -> None:
     """Show samples as the model receives them: images, prompt, trained tokens, lengths and detected problems."""
-    from runner.cli.preview_display import show_samples
     from runner.cli.progress import StageReporter
+    from runner.cli.spec_display import show_samples
     from runner.errors import SpecError
     from runner.plan import smoke_spec
     from runner.preflight.preview import load_preview

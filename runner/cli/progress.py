@@ -20,7 +20,7 @@ from rich.progress import (
 
 from runner.execute.results import TrialResult
 from runner.plan import Trial
-from runner.trial.events import Event
+from runner.trial.run_directory import Event
 
 STAGE_TITLES = {
     "data": "data",

@@ -216,7 +216,8 @@ def _print_paper_tables(comparison: Comparison, *, latex: bool, full: bool) -> N
 def _print_tables(comparison: Comparison, *, full: bool, samples: bool) -> None:
     from rich.console import Console
 
-    from runner.cli.tables import comparison_tables, print_tables
+    from runner.cli.report_tables import comparison_tables
+    from runner.cli.tables import print_tables
 
     print_tables(comparison_tables(comparison, full=full, samples=samples, width=Console().width))
     for warning in comparison.warnings:

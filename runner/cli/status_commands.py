@@ -114,8 +114,7 @@ def logs(
 def _print_local_logs(trial: str, storage: Path | None, *, follow: bool) -> None:
     from runner.cli.status_display import EventLines
     from runner.status.status import find_trial
-    from runner.trial.events import EventTail
-    from runner.trial.run_directory import RunDirectory
+    from runner.trial.run_directory import EventTail, RunDirectory
 
     run = RunDirectory(find_trial(trial, _local_storage(storage)))
     tail, lines = EventTail(run.events), EventLines()
@@ -133,7 +132,7 @@ def _print_local_logs(trial: str, storage: Path | None, *, follow: bool) -> None
 
 
 def _is_running(run: RunDirectory) -> bool:
-    from runner.status.process_registry import launch_records
+    from runner.status.experiment_folder import launch_records
 
     launches = launch_records(run.path.parent)
     return run.read_record().get("status") == "running" and any(launch.is_alive for launch in launches)

@@ -56,7 +56,8 @@ def cache(
     debug: Debug = False,
 ) -> None:
     """List cached artifacts; delete those that match every filter. Trials keep the files they use."""
-    from runner.cli.tables import cache_table, print_tables
+    from runner.cli.report_tables import cache_table
+    from runner.cli.tables import print_tables
     from runner.errors import RequirementError
     from runner.trial.cache import Cache
     from runner.trial.cache_contents import PruneFilter, list_items, prune, sum_sizes

@@ -11,8 +11,8 @@ from runner.plan import create_plugin
 from runner.spec.check import make_section
 from runner.spec.load import load_spec
 from runner.stages import Tracker
-from runner.status.sweep_folder import SWEEP_FOLDER
-from runner.tracking.run_sync import tracker_state
+from runner.status.experiment_folder import SWEEP_FOLDER
+from runner.tracking.uploader import tracker_state
 
 PAGE_FOLDER = "compare"
 """The artifact folder of a tracker run that pages are uploaded to."""

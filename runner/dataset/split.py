@@ -21,7 +21,7 @@ from PIL import Image
 from runner.dataset.folder import image_digest
 from runner.errors import DataError
 from runner.records import Sample
-from runner.spec.dataset_spec import Ratios
+from runner.stages import Ratios
 
 MIN_DECODED_SIDE = 128
 """A JPEG may be reduced to this size in pixels while it is decoded; the perceptual hash uses 32 by 32 pixels."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from runner.plan import Trial
 from runner.sweep.trial_source import TrialSource
-from runner.trial.events import Event, EventTail
+from runner.trial.run_directory import Event, EventTail
 from runner.trial.run_trial import Status
 
 POLL_SECONDS = 0.2

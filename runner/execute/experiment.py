@@ -12,23 +12,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runner.fingerprint import fingerprint
 from runner.plan import Plan, Trial, create_plugin
-from runner.provenance import Provenance
+from runner.provenance import Provenance, fingerprint
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.load import LoadedSpec
 from runner.spec.sweep_section import SweepOptions
 from runner.stages import Tracker
-from runner.status.sweep_folder import SweepFolder
-from runner.tracking.run_sync import RunSync
+from runner.status.experiment_folder import SweepFolder
 from runner.tracking.tracked_run import tracked_sweep, tracked_trial, tracker_identity
+from runner.tracking.uploader import RunSync
 from runner.trial.cache import Cache
-from runner.trial.cache_entry import CacheEntry, DamagedEntryError
-from runner.trial.cache_keys import training_key
+from runner.trial.cache_entry import CacheEntry, DamagedEntryError, training_key
 from runner.trial.context import TrialContext
-from runner.trial.events import EventLog
 from runner.trial.reuse import RECORD_FILE, make_staging_folder, replay_training_record, training_record
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory import EventLog, RunDirectory
 
 BUDGETS = {"budget", "parallel"}
 """Fields of a sweep that do not change which trials it compares."""

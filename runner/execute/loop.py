@@ -16,12 +16,10 @@ from runner.execute.experiment import Experiment
 from runner.execute.results import LaunchListener, TrialResult, add_tracker_run, make_result
 from runner.plan import Trial, plan_json
 from runner.signals import StopSignals
-from runner.status.sweep_folder import objective_metric
+from runner.status.experiment_folder import objective_metric
 from runner.sweep.trial_source import TrialSource
-from runner.tracking.run_sync import RunSync
-from runner.tracking.uploader import TrackerUploader
-from runner.trial.events import Event, EventTail
-from runner.trial.run_directory import RunDirectory
+from runner.tracking.uploader import RunSync, TrackerUploader
+from runner.trial.run_directory import Event, EventTail, RunDirectory
 from runner.trial.run_trial import Outcome, Status
 
 

@@ -9,9 +9,8 @@ from typing import Any, Protocol
 
 from runner.errors import RunnerError, StepError
 from runner.plan import Plan, Trial
-from runner.tracking.run_sync import tracker_state
-from runner.trial.events import Event
-from runner.trial.run_directory import RunDirectory
+from runner.tracking.uploader import tracker_state
+from runner.trial.run_directory import Event, RunDirectory
 from runner.trial.run_trial import Outcome, Status
 
 INTERRUPTED = 130

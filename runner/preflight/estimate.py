@@ -11,10 +11,9 @@ from typing import Any
 
 from runner.errors import DataError, RequirementError
 from runner.files import write_json
-from runner.fingerprint import fingerprint
 from runner.plan import PlanResolver, Trial, create_plugin, expand_trials
 from runner.preflight.resources import check_memory, estimate_disk, estimate_hours, local_gpus, missing_requirements
-from runner.provenance import code_hash, installed_packages
+from runner.provenance import code_hash, fingerprint, installed_packages
 from runner.records import Rendered, TrainingBudget
 from runner.rendering import split_groups, training_texts
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec

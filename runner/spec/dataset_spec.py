@@ -4,39 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from runner.spec.experiment_spec import Name, Section, SectionOf, Specification
-from runner.stages import FilePath, Options
-
-RESERVED_NAMES = frozenset({"left_out", "annotations"})
-"""Names of other files in a data set folder, which a split cannot use."""
-
-
-class Ratios(Options):
-    """A random division of all samples into splits; the corpus's own splits are ignored."""
-
-    ratios: dict[Name, Annotated[float, Field(gt=0)]] = Field(default={"train": 0.7, "test": 0.3})
-    """Relative size of each split (the paper uses 7/3). `train` and `test` are required."""
-    seed: int = 42
-    """Random seed of the division."""
-    group_by: Literal["content", "none"] = "content"
-    """`content` keeps samples that share an image or a text in one split."""
-    stratify: list[Literal["segments", "labels"]] = Field(default=[])
-    """Properties whose distribution is kept equal across splits: the number of `segments`, the entity `labels`."""
-
-    @field_validator("ratios")
-    @classmethod
-    def _check_split_names(cls, ratios: dict[str, float]) -> dict[str, float]:
-        if not {"train", "test"} <= set(ratios):
-            raise ValueError("train and test are required, such as {train: 0.7, test: 0.3}")
-        for reserved in RESERVED_NAMES & set(ratios):
-            raise ValueError(f"{reserved!r} is reserved for the file {reserved}.jsonl; choose another split name")
-        return ratios
-
-
-NearDuplicateBits = Annotated[int, Field(ge=0, le=16)] | None
-"""Maximum number of bits, of 64, in which the perceptual hashes of two near-duplicate images differ."""
+from runner.spec.experiment_spec import Section, SectionOf, Specification
+from runner.stages import FilePath, Name, NearDuplicateBits, Options, Ratios
 
 
 class CropOptions(Options):

@@ -16,6 +16,7 @@ from runner.stages import (
     FilePath,
     GeneratorOptions,
     ModelOptions,
+    Name,
     Options,
     PathOrUri,
     Stage,
@@ -78,9 +79,6 @@ def _metric_names(spec: ExperimentSpec) -> list[str]:
 
 NONE = "none"
 """The value of an optional section that is not used: `trainer: none`."""
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
-"""A name that is also used as a folder name: letters, digits, `_`, `-` and `.`."""
 
 
 @dataclass(frozen=True)

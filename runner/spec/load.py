@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from runner.errors import SpecError
-from runner.spec.check import with_location
-from runner.spec.dataset_spec import DatasetSpec
+from runner.spec.check import check_spec, with_location
 from runner.spec.experiment_spec import ExperimentSpec, Specification
-from runner.spec.layers import apply_overrides, read_layers
-from runner.spec.sweep_check import check_with_sweep
-from runner.spec.tree import Tree
+from runner.spec.tree import Tree, apply_overrides, read_layers
 
 S = TypeVar("S", bound=Specification)
 
@@ -56,7 +53,7 @@ def load(file: Path, kind: type[S], overrides: Sequence[str] = ()) -> LoadedSpec
     """Load a spec of a given kind; see `load_spec`."""
     tree = apply_overrides(read_layers(file, str(file)), overrides, Path.cwd())
     _check_kind(tree, kind)
-    return LoadedSpec(check_with_sweep(tree, kind), tree, file, tuple(overrides))
+    return LoadedSpec(_check(tree, kind), tree, file, tuple(overrides))
 
 
 def _check_kind(tree: Tree, kind: type[Specification]) -> None:
@@ -71,6 +68,14 @@ def _check_kind(tree: Tree, kind: type[Specification]) -> None:
         )
 
 
+def _check(tree: Tree, kind: type[S]) -> S:
+    if kind is not ExperimentSpec or not isinstance(tree.value.get("sweep"), dict):
+        return check_spec(tree, kind)
+    from runner.spec.sweep_check import check_with_sweep
+
+    return cast("S", check_with_sweep(tree))
+
+
 def load_any(file: Path, overrides: Sequence[str] = ()) -> Specification:
     """Load a spec of either kind; a spec with a `source` is the spec of a data set.
 
@@ -78,5 +83,8 @@ def load_any(file: Path, overrides: Sequence[str] = ()) -> Specification:
         SpecError: The spec is invalid; with every problem found.
     """
     tree = apply_overrides(read_layers(file, str(file)), overrides, Path.cwd())
-    kind: type[Specification] = DatasetSpec if "source" in tree.value else ExperimentSpec
-    return check_with_sweep(tree, kind)
+    if "source" not in tree.value:
+        return _check(tree, ExperimentSpec)
+    from runner.spec.dataset_spec import DatasetSpec
+
+    return _check(tree, DatasetSpec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -17,9 +17,8 @@ from runner.spec.experiment_spec import (
     selection_metric_error,
     validation_metrics,
 )
-from runner.spec.layers import split_path
 from runner.spec.sweep_section import ParamValue, SweepOptions, value_label
-from runner.spec.tree import Tree
+from runner.spec.tree import Tree, split_path
 from runner.spec.variants import ARMS_PATH, SPACE_PATH, OutsideSpaceError, SweepVariants, get_path, value_at
 
 OBJECTIVE_EXAMPLE = "objective: {metric: validation/loss, mode: min}"
@@ -295,19 +294,18 @@ def _objective_problems(variants: SweepVariants) -> Iterator[Problem]:
 S = TypeVar("S", bound=Specification)
 
 
-def check_with_sweep(tree: Tree, kind: type[S]) -> S:
-    """Validate a tree, including the variants that its sweep, if any, would create.
+def check_with_sweep(tree: Tree) -> ExperimentSpec:
+    """Validate an experiment spec, including the variants that its sweep would create.
 
     Raises:
         SpecError: With every problem found, in the order of the file.
     """
     try:
-        spec, problems = check_spec(tree, kind), list[Problem]()
+        spec, problems = check_spec(tree, ExperimentSpec), list[Problem]()
     except SpecError as error:
         spec, problems = None, list(error.problems)
-    if kind is ExperimentSpec and isinstance(tree.value.get("sweep"), dict):
-        sweep_problems = _sweep_problems(tree, cast("ExperimentSpec | None", spec), problems)
-        problems += [problem for problem in dict.fromkeys(sweep_problems) if problem not in problems]
+    sweep_problems = _sweep_problems(tree, spec, problems)
+    problems += [problem for problem in dict.fromkeys(sweep_problems) if problem not in problems]
     if problems or spec is None:
         raise SpecError(sorted_by_location(problems))
     return spec

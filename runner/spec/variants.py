@@ -9,9 +9,8 @@ from typing import Any
 from runner.errors import SpecError, SpecPath
 from runner.spec.check import check_spec, spec_with_defaults
 from runner.spec.experiment_spec import ExperimentSpec
-from runner.spec.layers import assign, split_path
 from runner.spec.sweep_section import ParamValue, SweepOptions, value_label
-from runner.spec.tree import Mark, Tree
+from runner.spec.tree import Mark, Tree, assign, split_path
 
 SPACE_PATH: SpecPath = ("sweep", "space")
 ARMS_PATH: SpecPath = ("sweep", "arms")

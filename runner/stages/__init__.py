@@ -1,10 +1,22 @@
 """The interface between engine and plugins: one protocol for each stage, and the base class of options."""
 
-from runner.stages.adapter import Adapter
-from runner.stages.annotator import Annotation, AnnotationEstimate, Annotator, TokenUsage
-from runner.stages.data import Data, DatasetInfo, GeneratedData, SkippedEntry, Source, SourceTweet
+from runner.stages.data import (
+    Annotation,
+    AnnotationEstimate,
+    Annotator,
+    Data,
+    DatasetInfo,
+    GeneratedData,
+    NearDuplicateBits,
+    Ratios,
+    SkippedEntry,
+    Source,
+    SourceTweet,
+    TokenUsage,
+)
 from runner.stages.evaluation import DecodingOptions, Generator, GeneratorOptions, Metric, MetricOptions, Weights
 from runner.stages.model import (
+    Adapter,
     Features,
     FrozenVisionEncoder,
     Model,
@@ -17,6 +29,7 @@ from runner.stages.plugin import (
     DescribedModel,
     FilePath,
     LocatedStr,
+    Name,
     Options,
     OutsideFingerprint,
     PathOrUri,
@@ -60,11 +73,14 @@ __all__ = [
     "Model",
     "ModelOptions",
     "ModelSpec",
+    "Name",
+    "NearDuplicateBits",
     "Optimizer",
     "Options",
     "OutsideFingerprint",
     "ParameterRow",
     "PathOrUri",
+    "Ratios",
     "Reporter",
     "ScheduledOptimizer",
     "SelectionMetric",

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, GetJsonSchemaHandler
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 
@@ -91,6 +91,10 @@ def _resolve_path_or_uri(value: object) -> object:
 
 PathOrUri = Annotated[str, BeforeValidator(_resolve_path_or_uri)]
 """A URI, or a path as in `FilePath`."""
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+"""A name that is also used as a folder name: letters, digits, `_`, `-` and `.`."""
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from runner.errors import SpecError
-from runner.fingerprint import fingerprint
+from runner.provenance import fingerprint
 from runner.spec.check import check_spec
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.variants import OutsideSpaceError
 from runner.sweep.sampling import draw_point, make_distribution, make_pruner
-from runner.trial.cache_keys import training_key
+from runner.trial.cache_entry import training_key
 from runner.trial_factory import SweepPoint, TrialFactory, point_key
 
 JOURNAL = "journal.log"

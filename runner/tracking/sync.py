@@ -12,11 +12,10 @@ from runner.plan import create_plugin
 from runner.secrets import redact_passwords
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import Tracker
-from runner.status.process_registry import LaunchRecord, launch_records
+from runner.status.experiment_folder import SWEEP_FOLDER, LaunchRecord, launch_records, objective_metric, read_sweep
 from runner.status.status import ExperimentSelection
-from runner.status.sweep_folder import SWEEP_FOLDER, objective_metric, read_sweep
-from runner.tracking.run_sync import MAX_CONSECUTIVE_FAILURES, RunSync, UploadedElsewhereError
 from runner.tracking.tracked_run import sweep_from_folder, tracker_identity, trial_from_folder
+from runner.tracking.uploader import MAX_CONSECUTIVE_FAILURES, RunSync, UploadedElsewhereError
 from runner.trial.run_directory import RunDirectory
 from runner.trial.run_trial import Status
 

@@ -15,7 +15,7 @@ from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.load import load_spec
 from runner.spec.sweep_section import SweepOptions
 from runner.stages import DatasetInfo, TrackedRun
-from runner.status.sweep_folder import read_sweep
+from runner.status.experiment_folder import read_sweep
 from runner.trial.run_directory import RunDirectory
 
 SWEPT = "swept"

@@ -15,8 +15,7 @@ from runner.rendering import render_few_shot
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import Adapter, DatasetInfo, Generator, Metric, Model, Reporter
 from runner.trial.cache import Cache
-from runner.trial.events import EventLog, StepReporter
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory import EventLog, RunDirectory, StepReporter
 
 
 def is_main_process() -> bool:

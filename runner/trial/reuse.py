@@ -17,11 +17,17 @@ from runner.preflight.check_samples import CheckProgress, check_prompt_lengths
 from runner.rendering import training_texts
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import StopRequestedError
-from runner.trial.cache_entry import DamagedEntryError, Lease, LeaseHeldError
-from runner.trial.cache_keys import ReusedMetrics, generation_key, training_key, validation_metric_identities
+from runner.trial.cache_entry import (
+    DamagedEntryError,
+    Lease,
+    LeaseHeldError,
+    ReusedMetrics,
+    generation_key,
+    training_key,
+    validation_metric_identities,
+)
 from runner.trial.context import TrialContext
-from runner.trial.events import Event
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory import Event, RunDirectory
 
 RANK_POLL_SECONDS = 0.1
 """How often a rank looks for the decision of rank 0."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from runner import __version__
 from runner.errors import DataError, StepError
 from runner.files import write_jsonl
-from runner.fingerprint import fingerprint, fingerprinted_options
 from runner.plan import create_plugin
 from runner.preflight.check_samples import check_samples
 from runner.preflight.sample_checker import SampleChecker
+from runner.provenance import fingerprint, fingerprinted_options
 from runner.records import Rendered, Sample
 from runner.rendering import split_groups, training_texts
 from runner.stages import Trainer, TrainingRun

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from runner.cli.plan_tables import plan_tables
 from runner.cli.progress import PLAIN_LINES, Terminal
+from runner.cli.spec_display import plan_tables
 from runner.cli.tables import results_table
 from runner.execute.results import TrialResult
 from runner.plan import Trial

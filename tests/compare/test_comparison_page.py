@@ -8,11 +8,12 @@ import pytest
 
 from runner.compare import comparison_page
 from runner.compare.comparison import CompareOptions, compare
-from runner.compare.comparison_page import curve_plots, mark_answer, write_page
+from runner.compare.comparison_page import mark_answer, write_page
+from runner.compare.comparison_plots import curve_plots
 from runner.compare.resampling import Resampling
 from runner.errors import RequirementError
 from runner.records import Answer
-from runner.trial.events import EventLog
+from runner.trial.run_directory import EventLog
 
 FAST = Resampling(100)
 

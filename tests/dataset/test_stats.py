@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from runner.cli.tables import stats_tables
+from runner.cli.report_tables import stats_tables
 from runner.dataset.folder import DatasetFolder
 from runner.dataset.publish import publish_atomically
 from runner.errors import DataError, RequirementError, SpecError

@@ -12,9 +12,8 @@ from runner.files import write_json
 from runner.plan import Trial, read_plan, resolve
 from runner.signals import StopSignals
 from runner.spec.load import load_spec
-from runner.status.sweep_folder import SweepFolder
-from runner.trial.events import EventLog
-from runner.trial.run_directory import RunDirectory
+from runner.status.experiment_folder import SweepFolder
+from runner.trial.run_directory import EventLog, RunDirectory
 from runner.trial.run_trial import Outcome
 
 SPEC = """\

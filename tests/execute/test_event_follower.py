@@ -10,9 +10,8 @@ from runner.errors import RequirementError
 from runner.execute.event_follower import EventFollower, validation_metrics_of
 from runner.stages import DatasetInfo, TrackedRun
 from runner.tracking import uploader as module
-from runner.tracking.run_sync import RunSync
-from runner.tracking.uploader import TrackerUploader
-from runner.trial.events import EventLog
+from runner.tracking.uploader import RunSync, TrackerUploader
+from runner.trial.run_directory import EventLog
 
 
 class RecordingTracker:

@@ -8,7 +8,8 @@ import psutil
 import pytest
 
 from runner.errors import LostWorkerError, RequirementError
-from runner.execute.executor import ForkedExecutor, LocalExecutor
+from runner.execute.executor import LocalExecutor
+from runner.execute.fork_executor import ForkedExecutor
 from runner.execute.launch import make_executor
 from runner.plan import plan_json, resolve
 from runner.spec.experiment_spec import ComputeOptions

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from runner.errors import LostWorkerError, OutOfMemoryError, StepError
-from runner.execute.executor import failure_cause
+from runner.execute.fork_executor import failure_cause
 from runner.execute.fork_server import OUTPUT_FILE, ForkExit, ForkRequest, run_forked, start_server
 
 ACTS = """\

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from runner.execute.experiment import Experiment
-from runner.execute.launch import launch_sweep
+from runner.execute.launch_sweep import launch_sweep
 from runner.plan import resolve, smoke_spec
 from runner.signals import StopSignals
 from runner.spec.load import load_spec

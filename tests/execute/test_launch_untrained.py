@@ -12,9 +12,8 @@ from runner.preflight.estimate import describe_plan
 from runner.spec.load import LoadedSpec, load_spec
 from runner.spec.tree import Tree
 from runner.trial.context import TrialContext
-from runner.trial.events import EventLog
 from runner.trial.generate import TrialWeights
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory import EventLog, RunDirectory
 from runner.trial.run_trial import run_trial
 
 KEY = "sk-very-secret"

@@ -10,8 +10,7 @@ from runner.plan import Trial, resolve
 from runner.spec.load import load_spec
 from runner.spec.sweep_section import SweepOptions
 from runner.trial.cache import Cache
-from runner.trial.events import EventLog
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory import EventLog, RunDirectory
 
 SWEEP = {
     "space": {"seed": {"int": [1, 50]}},

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.execute.executor import server_environment
+from runner.execute.fork_executor import server_environment
 from runner.execute.fork_server import start_server
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from runner.cli.plan_tables import plan_tables
+from runner.cli.spec_display import plan_tables
 from runner.errors import RequirementError
 from runner.preflight.estimate import ASSUMED_LENGTH, assumed_sample_length, describe_plan
 from runner.preflight.resources import USABLE_MEMORY_RATIO, check_memory, estimate_hours

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from runner.plan import read_plan
 from runner.spec.load import load_spec
-from runner.trial.cache_keys import generation_key, training_key
+from runner.trial.cache_entry import generation_key, training_key
 
 SPEC = """\
 name: small

@@ -7,8 +7,7 @@ from runner.plan import plan_json, resolve
 from runner.spec.load import load_spec
 from runner.trial import train as encoding
 from runner.trial.context import TrialContext
-from runner.trial.events import EventLog
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory import EventLog, RunDirectory
 from runner.trial.run_trial import run_trial
 from runner.trial.train import encoded_folder
 

@@ -12,9 +12,8 @@ from runner.spec.load import load_spec
 from runner.stages import StopRequestedError
 from runner.trial import reuse, run_trial
 from runner.trial.context import TrialContext
-from runner.trial.events import EventLog
 from runner.trial.reuse import ARTIFACT_SPECS, ArtifactSpec
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory import EventLog, RunDirectory
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,7 @@ from plugins.model.chat.processor import (
     load_processor,
     train_tokenizer,
 )
-from plugins.model.chat.small_models import SIZES, SmallSize
-from plugins.model.model_options import ChatModelOptions
+from plugins.model.model_options import SIZES, ChatModelOptions, SmallSize
 from runner.errors import RequirementError, SpecError
 from runner.stages import ModelSpec
 

@@ -16,8 +16,14 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from plugins.model.chat.batching import collate
-from plugins.model.chat.images import ImageSize, cached_image_size, load_image, unusable_image_error
-from plugins.model.chat.processor import Processor, write_lock
+from plugins.model.chat.processor import (
+    ImageSize,
+    Processor,
+    cached_image_size,
+    load_image,
+    unusable_image_error,
+    write_lock,
+)
 from plugins.model.chat.template import TOKEN_CACHE_SIZE, ChatTemplate, mark_as_special
 from runner.errors import RequirementError
 from runner.records import IGNORED, Rendered

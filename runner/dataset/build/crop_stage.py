@@ -22,7 +22,7 @@ from runner.dataset.folder import image_digest, sample_from_row, sample_to_row
 from runner.dataset.publish import DatasetWriter
 from runner.errors import DataError
 from runner.files import iter_jsonl, stream_jsonl
-from runner.fingerprint import canonical_json, fingerprint, fingerprinted_options
+from runner.provenance import canonical_json, fingerprint, fingerprinted_options
 from runner.records import Sample, Segment, segment_letters
 from runner.spec.dataset_spec import CropOptions
 from runner.stages import Reporter, SkippedEntry, SourceTweet

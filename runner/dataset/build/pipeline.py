@@ -15,8 +15,8 @@ from runner.dataset.build.publish_stage import PublishStage, ReviewProgress, cou
 from runner.dataset.build.work_folder import BuildStage, WorkFolder
 from runner.dataset.publish import check_replaceable, exclusive_build
 from runner.errors import StepError
-from runner.fingerprint import fingerprint, fingerprinted_options
 from runner.plan import create_plugin, smoke_section
+from runner.provenance import fingerprint, fingerprinted_options
 from runner.spec.dataset_spec import DatasetSpec
 from runner.spec.experiment_spec import Section
 from runner.stages import AnnotationEstimate, Reporter, TokenUsage

@@ -17,10 +17,10 @@ from runner.dataset.review.decisions import ReviewedSample, reviewed_samples
 from runner.dataset.split import find_leaks, leak_message, split_by_ratios
 from runner.errors import DataError
 from runner.files import iter_jsonl, link_or_copy, stream_jsonl
-from runner.fingerprint import fingerprint
+from runner.provenance import fingerprint
 from runner.records import Sample
-from runner.spec.dataset_spec import DatasetSpec, Ratios
-from runner.stages import Reporter
+from runner.spec.dataset_spec import DatasetSpec
+from runner.stages import Ratios, Reporter
 
 Row = dict[str, Any]
 

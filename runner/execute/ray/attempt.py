@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from runner.errors import LostWorkerError, OutOfMemoryError, RunnerError, StepError
-from runner.execute.executor import plugin_modules
+from runner.execute.fork_executor import plugin_modules
 from runner.execute.ray.cluster import Reservation
 from runner.execute.ray.node import WorkerTask, run_worker
 from runner.plan import read_plan, with_changed_options
 from runner.spec.experiment_spec import ComputeOptions
-from runner.trial.events import EventLog
-from runner.trial.run_directory import RunDirectory, steps_of
+from runner.trial.run_directory import EventLog, RunDirectory, steps_of
 from runner.trial.run_trial import Outcome
 
 import ray  # isort: skip - after cluster.py, which sets what Ray reads when it is imported

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import LostWorkerError, RequirementError
-from runner.execute.executor import run_in_fork, server_environment
+from runner.execute.fork_executor import run_in_fork, server_environment
 from runner.execute.fork_server import ForkRequest, start_server
 from runner.preflight.resources import gpu_memory_problem, local_gpus
 from runner.provenance import code_hash, package_versions

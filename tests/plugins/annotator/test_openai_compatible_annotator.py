@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from plugins.annotator.openai_compatible import OpenAICompatibleAnnotator, TokenBudget, is_refusal
-from plugins.annotator.openai_compatible_options import OpenAICompatibleOptions
+from plugins.servers.chat_options import OpenAIAnnotatorOptions
 from runner.errors import RequirementError, StepError
 from runner.records import Sample
 from runner.stages import Annotation, TokenUsage
@@ -46,7 +46,7 @@ def annotate(recorder):
 
 def made(url="http://127.0.0.1:1/v1", **options):
     return OpenAICompatibleAnnotator(
-        OpenAICompatibleOptions(model="m", base_url=url, **{"api_key_env": None, "max_retries": 1, **options})
+        OpenAIAnnotatorOptions(model="m", base_url=url, **{"api_key_env": None, "max_retries": 1, **options})
     )
 
 
@@ -141,7 +141,7 @@ def test_a_summary_is_one_line():
 
 def test_word_range_that_flags_everything_is_an_error():
     with pytest.raises(ValidationError, match="min 9 is above max 3"):
-        OpenAICompatibleOptions(model="m", words={"min": 9, "max": 3})
+        OpenAIAnnotatorOptions(model="m", words={"min": 9, "max": 3})
 
 
 def test_estimate_uses_known_token_usage():
@@ -212,6 +212,6 @@ def test_rate_limit_applies_to_retries(annotate, samples, monkeypatch):
 
 
 def test_the_options_are_plain_data():
-    options = OpenAICompatibleOptions(model="m")
-    assert OpenAICompatibleOptions.model_validate(json.loads(options.model_dump_json())) == options
+    options = OpenAIAnnotatorOptions(model="m")
+    assert OpenAIAnnotatorOptions.model_validate(json.loads(options.model_dump_json())) == options
     assert options.smoke() == {"type": "constant"}

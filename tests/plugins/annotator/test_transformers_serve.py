@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from plugins.annotator.openai_compatible import OpenAICompatibleAnnotator
-from plugins.annotator.openai_compatible_options import OpenAICompatibleOptions
+from plugins.servers.chat_options import OpenAIAnnotatorOptions
 from runner.records import Sample
 from runner.stages import TokenUsage
 
@@ -29,7 +29,7 @@ def save_llava(folder):
     from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
     from plugins.model.chat.processor import train_tokenizer
-    from plugins.model.chat.small_models import END_OF_TEXT, ChatFormat
+    from plugins.model.model_options import END_OF_TEXT, ChatFormat
 
     texts = ["What is in this image? Two people stand in front of a wall. ANSWER:"] * 4
     tokenizer = train_tokenizer(texts, 300, ChatFormat((END_OF_TEXT, "<image>"), TEMPLATE))
@@ -87,7 +87,7 @@ def test_transformers_own_server_annotates(server, recorder, tmp_path):
     for place, colour in enumerate(("red", "blue")):
         Image.new("RGB", (40, 30), colour).save(tmp_path / f"{colour}.jpg")
         samples.append(Sample(f"s{place}", "", tmp_path / f"{colour}.jpg", None, (), ()))
-    options = OpenAICompatibleOptions(
+    options = OpenAIAnnotatorOptions(
         model=str(folder), base_url=url, api_key_env=None, max_new_tokens=12, concurrency=2, max_retries=0, timeout=600
     )
     found = list(OpenAICompatibleAnnotator(options).annotate(iter(samples), TokenUsage(), recorder()))

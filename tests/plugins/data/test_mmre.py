@@ -11,7 +11,7 @@ from plugins.data.mmre import MmreData
 from runner.dataset.publish import publish_atomically
 from runner.dataset.split import find_leaks
 from runner.errors import DataError
-from runner.fingerprint import fingerprinted_options
+from runner.provenance import fingerprinted_options
 from runner.records import Entity, Sample
 
 

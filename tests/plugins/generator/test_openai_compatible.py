@@ -13,8 +13,8 @@ from openai import AsyncOpenAI
 from PIL import Image
 from pydantic import ValidationError
 
-from plugins.generator.generator_options import OpenAICompatibleOptions
 from plugins.generator.openai_compatible import OpenAICompatibleGenerator
+from plugins.servers.chat_options import OpenAIGeneratorOptions
 from runner.errors import DataError, RequirementError, StepError
 from runner.records import ImagePart, Rendered, TextPart
 from runner.stages import StopRequestedError
@@ -34,7 +34,7 @@ def ask(recorder):
     def ask(server, prompts, done=(), reporter=None, **options):
         ask.reporter, ask.answers = reporter or recorder(), []
         given = {"model": "m", "base_url": server.url, "api_key_env": "CHAT_KEY", "max_retries": 2, **options}
-        generator = OpenAICompatibleGenerator(OpenAICompatibleOptions(**given))
+        generator = OpenAICompatibleGenerator(OpenAIGeneratorOptions(**given))
         for answer in generator.generate(None, prompts, frozenset(done), ask.reporter):
             ask.answers.append(answer)
         return {answer.id: answer for answer in ask.answers}
@@ -217,7 +217,7 @@ def test_stop_request_cancels_pending_requests(ask, recorder):
 def test_missing_key_is_an_error_before_any_request(monkeypatch):
     monkeypatch.delenv("CHAT_KEY")
     with pytest.raises(RequirementError, match=r"CHAT_KEY is not set.*`api_key_env: null`"):
-        OpenAICompatibleGenerator(OpenAICompatibleOptions(model="m", api_key_env="CHAT_KEY"))
+        OpenAICompatibleGenerator(OpenAIGeneratorOptions(model="m", api_key_env="CHAT_KEY"))
 
 
 def test_server_without_keys_gets_no_key_from_the_environment(ask, monkeypatch):
@@ -232,11 +232,11 @@ def test_server_without_keys_gets_no_key_from_the_environment(ask, monkeypatch):
 )
 def test_base_url_must_be_plain(url):
     with pytest.raises(ValidationError, match=r"must be a URL|must not contain a user"):
-        OpenAICompatibleOptions(model="m", base_url=url)
+        OpenAIGeneratorOptions(model="m", base_url=url)
 
 
 def test_key_is_not_part_of_the_options(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    options = OpenAICompatibleOptions(model="m")
+    options = OpenAIGeneratorOptions(model="m")
     OpenAICompatibleGenerator(options)
     assert KEY not in json.dumps(options.model_dump(mode="json"))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, processors
 
 from plugins.model.chat.processor import train_tokenizer
-from plugins.model.chat.small_models import END_OF_TEXT, TURN_END, TURN_START, ChatFormat, chat_template
 from plugins.model.chat.template import ChatTemplate
+from plugins.model.model_options import END_OF_TEXT, TURN_END, TURN_START, ChatFormat, chat_template
 from runner.errors import PluginError, RequirementError
 from runner.records import ImagePart, Rendered, TextPart
 

@@ -17,9 +17,15 @@ from transformers import (
 )
 
 from plugins.model.chat.processor import train_tokenizer
-from plugins.model.chat.small_models import END_OF_TEXT, TURN_END, TURN_START, ChatFormat, chat_template
 from plugins.model.image_text_to_text import ImageTextToTextModel
-from plugins.model.model_options import ImageTextToTextOptions
+from plugins.model.model_options import (
+    END_OF_TEXT,
+    TURN_END,
+    TURN_START,
+    ChatFormat,
+    ImageTextToTextOptions,
+    chat_template,
+)
 from plugins.trainer.loss import AnswerLoss
 from runner.errors import PluginError, RequirementError, SpecError
 from runner.records import Rendered, TextPart

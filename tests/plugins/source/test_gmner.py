@@ -198,7 +198,7 @@ def test_a_missing_split_is_an_error(tmp_path):
 
 
 def test_paths_are_not_part_of_the_fingerprint():
-    from runner.fingerprint import fingerprinted_options
+    from runner.provenance import fingerprinted_options
 
     assert fingerprinted_options(GmnerOptions(path=Path("a"), images=Path("b"))) == {}
 
