@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import runner.trial.train
-from runner.plan import plan_json, resolve
+from runner.plan import resolve
 from runner.spec.load import load_spec
 from runner.trial import run_trial
 from runner.trial.context import TrialContext
@@ -80,7 +80,7 @@ def measure(spec: Path, overrides: list[str], folder: Path, *, only_checks: bool
     run = RunDirectory(folder / "runs" / plan.spec.name / "measured")
     run.create(plan, "", ())
     try:
-        run_trial.run_trial(plan_json(plan), run.path)
+        run_trial.run_trial(plan.spec, run.path)
     except Exception as error:
         if not isinstance(error.__cause__, ChecksDoneError):
             raise
@@ -89,7 +89,7 @@ def measure(spec: Path, overrides: list[str], folder: Path, *, only_checks: bool
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the measurement and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spec", nargs="?", type=Path, default=SPEC)
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE")

@@ -64,7 +64,7 @@ class SilentReporter:
 def run_ours(trials: int) -> None:
     """Run trials with this project's Ray executor, as `runner launch` does."""
     from runner.execute.ray.ray_executor import RayExecutor
-    from runner.plan import plan_json, resolve
+    from runner.plan import resolve
     from runner.spec.load import load_spec
     from runner.trial.run_directory import RunDirectory
 
@@ -77,7 +77,7 @@ def run_ours(trials: int) -> None:
         while pending:
             run = RunDirectory(pending[0])
             run.create(plan, SPEC, [])
-            trial = executor.start(plan_json(plan), run.path, plan.spec.compute)
+            trial = executor.start(plan.spec, run.path, plan.spec.compute)
             if trial is None:
                 break
             running.append((pending.pop(0), trial))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from runner.errors import SpecError
@@ -182,9 +182,9 @@ def create_plugin(section: Section, *args: Any) -> Any:
     return find_plugin(section.stage, section.type).implementation()(section.options, *args)
 
 
-def plan_json(plan: Plan) -> str:
-    """Serialise a plan as a spec file, without passwords in its URLs, because it is stored, displayed and sent."""
-    return redact_passwords(json.dumps(plan.spec.as_json(), indent=2, ensure_ascii=False)) + "\n"
+def plan_json(spec: ExperimentSpec) -> str:
+    """Serialise the spec of a plan, without passwords in its URLs, because it is stored, displayed and sent."""
+    return redact_passwords(json.dumps(spec.as_json(), indent=2, ensure_ascii=False)) + "\n"
 
 
 def read_plan(text: str) -> ExperimentSpec:
@@ -192,17 +192,19 @@ def read_plan(text: str) -> ExperimentSpec:
     return check_spec(Tree(json.loads(text)), ExperimentSpec)
 
 
-def with_changed_options(text: str, changes: Mapping[str, Mapping[str, Any]]) -> str:
-    """Change options in the JSON of a plan that cannot change a result, such as the micro-batch size.
+def with_changed_options(spec: ExperimentSpec, changes: Mapping[str, Mapping[str, Any]]) -> ExperimentSpec:
+    """Change options of a plan that cannot change a result, such as the micro-batch size.
 
     Args:
-        text: The plan.
+        spec: The spec of the plan.
         changes: The changed options, by section.
     """
-    plan = json.loads(text)
-    for section, options in changes.items():
-        plan[section] |= options
-    return json.dumps(plan, indent=2, ensure_ascii=False) + "\n"
+    sections = {name: getattr(spec, name) for name in changes}
+    changed = {
+        name: replace(section, options=section.options.model_copy(update=dict(changes[name])))
+        for name, section in sections.items()
+    }
+    return spec.model_copy(update=changed)
 
 
 def smoke_spec(spec: ExperimentSpec) -> ExperimentSpec:

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Protocol
 
 from runner.errors import RequirementError
-from runner.spec.experiment_spec import ComputeOptions
+from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.trial.run_trial import Outcome, outcome_of_trial
 
 
 class LocalTrial:
     """A trial in this process, which runs to its end when its outcome is requested; see `RunningTrial`."""
 
-    def __init__(self, plan: str, folder: Path) -> None:
-        """Set the plan as JSON and the run directory."""
-        self._plan, self._folder = plan, folder
+    def __init__(self, spec: ExperimentSpec, folder: Path) -> None:
+        """Set the spec of the plan and the run directory."""
+        self._spec, self._folder = spec, folder
         self._outcome: Outcome | None = None
 
     def outcome(self) -> Outcome:
@@ -26,7 +26,7 @@ class LocalTrial:
         """
         if self._outcome is None:
             self._outcome = Outcome("interrupted")
-            self._outcome = outcome_of_trial(self._plan, self._folder)
+            self._outcome = outcome_of_trial(self._spec, self._folder)
         return self._outcome
 
     @property
@@ -57,11 +57,11 @@ class LocalExecutor:
                 "omit --local, or add --set compute.workers=1"
             )
 
-    def start(self, plan: str, folder: Path, compute: ComputeOptions) -> LocalTrial | None:
+    def start(self, spec: ExperimentSpec, folder: Path, compute: ComputeOptions) -> LocalTrial | None:
         """Accept a trial unless another one is still to run; see `Executor.start`."""
         if self._running is not None and not self._running.is_done:
             return None
-        self._running = LocalTrial(plan, folder)
+        self._running = LocalTrial(spec, folder)
         return self._running
 
     def describe_wait(self, compute: ComputeOptions) -> str:
@@ -92,11 +92,11 @@ class Executor(Protocol):
             RequirementError: It never can; the message says what exists and what would fit.
         """
 
-    def start(self, plan: str, folder: Path, compute: ComputeOptions) -> RunningTrial | None:
+    def start(self, spec: ExperimentSpec, folder: Path, compute: ComputeOptions) -> RunningTrial | None:
         """Start the unfinished steps of a trial.
 
         Args:
-            plan: The trial's plan as JSON.
+            spec: The spec of the trial's plan.
             folder: Its run directory, which exists.
             compute: The resources that its workers need.
 

@@ -12,17 +12,17 @@ from pathlib import Path
 
 from runner.errors import LostWorkerError, OutOfMemoryError, RequirementError, StepError
 from runner.execute.fork_server import OUTPUT_FILE, ForkExit, ForkRequest, run_forked, start_server
-from runner.plan import read_plan
+from runner.plan import plan_json
 from runner.secrets import worker_environment
-from runner.spec.experiment_spec import ComputeOptions
+from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.stages.registry import find_plugin
 from runner.trial.run_directory import RunDirectory, steps_of
 from runner.trial.run_trial import Outcome
 
 
-def plugin_modules(plan: str) -> list[str]:
+def plugin_modules(spec: ExperimentSpec) -> list[str]:
     """The modules of a plan's plugins, without the tracker's, which is used only in the driver."""
-    sections = (section for section in read_plan(plan).sections() if section.stage != "tracker")
+    sections = (section for section in spec.sections() if section.stage != "tracker")
     return [find_plugin(section.stage, section.type).entry.module for section in sections]
 
 
@@ -132,14 +132,14 @@ class ForkedExecutor:
         if compute.workers > 1 or compute.gpus_per_worker:
             raise RequirementError("a trial with GPUs or several workers runs on Ray: omit --smoke")
 
-    def start(self, plan: str, folder: Path, compute: ComputeOptions) -> ForkedTrial | None:
+    def start(self, spec: ExperimentSpec, folder: Path, compute: ComputeOptions) -> ForkedTrial | None:
         """Start a trial unless one is running; see `Executor.start`."""
         if self._running is not None and self._running.outcome() is None:
             return None
         cores = compute.cpus_per_worker or len(os.sched_getaffinity(0))
-        server, address = self._get_server(plugin_modules(plan), cores, with_cloud="://" in (compute.cache or ""))
-        steps = [step for step in steps_of(read_plan(plan)) if not RunDirectory(folder).is_finished(step)]
-        self._running = ForkedTrial(server, address, ForkRequest(plan, str(folder), steps, {}))
+        server, address = self._get_server(plugin_modules(spec), cores, with_cloud="://" in (compute.cache or ""))
+        steps = [step for step in steps_of(spec) if not RunDirectory(folder).is_finished(step)]
+        self._running = ForkedTrial(server, address, ForkRequest(plan_json(spec), str(folder), steps, {}))
         return self._running
 
     def describe_wait(self, compute: ComputeOptions) -> str:

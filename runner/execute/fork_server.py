@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import sys
+import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from runner.errors import RunnerError
+from runner.plan import read_plan
 from runner.trial.run_trial import Outcome, outcome_of_trial
 
 OUTPUT_FILE = "output.log"
@@ -183,12 +186,20 @@ def kill_process(process: int) -> None:
         os.killpg(process, signal.SIGKILL)
 
 
+def _run_trial(request: ForkRequest) -> Outcome:
+    try:
+        spec = read_plan(request.plan)
+    except RunnerError as error:
+        return Outcome("failed", error, traceback.format_exc())
+    return outcome_of_trial(spec, Path(request.folder), request.steps)
+
+
 def run_and_exit(connection: socket.socket, request: ForkRequest) -> None:
     """In the forked process: run the steps, send the outcome, and exit without returning."""
     status = 1
     try:
         _set_up_process(request)
-        outcome = outcome_of_trial(request.plan, Path(request.folder), request.steps)
+        outcome = _run_trial(request)
         connection.sendall(json.dumps({"outcome": outcome.as_json()}).encode() + b"\n")
         status = 0
     except BaseException:

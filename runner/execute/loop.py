@@ -14,7 +14,7 @@ from runner.execute.event_follower import EventFollower, SearchClient
 from runner.execute.executor import Executor, RunningTrial
 from runner.execute.experiment import Experiment
 from runner.execute.results import LaunchListener, TrialResult, add_tracker_run, make_result
-from runner.plan import Trial, plan_json
+from runner.plan import Trial
 from runner.signals import StopSignals
 from runner.status.experiment_folder import objective_metric
 from runner.sweep.trial_source import TrialSource
@@ -226,7 +226,7 @@ class LaunchLoop:
         executor, compute = self._get_executor(), active.trial.plan.spec.compute
         try:
             with self._signals.raise_second_interrupt():
-                active.running = executor.start(plan_json(active.trial.plan), active.run.path, compute)
+                active.running = executor.start(active.trial.plan.spec, active.run.path, compute)
         except Exception as error:  # an exception of a cluster's library fails the trial, not the sweep
             not_placed = StepError(f"the trial could not be placed: {type(error).__name__}: {error}")
             cause = error if isinstance(error, RunnerError) else not_placed

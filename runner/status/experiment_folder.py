@@ -211,7 +211,7 @@ class SweepFolder:
             for file in (self._file, self.events, self.path / TRACKER_STATE):
                 file.unlink(missing_ok=True)
         write_text(self.path / "spec.yaml", redact_passwords(spec_text))
-        write_text(self.path / "plan.json", plan_json(self._plan))
+        write_text(self.path / "plan.json", plan_json(self._plan.spec))
 
     def number(self, trial: Trial) -> int:
         """The number of a trial, from 0, in the order in which the search proposed the trials."""

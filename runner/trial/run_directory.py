@@ -196,7 +196,7 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         self.stop_request.unlink(missing_ok=True)
         write_text(self.spec, redact_passwords(spec_text))
-        write_text(self.plan, plan_json(plan))
+        write_text(self.plan, plan_json(plan.spec))
         if not self.record.exists():
             provenance = provenance or Provenance.collect(self.path)
             for name, diff in provenance.diffs.items():

@@ -18,7 +18,7 @@ import psutil
 
 import runner.errors
 from runner.errors import OutOfMemoryError, Problem, RunnerError, SpecError, StepError, is_out_of_memory
-from runner.plan import read_plan
+from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import StopRequestedError
 from runner.trial.context import TrialContext, is_main_process
 from runner.trial.generate import generate
@@ -159,11 +159,11 @@ def _read_gpu(handle: Any) -> Mapping[str, float]:
 STEP_FUNCTIONS: dict[str, Callable[[TrialContext], None]] = {"train": train, "generate": generate, "score": score}
 
 
-def run_trial(plan: str, folder: Path, steps: Sequence[str] | None = None) -> None:
+def run_trial(spec: ExperimentSpec, folder: Path, steps: Sequence[str] | None = None) -> None:
     """Run the unfinished steps of a trial, in order.
 
     Args:
-        plan: The trial's plan as JSON.
+        spec: The spec of the trial's plan.
         folder: The run directory, created by `RunDirectory.create`.
         steps: The steps to run; by default all steps of the trial.
 
@@ -172,11 +172,11 @@ def run_trial(plan: str, folder: Path, steps: Sequence[str] | None = None) -> No
         RunnerError: The spec or the data is wrong, or a step failed. Events and record name the error too.
     """
     run = RunDirectory(folder)
-    context = TrialContext(read_plan(plan), run, EventLog(run.events))
+    context = TrialContext(spec, run, EventLog(run.events))
     # Only the main process of a worker group samples, because only it writes the log.
-    interval = context.spec.compute.usage_interval if is_main_process() else 0
+    interval = spec.compute.usage_interval if is_main_process() else 0
     with sample_usage(run, context.log, interval):
-        for step in steps_of(context.spec) if steps is None else steps:
+        for step in steps_of(spec) if steps is None else steps:
             if not run.is_finished(step):
                 _run_step(context, step)
 
@@ -293,10 +293,10 @@ class Outcome:
         return cls("failed", error, data["trace"])
 
 
-def outcome_of_trial(plan: str, folder: Path, steps: Sequence[str] | None = None) -> Outcome:
+def outcome_of_trial(spec: ExperimentSpec, folder: Path, steps: Sequence[str] | None = None) -> Outcome:
     """Run a trial in this process, as `run_trial` does, and return its errors as part of the outcome."""
     try:
-        run_trial(plan, folder, steps)
+        run_trial(spec, folder, steps)
     except StopRequestedError:
         return Outcome("interrupted")
     except RunnerError as error:

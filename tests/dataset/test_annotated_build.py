@@ -12,7 +12,7 @@ from runner.dataset.review.decisions import Decision, append_decision, reviewed_
 from runner.errors import DataError, StepError
 from runner.spec.check import make_section
 
-KEY = "sk-very-secret"
+KEY = "-".join(["sk", "very", "secret"])  # not as one literal: the diff of a working tree is part of a run
 FINE = "A picture of four coloured quadrants that together make up a small and plain flag."
 
 

@@ -2,11 +2,16 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
+from functools import partial
 from html import unescape
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import takewhile
+from threading import Thread
 from typing import get_args
 from urllib.parse import urlsplit
 
@@ -192,3 +197,41 @@ def test_plugin_pages_contain_their_examples(site, page, file):
 
 def test_every_kind_of_plugin_has_an_example_on_its_page():
     assert {page.stem for page, _ in INCLUDED} == {*STAGES}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+def test_the_copy_button_copies_commands_without_their_output(site):
+    from playwright.sync_api import sync_playwright
+
+    with serve(site) as address, sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_context(permissions=["clipboard-read", "clipboard-write"]).new_page()
+        page.goto(f"{address}/tutorial.html")
+        page.wait_for_selector("[data-clipboard-target]", state="attached")
+        copied = []
+        for button in page.query_selector_all("[data-clipboard-target]"):
+            button.evaluate("button => button.click()")
+            page.wait_for_timeout(100)
+            copied.append(page.evaluate("navigator.clipboard.readText()"))
+        browser.close()
+    assert "make demo\nsource .venv/bin/activate" in copied
+    assert "runner init first" in copied
+    assert not any(text.startswith("$ ") for text in copied)
+
+
+@contextmanager
+def serve(folder):
+    """Serve a folder on this machine; gives the address."""
+    handler = partial(QuietHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files and prints nothing."""
+
+    def log_message(self, *_):
+        """Print nothing."""

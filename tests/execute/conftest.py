@@ -9,7 +9,7 @@ import pytest
 from runner.execute.experiment import Experiment
 from runner.execute.loop import LaunchLoop
 from runner.files import write_json
-from runner.plan import Trial, read_plan, resolve
+from runner.plan import Trial, resolve
 from runner.signals import StopSignals
 from runner.spec.load import load_spec
 from runner.status.experiment_folder import SweepFolder
@@ -112,11 +112,11 @@ class ScriptedExecutor:
 
     def check_placeable(self, compute): ...
 
-    def start(self, plan, folder, compute):
+    def start(self, spec, folder, compute):
         running_trials = [trial for trial in self.started if trial.run.read_record().get("status") == "running"]
         if len(running_trials) >= self.capacity:
             return None
-        running = ScriptedTrial(folder, self._script(read_plan(plan)), self._ignores_stop)
+        running = ScriptedTrial(folder, self._script(spec), self._ignores_stop)
         self.started.append(running)
         self.max_running = max(self.max_running, len(running_trials) + 1)
         return running

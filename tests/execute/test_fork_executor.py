@@ -11,7 +11,7 @@ from runner.errors import LostWorkerError, RequirementError
 from runner.execute.executor import LocalExecutor
 from runner.execute.fork_executor import ForkedExecutor
 from runner.execute.launch import make_executor
-from runner.plan import plan_json, resolve
+from runner.plan import resolve
 from runner.spec.experiment_spec import ComputeOptions
 from runner.spec.load import load_spec
 from runner.trial.run_directory import RunDirectory
@@ -44,7 +44,7 @@ def trial(tmp_path):
         plan = resolve(load_spec(tmp_path / "spec.yaml").spec, Silent())
         run = RunDirectory(tmp_path / "runs" / "forked" / name)
         run.create(plan, SPEC, ())
-        return plan_json(plan), run.path, plan.spec.compute
+        return plan.spec, run.path, plan.spec.compute
 
     return trial
 

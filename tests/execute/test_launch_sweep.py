@@ -77,7 +77,7 @@ def swept_at(launcher, scripted_executor):
 def test_a_sweep_that_is_interrupted_anywhere_and_relaunched_equals_an_uninterrupted_one(
     tmp_path, swept_at, make_listener, search, monkeypatch
 ):
-    monkeypatch.setattr("runner.execute.launch.write_plots", lambda *given: [])
+    monkeypatch.setattr("runner.execute.launch_sweep.write_plots", lambda *given: [])
     swept_at(tmp_path / "whole", search).launch(make_listener())
     whole = swept_at(tmp_path / "whole", search).found()
     assert len(whole) == 8 and {status for _, status, _ in whole.values()} == {"finished"}

@@ -13,7 +13,7 @@ import pytest
 from cluster import Cluster
 
 from runner.errors import RequirementError
-from runner.plan import plan_json, resolve
+from runner.plan import resolve
 from runner.spec.experiment_spec import ComputeOptions
 from runner.spec.load import load_spec
 from runner.trial.run_directory import RunDirectory
@@ -39,7 +39,8 @@ ALONE = """\
 import sys
 from pathlib import Path
 from runner.trial.run_trial import outcome_of_trial
-ended = outcome_of_trial(Path(sys.argv[1], "plan.json").read_text(), Path(sys.argv[1]))
+from runner.plan import read_plan
+ended = outcome_of_trial(read_plan(Path(sys.argv[1], "plan.json").read_text()), Path(sys.argv[1]))
 sys.exit(str(ended.error) if ended.error else None)
 """
 
@@ -72,7 +73,7 @@ class Rack:
 
     def start(self, name: str, **compute):
         options = ComputeOptions(**compute)
-        return self.executor.start(plan_json(self.plan), self.begin(name).path, options), options
+        return self.executor.start(self.plan.spec, self.begin(name).path, options), options
 
     def finish(self, running):
         while (outcome := running.outcome()) is None:

@@ -31,7 +31,7 @@ FINISHED = Outcome("finished")
 def plan(tmp_path_factory):
     file = tmp_path_factory.mktemp("spec") / "again.yaml"
     file.write_text(SPEC)
-    return json.dumps(load_spec(file).spec.as_json())
+    return load_spec(file).spec
 
 
 class Attempts:
@@ -40,13 +40,13 @@ class Attempts:
     def __init__(self, *ends):
         self.ends, self.plans, self.num_reserved = list(ends), [], 0
 
-    def start(self, plan, folder, compute):
+    def start(self, spec, folder, compute):
         end = self.ends.pop(0)
         if isinstance(end, Exception):
             raise end
         if end is None:
             return None
-        self.plans.append(json.loads(plan)["trainer"]["micro_batch_size"])
+        self.plans.append(spec.trainer.options.micro_batch_size)
         self.num_reserved += 1
         return Attempt(self, end)
 

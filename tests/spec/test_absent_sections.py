@@ -50,7 +50,7 @@ def test_steps_depend_on_the_spec_and_survive_a_plan(spec_of, overrides, steps):
     assert steps_of(spec) == steps
     written = spec.as_json()
     assert [written[name] == "none" for name in ("trainer", "optimizer")] == [bool(overrides)] * 2
-    assert read_plan(plan_json(type("P", (), {"spec": spec}))) == spec
+    assert read_plan(plan_json(spec)) == spec
     assert steps_of(smoke_spec(spec)) == steps
     jsonschema.validate(written | {"pinned": None}, spec_schema(ExperimentSpec))
 

@@ -390,5 +390,5 @@ def test_the_plan_of_a_trial_is_a_spec_without_a_sweep(opened, tmp_path):
     trial = opened("space: {trainer.epochs: {int: [3, 4]}}\nseeds: [9]").ask()
     told = trial.plan.spec.as_json()
     assert (told["trainer"]["epochs"], told["seed"], "sweep" in told) == (3, 9, False)
-    (tmp_path / "plan.json").write_text(plan_json(trial.plan))
+    (tmp_path / "plan.json").write_text(plan_json(trial.plan.spec))
     assert load_spec(tmp_path / "plan.json").spec == trial.plan.spec

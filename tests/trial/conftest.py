@@ -2,7 +2,7 @@
 
 import pytest
 
-from runner.plan import plan_json, resolve
+from runner.plan import resolve
 from runner.spec.load import load_spec
 from runner.trial.run_directory import RunDirectory
 from runner.trial.run_trial import run_trial
@@ -36,7 +36,7 @@ def trial(tmp_path_factory):
         plan = resolve(load_spec(folder / "spec.yaml", changes).spec, Silent())
         run = RunDirectory(folder / "runs" / "shared" / name)
         run.create(plan, "", ())
-        run_trial(plan_json(plan), run.path)
+        run_trial(plan.spec, run.path)
         return run
 
     trial.folder = folder

@@ -3,7 +3,7 @@
 import pytest
 
 from runner import __version__
-from runner.plan import plan_json, resolve
+from runner.plan import resolve
 from runner.spec.load import load_spec
 from runner.trial import train as encoding
 from runner.trial.context import TrialContext
@@ -93,7 +93,7 @@ def test_a_trial_reuses_encoded_samples_of_another(plan_of, tmp_path):
         plan = plan_of(f"optimizer.groups.rest.lr={rate}")
         run = RunDirectory(tmp_path / "runs" / "small" / name)
         run.create(plan, "", ())
-        run_trial(plan_json(plan), run.path, ["train"])
+        run_trial(plan.spec, run.path, ["train"])
         [folder] = (tmp_path / "runs" / ".cache" / "encoded").iterdir()
         files.append({file.name: file.stat().st_mtime_ns for file in folder.iterdir()})
     assert len(files[0]) == 8

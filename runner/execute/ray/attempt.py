@@ -11,8 +11,8 @@ from runner.errors import LostWorkerError, OutOfMemoryError, RunnerError, StepEr
 from runner.execute.fork_executor import plugin_modules
 from runner.execute.ray.cluster import Reservation
 from runner.execute.ray.node import WorkerTask, run_worker
-from runner.plan import read_plan, with_changed_options
-from runner.spec.experiment_spec import ComputeOptions
+from runner.plan import plan_json, with_changed_options
+from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.trial.run_directory import EventLog, RunDirectory, steps_of
 from runner.trial.run_trial import Outcome
 
@@ -34,7 +34,7 @@ class Attempt:
 
     def __init__(
         self,
-        plan: str,
+        spec: ExperimentSpec,
         folder: Path,
         steps: Sequence[str],
         compute: ComputeOptions,
@@ -44,16 +44,16 @@ class Attempt:
         """Start the first phase.
 
         Args:
-            plan: The trial's plan as JSON.
+            spec: The spec of the trial's plan.
             folder: Its run directory.
             steps: The unfinished steps.
             compute: The resources of each worker.
             reservation: The reserved resources.
             actors: The `NodeActor` of each of their nodes, by the node's id.
         """
-        self._plan, self._folder, self._compute = plan, folder, compute
+        self._plan, self._folder, self._compute = plan_json(spec), folder, compute
         self._reservation, self._actors = reservation, actors
-        self._modules = plugin_modules(plan)
+        self._modules = plugin_modules(spec)
         distributed = [step for step in steps if step == TRAIN and compute.workers > 1]
         single = [step for step in steps if step not in distributed]
         phases = ((distributed, compute.workers), (single, 1))
@@ -169,7 +169,7 @@ class ReservedAttempt(Protocol):
         """Release the resources; what still runs there is killed."""
 
 
-StartAttempt = Callable[[str, Path, ComputeOptions], ReservedAttempt | None]
+StartAttempt = Callable[[ExperimentSpec, Path, ComputeOptions], ReservedAttempt | None]
 """Reserves resources for a trial and starts an attempt; returns None if the resources are not free now."""
 
 
@@ -177,18 +177,23 @@ class RetryingTrial:
     """A trial that was started, with its retries; see `RunningTrial`."""
 
     def __init__(
-        self, plan: str, folder: Path, compute: ComputeOptions, start_attempt: StartAttempt, first: ReservedAttempt
+        self,
+        spec: ExperimentSpec,
+        folder: Path,
+        compute: ComputeOptions,
+        start_attempt: StartAttempt,
+        first: ReservedAttempt,
     ) -> None:
         """Initialize the trial.
 
         Args:
-            plan: The trial's plan as JSON.
+            spec: The spec of the trial's plan.
             folder: Its run directory.
             compute: The spec's `compute` section.
             start_attempt: Starts another attempt.
             first: The first attempt, which has been started.
         """
-        self._plan, self._compute, self._start_attempt = plan, compute, start_attempt
+        self._spec, self._compute, self._start_attempt = spec, compute, start_attempt
         self._run = RunDirectory(folder)
         self._attempt: ReservedAttempt | None = first
         self._retries_left = compute.max_retries
@@ -216,7 +221,7 @@ class RetryingTrial:
         if self._attempt is None:
             if self._run.stop_request.exists():
                 return Outcome("interrupted")
-            self._attempt = self._start_attempt(self._plan, self._run.path, self._compute)
+            self._attempt = self._start_attempt(self._spec, self._run.path, self._compute)
             return None
         outcome = self._attempt.outcome()
         if outcome is None or not self._prepare_retry(outcome):
@@ -238,7 +243,7 @@ class RetryingTrial:
             options = self._reduced_options()
             if not options:
                 return False
-            self._plan = with_changed_options(self._plan, {"trainer": options})
+            self._spec = with_changed_options(self._spec, {"trainer": options})
             change = f"with {', '.join(f'trainer.{name} {value}' for name, value in options.items())}"
         self._retries_left -= 1
         number = f"{self._compute.max_retries - self._retries_left} of {self._compute.max_retries}"
@@ -247,7 +252,7 @@ class RetryingTrial:
 
     def _reduced_options(self) -> Mapping[str, Any]:
         """Trainer options with which a training needs less memory; empty if none may or can be changed."""
-        spec = read_plan(self._plan)
+        spec = self._spec
         if not self._compute.reduce_micro_batch_on_oom or TRAIN not in steps_of(spec) or self._run.is_finished(TRAIN):
             return {}
         assert spec.trainer is not None

@@ -11,8 +11,7 @@ from runner.execute.ray.attempt import TRAIN, Attempt, RetryingTrial
 from runner.execute.ray.cluster import Node, Reservation, ReservationPool, connect, disconnect, nodes
 from runner.execute.ray.node import NodeActor, software_versions, version_differences
 from runner.execute.ray.placement import PlacementRequest, describe_shortage, plan_placement
-from runner.plan import read_plan
-from runner.spec.experiment_spec import ComputeOptions
+from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.trial.run_directory import RunDirectory, steps_of
 from runner.trial.run_trial import Outcome
 
@@ -52,10 +51,10 @@ class RayExecutor:
         """Check that the cluster can hold a trial at some time; see `Executor.check_placeable`."""
         self._request(compute, compute.workers)
 
-    def start(self, plan: str, folder: Path, compute: ComputeOptions) -> RetryingTrial | None:
+    def start(self, spec: ExperimentSpec, folder: Path, compute: ComputeOptions) -> RetryingTrial | None:
         """Start a trial if its resources are free; see `Executor.start`."""
-        first = self._start_attempt(plan, folder, compute)
-        return RetryingTrial(plan, folder, compute, self._start_attempt, first) if first else None
+        first = self._start_attempt(spec, folder, compute)
+        return RetryingTrial(spec, folder, compute, self._start_attempt, first) if first else None
 
     def describe_wait(self, compute: ComputeOptions) -> str:
         """Describe what a trial is waiting for; see `Executor.describe_wait`."""
@@ -65,14 +64,14 @@ class RayExecutor:
         """Disconnect from the cluster, which ends what still runs."""
         disconnect()
 
-    def _start_attempt(self, plan: str, folder: Path, compute: ComputeOptions) -> PlacedAttempt | None:
-        is_distributed = compute.workers > 1 and TRAIN in _unfinished_steps(plan, folder)
+    def _start_attempt(self, spec: ExperimentSpec, folder: Path, compute: ComputeOptions) -> PlacedAttempt | None:
+        is_distributed = compute.workers > 1 and TRAIN in _unfinished_steps(spec, folder)
         reservation = self._pool.reserve(self._request(compute, compute.workers if is_distributed else 1))
         if reservation is None:
             return None
         try:
             self._add_new_nodes()
-            attempt = Attempt(plan, folder, _unfinished_steps(plan, folder), compute, reservation, self._actors)
+            attempt = Attempt(spec, folder, _unfinished_steps(spec, folder), compute, reservation, self._actors)
             return PlacedAttempt(attempt, self._pool, reservation)
         except BaseException:
             self._pool.release(reservation)
@@ -107,9 +106,9 @@ class PlacedAttempt:
         self.pool.release(self.reservation)
 
 
-def _unfinished_steps(plan: str, folder: Path) -> list[str]:
+def _unfinished_steps(spec: ExperimentSpec, folder: Path) -> list[str]:
     run = RunDirectory(folder)
-    return [step for step in steps_of(read_plan(plan)) if not run.is_finished(step)]
+    return [step for step in steps_of(spec) if not run.is_finished(step)]
 
 
 def _start_actor(node: Node) -> Any:

@@ -56,7 +56,7 @@ class RandomModel:
         self.module, self.models = module, models
 
     def collate(self, batch, padding_side):
-        made = self.models.collated(batch, padding_side)
+        made = self.models.collate_samples(batch, padding_side)
         del made["attention_mask"]
         return made
 
