@@ -19,12 +19,12 @@ from typing import Any
 
 from PIL import Image
 
-from runner.plan import create_plugin, read_plan
 from runner.records import ImagePart, Rendered
-from runner.trial.context import TrialContext
+from runner.resolved_plan import create_plugin, read_plan
 from runner.trial.generate import TrialWeights
 from runner.trial.run_directory import EventLog, RunDirectory
 from runner.trial.score import score_corpus
+from runner.trial.trial_components import TrialContext
 
 GREY = (128, 128, 128)
 

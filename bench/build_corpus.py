@@ -27,7 +27,7 @@ from stub_server import StubServer, serving
 
 from plugins.adapter.pfa import PromptFormatAdapter
 from plugins.adapter.pfa_prompt import PfaOptions
-from runner.dataset.folder import DatasetFolder
+from runner.dataset.folder_reader import DatasetFolder
 
 RUNNER = Path(sys.executable).parent / "runner"
 SPEC = """\

@@ -23,11 +23,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import runner.trial.train
-from runner.plan import resolve
+from runner.resolved_plan import resolve
 from runner.spec.load import load_spec
 from runner.trial import run_trial
-from runner.trial.context import TrialContext
 from runner.trial.run_directory import RunDirectory
+from runner.trial.trial_components import TrialContext
 
 SPEC = Path(__file__).parent.parent / "specs" / "tiny_mmre.yaml"
 

@@ -24,8 +24,8 @@ from typing import Any, Literal
 import torch
 from models import END, PAD, SHAPES, Features, Lengths, collate_samples, mmre_lengths, random_model, random_sample
 
-from plugins.generator.continuous_batching import generate_continuously, supports_continuous_batching
-from plugins.generator.greedy import GenerationOutput, GreedyDecoder
+from plugins.generator.decoding.continuous_batching import generate_continuously, supports_continuous_batching
+from plugins.generator.decoding.greedy import GenerationOutput, GreedyDecoder
 from runner.records import Rendered
 
 TIE = 1e-4

@@ -37,7 +37,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from plugins.model.qwen2_5_vl_published import PUBLISHED_SIZES, published_config  # noqa: E402 the path comes first
-from plugins.trainer.activation_memory import (  # noqa: E402 the path comes first
+from plugins.trainer.loss import AnswerLoss  # noqa: E402 the path comes first
+from plugins.trainer.step_memory import (  # noqa: E402 the path comes first
     ModelProfile,
     SampleLength,
     TrainingSetup,
@@ -45,7 +46,6 @@ from plugins.trainer.activation_memory import (  # noqa: E402 the path comes fir
     peak_memory,
     profile_model,
 )
-from plugins.trainer.loss import AnswerLoss  # noqa: E402 the path comes first
 
 CHECKPOINT = "Qwen/Qwen2.5-VL-7B-Instruct"
 BYTES_PER_VALUE = 2

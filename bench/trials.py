@@ -64,7 +64,7 @@ class SilentReporter:
 def run_ours(trials: int) -> None:
     """Run trials with this project's Ray executor, as `runner launch` does."""
     from runner.execute.ray.ray_executor import RayExecutor
-    from runner.plan import resolve
+    from runner.resolved_plan import resolve
     from runner.spec.load import load_spec
     from runner.trial.run_directory import RunDirectory
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from runner.compare.comparison import Comparison
     from runner.execute.executor import Executor
-    from runner.execute.experiment import Experiment
+    from runner.execute.launch_context import LaunchContext
     from runner.execute.results import LaunchResult, TrialResult
-    from runner.plan import Trial
+    from runner.resolved_plan import Trial
     from runner.trial.run_directory import Event
 
 __all__ = ["compare", "launch", "load_spec", "plan", "results"]
@@ -91,7 +91,7 @@ def launch(spec: Spec, *, smoke: bool = False, local: bool = False, address: str
         StepError: Another launch is running the same trial or sweep.
     """
     from runner.execute.launch import make_executor
-    from runner.status.experiment_folder import registered_launch
+    from runner.status.launch_records import registered_launch
 
     set_environment()
     cluster = None if local else address or os.environ.get("RAY_ADDRESS")
@@ -164,18 +164,18 @@ def compare(
     return compare_runs([name, *names], Path(storage), options)
 
 
-def _resolve_experiment(spec: Spec, *, smoke: bool, on_cluster: bool) -> Experiment:
-    from runner.execute.experiment import Experiment
+def _resolve_experiment(spec: Spec, *, smoke: bool, on_cluster: bool) -> LaunchContext:
     from runner.execute.launch import resolve_for_launch
-    from runner.plan import smoke_spec
+    from runner.execute.launch_context import LaunchContext
+    from runner.resolved_plan import smoke_spec
 
     experiment_spec = smoke_spec(spec.spec) if smoke else spec.spec
     plan = resolve_for_launch(experiment_spec, _LogDisplay(), on_cluster=on_cluster)
     storage = experiment_spec.compute.storage or Path("runs").resolve()
-    return Experiment(spec, plan, storage, spec.overrides, from_scratch=smoke)
+    return LaunchContext(spec, plan, storage, spec.overrides, from_scratch=smoke)
 
 
-def _launch(experiment: Experiment, make_executor: Callable[[], Executor]) -> LaunchResult:
+def _launch(experiment: LaunchContext, make_executor: Callable[[], Executor]) -> LaunchResult:
     from runner.execute.launch import launch as launch_trial
     from runner.execute.launch_sweep import launch_sweep
     from runner.signals import StopSignals

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import Problem, SpecError
-from runner.plan import PlanResolver, Trial, trial_name
+from runner.resolved_plan import PlanResolver, Trial, trial_name
 from runner.spec.check import check_spec
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.sweep_section import ParamValue
@@ -77,7 +77,7 @@ class TrialFactory:
     Attributes:
         variants: The spec and its sweep.
         resolver: Resolves the specs of trials to plans.
-        adjust: Applied to the spec of each trial, such as `runner.plan.smoke_spec`.
+        adjust: Applied to the spec of each trial, such as `runner.resolved_plan.smoke_spec`.
     """
 
     variants: SweepVariants

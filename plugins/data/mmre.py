@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from plugins.data.data_options import MmreOptions
-from runner.dataset.folder import DatasetFolder
-from runner.dataset.split import find_leaks, leak_message, split_by_ratios
+from runner.dataset.folder_reader import DatasetFolder
+from runner.dataset.leaks import find_leaks, leak_message
+from runner.dataset.split import split_by_ratios
 from runner.errors import DataError
 from runner.records import Sample
 from runner.stages import DatasetInfo, Ratios, Reporter

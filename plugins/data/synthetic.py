@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from plugins.data.data_options import SyntheticOptions
-from runner.dataset.folder import DatasetFolder
-from runner.dataset.publish import DatasetWriter, exclusive_build, publish_atomically
+from runner.dataset.folder_reader import DatasetFolder
+from runner.dataset.folder_writer import DatasetWriter, exclusive_build, publish_atomically
 from runner.errors import DataError
 from runner.provenance import fingerprint, fingerprinted_options
 from runner.records import Entity, Sample, Segment, segment_letters

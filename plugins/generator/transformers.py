@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from plugins.generator.continuous_batching import generate_continuously, supports_continuous_batching
+from plugins.generator.decoding.continuous_batching import generate_continuously, supports_continuous_batching
+from plugins.generator.decoding.greedy import GenerationOutput, GreedyDecoder
 from plugins.generator.generator_options import TransformersOptions
-from plugins.generator.greedy import GenerationOutput, GreedyDecoder
 from runner.records import Completion, Rendered
 from runner.stages import Reporter, StopRequestedError, VisionLanguageModel, Weights
 

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from plugins.model.chat.chat_model import ChatModel
-from plugins.model.chat.loaded import LoadedChatModel
-from plugins.model.chat.processor import ImageSize, Processor
+from plugins.model.chat.loaded_chat_model import LoadedChatModel
+from plugins.model.chat.processor_and_images import ImageSize, Processor
 from plugins.model.model_options import LLAVA_IMAGE as IMAGE
 from plugins.model.model_options import LLAVA_VIDEO as VIDEO
 from plugins.model.model_options import LlavaOnevisionOptions, SmallSize, text_config

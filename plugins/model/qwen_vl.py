@@ -24,8 +24,8 @@ from transformers import (
 
 from plugins.model.chat.batching import FrozenVisionTower, pack_samples, prepare_packing, to_encoder_outputs
 from plugins.model.chat.chat_model import ChatModel
-from plugins.model.chat.loaded import LoadedChatModel
-from plugins.model.chat.processor import ImageSize, Processor, read_image_size, unusable_image_error
+from plugins.model.chat.loaded_chat_model import LoadedChatModel
+from plugins.model.chat.processor_and_images import ImageSize, Processor, read_image_size, unusable_image_error
 from plugins.model.model_options import (
     IMAGE_PAD,
     VIDEO_PAD,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from plugins.optimizer.adamw import GroupedOptimizer, attach_schedule, make_fused_adamw
+from plugins.optimizer.grouped_optimizer import GroupedOptimizer, attach_schedule, make_fused_adamw
 from plugins.optimizer.optimizer_options import MuonGroupOptions, MuonOptions
 from plugins.optimizer.param_groups import GROUPS_PATH, ParamGroup, format_names
 from runner.errors import Problem, SpecError

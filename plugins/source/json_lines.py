@@ -14,9 +14,9 @@ from runner.dataset.answer_files import raise_problems
 from runner.errors import DataError, SpecPath
 from runner.records import Entity, Sample, Segment, segment_letters
 from runner.spec.check import validation_problems
-from runner.spec.tree import Mark, Tree
+from runner.spec.yaml_tree import Mark, Tree
 from runner.stages import SkippedEntry, SourceTweet
-from runner.stages.data import RESERVED_NAMES
+from runner.stages.data_and_annotator import RESERVED_NAMES
 
 Pixels = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1)]

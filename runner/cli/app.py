@@ -43,13 +43,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SpecFile = Annotated[Path, typer.Argument(metavar="SPEC", help="A spec in YAML, or the plan.json of a run.")]
+SpecFile = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="The experiment spec (YAML), or the plan.json of a run.")
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the spec; can be repeated."),
+    typer.Option("--set", metavar="PATH=VALUE", help="Change a value of the spec. You can repeat this option."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks of errors.")]
 
 
 def _print_version(requested: bool) -> None:
@@ -65,9 +67,11 @@ def root(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Train, evaluate and track multimodal information extraction models from declarative experiment specs.
+    """Train, evaluate and track models for multimodal information extraction.
 
-    Typical workflow: init, validate, plan, preview, launch, compare.
+    A spec (a YAML file) describes an experiment.
+
+    Usual order of commands: init, validate, plan, preview, launch, compare.
     """
     if context.invoked_subcommand is None:
         context.command.get_help(context)  # Typer prints the help and returns an empty text.

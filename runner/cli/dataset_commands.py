@@ -26,18 +26,18 @@ def build(
     *,
     overrides: Overrides = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Import and crop only; estimate the annotation requests and stop.")
+        bool, typer.Option("--dry-run", help="Only import and crop, then estimate the requests for summaries.")
     ] = False,
     smoke: Annotated[
         bool,
         typer.Option(
-            "--smoke", help="Run a few tweets through all stages without an annotation server, in a separate folder."
+            "--smoke", help="Try all stages with a few tweets, in a separate folder. Needs no server for summaries."
         ),
     ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Build a data set from a corpus: import, crop, annotate, review, split, publish. Finished stages are skipped."""
+    """Build a data set from a corpus: import, crop, annotate, review, split, publish. Skips finished stages."""
     from runner.dataset.build.pipeline import build_dataset, smoke_spec
     from runner.errors import SpecError
     from runner.spec.dataset_spec import DatasetSpec
@@ -72,7 +72,7 @@ def _build_summary(result: BuildResult) -> list[str]:
     return ["dry run: no annotation was requested and no data set was published"]
 
 
-DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a data set.")]
+DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="The folder of a data set.")]
 
 
 @contextmanager
@@ -94,18 +94,16 @@ def stats(
         str | None,
         typer.Option(
             metavar="SPEC|CHECKPOINT",
-            help="Also count tokens: for the model and prompts of a spec, or for a checkpoint (folder or hub name).",
+            help="Also count tokens, for the model and prompts of a spec, or for a checkpoint (folder or hub name).",
         ),
     ] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Write a page with histograms and a sample browser to this file.")
-    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page to this file, with histograms and samples.")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Show data-set statistics: the paper's Table 1, labels, entities, segments, image sizes, tokens."""
-    from runner.cli.report_tables import stats_tables
-    from runner.cli.tables import print_tables
+    """Show statistics of a data set: Table 1 of the paper, labels, entities, segments, image sizes, tokens."""
+    from runner.cli.dataset_statistics_display import stats_tables
+    from runner.cli.results_display import print_tables
     from runner.preflight.dataset_report import describe_dataset, write_report
 
     set_environment()
@@ -124,11 +122,11 @@ def stats(
 @app.command(rich_help_panel=DATASETS)
 def export(
     dataset: DatasetFolder,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to create.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to create.")],
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Export a data set as Parquet with a dataset card, for Hugging Face datasets and its hub."""
+    """Export a data set as Parquet with a dataset card, for the Hugging Face hub and the package `datasets`."""
     huggingface = _import_huggingface()
     with _reporter("export") as reporter:
         num_samples = huggingface.export_dataset(dataset.resolve(), folder.resolve(), reporter)
@@ -142,12 +140,14 @@ def export(
 
 @app.command("import", rich_help_panel=DATASETS)
 def import_(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder of an export, or its name on the hub.")],
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to create.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="The folder of an export, or the name of an export on the hub.")
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to create.")],
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Create a data-set folder from an export, with the same fingerprint."""
+    """Create a data-set folder from an export. The fingerprint stays the same."""
     huggingface = _import_huggingface()
     with _reporter("import") as reporter:
         description = huggingface.import_dataset(source, folder.resolve(), reporter)
@@ -183,20 +183,23 @@ PORT = 8321
 @app.command(rich_help_panel=DATASETS)
 def review(
     dataset: Annotated[
-        Path, typer.Argument(metavar="DATASET", help="A data-set spec whose build is pending review, or its data set.")
+        Path,
+        typer.Argument(
+            metavar="DATASET", help="A data-set spec whose build waits for review, or the folder of its data set."
+        ),
     ],
     *,
-    host: Annotated[str, typer.Option(help="Address to listen on. Anybody who can reach it may decide.")] = (
+    host: Annotated[str, typer.Option(help="Address of the page. Anybody who can reach this address can decide.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = PORT,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = PORT,
     reviewer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name recorded with each decision. Default: your login name.")
+        str | None, typer.Option(metavar="NAME", help="Your name, stored with each decision. Default: your login name.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the progress of the review and exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the progress of the review as JSON and exit.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Serve the page for accepting, editing or rejecting summaries."""
+    """Serve the review page, on which people accept, edit or reject summaries."""
     from runner.dataset.review.queue import open_review
     from runner.errors import RequirementError
 

@@ -15,7 +15,7 @@ from runner.cli.app import RUN, SETUP, AsJson, Debug, Overrides, SpecFile, app, 
 if TYPE_CHECKING:
     from runner.cli.progress import Terminal
     from runner.execute.executor import Executor
-    from runner.execute.experiment import Experiment
+    from runner.execute.launch_context import LaunchContext
     from runner.execute.results import LaunchResult
     from runner.signals import StopSignals
     from runner.spec.experiment_spec import ExperimentSpec
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 def init(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="Name of the experiment and of the file. Default: experiment, or SPEC."),
+        typer.Argument(
+            metavar="NAME", help="Name of the experiment and of the file. Default: experiment; with --from, SPEC."
+        ),
     ] = None,
     *,
     source: Annotated[
-        str | None, typer.Option("--from", metavar="SPEC", help="Copy this shipped spec, and the specs it extends.")
+        str | None, typer.Option("--from", metavar="SPEC", help="Copy this shipped spec and the specs that it extends.")
     ] = None,
     list_specs: Annotated[bool, typer.Option("--list", help="List the shipped specs and exit.")] = False,
     debug: Debug = False,
@@ -51,12 +53,12 @@ def init(
 
 @app.command(rich_help_panel=SETUP)
 def validate(
-    specs: Annotated[list[Path], typer.Argument(metavar="SPEC", help="Experiment or data-set specs.")],
+    specs: Annotated[list[Path], typer.Argument(metavar="SPEC", help="Specs of experiments or data sets.")],
     overrides: Overrides = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Check specs without loading a model or data; takes a fraction of a second."""
+    """Check specs without loading a model or data. Takes a fraction of a second."""
     from runner.errors import Problem, SpecError
     from runner.spec.load import load_any
 
@@ -80,10 +82,10 @@ def validate(
 
 @app.command(rich_help_panel=SETUP)
 def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Show what a launch would run: trials, steps, tokens, parameter groups, memory, disk, time and placement."""
+    """Show what a launch would run: trials, steps, tokens, parameter groups, memory, disk, time, machines."""
     from runner.cli.progress import StageReporter
+    from runner.cli.results_display import print_tables
     from runner.cli.spec_display import plan_tables
-    from runner.cli.tables import print_tables
     from runner.errors import SpecError
     from runner.files import user_cache_dir
     from runner.preflight.estimate import describe_plan
@@ -110,7 +112,7 @@ def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, d
 
 
 def _announce_data_generation(spec: ExperimentSpec, terminal: Terminal) -> None:
-    from runner.plan import create_plugin
+    from runner.resolved_plan import create_plugin
     from runner.stages import GeneratedData
 
     data = create_plugin(spec.data)
@@ -127,29 +129,29 @@ def launch(
         bool,
         typer.Option(
             "--smoke",
-            help="Run the same code with a tiny model and a few samples. Uses Ray only if --address is given.",
+            help="Test the spec with a tiny model and a few samples. Uses Ray only if you give --address.",
         ),
     ] = False,
-    local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray, for debugging.")] = False,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to run on. Default: this machine.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="Run in this process without Ray, for debugging.")] = False,
+    address: Annotated[str | None, typer.Option(help="Address of the Ray cluster. Default: this machine.")] = None,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Submit the launch to the cluster at --address and exit.")
+        bool, typer.Option("--detach", help="Send the launch to the cluster at --address and exit.")
     ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Train, generate and score every trial of a spec. Finished trials are not run again."""
-    from runner.cli.tables import print_results
+    from runner.cli.results_display import print_results
     from runner.execute.launch import make_executor
     from runner.signals import StopSignals
     from runner.spec.load import load_spec
-    from runner.status.experiment_folder import registered_launch
+    from runner.status.launch_records import registered_launch
 
     set_environment()
     loaded = load_spec(spec, overrides or ())
     address = address or os.environ.get("RAY_ADDRESS")
     if detach:
-        from runner.cli.status_commands import launch_detached
+        from runner.cli.launch_control_commands import launch_detached
 
         launch_detached(loaded, address, local=local, smoke=smoke, as_json=as_json)
         return
@@ -177,12 +179,12 @@ def launch(
 
 def _resolve_experiment(
     loaded: LoadedSpec[ExperimentSpec], terminal: Terminal, overrides: Sequence[str], *, smoke: bool, elsewhere: bool
-) -> Experiment:
+) -> LaunchContext:
     from runner.cli.progress import StageReporter
     from runner.errors import SpecError
-    from runner.execute.experiment import Experiment
     from runner.execute.launch import resolve_for_launch
-    from runner.plan import smoke_spec
+    from runner.execute.launch_context import LaunchContext
+    from runner.resolved_plan import smoke_spec
 
     spec = smoke_spec(loaded.spec) if smoke else loaded.spec
     try:
@@ -193,11 +195,11 @@ def _resolve_experiment(
         raise loaded.with_locations(error) from error
     finally:
         terminal.close()
-    return Experiment(loaded, plan, spec.compute.storage or Path("runs").resolve(), overrides, from_scratch=smoke)
+    return LaunchContext(loaded, plan, spec.compute.storage or Path("runs").resolve(), overrides, from_scratch=smoke)
 
 
 def _launch(
-    experiment: Experiment, terminal: Terminal, signals: StopSignals, make_executor: Callable[[], Executor]
+    experiment: LaunchContext, terminal: Terminal, signals: StopSignals, make_executor: Callable[[], Executor]
 ) -> LaunchResult:
     from runner.errors import SpecError
     from runner.execute.launch import launch

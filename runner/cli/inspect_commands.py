@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from typing import Annotated
 import typer
 
 from runner.cli.app import INSPECT, AsJson, Debug, Overrides, SpecFile, app, open_terminal, set_environment
+from runner.errors import SpecError
 
 
 class Split(StrEnum):
@@ -34,13 +36,13 @@ def _num_samples(text: str) -> int | None:
 def preview(
     spec: SpecFile,
     *,
-    split: Annotated[Split, typer.Option(help="train: prompts and targets; test: prompts for generation.")] = (
+    split: Annotated[Split, typer.Option(help="train shows prompts and answers; test shows prompts only.")] = (
         Split.TRAIN
     ),
-    number: Annotated[str, typer.Option("-n", metavar="N|all", help="Number of samples, from the first.")] = "3",
+    number: Annotated[str, typer.Option("-n", metavar="N|all", help="Show the first N samples.")] = "3",
     html: Annotated[Path | None, typer.Option(help="Write a page with images to this file.")] = None,
     overrides: Overrides = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="Use a tiny model of the same architecture.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Use a tiny model of the same family.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per sample and nothing else.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -48,8 +50,8 @@ def preview(
     from runner.cli.progress import StageReporter
     from runner.cli.spec_display import show_samples
     from runner.errors import SpecError
-    from runner.plan import smoke_spec
     from runner.preflight.preview import load_preview
+    from runner.resolved_plan import smoke_spec
     from runner.spec.load import load_spec
 
     set_environment()
@@ -88,12 +90,12 @@ def plugins(as_json: AsJson = False, debug: Debug = False) -> None:
 @app.command(rich_help_panel=INSPECT)
 def schema(
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write to this file. Default: standard output.")
+        Path | None, typer.Option("-o", "--output", help="Write the schema to this file. Default: standard output.")
     ] = None,
     dataset: Annotated[bool, typer.Option("--dataset", help="Write the schema of data-set specs instead.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Write the JSON Schema of specs with the options of all installed plugins, for editors."""
+    """Write the JSON Schema of specs. Editors use it to check the options of all installed plugins."""
     from runner.spec.dataset_spec import DatasetSpec
     from runner.spec.experiment_spec import ExperimentSpec
     from runner.spec.schema import spec_schema
@@ -109,16 +111,46 @@ def schema(
 def ui(
     spec: Annotated[
         Path | None,
-        typer.Argument(metavar="SPEC", help="Show the tracking store of this spec. Default: the one under runs/."),
+        typer.Argument(
+            metavar="SPEC", help="Show the runs of this spec's tracker. Default: the runs in the folder runs/."
+        ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+    host: Annotated[str, typer.Option(help="Address of the web interface.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the web interface.")] = 5000,
     debug: Debug = False,
 ) -> None:
     """Serve the web interface of the tracker (MLflow)."""
-    from runner.tracking.tracked_run import serve_command
-
     set_environment()
-    command = serve_command(spec, host, port)
+    command = _serve_command(spec, host, port)
     print(f"serving http://{host}:{port} (Ctrl-C ends it)", file=sys.stderr)
     os.execv(command[0], list(command))
+
+
+def _serve_command(spec: Path | None, host: str, port: int) -> Sequence[str]:
+    """The command that serves the tracker's pages, for a spec's store or the MLflow store under `runs/` here.
+
+    Raises:
+        SpecError: There is no such store yet.
+    """
+    from runner.resolved_plan import create_plugin
+    from runner.spec.check import make_section
+    from runner.spec.load import load_spec
+
+    if spec is None:
+        tracker, storage = make_section("tracker", {"type": "mlflow"}), Path("runs").resolve()
+    else:
+        loaded = load_spec(spec).spec
+        tracker, storage = loaded.tracker, loaded.compute.storage or Path("runs").resolve()
+    if not storage.is_dir():
+        raise SpecError(f"{storage}: no runs here yet. Start one with `runner launch SPEC`, or name a spec")
+    command: Sequence[str] = create_plugin(tracker, storage).serve_command(host, port)
+    return command
+
+
+OBJECTIVE = "objective"
+"""The metric under which the tracker shows a trial's objective value, whatever the objective's own name is."""
+
+
+def objective_metric(objective: float | None) -> dict[str, float]:
+    """A trial's objective value as a metric for the tracker; empty if the trial has none."""
+    return {} if objective is None else {OBJECTIVE: objective}

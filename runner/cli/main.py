@@ -7,14 +7,9 @@ import sys
 import traceback
 from typing import NoReturn
 
-from runner.cli import (
-    dataset_commands,
-    experiment_commands,
-    inspect_commands,
-    results_commands,
-    status_commands,
-    storage_commands,
-)
+from runner.cli import dataset_commands, experiment_commands, inspect_commands, storage_commands
+from runner.cli import evaluation_commands as results_commands
+from runner.cli import launch_control_commands as status_commands
 from runner.cli.app import app
 from runner.errors import RunnerError
 from runner.signals import reliable_interrupts

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from runner.execute.results import TrialResult
-from runner.plan import Trial
+from runner.resolved_plan import Trial
 from runner.trial.run_directory import Event
 
 STAGE_TITLES = {

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from runner.cli.progress import PLAIN_LINES, STAGE_TITLES, format_duration
-from runner.cli.tables import METRIC_ORDER
+from runner.cli.results_display import METRIC_ORDER
 from runner.trial.run_directory import Event
 
 NUM_METRICS = 3

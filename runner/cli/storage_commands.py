@@ -37,27 +37,33 @@ def _parse_size(text: str | None) -> int | None:
 @app.command(rich_help_panel=INSPECT)
 def cache(
     *,
-    storage: Annotated[Path, typer.Option(help="Folder that holds all runs.")] = Path("runs"),
+    storage: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
     location: Annotated[
         str | None,
-        typer.Option("--cache", metavar="PATH|URI", help="As in compute.cache. Default: .cache in the storage folder."),
+        typer.Option(
+            "--cache",
+            metavar="PATH|URI",
+            help="The cache, as in the option compute.cache of a spec. Default: .cache in the folder of all runs.",
+        ),
     ] = None,
     older_than: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Delete artifacts not used for this long: 12h, 30d, 4w.")
+        str | None,
+        typer.Option(metavar="TIME", help="Delete artifacts that were not used for this time, such as 12h, 30d or 4w."),
     ] = None,
     larger_than: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Delete artifacts larger than this: 500MB, 1.5GB.")
+        str | None,
+        typer.Option(metavar="SIZE", help="Delete artifacts that are larger than this size, such as 500MB or 1.5GB."),
     ] = None,
     unused: Annotated[
-        bool, typer.Option("--unused", help="Delete artifacts that no trial in the storage folder uses.")
+        bool, typer.Option("--unused", help="Delete artifacts that no trial in the folder of all runs uses.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted, but delete nothing.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """List cached artifacts; delete those that match every filter. Trials keep the files they use."""
-    from runner.cli.report_tables import cache_table
-    from runner.cli.tables import print_tables
+    """List cached artifacts (models and answers), or delete those that match all filters. Trials keep their files."""
+    from runner.cli.cache_display import cache_table
+    from runner.cli.results_display import print_tables
     from runner.errors import RequirementError
     from runner.trial.cache import Cache
     from runner.trial.cache_contents import PruneFilter, list_items, prune, sum_sizes
@@ -96,13 +102,13 @@ def cache(
 def sync(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="EXPERIMENT|RUN", help="Name, start of a name, or folder. Default: all."),
+        typer.Argument(metavar="EXPERIMENT|RUN", help="A full name, the start of a name, or a folder. Default: all."),
     ] = None,
-    storage: Annotated[Path, typer.Option(help="Folder that holds all runs.")] = Path("runs"),
+    storage: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Upload results that earlier launches could not send to the tracker."""
+    """Upload results to the tracker if earlier launches could not upload them."""
     from runner.status.status import find_experiments
     from runner.tracking.sync import StorageSync, SyncResult
 

@@ -18,8 +18,8 @@ from rich.text import Text
 
 from runner.cli.progress import STAGE_TITLES, Terminal, format_duration
 from runner.execute.results import LaunchResult, TrialResult
-from runner.plan import Trial
-from runner.status.experiment_folder import SEED
+from runner.resolved_plan import Trial
+from runner.status.sweep_folder import SEED
 from runner.trial.run_directory import Event
 from runner.trial_factory import short_names
 

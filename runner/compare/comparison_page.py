@@ -13,13 +13,13 @@ from runner import __version__
 from runner.compare.comparison import Comparison
 from runner.compare.comparison_plots import curve_plots, difference_plots, group_colour, value_plots
 from runner.compare.groups import Group
-from runner.compare.paper_tables import groups_table, intervals_table, subgroups_table, tests_table
-from runner.compare.runs import Run
+from runner.compare.run_selection import Run
+from runner.compare.tables import groups_table, intervals_table, subgroups_table, tests_table
 from runner.errors import RequirementError, RunnerError
 from runner.files import read_jsonl, write_text
 from runner.html_page import page_template
-from runner.plan import create_plugin
 from runner.records import Answer, Sample
+from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
 from runner.stages import Adapter, Data
 from runner.trial.run_directory import RunDirectory

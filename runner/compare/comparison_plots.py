@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from runner.compare.comparison import Comparison
-from runner.compare.paper_tables import pair_name
+from runner.compare.tables import pair_name
 from runner.trial.run_directory import EventTail, RunDirectory
 
 WIDTH = 3.5

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.compare.runs import Run
+from runner.compare.run_selection import Run
 from runner.errors import SpecError
-from runner.plan import NOT_FINGERPRINTED, flatten_json
+from runner.resolved_plan import NOT_FINGERPRINTED, flatten_json
 from runner.stages.registry import suggestion
 from runner.trial_factory import short_names
 

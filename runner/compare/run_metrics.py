@@ -16,9 +16,9 @@ from runner.compare.resampling import (
     choose_reduction,
     concatenate_draws,
 )
-from runner.compare.runs import Run
+from runner.compare.run_selection import Run
 from runner.errors import DataError, SpecError
-from runner.plan import create_plugin
+from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
 from runner.stages.registry import suggestion
 

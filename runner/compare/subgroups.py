@@ -10,7 +10,7 @@ import numpy as np
 
 from runner.compare.resampling import Floats, MetricDraws, Resampling, bootstrap_weights, percentile_interval
 from runner.compare.run_metrics import RunMetric
-from runner.compare.runs import Run
+from runner.compare.run_selection import Run
 from runner.compare.statistics import GroupPair
 
 MAX_SEGMENTS = 4

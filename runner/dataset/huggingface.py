@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 from huggingface_hub import snapshot_download
 
-from runner.dataset.folder import DESCRIPTION_FILE, PARQUET_FOLDER, DatasetFolder, sample_from_row, sample_to_row
-from runner.dataset.publish import (
+from runner.dataset.folder_reader import DESCRIPTION_FILE, PARQUET_FOLDER, DatasetFolder, sample_from_row, sample_to_row
+from runner.dataset.folder_writer import (
     CARD_FILE,
     DatasetWriter,
     dataset_card,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.plan import Trial
+from runner.resolved_plan import Trial
 from runner.sweep.trial_source import TrialSource
 from runner.trial.run_directory import Event, EventTail
 from runner.trial.run_trial import Status

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runner.errors import LostWorkerError, OutOfMemoryError, RequirementError, StepError
 from runner.execute.fork_server import OUTPUT_FILE, ForkExit, ForkRequest, run_forked, start_server
-from runner.plan import plan_json
+from runner.resolved_plan import plan_json
 from runner.secrets import worker_environment
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.stages.registry import find_plugin

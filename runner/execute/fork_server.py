@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import RunnerError
-from runner.plan import read_plan
+from runner.resolved_plan import read_plan
 from runner.trial.run_trial import Outcome, outcome_of_trial
 
 OUTPUT_FILE = "output.log"

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from runner.errors import RequirementError
 from runner.execute.executor import Executor, LocalExecutor
-from runner.execute.experiment import Experiment
+from runner.execute.launch_context import LaunchContext
 from runner.execute.loop import LaunchLoop
 from runner.execute.results import LaunchListener, LaunchResult
-from runner.plan import Plan, expand_trials, resolve
 from runner.preflight.resources import local_gpus, missing_requirements
+from runner.resolved_plan import Plan, expand_trials, resolve
 from runner.signals import StopSignals
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import Reporter
@@ -18,7 +18,7 @@ from runner.sweep.trial_source import FixedTrials
 
 
 def launch(
-    experiment: Experiment,
+    experiment: LaunchContext,
     make_executor: Callable[[], Executor],
     listener: LaunchListener,
     signals: StopSignals,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from runner.execute.executor import Executor
-from runner.execute.experiment import Experiment
+from runner.execute.launch_context import LaunchContext
 from runner.execute.loop import LaunchLoop
 from runner.execute.results import LaunchListener, LaunchResult
-from runner.plan import smoke_spec
+from runner.resolved_plan import smoke_spec
 from runner.signals import StopSignals
 from runner.stages import Reporter
-from runner.status.experiment_folder import SWEEP_FOLDER, SweepFolder
+from runner.status.sweep_folder import SWEEP_FOLDER, SweepFolder
 from runner.sweep.plots import write_plots
 from runner.sweep.search import open_search
 from runner.trial.run_trial import Status
@@ -19,7 +19,7 @@ from runner.trial_factory import keep_spec
 
 
 def launch_sweep(
-    experiment: Experiment,
+    experiment: LaunchContext,
     make_executor: Callable[[], Executor],
     listener: LaunchListener,
     signals: StopSignals,

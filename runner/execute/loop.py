@@ -12,14 +12,13 @@ from dataclasses import dataclass, field, replace
 from runner.errors import RunnerError, SpecError, StepError
 from runner.execute.event_follower import EventFollower, SearchClient
 from runner.execute.executor import Executor, RunningTrial
-from runner.execute.experiment import Experiment
+from runner.execute.launch_context import LaunchContext
 from runner.execute.results import LaunchListener, TrialResult, add_tracker_run, make_result
-from runner.plan import Trial
+from runner.resolved_plan import Trial
 from runner.signals import StopSignals
-from runner.status.experiment_folder import objective_metric
 from runner.sweep.trial_source import TrialSource
 from runner.tracking.uploader import RunSync, TrackerUploader
-from runner.trial.run_directory import Event, EventTail, RunDirectory
+from runner.trial.run_directory import Event, EventTail, RunDirectory, objective_metric
 from runner.trial.run_trial import Outcome, Status
 
 
@@ -66,7 +65,7 @@ class LaunchLoop:
     def __init__(
         self,
         source: TrialSource,
-        experiment: Experiment,
+        experiment: LaunchContext,
         make_executor: Callable[[], Executor],
         listener: LaunchListener,
         signals: StopSignals,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from runner.errors import RunnerError, StepError
-from runner.plan import Plan, Trial
+from runner.resolved_plan import Plan, Trial
 from runner.tracking.uploader import tracker_state
 from runner.trial.run_directory import Event, RunDirectory
 from runner.trial.run_trial import Outcome, Status
@@ -113,9 +113,7 @@ def make_result(
 def add_tracker_run(result: TrialResult) -> TrialResult:
     """Add the tracker's run id and link to a result."""
     state = tracker_state(result.run_dir)
-    # Launches of earlier versions stored the link in the record.
-    link = state.get("link") or RunDirectory(result.run_dir).read_record().get("tracker_link", "")
-    return replace(result, tracker_run_id=state.get("run_id"), link=str(link))
+    return replace(result, tracker_run_id=state.get("run_id"), link=str(state.get("link", "")))
 
 
 def _exit_status(result: TrialResult) -> int:

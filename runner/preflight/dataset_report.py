@@ -17,12 +17,12 @@ from runner.dataset.dataset_statistics import (
     count_entities_by_label,
     measure_samples,
 )
-from runner.dataset.folder import DatasetFolder
+from runner.dataset.folder_reader import DatasetFolder
 from runner.errors import DataError, PluginError, RequirementError, SpecError
 from runner.html_page import render_page
-from runner.plan import create_plugin
 from runner.records import Sample
 from runner.rendering import training_texts
+from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
 from runner.spec.experiment_spec import Section
 from runner.spec.load import load_spec

@@ -11,17 +11,17 @@ from typing import Any
 
 from runner.errors import DataError, RequirementError
 from runner.files import write_json
-from runner.plan import PlanResolver, Trial, create_plugin, expand_trials
 from runner.preflight.resources import check_memory, estimate_disk, estimate_hours, local_gpus, missing_requirements
 from runner.provenance import code_hash, fingerprint, installed_packages
 from runner.records import Rendered, TrainingBudget
 from runner.rendering import split_groups, training_texts
+from runner.resolved_plan import PlanResolver, Trial, create_plugin, expand_trials
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.spec.load import LoadedSpec
 from runner.spec.variants import SweepVariants
 from runner.stages import DatasetInfo, ModelSpec, Reporter, TokenCounts
+from runner.stages.optimizer_and_trainer import summarize_groups
 from runner.stages.registry import find_plugin
-from runner.stages.training import summarize_groups
 from runner.trial_factory import TrialFactory, describe_sweep, predetermined_trials
 
 UNAVAILABLE = "unavailable"

@@ -1,6 +1,16 @@
 """The interface between engine and plugins: one protocol for each stage, and the base class of options."""
 
-from runner.stages.data import (
+from runner.stages.adapter_and_model import (
+    Adapter,
+    Features,
+    FrozenVisionEncoder,
+    Model,
+    ModelOptions,
+    ModelSpec,
+    TokenCounts,
+    VisionLanguageModel,
+)
+from runner.stages.data_and_annotator import (
     Annotation,
     AnnotationEstimate,
     Annotator,
@@ -14,16 +24,24 @@ from runner.stages.data import (
     SourceTweet,
     TokenUsage,
 )
-from runner.stages.evaluation import DecodingOptions, Generator, GeneratorOptions, Metric, MetricOptions, Weights
-from runner.stages.model import (
-    Adapter,
-    Features,
-    FrozenVisionEncoder,
-    Model,
-    ModelOptions,
-    ModelSpec,
-    TokenCounts,
-    VisionLanguageModel,
+from runner.stages.generator_and_metric import (
+    DecodingOptions,
+    Generator,
+    GeneratorOptions,
+    Metric,
+    MetricOptions,
+    Weights,
+)
+from runner.stages.optimizer_and_trainer import (
+    MetricCounts,
+    Optimizer,
+    ParameterRow,
+    ScheduledOptimizer,
+    SelectionMetric,
+    Trainer,
+    TrainerOptions,
+    TrainingRun,
+    ValidationEvaluator,
 )
 from runner.stages.plugin import (
     DescribedModel,
@@ -39,17 +57,6 @@ from runner.stages.plugin import (
     field_descriptions,
 )
 from runner.stages.tracker import TrackedRun, Tracker
-from runner.stages.training import (
-    MetricCounts,
-    Optimizer,
-    ParameterRow,
-    ScheduledOptimizer,
-    SelectionMetric,
-    Trainer,
-    TrainerOptions,
-    TrainingRun,
-    ValidationEvaluator,
-)
 
 __all__ = [
     "Adapter",

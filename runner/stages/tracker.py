@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from runner.stages.data import DatasetInfo
+from runner.stages.data_and_annotator import DatasetInfo
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.plan import NOT_FINGERPRINTED, flatten_json
-from runner.status.experiment_folder import SWEEP_FOLDER, read_sweep
+from runner.resolved_plan import NOT_FINGERPRINTED, flatten_json
 from runner.status.status import TrialStatus, experiment_status, find_experiments
+from runner.status.sweep_folder import SWEEP_FOLDER, read_sweep
 from runner.trial.run_directory import RunDirectory
 
 SEED = "seed"

@@ -12,7 +12,8 @@ from typing import Any
 
 from runner.errors import RequirementError, SpecError
 from runner.stages.registry import suggestion
-from runner.status.experiment_folder import SWEEP_FOLDER, LaunchRecord, launch_records, read_sweep
+from runner.status.launch_records import LaunchRecord, launch_records
+from runner.status.sweep_folder import SWEEP_FOLDER, read_sweep
 from runner.trial.run_directory import Event, EventTail, RunDirectory
 
 RUNNING, WAITING, LOST = "running", "waiting", "lost"

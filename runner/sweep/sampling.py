@@ -22,8 +22,8 @@ from runner.spec.sweep_section import (
     Search,
     TpeSearch,
 )
-from runner.spec.tree import Tree
 from runner.spec.variants import SweepVariants
+from runner.spec.yaml_tree import Tree
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

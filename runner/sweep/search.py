@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from runner.plan import PlanResolver, Trial
+from runner.resolved_plan import PlanResolver, Trial
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.sweep_section import SweepOptions
-from runner.spec.tree import Tree
 from runner.spec.variants import SweepVariants
+from runner.spec.yaml_tree import Tree
 from runner.stages import Reporter
 from runner.sweep.study import ArmStudy, open_study_storage, studies_by_arm
 from runner.trial.run_directory import RunDirectory
@@ -229,10 +229,10 @@ def open_search(
 
     Args:
         tree: The spec as read (`LoadedSpec.tree`).
-        sweep: The sweep section of the spec, or a smaller one (`runner.plan.smoke_spec`).
+        sweep: The sweep section of the spec, or a smaller one (`runner.resolved_plan.smoke_spec`).
         folder: The folder `sweep` in the experiment's folder. This process must hold its lock.
         reporter: Receives the progress of data sets that are built.
-        adjust: Applied to the spec of each trial, such as `runner.plan.smoke_spec`.
+        adjust: Applied to the spec of each trial, such as `runner.resolved_plan.smoke_spec`.
 
     Raises:
         SpecError: Predetermined points combine values that are not valid together.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from runner.plan import Trial
+from runner.resolved_plan import Trial
 from runner.trial.run_trial import Status
 
 

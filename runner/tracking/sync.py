@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from runner.errors import RunnerError
-from runner.plan import create_plugin
+from runner.errors import DataError, RunnerError
+from runner.resolved_plan import create_plugin, read_plan
 from runner.secrets import redact_passwords
 from runner.spec.experiment_spec import ExperimentSpec
-from runner.stages import Tracker
-from runner.status.experiment_folder import SWEEP_FOLDER, LaunchRecord, launch_records, objective_metric, read_sweep
+from runner.stages import DatasetInfo, TrackedRun, Tracker
+from runner.status.launch_records import LaunchRecord, launch_records
 from runner.status.status import ExperimentSelection
-from runner.tracking.tracked_run import sweep_from_folder, tracker_identity, trial_from_folder
+from runner.status.sweep_folder import SWEEP_FOLDER, read_sweep
+from runner.tracking.run_description import tracked_sweep, tracked_trial, tracker_identity
 from runner.tracking.uploader import MAX_CONSECUTIVE_FAILURES, RunSync, UploadedElsewhereError
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory import RunDirectory, objective_metric
 from runner.trial.run_trial import Status
 
 
@@ -151,3 +152,46 @@ def _status(run: RunDirectory) -> Status:
         return "finished"
     recorded: Status = run.read_record().get("status", "interrupted")
     return recorded if recorded in get_args(Status) else "interrupted"
+
+
+def trial_from_folder(run: RunDirectory, entry: Mapping[str, Any]) -> tuple[ExperimentSpec, TrackedRun]:
+    """Read the description of a trial from its folder.
+
+    Args:
+        run: The trial's folder.
+        entry: Its entry in the `sweep.json` of its sweep; empty outside of a sweep.
+
+    Raises:
+        DataError: The folder has no plan that this version can read.
+    """
+    spec = _plan(run.plan)
+    names = {"group": "group", "arm": "arm", "number": "trial"}
+    tags = {tag: str(entry[name]) for name, tag in names.items() if entry.get(name) not in (None, "")}
+    return spec, tracked_trial(spec, _dataset(run.read_record().get("dataset"), spec), run, tags)
+
+
+def sweep_from_folder(folder: Path) -> tuple[ExperimentSpec, TrackedRun]:
+    """Read the description of a sweep from its folder; see `trial_from_folder`."""
+    spec = _plan(folder / "plan.json")
+    return spec, tracked_sweep(spec, _dataset(read_sweep(folder).get("dataset"), spec), folder)
+
+
+def _plan(file: Path) -> ExperimentSpec:
+    try:
+        return read_plan(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
+
+
+def _dataset(recorded: Mapping[str, Any] | None, spec: ExperimentSpec) -> DatasetInfo:
+    """The data set as the launch recorded it; what the plan says about it if the launch was killed before."""
+    if recorded is None:
+        assert spec.pinned is not None, "a plan is pinned"
+        return DatasetInfo(spec.data.type, "", spec.pinned.data, (), {})
+    return DatasetInfo(
+        recorded["name"],
+        recorded["location"],
+        recorded["fingerprint"],
+        tuple(recorded["labels"]),
+        recorded["num_samples"],
+    )

@@ -13,8 +13,8 @@ from runner.preflight.check_samples import CheckProgress, check_prompt_lengths
 from runner.records import Rendered, Sample
 from runner.rendering import training_texts
 from runner.stages import MetricCounts, Reporter, VisionLanguageModel
-from runner.trial.context import TrialContext, is_main_process
 from runner.trial.score import reduce_counts, score_sample
+from runner.trial.trial_components import TrialContext, is_main_process
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from runner.trial.cache_entry import (
     training_key,
     validation_metric_identities,
 )
-from runner.trial.context import TrialContext
 from runner.trial.run_directory import Event, RunDirectory
+from runner.trial.trial_components import TrialContext
 
 RANK_POLL_SECONDS = 0.1
 """How often a rank looks for the decision of rank 0."""

@@ -18,8 +18,8 @@ from filelock import FileLock, Timeout
 
 from runner.errors import StepError
 from runner.files import write_json, write_text
-from runner.plan import Plan, plan_json
 from runner.provenance import Provenance, host_info, package_versions
+from runner.resolved_plan import Plan, plan_json
 from runner.secrets import redact_passwords
 from runner.spec.experiment_spec import ExperimentSpec
 
@@ -286,3 +286,12 @@ def _first_record(plan: Plan, overrides: Sequence[str], provenance: Provenance) 
         "host": host_info(),
         "steps": {},
     }
+
+
+OBJECTIVE = "objective"
+"""The metric under which the tracker shows a trial's objective value, whatever the objective's own name is."""
+
+
+def objective_metric(objective: float | None) -> dict[str, float]:
+    """A trial's objective value as a metric for the tracker; empty if the trial has none."""
+    return {} if objective is None else {OBJECTIVE: objective}

@@ -1,27 +1,20 @@
-"""Runs the steps of one trial in this process, samples its resource usage, and returns how it ended."""
+"""Runs the steps of one trial in this process, and returns how it ended."""
 
 from __future__ import annotations
 
-import os
-import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
-
-import psutil
 
 import runner.errors
 from runner.errors import OutOfMemoryError, Problem, RunnerError, SpecError, StepError, is_out_of_memory
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import StopRequestedError
-from runner.trial.context import TrialContext, is_main_process
 from runner.trial.generate import generate
+from runner.trial.resource_usage import sample_usage
 from runner.trial.reuse import (
     ARTIFACT_SPECS,
     CachedArtifact,
@@ -32,129 +25,7 @@ from runner.trial.reuse import (
 from runner.trial.run_directory import EventLog, RunDirectory, steps_of
 from runner.trial.score import score
 from runner.trial.train import train
-
-EVENT_KIND = "system"
-"""The kind of the events. Values are named like MLflow's system metrics; the step is the run's age in seconds."""
-MEGABYTE = 1e6
-
-
-@contextmanager
-def sample_usage(run: RunDirectory, log: EventLog, seconds: float) -> Iterator[None]:
-    """Sample the use of this machine while the block runs, and once more at its end.
-
-    Args:
-        run: The run directory, whose record says when the run was created.
-        log: The event log to write to.
-        seconds: The interval between samples; 0 disables sampling.
-    """
-    if not seconds:
-        yield
-        return
-    sampler = _Sampler(run, log, seconds)
-    sampler.start()
-    try:
-        yield
-    finally:
-        sampler.stop()
-
-
-class _Sampler(threading.Thread):
-    def __init__(self, run: RunDirectory, log: EventLog, seconds: float) -> None:
-        super().__init__(daemon=True, name="usage")
-        created = run.read_record().get("created")
-        self._created = datetime.fromisoformat(created).timestamp() if created else time.time()
-        self._log, self._seconds = log, seconds
-        self._stop_event = threading.Event()
-
-    def run(self) -> None:
-        """Sample until `stop` is called, and then once more."""
-        usage = UsageReader()
-        while not self._stop_event.wait(self._seconds):
-            self._log_sample(usage)
-        self._log_sample(usage)
-
-    def stop(self) -> None:
-        """Stop sampling and wait for the last sample."""
-        self._stop_event.set()
-        self.join()
-
-    def _log_sample(self, usage: UsageReader) -> None:
-        step = int(datetime.now(UTC).timestamp() - self._created)
-        with suppress(OSError, psutil.Error):  # a failed sample must not stop the training
-            self._log.append(EVENT_KIND, step=step, values=usage.read())
-
-
-class UsageReader:
-    """Reads the use of this machine since the previous reading.
-
-    Create it in the thread that reads, because psutil measures CPU intervals per thread.
-    """
-
-    def __init__(self) -> None:
-        """Start the first interval."""
-        psutil.cpu_percent()
-        self._gpus = dict(_visible_gpus())
-
-    def read(self) -> dict[str, float]:
-        """Read percentages, megabytes (10^6 bytes) and watts.
-
-        The values cover the machine, this process with its child processes, and its GPUs.
-        """
-        memory = psutil.virtual_memory()
-        values = {
-            "cpu_utilization_percentage": psutil.cpu_percent(),
-            "system_memory_usage_percentage": memory.percent,
-            "system_memory_usage_megabytes": round(memory.used / MEGABYTE, 1),
-            "process_memory_usage_megabytes": round(_resident_bytes() / MEGABYTE, 1),
-        }
-        for index, handle in self._gpus.items():
-            values |= {f"gpu_{index}_{name}": value for name, value in _read_gpu(handle).items()}
-        return values
-
-
-def _resident_bytes() -> int:
-    """Resident memory of this process and its child processes, in bytes."""
-    this_process = psutil.Process()
-    total = 0
-    for process in (this_process, *this_process.children(recursive=True)):
-        try:
-            total += process.memory_info().rss
-        except psutil.Error:
-            continue  # the process has ended meanwhile
-    return total
-
-
-def _visible_gpus() -> Iterator[tuple[int, Any]]:
-    """Yield index and NVML handle of this process's GPUs, numbered as on the machine.
-
-    With several workers, each of which sees only one GPU, yield all GPUs of the machine.
-    """
-    try:
-        nvml: Any = import_module("pynvml")
-        nvml.nvmlInit()
-        indices = list(range(nvml.nvmlDeviceGetCount()))
-    except Exception:  # a missing library, driver or GPU raises errors of different classes
-        return
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        indices = [int(part) for part in visible.split(",") if part.strip().isdecimal() and int(part) in indices]
-    for index in indices:
-        yield index, nvml.nvmlDeviceGetHandleByIndex(index)
-
-
-def _read_gpu(handle: Any) -> Mapping[str, float]:
-    nvml: Any = import_module("pynvml")
-    try:
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        return {
-            "utilization_percentage": nvml.nvmlDeviceGetUtilizationRates(handle).gpu,
-            "memory_usage_percentage": round(100 * memory.used / memory.total, 1),
-            "memory_usage_megabytes": round(memory.used / MEGABYTE, 1),
-            "power_usage_watts": nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-        }
-    except Exception:  # a later reading may succeed; the training must go on
-        return {}
-
+from runner.trial.trial_components import TrialContext, is_main_process
 
 STEP_FUNCTIONS: dict[str, Callable[[TrialContext], None]] = {"train": train, "generate": generate, "score": score}
 

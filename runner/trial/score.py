@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from runner.files import read_jsonl, write_json, write_jsonl
 from runner.records import Answer, Ending, Prediction, Sample, Score
 from runner.stages import Adapter, Metric, MetricCounts, Reporter
-from runner.trial.context import TrialContext
+from runner.trial.trial_components import TrialContext
 
 NUM_MISTAKES = 24
 """How many wrong answers are saved: a number that a person looks through and a tracker takes as small files."""

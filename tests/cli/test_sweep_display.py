@@ -15,7 +15,7 @@ from runner.cli.progress import Terminal, format_duration
 from runner.cli.sweep_display import SweepDisplay, format_mean_std, sweep_lines, sweep_tables
 from runner.errors import StepError
 from runner.execute.results import LaunchResult, TrialResult
-from runner.plan import Trial
+from runner.resolved_plan import Trial
 from runner.trial_factory import short_names
 
 OBJECTIVE = {"metric": "validation/loss", "mode": "min"}

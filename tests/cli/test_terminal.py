@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from rich.console import Console
 
 from runner.cli.progress import PLAIN_LINES, Terminal
+from runner.cli.results_display import results_table
 from runner.cli.spec_display import plan_tables
-from runner.cli.tables import results_table
 from runner.execute.results import TrialResult
-from runner.plan import Trial
+from runner.resolved_plan import Trial
 
 
 def shown(renderable):

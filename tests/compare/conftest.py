@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from runner.files import write_json, write_jsonl
-from runner.plan import create_plugin, resolve, trial_name
+from runner.resolved_plan import create_plugin, resolve, trial_name
 from runner.spec.load import load_spec
 from runner.trial.run_directory import EventLog, RunDirectory
 from runner.trial.score import all_values, score_modes, score_rows

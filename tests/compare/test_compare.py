@@ -267,7 +267,7 @@ class UnreachableTracker:
 
 
 def test_a_failed_upload_gives_one_warning(ablation, monkeypatch):
-    from runner.compare import tracker_runs
+    from runner.compare import tracker_exchange as tracker_runs
 
     monkeypatch.setattr(tracker_runs, "tracker_state", lambda folder: {"run_id": folder.name})
     monkeypatch.setattr(tracker_runs, "create_plugin", lambda part, storage: UnreachableTracker(part.options, storage))

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.compare.resampling import AggregatedReduction, PerSampleReduction, choose_reduction
-from runner.plan import create_plugin
 from runner.records import Answer
+from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
 from runner.stages.registry import installed_plugins
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from runner.dataset.build.pipeline import BuildResult, build_dataset
-from runner.dataset.publish import publish_atomically
+from runner.dataset.folder_writer import publish_atomically
 from runner.records import Entity, Sample, Segment
 from runner.spec.check import make_section
 from runner.spec.dataset_spec import DatasetSpec

@@ -7,7 +7,7 @@ import pytest
 from chat_server import completion, failure, serving
 
 from runner.dataset.build.work_folder import WorkFolder
-from runner.dataset.folder import DatasetFolder
+from runner.dataset.folder_reader import DatasetFolder
 from runner.dataset.review.decisions import Decision, append_decision, reviewed_samples, utc_now
 from runner.errors import DataError, StepError
 from runner.spec.check import make_section

@@ -7,8 +7,8 @@ import zlib
 import pytest
 from PIL import Image
 
-from runner.dataset.folder import DatasetFolder
-from runner.dataset.split import find_leaks
+from runner.dataset.folder_reader import DatasetFolder
+from runner.dataset.leaks import find_leaks
 from runner.errors import DataError
 
 SIZE = (80, 60)

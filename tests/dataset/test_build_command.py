@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from runner.dataset.folder import DatasetFolder
+from runner.dataset.folder_reader import DatasetFolder
 
 SPEC = """\
 name: made

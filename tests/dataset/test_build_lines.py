@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from runner.dataset.build.pipeline import build_dataset
-from runner.dataset.folder import DatasetFolder
+from runner.dataset.folder_reader import DatasetFolder
 from runner.errors import DataError
 from runner.spec.dataset_spec import DatasetSpec
 from runner.spec.load import load

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from runner.dataset.dataset_statistics import compute_statistics
-from runner.dataset.publish import dataset_card
+from runner.dataset.folder_writer import dataset_card
 from runner.records import Entity, Sample
 
 DESCRIBED = {

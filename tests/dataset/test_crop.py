@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from runner.dataset.build.crop_stage import crop_tweet
-from runner.dataset.folder import DatasetFolder
-from runner.dataset.publish import DatasetWriter
+from runner.dataset.folder_reader import DatasetFolder
+from runner.dataset.folder_writer import DatasetWriter
 from runner.records import Entity, Sample, Segment
 from runner.stages import SourceTweet
 

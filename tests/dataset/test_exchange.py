@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from runner.cli.main import app
 from runner.dataset import huggingface as exchange
 from runner.dataset import huggingface as parquet
-from runner.dataset.folder import DatasetFolder
+from runner.dataset.folder_reader import DatasetFolder
+from runner.dataset.folder_writer import publish_atomically
 from runner.dataset.huggingface import export_dataset, import_dataset
-from runner.dataset.publish import publish_atomically
 from runner.errors import DataError, RequirementError
 from runner.records import Entity, Sample, Segment
 

@@ -6,7 +6,7 @@ import pytest
 from chat_server import completion, serving
 
 from runner.dataset.build.work_folder import WorkFolder
-from runner.dataset.folder import DatasetFolder
+from runner.dataset.folder_reader import DatasetFolder
 from runner.dataset.review.decisions import Decision, append_decision, reviewed_samples, utc_now
 
 SUMMARY = "This image shows a flag of four colours, red and green above, blue and yellow below."

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.dataset.build.publish_stage import count_decisions
+from runner.dataset.build.split_and_publish_stage import count_decisions
 from runner.dataset.build.work_folder import WorkFolder
 from runner.dataset.review.decisions import Decision, append_decision, read_decisions, reviewed_samples, utc_now
 from runner.errors import DataError

@@ -5,7 +5,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.dataset.folder import JsonlSamples, content_fingerprint, sample_from_row, sample_to_row
+from runner.dataset.folder_reader import JsonlSamples, content_fingerprint, sample_from_row, sample_to_row
 from runner.files import stream_jsonl
 from runner.provenance import fingerprint
 from runner.records import Entity, Sample, Segment

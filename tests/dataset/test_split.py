@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.dataset.split import find_leaks, leak_message, split_samples
+from runner.dataset.leaks import find_leaks, leak_message
+from runner.dataset.split import split_samples
 from runner.errors import DataError
 from runner.records import Sample
 

@@ -5,7 +5,7 @@ from PIL import Image
 
 from runner.dataset.build import crop_stage as cropping
 from runner.dataset.build.work_folder import WorkFolder
-from runner.dataset.folder import DatasetFolder
+from runner.dataset.folder_reader import DatasetFolder
 from runner.errors import DataError, StepError
 
 

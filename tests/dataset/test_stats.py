@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from runner.cli.report_tables import stats_tables
-from runner.dataset.folder import DatasetFolder
-from runner.dataset.publish import publish_atomically
+from runner.cli.dataset_statistics_display import stats_tables
+from runner.dataset.folder_reader import DatasetFolder
+from runner.dataset.folder_writer import publish_atomically
 from runner.errors import DataError, RequirementError, SpecError
 from runner.preflight.dataset_report import (
     describe_dataset,

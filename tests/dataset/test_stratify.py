@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.dataset.split import find_leaks, imbalance, rebalance, sample_strata, split_samples
+from runner.dataset.leaks import find_leaks
+from runner.dataset.split import imbalance, rebalance, sample_strata, split_samples
 from runner.records import Entity, Sample, Segment
 
 FEATURES = ("segments", "labels")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from runner.execute.experiment import Experiment
+from runner.execute.launch_context import LaunchContext
 from runner.execute.loop import LaunchLoop
 from runner.files import write_json
-from runner.plan import Trial, resolve
+from runner.resolved_plan import Trial, resolve
 from runner.signals import StopSignals
 from runner.spec.load import load_spec
-from runner.status.experiment_folder import SweepFolder
+from runner.status.sweep_folder import SweepFolder
 from runner.trial.run_directory import EventLog, RunDirectory
 from runner.trial.run_trial import Outcome
 
@@ -165,7 +165,7 @@ class Launcher:
         self.folder, self.tracker = folder, RecordingTracker()
         self.loaded = load_spec(folder / "many.yaml")
         self.plan = resolve(self.loaded.spec, Silent())
-        monkeypatch.setattr(Experiment, "_tracker", lambda experiment: self.tracker.of(None))
+        monkeypatch.setattr(LaunchContext, "_tracker", lambda experiment: self.tracker.of(None))
 
     def trials(self, *seeds):
         trials = []
@@ -175,7 +175,7 @@ class Launcher:
         return trials
 
     def launch(self, source, scripts, *, has_pruning=False, listener=None, ignores_stop=False):
-        experiment = Experiment(self.loaded, self.plan, self.folder / "runs", (), from_scratch=False)
+        experiment = LaunchContext(self.loaded, self.plan, self.folder / "runs", (), from_scratch=False)
         folder = SweepFolder(self.folder / "runs" / "many" / "sweep", self.plan)
         executor, listener = (
             ScriptedExecutor(2, lambda plan: scripts.get(plan.seed, [(1, 1.0)]), ignores_stop),

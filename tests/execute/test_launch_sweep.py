@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from runner.execute.experiment import Experiment
+from runner.execute.launch_context import LaunchContext
 from runner.execute.launch_sweep import launch_sweep
-from runner.plan import resolve, smoke_spec
+from runner.resolved_plan import resolve, smoke_spec
 from runner.signals import StopSignals
 from runner.spec.load import load_spec
 
@@ -52,7 +52,7 @@ class Swept:
     def launch(self, listener, *, from_scratch=False):
         spec = smoke_spec(self.loaded.spec) if from_scratch else self.loaded.spec
         plan = resolve(spec, listener)
-        experiment = Experiment(self.loaded, plan, self.folder / "runs", (), from_scratch=from_scratch)
+        experiment = LaunchContext(self.loaded, plan, self.folder / "runs", (), from_scratch=from_scratch)
         executor = self._make_executor(_script)
         return launch_sweep(experiment, lambda: executor, listener, StopSignals(), listener)
 

@@ -7,14 +7,14 @@ import pytest
 from chat_server import completion, failure, question, serving
 
 from runner.errors import SpecError
-from runner.plan import resolve, smoke_spec
 from runner.preflight.estimate import describe_plan
+from runner.resolved_plan import resolve, smoke_spec
 from runner.spec.load import LoadedSpec, load_spec
-from runner.spec.tree import Tree
-from runner.trial.context import TrialContext
+from runner.spec.yaml_tree import Tree
 from runner.trial.generate import TrialWeights
 from runner.trial.run_directory import EventLog, RunDirectory
 from runner.trial.run_trial import run_trial
+from runner.trial.trial_components import TrialContext
 
 KEY = "-".join(["sk", "very", "secret"])  # not as one literal: the diff of a working tree is part of a run
 SERVED = """\

@@ -7,7 +7,7 @@ import pytest
 
 from runner.errors import RequirementError, StepError
 from runner.execute.results import LaunchResult
-from runner.status.experiment_folder import SweepFolder
+from runner.status.sweep_folder import SweepFolder
 from runner.sweep.trial_source import FixedTrials
 from runner.trial.run_directory import RunDirectory
 

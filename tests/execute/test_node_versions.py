@@ -1,6 +1,6 @@
 """Two machines that compute with other software are told apart, by name."""
 
-from runner.execute.ray.node import software_versions, version_differences
+from runner.execute.ray.node_worker import software_versions, version_differences
 from runner.provenance import code_hash
 
 

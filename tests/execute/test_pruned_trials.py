@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from runner.execute.experiment import PrunedTrials
+from runner.execute.launch_context import PrunedTrials
 from runner.files import read_jsonl
-from runner.plan import Trial, resolve
+from runner.resolved_plan import Trial, resolve
 from runner.spec.load import load_spec
 from runner.spec.sweep_section import SweepOptions
 from runner.trial.cache import Cache

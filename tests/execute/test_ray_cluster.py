@@ -13,7 +13,7 @@ import pytest
 from cluster import Cluster
 
 from runner.errors import RequirementError
-from runner.plan import resolve
+from runner.resolved_plan import resolve
 from runner.spec.experiment_spec import ComputeOptions
 from runner.spec.load import load_spec
 from runner.trial.run_directory import RunDirectory
@@ -39,7 +39,7 @@ ALONE = """\
 import sys
 from pathlib import Path
 from runner.trial.run_trial import outcome_of_trial
-from runner.plan import read_plan
+from runner.resolved_plan import read_plan
 ended = outcome_of_trial(read_plan(Path(sys.argv[1], "plan.json").read_text()), Path(sys.argv[1]))
 sys.exit(str(ended.error) if ended.error else None)
 """

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from runner.status.experiment_folder import registered_launch
+from runner.status.launch_records import registered_launch
 from runner.status.status import find_experiments
 from runner.sweep.trial_source import FixedTrials
 from runner.tracking import sync as module

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from runner.files import user_cache_dir
-from runner.plan import PlanResolver
 from runner.preflight import estimate
 from runner.preflight import estimate as module
 from runner.preflight.estimate import (
@@ -17,6 +16,7 @@ from runner.preflight.estimate import (
     estimate_key,
     is_cacheable_estimate,
 )
+from runner.resolved_plan import PlanResolver
 from runner.spec.load import load_spec
 
 SPEC = """\

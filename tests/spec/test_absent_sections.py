@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from runner.errors import SpecError
-from runner.plan import plan_json, read_plan, smoke_spec
+from runner.resolved_plan import plan_json, read_plan, smoke_spec
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.load import load_spec
 from runner.spec.schema import spec_schema

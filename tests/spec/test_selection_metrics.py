@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from runner.errors import SpecError
-from runner.plan import plan_json, read_plan, smoke_spec
+from runner.resolved_plan import plan_json, read_plan, smoke_spec
 from runner.spec.experiment_spec import selection_metric_error, validation_metrics
 from runner.spec.load import load_spec
 

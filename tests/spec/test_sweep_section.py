@@ -5,7 +5,7 @@ import json
 import pytest
 
 from runner.errors import SpecError
-from runner.plan import smoke_spec
+from runner.resolved_plan import smoke_spec
 from runner.spec.load import load_spec
 
 BASE = """\

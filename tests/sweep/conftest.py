@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 from made_up import BASE
 
-import runner.plan
+import runner.resolved_plan
 from runner.spec.sweep_section import SweepOptions
-from runner.spec.tree import read_tree
+from runner.spec.yaml_tree import read_tree
 from runner.stages import DatasetInfo
 from runner.sweep.search import open_search
 
@@ -36,7 +36,7 @@ def prepared_types(monkeypatch):
     def create_plugin(part, *_):
         return SimpleNamespace(prepare=lambda _: prepare(part))
 
-    monkeypatch.setattr(runner.plan, "create_plugin", create_plugin)
+    monkeypatch.setattr(runner.resolved_plan, "create_plugin", create_plugin)
     return prepared
 
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from made_up import BASE, RATES, finish, loss, run
 
 from runner.errors import SpecError
-from runner.plan import plan_json
+from runner.resolved_plan import plan_json
 from runner.spec.load import load_spec
 from runner.spec.sweep_section import SweepOptions
-from runner.spec.tree import Mark, Tree
 from runner.spec.variants import SweepVariants
+from runner.spec.yaml_tree import Mark, Tree
 from runner.sweep.sampling import draw_point
 from runner.trial.run_directory import RunDirectory
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runner.plan import resolve
+from runner.resolved_plan import resolve
 from runner.spec.load import load_spec
 from runner.trial.run_directory import RunDirectory
 from runner.trial.run_trial import run_trial

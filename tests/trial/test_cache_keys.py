@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runner.plan import read_plan
+from runner.resolved_plan import read_plan
 from runner.spec.load import load_spec
 from runner.trial.cache_entry import generation_key, training_key
 

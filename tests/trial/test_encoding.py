@@ -3,13 +3,13 @@
 import pytest
 
 from runner import __version__
-from runner.plan import resolve
+from runner.resolved_plan import resolve
 from runner.spec.load import load_spec
 from runner.trial import train as encoding
-from runner.trial.context import TrialContext
 from runner.trial.run_directory import EventLog, RunDirectory
 from runner.trial.run_trial import run_trial
 from runner.trial.train import encoded_folder
+from runner.trial.trial_components import TrialContext
 
 SPEC = """\
 name: small

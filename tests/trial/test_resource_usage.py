@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from runner.trial.resource_usage import UsageReader, sample_usage
 from runner.trial.run_directory import EventLog, RunDirectory
-from runner.trial.run_trial import UsageReader, sample_usage
 
 
 def events(run):

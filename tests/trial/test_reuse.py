@@ -11,9 +11,9 @@ from runner.files import read_jsonl
 from runner.spec.load import load_spec
 from runner.stages import StopRequestedError
 from runner.trial import reuse, run_trial
-from runner.trial.context import TrialContext
 from runner.trial.reuse import ARTIFACT_SPECS, ArtifactSpec
 from runner.trial.run_directory import EventLog, RunDirectory
+from runner.trial.trial_components import TrialContext
 
 
 @pytest.fixture(scope="module")

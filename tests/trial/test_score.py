@@ -7,11 +7,11 @@ import pytest
 
 from plugins.adapter.pfa import PromptFormatAdapter
 from plugins.adapter.pfa_prompt import PfaOptions
-from runner.dataset.folder import DatasetFolder
+from runner.dataset.folder_reader import DatasetFolder
 from runner.files import read_jsonl
-from runner.plan import create_plugin
+from runner.resolved_plan import create_plugin
+from runner.score_predictions import EvaluateOptions, evaluate
 from runner.spec.check import make_section
-from runner.trial.evaluate import EvaluateOptions, evaluate
 from runner.trial.run_directory import RunDirectory
 from runner.trial.score import score
 

@@ -9,13 +9,13 @@ import pytest
 from plugins.adapter.pfa import PromptFormatAdapter
 from plugins.adapter.pfa_prompt import PfaOptions
 from runner.errors import DataError, SpecError, StepError
-from runner.plan import create_plugin
 from runner.records import Completion, Entity, Sample, Segment
+from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
 from runner.stages import TokenCounts
-from runner.trial.context import TrialContext
 from runner.trial.generate import LiveWeights, ValidationGenerator
 from runner.trial.score import score_corpus
+from runner.trial.trial_components import TrialContext
 
 LABELS = ("person", "other")
 METRICS = ("ner_f1", "rouge", "ner_f1_by_label")

@@ -22,8 +22,8 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
 from plugins.model.chat.checkpoint_files import hub_folder, local_folder
-from plugins.model.chat.loaded import LoadedChatModel
-from plugins.model.chat.processor import (
+from plugins.model.chat.loaded_chat_model import LoadedChatModel
+from plugins.model.chat.processor_and_images import (
     Processor,
     check_lock,
     image_text_processor_class,

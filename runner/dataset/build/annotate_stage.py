@@ -10,7 +10,7 @@ from functools import reduce
 from typing import Any
 
 from runner.dataset.build.work_folder import JsonlStore, WorkFolder
-from runner.dataset.folder import sample_from_row
+from runner.dataset.folder_reader import sample_from_row
 from runner.dataset.review.decisions import utc_now
 from runner.files import iter_jsonl, stream_jsonl
 from runner.provenance import fingerprint

@@ -18,8 +18,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from runner import __version__
 from runner.dataset.build.import_stage import file_state
 from runner.dataset.build.work_folder import JsonlStore, WorkFolder
-from runner.dataset.folder import image_digest, sample_from_row, sample_to_row
-from runner.dataset.publish import DatasetWriter
+from runner.dataset.folder_reader import image_digest, sample_from_row, sample_to_row
+from runner.dataset.folder_writer import DatasetWriter
 from runner.errors import DataError
 from runner.files import iter_jsonl, stream_jsonl
 from runner.provenance import canonical_json, fingerprint, fingerprinted_options

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 from runner.dataset.build.annotate_stage import AnnotateStage
 from runner.dataset.build.crop_stage import crop_corpus, crop_key
 from runner.dataset.build.import_stage import import_corpus, import_key
-from runner.dataset.build.publish_stage import PublishStage, ReviewProgress, count_decisions
+from runner.dataset.build.split_and_publish_stage import PublishStage, ReviewProgress, count_decisions
 from runner.dataset.build.work_folder import BuildStage, WorkFolder
-from runner.dataset.publish import check_replaceable, exclusive_build
+from runner.dataset.folder_writer import check_replaceable, exclusive_build
 from runner.errors import StepError
-from runner.plan import create_plugin, smoke_section
 from runner.provenance import fingerprint, fingerprinted_options
+from runner.resolved_plan import create_plugin, smoke_section
 from runner.spec.dataset_spec import DatasetSpec
 from runner.spec.experiment_spec import Section
 from runner.stages import AnnotationEstimate, Reporter, TokenUsage

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from runner.dataset.build.work_folder import WorkFolder
-from runner.dataset.folder import sample_from_row
+from runner.dataset.folder_reader import sample_from_row
 from runner.dataset.review.decisions import Decision, ReviewLog
 from runner.errors import DataError
 from runner.files import iter_jsonl

@@ -24,7 +24,7 @@ from runner.execute.ray.cluster import check_reachable, check_token_present, tok
 from runner.secrets import has_password
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.load import LoadedSpec
-from runner.status.experiment_folder import JOB_VARIABLE
+from runner.status.launch_records import JOB_VARIABLE
 
 
 def serialize_spec(loaded: LoadedSpec[ExperimentSpec]) -> str:

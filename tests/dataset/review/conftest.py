@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from runner.dataset.build.work_folder import WorkFolder
-from runner.dataset.folder import sample_to_row
+from runner.dataset.folder_reader import sample_to_row
 from runner.records import Entity, Sample, Segment
 
 TWEET = "Ada & <script>alert(1)</script> in Rome"

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from runner.cli import dataset_commands as review
-from runner.dataset.folder import DatasetFolder
+from runner.dataset.folder_reader import DatasetFolder
 from runner.dataset.review.queue import open_review
 from runner.dataset.review.session import Session
 from runner.errors import RequirementError

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from plugins.data.data_options import MmreOptions
 from plugins.data.mmre import MmreData
-from runner.dataset.publish import publish_atomically
-from runner.dataset.split import find_leaks
+from runner.dataset.folder_writer import publish_atomically
+from runner.dataset.leaks import find_leaks
 from runner.errors import DataError
 from runner.provenance import fingerprinted_options
 from runner.records import Entity, Sample

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from plugins.data import synthetic
 from plugins.data.data_options import SyntheticOptions
 from plugins.data.synthetic import CELL, COLOURS, ENTITIES_PER_LABEL, LABELS, SHAPES, EntitySampler, SyntheticData
-from runner.dataset.split import find_leaks
+from runner.dataset.leaks import find_leaks
 from runner.errors import DataError
 
 NUM_ENTITIES = ENTITIES_PER_LABEL * len(LABELS)

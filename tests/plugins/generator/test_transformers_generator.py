@@ -6,9 +6,9 @@ from functools import wraps
 import pytest
 import torch
 
-from plugins.generator.continuous_batching import supports_continuous_batching
+from plugins.generator.decoding.continuous_batching import supports_continuous_batching
+from plugins.generator.decoding.greedy import GreedyDecoder
 from plugins.generator.generator_options import TransformersOptions
-from plugins.generator.greedy import GreedyDecoder
 from plugins.generator.transformers import TransformersGenerator
 from runner.errors import DataError
 from runner.stages import StopRequestedError

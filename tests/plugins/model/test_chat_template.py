@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, processors
 
-from plugins.model.chat.processor import train_tokenizer
+from plugins.model.chat.processor_and_images import train_tokenizer
 from plugins.model.chat.template import ChatTemplate
 from plugins.model.model_options import END_OF_TEXT, TURN_END, TURN_START, ChatFormat, chat_template
 from runner.errors import PluginError, RequirementError

@@ -16,7 +16,7 @@ from transformers import (
     LlavaProcessor,
 )
 
-from plugins.model.chat.processor import train_tokenizer
+from plugins.model.chat.processor_and_images import train_tokenizer
 from plugins.model.image_text_to_text import ImageTextToTextModel
 from plugins.model.model_options import (
     END_OF_TEXT,

@@ -6,7 +6,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from plugins.model.chat.processor import cached_image_size, load_image, read_image_size
+from plugins.model.chat.processor_and_images import cached_image_size, load_image, read_image_size
 from runner.errors import DataError
 
 QUARTER_TURN = 6

@@ -1,6 +1,6 @@
 from transformers import AutoTokenizer
 
-from plugins.model.chat.processor import train_tokenizer
+from plugins.model.chat.processor_and_images import train_tokenizer
 from plugins.model.model_options import END_OF_TEXT, TURN_END, TURN_START, ChatFormat, chat_template
 
 SPECIAL = (END_OF_TEXT, TURN_START, TURN_END, "<image>")

@@ -13,7 +13,7 @@ from plugins.trainer.distributed import make_accelerator
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.train_step import TrainStep
 from runner.errors import SpecError, StepError
-from runner.stages.training import summarize_groups
+from runner.stages.optimizer_and_trainer import summarize_groups
 
 FROZEN_VISION = {"vision": {"match": "*visual*", "frozen": True}, "language": {"match": "*", "lr": 1e-2}}
 ADAPTED = {

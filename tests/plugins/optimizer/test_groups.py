@@ -6,7 +6,7 @@ from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.muon import MuonOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions, MuonOptions
 from runner.errors import SpecError
-from runner.stages.training import summarize_groups
+from runner.stages.optimizer_and_trainer import summarize_groups
 
 PUBLISHED = {
     "merger": {"match": "*merger*", "lr": 2e-6},

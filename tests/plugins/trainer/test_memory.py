@@ -15,7 +15,10 @@ from plugins.model.chat.batching import FrozenVisionTower, to_encoder_outputs
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.muon import MuonOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions, MuonOptions
-from plugins.trainer.activation_memory import (
+from plugins.trainer.distributed import make_accelerator
+from plugins.trainer.sft import SftTrainer
+from plugins.trainer.sft_options import SftOptions
+from plugins.trainer.step_memory import (
     ModelProfile,
     ModuleProfile,
     SampleLength,
@@ -26,9 +29,6 @@ from plugins.trainer.activation_memory import (
     peak_memory,
     profile_model,
 )
-from plugins.trainer.distributed import make_accelerator
-from plugins.trainer.sft import SftTrainer
-from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.train_step import TrainStep
 from plugins.trainer.training_estimate import (
     BYTES_PER_VALUE,

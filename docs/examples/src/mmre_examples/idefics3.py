@@ -8,7 +8,7 @@ from transformers import Idefics3Config, PreTrainedConfig
 
 from mmre_examples.idefics3_options import Idefics3Options
 from plugins.model.chat.chat_model import ChatModel
-from plugins.model.chat.processor import Processor
+from plugins.model.chat.processor_and_images import Processor
 from plugins.model.image_text_to_text import ImageTextToTextModel
 
 

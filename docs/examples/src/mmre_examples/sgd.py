@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from mmre_examples.sgd_options import SgdOptions
-from plugins.optimizer.adamw import GroupedOptimizer, attach_schedule
+from plugins.optimizer.grouped_optimizer import GroupedOptimizer, attach_schedule
 from runner.stages import ScheduledOptimizer
 
 

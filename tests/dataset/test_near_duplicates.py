@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from runner.dataset.split import connected_components, find_leaks, group_near_duplicates, perceptual_hash, split_samples
+from runner.dataset.leaks import connected_components, find_leaks, group_near_duplicates, perceptual_hash
+from runner.dataset.split import split_samples
 from runner.errors import DataError
 from runner.records import Sample
 

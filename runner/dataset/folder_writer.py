@@ -13,7 +13,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from runner.dataset.dataset_statistics import STATISTIC_NAMES, compute_statistics
-from runner.dataset.folder import DESCRIPTION_FILE, content_fingerprint, sample_to_row
+from runner.dataset.folder_reader import DESCRIPTION_FILE, content_fingerprint, sample_to_row
 from runner.errors import DataError
 from runner.records import Sample
 

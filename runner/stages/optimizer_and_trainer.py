@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from runner.records import Rendered, TrainingBudget, TrainingEstimate
-from runner.stages.model import Features, ModelSpec, TokenCounts, VisionLanguageModel
+from runner.stages.adapter_and_model import Features, ModelSpec, TokenCounts, VisionLanguageModel
 from runner.stages.plugin import Options, Reporter
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.dataset.folder import DatasetFolder
-from runner.dataset.publish import exclusive_build, publish_atomically
+from runner.dataset.folder_reader import DatasetFolder
+from runner.dataset.folder_writer import exclusive_build, publish_atomically
 from runner.errors import DataError
 from runner.records import Sample
 

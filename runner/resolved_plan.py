@@ -12,7 +12,7 @@ from runner.provenance import fingerprint, fingerprinted_options
 from runner.secrets import redact_passwords
 from runner.spec.check import check_spec, make_section
 from runner.spec.experiment_spec import NONE, ExperimentSpec, Pins, Section
-from runner.spec.tree import Tree
+from runner.spec.yaml_tree import Tree
 from runner.stages import DatasetInfo, Options, Reporter
 from runner.stages.registry import find_plugin
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.dataset.answer_files import match_outputs, read_answer_file
-from runner.dataset.folder import DatasetFolder
+from runner.dataset.folder_reader import DatasetFolder
 from runner.errors import DataError, PluginError, SpecError
-from runner.plan import create_plugin
 from runner.records import Answer, Sample
+from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
 from runner.spec.experiment_spec import Section
 from runner.stages import Adapter, Reporter, Stage

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from runner.errors import SpecError
-from runner.plan import expand_trials, flatten_json, plan_json, read_plan, resolve, smoke_spec
+from runner.resolved_plan import expand_trials, flatten_json, plan_json, read_plan, resolve, smoke_spec
 from runner.spec.load import load_spec
 
 SPEC = """\
@@ -56,7 +56,7 @@ def test_plan_resolves_to_itself(plan_of):
 
 def test_plan_is_resolved_without_importing_training_packages(plan_of, tmp_path):
     plan = plan_of()
-    code = "import sys\nfrom pathlib import Path\nfrom runner.plan import resolve\n"
+    code = "import sys\nfrom pathlib import Path\nfrom runner.resolved_plan import resolve\n"
     code += "from runner.spec.load import load_spec\n"
     code += f"print(resolve(load_spec(Path({str(tmp_path / 'small.yaml')!r})).spec, None).fingerprint)\n"
     code += "print({'torch', 'transformers', 'ray', 'mlflow', 'huggingface_hub'} & set(sys.modules))"

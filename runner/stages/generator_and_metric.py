@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Protocol
 from pydantic import Field
 
 from runner.records import Answer, Completion, Rendered
-from runner.stages.model import VisionLanguageModel
+from runner.stages.adapter_and_model import VisionLanguageModel
 from runner.stages.plugin import Options, Reporter
 
 

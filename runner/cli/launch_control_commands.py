@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 Storage = Annotated[
     Path | None,
     typer.Option(
-        help="The folder of all runs. Default: `runs` in this folder; with --address, the folder of the cluster's "
-        "launches."
+        help="The folder of all runs. Default: the folder runs in the current folder. With --address, the default is "
+        "the folder that the launches on the cluster use."
     ),
 ]
 Address = Annotated[
-    str | None, typer.Option(help="Ask a cluster, at its dashboard (http://head:8265) or its head (head:6379).")
+    str | None,
+    typer.Option(help="Address of the Ray cluster to query: its dashboard (http://head:8265) or its head (head:6379)."),
 ]
 
 FOLLOW_SECONDS = 0.5
@@ -39,7 +40,7 @@ def status(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[EXPERIMENT|TRIAL]...", help="A name, the beginning of one, or a folder. Default: all."
+            metavar="[EXPERIMENT|TRIAL]...", help="A full name, the start of a name, or a folder. Default: all."
         ),
     ] = None,
     storage: Storage = None,
@@ -47,9 +48,9 @@ def status(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Show trial status: step, ETA, GPU use, latest metrics, time since the last update."""
+    """Show the status of trials: step, remaining time, GPU use, latest metrics, time since the last update."""
+    from runner.cli.results_display import print_tables
     from runner.cli.status_display import jobs_table, status_lines, status_table
-    from runner.cli.tables import print_tables
 
     result: dict[str, Any]
     if address:
@@ -89,14 +90,17 @@ def _cluster_experiments(jobs: Jobs, names: Sequence[str], storage: Path | None)
 @app.command(rich_help_panel=RUN)
 def logs(
     trial: Annotated[
-        str, typer.Argument(metavar="TRIAL|JOB", help="A trial's name, the beginning of it, or its folder.")
+        str,
+        typer.Argument(
+            metavar="TRIAL|JOB", help="The name of a trial or job, the start of a trial's name, or a trial's folder."
+        ),
     ],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the trial ends.")] = False,
     storage: Storage = None,
     address: Address = None,
     debug: Debug = False,
 ) -> None:
-    """Print a trial's states, metrics and warnings, then its workers' output; or the output of a job."""
+    """Print the states, metrics and warnings of a trial, then the output of its workers; or the output of a job."""
     if address is None:
         _print_local_logs(trial, storage, follow=follow)
         return
@@ -132,7 +136,7 @@ def _print_local_logs(trial: str, storage: Path | None, *, follow: bool) -> None
 
 
 def _is_running(run: RunDirectory) -> bool:
-    from runner.status.experiment_folder import launch_records
+    from runner.status.launch_records import launch_records
 
     launches = launch_records(run.path.parent)
     return run.read_record().get("status") == "running" and any(launch.is_alive for launch in launches)
@@ -141,16 +145,19 @@ def _is_running(run: RunDirectory) -> bool:
 @app.command(rich_help_panel=RUN)
 def stop(
     name: Annotated[
-        str, typer.Argument(metavar="EXPERIMENT|TRIAL|JOB", help="A name, the beginning of one, or a folder.")
+        str, typer.Argument(metavar="EXPERIMENT|TRIAL|JOB", help="A full name, the start of a name, or a folder.")
     ],
     now: Annotated[
-        bool, typer.Option("--now", help="Stop at once, without saving: work since the last checkpoint is repeated.")
+        bool,
+        typer.Option(
+            "--now", help="Stop at once without saving. The next launch repeats the work since the last checkpoint."
+        ),
     ] = False,
     storage: Storage = None,
     address: Address = None,
     debug: Debug = False,
 ) -> None:
-    """Ask a launch, or one trial, to save and stop; `runner launch` continues from there."""
+    """Ask a launch or a trial to save and stop. A new `runner launch` continues it."""
     if address is None:
         _stop_locally(name, storage, now=now)
         return
@@ -184,7 +191,7 @@ def launch_detached(
     """
     from runner.errors import RequirementError
     from runner.execute.ray.jobs import serialize_spec
-    from runner.plan import smoke_spec
+    from runner.resolved_plan import smoke_spec
 
     if local or not address:
         cause = "--local runs on this machine" if local else "no cluster was named"

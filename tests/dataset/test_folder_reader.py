@@ -6,7 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from runner.dataset.folder import DatasetFolder
+from runner.dataset.folder_reader import DatasetFolder
 from runner.errors import DataError
 from runner.records import Entity, Segment
 

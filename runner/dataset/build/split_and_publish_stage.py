@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from runner.dataset.build.work_folder import JsonlStore, WorkFolder
-from runner.dataset.folder import DESCRIPTION_FILE, JsonlSamples
-from runner.dataset.publish import publish_atomically, write_rows
+from runner.dataset.folder_reader import DESCRIPTION_FILE, JsonlSamples
+from runner.dataset.folder_writer import publish_atomically, write_rows
+from runner.dataset.leaks import find_leaks, leak_message
 from runner.dataset.review.decisions import ReviewedSample, reviewed_samples
-from runner.dataset.split import find_leaks, leak_message, split_by_ratios
+from runner.dataset.split import split_by_ratios
 from runner.errors import DataError
 from runner.files import iter_jsonl, link_or_copy, stream_jsonl
 from runner.provenance import fingerprint

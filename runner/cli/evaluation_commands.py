@@ -19,27 +19,31 @@ if TYPE_CHECKING:
 @app.command(rich_help_panel=RESULTS)
 def evaluate(
     *,
-    predictions: Annotated[Path, typer.Option(help='Model outputs: JSON lines {"id", "output"}.')],
+    predictions: Annotated[Path, typer.Option(help='Outputs of a model: JSON lines {"id", "output"}.')],
     references: Annotated[
         Path, typer.Option(help='Reference answers: a data-set folder, or JSON lines {"id", "target"}.')
     ],
-    split: Annotated[str, typer.Option(help="Split of the data set.")] = "test",
+    split: Annotated[str, typer.Option(help="Which split of the data set to use.")] = "test",
     labels: Annotated[
         str | None,
         typer.Option(
-            metavar="A,B,…", help="Known entity labels. Default: those of the data set, else of Twitter GMNER."
+            metavar="A,B,…", help="Entity labels. Default: the labels of the data set, or those of Twitter GMNER."
         ),
     ] = None,
     tasks: Annotated[
         str | None,
-        typer.Option(metavar="A,B,…", help="Requested tasks: summary, ner, match. Default: those in the references."),
+        typer.Option(
+            metavar="A,B,…", help="Tasks to score: summary, ner, match. Default: the tasks in the references."
+        ),
     ] = None,
-    parse: Annotated[str, typer.Option(help="Parse mode: lossless or published.")] = "lossless",
+    parse: Annotated[str, typer.Option(help="How answers are parsed: lossless, or published (as in the paper).")] = (
+        "lossless"
+    ),
     metrics: Annotated[
-        str, typer.Option(metavar="A,B,…", help="Metric plugins to compute.")
+        str, typer.Option(metavar="A,B,…", help="Metrics to compute.")
     ] = "rouge,bleu,ner_f1,image_entity_accuracy",
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Score a missing output as an empty answer.")
+        bool, typer.Option("--allow-missing", help="If a sample has no output, score an empty answer.")
     ] = False,
     scores: Annotated[
         Path | None, typer.Option(help="Write the scores of each sample to this file, as JSON lines.")
@@ -47,10 +51,10 @@ def evaluate(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Score any model's outputs with the paper's parsing rules (Algorithm 1); needs no model."""
+    """Score the outputs of any model, parsed by the rules of the paper (Algorithm 1). Needs no model."""
     from runner.cli.progress import StageReporter
-    from runner.cli.tables import metrics_table, print_tables
-    from runner.trial.evaluate import EvaluateOptions, evaluate
+    from runner.cli.results_display import metrics_table, print_tables
+    from runner.score_predictions import EvaluateOptions, evaluate
 
     request = EvaluateOptions(
         predictions=predictions,
@@ -92,50 +96,53 @@ def _split_list(names: str | None) -> tuple[str, ...] | None:
     return None if names is None else tuple(name.strip() for name in names.split(",") if name.strip())
 
 
-Names = Annotated[list[str], typer.Argument(metavar="EXPERIMENT|RUN", help="Name, start of a name, or folder.")]
+Names = Annotated[
+    list[str], typer.Argument(metavar="EXPERIMENT|RUN", help="A full name, the start of a name, or a folder.")
+]
 By = Annotated[
     str | None,
     typer.Option(
         metavar="PATH|arm|experiment",
-        help="Group runs by this path, such as adapter.tasks. Default: runs that differ only in the seed form a group.",
+        help="Group runs by this option, such as adapter.tasks. Default: a group is runs that differ only in seed.",
     ),
 ]
 Baseline = Annotated[
-    str | None, typer.Option(metavar="VALUE", help="Compare all groups with this one. Default: every pair.")
+    str | None, typer.Option(metavar="VALUE", help="Compare all groups with this group. Default: compare all pairs.")
 ]
 Metrics = Annotated[
-    list[str] | None, typer.Option(metavar="METRIC", help="Metric such as ner_f1; can be repeated. Default: all.")
+    list[str] | None,
+    typer.Option(metavar="METRIC", help="Show only this metric, such as ner_f1. You can repeat this option."),
 ]
 Mre = Annotated[
     bool,
-    typer.Option(
-        "--mre", help="Mutual reinforcement: all tasks trained jointly, minus each task alone and minus all but one."
-    ),
+    typer.Option("--mre", help="Compare training on all tasks with training on one task, and on all tasks but one."),
 ]
-Parse = Annotated[str | None, typer.Option(metavar="MODE", help="Parse mode. Default: that of the runs' specs.")]
-Finished = Annotated[bool, typer.Option("--finished", help="Skip unfinished runs instead of failing.")]
+Parse = Annotated[str | None, typer.Option(metavar="MODE", help="How answers are parsed. Default: as in the specs.")]
+Finished = Annotated[bool, typer.Option("--finished", help="Ignore unfinished runs. Otherwise they are an error.")]
 Full = Annotated[
-    bool, typer.Option("--full", help="Also show group intervals, and differences by label and number of segments.")
+    bool,
+    typer.Option("--full", help="Also show intervals of groups, and differences by label and by number of segments."),
 ]
 NumSamples = Annotated[
     int | None,
     typer.Option(
-        min=0, help="List this many samples on which two groups disagree. Default: 20 in --json and --html, else none."
+        min=0,
+        help="Show this many samples on which two groups disagree. Default: 20 with --json or --html, otherwise 0.",
     ),
 ]
 Resamples = Annotated[int, typer.Option(min=100, help="Number of bootstrap and permutation resamples.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the resampling.")]
 Confidence = Annotated[float, typer.Option(min=0.5, max=0.999, help="Confidence level of the intervals.")]
-Storage = Annotated[Path, typer.Option(help="Folder that holds all runs.")]
+Storage = Annotated[Path, typer.Option(help="The folder of all runs.")]
 Source = Annotated[
     Path | None,
-    typer.Option("--from", metavar="SPEC", help="Download the experiments from the tracker of this spec."),
+    typer.Option("--from", metavar="SPEC", help="Download the runs from the tracker of this spec."),
 ]
 Html = Annotated[
-    Path | None, typer.Option(help="Write a page with plots and samples, and attach it to the tracked runs.")
+    Path | None, typer.Option(help="Write a page with plots and samples, and add the page to the runs in the tracker.")
 ]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")]
-Latex = Annotated[bool, typer.Option("--latex", help="Print the tables in LaTeX, for booktabs.")]
+Latex = Annotated[bool, typer.Option("--latex", help="Print the tables in LaTeX (needs the package booktabs).")]
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -169,7 +176,7 @@ def compare(
     from runner.compare.comparison import DEFAULT_NUM_DISAGREEMENTS, CompareOptions
     from runner.compare.comparison import compare as compare_runs
     from runner.compare.resampling import Resampling
-    from runner.compare.tracker_runs import fetch_runs
+    from runner.compare.tracker_exchange import fetch_runs
 
     options = CompareOptions(
         by=by,
@@ -199,7 +206,7 @@ def compare(
 
 def _write_page(file: Path, comparison: Comparison, *, track: bool) -> None:
     from runner.compare.comparison_page import write_page
-    from runner.compare.tracker_runs import attach_page
+    from runner.compare.tracker_exchange import attach_page
 
     write_page(file, comparison)
     print(f"page: {file}", file=sys.stderr)
@@ -208,7 +215,7 @@ def _write_page(file: Path, comparison: Comparison, *, track: bool) -> None:
 
 
 def _print_paper_tables(comparison: Comparison, *, latex: bool, full: bool) -> None:
-    from runner.compare import paper_tables
+    from runner.compare import tables as paper_tables
 
     print((paper_tables.latex if latex else paper_tables.markdown)(comparison, full=full), end="")
 
@@ -216,8 +223,8 @@ def _print_paper_tables(comparison: Comparison, *, latex: bool, full: bool) -> N
 def _print_tables(comparison: Comparison, *, full: bool, samples: bool) -> None:
     from rich.console import Console
 
-    from runner.cli.report_tables import comparison_tables
-    from runner.cli.tables import print_tables
+    from runner.cli.comparison_display import comparison_tables
+    from runner.cli.results_display import print_tables
 
     print_tables(comparison_tables(comparison, full=full, samples=samples, width=Console().width))
     for warning in comparison.warnings:

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from plugins.model.chat.batching import collate
-from plugins.model.chat.processor import (
+from plugins.model.chat.processor_and_images import (
     ImageSize,
     Processor,
     cached_image_size,

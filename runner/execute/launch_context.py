@@ -1,4 +1,4 @@
-"""What the trials of a launch share: spec, storage, tracker, sweep folder and pruned trials."""
+"""The context that the trials of a launch share: spec, storage, tracker, sweep folder and records of pruned trials."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from runner.plan import Plan, Trial, create_plugin
 from runner.provenance import Provenance, fingerprint
+from runner.resolved_plan import Plan, Trial, create_plugin
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.load import LoadedSpec
 from runner.spec.sweep_section import SweepOptions
 from runner.stages import Tracker
-from runner.status.experiment_folder import SweepFolder
-from runner.tracking.tracked_run import tracked_sweep, tracked_trial, tracker_identity
+from runner.tracking.run_description import tracked_sweep, tracked_trial, tracker_identity
 from runner.tracking.uploader import RunSync
 from runner.trial.cache import Cache
 from runner.trial.cache_entry import CacheEntry, DamagedEntryError, training_key
-from runner.trial.context import TrialContext
 from runner.trial.reuse import RECORD_FILE, make_staging_folder, replay_training_record, training_record
 from runner.trial.run_directory import EventLog, RunDirectory
+from runner.trial.trial_components import TrialContext
+
+if TYPE_CHECKING:
+    from runner.status.sweep_folder import SweepFolder
+
 
 BUDGETS = {"budget", "parallel"}
 """Fields of a sweep that do not change which trials it compares."""
@@ -93,7 +96,7 @@ def _context(trial: Trial, run: RunDirectory) -> TrialContext:
     return TrialContext(trial.plan.spec, run, EventLog(run.events))
 
 
-class Experiment:
+class LaunchContext:
     """The trials of one plan, with their folders and their tracker.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The trial context: lazily created data, adapter, model, generator and metrics of one trial."""
+"""The components of one trial, created on first use: data, adapter, model, generator and metrics."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Any
 
 from runner.errors import DataError
-from runner.plan import create_plugin
 from runner.records import Rendered, Sample
 from runner.rendering import render_few_shot
+from runner.resolved_plan import create_plugin
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import Adapter, DatasetInfo, Generator, Metric, Model, Reporter
 from runner.trial.cache import Cache

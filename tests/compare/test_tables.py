@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from runner.cli.report_tables import WIDE_ONLY_COLUMNS, comparison_tables
-from runner.compare import paper_tables
+from runner.cli.comparison_display import WIDE_ONLY_COLUMNS, comparison_tables
+from runner.compare import tables as paper_tables
 from runner.compare.comparison import CompareOptions, compare
 from runner.compare.resampling import Resampling
 

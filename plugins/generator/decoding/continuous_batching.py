@@ -11,7 +11,7 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
-from plugins.generator.greedy import GenerationBatch, GenerationOutput, GreedyDecoder
+from plugins.generator.decoding.greedy import GenerationBatch, GenerationOutput, GreedyDecoder
 from runner.records import Rendered
 from runner.stages import StopRequestedError
 

@@ -1,0 +1,183 @@
+"""Finds samples that occur in two splits: equal ids, texts or images, and near-duplicate images."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import imagehash
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from runner.dataset.folder_reader import image_digest
+from runner.errors import DataError
+from runner.records import Sample
+
+MIN_DECODED_SIDE = 128
+"""A JPEG may be reduced to this size in pixels while it is decoded; the perceptual hash uses 32 by 32 pixels."""
+
+
+CHUNK_SIZE = 512
+"""Number of images that are compared with all others at once."""
+
+
+Hashes = NDArray[np.uint64]
+
+
+def group_near_duplicates(paths: Iterable[Path], max_distance: int) -> dict[Path, int]:
+    """Group near-duplicate images, including images that are linked only through others.
+
+    Args:
+        paths: Images.
+        max_distance: The largest Hamming distance, of 64 bits, between perceptual hashes (`imagehash.phash`) of
+            near-duplicates.
+
+    Returns:
+        The group number of each image; most groups have one image.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    images = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL while it decodes.
+        hashes = np.array(list(pool.map(perceptual_hash, images)), dtype=np.uint64)
+    return dict(zip(images, connected_components(hashes, max_distance).tolist(), strict=True))
+
+
+def perceptual_hash(path: Path) -> int:
+    """Compute the 64-bit perceptual hash of an image.
+
+    Raises:
+        DataError: The image cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            image.draft("L", (MIN_DECODED_SIDE, MIN_DECODED_SIDE))
+            bits = imagehash.phash(image).hash
+    except Exception as error:  # Damaged files make Pillow's decoders raise many types, including struct.error.
+        raise DataError(f"{path}: cannot be compared with other images: {error}") from error
+    return int.from_bytes(np.packbits(bits).tobytes())
+
+
+def connected_components(hashes: Hashes, max_distance: int) -> NDArray[np.int64]:
+    """Find the connected components of hashes, where hashes within `max_distance` bits are connected.
+
+    The time is quadratic in the number of hashes, with numpy counting bits: one second for 10,000 hashes.
+
+    Args:
+        hashes: Shape (n,).
+        max_distance: Hamming distance in bits.
+
+    Returns:
+        Shape (n,): for each hash, the index of the first hash in its component.
+    """
+    components = np.arange(len(hashes))
+    for start in range(0, len(hashes), CHUNK_SIZE):
+        chunk = hashes[start : start + CHUNK_SIZE, None]
+        is_near = np.bitwise_count(chunk ^ hashes[None, start:]) <= max_distance
+        # Every hash is near itself: only rows with another near hash can merge components.
+        for row in np.flatnonzero(is_near.sum(axis=1) > 1):
+            merged = np.unique(components[start:][is_near[row]])
+            if len(merged) > 1:
+                components[np.isin(components, merged)] = merged[0]
+    return components
+
+
+MAX_LISTED_LEAKS = 3
+
+
+NEAR_DUPLICATE = "near"
+"""The kind of a leak between images that are similar but not identical."""
+
+
+@dataclass(frozen=True)
+class Leak:
+    """An item that occurs in more than one split.
+
+    Attributes:
+        kind: `id`, `text`, `image`, or `near` for near-duplicate images.
+        occurrences: The split and the sample id of every occurrence.
+    """
+
+    kind: str
+    occurrences: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        """Format the leak, for example `the same text: train/12 and test/7`."""
+        item = "nearly the same image" if self.kind == NEAR_DUPLICATE else f"the same {self.kind}"
+        return f"{item}: " + " and ".join(f"{split}/{sample_id}" for split, sample_id in self.occurrences)
+
+
+def content_keys(sample: Sample) -> dict[str, str]:
+    """Return what splits must not share, by kind: id, text, and the digest of the image.
+
+    Texts are compared without case and spacing, after Unicode compatibility normalization (NFKC).
+    """
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", sample.text).casefold())
+    keys = {"id": sample.id, "text": " ".join(text.split())}
+    digest = image_digest(sample.image)
+    return keys | ({"image": digest} if digest else {})
+
+
+def leak_keys(samples: Sequence[Sample], max_hash_distance: int | None) -> list[dict[str, str]]:
+    """Return for each sample its `content_keys`, and the group of near-duplicates of its image if requested.
+
+    Args:
+        samples: All samples of a data set.
+        max_hash_distance: The largest Hamming distance, of 64 bits, between perceptual hashes of near-duplicates.
+            None compares exact copies only.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    keys_of_samples = [content_keys(sample) for sample in samples]
+    if max_hash_distance is None:
+        return keys_of_samples
+    # Identical files share a digest: only the first of them is hashed.
+    path_of_digest: dict[str, Path] = {}
+    for sample, keys in zip(samples, keys_of_samples, strict=True):
+        if sample.image is not None:
+            path_of_digest.setdefault(keys["image"], sample.image)
+    groups = group_near_duplicates(path_of_digest.values(), max_hash_distance)
+    return [
+        keys | ({NEAR_DUPLICATE: str(groups[path_of_digest[keys["image"]]])} if "image" in keys else {})
+        for keys in keys_of_samples
+    ]
+
+
+def find_leaks(splits: Mapping[str, Sequence[Sample]], max_hash_distance: int | None = None) -> list[Leak]:
+    """List the items that occur in more than one split; `max_hash_distance` as in `leak_keys`."""
+    members = [(split, sample) for split, samples in splits.items() for sample in samples]
+    keys_of_members = leak_keys([sample for _, sample in members], max_hash_distance)
+    # Occurrences are collected for leaking keys only: those of all keys would take more memory than the samples.
+    first_split: dict[tuple[str, str], str] = {}
+    leaking = {
+        key
+        for (split, _), keys in zip(members, keys_of_members, strict=True)
+        for key in keys.items()
+        if first_split.setdefault(key, split) != split
+    }
+    occurrences: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    images: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for (split, sample), keys in zip(members, keys_of_members, strict=True):
+        for key in (key for key in keys.items() if key in leaking):
+            occurrences[key].append((split, sample.id))
+            images[key].add(keys.get("image", ""))
+    return [
+        Leak(kind, tuple(places))
+        for (kind, key), places in occurrences.items()
+        if not (kind == NEAR_DUPLICATE and len(images[kind, key]) == 1)
+    ]
+
+
+def leak_message(leaks: Sequence[Leak]) -> str:
+    """Format the number of leaks and the first few of them."""
+    listed = "; ".join(str(leak) for leak in leaks[:MAX_LISTED_LEAKS])
+    more = f"; and {len(leaks) - MAX_LISTED_LEAKS} more" if len(leaks) > MAX_LISTED_LEAKS else ""
+    return f"{len(leaks)} leak(s) between splits: {listed}{more}"
