@@ -111,7 +111,7 @@ def test_connected_components(hashes, distance):
 
 
 def test_components_span_chunks(monkeypatch):
-    monkeypatch.setattr("runner.dataset.split.CHUNK_SIZE", 4)
+    monkeypatch.setattr("runner.dataset.leaks.CHUNK_SIZE", 4)
     rng = random.Random(0)
     hashes = [rng.randrange(256) for _ in range(40)]
     components = connected_components(np.array(hashes, dtype=np.uint64), 1)
