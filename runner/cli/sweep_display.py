@@ -324,7 +324,11 @@ def format_mean_std(values: Sequence[float | None]) -> str:
 
 
 def _short_parameter_names(results: Sequence[TrialResult]) -> dict[str, str]:
-    paths = dict.fromkeys(path for result in results for path in result.trial.parameters)
+    """The parameters of the sweep with their short names; none if the arms alone set them, since `arm` shows these."""
+    trials = [result.trial for result in results]
+    if all(trial.arm and trial.group == trial.arm for trial in trials):
+        return {}
+    paths = dict.fromkeys(path for trial in trials for path in trial.parameters)
     return short_names([path for path in paths if path != SEED])
 
 

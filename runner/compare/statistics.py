@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
@@ -75,7 +76,10 @@ def welch_test(a: Sequence[float], b: Sequence[float], confidence: float) -> See
     """
     if len(a) < 2 or len(b) < 2 or not (stdev(a) or stdev(b)):
         return None
-    test = stats.ttest_ind(a, b, equal_var=False)
+    with warnings.catch_warnings():
+        # SciPy doubts the variance of a group whose values are equal. That variance is exactly 0.
+        warnings.filterwarnings("ignore", "Precision loss occurred in moment calculation", RuntimeWarning)
+        test = stats.ttest_ind(a, b, equal_var=False)
     interval = test.confidence_interval(confidence)
     return SeedDifference(float(interval.low), float(interval.high), float(test.pvalue))
 

@@ -137,6 +137,18 @@ def test_at_100_columns_the_summary_shows_the_arm_and_the_seed():
     assert "0.5000" in cells
 
 
+def column_headings(trials):
+    [table] = sweep_tables(LaunchResult(None, [replace(result(1), trial=trial) for trial in trials], sweep=SUMMARY))
+    return [column.header for column in table.columns]
+
+
+def test_parameters_that_only_arms_set_have_no_column_beside_the_arm():
+    arms = [replace(arm_trial(1), group="joint", arm="joint"), replace(arm_trial(1), group="alone", arm="alone")]
+    assert "tasks" not in column_headings(arms)
+    points = [replace(arm, group=f"{arm.arm}-point-1") for arm in arms]
+    assert {"arm", "tasks", "epochs"} <= set(column_headings(points))
+
+
 def test_without_repetitions_there_is_no_table_of_groups():
     assert len(sweep_tables(LaunchResult(None, [result(1, ner_f1=0.5)], sweep=SUMMARY))) == 1
 

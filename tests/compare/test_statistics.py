@@ -35,6 +35,13 @@ def test_welch_by_hand():
     assert (difference.low, difference.high) == pytest.approx((2 - 2.7764 * 0.8165, 2 + 2.7764 * 0.8165), abs=1e-3)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_group_whose_values_are_equal_is_compared_without_a_warning():
+    # Only b varies, so the degrees of freedom are those of b: 1. The mean of b is 0.85, its standard error 0.05.
+    difference = welch_test([1.0, 1.0], [0.8, 0.9], 0.95)
+    assert (difference.low, difference.high) == pytest.approx((0.15 - 12.7062 * 0.05, 0.15 + 12.7062 * 0.05), abs=1e-4)
+
+
 @pytest.mark.parametrize(("a", "b"), [([1.0], [1.0, 2.0]), ([1.0, 2.0], [1.0]), ([1.0, 1.0], [2.0, 2.0])])
 def test_seeds_that_do_not_vary_have_no_test(a, b):
     assert welch_test(a, b, 0.95) is None
