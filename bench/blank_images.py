@@ -22,7 +22,7 @@ from PIL import Image
 from runner.records import ImagePart, Rendered
 from runner.resolved_plan import create_plugin, read_plan
 from runner.trial.generate import TrialWeights
-from runner.trial.run_directory import EventLog, RunDirectory
+from runner.trial.run_directory_and_events import EventLog, RunDirectory
 from runner.trial.score import score_corpus
 from runner.trial.trial_components import TrialContext
 

@@ -26,7 +26,7 @@ import runner.trial.train
 from runner.resolved_plan import resolve
 from runner.spec.load import load_spec
 from runner.trial import run_trial
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory_and_events import RunDirectory
 from runner.trial.trial_components import TrialContext
 
 SPEC = Path(__file__).parent.parent / "specs" / "tiny_mmre.yaml"

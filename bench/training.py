@@ -32,12 +32,13 @@ import torch
 from models import SHAPES, Features, collate_samples, mmre_lengths, random_model, random_sample
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from plugins.model.chat.batching import FrozenVisionTower, pack_samples, prepare_packing, to_encoder_outputs
+from plugins.model.chat.batching import pack_samples, prepare_packing
+from plugins.model.chat.frozen_vision import FrozenVisionTower, to_encoder_outputs
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions
-from plugins.trainer.batches import EpochSampler
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
+from plugins.trainer.validation_split_and_batches import EpochSampler
 from runner.records import Rendered
 from runner.stages import TrainingRun
 

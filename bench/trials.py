@@ -66,7 +66,7 @@ def run_ours(trials: int) -> None:
     from runner.execute.ray.ray_executor import RayExecutor
     from runner.resolved_plan import resolve
     from runner.spec.load import load_spec
-    from runner.trial.run_directory import RunDirectory
+    from runner.trial.run_directory_and_events import RunDirectory
 
     Path("idle.yaml").write_text(SPEC)
     plan = resolve(load_spec(Path("idle.yaml")).spec, SilentReporter())

@@ -23,11 +23,10 @@ if TYPE_CHECKING:
     import pandas
 
     from runner.compare.comparison import Comparison
-    from runner.execute.executor import Executor
     from runner.execute.launch_context import LaunchContext
-    from runner.execute.results import LaunchResult, TrialResult
+    from runner.execute.results_and_interfaces import Executor, LaunchResult, TrialResult
     from runner.resolved_plan import Trial
-    from runner.trial.run_directory import Event
+    from runner.trial.run_directory_and_events import Event
 
 __all__ = ["compare", "launch", "load_spec", "plan", "results"]
 
@@ -91,7 +90,7 @@ def launch(spec: Spec, *, smoke: bool = False, local: bool = False, address: str
         StepError: Another launch is running the same trial or sweep.
     """
     from runner.execute.launch import make_executor
-    from runner.status.launch_records import registered_launch
+    from runner.status.running_launches import registered_launch
 
     set_environment()
     cluster = None if local else address or os.environ.get("RAY_ADDRESS")

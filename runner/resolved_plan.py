@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from runner.errors import SpecError
-from runner.provenance import fingerprint, fingerprinted_options
-from runner.secrets import redact_passwords
+from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options
+from runner.redaction import redact_passwords
 from runner.spec.check import check_spec, make_section
 from runner.spec.experiment_spec import NONE, ExperimentSpec, Pins, Section
-from runner.spec.yaml_tree import Tree
+from runner.spec.yaml_layers import Tree
 from runner.stages import DatasetInfo, Options, Reporter
 from runner.stages.registry import find_plugin
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import PluginError
-from runner.provenance import canonical_json, fingerprint, fingerprinted_options
+from runner.fingerprint_and_provenance import canonical_json, fingerprint, fingerprinted_options
 from runner.stages import Options, OutsideFingerprint
 
 

@@ -8,7 +8,7 @@ from math import ceil
 from typing import Any
 
 from plugins.servers.chat import REFUSAL_CODES, ChatServer, Reply
-from plugins.servers.openai_compatible_options import OpenAIAnnotatorOptions, Prices
+from plugins.servers.openai_generator_and_annotator_options import OpenAIAnnotatorOptions, Prices
 from runner.errors import StepError
 from runner.records import ImagePart, Rendered, Sample, TextPart
 from runner.stages import Annotation, AnnotationEstimate, Reporter, TokenUsage

@@ -14,7 +14,7 @@ from plugins.data.data_options import SyntheticOptions
 from runner.dataset.folder_reader import DatasetFolder
 from runner.dataset.folder_writer import DatasetWriter, exclusive_build, publish_atomically
 from runner.errors import DataError
-from runner.provenance import fingerprint, fingerprinted_options
+from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options
 from runner.records import Entity, Sample, Segment, segment_letters
 from runner.stages import DatasetInfo, Reporter
 

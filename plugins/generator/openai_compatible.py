@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from plugins.servers.chat import REFUSAL_CODES, ChatServer
-from plugins.servers.openai_compatible_options import OpenAIGeneratorOptions
+from plugins.servers.openai_generator_and_annotator_options import OpenAIGeneratorOptions
 from runner.records import Completion, Rendered
 from runner.stages import Reporter, Weights
 

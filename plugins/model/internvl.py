@@ -15,7 +15,7 @@ from transformers import (
 from plugins.model.chat.chat_model import ChatModel
 from plugins.model.chat.loaded_chat_model import LoadedChatModel
 from plugins.model.chat.processor_and_images import ImageSize, Processor
-from plugins.model.model_options import (
+from plugins.model.model_options_and_small_sizes import (
     INTERNVL_IMAGE_CONTEXT,
     INTERNVL_IMAGE_END,
     INTERNVL_IMAGE_START,
@@ -23,7 +23,7 @@ from plugins.model.model_options import (
     SmallSize,
     text_config,
 )
-from plugins.model.model_options import INTERNVL_VIDEO as VIDEO
+from plugins.model.model_options_and_small_sizes import INTERNVL_VIDEO as VIDEO
 from runner.stages import Features
 
 DOWNSAMPLE_RATIO = 0.5

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 from PIL import Image
 from transformers import (
-    AutoModelForImageTextToText,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Qwen2_5_VLConfig,
@@ -22,11 +19,12 @@ from transformers import (
     Qwen3VLProcessor,
 )
 
-from plugins.model.chat.batching import FrozenVisionTower, pack_samples, prepare_packing, to_encoder_outputs
+from plugins.model.chat.batching import pack_samples, prepare_packing
 from plugins.model.chat.chat_model import ChatModel
+from plugins.model.chat.frozen_vision import FrozenVisionTower, to_encoder_outputs
 from plugins.model.chat.loaded_chat_model import LoadedChatModel
-from plugins.model.chat.processor_and_images import ImageSize, Processor, read_image_size, unusable_image_error
-from plugins.model.model_options import (
+from plugins.model.chat.processor_and_images import ImageSize, Processor
+from plugins.model.model_options_and_small_sizes import (
     IMAGE_PAD,
     VIDEO_PAD,
     VISION_END,
@@ -38,18 +36,8 @@ from plugins.model.model_options import (
     SmallSize,
     text_config,
 )
-from plugins.model.qwen2_5_vl_published import (
-    MAX_PIXELS,
-    MERGE_SIZE,
-    MIN_PIXELS,
-    PATCH_SIZE,
-    PUBLISHED_SIZES,
-    PublishedSize,
-    published_config,
-)
 from runner.errors import SpecError
-from runner.records import Rendered
-from runner.stages import Features, TokenCounts
+from runner.stages import Features, ModelSpec
 
 TEMPORAL_PATCH = 2
 """Frames of a temporal patch; a still image is duplicated to two frames."""
@@ -198,12 +186,11 @@ class Qwen25VLModel(QwenVLModel[Qwen25VLOptions]):
             **special_token_ids(tokenizer),
         )
 
-    def _published(self) -> PublishedModelSpec | None:
-        size = PUBLISHED_SIZES.get(self._options.checkpoint or "")
-        if size is None:
-            return None
-        min_pixels, max_pixels = self._options.min_pixels or MIN_PIXELS, self._options.max_pixels or MAX_PIXELS
-        return PublishedModelSpec(size, min_pixels, max_pixels, self._options.attention)
+    def _published(self) -> ModelSpec | None:
+        from plugins.model.qwen2_5_vl_configs import published_model_spec
+
+        options = self._options
+        return published_model_spec(options.checkpoint, options.min_pixels, options.max_pixels, options.attention)
 
 
 SMALL_NUM_POSITIONS = 64
@@ -234,81 +221,3 @@ class Qwen3VLModel(QwenVLModel[Qwen3VLOptions]):
         return Qwen3VLConfig(
             text_config=text, vision_config=vision, tie_word_embeddings=False, **special_token_ids(tokenizer)
         )
-
-
-CHARACTERS_PER_TOKEN = 4.0
-"""Estimate for a vocabulary of 150,000 tokens: English prose has about 4.5 characters per token; the names, tags and
-links of tweets have about 3. Prompts and answers here are mostly prose."""
-
-
-CONVERSATION_OVERHEAD, EXAMPLE_OVERHEAD = 19, 10
-"""Tokens that the published template adds: for prompt and answer with the system message, and for each example."""
-
-
-class PublishedModelSpec:
-    """A published size without weights, for planning; see `ModelSpec`.
-
-    Attributes:
-        module: The module on the meta device.
-        supports_packing: Whether samples can be packed with this attention.
-        replaces_pixels: Whether features can replace pixels; true for this family.
-        context_length: The published value.
-    """
-
-    module: torch.nn.Module
-    supports_packing: bool
-    replaces_pixels = True
-    context_length: int | None
-
-    def __init__(self, size: PublishedSize, min_pixels: int, max_pixels: int, attention: str) -> None:
-        """Build the architecture without memory for its weights.
-
-        Args:
-            size: The published size.
-            min_pixels: Minimum image area in pixels.
-            max_pixels: Maximum image area in pixels.
-            attention: Attention implementation in transformers.
-        """
-        config = Qwen2_5_VLConfig(**published_config(size))
-        # Memory and tokens do not depend on the kernel, which may not be installed here.
-        available = attention if attention != "flash_attention_2" else "sdpa"
-        with torch.device("meta"):
-            module: PreTrainedModel = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
-                config, attn_implementation=available, dtype=torch.float32
-            )
-        self.module = module
-        self.supports_packing = prepare_packing(module)
-        self.context_length = config.get_text_config().max_position_embeddings
-        self._images = Qwen2VLImageProcessorPil(
-            patch_size=PATCH_SIZE, merge_size=MERGE_SIZE, size={"shortest_edge": min_pixels, "longest_edge": max_pixels}
-        )
-
-    def count(self, rendered: Rendered) -> TokenCounts:
-        """Count image tokens from image sizes, and estimate text tokens from the number of characters.
-
-        Raises:
-            DataError: An image cannot be used.
-        """
-        patches = [self._num_patches(path, rendered.id) for path in rendered.images]
-        texts = [rendered.prompt]
-        for example in rendered.examples:
-            texts += [example.prompt, example.target or ""]
-        overhead = CONVERSATION_OVERHEAD + EXAMPLE_OVERHEAD * len(rendered.examples)
-        return TokenCounts(
-            # Each image is enclosed by two special tokens.
-            text=sum(map(estimate_tokens, texts)) + 2 * len(patches) + overhead,
-            image=sum(patches) // MERGE_SIZE**2,
-            target=0 if rendered.target is None else estimate_tokens(rendered.target) + 1,
-            estimated=True,
-        )
-
-    def _num_patches(self, path: Path, sample: str) -> int:
-        try:
-            return int(self._images.get_number_of_image_patches(*read_image_size(path, sample)))
-        except ValueError as error:  # the image is too narrow
-            raise unusable_image_error(path, sample, error) from error
-
-
-def estimate_tokens(text: str) -> int:
-    """Estimate the number of tokens of a text from its number of characters."""
-    return math.ceil(len(text) / CHARACTERS_PER_TOKEN)

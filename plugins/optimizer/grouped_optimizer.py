@@ -11,13 +11,7 @@ import torch
 from transformers import get_scheduler
 
 from plugins.optimizer.optimizer_options import AdamWConstants, GroupOptions, ScheduleOptions
-from plugins.optimizer.param_groups import (
-    ParamGroup,
-    add_adapters,
-    assign_param_groups,
-    format_names,
-    original_name,
-)
+from plugins.optimizer.param_groups import ParamGroup, assign_param_groups, format_names, original_name
 from runner.errors import StepError
 from runner.stages import ParameterRow, ScheduledOptimizer
 
@@ -45,7 +39,10 @@ class GroupedOptimizer:
             if group.options.frozen:
                 for parameter in group.parameters.values():
                     parameter.requires_grad_(False)
-        self._lora_model = add_adapters(module, groups, seed)
+        if any(group.options.lora for group in groups):
+            from plugins.optimizer.lora import add_adapters
+
+            self._lora_model = add_adapters(module, groups, seed)
         self._frozen_digests = _digests(module)
         return [row for group in self.assign_groups(module) for row in group.rows()]
 
@@ -90,8 +87,9 @@ class GroupedOptimizer:
         if changed:
             raise StepError(f"{format_names(changed)} changed in training, although frozen")
         if self._lora_model is not None:
-            # `safe_merge` raises ValueError if a merged weight is not finite.
-            self._lora_model.merge_and_unload(safe_merge=True)
+            from plugins.optimizer.lora import merge_adapters
+
+            merge_adapters(self._lora_model)
             self._lora_model = None
 
 

@@ -1,4 +1,4 @@
-"""Named parameter groups: assigns a module's parameters to them, and adds LoRA adapters to them."""
+"""Named parameter groups: assigns a module's parameters to them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from plugins.optimizer.optimizer_options import GroupOptions, ScheduleOptions
 from runner.errors import Problem, SpecError, SpecPath
 from runner.stages import ParameterRow
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
-    from peft.tuners.lora import LoraModel
-
 
 GROUPS_PATH: SpecPath = ("optimizer", "groups")
 """Path of the groups in a spec."""
@@ -171,67 +165,3 @@ def format_names(names: Sequence[str]) -> str:
     """List the first parameter names and count the others."""
     listed = ", ".join(names[:MAX_NAMES_LISTED])
     return f"{listed} and {len(names) - MAX_NAMES_LISTED} more" if len(names) > MAX_NAMES_LISTED else listed
-
-
-ADAPTER_NAME = "default"
-"""The name under which peft keeps the adapters of all groups."""
-
-
-def add_adapters(module: torch.nn.Module, groups: Sequence[ParamGroup], seed: int) -> LoraModel | None:
-    """Add adapters to the linear layers of the groups with `lora`, in place.
-
-    Afterwards only the adapters of these groups are trainable.
-
-    Args:
-        module: The whole model, without adapters.
-        groups: All groups, with their parameters.
-        seed: Seed of the adapters' random weights.
-
-    Returns:
-        The peft model, which merges the adapters; None if no group has `lora`.
-
-    Raises:
-        SpecError: A group with `lora` has no linear layer.
-    """
-    lora_groups = [(group, _linear_layers(module, group)) for group in groups if group.options.lora is not None]
-    if problems := [_no_layer_problem(group) for group, layers in lora_groups if not layers]:
-        raise SpecError(problems)
-    if not lora_groups:
-        return None
-    from peft.tuners.lora import LoraModel
-
-    trainable = [parameter for group in groups if group.options.lora is None for parameter in group.trainable.values()]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        lora_model = LoraModel(module, _lora_config(lora_groups), ADAPTER_NAME)
-    # peft freezes everything but adapters; groups without `lora` stay trainable.
-    for parameter in trainable:
-        parameter.requires_grad_(True)
-    return lora_model
-
-
-def _lora_config(lora_groups: Sequence[tuple[ParamGroup, Sequence[str]]]) -> LoraConfig:
-    """Return one configuration for all groups, with rank and scale of each layer by its name."""
-    from peft import LoraConfig
-
-    options = {layer: group.options.lora for group, layers in lora_groups for layer in layers if group.options.lora}
-    return LoraConfig(
-        target_modules=list(options),
-        rank_pattern={f"^{re.escape(layer)}": lora.rank for layer, lora in options.items()},
-        alpha_pattern={f"^{re.escape(layer)}": lora.alpha for layer, lora in options.items()},
-    )
-
-
-def _linear_layers(module: torch.nn.Module, group: ParamGroup) -> list[str]:
-    """Return the paths of the group's linear layers, without the output layer."""
-    output = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None  # type: ignore[no-untyped-call]
-    return [
-        path
-        for path, submodule in module.named_modules()
-        if isinstance(submodule, torch.nn.Linear) and submodule is not output and f"{path}.weight" in group.parameters
-    ]
-
-
-def _no_layer_problem(group: ParamGroup) -> Problem:
-    message = "lora adapts linear layers, but this group has none; remove lora, or match other parameters"
-    return Problem(message, (*GROUPS_PATH, group.name, "lora"))

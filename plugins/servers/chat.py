@@ -24,7 +24,7 @@ from openai import (
 )
 from PIL import Image, ImageOps
 
-from plugins.servers.openai_compatible_options import ChatServerOptions
+from plugins.servers.openai_generator_and_annotator_options import ChatServerOptions
 from runner.errors import DataError, RequirementError, RunnerError, StepError
 from runner.records import ImagePart, Rendered
 from runner.stages import Reporter, StopRequestedError

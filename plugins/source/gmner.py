@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import ElementTree
 
-from plugins.source.source_options import GmnerOptions
 from runner.errors import DataError, data_line_error
 from runner.records import Entity, Sample, Segment, segment_letters
-from runner.stages import SkippedEntry, SourceTweet
+from runner.stages import FilePath, Options, OutsideFingerprint, SkippedEntry, SourceTweet
 
 SPLITS = ("train", "dev", "test")
 LABELS = {"PER": "person", "LOC": "location", "ORG": "organization", "OTHER": "other", "MISC": "other"}
 TAGS = {"O", *(f"{kind}-{label}" for kind in "BI" for label in LABELS)}
 SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+class GmnerOptions(Options):
+    """Twitter GMNER, version 1 or 2, as published by its authors (the repository NUSTM/GMNER), with its images."""
+
+    path: Annotated[FilePath, OutsideFingerprint()]
+    """Folder that contains `txt/` (train.txt, dev.txt, test.txt) and `xml/`."""
+    images: Annotated[FilePath | None, OutsideFingerprint()] = None
+    """Folder of the images, named by IMGID. Default: `images` in `path`."""
 
 
 @dataclass

@@ -9,14 +9,36 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from plugins.source.source_options import JsonLinesOptions
 from runner.dataset.answer_files import raise_problems
 from runner.errors import DataError, SpecPath
 from runner.records import Entity, Sample, Segment, segment_letters
 from runner.spec.check import validation_problems
-from runner.spec.yaml_tree import Mark, Tree
-from runner.stages import SkippedEntry, SourceTweet
+from runner.spec.yaml_layers import Mark, Tree
+from runner.stages import FilePath, Options, OutsideFingerprint, SkippedEntry, SourceTweet
 from runner.stages.data_and_annotator import RESERVED_NAMES
+
+LABELS = ("person", "location", "organization", "other")
+LABEL_PATTERN = r"^[^\s:;]+(?: [^\s:;]+)*$"
+"""Words separated by one space, without colon or semicolon, which delimit labels in an answer."""
+
+
+class JsonLinesOptions(Options):
+    """Your own images, texts, entities and boxes, one JSON line per sample (docs/datasets.md)."""
+
+    path: Annotated[FilePath, OutsideFingerprint()]
+    """A file, or a folder of `<split>.jsonl` files; with `split: official`, each file is one split."""
+    images: Annotated[FilePath | None, OutsideFingerprint()] = None
+    """Folder that the `image` paths are relative to. Default: the folder of the file."""
+    labels: list[Annotated[str, Field(pattern=LABEL_PATTERN)]] = Field(default=list(LABELS), min_length=1)
+    """Allowed entity labels, in order. Default: the labels of the paper."""
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, labels: list[str]) -> list[str]:
+        if len(set(labels)) < len(labels):
+            raise ValueError("a label occurs twice; list each label once")
+        return labels
+
 
 Pixels = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1)]

@@ -35,9 +35,9 @@ from mlflow.utils.mlflow_tags import (
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_PARAMS_TAGS_PER_BATCH, MAX_TAG_VAL_LENGTH
 
 from plugins.tracker import mlflow_content as content
+from plugins.tracker.mlflow_connection import Store
 from plugins.tracker.mlflow_content import LoggedMetrics
 from plugins.tracker.mlflow_options import MlflowOptions
-from plugins.tracker.mlflow_store import Store
 from runner.errors import RequirementError
 from runner.stages import TrackedRun
 

@@ -10,8 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from plugins.trainer.batches import group_by_length, num_positions
 from plugins.trainer.loss import logit_chunk_size
+from plugins.trainer.validation_split_and_batches import group_by_length, num_positions
 from runner.records import Memory
 
 FLOAT32_BYTES = 4

@@ -16,12 +16,12 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import send_to_device
 from torch.distributed.tensor import DTensor
 
-from plugins.trainer.batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, group_by_length
 from plugins.trainer.checkpoint import rng_states, set_rng_states
 from plugins.trainer.distributed import reshard, unsharded_weights
+from plugins.trainer.history_and_monitor import peak_memory_gb
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
-from plugins.trainer.training_history import peak_memory_gb
+from plugins.trainer.validation_split_and_batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, group_by_length
 from runner.errors import StepError
 from runner.records import IGNORED
 from runner.stages import Features, ScheduledOptimizer, VisionLanguageModel

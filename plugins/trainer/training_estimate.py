@@ -12,7 +12,6 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel
 
-from plugins.trainer.batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, EpochSampler
 from plugins.trainer.encoded_samples import OnOverlength
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.step_memory import (
@@ -27,6 +26,7 @@ from plugins.trainer.step_memory import (
     peak_memory,
     profile_model,
 )
+from plugins.trainer.validation_split_and_batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, EpochSampler
 from runner.errors import SpecError
 from runner.records import TrainingBudget, TrainingEstimate, TrainingVariant
 from runner.stages import ModelSpec, Optimizer, TokenCounts

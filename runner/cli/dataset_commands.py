@@ -104,7 +104,7 @@ def stats(
     """Show statistics of a data set: Table 1 of the paper, labels, entities, segments, image sizes, tokens."""
     from runner.cli.dataset_statistics_display import stats_tables
     from runner.cli.results_display import print_tables
-    from runner.preflight.dataset_report import describe_dataset, write_report
+    from runner.dataset_statistics_report import describe_dataset, write_report
 
     set_environment()
     with _reporter("tokens") as reporter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from runner.dataset.dataset_statistics import STATISTIC_NAMES, DatasetStatistics
-from runner.preflight.dataset_report import MEASURE_TITLES, format_value
+from runner.dataset_statistics_report import MEASURE_TITLES, format_value
 
 PAPER_HEADING = "in the paper"
 

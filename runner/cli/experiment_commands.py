@@ -14,9 +14,8 @@ from runner.cli.app import RUN, SETUP, AsJson, Debug, Overrides, SpecFile, app, 
 
 if TYPE_CHECKING:
     from runner.cli.progress import Terminal
-    from runner.execute.executor import Executor
     from runner.execute.launch_context import LaunchContext
-    from runner.execute.results import LaunchResult
+    from runner.execute.results_and_interfaces import Executor, LaunchResult
     from runner.signals import StopSignals
     from runner.spec.experiment_spec import ExperimentSpec
     from runner.spec.load import LoadedSpec
@@ -83,9 +82,9 @@ def validate(
 @app.command(rich_help_panel=SETUP)
 def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """Show what a launch would run: trials, steps, tokens, parameter groups, memory, disk, time, machines."""
+    from runner.cli.plan_and_preview_display import plan_tables
     from runner.cli.progress import StageReporter
     from runner.cli.results_display import print_tables
-    from runner.cli.spec_display import plan_tables
     from runner.errors import SpecError
     from runner.files import user_cache_dir
     from runner.preflight.estimate import describe_plan
@@ -145,7 +144,7 @@ def launch(
     from runner.execute.launch import make_executor
     from runner.signals import StopSignals
     from runner.spec.load import load_spec
-    from runner.status.launch_records import registered_launch
+    from runner.status.running_launches import registered_launch
 
     set_environment()
     loaded = load_spec(spec, overrides or ())
@@ -208,7 +207,7 @@ def _launch(
         if experiment.plan.spec.sweep is None:
             return launch(experiment, make_executor, terminal, signals)
         # Only sweeps import Optuna and Plotly.
-        from runner.cli.sweep_display import SweepDisplay
+        from runner.cli.sweep_progress_and_results import SweepDisplay
         from runner.execute.launch_sweep import launch_sweep
 
         with SweepDisplay(terminal) as display:

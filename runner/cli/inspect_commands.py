@@ -47,8 +47,8 @@ def preview(
     debug: Debug = False,
 ) -> None:
     """Show samples as the model receives them: images, prompt, trained tokens, lengths and detected problems."""
+    from runner.cli.plan_and_preview_display import show_samples
     from runner.cli.progress import StageReporter
-    from runner.cli.spec_display import show_samples
     from runner.errors import SpecError
     from runner.preflight.preview import load_preview
     from runner.resolved_plan import smoke_spec

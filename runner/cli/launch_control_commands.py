@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from runner.execute.ray.jobs import Jobs
     from runner.spec.experiment_spec import ExperimentSpec
     from runner.spec.load import LoadedSpec
-    from runner.trial.run_directory import RunDirectory
+    from runner.trial.run_directory_and_events import RunDirectory
 
 
 Storage = Annotated[
@@ -118,7 +118,7 @@ def logs(
 def _print_local_logs(trial: str, storage: Path | None, *, follow: bool) -> None:
     from runner.cli.status_display import EventLines
     from runner.status.status import find_trial
-    from runner.trial.run_directory import EventTail, RunDirectory
+    from runner.trial.run_directory_and_events import EventTail, RunDirectory
 
     run = RunDirectory(find_trial(trial, _local_storage(storage)))
     tail, lines = EventTail(run.events), EventLines()
@@ -136,7 +136,7 @@ def _print_local_logs(trial: str, storage: Path | None, *, follow: bool) -> None
 
 
 def _is_running(run: RunDirectory) -> bool:
-    from runner.status.launch_records import launch_records
+    from runner.status.running_launches import launch_records
 
     launches = launch_records(run.path.parent)
     return run.read_record().get("status") == "running" and any(launch.is_alive for launch in launches)

@@ -18,9 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from runner.execute.results import TrialResult
+from runner.execute.results_and_interfaces import TrialResult
 from runner.resolved_plan import Trial
-from runner.trial.run_directory import Event
+from runner.trial.run_directory_and_events import Event
 
 STAGE_TITLES = {
     "data": "data",

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from runner.execute.results import INTERRUPTED, LaunchResult, TrialResult
+from runner.execute.results_and_interfaces import INTERRUPTED, LaunchResult, TrialResult
 
 Metrics = Mapping[str, float | None]
 
@@ -87,7 +87,7 @@ def _format_metric(value: Any) -> str:
 def print_results(result: LaunchResult) -> None:
     """Print the results of a launch on standard output: tables and the locations of the runs."""
     if result.sweep is not None:
-        from runner.cli.sweep_display import sweep_lines, sweep_tables
+        from runner.cli.sweep_progress_and_results import sweep_lines, sweep_tables
 
         print_tables(sweep_tables(result))
         for line in sweep_lines(result):

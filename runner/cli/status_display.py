@@ -12,7 +12,7 @@ from rich.table import Table
 
 from runner.cli.progress import PLAIN_LINES, STAGE_TITLES, format_duration
 from runner.cli.results_display import METRIC_ORDER
-from runner.trial.run_directory import Event
+from runner.trial.run_directory_and_events import Event
 
 NUM_METRICS = 3
 """How many metrics of a trial the table shows; `--json` has all of them."""

@@ -65,7 +65,7 @@ def cache(
     from runner.cli.cache_display import cache_table
     from runner.cli.results_display import print_tables
     from runner.errors import RequirementError
-    from runner.trial.cache import Cache
+    from runner.trial.cache_and_mirror import Cache
     from runner.trial.cache_contents import PruneFilter, list_items, prune, sum_sizes
 
     criteria = PruneFilter(_parse_duration(older_than), _parse_size(larger_than), unused)

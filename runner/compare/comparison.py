@@ -8,11 +8,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from runner.compare.finished_runs import Run, choose_parse_mode, select_runs
 from runner.compare.groups import Group, find_baseline, group_runs, group_warnings
 from runner.compare.mutual_reinforcement import TASKS_PATH, mre_pairs
+from runner.compare.recompute_metrics import RunMetric, measure_runs
 from runner.compare.resampling import Resampling, percentile_interval
-from runner.compare.run_metrics import RunMetric, measure_runs
-from runner.compare.run_selection import Run, choose_parse_mode, select_runs
 from runner.compare.statistics import (
     Disagreement,
     GroupPair,

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from runner import __version__
 from runner.compare.comparison import Comparison
 from runner.compare.comparison_plots import curve_plots, difference_plots, group_colour, value_plots
+from runner.compare.finished_runs import Run
 from runner.compare.groups import Group
-from runner.compare.run_selection import Run
 from runner.compare.tables import groups_table, intervals_table, subgroups_table, tests_table
 from runner.errors import RequirementError, RunnerError
 from runner.files import read_jsonl, write_text
@@ -22,7 +22,7 @@ from runner.records import Answer, Sample
 from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
 from runner.stages import Adapter, Data
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory_and_events import RunDirectory
 
 MAX_OPEN_ROWS = 40
 """A table of differences with more rows is folded at first."""

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from runner.compare.comparison import Comparison
 from runner.compare.tables import pair_name
-from runner.trial.run_directory import EventTail, RunDirectory
+from runner.trial.run_directory_and_events import EventTail, RunDirectory
 
 WIDTH = 3.5
 """Width of a plot in inches; at 96 pixels per inch it fits a phone's page of 375 pixels without scaling."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.compare.run_selection import Run
+from runner.compare.finished_runs import Run
 from runner.errors import SpecError
 from runner.resolved_plan import NOT_FINGERPRINTED, flatten_json
 from runner.stages.registry import suggestion

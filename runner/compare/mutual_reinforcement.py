@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runner.compare.finished_runs import Run
 from runner.compare.groups import Group, differing_settings, format_setting, run_settings
-from runner.compare.run_selection import Run
 from runner.compare.statistics import GroupPair
 from runner.errors import SpecError
 from runner.trial_factory import short_names

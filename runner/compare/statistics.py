@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from runner.compare.groups import Group
+from runner.compare.recompute_metrics import RunMetric
 from runner.compare.resampling import (
     TIE_TOLERANCE,
     Floats,
@@ -22,7 +23,6 @@ from runner.compare.resampling import (
     p_value,
     percentile_interval,
 )
-from runner.compare.run_metrics import RunMetric
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from runner.compare.finished_runs import Run
+from runner.compare.recompute_metrics import RunMetric
 from runner.compare.resampling import Floats, MetricDraws, Resampling, bootstrap_weights, percentile_interval
-from runner.compare.run_metrics import RunMetric
-from runner.compare.run_selection import Run
 from runner.compare.statistics import GroupPair
 
 MAX_SEGMENTS = 4

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from runner.compare.run_selection import Run
+from runner.compare.finished_runs import Run
 from runner.errors import SpecError
 from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
 from runner.spec.load import load_spec
 from runner.stages import Tracker
-from runner.status.sweep_folder import SWEEP_FOLDER
+from runner.sweep.sweep_folder import SWEEP_FOLDER
 from runner.tracking.uploader import tracker_state
 
 PAGE_FOLDER = "compare"

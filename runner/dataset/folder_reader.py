@@ -12,7 +12,7 @@ from typing import Any, overload
 
 from runner.errors import DataError, data_line_error
 from runner.files import iter_jsonl
-from runner.provenance import canonical_json
+from runner.fingerprint_and_provenance import canonical_json
 from runner.records import Entity, Sample, Segment, segment_letters
 from runner.stages import DatasetInfo
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from runner.errors import LostWorkerError, OutOfMemoryError, RequirementError, StepError
 from runner.execute.fork_server import OUTPUT_FILE, ForkExit, ForkRequest, run_forked, start_server
+from runner.redaction import worker_environment
 from runner.resolved_plan import plan_json
-from runner.secrets import worker_environment
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.stages.registry import find_plugin
-from runner.trial.run_directory import RunDirectory, steps_of
+from runner.trial.run_directory_and_events import RunDirectory, steps_of
 from runner.trial.run_trial import Outcome
 
 
@@ -32,7 +32,7 @@ def server_environment(environment: Mapping[str, str], cores: int, *, with_cloud
     Args:
         environment: The environment of the process that starts the server.
         cores: Number of threads of each process.
-        with_cloud: See `runner.secrets.worker_environment`.
+        with_cloud: See `runner.redaction.worker_environment`.
     """
     variables = {
         **worker_environment(environment, with_cloud=with_cloud),

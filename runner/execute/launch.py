@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from runner.errors import RequirementError
-from runner.execute.executor import Executor, LocalExecutor
+from runner.execute.in_process_executor import LocalExecutor
 from runner.execute.launch_context import LaunchContext
 from runner.execute.loop import LaunchLoop
-from runner.execute.results import LaunchListener, LaunchResult
+from runner.execute.results_and_interfaces import Executor, LaunchListener, LaunchResult
 from runner.preflight.resources import local_gpus, missing_requirements
 from runner.resolved_plan import Plan, expand_trials, resolve
 from runner.signals import StopSignals

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.provenance import Provenance, fingerprint
+from runner.fingerprint_and_provenance import Provenance, fingerprint
 from runner.resolved_plan import Plan, Trial, create_plugin
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.load import LoadedSpec
@@ -20,14 +20,14 @@ from runner.spec.sweep_section import SweepOptions
 from runner.stages import Tracker
 from runner.tracking.run_description import tracked_sweep, tracked_trial, tracker_identity
 from runner.tracking.uploader import RunSync
-from runner.trial.cache import Cache
+from runner.trial.cache_and_mirror import Cache
 from runner.trial.cache_entry import CacheEntry, DamagedEntryError, training_key
-from runner.trial.reuse import RECORD_FILE, make_staging_folder, replay_training_record, training_record
-from runner.trial.run_directory import EventLog, RunDirectory
+from runner.trial.restore_from_cache import RECORD_FILE, make_staging_folder, replay_training_record, training_record
+from runner.trial.run_directory_and_events import EventLog, RunDirectory
 from runner.trial.trial_components import TrialContext
 
 if TYPE_CHECKING:
-    from runner.status.sweep_folder import SweepFolder
+    from runner.sweep.sweep_folder import SweepFolder
 
 
 BUDGETS = {"budget", "parallel"}

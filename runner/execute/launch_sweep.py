@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from runner.execute.executor import Executor
 from runner.execute.launch_context import LaunchContext
 from runner.execute.loop import LaunchLoop
-from runner.execute.results import LaunchListener, LaunchResult
+from runner.execute.results_and_interfaces import Executor, LaunchListener, LaunchResult
 from runner.resolved_plan import smoke_spec
 from runner.signals import StopSignals
 from runner.stages import Reporter
-from runner.status.sweep_folder import SWEEP_FOLDER, SweepFolder
 from runner.sweep.plots import write_plots
 from runner.sweep.search import open_search
+from runner.sweep.sweep_folder import SWEEP_FOLDER, SweepFolder
 from runner.trial.run_trial import Status
 from runner.trial_factory import keep_spec
 

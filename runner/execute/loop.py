@@ -10,15 +10,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from runner.errors import RunnerError, SpecError, StepError
-from runner.execute.event_follower import EventFollower, SearchClient
-from runner.execute.executor import Executor, RunningTrial
+from runner.execute.event_follower import EventFollower
 from runner.execute.launch_context import LaunchContext
-from runner.execute.results import LaunchListener, TrialResult, add_tracker_run, make_result
+from runner.execute.results_and_interfaces import (
+    Executor,
+    LaunchListener,
+    RunningTrial,
+    TrialResult,
+    add_tracker_run,
+    make_result,
+)
 from runner.resolved_plan import Trial
 from runner.signals import StopSignals
-from runner.sweep.trial_source import TrialSource
+from runner.sweep.trial_source import SearchClient, TrialSource
 from runner.tracking.uploader import RunSync, TrackerUploader
-from runner.trial.run_directory import Event, EventTail, RunDirectory, objective_metric
+from runner.trial.run_directory_and_events import Event, EventTail, RunDirectory, objective_metric
 from runner.trial.run_trial import Outcome, Status
 
 

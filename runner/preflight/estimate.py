@@ -11,10 +11,10 @@ from typing import Any
 
 from runner.errors import DataError, RequirementError
 from runner.files import write_json
+from runner.fingerprint_and_provenance import code_hash, fingerprint, installed_packages
 from runner.preflight.resources import check_memory, estimate_disk, estimate_hours, local_gpus, missing_requirements
-from runner.provenance import code_hash, fingerprint, installed_packages
+from runner.prompt_rendering import split_groups, training_texts
 from runner.records import Rendered, TrainingBudget
-from runner.rendering import split_groups, training_texts
 from runner.resolved_plan import PlanResolver, Trial, create_plugin, expand_trials
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.spec.load import LoadedSpec

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 from runner.errors import DataError, RequirementError, RunnerError, SpecError
 from runner.html_page import render_page
 from runner.preflight.sample_checker import SampleChecker
+from runner.prompt_rendering import render_few_shot, training_texts
 from runner.records import IGNORED, Rendered, Sample
-from runner.rendering import render_few_shot, training_texts
 from runner.resolved_plan import create_plugin
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import Adapter, Features, Reporter, VisionLanguageModel

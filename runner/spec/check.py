@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from runner.errors import PluginError, Problem, SpecError, SpecPath
 from runner.spec.experiment_spec import NONE, ExperimentSpec, Section, Specification
-from runner.spec.yaml_tree import Mark, Tree
+from runner.spec.yaml_layers import Mark, Tree
 from runner.stages import Options, Stage, field_descriptions
 from runner.stages.registry import installed_plugins, suggestion, unknown_plugin_message
 

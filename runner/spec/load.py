@@ -10,7 +10,7 @@ from typing import Generic, TypeVar, cast
 from runner.errors import SpecError
 from runner.spec.check import check_spec, with_location
 from runner.spec.experiment_spec import ExperimentSpec, Specification
-from runner.spec.yaml_tree import Tree, apply_overrides, read_layers
+from runner.spec.yaml_layers import Tree, apply_overrides, read_layers
 
 S = TypeVar("S", bound=Specification)
 

@@ -19,7 +19,7 @@ from runner.spec.experiment_spec import (
 )
 from runner.spec.sweep_section import ParamValue, SweepOptions, value_label
 from runner.spec.variants import ARMS_PATH, SPACE_PATH, OutsideSpaceError, SweepVariants, get_path, value_at
-from runner.spec.yaml_tree import Tree, split_path
+from runner.spec.yaml_layers import Tree, split_path
 
 OBJECTIVE_EXAMPLE = "objective: {metric: validation/loss, mode: min}"
 

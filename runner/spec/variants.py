@@ -10,7 +10,7 @@ from runner.errors import SpecError, SpecPath
 from runner.spec.check import check_spec, spec_with_defaults
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.sweep_section import ParamValue, SweepOptions, value_label
-from runner.spec.yaml_tree import Mark, Tree, assign, split_path
+from runner.spec.yaml_layers import Mark, Tree, assign, split_path
 
 SPACE_PATH: SpecPath = ("sweep", "space")
 ARMS_PATH: SpecPath = ("sweep", "arms")

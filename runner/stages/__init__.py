@@ -43,7 +43,7 @@ from runner.stages.optimizer_and_trainer import (
     TrainingRun,
     ValidationEvaluator,
 )
-from runner.stages.plugin import (
+from runner.stages.options_and_reporter import (
     DescribedModel,
     FilePath,
     LocatedStr,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from runner.records import Answer, Prediction, Rendered, Sample
-from runner.stages.plugin import Options
+from runner.stages.options_and_reporter import Options
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 from pydantic import Field, field_validator
 
 from runner.records import Sample
-from runner.stages.plugin import Name, Options, Reporter
+from runner.stages.options_and_reporter import Name, Options, Reporter
 
 RESERVED_NAMES = frozenset({"left_out", "annotations"})
 """Names of other files in a data set folder, which a split cannot use."""

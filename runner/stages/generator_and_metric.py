@@ -10,7 +10,7 @@ from pydantic import Field
 
 from runner.records import Answer, Completion, Rendered
 from runner.stages.adapter_and_model import VisionLanguageModel
-from runner.stages.plugin import Options, Reporter
+from runner.stages.options_and_reporter import Options, Reporter
 
 
 class GeneratorOptions(Options):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from runner.records import Rendered, TrainingBudget, TrainingEstimate
 from runner.stages.adapter_and_model import Features, ModelSpec, TokenCounts, VisionLanguageModel
-from runner.stages.plugin import Options, Reporter
+from runner.stages.options_and_reporter import Options, Reporter
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from runner.resolved_plan import NOT_FINGERPRINTED, flatten_json
 from runner.status.status import TrialStatus, experiment_status, find_experiments
-from runner.status.sweep_folder import SWEEP_FOLDER, read_sweep
-from runner.trial.run_directory import RunDirectory
+from runner.sweep.sweep_folder import SWEEP_FOLDER, read_sweep
+from runner.trial.run_directory_and_events import RunDirectory
 
 SEED = "seed"
 

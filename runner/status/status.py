@@ -12,9 +12,9 @@ from typing import Any
 
 from runner.errors import RequirementError, SpecError
 from runner.stages.registry import suggestion
-from runner.status.launch_records import LaunchRecord, launch_records
-from runner.status.sweep_folder import SWEEP_FOLDER, read_sweep
-from runner.trial.run_directory import Event, EventTail, RunDirectory
+from runner.status.running_launches import LaunchRecord, launch_records
+from runner.sweep.sweep_folder import SWEEP_FOLDER, read_sweep
+from runner.trial.run_directory_and_events import Event, EventTail, RunDirectory
 
 RUNNING, WAITING, LOST = "running", "waiting", "lost"
 """States of an unfinished trial: it has written events; it has written none yet; its launch no longer exists."""

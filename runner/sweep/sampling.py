@@ -23,7 +23,7 @@ from runner.spec.sweep_section import (
     TpeSearch,
 )
 from runner.spec.variants import SweepVariants
-from runner.spec.yaml_tree import Tree
+from runner.spec.yaml_layers import Tree
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

@@ -14,10 +14,10 @@ from runner.resolved_plan import PlanResolver, Trial
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.sweep_section import SweepOptions
 from runner.spec.variants import SweepVariants
-from runner.spec.yaml_tree import Tree
+from runner.spec.yaml_layers import Tree
 from runner.stages import Reporter
 from runner.sweep.study import ArmStudy, open_study_storage, studies_by_arm
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory_and_events import RunDirectory
 from runner.trial.run_trial import Status
 from runner.trial_factory import SweepPoint, TrialFactory, keep_spec
 

@@ -14,7 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from runner.errors import SpecError
-from runner.provenance import fingerprint
+from runner.fingerprint_and_provenance import fingerprint
 from runner.spec.check import check_spec
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.variants import OutsideSpaceError

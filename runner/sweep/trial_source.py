@@ -1,11 +1,13 @@
-"""The source of a launch's trials: the interface of a search, and a fixed list of trials."""
+"""The source of a launch's trials: the interface of a search, its client, and a fixed list of trials."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from runner.resolved_plan import Trial
+from runner.trial.run_directory_and_events import Event
 from runner.trial.run_trial import Status
 
 
@@ -80,3 +82,64 @@ class FixedTrials:
     def summary(self) -> Mapping[str, Any]:
         """Return the number of trials."""
         return {"expected": self._num_trials, "objective": None, "best": None, "dropped": [], "refused": []}
+
+
+VALIDATION_PREFIX = "validation/"
+"""Prefix of the metrics that a search may use; the test split is evaluated once, at the end."""
+
+
+def validation_metrics_of(event: Event) -> dict[str, float]:
+    """The validation metrics of an event, which a search may use; empty for other events."""
+    if event["kind"] != "metrics" or event["step"] is None:
+        return {}
+    values: Mapping[str, Any] = event["values"]
+    return {name: value for name, value in values.items() if name.startswith(VALIDATION_PREFIX) and value is not None}
+
+
+class SearchClient:
+    """Thread-safe access to the source of trials; see `runner.sweep.trial_source.TrialSource`."""
+
+    def __init__(self, source: TrialSource, objective: str | None) -> None:
+        """Set the source of trials and the name of the objective's metric, if there is one."""
+        self._source, self._objective = source, objective
+        self._lock = threading.Lock()
+
+    def ask(self) -> Trial | None:
+        """Ask for the next trial to run."""
+        with self._lock:
+            return self._source.ask()
+
+    def done(self) -> bool:
+        """Whether no further trial will be proposed."""
+        with self._lock:
+            return self._source.done()
+
+    def summary(self) -> Mapping[str, Any]:
+        """Summarize the search so far."""
+        with self._lock:
+            return self._source.summary()
+
+    def report(self, trial: Trial, event: Event, last_values: dict[str, float]) -> bool:
+        """Report an event's validation metrics to the search, and add them to `last_values`.
+
+        Returns:
+            Whether the trial is to be stopped, since the search prunes it.
+        """
+        values = validation_metrics_of(event)
+        last_values |= values
+        if not values:
+            return False
+        with self._lock:
+            return self._source.report(trial, event["step"], values)
+
+    def tell(
+        self, trial: Trial, status: Status, metrics: Mapping[str, float | None], last_values: Mapping[str, float]
+    ) -> Mapping[str, Any]:
+        """Tell the search how a trial ended, and return the summary after that."""
+        with self._lock:
+            self._source.tell(trial, status, metrics, last_values)
+            return self._source.summary()
+
+    def objective_value(self, status: Status, last_values: Mapping[str, float]) -> float | None:
+        """The objective's value of a trial that has ended; None unless it is finished."""
+        return last_values.get(self._objective) if self._objective and status == "finished" else None

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runner.redaction import redact_passwords
 from runner.resolved_plan import flatten_json, non_default_options
-from runner.secrets import redact_passwords
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.sweep_section import SweepOptions
 from runner.stages import DatasetInfo, TrackedRun
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory_and_events import RunDirectory
 
 SWEPT = "swept"
 """Value of a parameter on a sweep's run where the trials have different values."""

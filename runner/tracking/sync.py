@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 from runner.errors import DataError, RunnerError
+from runner.redaction import redact_passwords
 from runner.resolved_plan import create_plugin, read_plan
-from runner.secrets import redact_passwords
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import DatasetInfo, TrackedRun, Tracker
-from runner.status.launch_records import LaunchRecord, launch_records
+from runner.status.running_launches import LaunchRecord, launch_records
 from runner.status.status import ExperimentSelection
-from runner.status.sweep_folder import SWEEP_FOLDER, read_sweep
+from runner.sweep.sweep_folder import SWEEP_FOLDER, read_sweep
 from runner.tracking.run_description import tracked_sweep, tracked_trial, tracker_identity
 from runner.tracking.uploader import MAX_CONSECUTIVE_FAILURES, RunSync, UploadedElsewhereError
-from runner.trial.run_directory import RunDirectory, objective_metric
+from runner.trial.run_directory_and_events import RunDirectory, objective_metric
 from runner.trial.run_trial import Status
 
 

@@ -18,9 +18,9 @@ from filelock import FileLock, Timeout
 
 from runner.errors import RequirementError, RunnerError, StepError
 from runner.files import write_json
-from runner.secrets import redact_passwords
+from runner.redaction import redact_passwords
 from runner.stages import TrackedRun, Tracker
-from runner.trial.run_directory import TRACKER_LOCK, TRACKER_STATE, EventTail
+from runner.trial.run_directory_and_events import TRACKER_LOCK, TRACKER_STATE, EventTail
 from runner.trial.run_trial import Status
 
 LOG_FILE = "events.jsonl"

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from runner.trial.cache import Cache
+from runner.trial.cache_and_mirror import Cache
 from runner.trial.cache_entry import DESCRIPTION, CacheEntry, list_files
 
 UNFINISHED_MAX_AGE = timedelta(days=1)

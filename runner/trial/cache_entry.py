@@ -18,7 +18,7 @@ from filelock import SoftFileLease, Timeout
 
 from runner.errors import RunnerError
 from runner.files import link_or_copy, write_json, write_text
-from runner.provenance import fingerprint, fingerprinted_options, host_info
+from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options, host_info
 from runner.spec.experiment_spec import VALIDATION_PREFIX, ExperimentSpec, Section
 from runner.stages.registry import find_plugin
 

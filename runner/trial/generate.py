@@ -1,20 +1,16 @@
-"""Step 2: generates answers to the test split; and, during training, answers to validation samples."""
+"""Step 2: generates answers to the test split with the trained weights."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import DataError, SpecError, StepError
 from runner.files import read_jsonl, write_jsonl
-from runner.preflight.check_samples import CheckProgress, check_prompt_lengths
-from runner.records import Rendered, Sample
-from runner.rendering import training_texts
-from runner.stages import MetricCounts, Reporter, VisionLanguageModel
-from runner.trial.score import reduce_counts, score_sample
-from runner.trial.trial_components import TrialContext, is_main_process
+from runner.prompt_rendering import training_texts
+from runner.stages import VisionLanguageModel
+from runner.trial.trial_components import TrialContext
 
 
 @dataclass(frozen=True)
@@ -89,108 +85,3 @@ def generate(context: TrialContext) -> None:
     write_jsonl(context.run.predictions, [rows[sample_id] for sample_id in ids])
     unfinished.unlink()
     context.log.artifact("predictions", context.run.predictions)
-
-
-VALIDATION_STAGE = "validate"
-"""The stage name of the progress of validation answers."""
-
-
-@dataclass(frozen=True)
-class LiveWeights:
-    """A model in memory; see `runner.stages.Weights`."""
-
-    model: VisionLanguageModel
-
-    def folder(self) -> Path:
-        """Refuse: no folder holds these weights.
-
-        Raises:
-            SpecError: Always.
-        """
-        raise SpecError(
-            "the generator reads weights from a folder, and during training the weights are only in memory",
-            path=("trainer", "eval_generate_steps"),
-        )
-
-    def load(self) -> VisionLanguageModel:
-        """The model itself."""
-        return self.model
-
-
-class MainRankReporter:
-    """Reports from the main process only, each warning once; every rank can ask whether to stop."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        """Wrap the reporter of the trial."""
-        self._reporter = reporter
-        self._warnings_sent: set[str] = set()
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Record metrics at an optimizer step."""
-        if is_main_process():
-            self._reporter.metrics(step, values)
-
-    def progress(self, done: int, total: int, **metrics: float) -> None:
-        """Report the progress."""
-        if is_main_process():
-            self._reporter.progress(done, total, **metrics)
-
-    def warn(self, message: str) -> None:
-        """Warn, unless the same message was sent before."""
-        if is_main_process() and message not in self._warnings_sent:
-            self._warnings_sent.add(message)
-            self._reporter.warn(message)
-
-    def stop_requested(self) -> bool:
-        """Whether the user asked to stop."""
-        return self._reporter.stop_requested()
-
-
-class ValidationGenerator:
-    """Generates and scores answers to validation samples, with the trial's generator, adapter and metrics.
-
-    See `runner.stages.ValidationEvaluator`. Samples are named by their indices in the training split.
-    """
-
-    def __init__(self, context: TrialContext, samples: Sequence[Sample]) -> None:
-        """Create the evaluator of a trial with its training split."""
-        self._context, self._samples = context, samples
-        self._reporter = MainRankReporter(context.reporter(VALIDATION_STAGE))
-        self._prompts: dict[int, Rendered] = {}
-
-    def prepare(self, model: VisionLanguageModel, indices: Sequence[int]) -> None:
-        """Render the prompts and check that they leave enough room for answers.
-
-        Raises:
-            SpecError: `max_new_tokens` exceeds the remaining context, or too few samples are left as few-shot examples.
-            DataError: A prompt alone is too long.
-        """
-        prompts = self._context.validation_prompts([self._samples[index] for index in indices])
-        self._prompts = dict(zip(indices, prompts, strict=True))
-        progress = CheckProgress(self._reporter, len(prompts))
-        check_prompt_lengths(model, prompts, self._context.spec.generator_options.max_answer_tokens, progress)
-
-    def evaluate(self, model: VisionLanguageModel, indices: Sequence[int]) -> list[MetricCounts]:
-        """Generate answers to this rank's samples and score them.
-
-        Raises:
-            StopRequestedError: The user asked to stop.
-            StepError: The generator left out a sample.
-        """
-        if not indices:
-            return []
-        prompts = [self._prompts[index] for index in indices]
-        completions = self._context.generator.generate(LiveWeights(model), prompts, frozenset(), self._reporter)
-        outputs = {completion.id: completion.output for completion in completions}
-        return [self._score(self._samples[index], outputs) for index in indices]
-
-    def _score(self, sample: Sample, outputs: Mapping[str, str]) -> MetricCounts:
-        if sample.id not in outputs:
-            raise StepError(f"the generator gave no answer to sample {sample.id}")
-        adapter = self._context.adapter
-        prediction = adapter.parse(outputs[sample.id], adapter.parse_modes[0])
-        return score_sample(self._context.metrics, prediction.answer, adapter.reference(sample))
-
-    def aggregate(self, counts: Sequence[MetricCounts]) -> dict[str, float | None]:
-        """Reduce the counts of samples to the values of all metrics."""
-        return reduce_counts(self._context.metrics, counts)

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from runner.trial.run_directory import EventLog, RunDirectory
+from runner.trial.run_directory_and_events import EventLog, RunDirectory
 
 EVENT_KIND = "system"
 """The kind of the events. Values are named like MLflow's system metrics; the step is the run's age in seconds."""

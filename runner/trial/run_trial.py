@@ -15,14 +15,14 @@ from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import StopRequestedError
 from runner.trial.generate import generate
 from runner.trial.resource_usage import sample_usage
-from runner.trial.reuse import (
+from runner.trial.restore_from_cache import (
     ARTIFACT_SPECS,
     CachedArtifact,
     broadcast_decision,
     log_cache_event,
     wait_for_decision,
 )
-from runner.trial.run_directory import EventLog, RunDirectory, steps_of
+from runner.trial.run_directory_and_events import EventLog, RunDirectory, steps_of
 from runner.trial.score import score
 from runner.trial.train import train
 from runner.trial.trial_components import TrialContext, is_main_process

@@ -10,16 +10,16 @@ from pathlib import Path
 from runner import __version__
 from runner.errors import DataError, StepError
 from runner.files import write_jsonl
+from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options
 from runner.preflight.check_samples import check_samples
 from runner.preflight.sample_checker import SampleChecker
-from runner.provenance import fingerprint, fingerprinted_options
+from runner.prompt_rendering import split_groups, training_texts
 from runner.records import Rendered, Sample
-from runner.rendering import split_groups, training_texts
 from runner.resolved_plan import create_plugin
 from runner.stages import Trainer, TrainingRun
 from runner.stages.optimizer_and_trainer import summarize_groups
-from runner.trial.generate import ValidationGenerator
 from runner.trial.trial_components import TrialContext, is_main_process
+from runner.trial.validation_generator import ValidationGenerator
 
 ENCODERS = ("torch", "transformers", "tokenizers", "numpy", "pillow")
 """Packages that turn text and images into model inputs; another version may encode them differently."""

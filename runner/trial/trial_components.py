@@ -9,13 +9,13 @@ from functools import cached_property
 from typing import Any
 
 from runner.errors import DataError
+from runner.prompt_rendering import render_few_shot
 from runner.records import Rendered, Sample
-from runner.rendering import render_few_shot
 from runner.resolved_plan import create_plugin
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import Adapter, DatasetInfo, Generator, Metric, Model, Reporter
-from runner.trial.cache import Cache
-from runner.trial.run_directory import EventLog, RunDirectory, StepReporter
+from runner.trial.cache_and_mirror import Cache
+from runner.trial.run_directory_and_events import EventLog, RunDirectory, StepReporter
 
 
 def is_main_process() -> bool:

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
+from runner.cli.plan_and_preview_display import plan_tables
 from runner.cli.progress import PLAIN_LINES, Terminal
 from runner.cli.results_display import results_table
-from runner.cli.spec_display import plan_tables
-from runner.execute.results import TrialResult
+from runner.execute.results_and_interfaces import TrialResult
 from runner.resolved_plan import Trial
 
 

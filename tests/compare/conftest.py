@@ -8,7 +8,7 @@ import pytest
 from runner.files import write_json, write_jsonl
 from runner.resolved_plan import create_plugin, resolve, trial_name
 from runner.spec.load import load_spec
-from runner.trial.run_directory import EventLog, RunDirectory
+from runner.trial.run_directory_and_events import EventLog, RunDirectory
 from runner.trial.score import all_values, score_modes, score_rows
 
 SPEC = """\

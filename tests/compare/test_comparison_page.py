@@ -13,7 +13,7 @@ from runner.compare.comparison_plots import curve_plots
 from runner.compare.resampling import Resampling
 from runner.errors import RequirementError
 from runner.records import Answer
-from runner.trial.run_directory import EventLog
+from runner.trial.run_directory_and_events import EventLog
 
 FAST = Resampling(100)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from runner.dataset.folder_reader import JsonlSamples, content_fingerprint, sample_from_row, sample_to_row
 from runner.files import stream_jsonl
-from runner.provenance import fingerprint
+from runner.fingerprint_and_provenance import fingerprint
 from runner.records import Entity, Sample, Segment
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)

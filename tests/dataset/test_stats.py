@@ -14,14 +14,14 @@ from PIL import Image
 from runner.cli.dataset_statistics_display import stats_tables
 from runner.dataset.folder_reader import DatasetFolder
 from runner.dataset.folder_writer import publish_atomically
-from runner.errors import DataError, RequirementError, SpecError
-from runner.preflight.dataset_report import (
+from runner.dataset_statistics_report import (
     describe_dataset,
     format_value,
     histogram,
     select_browsed_samples,
     write_report,
 )
+from runner.errors import DataError, RequirementError, SpecError
 from runner.records import Entity, Sample, Segment
 
 SPEC = """\

@@ -12,8 +12,8 @@ from runner.files import write_json
 from runner.resolved_plan import Trial, resolve
 from runner.signals import StopSignals
 from runner.spec.load import load_spec
-from runner.status.sweep_folder import SweepFolder
-from runner.trial.run_directory import EventLog, RunDirectory
+from runner.sweep.sweep_folder import SweepFolder
+from runner.trial.run_directory_and_events import EventLog, RunDirectory
 from runner.trial.run_trial import Outcome
 
 SPEC = """\

@@ -7,11 +7,12 @@ import time
 import pytest
 
 from runner.errors import RequirementError
-from runner.execute.event_follower import EventFollower, validation_metrics_of
+from runner.execute.event_follower import EventFollower
 from runner.stages import DatasetInfo, TrackedRun
+from runner.sweep.trial_source import validation_metrics_of
 from runner.tracking import uploader as module
 from runner.tracking.uploader import RunSync, TrackerUploader
-from runner.trial.run_directory import EventLog
+from runner.trial.run_directory_and_events import EventLog
 
 
 class RecordingTracker:

@@ -8,13 +8,13 @@ import psutil
 import pytest
 
 from runner.errors import LostWorkerError, RequirementError
-from runner.execute.executor import LocalExecutor
 from runner.execute.fork_executor import ForkedExecutor
+from runner.execute.in_process_executor import LocalExecutor
 from runner.execute.launch import make_executor
 from runner.resolved_plan import resolve
 from runner.spec.experiment_spec import ComputeOptions
 from runner.spec.load import load_spec
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory_and_events import RunDirectory
 
 SPEC = """\
 name: forked

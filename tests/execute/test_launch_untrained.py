@@ -10,9 +10,9 @@ from runner.errors import SpecError
 from runner.preflight.estimate import describe_plan
 from runner.resolved_plan import resolve, smoke_spec
 from runner.spec.load import LoadedSpec, load_spec
-from runner.spec.yaml_tree import Tree
+from runner.spec.yaml_layers import Tree
 from runner.trial.generate import TrialWeights
-from runner.trial.run_directory import EventLog, RunDirectory
+from runner.trial.run_directory_and_events import EventLog, RunDirectory
 from runner.trial.run_trial import run_trial
 from runner.trial.trial_components import TrialContext
 

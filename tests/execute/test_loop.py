@@ -6,10 +6,10 @@ import signal
 import pytest
 
 from runner.errors import RequirementError, StepError
-from runner.execute.results import LaunchResult
-from runner.status.sweep_folder import SweepFolder
+from runner.execute.results_and_interfaces import LaunchResult
+from runner.sweep.sweep_folder import SweepFolder
 from runner.sweep.trial_source import FixedTrials
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory_and_events import RunDirectory
 
 
 class Pruning(FixedTrials):

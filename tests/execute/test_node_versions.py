@@ -1,7 +1,7 @@
 """Two machines that compute with other software are told apart, by name."""
 
 from runner.execute.ray.node_worker import software_versions, version_differences
-from runner.provenance import code_hash
+from runner.fingerprint_and_provenance import code_hash
 
 
 def test_this_machine_has_no_difference_to_itself_in_code_plugins_and_packages():

@@ -9,8 +9,8 @@ from runner.files import read_jsonl
 from runner.resolved_plan import Trial, resolve
 from runner.spec.load import load_spec
 from runner.spec.sweep_section import SweepOptions
-from runner.trial.cache import Cache
-from runner.trial.run_directory import EventLog, RunDirectory
+from runner.trial.cache_and_mirror import Cache
+from runner.trial.run_directory_and_events import EventLog, RunDirectory
 
 SWEEP = {
     "space": {"seed": {"int": [1, 50]}},

@@ -16,7 +16,7 @@ from runner.errors import RequirementError
 from runner.resolved_plan import resolve
 from runner.spec.experiment_spec import ComputeOptions
 from runner.spec.load import load_spec
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory_and_events import RunDirectory
 
 pytestmark = pytest.mark.slow
 

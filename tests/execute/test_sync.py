@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from runner.status.launch_records import registered_launch
+from runner.status.running_launches import registered_launch
 from runner.status.status import find_experiments
 from runner.sweep.trial_source import FixedTrials
 from runner.tracking import sync as module
 from runner.tracking.sync import StorageSync
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory_and_events import RunDirectory
 
 
 @pytest.fixture

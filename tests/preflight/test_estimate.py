@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from runner.cli.spec_display import plan_tables
+from runner.cli.plan_and_preview_display import plan_tables
 from runner.errors import RequirementError
 from runner.preflight.estimate import ASSUMED_LENGTH, assumed_sample_length, describe_plan
 from runner.preflight.resources import USABLE_MEMORY_RATIO, check_memory, estimate_hours
@@ -32,7 +32,7 @@ def offline(monkeypatch):
     def offline(name, revision):
         raise RequirementError(f"{name} cannot be had")
 
-    monkeypatch.setattr("plugins.model.chat.checkpoint_files.hub_revision", offline)
+    monkeypatch.setattr("plugins.model.chat.find_checkpoint.hub_revision", offline)
 
 
 def plan_of(*overrides):

@@ -8,7 +8,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from runner.cli.spec_display import plan_tables
+from runner.cli.plan_and_preview_display import plan_tables
 from runner.preflight.estimate import describe_plan
 from runner.spec.load import load_spec
 

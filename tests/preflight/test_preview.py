@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from runner.cli.spec_display import TRAINED_STYLES, sample_lines
+from runner.cli.plan_and_preview_display import TRAINED_STYLES, sample_lines
 from runner.errors import DataError, RequirementError, SpecError
 from runner.preflight.preview import PromptSegmenter, load_preview, write_page
 from runner.records import Rendered, TextPart

@@ -9,7 +9,7 @@ from runner.resolved_plan import plan_json, read_plan, smoke_spec
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.load import load_spec
 from runner.spec.schema import spec_schema
-from runner.trial.run_directory import steps_of
+from runner.trial.run_directory_and_events import steps_of
 
 TRAINED = """\
 name: small

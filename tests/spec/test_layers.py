@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import SpecError
-from runner.spec.yaml_tree import apply_overrides, read_layers
+from runner.spec.yaml_layers import apply_overrides, read_layers
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from runner.errors import RequirementError, SpecError
 from runner.status import status as module
-from runner.status.launch_records import registered_launch
+from runner.status.running_launches import registered_launch
 from runner.status.status import experiment_status, find_experiments, find_trial, stop
 
 

@@ -7,7 +7,7 @@ from made_up import BASE
 
 import runner.resolved_plan
 from runner.spec.sweep_section import SweepOptions
-from runner.spec.yaml_tree import read_tree
+from runner.spec.yaml_layers import read_tree
 from runner.stages import DatasetInfo
 from runner.sweep.search import open_search
 

@@ -13,9 +13,9 @@ from runner.resolved_plan import plan_json
 from runner.spec.load import load_spec
 from runner.spec.sweep_section import SweepOptions
 from runner.spec.variants import SweepVariants
-from runner.spec.yaml_tree import Mark, Tree
+from runner.spec.yaml_layers import Mark, Tree
 from runner.sweep.sampling import draw_point
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory_and_events import RunDirectory
 
 SEARCHES = {
     "random": "search: {type: random, seed: 7}",

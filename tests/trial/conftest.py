@@ -4,7 +4,7 @@ import pytest
 
 from runner.resolved_plan import resolve
 from runner.spec.load import load_spec
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory_and_events import RunDirectory
 from runner.trial.run_trial import run_trial
 
 SPEC = """\

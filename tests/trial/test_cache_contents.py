@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.trial.cache import Cache
+from runner.trial.cache_and_mirror import Cache
 from runner.trial.cache_contents import CachedItem, PruneFilter, list_items, prune
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner.files import link_or_copy
-from runner.trial.cache import Cache
+from runner.trial.cache_and_mirror import Cache
 from runner.trial.cache_entry import DESCRIPTION, DamagedEntryError
 
 KEY = "0123456789ab" * 5

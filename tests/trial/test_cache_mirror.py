@@ -10,7 +10,7 @@ import pytest
 from runner.errors import RequirementError
 from runner.spec.experiment_spec import ComputeOptions
 from runner.stages import LocatedStr
-from runner.trial.cache import Cache, MirrorError
+from runner.trial.cache_and_mirror import Cache, MirrorError
 from runner.trial.cache_entry import DESCRIPTION, DamagedEntryError
 
 KEY = "0123456789ab" * 5

@@ -6,7 +6,7 @@ from runner import __version__
 from runner.resolved_plan import resolve
 from runner.spec.load import load_spec
 from runner.trial import train as encoding
-from runner.trial.run_directory import EventLog, RunDirectory
+from runner.trial.run_directory_and_events import EventLog, RunDirectory
 from runner.trial.run_trial import run_trial
 from runner.trial.train import encoded_folder
 from runner.trial.trial_components import TrialContext

@@ -2,7 +2,7 @@
 
 import json
 
-from runner.trial.run_directory import EventLog, EventTail, StepReporter
+from runner.trial.run_directory_and_events import EventLog, EventTail, StepReporter
 
 
 def test_each_event_is_read_once(tmp_path):

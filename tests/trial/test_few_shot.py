@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from plugins.adapter.pfa import PromptFormatAdapter
 from plugins.adapter.pfa_prompt import PfaOptions
 from runner.errors import SpecError
+from runner.prompt_rendering import render_few_shot
 from runner.records import Entity, Sample, Segment
-from runner.rendering import render_few_shot
 
 LABELS = ("person", "other")
 ADAPTER = PromptFormatAdapter(PfaOptions(), LABELS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import runner.trial.cache_entry
-from runner.trial.cache import Cache
+from runner.trial.cache_and_mirror import Cache
 from runner.trial.cache_entry import Lease, LeaseHeldError
 
 LEASE = 4.0

@@ -12,7 +12,7 @@ from plugins.adapter.pfa_prompt import PfaOptions
 from runner.files import read_jsonl
 from runner.records import Answer, Entity, Prediction, Sample, Segment
 from runner.trial import score as module
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory_and_events import RunDirectory
 from runner.trial.score import is_wrong, write_mistakes
 
 PAIRS = frozenset({("person", "Ann")})

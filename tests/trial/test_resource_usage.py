@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from runner.trial.resource_usage import UsageReader, sample_usage
-from runner.trial.run_directory import EventLog, RunDirectory
+from runner.trial.run_directory_and_events import EventLog, RunDirectory
 
 
 def events(run):

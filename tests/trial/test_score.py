@@ -12,7 +12,7 @@ from runner.files import read_jsonl
 from runner.resolved_plan import create_plugin
 from runner.score_predictions import EvaluateOptions, evaluate
 from runner.spec.check import make_section
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory_and_events import RunDirectory
 from runner.trial.score import score
 
 METRICS = (

@@ -6,7 +6,7 @@ import pytest
 
 from runner.errors import RequirementError
 from runner.files import read_jsonl
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory_and_events import RunDirectory
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")

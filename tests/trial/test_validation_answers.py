@@ -13,9 +13,9 @@ from runner.records import Completion, Entity, Sample, Segment
 from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
 from runner.stages import TokenCounts
-from runner.trial.generate import LiveWeights, ValidationGenerator
 from runner.trial.score import score_corpus
 from runner.trial.trial_components import TrialContext
+from runner.trial.validation_generator import LiveWeights, ValidationGenerator
 
 LABELS = ("person", "other")
 METRICS = ("ner_f1", "rouge", "ner_f1_by_label")

@@ -21,16 +21,16 @@ from transformers import (
 from transformers.utils.import_utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
-from plugins.model.chat.checkpoint_files import hub_folder, local_folder
+from plugins.model.chat.find_checkpoint import hub_folder, local_folder
 from plugins.model.chat.loaded_chat_model import LoadedChatModel
 from plugins.model.chat.processor_and_images import (
     Processor,
-    check_lock,
     image_text_processor_class,
     load_processor,
     train_tokenizer,
 )
-from plugins.model.model_options import SIZES, ChatModelOptions, SmallSize
+from plugins.model.chat.processor_lock import check_lock
+from plugins.model.model_options_and_small_sizes import SIZES, ChatModelOptions, SmallSize
 from runner.errors import RequirementError, SpecError
 from runner.stages import ModelSpec
 

@@ -22,8 +22,8 @@ from plugins.model.chat.processor_and_images import (
     cached_image_size,
     load_image,
     unusable_image_error,
-    write_lock,
 )
+from plugins.model.chat.processor_lock import write_lock
 from plugins.model.chat.template import TOKEN_CACHE_SIZE, ChatTemplate, mark_as_special
 from runner.errors import RequirementError
 from runner.records import IGNORED, Rendered

@@ -13,7 +13,7 @@ from runner.dataset.build.work_folder import JsonlStore, WorkFolder
 from runner.dataset.folder_reader import sample_from_row
 from runner.dataset.review.decisions import utc_now
 from runner.files import iter_jsonl, stream_jsonl
-from runner.provenance import fingerprint
+from runner.fingerprint_and_provenance import fingerprint
 from runner.records import Sample
 from runner.stages import Annotation, AnnotationEstimate, Annotator, Reporter, TokenUsage
 

@@ -22,7 +22,7 @@ from runner.dataset.folder_reader import image_digest, sample_from_row, sample_t
 from runner.dataset.folder_writer import DatasetWriter
 from runner.errors import DataError
 from runner.files import iter_jsonl, stream_jsonl
-from runner.provenance import canonical_json, fingerprint, fingerprinted_options
+from runner.fingerprint_and_provenance import canonical_json, fingerprint, fingerprinted_options
 from runner.records import Sample, Segment, segment_letters
 from runner.spec.dataset_spec import CropOptions
 from runner.stages import Reporter, SkippedEntry, SourceTweet

@@ -11,7 +11,7 @@ from runner import __version__
 from runner.dataset.build.work_folder import WorkFolder
 from runner.dataset.folder_reader import sample_to_row
 from runner.files import stream_jsonl
-from runner.provenance import fingerprint
+from runner.fingerprint_and_provenance import fingerprint
 from runner.resolved_plan import create_plugin
 from runner.spec.dataset_spec import DatasetSpec
 from runner.stages import Options, SkippedEntry, Source, SourceTweet

@@ -15,7 +15,7 @@ from runner.dataset.build.split_and_publish_stage import PublishStage, ReviewPro
 from runner.dataset.build.work_folder import BuildStage, WorkFolder
 from runner.dataset.folder_writer import check_replaceable, exclusive_build
 from runner.errors import StepError
-from runner.provenance import fingerprint, fingerprinted_options
+from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options
 from runner.resolved_plan import create_plugin, smoke_section
 from runner.spec.dataset_spec import DatasetSpec
 from runner.spec.experiment_spec import Section

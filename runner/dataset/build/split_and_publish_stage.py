@@ -18,7 +18,7 @@ from runner.dataset.review.decisions import ReviewedSample, reviewed_samples
 from runner.dataset.split import split_by_ratios
 from runner.errors import DataError
 from runner.files import iter_jsonl, link_or_copy, stream_jsonl
-from runner.provenance import fingerprint
+from runner.fingerprint_and_provenance import fingerprint
 from runner.records import Sample
 from runner.spec.dataset_spec import DatasetSpec
 from runner.stages import Ratios, Reporter

@@ -13,7 +13,7 @@ from runner.execute.ray.cluster import Reservation
 from runner.execute.ray.node_worker import WorkerTask, run_worker
 from runner.resolved_plan import plan_json, with_changed_options
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
-from runner.trial.run_directory import EventLog, RunDirectory, steps_of
+from runner.trial.run_directory_and_events import EventLog, RunDirectory, steps_of
 from runner.trial.run_trial import Outcome
 
 import ray  # isort: skip - after cluster.py, which sets what Ray reads when it is imported

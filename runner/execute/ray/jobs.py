@@ -21,10 +21,10 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 
 from runner.errors import Problem, RequirementError, SpecError, SpecPath, StepError
 from runner.execute.ray.cluster import check_reachable, check_token_present, token_message, unreachable_message
-from runner.secrets import has_password
+from runner.redaction import has_password
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.load import LoadedSpec
-from runner.status.launch_records import JOB_VARIABLE
+from runner.status.running_launches import JOB_VARIABLE
 
 
 def serialize_spec(loaded: LoadedSpec[ExperimentSpec]) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 from runner.errors import LostWorkerError, RequirementError
 from runner.execute.fork_executor import run_in_fork, server_environment
 from runner.execute.fork_server import ForkRequest, start_server
+from runner.fingerprint_and_provenance import code_hash, package_versions
 from runner.preflight.resources import gpu_memory_problem, local_gpus
-from runner.provenance import code_hash, package_versions
 from runner.spec.experiment_spec import ComputeOptions
 from runner.stages.registry import STAGES, installed_plugins
 from runner.trial.run_trial import Outcome
@@ -77,7 +77,7 @@ class NodeActor:
         Args:
             cores: Number of threads of each process.
             modules: The modules that the server imports.
-            with_cloud: See `runner.secrets.worker_environment`.
+            with_cloud: See `runner.redaction.worker_environment`.
         """
         key = (cores, with_cloud)
         server, address = self._servers.get(key, (None, ""))

@@ -12,7 +12,7 @@ from runner.execute.ray.cluster import Node, Reservation, ReservationPool, conne
 from runner.execute.ray.node_worker import NodeActor, software_versions, version_differences
 from runner.execute.ray.placement import PlacementRequest, describe_shortage, plan_placement
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
-from runner.trial.run_directory import RunDirectory, steps_of
+from runner.trial.run_directory_and_events import RunDirectory, steps_of
 from runner.trial.run_trial import Outcome
 
 import ray  # isort: skip - after cluster.py, which sets what Ray reads when it is imported

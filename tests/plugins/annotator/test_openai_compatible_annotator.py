@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from plugins.annotator.openai_compatible import OpenAICompatibleAnnotator, TokenBudget, is_refusal
-from plugins.servers.openai_compatible_options import OpenAIAnnotatorOptions
+from plugins.servers.openai_generator_and_annotator_options import OpenAIAnnotatorOptions
 from runner.errors import RequirementError, StepError
 from runner.records import Sample
 from runner.stages import Annotation, TokenUsage

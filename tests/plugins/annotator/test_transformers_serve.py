@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from plugins.annotator.openai_compatible import OpenAICompatibleAnnotator
-from plugins.servers.openai_compatible_options import OpenAIAnnotatorOptions
+from plugins.servers.openai_generator_and_annotator_options import OpenAIAnnotatorOptions
 from runner.records import Sample
 from runner.stages import TokenUsage
 
@@ -29,7 +29,7 @@ def save_llava(folder):
     from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
     from plugins.model.chat.processor_and_images import train_tokenizer
-    from plugins.model.model_options import END_OF_TEXT, ChatFormat
+    from plugins.model.model_options_and_small_sizes import END_OF_TEXT, ChatFormat
 
     texts = ["What is in this image? Two people stand in front of a wall. ANSWER:"] * 4
     tokenizer = train_tokenizer(texts, 300, ChatFormat((END_OF_TEXT, "<image>"), TEMPLATE))

@@ -11,7 +11,7 @@ from plugins.data.mmre import MmreData
 from runner.dataset.folder_writer import publish_atomically
 from runner.dataset.leaks import find_leaks
 from runner.errors import DataError
-from runner.provenance import fingerprinted_options
+from runner.fingerprint_and_provenance import fingerprinted_options
 from runner.records import Entity, Sample
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from plugins.generator.openai_compatible import OpenAICompatibleGenerator
-from plugins.servers.openai_compatible_options import OpenAIGeneratorOptions
+from plugins.servers.openai_generator_and_annotator_options import OpenAIGeneratorOptions
 from runner.errors import DataError, RequirementError, StepError
 from runner.records import ImagePart, Rendered, TextPart
 from runner.stages import StopRequestedError

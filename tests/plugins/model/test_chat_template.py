@@ -9,7 +9,7 @@ from tokenizers import AddedToken, processors
 
 from plugins.model.chat.processor_and_images import train_tokenizer
 from plugins.model.chat.template import ChatTemplate
-from plugins.model.model_options import END_OF_TEXT, TURN_END, TURN_START, ChatFormat, chat_template
+from plugins.model.model_options_and_small_sizes import END_OF_TEXT, TURN_END, TURN_START, ChatFormat, chat_template
 from runner.errors import PluginError, RequirementError
 from runner.records import ImagePart, Rendered, TextPart
 

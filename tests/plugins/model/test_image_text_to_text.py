@@ -18,7 +18,7 @@ from transformers import (
 
 from plugins.model.chat.processor_and_images import train_tokenizer
 from plugins.model.image_text_to_text import ImageTextToTextModel
-from plugins.model.model_options import (
+from plugins.model.model_options_and_small_sizes import (
     END_OF_TEXT,
     TURN_END,
     TURN_START,

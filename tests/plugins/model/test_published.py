@@ -3,9 +3,9 @@
 import pytest
 from PIL import Image
 
-from plugins.model.model_options import Qwen25VLOptions
-from plugins.model.qwen2_5_vl_published import PUBLISHED_SIZES
-from plugins.model.qwen_vl import CHARACTERS_PER_TOKEN, Qwen25VLModel
+from plugins.model.model_options_and_small_sizes import Qwen25VLOptions
+from plugins.model.qwen2_5_vl_configs import CHARACTERS_PER_TOKEN, PUBLISHED_SIZES
+from plugins.model.qwen_vl import Qwen25VLModel
 from runner.errors import DataError, RequirementError
 from runner.records import ImagePart, Rendered, TextPart
 
@@ -19,7 +19,7 @@ def meta_model(monkeypatch):
     def away(name, revision):
         raise RequirementError(f"{name} cannot be had")
 
-    monkeypatch.setattr("plugins.model.chat.checkpoint_files.hub_revision", away)
+    monkeypatch.setattr("plugins.model.chat.find_checkpoint.hub_revision", away)
     return lambda checkpoint, **options: Qwen25VLModel(Qwen25VLOptions(checkpoint=checkpoint, **options)).meta_model(
         None
     )

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from plugins.model.model_options import Qwen25VLOptions
+from plugins.model.model_options_and_small_sizes import Qwen25VLOptions
 from plugins.model.qwen_vl import Qwen25VLModel
 from runner.errors import DataError, RequirementError, SpecError
 from runner.records import ImagePart, Rendered, TextPart

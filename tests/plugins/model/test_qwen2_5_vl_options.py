@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from plugins.model.model_options import Qwen25VLOptions
+from plugins.model.model_options_and_small_sizes import Qwen25VLOptions
 from runner.stages import LocatedStr
 
 

@@ -1,7 +1,7 @@
 from transformers import AutoTokenizer
 
 from plugins.model.chat.processor_and_images import train_tokenizer
-from plugins.model.model_options import END_OF_TEXT, TURN_END, TURN_START, ChatFormat, chat_template
+from plugins.model.model_options_and_small_sizes import END_OF_TEXT, TURN_END, TURN_START, ChatFormat, chat_template
 
 SPECIAL = (END_OF_TEXT, TURN_START, TURN_END, "<image>")
 

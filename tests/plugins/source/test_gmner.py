@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from plugins.source.gmner import GmnerSource
-from plugins.source.source_options import GmnerOptions
+from plugins.source.gmner import GmnerOptions, GmnerSource
 from runner.errors import DataError
 from runner.records import Entity
 from runner.stages import SkippedEntry, SourceTweet
@@ -198,7 +197,7 @@ def test_a_missing_split_is_an_error(tmp_path):
 
 
 def test_paths_are_not_part_of_the_fingerprint():
-    from runner.provenance import fingerprinted_options
+    from runner.fingerprint_and_provenance import fingerprinted_options
 
     assert fingerprinted_options(GmnerOptions(path=Path("a"), images=Path("b"))) == {}
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plugins.source.json_lines import JsonLinesSource
-from plugins.source.source_options import JsonLinesOptions
+from plugins.source.json_lines import JsonLinesOptions, JsonLinesSource
 from runner.errors import DataError
 from runner.records import Entity
 from runner.stages import SkippedEntry, SourceTweet

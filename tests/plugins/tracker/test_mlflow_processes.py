@@ -10,8 +10,8 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from plugins.tracker import mlflow_store
-from plugins.tracker.mlflow_store import Store
+from plugins.tracker import mlflow_connection
+from plugins.tracker.mlflow_connection import Store
 
 LIFE = """
 import sys
@@ -90,7 +90,7 @@ def test_a_kill_during_table_creation_does_not_prevent_a_new_start(tmp_path):
 
 def test_an_empty_database_is_cached_for_the_next_store_of_this_version(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(mlflow_store, "MlflowClient", counted := Mock(wraps=mlflow_store.MlflowClient))
+    monkeypatch.setattr(mlflow_connection, "MlflowClient", counted := Mock(wraps=mlflow_connection.MlflowClient))
     kept = tmp_path / "cache" / "mmre-runner" / f"mlflow-{mlflow.__version__}.db"
 
     def made(name):

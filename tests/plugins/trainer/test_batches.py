@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.trainer.batches import EpochSampler, group_by_length, num_validation, split_validation
+from plugins.trainer.validation_split_and_batches import EpochSampler, group_by_length, num_validation, split_validation
 
 groups_of_samples = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=40)
 shares = st.floats(0, 0.9)

@@ -5,10 +5,10 @@ import torch
 
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions
-from plugins.trainer.batches import EpochSampler
 from plugins.trainer.encoded_samples import is_skipped
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
+from plugins.trainer.validation_split_and_batches import EpochSampler
 from runner.stages import StopRequestedError, TrainingRun
 
 GROUPS = {"vision": {"match": "*visual*", "lr": 2e-3}, "language": {"match": "*", "lr": 4e-3}}

@@ -7,10 +7,10 @@ from pydantic import ValidationError
 
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions
-from plugins.trainer.batches import EpochSampler, split_validation
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.training_estimate import count_target_tokens, training_budget
+from plugins.trainer.validation_split_and_batches import EpochSampler, split_validation
 from runner.errors import SpecError
 from runner.records import IGNORED, TrainingBudget
 from runner.stages import StopRequestedError, TokenCounts, TrainingRun

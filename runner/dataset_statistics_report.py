@@ -20,8 +20,8 @@ from runner.dataset.dataset_statistics import (
 from runner.dataset.folder_reader import DatasetFolder
 from runner.errors import DataError, PluginError, RequirementError, SpecError
 from runner.html_page import render_page
+from runner.prompt_rendering import training_texts
 from runner.records import Sample
-from runner.rendering import training_texts
 from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
 from runner.spec.experiment_spec import Section

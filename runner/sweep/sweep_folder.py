@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.files import write_json, write_text
+from runner.redaction import redact_passwords
 from runner.resolved_plan import Plan, Trial, plan_json
-from runner.secrets import redact_passwords
-from runner.trial.run_directory import LOCK, OBJECTIVE, TRACKER_LOCK, TRACKER_STATE, EventLog, lock_folder
+from runner.trial.run_directory_and_events import LOCK, OBJECTIVE, TRACKER_LOCK, TRACKER_STATE, EventLog, lock_folder
 from runner.trial.run_trial import Status
 from runner.trial_factory import ScoredTrial
 
@@ -52,7 +52,7 @@ class SweepFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the lock of the folder while the block runs; see `runner.trial.run_directory.lock_folder`."""
+        """Hold the lock of the folder while the block runs; see `runner.trial.run_directory_and_events.lock_folder`."""
         with lock_folder(self.path, "this sweep"):
             yield
 

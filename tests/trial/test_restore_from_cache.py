@@ -10,9 +10,10 @@ from runner.errors import SpecError, StepError
 from runner.files import read_jsonl
 from runner.spec.load import load_spec
 from runner.stages import StopRequestedError
-from runner.trial import reuse, run_trial
-from runner.trial.reuse import ARTIFACT_SPECS, ArtifactSpec
-from runner.trial.run_directory import EventLog, RunDirectory
+from runner.trial import restore_from_cache as reuse
+from runner.trial import run_trial
+from runner.trial.restore_from_cache import ARTIFACT_SPECS, ArtifactSpec
+from runner.trial.run_directory_and_events import EventLog, RunDirectory
 from runner.trial.trial_components import TrialContext
 
 

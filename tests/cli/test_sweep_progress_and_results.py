@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from runner.cli.progress import Terminal, format_duration
-from runner.cli.sweep_display import SweepDisplay, format_mean_std, sweep_lines, sweep_tables
+from runner.cli.sweep_progress_and_results import SweepDisplay, format_mean_std, sweep_lines, sweep_tables
 from runner.errors import StepError
-from runner.execute.results import LaunchResult, TrialResult
+from runner.execute.results_and_interfaces import LaunchResult, TrialResult
 from runner.resolved_plan import Trial
 from runner.trial_factory import short_names
 

@@ -1,4 +1,4 @@
-"""Results of trials and of a launch, and the interface of a display that follows a launch."""
+"""The results of a launch, and the interfaces of an executor and of a display that follows a launch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from runner.errors import RunnerError, StepError
 from runner.resolved_plan import Plan, Trial
+from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.tracking.uploader import tracker_state
-from runner.trial.run_directory import Event, RunDirectory
+from runner.trial.run_directory_and_events import Event, RunDirectory
 from runner.trial.run_trial import Outcome, Status
 
 INTERRUPTED = 130
@@ -147,3 +148,42 @@ class LaunchListener(Protocol):
 
     def stopping(self) -> None:
         """The user asked to stop, and the trials save their state."""
+
+
+class RunningTrial(Protocol):
+    """A trial that was started."""
+
+    def outcome(self) -> Outcome | None:
+        """The trial's outcome; None while it runs. A worker that died does not raise: the outcome is a failure."""
+
+    def kill(self) -> None:
+        """Kill the trial at once; what it has saved remains."""
+
+
+class Executor(Protocol):
+    """Runs trials in parallel. A request to stop reaches a trial through the stop file in its run directory."""
+
+    def check_placeable(self, compute: ComputeOptions) -> None:
+        """Check that a trial can be placed at some time.
+
+        Raises:
+            RequirementError: It never can; the message says what exists and what would fit.
+        """
+
+    def start(self, spec: ExperimentSpec, folder: Path, compute: ComputeOptions) -> RunningTrial | None:
+        """Start the unfinished steps of a trial.
+
+        Args:
+            spec: The spec of the trial's plan.
+            folder: Its run directory, which exists.
+            compute: The resources that its workers need.
+
+        Returns:
+            The trial, or None if the resources are not free now.
+        """
+
+    def describe_wait(self, compute: ComputeOptions) -> str:
+        """Describe what a trial is waiting for: "4 GPUs on one node; free now: 2 GPUs"."""
+
+    def close(self) -> None:
+        """Stop everything that was started."""

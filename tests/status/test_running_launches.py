@@ -8,13 +8,13 @@ import sys
 import pytest
 
 from runner.errors import RequirementError
-from runner.status import launch_records as module
-from runner.status.launch_records import JOB_VARIABLE, LaunchRecord, launch_records, registered_launch
+from runner.status import running_launches as module
+from runner.status.running_launches import JOB_VARIABLE, LaunchRecord, launch_records, registered_launch
 
 RESPONSIVE = """
 import signal, sys, time
 from pathlib import Path
-from runner.status.launch_records import registered_launch
+from runner.status.running_launches import registered_launch
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background processes ignore
 try:
     with registered_launch(Path(sys.argv[1])):

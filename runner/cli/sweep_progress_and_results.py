@@ -17,10 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.cli.progress import STAGE_TITLES, Terminal, format_duration
-from runner.execute.results import LaunchResult, TrialResult
+from runner.execute.results_and_interfaces import LaunchResult, TrialResult
 from runner.resolved_plan import Trial
-from runner.status.sweep_folder import SEED
-from runner.trial.run_directory import Event
+from runner.sweep.sweep_folder import SEED
+from runner.trial.run_directory_and_events import Event
 from runner.trial_factory import short_names
 
 NUM_LIVE_TRIALS = 12

@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
-from runner import provenance
-from runner.provenance import Provenance, git_state
+from runner import fingerprint_and_provenance as provenance
+from runner.fingerprint_and_provenance import Provenance, git_state
 
 
 @pytest.fixture

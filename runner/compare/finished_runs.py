@@ -12,8 +12,8 @@ from typing import Any
 from runner.errors import DataError, SpecError
 from runner.files import read_jsonl
 from runner.status.status import ExperimentSelection, find_experiments
-from runner.status.sweep_folder import SWEEP_FOLDER, read_sweep
-from runner.trial.run_directory import RunDirectory
+from runner.sweep.sweep_folder import SWEEP_FOLDER, read_sweep
+from runner.trial.run_directory_and_events import RunDirectory
 
 ScoreRow = Mapping[str, Any]
 """A line of `scores.jsonl`."""

@@ -1,9 +1,8 @@
-"""The interface of an executor, and the executor that runs trials in this process."""
+"""The executor that runs trials in this process, one after another."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 from runner.errors import RequirementError
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
@@ -70,42 +69,3 @@ class LocalExecutor:
 
     def close(self) -> None:
         """Do nothing: no process was started."""
-
-
-class RunningTrial(Protocol):
-    """A trial that was started."""
-
-    def outcome(self) -> Outcome | None:
-        """The trial's outcome; None while it runs. A worker that died does not raise: the outcome is a failure."""
-
-    def kill(self) -> None:
-        """Kill the trial at once; what it has saved remains."""
-
-
-class Executor(Protocol):
-    """Runs trials in parallel. A request to stop reaches a trial through the stop file in its run directory."""
-
-    def check_placeable(self, compute: ComputeOptions) -> None:
-        """Check that a trial can be placed at some time.
-
-        Raises:
-            RequirementError: It never can; the message says what exists and what would fit.
-        """
-
-    def start(self, spec: ExperimentSpec, folder: Path, compute: ComputeOptions) -> RunningTrial | None:
-        """Start the unfinished steps of a trial.
-
-        Args:
-            spec: The spec of the trial's plan.
-            folder: Its run directory, which exists.
-            compute: The resources that its workers need.
-
-        Returns:
-            The trial, or None if the resources are not free now.
-        """
-
-    def describe_wait(self, compute: ComputeOptions) -> str:
-        """Describe what a trial is waiting for: "4 GPUs on one node; free now: 2 GPUs"."""
-
-    def close(self) -> None:
-        """Stop everything that was started."""

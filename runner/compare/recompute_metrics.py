@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runner.compare.finished_runs import Run
 from runner.compare.resampling import (
     Floats,
     MetricDraws,
@@ -16,7 +17,6 @@ from runner.compare.resampling import (
     choose_reduction,
     concatenate_draws,
 )
-from runner.compare.run_selection import Run
 from runner.errors import DataError, SpecError
 from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section

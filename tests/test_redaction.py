@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.secrets import has_password, redact_passwords, worker_environment
+from runner.redaction import has_password, redact_passwords, worker_environment
 
 SECRET = st.text("abcXYZ019%@:;.,+-_~!$&()*=?#[]{}|^`", min_size=12)
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from runner.errors import RequirementError
 from runner.files import user_cache_dir
-from runner.secrets import redact_passwords
+from runner.redaction import redact_passwords
 
 ARTIFACTS = "mlartifacts"
 """Folder of the artifacts, in the folder of all runs, unless a server stores them."""

@@ -4,7 +4,7 @@ import pytest
 
 from runner.errors import Problem, SpecError, StepError
 from runner.files import read_jsonl, write_jsonl
-from runner.trial.run_directory import RunDirectory
+from runner.trial.run_directory_and_events import RunDirectory
 from runner.trial.run_trial import Outcome
 
 

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runner.errors import SpecError
-from runner.spec.yaml_tree import parse_tree
+from runner.spec.yaml_layers import parse_tree
 
 HERE = Path(".")
 

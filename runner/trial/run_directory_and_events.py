@@ -18,9 +18,9 @@ from filelock import FileLock, Timeout
 
 from runner.errors import StepError
 from runner.files import write_json, write_text
-from runner.provenance import Provenance, host_info, package_versions
+from runner.fingerprint_and_provenance import Provenance, host_info, package_versions
+from runner.redaction import redact_passwords
 from runner.resolved_plan import Plan, plan_json
-from runner.secrets import redact_passwords
 from runner.spec.experiment_spec import ExperimentSpec
 
 Event = dict[str, Any]

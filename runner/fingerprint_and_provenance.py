@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from runner import __version__
 from runner.errors import PluginError
-from runner.secrets import redact_passwords
+from runner.redaction import redact_passwords
 from runner.stages import OutsideFingerprint
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from runner.files import read_jsonl, write_text
 from runner.preflight.check_samples import CheckProgress, check_prompt_lengths
-from runner.rendering import training_texts
+from runner.prompt_rendering import training_texts
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import StopRequestedError
 from runner.trial.cache_entry import (
@@ -26,7 +26,7 @@ from runner.trial.cache_entry import (
     training_key,
     validation_metric_identities,
 )
-from runner.trial.run_directory import Event, RunDirectory
+from runner.trial.run_directory_and_events import Event, RunDirectory
 from runner.trial.trial_components import TrialContext
 
 RANK_POLL_SECONDS = 0.1

@@ -211,7 +211,7 @@ class ChatModelOptions(ModelOptions):
         if self.checkpoint is None:
             assert self.size is not None
             return f"random:{self.size}:{size_digest(self.size, self.chat_format)}"
-        from plugins.model.chat.checkpoint_files import hub_revision, local_folder, local_revision
+        from plugins.model.chat.find_checkpoint import hub_revision, local_folder, local_revision
 
         if Path(self.checkpoint).is_absolute():
             return local_revision(local_folder(self.checkpoint))

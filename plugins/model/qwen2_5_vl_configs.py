@@ -1,0 +1,188 @@
+"""Published configurations of Qwen2.5-VL, to plan a run without its checkpoint."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2VLImageProcessorPil,
+)
+
+from plugins.model.chat.batching import prepare_packing
+from plugins.model.chat.processor_and_images import read_image_size, unusable_image_error
+from runner.records import Rendered
+from runner.stages import TokenCounts
+
+PATCH_SIZE, MERGE_SIZE = 14, 2
+"""Side of a patch in pixels, and of a token in patches."""
+
+MIN_PIXELS, MAX_PIXELS = 3136, 12_845_056
+"""Minimum and maximum image area of the published processor."""
+
+
+@dataclass(frozen=True)
+class PublishedSize:
+    """Values in which the published sizes differ; widths in units.
+
+    Attributes:
+        width: Hidden size of the language model, also the width of the vision tower's output.
+        layers: Decoder layers.
+        heads: Attention heads, each of 128 units.
+        kv_heads: Heads of keys and values.
+        ffn: Width of the language model's feed-forward layers.
+        vocabulary: Number of rows of the embeddings.
+        tied: Whether the output layer shares its weights with the embeddings.
+        vision_ffn: Width of the vision tower's feed-forward layers.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    ffn: int
+    vocabulary: int
+    tied: bool
+    vision_ffn: int
+
+
+PUBLISHED_SIZES: dict[str, PublishedSize] = {
+    "Qwen/Qwen2.5-VL-3B-Instruct": PublishedSize(2048, 36, 16, 2, 11_008, 151_936, True, 3420),
+    "Qwen/Qwen2.5-VL-7B-Instruct": PublishedSize(3584, 28, 28, 4, 18_944, 152_064, False, 3420),
+    "Qwen/Qwen2.5-VL-32B-Instruct": PublishedSize(5120, 64, 40, 8, 27_648, 152_064, False, 3456),
+    "Qwen/Qwen2.5-VL-72B-Instruct": PublishedSize(8192, 80, 64, 8, 29_568, 152_064, False, 3456),
+}
+"""Published sizes by name on the hub."""
+
+
+def published_config(size: PublishedSize) -> dict[str, Any]:
+    """Return the arguments of transformers' `Qwen2_5_VLConfig` for a size."""
+    return {
+        "text_config": {
+            "vocab_size": size.vocabulary,
+            "hidden_size": size.width,
+            "num_hidden_layers": size.layers,
+            "num_attention_heads": size.heads,
+            "num_key_value_heads": size.kv_heads,
+            "intermediate_size": size.ffn,
+            "max_position_embeddings": 128_000,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": [16, 24, 24]},
+        },
+        "vision_config": {
+            "depth": 32,
+            "hidden_size": 1280,
+            "num_heads": 16,
+            "intermediate_size": size.vision_ffn,
+            "out_hidden_size": size.width,
+            "patch_size": PATCH_SIZE,
+            "spatial_merge_size": MERGE_SIZE,
+            "window_size": 112,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+            "tokens_per_second": 2,
+        },
+        "tie_word_embeddings": size.tied,
+    }
+
+
+CHARACTERS_PER_TOKEN = 4.0
+"""Estimate for a vocabulary of 150,000 tokens: English prose has about 4.5 characters per token; the names, tags and
+links of tweets have about 3. Prompts and answers here are mostly prose."""
+
+
+CONVERSATION_OVERHEAD, EXAMPLE_OVERHEAD = 19, 10
+"""Tokens that the published template adds: for prompt and answer with the system message, and for each example."""
+
+
+class PublishedModelSpec:
+    """A published size without weights, for planning; see `ModelSpec`.
+
+    Attributes:
+        module: The module on the meta device.
+        supports_packing: Whether samples can be packed with this attention.
+        replaces_pixels: Whether features can replace pixels; true for this family.
+        context_length: The published value.
+    """
+
+    module: torch.nn.Module
+    supports_packing: bool
+    replaces_pixels = True
+    context_length: int | None
+
+    def __init__(self, size: PublishedSize, min_pixels: int, max_pixels: int, attention: str) -> None:
+        """Build the architecture without memory for its weights.
+
+        Args:
+            size: The published size.
+            min_pixels: Minimum image area in pixels.
+            max_pixels: Maximum image area in pixels.
+            attention: Attention implementation in transformers.
+        """
+        config = Qwen2_5_VLConfig(**published_config(size))
+        # Memory and tokens do not depend on the kernel, which may not be installed here.
+        available = attention if attention != "flash_attention_2" else "sdpa"
+        with torch.device("meta"):
+            module: PreTrainedModel = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
+                config, attn_implementation=available, dtype=torch.float32
+            )
+        self.module = module
+        self.supports_packing = prepare_packing(module)
+        self.context_length = config.get_text_config().max_position_embeddings
+        self._images = Qwen2VLImageProcessorPil(
+            patch_size=PATCH_SIZE, merge_size=MERGE_SIZE, size={"shortest_edge": min_pixels, "longest_edge": max_pixels}
+        )
+
+    def count(self, rendered: Rendered) -> TokenCounts:
+        """Count image tokens from image sizes, and estimate text tokens from the number of characters.
+
+        Raises:
+            DataError: An image cannot be used.
+        """
+        patches = [self._num_patches(path, rendered.id) for path in rendered.images]
+        texts = [rendered.prompt]
+        for example in rendered.examples:
+            texts += [example.prompt, example.target or ""]
+        overhead = CONVERSATION_OVERHEAD + EXAMPLE_OVERHEAD * len(rendered.examples)
+        return TokenCounts(
+            # Each image is enclosed by two special tokens.
+            text=sum(map(estimate_tokens, texts)) + 2 * len(patches) + overhead,
+            image=sum(patches) // MERGE_SIZE**2,
+            target=0 if rendered.target is None else estimate_tokens(rendered.target) + 1,
+            estimated=True,
+        )
+
+    def _num_patches(self, path: Path, sample: str) -> int:
+        try:
+            return int(self._images.get_number_of_image_patches(*read_image_size(path, sample)))
+        except ValueError as error:  # the image is too narrow
+            raise unusable_image_error(path, sample, error) from error
+
+
+def published_model_spec(
+    checkpoint: str | None, min_pixels: int | None, max_pixels: int | None, attention: str
+) -> PublishedModelSpec | None:
+    """Return the published size that a checkpoint names on the hub; None for any other checkpoint.
+
+    Args:
+        checkpoint: Value of the option.
+        min_pixels: Minimum image area in pixels; None selects the published one.
+        max_pixels: Maximum image area in pixels; None selects the published one.
+        attention: Attention implementation in transformers.
+    """
+    size = PUBLISHED_SIZES.get(checkpoint or "")
+    return (
+        None
+        if size is None
+        else PublishedModelSpec(size, min_pixels or MIN_PIXELS, max_pixels or MAX_PIXELS, attention)
+    )
+
+
+def estimate_tokens(text: str) -> int:
+    """Estimate the number of tokens of a text from its number of characters."""
+    return math.ceil(len(text) / CHARACTERS_PER_TOKEN)

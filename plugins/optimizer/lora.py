@@ -1,0 +1,80 @@
+"""LoRA adapters of parameter groups: added to their linear layers, and merged after training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraModel
+from transformers import PreTrainedModel
+
+from plugins.optimizer.param_groups import GROUPS_PATH, ParamGroup
+from runner.errors import Problem, SpecError
+
+ADAPTER_NAME = "default"
+"""The name under which peft keeps the adapters of all groups."""
+
+
+def add_adapters(module: torch.nn.Module, groups: Sequence[ParamGroup], seed: int) -> LoraModel:
+    """Add adapters to the linear layers of the groups with `lora`, in place.
+
+    Afterwards only the adapters of these groups are trainable.
+
+    Args:
+        module: The whole model, without adapters.
+        groups: All groups, with their parameters.
+        seed: Seed of the adapters' random weights.
+
+    Returns:
+        The peft model, for `merge_adapters`.
+
+    Raises:
+        SpecError: A group with `lora` has no linear layer.
+    """
+    lora_groups = [(group, _linear_layers(module, group)) for group in groups if group.options.lora is not None]
+    if problems := [_no_layer_problem(group) for group, layers in lora_groups if not layers]:
+        raise SpecError(problems)
+    trainable = [parameter for group in groups if group.options.lora is None for parameter in group.trainable.values()]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        lora_model = LoraModel(module, _lora_config(lora_groups), ADAPTER_NAME)
+    # peft freezes everything but adapters; groups without `lora` stay trainable.
+    for parameter in trainable:
+        parameter.requires_grad_(True)
+    return lora_model
+
+
+def merge_adapters(lora_model: LoraModel) -> None:
+    """Merge the adapters into the weights of the module that `add_adapters` was given.
+
+    Raises:
+        ValueError: A merged weight is not finite.
+    """
+    lora_model.merge_and_unload(safe_merge=True)
+
+
+def _lora_config(lora_groups: Sequence[tuple[ParamGroup, Sequence[str]]]) -> LoraConfig:
+    """Return one configuration for all groups, with rank and scale of each layer by its name."""
+    options = {layer: group.options.lora for group, layers in lora_groups for layer in layers if group.options.lora}
+    return LoraConfig(
+        target_modules=list(options),
+        rank_pattern={f"^{re.escape(layer)}": lora.rank for layer, lora in options.items()},
+        alpha_pattern={f"^{re.escape(layer)}": lora.alpha for layer, lora in options.items()},
+    )
+
+
+def _linear_layers(module: torch.nn.Module, group: ParamGroup) -> list[str]:
+    """Return the paths of the group's linear layers, without the output layer."""
+    output = module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None  # type: ignore[no-untyped-call]
+    return [
+        path
+        for path, submodule in module.named_modules()
+        if isinstance(submodule, torch.nn.Linear) and submodule is not output and f"{path}.weight" in group.parameters
+    ]
+
+
+def _no_layer_problem(group: ParamGroup) -> Problem:
+    message = "lora adapts linear layers, but this group has none; remove lora, or match other parameters"
+    return Problem(message, (*GROUPS_PATH, group.name, "lora"))
