@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from plugins.generator.decoding.continuous_batching import generate_continuously, supports_continuous_batching
 from plugins.generator.decoding.greedy import GenerationOutput, GreedyDecoder
 from plugins.generator.generator_options import TransformersOptions
 from runner.records import Completion, Rendered
@@ -54,6 +53,11 @@ class TransformersGenerator:
     ) -> Iterator[GenerationOutput]:
         missing = [prompt for prompt in prompts if prompt.id not in done]
         if self._options.continuous_batching and self._options.batch_size > 1:
+            from plugins.generator.decoding.continuous_batching import (
+                generate_continuously,
+                supports_continuous_batching,
+            )
+
             if supports_continuous_batching(decoder, [missing[0], missing[-1]]):
                 yield from generate_continuously(decoder, missing, self._options.batch_size, reporter.stop_requested)
                 return
