@@ -25,18 +25,20 @@ class PfaOptions(Options):
     """The format of prompts and targets, and how answers are parsed."""
 
     tasks: tuple[Task, ...] = Field(default=TASKS, min_length=1)
-    """The tasks of a prompt: any of summary, ner and match, in this order. Default: all, as published."""
+    """The tasks of a prompt: one or more of `summary`, `ner` and `match`, in this order. Default: all three tasks, as
+    published."""
 
     labels: tuple[Label, ...] | None = Field(default=None, min_length=1)
     """The entity labels in the prompt, in this order. Default: the labels of the data set."""
 
     parse: Literal["lossless", "published"] = "lossless"
     """How answers are parsed. `published` splits at every colon, as the paper describes. `lossless` splits only at a
-    known label, so that an entity may contain a colon. The metrics of the other mode are reported as well."""
+    known label, so an entity may contain a colon. A launch also reports the metrics of the mode that is not
+    selected."""
 
     images: Literal["first", "lettered"] = "first"
-    """Order of a prompt. `first`: main image, then segments, then the text, as published. `lettered`: the same, with
-    its letter before each segment, for models too small to count images."""
+    """Order of the images in a prompt. `first`: main image, then segments, then the text, as published. `lettered`: the
+    same order, with the letter of each segment before the segment; for models that are too small to count images."""
 
     @field_validator("tasks")
     @classmethod

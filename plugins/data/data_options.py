@@ -17,14 +17,15 @@ class MmreOptions(Options):
     path: Annotated[FilePath, OutsideFingerprint()]
     """Path of the data-set folder."""
     split: Literal["as_built"] | Ratios = "as_built"
-    """`as_built`: the splits of the data set. Ratios: all samples are split again."""
+    """`as_built`: use the splits of the data set. A section with ratios: divide all samples into new splits."""
     leaks: Literal["refuse", "warn"] = "refuse"
-    """What to do if splits share an id, a text or an image: stop with an error, or warn."""
+    """What to do if splits share an id, a text or an image. `refuse`: stop with an error. `warn`: print a warning."""
     near_images: NearDuplicateBits = None
-    """Treat similar images as the same image: the largest number of bits, of 64, in which their perceptual hashes may
-    differ. Default: only exact copies are the same. If set, every image is read whenever the data set is loaded."""
+    """Treat similar images as the same image: the largest number of bits, of 64, in which the perceptual hashes of two
+    images may differ. Default: only exact copies count as the same image. If this option is set, every image is read
+    whenever the data set is loaded."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Use only the first samples of each split, at most this many. Default: all."""
+    """Maximum number of samples in each split: only the first samples are used. Default: all samples."""
 
     def smoke(self) -> Mapping[str, Any]:
         """Use a few samples of the folder, or generated ones if the folder does not exist."""
@@ -38,10 +39,11 @@ NumShown = Annotated[int, Field(ge=1, le=3)]
 
 
 class SyntheticOptions(Options):
-    """Generated M-MRE data: tweets about named entities, each shown in the image as a coloured symbol.
+    """Generated M-MRE data: tweets about named entities. The image shows each entity as a coloured symbol.
 
-    Only the segments tell which segment shows which entity. The names come from a closed list. With `unseen_name_ratio`
-    at 0, a model can therefore memorize the entities, and its performance on unseen names is not tested.
+    Only the image of a segment tells which entity the segment shows. The names come from a closed list. With
+    `unseen_name_ratio` at 0, a model can therefore memorize the entities, and the test split does not test unseen
+    names.
     """
 
     former_names: ClassVar[Mapping[str, str]] = {
@@ -52,27 +54,27 @@ class SyntheticOptions(Options):
     }
 
     path: Annotated[FilePath, OutsideFingerprint()] = Path("data/synthetic")
-    """Folder for generated data sets; each combination of options gets its own subfolder."""
+    """Folder for generated data sets. Each combination of options has its own subfolder."""
     train: Annotated[int, Field(ge=1)] = 3000
     """Number of training samples."""
     test: Annotated[int, Field(ge=1)] = 600
-    """Number of test samples. None of their texts occurs in the training split."""
+    """Number of test samples. No text of a test sample occurs in the training split."""
     seed: int = 0
     """Seed of the names, symbols, texts and images."""
     unseen_name_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the names in the test split that do not occur in the training split."""
     entities_per_label: Annotated[int, Field(ge=1, le=4)] = 4
-    """Number of entities of each label in the training split; fewer are learned faster."""
+    """Number of entities of each label in the training split. With fewer entities, a model learns faster."""
     entities_per_image: tuple[NumShown, NumShown] = (2, 3)
-    """Minimum and maximum number of entities in an image. If the image shows one, the text names two more: only the
-    image tells which of the three it shows, and the order of segments carries no information."""
+    """Minimum and maximum number of entities in an image. If an image shows one entity, the text names two more
+    entities. Then only the image tells which of the three entities it shows; the order of segments does not."""
     relatedness: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Share of the entities whose symbol the summaries describe, such as `a red circle`, which helps to match segments.
-    For the other entities, summaries state only the position in the image, which does not help. Images, texts, entities
-    and segments are the same for every value."""
+    """Share of the entities whose symbol the summaries describe, such as `a red circle`. Such a description helps to
+    match segments. For all other entities, summaries state only the position in the image; the position does not help.
+    Images, texts, entities and segments are the same for every value of this option."""
     segmented_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the training samples that have segments; a lower value gives less training data for `match`. The other
-    samples have the same images without segments, so their correct answer to `match` is empty."""
+    """Share of the training samples that have segments. A lower value gives less training data for `match`. Training
+    samples without segments have the same images, and their correct answer to `match` is empty."""
 
     @field_validator("entities_per_image")
     @classmethod

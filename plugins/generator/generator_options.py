@@ -18,13 +18,13 @@ class TransformersOptions(DecodingOptions):
     former_names: ClassVar[Mapping[str, str]] = {"refill": "continuous_batching"}
 
     batch_size: Annotated[int, Field(gt=0)] = 8
-    """Number of answers generated at once. Part of the fingerprint, as padding changes the last bits of the logits.
-    Default: our choice."""
+    """Number of answers that are generated at once. This option is part of the fingerprint, because padding changes the
+    last bits of the logits. Default: our choice."""
 
     continuous_batching: bool = True
-    """Whether a finished answer's row in the batch takes the next prompt at once, instead of waiting for the longest
-    answer. Part of the fingerprint, for the same reason. If the model does not support it, the run warns and generates
-    in batches."""
+    """If true, the next prompt replaces a finished answer in the batch at once. If false, the batch waits for its
+    longest answer. This option is part of the fingerprint, because padding changes the last bits of the logits. If the
+    model does not support continuous batching, the launch prints a warning and generates in batches."""
 
     def smoke(self) -> Mapping[str, Any]:
         """Generate only a few tokens of each answer."""
@@ -42,7 +42,8 @@ class VllmOptions(DecodingOptions):
     """Fraction of the GPU's memory that vLLM may use."""
 
     tensor_parallel_size: Annotated[int, Field(gt=0)] = 1
-    """Number of GPUs over which the weights are sharded. Part of the fingerprint, as it changes the order of sums."""
+    """Number of GPUs over which the weights are sharded. This option is part of the fingerprint, because the number of
+    GPUs changes the order of sums."""
 
     def check_requirements(self) -> None:
         """Raise RequirementError if vLLM is not installed."""

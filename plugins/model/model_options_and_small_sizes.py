@@ -180,15 +180,17 @@ class ChatModelOptions(ModelOptions):
 
     checkpoint: Annotated[str | None, BeforeValidator(_resolve_folder), OutsideFingerprint()] = None
     """A model name on the Hugging Face Hub, or a local folder, relative to the spec. A value is a folder if it starts
-    with `.`, `/` or `~`, or if such a folder exists. The fingerprint includes the content, not this name."""
+    with `.`, `/` or `~`, or if such a folder exists. The fingerprint includes the content of the checkpoint, not this
+    name."""
 
     size: Size | None = None
-    """Random weights instead of a checkpoint. `tiny` is the size of the demo: Qwen2.5-VL learns the synthetic data with
-    it in one to two minutes on two CPU cores. `smoke` only tests that everything runs. The tokenizer is trained on the
-    training texts."""
+    """A small model with random weights instead of a checkpoint. `tiny` is the size in the demo: a Qwen2.5-VL model of
+    this size learns the synthetic data in one to two minutes on two CPU cores. `smoke` is a smaller size that only
+    tests the code. The tokenizer of a small model is trained on the training texts."""
 
     revision: Annotated[str, OutsideFingerprint()] = "main"
-    """Branch, tag or commit of a checkpoint on the hub. The fingerprint includes the commit that it resolves to."""
+    """Branch, tag or commit of a checkpoint on the hub. The fingerprint includes the commit to which a branch or tag
+    points."""
 
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation in transformers; `flash_attention_2` requires the package flash-attn and a CUDA GPU."""
@@ -223,7 +225,7 @@ class ChatModelOptions(ModelOptions):
 
 
 class PixelOptions(ChatModelOptions):
-    """A model that accepts images of any size; the number of patches depends on the image size."""
+    """A model that accepts images of any size. The number of patches depends on the image size."""
 
     min_pixels: Annotated[int, Field(gt=0)] | None = None
     """Minimum image area in pixels; smaller images are enlarged. Default: the value of the checkpoint or size."""
@@ -296,8 +298,8 @@ class InternVLOptions(ChatModelOptions):
     )
 
     max_tiles: Annotated[int, Field(gt=0)] | None = None
-    """Maximum number of square tiles that an image is split into, not counting the thumbnail; 1 disables splitting.
-    A tile has 256 tokens in the published checkpoints. Default: the value of the checkpoint or size."""
+    """Maximum number of square tiles into which an image is split, not counting the thumbnail; 1 disables splitting. A
+    tile has 256 tokens in the published checkpoints. Default: the value of the checkpoint or size."""
 
     def smoke(self) -> Mapping[str, Any]:
         """Use the smallest size of the same architecture, without special kernels."""
@@ -313,7 +315,7 @@ _TILE_NUMBERS = range(1, SMALL_TILE_GRID + 1)
 
 
 class ImageTextToTextOptions(ChatModelOptions):
-    """Any checkpoint that transformers loads as an image-text-to-text model; small sizes are Idefics3."""
+    """Any checkpoint that transformers loads as an image-text-to-text model. The small sizes are Idefics3 models."""
 
     chat_format = ChatFormat(
         (

@@ -14,34 +14,37 @@ from runner.stages import DecodingOptions, Options, OutsideFingerprint
 
 
 class ChatServerOptions(Options):
-    """A server with OpenAI's chat completions API, and the limits of requests to it."""
+    """A server with OpenAI's chat completions API, and the limits of requests to this server."""
 
     model: Annotated[str, Field(min_length=1)]
-    """The model's name at the server, such as `gpt-4o-2024-08-06`. Use a dated name if there is one: an undated name
-    may later mean another model. The server does not identify its weights, so the fingerprint has only this name."""
+    """The model's name at the server, such as `gpt-4o-2024-08-06`. Use a dated name if the server has one: an undated
+    name can later mean another model. The server does not identify its weights, so the fingerprint includes only this
+    name."""
 
     base_url: str = "https://api.openai.com/v1"
-    """URL of the server, without `/chat/completions`; for vLLM's and transformers' servers, `http://HOST:8000/v1`.
-    Default: OpenAI."""
+    """URL of the server, without `/chat/completions`. For a server of vLLM or transformers, write
+    `http://HOST:8000/v1`. Default: OpenAI's server."""
 
     api_key_env: Annotated[str | None, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), OutsideFingerprint()] = (
         "OPENAI_API_KEY"
     )
-    """Name of the environment variable that holds the key, never the key itself; null for a server without keys."""
+    """Name of the environment variable that contains the API key. Never write the key into the spec. Null for a server
+    without keys."""
 
     concurrency: Annotated[int, Field(gt=0, le=256), OutsideFingerprint()] = 8
     """Number of simultaneous requests."""
 
     requests_per_minute: Annotated[float | None, Field(gt=0), OutsideFingerprint()] = None
-    """Maximum requests per minute, retries included, sent at even intervals. Default: no limit."""
+    """Maximum number of requests per minute, including retries. Requests are sent at even intervals. Default: no
+    limit."""
 
     tokens_per_minute: Annotated[float | None, Field(gt=0), OutsideFingerprint()] = None
-    """Maximum tokens of prompts and answers per minute. A request is counted with the mean of the completed ones.
-    Default: no limit."""
+    """Maximum number of tokens of prompts and answers per minute. Before an answer arrives, its request counts with the
+    mean number of tokens of the completed requests. Default: no limit."""
 
     max_retries: Annotated[int, Field(ge=0), OutsideFingerprint()] = 8
-    """Number of retries after a failure of network or server, or a rate limit. Waiting times grow, or are those that
-    the server asks for (up to two minutes)."""
+    """Number of retries of a request after a failure of the network or server, or after a rate limit. The time before
+    each retry grows, or is the time that the server asks for (up to two minutes)."""
 
     timeout: Annotated[float, Field(gt=0), OutsideFingerprint()] = 120.0
     """Seconds to wait for an answer before the request counts as failed."""
@@ -80,7 +83,7 @@ class ChatServerOptions(Options):
 
 
 class OpenAIGeneratorOptions(DecodingOptions, ChatServerOptions):
-    """Zero- and few-shot answers from a server with OpenAI's chat completions API; temperature 0."""
+    """Zero- and few-shot answers from a server with OpenAI's chat completions API, with temperature 0."""
 
     needs_model: ClassVar[bool] = False
     can_generate_during_training: ClassVar[bool] = False
@@ -107,9 +110,11 @@ class WordRange(Options):
     """Number of words of a summary that needs no review."""
 
     min: Annotated[int, Field(ge=0)] = 10
-    """Minimum number of words; shorter summaries are flagged. Default: the shortest in the paper's Table 1."""
+    """Minimum number of words. Shorter summaries are flagged for review. Default: the shortest summary in the paper's
+    Table 1."""
     max: Annotated[int, Field(ge=1)] = 97
-    """Maximum number of words; longer summaries are flagged. Default: the longest in the paper's Table 1."""
+    """Maximum number of words. Longer summaries are flagged for review. Default: the longest summary in the paper's
+    Table 1."""
 
     @model_validator(mode="after")
     def _in_order(self) -> WordRange:
@@ -121,37 +126,40 @@ class WordRange(Options):
 class OpenAIAnnotatorOptions(ChatServerOptions):
     """Summaries from a server with OpenAI's chat completions API: GPT-4o as in the paper, vLLM, transformers.
 
-    An answer is reused if model, prompt, parameters and the content of the image are the same. The server's URL does
-    not count, so the server may move.
+    An answer is reused if model, prompt, parameters and the content of the image are the same. The URL of the server
+    does not matter for this, so you can change the URL.
     """
 
     base_url: Annotated[str, OutsideFingerprint()] = "https://api.openai.com/v1"
-    """URL of the server, without `/chat/completions`; for vLLM's and transformers' servers, `http://HOST:8000/v1`.
-    Default: OpenAI."""
+    """URL of the server, without `/chat/completions`. For a server of vLLM or transformers, write
+    `http://HOST:8000/v1`. Default: OpenAI's server."""
 
     prompt: Annotated[str, Field(min_length=1)] = "What is in this image?"
-    """Text of the prompt, after the image. Default: the paper's question."""
+    """Text of the prompt after the image. Default: the question of the paper."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
-    """Sampling temperature. Default: our choice, as the paper does not say which it used."""
+    """Sampling temperature. Default: our choice, because the paper does not state its temperature."""
 
     max_new_tokens: Annotated[int, Field(gt=0)] = 300
-    """Maximum tokens of an answer; longer answers are cut off and flagged. Default: our choice, as the paper gives no
-    limit; its longest summary has 97 words, about 130 tokens."""
+    """Maximum number of tokens of an answer. Longer answers are cut off and flagged for review. Default: our choice,
+    because the paper gives no limit. The paper's longest summary has 97 words, which are about 130 tokens."""
 
     words: Annotated[WordRange, OutsideFingerprint()] = WordRange()
-    """Expected number of words of a summary; others are flagged for review. A change causes no new requests."""
+    """Expected number of words of a summary. Shorter or longer summaries are flagged for review. If you change this
+    option, no summary is requested again."""
 
     token_budget: Annotated[int | None, Field(gt=0), OutsideFingerprint()] = None
-    """Maximum tokens, of prompts and answers together, for the summaries of this data set, earlier builds included. The
-    build stops before a request that could exceed it. Default: no limit."""
+    """Maximum number of tokens of prompts and answers together for the summaries of this data set, including earlier
+    builds. The build stops before a request that could exceed this number. Default: no limit."""
 
     tokens_per_image: Annotated[int, Field(ge=0), OutsideFingerprint()] = 765
-    """Estimated tokens of an image until the first answer; afterwards the mean of the answers is used. Default: the
-    tokens of GPT-4o for a square image in full detail, four tiles of 170, and 85."""
+    """Estimated number of tokens of an image. After the first answer, the estimate uses the mean of the answers
+    instead. Default: 765, the tokens of GPT-4o for a square image in full detail (four tiles of 170 tokens, and 85
+    tokens)."""
 
     prices: Annotated[Prices | None, OutsideFingerprint()] = None
-    """Prices of the server, for the cost estimate before requests are sent. Default: only tokens are estimated."""
+    """Prices of the server, for the cost estimate before requests are sent. Default: no prices, so only the tokens are
+    estimated."""
 
     def smoke(self) -> Mapping[str, Any]:
         """Use a constant summary instead of a server."""

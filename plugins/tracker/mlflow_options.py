@@ -38,8 +38,8 @@ class MlflowOptions(Options):
 
     uri: Annotated[StoreUri | None, OutsideFingerprint()] = None
     """Address of a tracking server or database. Default: the SQLite database `mlflow.db` in the folder of all runs,
-    with the artifacts next to it."""
+    with the artifacts in `mlartifacts/` next to the database."""
 
     max_artifact_mb: Annotated[float, Field(ge=0), OutsideFingerprint()] = 200
-    """Largest model folder that is uploaded, in megabytes (10^6 bytes). For a larger one, only its path is logged. The
-    default is our choice: it includes small models and excludes a 7B model."""
+    """Largest model folder that is uploaded, in megabytes (10^6 bytes). For a larger model folder, only the path is
+    logged. The default is our choice: small models are uploaded, a 7B model is not."""

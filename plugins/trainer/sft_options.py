@@ -16,7 +16,7 @@ VALIDATION_LOSS = "validation/loss"
 
 
 class SftOptions(TrainerOptions):
-    """Supervised fine-tuning: cross-entropy on the answers, all trainable parts of the model."""
+    """Supervised fine-tuning with cross-entropy on the answers; `optimizer` selects the parameters to train."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "batch_size": "global_batch_size",
@@ -34,88 +34,99 @@ class SftOptions(TrainerOptions):
     }
 
     epochs: Count | None = 3
-    """Number of passes over the training samples. Default: the paper's 3. Null if `tokens` sets the length."""
+    """Number of passes over the training samples. Default: 3, as in the paper. Write null if `tokens` sets the length
+    of the training."""
 
     tokens: Count | None = None
-    """Alternative to `epochs`: number of answer tokens, end tokens included, to train on; training ends with the step
-    that reaches it. Use it to give runs with answers of different length, such as one task and three, the same amount
-    of training. The number of steps is computed from the sample lengths before training."""
+    """Alternative to `epochs`: number of answer tokens to train on, including end tokens. Training ends with the step
+    that reaches this number. Use `tokens` to give the same amount of training to runs with answers of different length,
+    such as runs with one task and with three tasks. The number of steps is computed from the sample lengths before
+    training."""
 
     max_steps: Count | None = None
-    """Maximum number of optimizer steps, even if epochs are left. The learning-rate schedule ends there too. Default:
-    no limit."""
+    """Maximum number of optimizer steps, even if epochs are left. The learning-rate schedule then ends at this step.
+    Default: no limit."""
 
     global_batch_size: Count = 4
-    """Samples per optimizer step, over all workers and micro-batches; must be a multiple of the number of workers. The
-    last step of an epoch has the remaining samples. Default: the paper's 4."""
+    """Number of samples per optimizer step, over all workers and micro-batches. It must be a multiple of the number of
+    workers. The last step of an epoch has the remaining samples. Default: 4, as in the paper."""
 
     micro_batch_size: Annotated[Count | None, OutsideFingerprint()] = None
-    """Samples that a worker computes at once. Gradients accumulate, so the result is that of the whole batch. Default:
-    as many samples of similar length as fit into 8,192 positions with padding, 1,024 on a CPU."""
+    """Number of samples that a worker computes at once. Gradients accumulate, so a step has the gradient of the whole
+    batch. Default: as many samples of similar length as fit, with padding, into 8,192 positions on a GPU or 1,024 on a
+    CPU."""
 
     packing: Annotated[Literal["auto", "off"], OutsideFingerprint()] = "auto"
     """`auto` concatenates the samples of a micro-batch, without padding, if the model supports it: the Qwen-VL families
-    with `sdpa` or flash attention. Otherwise, and with `off`, samples of similar length are padded. Results are equal
-    except for rounding."""
+    with `sdpa` or flash attention. For other models, and with `off`, samples of similar length are padded. The two ways
+    give equal results except for rounding."""
 
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """How several workers share a training. `ddp` keeps all weights, gradients and optimizer moments on each worker: 16
-    bytes per trainable weight. `fsdp` (FSDP2) shards them over the workers and gathers each layer when it computes; in
-    bf16 it gathers bfloat16 weights, whose rounding differs from that of `ddp`. A single worker shards nothing."""
+    bytes per trainable weight. `fsdp` (FSDP2) shards weights, gradients and moments over the workers, and gathers each
+    layer before the layer computes. In bf16, `fsdp` gathers bfloat16 weights, so it rounds differently than `ddp`. A
+    single worker shards nothing."""
 
     precision: Literal["fp32", "bf16"] = "bf16"
-    """`bf16` computes in bfloat16 with float32 master weights, and saves bfloat16. Default: the paper's."""
+    """Number format. `fp32`: float32 everywhere. `bf16`: computes in bfloat16 with float32 master weights, and saves
+    bfloat16. Default: as in the paper."""
 
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Maximum L2 norm of the gradient over all parameters; larger gradients are scaled down to it. Default: that of
-    Hugging Face's trainer, which 2U1 keeps."""
+    """Maximum L2 norm of the gradient over all parameters. A larger gradient is scaled down to this norm. Default: the
+    value in Hugging Face's trainer, which 2U1 does not change."""
 
     target_suffix: str = ""
-    """Text trained after the answer's end token. Default: none; 2U1 trains a line break there."""
+    """Text after the answer's end token that the model is also trained to write. Default: no text. 2U1 trains a line
+    break there."""
 
     max_length: Count | None = None
-    """Maximum tokens of a sample, with its images and its answer. Default: the model's context length."""
+    """Maximum number of tokens of a sample, including its images and its answer. Default: the model's context
+    length."""
 
     on_overlength: Literal["refuse", "truncate", "skip"] = "refuse"
-    """How to treat samples longer than `max_length`. `refuse` stops before training. `truncate` cuts the end of the
-    answer, never the prompt or an image; a truncated answer has no end token, so the model does not learn to stop
-    early. `skip` leaves the sample out of its batch, whose other samples then weigh more; a step without any other
-    sample changes no weight."""
+    """How to treat samples longer than `max_length`. `refuse`: stop with an error before training. `truncate`: cut off
+    the end of the answer, never the prompt or an image; a truncated answer has no end token, so the model does not
+    learn to stop early. `skip`: leave the sample out; the other samples of its batch then weigh more, and a step
+    without any sample changes no weight."""
 
     validation_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Fraction of the training samples held out for validation; samples that share an image stay together."""
+    """Fraction of the training samples that is held out for validation. All samples that share an image are held out
+    together."""
 
     eval_steps: Count | None = None
-    """Optimizer steps between validation losses; the last step always has one. Default: once per epoch."""
+    """Number of optimizer steps between two computations of the validation loss. The loss is also computed after the
+    last step. Default: once per epoch."""
 
     eval_generate_steps: Count | None = None
-    """Optimizer steps between evaluations of generated answers to the validation samples; the last step always has one.
-    They are generated, parsed and scored like those of the test split (`validation/ner_f1` and so on). With `fsdp`,
-    each worker then needs memory for the whole model. Default: no answers are generated."""
+    """Number of optimizer steps between two evaluations of generated answers to the validation samples. The last step
+    also has an evaluation. The answers are generated, parsed and scored like answers to the test split
+    (`validation/ner_f1` and so on). With this option and `fsdp`, each worker needs memory for the whole model. Default:
+    no answers are generated during training."""
 
     eval_generate_samples: Count | None = None
-    """Maximum number of validation samples to generate answers for, the first ones. Default: all."""
+    """Maximum number of validation samples to generate answers for: the first samples are used. Default: all
+    samples."""
 
     early_stopping_patience: Count | None = None
     """Number of consecutive evaluations without improvement of `metric_for_best_model` after which training ends.
     Default: no early stopping."""
 
     load_best_model_at_end: bool = False
-    """Whether the result is the best model by `metric_for_best_model` instead of the last one. The best checkpoint is
-    kept beside the newest."""
+    """Whether the result of the training is the best model by `metric_for_best_model` instead of the last model. The
+    best checkpoint is then kept in addition to the newest checkpoints."""
 
     metric_for_best_model: SelectionMetric = SelectionMetric(metric=VALIDATION_LOSS, mode="min")
-    """Metric of `load_best_model_at_end` and `early_stopping_patience`."""
+    """Metric by which `load_best_model_at_end` and `early_stopping_patience` compare models."""
 
     save_steps: Annotated[Count, OutsideFingerprint()] = 100
-    """Optimizer steps between checkpoints, from which an interrupted training resumes."""
+    """Number of optimizer steps between two checkpoints. An interrupted training resumes from the last checkpoint."""
 
     save_total_limit: Annotated[Count, OutsideFingerprint()] = 1
-    """Number of newest checkpoints to keep; each is three times the size of the trainable float32 weights."""
+    """Number of newest checkpoints to keep. A checkpoint has three times the size of the trainable float32 weights."""
 
     gradient_checkpointing: Annotated[bool, OutsideFingerprint()] = False
-    """Whether to compute activations again in the backward pass instead of storing them: less memory, about a third
-    more time."""
+    """Whether to compute activations again in the backward pass instead of storing them. This needs less memory, and
+    about a third more time."""
 
     @model_validator(mode="after")
     def _one_length(self) -> SftOptions:

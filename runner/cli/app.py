@@ -44,14 +44,14 @@ app = typer.Typer(
 )
 
 SpecFile = Annotated[
-    Path, typer.Argument(metavar="SPEC", help="The experiment spec (YAML), or the plan.json of a run.")
+    Path, typer.Argument(metavar="SPEC", help="The spec of an experiment (YAML), or the plan.json of a run.")
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change a value of the spec. You can repeat this option."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks of errors.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="If an error occurs, print its traceback.")]
 
 
 def _print_version(requested: bool) -> None:

@@ -22,22 +22,26 @@ if TYPE_CHECKING:
 
 @app.command(rich_help_panel=DATASETS)
 def build(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="A data-set spec in YAML.")],
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The spec of a data set (YAML).")],
     *,
     overrides: Overrides = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only import and crop, then estimate the requests for summaries.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Only import tweets and crop segments, then estimate tokens and cost of the summaries."
+        ),
     ] = False,
     smoke: Annotated[
         bool,
         typer.Option(
-            "--smoke", help="Try all stages with a few tweets, in a separate folder. Needs no server for summaries."
+            "--smoke",
+            help="Test all stages of a build with a few tweets, in a separate folder, without a server for summaries.",
         ),
     ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Build a data set from a corpus: import, crop, annotate, review, split, publish. Skips finished stages."""
+    """Build a data set from a corpus: import, crop, annotate, review, split, publish. Finished stages are skipped."""
     from runner.dataset.build.pipeline import build_dataset, smoke_spec
     from runner.errors import SpecError
     from runner.spec.dataset_spec import DatasetSpec
@@ -94,10 +98,13 @@ def stats(
         str | None,
         typer.Option(
             metavar="SPEC|CHECKPOINT",
-            help="Also count tokens, for the model and prompts of a spec, or for a checkpoint (folder or hub name).",
+            help="Also count the tokens of the samples. Give a spec (its model and prompts are used) or a checkpoint "
+            "(folder or hub name).",
         ),
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page to this file, with histograms and samples.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write an HTML page with histograms and samples to this file.")
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -141,13 +148,16 @@ def export(
 @app.command("import", rich_help_panel=DATASETS)
 def import_(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="The folder of an export, or the name of an export on the hub.")
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="The folder of an export, or the name of an export on the Hugging Face hub."
+        ),
     ],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to create.")],
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Create a data-set folder from an export. The fingerprint stays the same."""
+    """Create a data-set folder from an export, with the fingerprint of the exported data set."""
     huggingface = _import_huggingface()
     with _reporter("import") as reporter:
         description = huggingface.import_dataset(source, folder.resolve(), reporter)
@@ -185,16 +195,24 @@ def review(
     dataset: Annotated[
         Path,
         typer.Argument(
-            metavar="DATASET", help="A data-set spec whose build waits for review, or the folder of its data set."
+            metavar="DATASET",
+            help="The spec of a data set whose build waits for review, or the folder of this data set.",
         ),
     ],
     *,
-    host: Annotated[str, typer.Option(help="Address of the page. Anybody who can reach this address can decide.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = PORT,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Network address on which to serve the page. Anybody who can reach this address can accept and reject "
+            "summaries."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on which to serve the page.")] = PORT,
     reviewer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Your name, stored with each decision. Default: your login name.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Your name, which is stored with each of your decisions. Default: your login name."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the progress of the review as JSON and exit.")] = False,
     debug: Debug = False,

@@ -19,31 +19,37 @@ if TYPE_CHECKING:
 @app.command(rich_help_panel=RESULTS)
 def evaluate(
     *,
-    predictions: Annotated[Path, typer.Option(help='Outputs of a model: JSON lines {"id", "output"}.')],
+    predictions: Annotated[Path, typer.Option(help='File with the outputs of a model: JSON lines {"id", "output"}.')],
     references: Annotated[
-        Path, typer.Option(help='Reference answers: a data-set folder, or JSON lines {"id", "target"}.')
+        Path, typer.Option(help='Reference answers: a data-set folder, or a file of JSON lines {"id", "target"}.')
     ],
-    split: Annotated[str, typer.Option(help="Which split of the data set to use.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of the data set to score.")] = "test",
     labels: Annotated[
         str | None,
         typer.Option(
-            metavar="A,B,…", help="Entity labels. Default: the labels of the data set, or those of Twitter GMNER."
+            metavar="A,B,…",
+            help="Entity labels, if the references are not a data set. Default: the four labels of Twitter GMNER.",
         ),
     ] = None,
     tasks: Annotated[
         str | None,
         typer.Option(
-            metavar="A,B,…", help="Tasks to score: summary, ner, match. Default: the tasks in the references."
+            metavar="A,B,…",
+            help="Tasks to score: one or more of summary, ner, match. Default: the tasks that the references answer.",
         ),
     ] = None,
     parse: Annotated[str, typer.Option(help="How answers are parsed: lossless, or published (as in the paper).")] = (
         "lossless"
     ),
     metrics: Annotated[
-        str, typer.Option(metavar="A,B,…", help="Metrics to compute.")
+        str, typer.Option(metavar="A,B,…", help="Names of the metric plugins to use.")
     ] = "rouge,bleu,ner_f1,image_entity_accuracy",
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="If a sample has no output, score an empty answer.")
+        bool,
+        typer.Option(
+            "--allow-missing",
+            help="If a sample has no output, score an empty answer. Otherwise, a missing output is an error.",
+        ),
     ] = False,
     scores: Annotated[
         Path | None, typer.Option(help="Write the scores of each sample to this file, as JSON lines.")
@@ -51,7 +57,7 @@ def evaluate(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Score the outputs of any model, parsed by the rules of the paper (Algorithm 1). Needs no model."""
+    """Score a file with outputs of any model, with the same code as a launch. No model is loaded."""
     from runner.cli.progress import StageReporter
     from runner.cli.results_display import metrics_table, print_tables
     from runner.score_predictions import EvaluateOptions, evaluate
@@ -97,17 +103,25 @@ def _split_list(names: str | None) -> tuple[str, ...] | None:
 
 
 Names = Annotated[
-    list[str], typer.Argument(metavar="EXPERIMENT|RUN", help="A full name, the start of a name, or a folder.")
+    list[str],
+    typer.Argument(
+        metavar="EXPERIMENT|RUN", help="Experiments or runs: a name, the start of a run's name, or a folder."
+    ),
 ]
 By = Annotated[
     str | None,
     typer.Option(
         metavar="PATH|arm|experiment",
-        help="Group runs by this option, such as adapter.tasks. Default: a group is runs that differ only in seed.",
+        help="Group the runs by this option of the specs, such as adapter.tasks. Default: the runs of a group differ "
+        "only in their seed.",
     ),
 ]
 Baseline = Annotated[
-    str | None, typer.Option(metavar="VALUE", help="Compare all groups with this group. Default: compare all pairs.")
+    str | None,
+    typer.Option(
+        metavar="VALUE",
+        help="Compare all other groups with the group that has this value. Default: compare all pairs of groups.",
+    ),
 ]
 Metrics = Annotated[
     list[str] | None,
@@ -117,8 +131,15 @@ Mre = Annotated[
     bool,
     typer.Option("--mre", help="Compare training on all tasks with training on one task, and on all tasks but one."),
 ]
-Parse = Annotated[str | None, typer.Option(metavar="MODE", help="How answers are parsed. Default: as in the specs.")]
-Finished = Annotated[bool, typer.Option("--finished", help="Ignore unfinished runs. Otherwise they are an error.")]
+Parse = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODE", help="How answers are parsed: lossless or published. Default: as in the specs of the runs."
+    ),
+]
+Finished = Annotated[
+    bool, typer.Option("--finished", help="Ignore unfinished runs. Without this option, an unfinished run is an error.")
+]
 Full = Annotated[
     bool,
     typer.Option("--full", help="Also show intervals of groups, and differences by label and by number of segments."),
@@ -127,7 +148,7 @@ NumSamples = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Show this many samples on which two groups disagree. Default: 20 with --json or --html, otherwise 0.",
+        help="Number of samples to show on which two groups disagree. Default: 20 with --json or --html, otherwise 0.",
     ),
 ]
 Resamples = Annotated[int, typer.Option(min=100, help="Number of bootstrap and permutation resamples.")]
@@ -139,7 +160,10 @@ Source = Annotated[
     typer.Option("--from", metavar="SPEC", help="Download the runs from the tracker of this spec."),
 ]
 Html = Annotated[
-    Path | None, typer.Option(help="Write a page with plots and samples, and add the page to the runs in the tracker.")
+    Path | None,
+    typer.Option(
+        help="Write an HTML page with plots and samples to this file, and add the page to the runs in the tracker."
+    ),
 ]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")]
 Latex = Annotated[bool, typer.Option("--latex", help="Print the tables in LaTeX (needs the package booktabs).")]

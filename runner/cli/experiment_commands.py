@@ -1,16 +1,18 @@
-"""Commands for an experiment: init, validate, plan, launch."""
+"""Commands for an experiment: init, validate, plan, preview, launch."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.cli.app import RUN, SETUP, AsJson, Debug, Overrides, SpecFile, app, open_terminal, set_environment
+from runner.cli.app import INSPECT, RUN, SETUP, AsJson, Debug, Overrides, SpecFile, app, open_terminal, set_environment
+from runner.errors import SpecError
 
 if TYPE_CHECKING:
     from runner.cli.progress import Terminal
@@ -26,7 +28,8 @@ def init(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", help="Name of the experiment and of the file. Default: experiment; with --from, SPEC."
+            metavar="NAME",
+            help="Name of the experiment and of its file. Default: experiment; with --from, the shipped spec's name.",
         ),
     ] = None,
     *,
@@ -57,8 +60,8 @@ def validate(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Check specs without loading a model or data. Takes a fraction of a second."""
-    from runner.errors import Problem, SpecError
+    """Check specs in a fraction of a second, without loading a model or data."""
+    from runner.errors import Problem
     from runner.spec.load import load_any
 
     problems: list[Problem] = []
@@ -85,7 +88,6 @@ def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, d
     from runner.cli.plan_and_preview_display import plan_tables
     from runner.cli.progress import StageReporter
     from runner.cli.results_display import print_tables
-    from runner.errors import SpecError
     from runner.files import user_cache_dir
     from runner.preflight.estimate import describe_plan
     from runner.spec.load import load_spec
@@ -119,6 +121,67 @@ def _announce_data_generation(spec: ExperimentSpec, terminal: Terminal) -> None:
         terminal.say(message)
 
 
+class Split(StrEnum):
+    """The splits of a data set that can be previewed."""
+
+    TRAIN = "train"
+    TEST = "test"
+
+
+def _num_samples(text: str) -> int | None:
+    """Parse `-n`: a positive number, or None for `all`."""
+    if text == "all":
+        return None
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise typer.BadParameter(f"{text!r} is neither a positive number nor `all`", param_hint="-n")
+
+
+@app.command(rich_help_panel=INSPECT)
+def preview(
+    spec: SpecFile,
+    *,
+    split: Annotated[
+        Split, typer.Option(help="Split to show: train (prompts and targets) or test (prompts and reference answers).")
+    ] = Split.TRAIN,
+    number: Annotated[str, typer.Option("-n", metavar="N|all", help="Show the first N samples, or all samples.")] = "3",
+    html: Annotated[
+        Path | None, typer.Option(help="Write an HTML page with the samples and their images to this file.")
+    ] = None,
+    overrides: Overrides = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Show the samples of a smoke run: a tiny model and a few samples.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per sample and nothing else.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show samples as the model receives them: images, prompt, trained tokens, lengths and detected problems."""
+    from runner.cli.plan_and_preview_display import show_samples
+    from runner.cli.progress import StageReporter
+    from runner.preflight.preview import load_preview
+    from runner.resolved_plan import smoke_spec
+    from runner.spec.load import load_spec
+
+    set_environment()
+    num_samples = _num_samples(number)
+    loaded = load_spec(spec, overrides or ())
+    terminal = open_terminal()
+    try:
+        loaded_preview = load_preview(
+            smoke_spec(loaded.spec) if smoke else loaded.spec, split.value, StageReporter(terminal, "data")
+        )
+        terminal.close()
+        title = f"{loaded.spec.name}, {split}"
+        num_with_problems = show_samples(
+            loaded_preview.preview_samples(num_samples), html=html, title=title, as_json=as_json
+        )
+    except SpecError as error:
+        raise loaded.with_locations(error) from error
+    finally:
+        terminal.close()
+    raise typer.Exit(1 if num_with_problems else 0)
+
+
 @app.command(rich_help_panel=RUN)
 def launch(
     spec: SpecFile,
@@ -128,11 +191,18 @@ def launch(
         bool,
         typer.Option(
             "--smoke",
-            help="Test the spec with a tiny model and a few samples. Uses Ray only if you give --address.",
+            help="Test the spec with a tiny model and a few samples. Ray is used only if you also give --address.",
         ),
     ] = False,
-    local: Annotated[bool, typer.Option("--local", help="Run in this process without Ray, for debugging.")] = False,
-    address: Annotated[str | None, typer.Option(help="Address of the Ray cluster. Default: this machine.")] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="Run all trials in this process, without Ray, for debugging.")
+    ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the Ray cluster that runs the trials. Default: the variable RAY_ADDRESS, or this machine."
+        ),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Send the launch to the cluster at --address and exit.")
     ] = False,
@@ -180,7 +250,6 @@ def _resolve_experiment(
     loaded: LoadedSpec[ExperimentSpec], terminal: Terminal, overrides: Sequence[str], *, smoke: bool, elsewhere: bool
 ) -> LaunchContext:
     from runner.cli.progress import StageReporter
-    from runner.errors import SpecError
     from runner.execute.launch import resolve_for_launch
     from runner.execute.launch_context import LaunchContext
     from runner.resolved_plan import smoke_spec
@@ -200,7 +269,6 @@ def _resolve_experiment(
 def _launch(
     experiment: LaunchContext, terminal: Terminal, signals: StopSignals, make_executor: Callable[[], Executor]
 ) -> LaunchResult:
-    from runner.errors import SpecError
     from runner.execute.launch import launch
 
     try:

@@ -29,7 +29,9 @@ Storage = Annotated[
 ]
 Address = Annotated[
     str | None,
-    typer.Option(help="Address of the Ray cluster to query: its dashboard (http://head:8265) or its head (head:6379)."),
+    typer.Option(
+        help="Address of a Ray cluster: dashboard (http://head:8265) or head (head:6379). Default: this machine."
+    ),
 ]
 
 FOLLOW_SECONDS = 0.5
@@ -40,7 +42,8 @@ def status(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[EXPERIMENT|TRIAL]...", help="A full name, the start of a name, or a folder. Default: all."
+            metavar="[EXPERIMENT|TRIAL]...",
+            help="Experiments or trials: a name, the start of a trial's name, or a folder. Default: all experiments.",
         ),
     ] = None,
     storage: Storage = None,
@@ -95,12 +98,14 @@ def logs(
             metavar="TRIAL|JOB", help="The name of a trial or job, the start of a trial's name, or a trial's folder."
         ),
     ],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the trial ends.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Continue to print new output until the trial or job ends.")
+    ] = False,
     storage: Storage = None,
     address: Address = None,
     debug: Debug = False,
 ) -> None:
-    """Print the states, metrics and warnings of a trial, then the output of its workers; or the output of a job."""
+    """Print states, metrics, warnings and worker output of a trial, or the output of a job (a launch on a cluster)."""
     if address is None:
         _print_local_logs(trial, storage, follow=follow)
         return
@@ -145,19 +150,24 @@ def _is_running(run: RunDirectory) -> bool:
 @app.command(rich_help_panel=RUN)
 def stop(
     name: Annotated[
-        str, typer.Argument(metavar="EXPERIMENT|TRIAL|JOB", help="A full name, the start of a name, or a folder.")
+        str,
+        typer.Argument(
+            metavar="EXPERIMENT|TRIAL|JOB",
+            help="An experiment, trial or job: a name, the start of a trial's name, or a folder.",
+        ),
     ],
     now: Annotated[
         bool,
         typer.Option(
-            "--now", help="Stop at once without saving. The next launch repeats the work since the last checkpoint."
+            "--now",
+            help="Stop a launch at once without saving. The next launch repeats the work since the last checkpoint.",
         ),
     ] = False,
     storage: Storage = None,
     address: Address = None,
     debug: Debug = False,
 ) -> None:
-    """Ask a launch or a trial to save and stop. A new `runner launch` continues it."""
+    """Ask a launch or a trial to save and stop. The next `runner launch` of the spec continues the work."""
     if address is None:
         _stop_locally(name, storage, now=now)
         return

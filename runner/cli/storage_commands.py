@@ -43,12 +43,14 @@ def cache(
         typer.Option(
             "--cache",
             metavar="PATH|URI",
-            help="The cache, as in the option compute.cache of a spec. Default: .cache in the folder of all runs.",
+            help="Folder or URI of the cache, as in a spec's compute.cache. Default: .cache in the folder of all runs.",
         ),
     ] = None,
     older_than: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Delete artifacts that were not used for this time, such as 12h, 30d or 4w."),
+        typer.Option(
+            metavar="TIME", help="Delete artifacts that were not used for this length of time, such as 12h, 30d or 4w."
+        ),
     ] = None,
     larger_than: Annotated[
         str | None,
@@ -57,11 +59,13 @@ def cache(
     unused: Annotated[
         bool, typer.Option("--unused", help="Delete artifacts that no trial in the folder of all runs uses.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted, but delete nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show which artifacts would be deleted, but delete nothing.")
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """List cached artifacts (models and answers), or delete those that match all filters. Trials keep their files."""
+    """List cached models and answers, or delete cached artifacts that match all filters. Trials keep their files."""
     from runner.cli.cache_display import cache_table
     from runner.cli.results_display import print_tables
     from runner.errors import RequirementError
@@ -102,13 +106,16 @@ def cache(
 def sync(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="EXPERIMENT|RUN", help="A full name, the start of a name, or a folder. Default: all."),
+        typer.Argument(
+            metavar="EXPERIMENT|RUN",
+            help="Experiments or runs: a name, the start of a run's name, or a folder. Default: all experiments.",
+        ),
     ] = None,
     storage: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Upload results to the tracker if earlier launches could not upload them."""
+    """Upload the results that earlier launches could not upload to the tracker."""
     from runner.status.status import find_experiments
     from runner.tracking.sync import StorageSync, SyncResult
 

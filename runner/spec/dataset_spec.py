@@ -14,11 +14,12 @@ class CropOptions(Options):
     """How segments are cropped from the main images."""
 
     unusable_images: Literal["refuse", "skip"] = "refuse"
-    """What to do with images that are missing, empty, broken, too large to be safe, or of another size than the one
-    their boxes were drawn on. `refuse`: stop with an error that counts them by reason. `skip`: leave out their tweets
-    and list them in `left_out.jsonl`."""
+    """What to do with unusable images: images that are missing, empty, broken, too large to be safe, or of another size
+    than the image on which the boxes were drawn. `refuse`: stop with an error that counts these images by reason.
+    `skip`: leave out their tweets and list the tweets in `left_out.jsonl`."""
     min_side: Annotated[int, Field(ge=1)] = 4
-    """Minimum width and height of a box inside its image, in pixels. Smaller boxes are left out and listed."""
+    """Minimum width and height of a box inside its image, in pixels. Smaller boxes are left out and listed in
+    `left_out.jsonl`."""
 
 
 class DatasetSpec(Specification):
@@ -29,26 +30,30 @@ class DatasetSpec(Specification):
     source: Annotated[Section, SectionOf("source")]
     """The published corpus to read."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Maximum number of tweets, to test a spec: the first ones that have a usable box. None: all."""
+    """Maximum number of tweets, to test a spec: the first tweets that have a usable box are used. Null: all tweets."""
     crop: CropOptions = CropOptions()
     """How segments are cropped."""
     annotator: Annotated[Section | None, SectionOf("annotator")] = None
-    """Writes the missing image summaries. `none`, or omitted: none are written."""
+    """The plugin that writes missing image summaries. If this section is `none` or omitted, no summaries are
+    written."""
     publish: Literal["accepted", "everything"] | None = None
-    """Samples that are published. `accepted`: those whose summary a reviewer has accepted or edited (`runner review`).
-    `everything`: all that no reviewer has rejected. None: `accepted` with an annotator, else `everything`."""
+    """Samples that are published. `accepted`: samples whose summary a reviewer has accepted or edited (`runner
+    review`). `everything`: all samples that no reviewer has rejected. Null: `accepted` with an annotator, otherwise
+    `everything`."""
     split: Literal["official"] | Ratios = Ratios()
-    """`official`: the corpus's own splits. Otherwise, a random division by ratios."""
+    """`official`: the splits of the corpus. A section with ratios: a random division of all samples."""
     leaks: Literal["refuse", "warn"] = "refuse"
-    """What to do if splits share an id, a text or an image. A division with `group_by: content` has no such leaks."""
+    """What to do if splits share an id, a text or an image. `refuse`: stop with an error. `warn`: print a warning. A
+    random division with `group_by: content` has no such leaks."""
     near_images: NearDuplicateBits = None
-    """Treats near-duplicate images as the same image, both for the division and for leaks: the maximum number of bits,
-    of 64, in which their perceptual hashes differ. 4 finds other sizes and qualities of an image. None: only exact
-    copies count as the same."""
+    """Treat near-duplicate images as the same image, both for the division and for leaks: the maximum number of bits,
+    of 64, in which the perceptual hashes of two such images differ. With 4, other sizes and qualities of an image count
+    as the same image. Null: only exact copies count as the same image."""
     license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = None
-    """Licence of the data for the data set card, as the Hugging Face Hub names it: `cc-by-4.0`, `other`."""
+    """Licence of the data, for the data set card. Use a licence name of the Hugging Face Hub, such as `cc-by-4.0` or
+    `other`."""
     output: FilePath
-    """The folder to create."""
+    """The folder of the data set, which the build creates."""
 
     @property
     def waits_for_review(self) -> bool:

@@ -165,34 +165,37 @@ class ComputeOptions(Options):
     }
 
     workers: Annotated[int, Field(ge=1)] = 1
-    """Number of processes that train one model together. The trainer's `global_batch_size` must be a multiple of it."""
+    """Number of processes that train one model together. The trainer's `global_batch_size` must be a multiple of this
+    number."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
-    """GPUs of each worker. A fraction lets several trials with a single worker share one GPU."""
+    """Number of GPUs of each worker. With a fraction, several trials with a single worker share one GPU."""
     cpus_per_worker: Annotated[int, Field(ge=1)] | None = None
-    """CPU cores of each worker. None: the cores of the machine divided by the number of workers."""
+    """Number of CPU cores of each worker. Null: with GPUs, the share of a node's cores that corresponds to the worker's
+    share of the node's GPUs; without GPUs, the cores of a node divided by the number of workers."""
     accelerator: str | None = None
-    """The GPU type under Ray's name for it, such as `A100` (80 GB cards have this name too)."""
+    """Ray's name for the GPU type, such as `A100`. Ray uses this name for A100 cards with 40 GB and with 80 GB."""
     gpu_memory: Annotated[str | None, Field(pattern=r"^\d+ ?GB$")] = None
     """Minimum memory of each GPU, such as `80GB`."""
     placement: Literal["node", "any"] = "node"
-    """Placement of a trial's workers. `node`: on one node or, if no node is large enough, on as few nodes as possible;
-    the trial waits until these have free resources. `any`: on any nodes with free resources, close together if
-    possible."""
+    """Placement of a trial's workers. `node`: all workers on one node or, if no node is large enough, on as few nodes
+    as possible; the trial waits until these nodes have free resources. `any`: on any nodes with free resources, on few
+    nodes if possible."""
     max_retries: Annotated[int, Field(ge=0)] = 3
-    """How often a trial is resumed after it lost a worker or a node, or ran out of memory. A trial that fails with any
-    other error is not resumed."""
+    """Maximum number of times that a launch resumes a trial that lost a worker or a node, or ran out of memory. A
+    launch does not resume a trial that fails with any other error."""
     reduce_micro_batch_on_oom: bool = True
-    """Whether a trial that ran out of memory is resumed with a smaller micro-batch. This changes results only by
-    rounding. If false, the trial fails."""
+    """If true, a trial that ran out of memory is resumed with a smaller micro-batch, which changes results only by
+    rounding. If false, such a trial fails."""
     usage_interval: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
-    """Seconds between two measurements of CPU, memory and GPU usage, which the tracker shows. 0 disables them. The
-    default is MLflow's own."""
+    """Seconds between two measurements of CPU, memory and GPU usage, which the tracker shows. 0 disables the
+    measurements. The default is MLflow's default."""
     storage: FilePath | None = None
-    """Folder of all runs. With several nodes it must be shared by all of them. None: `runs` in the current folder."""
+    """Folder of all runs. If a launch uses several nodes, all nodes must share this folder. Null: `runs` in the current
+    folder."""
     cache: PathOrUri | None = None
     """Cache of trained models and generated answers, which trials reuse: a folder, or a URI such as
-    `s3://bucket/folder`. Several storages can share a URI; each then keeps its own local cache as well. None: `.cache`
-    in `storage`."""
+    `s3://bucket/folder`. Several storages can share a URI; each storage then also keeps a local cache. Null: the folder
+    `.cache` in `storage`."""
 
     @field_validator("gpus_per_worker")
     @classmethod
@@ -210,7 +213,7 @@ class ComputeOptions(Options):
 
 
 class Pins(DescribedModel):
-    """The content that a plan was resolved from, written to `plan.json` and compared when that file is launched."""
+    """Hashes and versions of the content of a plan; a launch of `plan.json` compares them with the current content."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -219,40 +222,41 @@ class Pins(DescribedModel):
     data: str
     """SHA-256 over the content of the data set."""
     model: str
-    """Hub commit, content hash of a local checkpoint, or name of the randomly initialised model."""
+    """Hub commit of the checkpoint, content hash of a local checkpoint, or name of the randomly initialised model."""
     plugins: dict[str, str]
-    """Distribution and version of each plugin that is used, by `stage.name`."""
+    """Distribution and version of each plugin that the plan uses, by `stage.name`."""
 
 
 class ExperimentSpec(Specification):
     """An experiment: data, model, training, generation and metrics."""
 
     name: Name
-    """The experiment's name, used for its folder under `runs/` and its experiment in the tracker."""
+    """The name of the experiment, of its folder under `runs/`, and of its experiment in the tracker."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Random seed of weight initialisation, data order and dropout."""
     data: Annotated[Section, SectionOf("data")]
     """The data set and its splits."""
     adapter: Annotated[Section, SectionOf("adapter")]
-    """Renders a sample as prompt and target, and parses a generated answer into a prediction."""
+    """The plugin that renders a sample as prompt and target, and parses a generated answer into a prediction."""
     model: Annotated[Section | None, SectionOf("model")]
-    """The vision-language model. `none` if the generator calls a server that has its own model."""
+    """The vision-language model. Write `none` if the generator calls a server that has its own model."""
     optimizer: Annotated[Section | None, SectionOf("optimizer")] = None
-    """Parameter groups, learning rates and schedule. `none`, or omitted, if nothing is trained."""
+    """Parameter groups, learning rates and schedule. Write `none`, or omit this section, if nothing is trained."""
     trainer: Annotated[Section | None, SectionOf("trainer")]
-    """Length, batch sizes and precision of the training. `none` evaluates the model without training."""
+    """Length, batch sizes and precision of the training. With `none`, the model is evaluated without training."""
     generator: Annotated[Section, SectionOf("generator")]
-    """Generates the answers to the test split."""
+    """The plugin that generates answers to the test split."""
     metrics: Annotated[tuple[Section, ...], SectionOf("metric"), Field(min_length=1)]
     """The metrics that score the answers."""
     tracker: Annotated[Section, SectionOf("tracker")]
-    """The experiment tracker that runs are uploaded to."""
+    """The experiment tracker to which runs are uploaded."""
     compute: ComputeOptions = ComputeOptions()
-    """Workers, their resources and their placement."""
+    """Number, resources and placement of the workers; storage and cache."""
     sweep: SweepOptions | None = None
     """Several trials from one spec: a search space, arms, seeds."""
     pinned: Pins | None = None
-    """Only in `plan.json`: the content that the plan was resolved from. A launch fails if it has changed since."""
+    """Only in `plan.json`: hashes and versions of data, model and plugins. If one of them has changed, a launch of
+    `plan.json` stops with an error."""
 
     @field_validator("metrics")
     @classmethod

@@ -18,7 +18,10 @@ def spec_schema(kind: type[Specification]) -> dict[str, Any]:
     """
     definitions: dict[str, Any] = {}
     properties: dict[str, Any] = {
-        "extends": {"type": "string", "description": "Another spec file, which this one is merged over."}
+        "extends": {
+            "type": "string",
+            "description": "Another spec file. Values of this spec replace values of that file.",
+        }
     }
     required = []
     for name, field in kind.model_fields.items():

@@ -70,9 +70,11 @@ class Dimension(Options):
     """The values of one parameter: one of `grid`, `choice`, `uniform`, `loguniform`, `int`, `logint`, `quantized`."""
 
     grid: ValueList | None = None
-    """A list of values, or names mapped to values. All of them are tried; needs `search: {type: grid}`."""
+    """A list of values, or names mapped to values. The sweep tries all of these values; this needs `search: {type:
+    grid}`."""
     choice: ValueList | None = None
-    """A list of values, or names mapped to values; tables then show the names. A value can be a whole section."""
+    """A list of values, or names mapped to values. With names, tables show the names. A value can be a whole
+    section."""
     uniform: FloatRange | None = None
     """`[low, high]`: a number from a uniform distribution."""
     loguniform: LogFloatRange | None = None
@@ -82,10 +84,11 @@ class Dimension(Options):
     logint: LogIntRange | None = None
     """`[low, high]`: an integer from a log-uniform distribution, both bounds included."""
     quantized: SteppedRange | None = None
-    """`[low, high, step]`: one of low, low + step, and so on up to high."""
+    """`[low, high, step]`: one of the values low, low + step, and so on up to high."""
     when: Annotated[dict[str, Any], Field(min_length=1)] | None = None
-    """Condition: paths of the spec and the values they must have, including paths listed before this one. If the
-    condition does not hold, this path keeps the spec's own value."""
+    """Condition: paths of the spec, mapped to the values that they must have. The condition sees the values that the
+    sweep chose for paths listed before this path. If the condition does not hold, this path keeps the spec's own
+    value."""
 
     @model_validator(mode="after")
     def _check_one_kind(self) -> Dimension:
@@ -170,7 +173,7 @@ ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_leng
 
 
 class GridSearch(Options):
-    """Grid search: every combination once, the last path varying fastest. Every path must list its values."""
+    """Grid search: every combination once; the last path changes fastest. Every path must list its values."""
 
     type: Literal["grid"] = "grid"
 
@@ -180,7 +183,7 @@ class RandomSearch(Options):
 
     type: Literal["random"]
     seed: Seed = 0
-    """Random seed. The same seed draws the same points, even if the sweep was interrupted."""
+    """Random seed. The same seed leads to the same points, even if the sweep was interrupted."""
 
 
 class TpeSearch(Options):
@@ -192,14 +195,14 @@ class TpeSearch(Options):
 
     type: Literal["tpe"]
     seed: Seed = 0
-    """Random seed. With `parallel: 1` the same seed draws the same points. With more trials at once, the points also
-    depend on which results are available when the next point is drawn."""
+    """Random seed. With `parallel: 1`, the same seed leads to the same points. With more trials at once, a point also
+    depends on which results are available when the search chooses the point."""
     n_startup_trials: Annotated[int, Field(ge=1)] = 10
-    """Number of points drawn at random before the estimator is used (Optuna's default)."""
+    """Number of points that are drawn at random before the estimator is used (default: as in Optuna)."""
 
 
 class GaussianSearch(Options):
-    """Bayesian optimisation with a Gaussian process (Optuna's), for few expensive trials. It imports torch."""
+    """Bayesian optimisation with a Gaussian process (Optuna's), for few expensive trials. This search imports torch."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "startup": "n_startup_trials",
@@ -207,9 +210,9 @@ class GaussianSearch(Options):
 
     type: Literal["gp"]
     seed: Seed = 0
-    """As for `tpe`."""
+    """Random seed. It has the same effect as `seed` with `tpe`."""
     n_startup_trials: Annotated[int, Field(ge=1)] = 10
-    """Number of points drawn at random before the Gaussian process is fitted (Optuna's default)."""
+    """Number of points that are drawn at random before the Gaussian process is fitted (default: as in Optuna)."""
 
 
 class GeneticSearch(Options):
@@ -221,9 +224,9 @@ class GeneticSearch(Options):
 
     type: Literal["nsga2"]
     seed: Seed = 0
-    """As for `tpe`."""
+    """Random seed. It has the same effect as `seed` with `tpe`."""
     population_size: Annotated[int, Field(ge=2)] = 50
-    """Number of points in a generation (Optuna's default)."""
+    """Number of points in a generation of the algorithm (default: as in Optuna)."""
 
 
 class MedianPruning(Options):
@@ -236,13 +239,13 @@ class MedianPruning(Options):
 
     type: Literal["median"]
     n_startup_trials: Annotated[int, Field(ge=1)] = 5
-    """Number of points that must finish before the first trial can be stopped (Optuna's default)."""
+    """Number of points that must finish before the first trial can be stopped (default: as in Optuna)."""
     n_warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Optimizer steps at the start of each trial during which it is not stopped."""
+    """Number of optimizer steps at the start of each trial during which the trial is not stopped."""
 
 
 class HalvingPruning(Options):
-    """Asynchronous successive halving (Li et al. 2020): at each rung the best 1/`reduction_factor` continue."""
+    """Asynchronous successive halving (Li et al. 2020): at each rung, the best trials continue, all others stop."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "first_rung": "min_resource",
@@ -251,10 +254,10 @@ class HalvingPruning(Options):
 
     type: Literal["successive_halving"]
     min_resource: Count | Literal["auto"] = "auto"
-    """Optimizer steps up to the first rung; each further rung is `reduction_factor` times as far. `auto`: 1/100 of the
-    steps of the first point."""
+    """Number of optimizer steps up to the first rung (a step at which trials are compared). Each further rung has
+    `reduction_factor` times as many steps. `auto`: 1/100 of the steps of the first point."""
     reduction_factor: Annotated[int, Field(ge=2)] = 4
-    """At each rung, one in `reduction_factor` trials continues (Optuna's default)."""
+    """At each rung, one in `reduction_factor` trials continues (default: as in Optuna)."""
 
 
 class HyperbandPruning(Options):
@@ -268,34 +271,35 @@ class HyperbandPruning(Options):
 
     type: Literal["hyperband"]
     min_resource: Count = 1
-    """Optimizer steps up to the first rung of the halving that stops trials earliest."""
+    """Number of optimizer steps up to the first rung of the halving that stops trials earliest."""
     max_resource: Count | Literal["auto"] = "auto"
-    """Optimizer steps of a full training. `auto`: the steps of the first point that finishes."""
+    """Number of optimizer steps of a full training. `auto`: the steps of the first point that finishes."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """As for `successive_halving` (Optuna's default)."""
+    """At each rung, one in `reduction_factor` trials continues (default: as in Optuna)."""
 
 
 class Objective(Options):
     """The metric that ranks the points of a sweep."""
 
     metric: str = "validation/loss"
-    """A metric of the validation samples, such as `validation/loss`. Its last value counts, averaged over the seeds. A
-    test metric is an error."""
+    """A metric of the validation samples, such as `validation/loss`. The last value of the metric counts, averaged over
+    the seeds. A test metric as objective is an error."""
     mode: Literal["min", "max"] = "min"
     """Whether a lower (`min`) or a higher (`max`) value is better."""
 
 
 class Budget(Options):
-    """Limits after which no new trial starts; running trials finish."""
+    """Limits after which no new trial starts. Running trials finish."""
 
     trials: Count | None = None
-    """Number of trials of each arm; each seed is one trial. A point starts only if all its seeds fit in the limit."""
+    """Maximum number of trials of each arm. Each seed of a point is one trial. A point starts only if the trials of all
+    its seeds fit into this limit."""
     hours: Annotated[float, Field(gt=0)] | None = None
-    """Total run time of all launches of this sweep, in hours."""
+    """Maximum run time of all launches of this sweep together, in hours."""
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
-    """GPU hours of all ended trials."""
+    """Maximum GPU hours of all trials that have ended."""
     failures: Count | None = None
-    """Number of failed trials in one launch."""
+    """Maximum number of failed trials in one launch."""
 
 
 def _check_unique_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -318,26 +322,26 @@ class SweepOptions(Options):
 
     space: dict[str, Dimension] = Field(default={})
     """The search space: dotted paths of the spec, such as `optimizer.groups.vision.lr` or a whole section, mapped to
-    their values. A section must be listed before paths inside it."""
+    their values. List a section before the paths inside this section."""
     arms: dict[ArmName, dict[str, Any]] = Field(default={})
-    """The arms of an ablation: each arm's name, mapped to the paths of the spec that it sets. With a `space`, each arm
-    is searched separately, in the same way."""
+    """The arms (named settings) of an ablation: each arm's name, mapped to the paths of the spec that the arm sets.
+    With a `space`, the sweep searches each arm separately, in the same way."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_check_unique_seeds)] | None = None
-    """Each point is repeated with each of these values as the spec's `seed`, and results are averaged over them. None:
+    """Each point is repeated with each of these values as the spec's `seed`. Results are averaged over the seeds. Null:
     only the spec's own seed."""
     search: Search = GridSearch()
     """The algorithm that chooses the points of the space."""
     pruning: Pruning | None = None
-    """Rule for stopping trials early by the objective during training. It is applied to the first seed of a point; the
-    other seeds start when that one has finished."""
+    """Rule for stopping trials early by the objective during training. The rule is applied to the first seed of a
+    point. The other seeds of the point start when the trial with the first seed has finished."""
     objective: Objective | None = None
-    """The metric that ranks the points. Optional with `grid` and `random`."""
+    """The metric that ranks the points. It is optional with `search: {type: grid}` and `search: {type: random}`."""
     enqueue: tuple[dict[str, Any], ...] = ()
-    """Points to try first. A path that a point omits has the spec's own value, so `{}` is the spec itself."""
+    """Points to try first. A path that a point omits has the spec's own value, so the point `{}` is the spec itself."""
     budget: Budget = Budget()
     """Limits after which no new trial starts."""
     parallel: Count | None = None
-    """Maximum number of trials at once. None: as many as the resources allow."""
+    """Maximum number of trials at once. Null: as many trials as the resources allow."""
 
     def smoke(self) -> Mapping[str, Any]:
         """Use the first seed and two points of each arm."""

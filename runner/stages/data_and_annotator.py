@@ -16,14 +16,15 @@ RESERVED_NAMES = frozenset({"left_out", "annotations"})
 
 
 class Ratios(Options):
-    """A random division of all samples into splits; the corpus's own splits are ignored."""
+    """A random division of all samples into splits. The splits of the corpus itself are ignored."""
 
     ratios: dict[Name, Annotated[float, Field(gt=0)]] = Field(default={"train": 0.7, "test": 0.3})
     """Relative size of each split (the paper uses 7/3). `train` and `test` are required."""
     seed: int = 42
     """Random seed of the division."""
     group_by: Literal["content", "none"] = "content"
-    """`content` keeps samples that share an image or a text in one split."""
+    """`content`: all samples that share an image or a text are in the same split. `none`: samples are divided
+    independently."""
     stratify: list[Literal["segments", "labels"]] = Field(default=[])
     """Properties whose distribution is kept equal across splits: the number of `segments`, the entity `labels`."""
 
