@@ -33,7 +33,7 @@ from models import SHAPES, Features, collate_samples, mmre_lengths, random_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from plugins.model.chat.batching import pack_samples, prepare_packing
-from plugins.model.chat.frozen_vision import FrozenVisionTower, to_encoder_outputs
+from plugins.model.chat.precomputed_image_features import FrozenVisionTower, to_encoder_outputs
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions
 from plugins.trainer.sft import SftTrainer

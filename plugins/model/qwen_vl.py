@@ -21,8 +21,8 @@ from transformers import (
 
 from plugins.model.chat.batching import pack_samples, prepare_packing
 from plugins.model.chat.chat_model import ChatModel
-from plugins.model.chat.frozen_vision import FrozenVisionTower, to_encoder_outputs
 from plugins.model.chat.loaded_chat_model import LoadedChatModel
+from plugins.model.chat.precomputed_image_features import FrozenVisionTower, to_encoder_outputs
 from plugins.model.chat.processor_and_images import ImageSize, Processor
 from plugins.model.model_options_and_small_sizes import (
     IMAGE_PAD,

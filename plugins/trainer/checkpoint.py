@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from plugins.trainer.history_and_monitor import TrainingHistory
+from plugins.trainer.training_history_and_warnings import TrainingHistory
 from runner.errors import StepError
 
 METADATA = ".metadata"

@@ -10,11 +10,11 @@ from accelerate.utils import DistributedType, set_seed
 from plugins.trainer.checkpoint import Checkpoints, TrainingState
 from plugins.trainer.distributed import gather_weights, layer_classes, make_accelerator
 from plugins.trainer.encoded_samples import EncodedSamples, SampleFiles, apply_length_limit, is_skipped
-from plugins.trainer.history_and_monitor import TrainingHistory
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.train_loop import TrainLoop
 from plugins.trainer.train_step import TrainStep, without_labels
 from plugins.trainer.training_estimate import count_target_tokens, estimate_training, training_budget
+from plugins.trainer.training_history_and_warnings import TrainingHistory
 from plugins.trainer.validation_split_and_batches import EpochSampler, ValidationSplit, num_validation, split_validation
 from runner.errors import SpecError
 from runner.records import ImagePart, Rendered, TrainingBudget, TrainingEstimate

@@ -13,9 +13,9 @@ from accelerate import Accelerator
 
 from plugins.trainer.checkpoint import Checkpoints
 from plugins.trainer.encoded_samples import EncodedSamples, is_skipped
-from plugins.trainer.history_and_monitor import TrainingHistory, TrainingMonitor
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.train_step import LocalBatch, TrainStep, without_labels
+from plugins.trainer.training_history_and_warnings import TrainingHistory, TrainingMonitor
 from plugins.trainer.validation_loop import ValidationLoop
 from plugins.trainer.validation_split_and_batches import EpochSampler
 from runner.stages import StopRequestedError, TrainingRun

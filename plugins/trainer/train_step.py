@@ -18,9 +18,9 @@ from torch.distributed.tensor import DTensor
 
 from plugins.trainer.checkpoint import rng_states, set_rng_states
 from plugins.trainer.distributed import reshard, unsharded_weights
-from plugins.trainer.history_and_monitor import peak_memory_gb
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
+from plugins.trainer.training_history_and_warnings import peak_memory_gb
 from plugins.trainer.validation_split_and_batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, group_by_length
 from runner.errors import StepError
 from runner.records import IGNORED

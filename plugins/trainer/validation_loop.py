@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from plugins.trainer.encoded_samples import EncodedSamples, is_skipped
-from plugins.trainer.history_and_monitor import TrainingHistory
 from plugins.trainer.sft_options import VALIDATION_LOSS, SftOptions
 from plugins.trainer.train_step import TrainStep
+from plugins.trainer.training_history_and_warnings import TrainingHistory
 from runner.stages import Features, StopRequestedError, TrainingRun, ValidationEvaluator
 
 METRIC_PREFIX = "validation/"

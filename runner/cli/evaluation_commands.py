@@ -60,7 +60,7 @@ def evaluate(
     """Score a file with outputs of any model, with the same code as a launch. No model is loaded."""
     from runner.cli.progress import StageReporter
     from runner.cli.results_display import metrics_table, print_tables
-    from runner.score_predictions import EvaluateOptions, evaluate
+    from runner.evaluate_answer_file import EvaluateOptions, evaluate
 
     request = EvaluateOptions(
         predictions=predictions,

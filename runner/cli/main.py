@@ -7,7 +7,7 @@ import sys
 import traceback
 from typing import NoReturn
 
-from runner.cli import dataset_commands, experiment_commands, inspect_commands, storage_commands
+from runner.cli import dataset_commands, experiment_commands, plugins_schema_and_ui_commands, storage_commands
 from runner.cli import evaluation_commands as results_commands
 from runner.cli import launch_control_commands as status_commands
 from runner.cli.app import app
@@ -19,8 +19,8 @@ __all__ = [
     "app",
     "dataset_commands",
     "experiment_commands",
-    "inspect_commands",
     "main",
+    "plugins_schema_and_ui_commands",
     "results_commands",
     "status_commands",
     "storage_commands",

@@ -8,9 +8,9 @@ import pytest
 from plugins.adapter.pfa import PromptFormatAdapter
 from plugins.adapter.pfa_prompt import PfaOptions
 from runner.dataset.folder_reader import DatasetFolder
+from runner.evaluate_answer_file import EvaluateOptions, evaluate
 from runner.files import read_jsonl
 from runner.resolved_plan import create_plugin
-from runner.score_predictions import EvaluateOptions, evaluate
 from runner.spec.check import make_section
 from runner.trial.run_directory_and_events import RunDirectory
 from runner.trial.score import score

@@ -12,7 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from plugins.model.chat.frozen_vision import IMAGE_FEATURES, to_encoder_outputs
+from plugins.model.chat.precomputed_image_features import IMAGE_FEATURES, to_encoder_outputs
 from runner.records import IGNORED
 from runner.stages import Features
 

@@ -29,7 +29,7 @@ from plugins.model.chat.processor_and_images import (
     load_processor,
     train_tokenizer,
 )
-from plugins.model.chat.processor_lock import check_lock
+from plugins.model.chat.saved_processor_settings import check_lock
 from plugins.model.model_options_and_small_sizes import SIZES, ChatModelOptions, SmallSize
 from runner.errors import RequirementError, SpecError
 from runner.stages import ModelSpec

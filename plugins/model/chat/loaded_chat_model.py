@@ -23,7 +23,7 @@ from plugins.model.chat.processor_and_images import (
     load_image,
     unusable_image_error,
 )
-from plugins.model.chat.processor_lock import write_lock
+from plugins.model.chat.saved_processor_settings import write_lock
 from plugins.model.chat.template import TOKEN_CACHE_SIZE, ChatTemplate, mark_as_special
 from runner.errors import RequirementError
 from runner.records import IGNORED, Rendered

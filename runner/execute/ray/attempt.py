@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from runner.errors import LostWorkerError, OutOfMemoryError, RunnerError, StepError
 from runner.execute.fork_executor import plugin_modules
-from runner.execute.ray.cluster import Reservation
+from runner.execute.ray.cluster_and_reservations import Reservation
 from runner.execute.ray.node_worker import WorkerTask, run_worker
 from runner.resolved_plan import plan_json, with_changed_options
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec

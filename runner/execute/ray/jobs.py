@@ -20,7 +20,12 @@ from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from runner.errors import Problem, RequirementError, SpecError, SpecPath, StepError
-from runner.execute.ray.cluster import check_reachable, check_token_present, token_message, unreachable_message
+from runner.execute.ray.cluster_and_reservations import (
+    check_reachable,
+    check_token_present,
+    token_message,
+    unreachable_message,
+)
 from runner.redaction import has_password
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.load import LoadedSpec

@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.errors import RequirementError
 from runner.execute.ray.attempt import TRAIN, Attempt, RetryingTrial
-from runner.execute.ray.cluster import Node, Reservation, ReservationPool, connect, disconnect, nodes
+from runner.execute.ray.cluster_and_reservations import Node, Reservation, ReservationPool, connect, disconnect, nodes
 from runner.execute.ray.node_worker import NodeActor, software_versions, version_differences
 from runner.execute.ray.placement import PlacementRequest, describe_shortage, plan_placement
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec

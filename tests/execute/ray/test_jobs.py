@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import RequirementError
-from runner.execute.ray.cluster import check_reachable, check_token_present, token_message
+from runner.execute.ray.cluster_and_reservations import check_reachable, check_token_present, token_message
 from runner.execute.ray.jobs import EXPERIMENT, PREFACE, STORAGE, Job, skip_preface
 
 LOG = f"2026-01-01 INFO Runtime env is setting up.\n{PREFACE}tiny-1: exec runner status\n"

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.trainer.history_and_monitor import MIN_STEPS, SPIKE_THRESHOLDS, TrainingMonitor, peak_memory_gb
+from plugins.trainer.training_history_and_warnings import MIN_STEPS, SPIKE_THRESHOLDS, TrainingMonitor, peak_memory_gb
 
 STEPS = 1000
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.trainer.history_and_monitor import TrainingHistory
+from plugins.trainer.training_history_and_warnings import TrainingHistory
 from runner.stages import SelectionMetric
 
 LOSSES = st.dictionaries(st.integers(1, 500), st.floats(allow_nan=True, allow_infinity=True), max_size=20)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
-from plugins.model.chat.frozen_vision import FrozenVisionTower, to_encoder_outputs
+from plugins.model.chat.precomputed_image_features import FrozenVisionTower, to_encoder_outputs
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.muon import MuonOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions, MuonOptions

@@ -10,7 +10,7 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from runner.errors import DataError, RunnerError, SpecError
-from runner.score_predictions import EvaluateOptions, evaluate
+from runner.evaluate_answer_file import EvaluateOptions, evaluate
 
 NINE = {"rel": 0, "abs": 1e-9}
 PAPER = (

@@ -1,4 +1,4 @@
-"""Commands to inspect plugins, the schema of specs, and tracked runs: plugins, schema, ui."""
+"""Commands that list plugins, write the schema of specs, and serve the pages of the tracker: plugins, schema, ui."""
 
 from __future__ import annotations
 

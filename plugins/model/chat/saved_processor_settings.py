@@ -1,4 +1,4 @@
-"""The processor lock: stores the settings that determine a model's inputs, and compares them before use."""
+"""Stores the settings that determine a model's inputs beside its weights (the processor lock), and compares them."""
 
 from __future__ import annotations
 

@@ -15,15 +15,16 @@ from typing import Any
 
 import ray
 from ray._private.state import available_resources_per_node  # no public function lists them by node
-
-# Ray's own commands ask a head with this class; no public function tries just once. It is compiled, so that mypy cannot
-# see it.
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from runner.errors import RequirementError
 from runner.execute.ray.placement import PlacementRequest, Resources
+
+# Ray's own commands ask a head with this class; no public function tries just once. It is compiled, so that mypy cannot
+# see it.
+
 
 ANSWER_SECONDS = 5.0
 """A head must accept a connection within this time; Ray itself would try for forty seconds."""

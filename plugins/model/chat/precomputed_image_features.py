@@ -1,4 +1,4 @@
-"""The frozen vision tower: computes image features once, to replace the pixels of samples in training."""
+"""Image features that a frozen vision tower computes once, to replace the pixels of samples in training."""
 
 from __future__ import annotations
 
