@@ -36,7 +36,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from plugins.model.qwen2_5_vl_configs import PUBLISHED_SIZES, published_config  # noqa: E402 the path comes first
+from plugins.model.qwen2_5_vl_published_sizes import PUBLISHED_SIZES, published_config  # noqa: E402
 from plugins.trainer.loss import AnswerLoss  # noqa: E402 the path comes first
 from plugins.trainer.step_memory import (  # noqa: E402 the path comes first
     ModelProfile,

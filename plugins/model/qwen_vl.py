@@ -187,7 +187,7 @@ class Qwen25VLModel(QwenVLModel[Qwen25VLOptions]):
         )
 
     def _published(self) -> ModelSpec | None:
-        from plugins.model.qwen2_5_vl_configs import published_model_spec
+        from plugins.model.published_model_spec import published_model_spec
 
         options = self._options
         return published_model_spec(options.checkpoint, options.min_pixels, options.max_pixels, options.attention)

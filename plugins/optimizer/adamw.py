@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from plugins.optimizer.grouped_optimizer import GroupedOptimizer, attach_schedule, make_fused_adamw
 from plugins.optimizer.optimizer_options import AdamWOptions
 from runner.stages import ScheduledOptimizer
-
-if TYPE_CHECKING:
-    pass
 
 
 class AdamWOptimizer(GroupedOptimizer):

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 
+from plugins.trainer.accelerator_and_sharding import gather_weights, layer_classes, make_accelerator
 from plugins.trainer.checkpoint import Checkpoints, TrainingState
-from plugins.trainer.distributed import gather_weights, layer_classes, make_accelerator
 from plugins.trainer.encoded_samples import EncodedSamples, SampleFiles, apply_length_limit, is_skipped
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.train_loop import TrainLoop

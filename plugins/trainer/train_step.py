@@ -16,8 +16,8 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import send_to_device
 from torch.distributed.tensor import DTensor
 
+from plugins.trainer.accelerator_and_sharding import reshard, unsharded_weights
 from plugins.trainer.checkpoint import rng_states, set_rng_states
-from plugins.trainer.distributed import reshard, unsharded_weights
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.training_history_and_warnings import peak_memory_gb

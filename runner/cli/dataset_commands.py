@@ -109,7 +109,7 @@ def stats(
     debug: Debug = False,
 ) -> None:
     """Show statistics of a data set: Table 1 of the paper, labels, entities, segments, image sizes, tokens."""
-    from runner.cli.dataset_statistics_display import stats_tables
+    from runner.cli.cache_and_dataset_tables import stats_tables
     from runner.cli.results_display import print_tables
     from runner.dataset_statistics_report import describe_dataset, write_report
 

@@ -40,7 +40,7 @@ def init(
     debug: Debug = False,
 ) -> None:
     """Write a starter spec, or a copy of a shipped spec, into the current folder."""
-    from runner.spec.starter import copy_shipped_spec, shipped_specs, write_starter
+    from runner.spec.starter_and_shipped_specs import copy_shipped_spec, shipped_specs, write_starter
 
     if list_specs:
         for spec, description in shipped_specs().items():

@@ -66,7 +66,7 @@ def cache(
     debug: Debug = False,
 ) -> None:
     """List cached models and answers, or delete cached artifacts that match all filters. Trials keep their files."""
-    from runner.cli.cache_display import cache_table
+    from runner.cli.cache_and_dataset_tables import cache_table
     from runner.cli.results_display import print_tables
     from runner.errors import RequirementError
     from runner.trial.cache_and_mirror import Cache

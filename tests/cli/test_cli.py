@@ -11,8 +11,8 @@ from hatchling.builders.wheel import WheelBuilder
 
 from runner.cli.app import COMMANDS
 from runner.cli.main import app
-from runner.spec import starter
-from runner.spec.starter import copy_shipped_spec, shipped_specs
+from runner.spec import starter_and_shipped_specs as starter
+from runner.spec.starter_and_shipped_specs import copy_shipped_spec, shipped_specs
 from tests.command import run_in_process
 from tests.conftest import ROOT
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from runner.cli.dataset_statistics_display import stats_tables
+from runner.cli.cache_and_dataset_tables import stats_tables
 from runner.dataset.folder_reader import DatasetFolder
 from runner.dataset.folder_writer import publish_atomically
 from runner.dataset_statistics_report import (

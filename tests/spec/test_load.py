@@ -7,7 +7,7 @@ import pytest
 from runner.errors import Problem, SpecError
 from runner.spec.dataset_spec import DatasetSpec
 from runner.spec.load import load, load_spec
-from runner.spec.starter import write_starter
+from runner.spec.starter_and_shipped_specs import write_starter
 
 SPECS = Path(__file__).parent.parent.parent / "specs"
 

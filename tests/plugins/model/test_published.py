@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 
 from plugins.model.model_options_and_small_sizes import Qwen25VLOptions
-from plugins.model.qwen2_5_vl_configs import CHARACTERS_PER_TOKEN, PUBLISHED_SIZES
+from plugins.model.published_model_spec import CHARACTERS_PER_TOKEN
+from plugins.model.qwen2_5_vl_published_sizes import PUBLISHED_SIZES
 from plugins.model.qwen_vl import Qwen25VLModel
 from runner.errors import DataError, RequirementError
 from runner.records import ImagePart, Rendered, TextPart

@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.muon import MuonOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions, MuonOptions
-from plugins.trainer.distributed import make_accelerator
+from plugins.trainer.accelerator_and_sharding import make_accelerator
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.train_step import TrainStep
 from runner.errors import SpecError, StepError

@@ -15,7 +15,7 @@ from plugins.model.chat.precomputed_image_features import FrozenVisionTower, to_
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.muon import MuonOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions, MuonOptions
-from plugins.trainer.distributed import make_accelerator
+from plugins.trainer.accelerator_and_sharding import make_accelerator
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.step_memory import (

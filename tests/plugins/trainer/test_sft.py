@@ -6,7 +6,7 @@ import torch
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.muon import MuonOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions, MuonOptions
-from plugins.trainer.distributed import make_accelerator
+from plugins.trainer.accelerator_and_sharding import make_accelerator
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions

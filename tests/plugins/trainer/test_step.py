@@ -8,7 +8,7 @@ import torch
 from plugins.model.qwen_vl import Qwen2VLModel, Qwen3VLModel, Qwen25VLModel
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions
-from plugins.trainer.distributed import make_accelerator
+from plugins.trainer.accelerator_and_sharding import make_accelerator
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.train_step import TrainStep
