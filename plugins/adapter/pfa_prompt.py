@@ -29,12 +29,13 @@ class PfaOptions(Options):
     published."""
 
     labels: tuple[Label, ...] | None = Field(default=None, min_length=1)
-    """The entity labels in the prompt, in this order. Default: the labels of the data set."""
+    """The entity labels in the prompt, in this order. They must include all labels of the data set. Default: the labels
+    of the data set."""
 
     parse: Literal["lossless", "published"] = "lossless"
-    """How answers are parsed. `published` splits at every colon, as the paper describes. `lossless` splits only at a
-    known label, so an entity may contain a colon. A launch also reports the metrics of the mode that is not
-    selected."""
+    """How answers are parsed. `published` splits the label-entity pairs at every colon, as the paper describes.
+    `lossless` splits them only at a known label, so an entity may contain a colon. A launch also reports the metrics of
+    the mode that is not selected."""
 
     images: Literal["first", "lettered"] = "first"
     """Order of the images in a prompt. `first`: main image, then segments, then the text, as published. `lettered`: the

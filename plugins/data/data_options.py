@@ -12,7 +12,7 @@ from runner.stages import FilePath, NearDuplicateBits, Options, OutsideFingerpri
 
 
 class MmreOptions(Options):
-    """A data-set folder, as `runner build` creates it."""
+    """A data-set folder, which `runner build` or `runner import` has written."""
 
     path: Annotated[FilePath, OutsideFingerprint()]
     """Path of the data-set folder."""
@@ -21,9 +21,9 @@ class MmreOptions(Options):
     leaks: Literal["refuse", "warn"] = "refuse"
     """What to do if splits share an id, a text or an image. `refuse`: stop with an error. `warn`: print a warning."""
     near_images: NearDuplicateBits = None
-    """Treat similar images as the same image: the largest number of bits, of 64, in which the perceptual hashes of two
-    images may differ. Default: only exact copies count as the same image. If this option is set, every image is read
-    whenever the data set is loaded."""
+    """Two images also count as the same image if their perceptual hashes (64 bits each) differ in at most this number
+    of bits, both for `leaks` and for `split`. Default: only exact copies count as the same image. If this option is
+    set, every image is read whenever the data set is loaded."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Maximum number of samples in each split: only the first samples are used. Default: all samples."""
 
@@ -39,7 +39,7 @@ NumShown = Annotated[int, Field(ge=1, le=3)]
 
 
 class SyntheticOptions(Options):
-    """Generated M-MRE data: tweets about named entities. The image shows each entity as a coloured symbol.
+    """Generated M-MRE data: tweets about named entities, with images that show entities as coloured symbols.
 
     Only the image of a segment tells which entity the segment shows. The names come from a closed list. With
     `unseen_name_ratio` at 0, a model can therefore memorize the entities, and the test split does not test unseen
@@ -62,19 +62,20 @@ class SyntheticOptions(Options):
     seed: int = 0
     """Seed of the names, symbols, texts and images."""
     unseen_name_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the names in the test split that do not occur in the training split."""
+    """Probability with which each entity of a test sample has a name that does not occur in the training split."""
     entities_per_label: Annotated[int, Field(ge=1, le=4)] = 4
     """Number of entities of each label in the training split. With fewer entities, a model learns faster."""
     entities_per_image: tuple[NumShown, NumShown] = (2, 3)
     """Minimum and maximum number of entities in an image. If an image shows one entity, the text names two more
-    entities. Then only the image tells which of the three entities it shows; the order of segments does not."""
+    entities. Then only the image, not the order of segments, tells which of the three entities is shown."""
     relatedness: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the entities whose symbol the summaries describe, such as `a red circle`. Such a description helps to
     match segments. For all other entities, summaries state only the position in the image; the position does not help.
     Images, texts, entities and segments are the same for every value of this option."""
     segmented_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the training samples that have segments. A lower value gives less training data for `match`. Training
-    samples without segments have the same images, and their correct answer to `match` is empty."""
+    """Share of the training samples that have segments. A lower value gives less training data for `match`. The images
+    are the same for every value of this option. In a sample without segments, the correct answer to `match` is
+    empty."""
 
     @field_validator("entities_per_image")
     @classmethod

@@ -13,13 +13,13 @@ from runner.stages import DecodingOptions, OutsideFingerprint
 
 
 class TransformersOptions(DecodingOptions):
-    """Greedy decoding on this machine, in the precision in which the weights are stored."""
+    """Greedy decoding with transformers, in the precision in which the weights are stored."""
 
     former_names: ClassVar[Mapping[str, str]] = {"refill": "continuous_batching"}
 
     batch_size: Annotated[int, Field(gt=0)] = 8
     """Number of answers that are generated at once. This option is part of the fingerprint, because padding changes the
-    last bits of the logits. Default: our choice."""
+    last bits of the logits. Default: 8, our choice."""
 
     continuous_batching: bool = True
     """If true, the next prompt replaces a finished answer in the batch at once. If false, the batch waits for its
@@ -32,14 +32,14 @@ class TransformersOptions(DecodingOptions):
 
 
 class VllmOptions(DecodingOptions):
-    """Greedy decoding by vLLM on this machine's GPUs, from the folder of the weights."""
+    """Greedy decoding with vLLM, on GPUs of the machine that runs the trial."""
 
     former_names: ClassVar[Mapping[str, str]] = {"gpu_memory": "gpu_memory_utilization", "gpus": "tensor_parallel_size"}
 
     can_generate_during_training: ClassVar[bool] = False
 
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1), OutsideFingerprint()] = 0.9
-    """Fraction of the GPU's memory that vLLM may use."""
+    """Fraction of the memory of each GPU that vLLM may use."""
 
     tensor_parallel_size: Annotated[int, Field(gt=0)] = 1
     """Number of GPUs over which the weights are sharded. This option is part of the fingerprint, because the number of

@@ -179,14 +179,14 @@ class ChatModelOptions(ModelOptions):
     """Special tokens and chat template of the family's small sizes."""
 
     checkpoint: Annotated[str | None, BeforeValidator(_resolve_folder), OutsideFingerprint()] = None
-    """A model name on the Hugging Face Hub, or a local folder, relative to the spec. A value is a folder if it starts
-    with `.`, `/` or `~`, or if such a folder exists. The fingerprint includes the content of the checkpoint, not this
-    name."""
+    """A model name on the Hugging Face Hub, or a local folder, relative to the folder of the spec. A value is a folder
+    if it starts with `.`, `/` or `~`, or if a folder with this path exists. The fingerprint includes the hub commit or
+    a hash of the folder's content, not this name."""
 
     size: Size | None = None
-    """A small model with random weights instead of a checkpoint. `tiny` is the size in the demo: a Qwen2.5-VL model of
-    this size learns the synthetic data in one to two minutes on two CPU cores. `smoke` is a smaller size that only
-    tests the code. The tokenizer of a small model is trained on the training texts."""
+    """Size of a small model with random weights; set either `size` or `checkpoint`. `tiny` is the size in the demo: a
+    Qwen2.5-VL model of this size learns the synthetic data in one to two minutes on two CPU cores. `smoke` is a smaller
+    size that only tests the code. The tokenizer of a small model is trained on the training texts."""
 
     revision: Annotated[str, OutsideFingerprint()] = "main"
     """Branch, tag or commit of a checkpoint on the hub. The fingerprint includes the commit to which a branch or tag
@@ -287,7 +287,7 @@ INTERNVL_VIDEO = "<video>"
 
 
 class InternVLOptions(ChatModelOptions):
-    """InternVL, from a checkpoint in transformers' format (`…-hf`) or in a small size with random weights."""
+    """InternVL, from a checkpoint in transformers' format (named `…-hf`) or in a small size with random weights."""
 
     chat_format = ChatFormat(
         (

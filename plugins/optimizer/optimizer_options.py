@@ -13,14 +13,14 @@ Rate = Annotated[float, Field(ge=0)]
 
 
 class LoraOptions(Options):
-    """Low-rank adapters (Hu et al. 2022) on a group's linear layers; they are merged into the weights at the end."""
+    """Low-rank adapters (Hu et al. 2022) on a group's linear layers, merged into the weights after training."""
 
     rank: Annotated[int, Field(gt=0)] = 16
-    """Rank of the adapters. Default: our choice."""
+    """Rank of the adapters. Default: 16, our choice."""
 
     alpha: Annotated[float, Field(gt=0)] = 32.0
-    """The output of the adapters is multiplied by alpha / rank. Default: our choice, a factor of 2 with the default
-    rank."""
+    """The output of the adapters is multiplied by alpha / rank. Default: 32, our choice. With the default rank, the
+    factor is 2."""
 
 
 class GroupOptions(Options):
@@ -34,11 +34,11 @@ class GroupOptions(Options):
     """Peak learning rate of the group, reached after the warm-up. Required unless the group is frozen."""
 
     weight_decay: Rate | None = None
-    """Decoupled weight decay of this group. Default: the section's `weight_decay`."""
+    """Decoupled weight decay of this group. Default: `optimizer.weight_decay`."""
 
     frozen: bool = False
-    """If true, the parameters of this group are not trained. After training, the runner verifies that they are
-    unchanged."""
+    """If true, the parameters of this group are not trained. After training, the runner verifies that these parameters
+    are unchanged."""
 
     lora: LoraOptions | None = None
     """Train low-rank adapters on the group's linear layers, except the output layer, and freeze the group's own
@@ -63,19 +63,20 @@ class ScheduleOptions(Options):
     }
 
     weight_decay: Rate = 0.1
-    """Decoupled weight decay of groups that do not set `weight_decay`. Default: the value in 2U1's finetune.sh."""
+    """Decoupled weight decay of groups that do not set their own `weight_decay`. Default: 0.1, as in 2U1's
+    finetune.sh."""
 
     weight_decay_on: Literal["matrices", "2u1", "all"] = "matrices"
     """Parameters with weight decay. `matrices`: parameters with more than one dimension, so not biases and norm
     weights. `2u1`: as in the paper's trainer, all parameters except LayerNorm weights and parameters with `bias` in
-    their name (RMSNorm weights also decay). `all`: every parameter. Default: our choice."""
+    their name (RMSNorm weights also decay). `all`: every parameter. Default: `matrices`, our choice."""
 
     lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Learning rates after the warm-up. `cosine`, `linear`: fall to zero along half a cosine or along a line.
-    `constant`: stay the same. Default: the schedule in 2U1's finetune.sh."""
+    """How learning rates change after the warm-up. `cosine`: they fall to zero along half a cosine. `linear`: they fall
+    to zero along a line. `constant`: they stay the same. Default: `cosine`, as in 2U1's finetune.sh."""
 
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.03
-    """Fraction of all optimizer steps over which learning rates rise from zero to their peak. Default: the value in
+    """Fraction of all optimizer steps over which learning rates rise from zero to their peak. Default: 0.03, as in
     2U1's finetune.sh."""
 
 
@@ -83,34 +84,35 @@ class AdamWConstants(Options):
     """The constants of AdamW."""
 
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """Decay rates of the first and second moment. Default: Kingma and Ba 2015; 2U1 has the same values."""
+    """Decay rates of the first and second moment. Default: 0.9 and 0.999, as in Kingma and Ba 2015 and in 2U1."""
 
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    """Constant added to the root of the second moment. Default: Kingma and Ba 2015; 2U1 has the same value."""
+    """Constant added to the root of the second moment. Default: 1e-8, as in Kingma and Ba 2015 and in 2U1."""
 
 
 class AdamWOptions(AdamWConstants, ScheduleOptions):
     """AdamW (Loshchilov and Hutter 2019) with a learning rate for each parameter group."""
 
     groups: Annotated[dict[str, GroupOptions], Field(min_length=1)]
-    """Parameter groups by name. A parameter belongs to the first group whose pattern matches the parameter's name. Two
-    things are errors: a group without parameters, and a trainable parameter that is in no group."""
+    """Parameter groups by name. A parameter belongs to the first group whose pattern matches the parameter's name. A
+    group without parameters is an error, and so is a trainable parameter that is in no group."""
 
 
 class MuonGroupOptions(GroupOptions):
     """A parameter group with its algorithm."""
 
     algorithm: Literal["adamw", "muon"] = "adamw"
-    """Algorithm of the group. `muon` trains only matrices. Vectors and convolutions need `adamw`. Embeddings and the
-    output layer should also use `adamw`, although they are matrices (Jordan et al. 2024)."""
+    """Algorithm of the group. A group with `muon` may contain only matrices; anything else is an error. Vectors and
+    convolutions need a group with `adamw`. Embeddings and the output layer are matrices, but should also be in a group
+    with `adamw` (Jordan et al. 2024)."""
 
 
 class MuonOptions(AdamWConstants, ScheduleOptions):
-    """Muon (Jordan et al. 2024), which orthogonalises the momentum of matrices, and AdamW for the rest."""
+    """Muon (Jordan et al. 2024) for groups with `algorithm: muon`, and AdamW for all other groups."""
 
     groups: Annotated[dict[str, MuonGroupOptions], Field(min_length=1)]
-    """Parameter groups by name. A parameter belongs to the first group whose pattern matches the parameter's name. Two
-    things are errors: a group without parameters, and a trainable parameter that is in no group."""
+    """Parameter groups by name. A parameter belongs to the first group whose pattern matches the parameter's name. A
+    group without parameters is an error, and so is a trainable parameter that is in no group."""
 
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    """Nesterov momentum of Muon. Default: Jordan et al. 2024."""
+    """Nesterov momentum of Muon. Default: 0.95, as in Jordan et al. 2024."""

@@ -18,8 +18,8 @@ class ChatServerOptions(Options):
 
     model: Annotated[str, Field(min_length=1)]
     """The model's name at the server, such as `gpt-4o-2024-08-06`. Use a dated name if the server has one: an undated
-    name can later mean another model. The server does not identify its weights, so the fingerprint includes only this
-    name."""
+    name can later mean another model. The server does not report which weights it uses, so the fingerprint identifies
+    the model only by this name."""
 
     base_url: str = "https://api.openai.com/v1"
     """URL of the server, without `/chat/completions`. For a server of vLLM or transformers, write
@@ -28,8 +28,8 @@ class ChatServerOptions(Options):
     api_key_env: Annotated[str | None, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), OutsideFingerprint()] = (
         "OPENAI_API_KEY"
     )
-    """Name of the environment variable that contains the API key. Never write the key into the spec. Null for a server
-    without keys."""
+    """Name of the environment variable that contains the API key. Never write the key into the spec. Write null for a
+    server that needs no key."""
 
     concurrency: Annotated[int, Field(gt=0, le=256), OutsideFingerprint()] = 8
     """Number of simultaneous requests."""
@@ -39,12 +39,13 @@ class ChatServerOptions(Options):
     limit."""
 
     tokens_per_minute: Annotated[float | None, Field(gt=0), OutsideFingerprint()] = None
-    """Maximum number of tokens of prompts and answers per minute. Before an answer arrives, its request counts with the
-    mean number of tokens of the completed requests. Default: no limit."""
+    """Maximum number of tokens of prompts and answers per minute. A request without an answer yet counts with the mean
+    number of tokens of the answered requests. Default: no limit."""
 
     max_retries: Annotated[int, Field(ge=0), OutsideFingerprint()] = 8
-    """Number of retries of a request after a failure of the network or server, or after a rate limit. The time before
-    each retry grows, or is the time that the server asks for (up to two minutes)."""
+    """Maximum number of retries of a request that fails because of the network, the server or the server's rate limit.
+    The waiting time grows with each retry. If the server states a waiting time of at most two minutes, this time is
+    used instead."""
 
     timeout: Annotated[float, Field(gt=0), OutsideFingerprint()] = 120.0
     """Seconds to wait for an answer before the request counts as failed."""
@@ -107,13 +108,13 @@ class Prices(Options):
 
 
 class WordRange(Options):
-    """Number of words of a summary that needs no review."""
+    """Expected minimum and maximum number of words of a summary."""
 
     min: Annotated[int, Field(ge=0)] = 10
-    """Minimum number of words. Shorter summaries are flagged for review. Default: the shortest summary in the paper's
-    Table 1."""
+    """Minimum number of words. Shorter summaries are flagged for review. Default: 10, the shortest summary in the
+    paper's Table 1."""
     max: Annotated[int, Field(ge=1)] = 97
-    """Maximum number of words. Longer summaries are flagged for review. Default: the longest summary in the paper's
+    """Maximum number of words. Longer summaries are flagged for review. Default: 97, the longest summary in the paper's
     Table 1."""
 
     @model_validator(mode="after")
@@ -124,10 +125,10 @@ class WordRange(Options):
 
 
 class OpenAIAnnotatorOptions(ChatServerOptions):
-    """Summaries from a server with OpenAI's chat completions API: GPT-4o as in the paper, vLLM, transformers.
+    """Summaries from a server with OpenAI's chat completions API, such as OpenAI's (GPT-4o in the paper) or vLLM's.
 
-    An answer is reused if model, prompt, parameters and the content of the image are the same. The URL of the server
-    does not matter for this, so you can change the URL.
+    The build reuses an earlier answer if model, prompt, parameters and the content of the image are the same. It also
+    does so if you have changed the URL of the server.
     """
 
     base_url: Annotated[str, OutsideFingerprint()] = "https://api.openai.com/v1"
@@ -135,14 +136,14 @@ class OpenAIAnnotatorOptions(ChatServerOptions):
     `http://HOST:8000/v1`. Default: OpenAI's server."""
 
     prompt: Annotated[str, Field(min_length=1)] = "What is in this image?"
-    """Text of the prompt after the image. Default: the question of the paper."""
+    """Text that follows the image in the prompt. Default: the question in the paper."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
-    """Sampling temperature. Default: our choice, because the paper does not state its temperature."""
+    """Sampling temperature. Default: 0, our choice, because the paper does not state its temperature."""
 
     max_new_tokens: Annotated[int, Field(gt=0)] = 300
-    """Maximum number of tokens of an answer. Longer answers are cut off and flagged for review. Default: our choice,
-    because the paper gives no limit. The paper's longest summary has 97 words, which are about 130 tokens."""
+    """Maximum number of tokens of an answer. Longer answers are cut off and flagged for review. Default: 300, our
+    choice, because the paper gives no limit. The paper's longest summary has 97 words, which are about 130 tokens."""
 
     words: Annotated[WordRange, OutsideFingerprint()] = WordRange()
     """Expected number of words of a summary. Shorter or longer summaries are flagged for review. If you change this
@@ -150,12 +151,12 @@ class OpenAIAnnotatorOptions(ChatServerOptions):
 
     token_budget: Annotated[int | None, Field(gt=0), OutsideFingerprint()] = None
     """Maximum number of tokens of prompts and answers together for the summaries of this data set, including earlier
-    builds. The build stops before a request that could exceed this number. Default: no limit."""
+    builds. Before a request that could exceed this number, the build stops with an error. Default: no limit."""
 
     tokens_per_image: Annotated[int, Field(ge=0), OutsideFingerprint()] = 765
-    """Estimated number of tokens of an image. After the first answer, the estimate uses the mean of the answers
-    instead. Default: 765, the tokens of GPT-4o for a square image in full detail (four tiles of 170 tokens, and 85
-    tokens)."""
+    """Estimated number of tokens of an image. After the first answers, the cost estimate uses the mean number of prompt
+    tokens that the server has reported instead. Default: 765, the tokens of GPT-4o for a square image in full detail
+    (four tiles of 170 tokens, and 85 tokens)."""
 
     prices: Annotated[Prices | None, OutsideFingerprint()] = None
     """Prices of the server, for the cost estimate before requests are sent. Default: no prices, so only the tokens are

@@ -26,7 +26,7 @@ class GmnerOptions(Options):
     path: Annotated[FilePath, OutsideFingerprint()]
     """Folder that contains `txt/` (train.txt, dev.txt, test.txt) and `xml/`."""
     images: Annotated[FilePath | None, OutsideFingerprint()] = None
-    """Folder of the images, named by IMGID. Default: `images` in `path`."""
+    """Folder of the images. The name of each image file is the IMGID of its tweet. Default: `images` in `path`."""
 
 
 @dataclass

@@ -26,11 +26,12 @@ class JsonLinesOptions(Options):
     """Your own images, texts, entities and boxes, one JSON line per sample (docs/datasets.md)."""
 
     path: Annotated[FilePath, OutsideFingerprint()]
-    """A file, or a folder of `<split>.jsonl` files; with `split: official`, each file is one split."""
+    """A file of JSON lines, or a folder with one file `<split>.jsonl` for each split. With `split: official`, the
+    samples of each file form one split."""
     images: Annotated[FilePath | None, OutsideFingerprint()] = None
-    """Folder that the `image` paths are relative to. Default: the folder of the file."""
+    """Folder that the `image` paths are relative to. Default: the folder that contains the file with the lines."""
     labels: list[Annotated[str, Field(pattern=LABEL_PATTERN)]] = Field(default=list(LABELS), min_length=1)
-    """Allowed entity labels, in order. Default: the labels of the paper."""
+    """Allowed entity labels, in order. Default: person, location, organization and other, as in the paper."""
 
     @field_validator("labels")
     @classmethod

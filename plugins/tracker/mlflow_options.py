@@ -41,5 +41,5 @@ class MlflowOptions(Options):
     with the artifacts in `mlartifacts/` next to the database."""
 
     max_artifact_mb: Annotated[float, Field(ge=0), OutsideFingerprint()] = 200
-    """Largest model folder that is uploaded, in megabytes (10^6 bytes). For a larger model folder, only the path is
-    logged. The default is our choice: small models are uploaded, a 7B model is not."""
+    """Maximum size of a model folder that is uploaded, in megabytes (10^6 bytes). For a larger model folder, only the
+    path is logged. Default: 200, our choice: small models are uploaded, a 7B model is not."""

@@ -16,7 +16,7 @@ VALIDATION_LOSS = "validation/loss"
 
 
 class SftOptions(TrainerOptions):
-    """Supervised fine-tuning with cross-entropy on the answers; `optimizer` selects the parameters to train."""
+    """Supervised fine-tuning with cross-entropy on the targets; `optimizer` selects the parameters to train."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "batch_size": "global_batch_size",
@@ -38,14 +38,14 @@ class SftOptions(TrainerOptions):
     of the training."""
 
     tokens: Count | None = None
-    """Alternative to `epochs`: number of answer tokens to train on, including end tokens. Training ends with the step
-    that reaches this number. Use `tokens` to give the same amount of training to runs with answers of different length,
+    """Alternative to `epochs`: number of target tokens to train on, including end tokens. Training ends with the step
+    that reaches this number. Use `tokens` to give the same amount of training to runs with targets of different length,
     such as runs with one task and with three tasks. The number of steps is computed from the sample lengths before
     training."""
 
     max_steps: Count | None = None
-    """Maximum number of optimizer steps, even if epochs are left. The learning-rate schedule then ends at this step.
-    Default: no limit."""
+    """Maximum number of optimizer steps. Training ends at this step, even if `epochs` or `tokens` is not reached. The
+    learning-rate schedule then also ends at this step. Default: no limit."""
 
     global_batch_size: Count = 4
     """Number of samples per optimizer step, over all workers and micro-batches. It must be a multiple of the number of
@@ -53,67 +53,67 @@ class SftOptions(TrainerOptions):
 
     micro_batch_size: Annotated[Count | None, OutsideFingerprint()] = None
     """Number of samples that a worker computes at once. Gradients accumulate, so a step has the gradient of the whole
-    batch. Default: as many samples of similar length as fit, with padding, into 8,192 positions on a GPU or 1,024 on a
-    CPU."""
+    batch. Default: as many samples of similar length as fit into 8,192 positions on a GPU or 1,024 on a CPU, padding
+    included."""
 
     packing: Annotated[Literal["auto", "off"], OutsideFingerprint()] = "auto"
-    """`auto` concatenates the samples of a micro-batch, without padding, if the model supports it: the Qwen-VL families
-    with `sdpa` or flash attention. For other models, and with `off`, samples of similar length are padded. The two ways
-    give equal results except for rounding."""
+    """`auto`: the samples of a micro-batch are concatenated, without padding, if the model supports this; the Qwen-VL
+    families do with `sdpa` or `flash_attention_2`. For other models, and with `off`, samples of similar length are
+    padded. The two ways give equal results except for rounding."""
 
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """How several workers share a training. `ddp` keeps all weights, gradients and optimizer moments on each worker: 16
-    bytes per trainable weight. `fsdp` (FSDP2) shards weights, gradients and moments over the workers, and gathers each
-    layer before the layer computes. In bf16, `fsdp` gathers bfloat16 weights, so it rounds differently than `ddp`. A
-    single worker shards nothing."""
+    bytes per trainable weight with AdamW. `fsdp` (FSDP2) shards weights, gradients and moments over the workers, and
+    gathers the weights of each layer before the layer computes. With `precision: bf16`, `fsdp` gathers bfloat16
+    weights, so its results differ from those of `ddp` by rounding. A single worker shards nothing."""
 
     precision: Literal["fp32", "bf16"] = "bf16"
     """Number format. `fp32`: float32 everywhere. `bf16`: computes in bfloat16 with float32 master weights, and saves
-    bfloat16. Default: as in the paper."""
+    bfloat16. Default: `bf16`. The paper trains in bfloat16; the float32 master weights are our choice."""
 
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Maximum L2 norm of the gradient over all parameters. A larger gradient is scaled down to this norm. Default: the
-    value in Hugging Face's trainer, which 2U1 does not change."""
+    """Maximum L2 norm of the gradient over all parameters. A larger gradient is scaled down to this norm. Default: 1.0,
+    as in Hugging Face's trainer; 2U1 does not change this value."""
 
     target_suffix: str = ""
-    """Text after the answer's end token that the model is also trained to write. Default: no text. 2U1 trains a line
-    break there."""
+    """Text after the target's end token that the model is also trained to write. Default: no text. To train as 2U1
+    does, set this option to `"\\n"`, a line break."""
 
     max_length: Count | None = None
-    """Maximum number of tokens of a sample, including its images and its answer. Default: the model's context
+    """Maximum number of tokens of a sample, including its images and its target. Default: the model's context
     length."""
 
     on_overlength: Literal["refuse", "truncate", "skip"] = "refuse"
     """How to treat samples longer than `max_length`. `refuse`: stop with an error before training. `truncate`: cut off
-    the end of the answer, never the prompt or an image; a truncated answer has no end token, so the model does not
+    the end of the target, never the prompt or an image; a truncated target has no end token, so the model does not
     learn to stop early. `skip`: leave the sample out; the other samples of its batch then weigh more, and a step
     without any sample changes no weight."""
 
     validation_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Fraction of the training samples that is held out for validation. All samples that share an image are held out
-    together."""
+    """Fraction of the training samples that is held out for validation. Samples that share an image are either all held
+    out or all trained on."""
 
     eval_steps: Count | None = None
     """Number of optimizer steps between two computations of the validation loss. The loss is also computed after the
     last step. Default: once per epoch."""
 
     eval_generate_steps: Count | None = None
-    """Number of optimizer steps between two evaluations of generated answers to the validation samples. The last step
-    also has an evaluation. The answers are generated, parsed and scored like answers to the test split
+    """Number of optimizer steps between two evaluations of generated answers to the validation samples. There is also
+    an evaluation after the last step. The answers are generated, parsed and scored like answers to the test split
     (`validation/ner_f1` and so on). With this option and `fsdp`, each worker needs memory for the whole model. Default:
     no answers are generated during training."""
 
     eval_generate_samples: Count | None = None
-    """Maximum number of validation samples to generate answers for: the first samples are used. Default: all
-    samples."""
+    """Maximum number of validation samples for which answers are generated; the first samples are used. Default: all
+    validation samples."""
 
     early_stopping_patience: Count | None = None
-    """Number of consecutive evaluations without improvement of `metric_for_best_model` after which training ends.
-    Default: no early stopping."""
+    """Training ends early after this number of consecutive evaluations in which `metric_for_best_model` does not
+    improve. Default: no early stopping."""
 
     load_best_model_at_end: bool = False
-    """Whether the result of the training is the best model by `metric_for_best_model` instead of the last model. The
-    best checkpoint is then kept in addition to the newest checkpoints."""
+    """If true, the result of the training is the best model by `metric_for_best_model`; if false, the last model. If
+    true, the best checkpoint is kept in addition to the newest checkpoints."""
 
     metric_for_best_model: SelectionMetric = SelectionMetric(metric=VALIDATION_LOSS, mode="min")
     """Metric by which `load_best_model_at_end` and `early_stopping_patience` compare models."""
@@ -122,11 +122,12 @@ class SftOptions(TrainerOptions):
     """Number of optimizer steps between two checkpoints. An interrupted training resumes from the last checkpoint."""
 
     save_total_limit: Annotated[Count, OutsideFingerprint()] = 1
-    """Number of newest checkpoints to keep. A checkpoint has three times the size of the trainable float32 weights."""
+    """Number of newest checkpoints to keep. With AdamW, a checkpoint has three times the size of the trainable float32
+    weights."""
 
     gradient_checkpointing: Annotated[bool, OutsideFingerprint()] = False
-    """Whether to compute activations again in the backward pass instead of storing them. This needs less memory, and
-    about a third more time."""
+    """If true, activations are not stored, but computed again in the backward pass. This needs less memory, and about a
+    third more time."""
 
     @model_validator(mode="after")
     def _one_length(self) -> SftOptions:

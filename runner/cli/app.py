@@ -48,9 +48,15 @@ SpecFile = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change a value of the spec. You can repeat this option."),
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Replace a value of the spec, for this command only. You can repeat this option.",
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON document; standard output contains nothing else.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="If an error occurs, print its traceback.")]
 
 

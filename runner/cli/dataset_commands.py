@@ -28,20 +28,26 @@ def build(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Only import tweets and crop segments, then estimate tokens and cost of the summaries."
+            "--dry-run",
+            help="Import the tweets, crop the segments, and estimate the tokens and cost of the summaries. No "
+            "summary is requested, and nothing is published.",
         ),
     ] = False,
     smoke: Annotated[
         bool,
         typer.Option(
             "--smoke",
-            help="Test all stages of a build with a few tweets, in a separate folder, without a server for summaries.",
+            help="Test the build with 8 tweets, without requests for summaries and without review. The data set is "
+            "written to a folder of its own, whose name ends with _smoke.",
         ),
     ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Build a data set from a corpus: import, crop, annotate, review, split, publish. Finished stages are skipped."""
+    """Build a data set from a corpus: import, crop, annotate, split, publish.
+
+    Finished stages do not run again. If summaries wait for review, the build ends; build again after the review.
+    """
     from runner.dataset.build.pipeline import build_dataset, smoke_spec
     from runner.errors import SpecError
     from runner.spec.dataset_spec import DatasetSpec
@@ -98,8 +104,8 @@ def stats(
         str | None,
         typer.Option(
             metavar="SPEC|CHECKPOINT",
-            help="Also count the tokens of the samples. Give a spec (its model and prompts are used) or a checkpoint "
-            "(folder or hub name).",
+            help="Also count the tokens of the samples, with the model and prompts of a spec, or with a checkpoint "
+            "(a folder or a hub name).",
         ),
     ] = None,
     html: Annotated[
@@ -108,7 +114,7 @@ def stats(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Show statistics of a data set: Table 1 of the paper, labels, entities, segments, image sizes, tokens."""
+    """Show statistics of a data set: Table 1 as in the paper, labels, entities, segments, image sizes, tokens."""
     from runner.cli.cache_and_dataset_tables import stats_tables
     from runner.cli.results_display import print_tables
     from runner.dataset_statistics_report import describe_dataset, write_report
@@ -150,14 +156,15 @@ def import_(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="The folder of an export, or the name of an export on the Hugging Face hub."
+            metavar="SOURCE",
+            help="A folder that `runner export` has written, or the name of such a data set on the Hugging Face hub.",
         ),
     ],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to create.")],
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Create a data-set folder from an export, with the fingerprint of the exported data set."""
+    """Create a data-set folder from an export. The data set has the same fingerprint as the exported data set."""
     huggingface = _import_huggingface()
     with _reporter("import") as reporter:
         description = huggingface.import_dataset(source, folder.resolve(), reporter)
@@ -196,7 +203,8 @@ def review(
         Path,
         typer.Argument(
             metavar="DATASET",
-            help="The spec of a data set whose build waits for review, or the folder of this data set.",
+            help="The spec of a data set whose summaries wait for review, or the folder of this data set, even if it "
+            "does not exist yet.",
         ),
     ],
     *,

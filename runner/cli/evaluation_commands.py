@@ -23,7 +23,7 @@ def evaluate(
     references: Annotated[
         Path, typer.Option(help='Reference answers: a data-set folder, or a file of JSON lines {"id", "target"}.')
     ],
-    split: Annotated[str, typer.Option(help="Split of the data set to score.")] = "test",
+    split: Annotated[str, typer.Option(help="Split to score, if the references are a data-set folder.")] = "test",
     labels: Annotated[
         str | None,
         typer.Option(
@@ -35,12 +35,16 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="A,B,…",
-            help="Tasks to score: one or more of summary, ner, match. Default: the tasks that the references answer.",
+            help="Tasks to score: one or more of summary, ner, match. Default: the tasks for which the references "
+            "have answers.",
         ),
     ] = None,
-    parse: Annotated[str, typer.Option(help="How answers are parsed: lossless, or published (as in the paper).")] = (
-        "lossless"
-    ),
+    parse: Annotated[
+        str,
+        typer.Option(
+            help="How answers are parsed: lossless (an entity may contain a colon) or published (the paper's rule)."
+        ),
+    ] = "lossless",
     metrics: Annotated[
         str, typer.Option(metavar="A,B,…", help="Names of the metric plugins to use.")
     ] = "rouge,bleu,ner_f1,image_entity_accuracy",
@@ -48,7 +52,7 @@ def evaluate(
         bool,
         typer.Option(
             "--allow-missing",
-            help="If a sample has no output, score an empty answer. Otherwise, a missing output is an error.",
+            help="Score a sample without an output as an empty answer. Without this option, such a sample is an error.",
         ),
     ] = False,
     scores: Annotated[
@@ -57,7 +61,7 @@ def evaluate(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Score a file with outputs of any model, with the same code as a launch. No model is loaded."""
+    """Score a file with the outputs of any model, with the code that also scores a launch. No model is loaded."""
     from runner.cli.progress import StageReporter
     from runner.cli.results_display import metrics_table, print_tables
     from runner.evaluate_answer_file import EvaluateOptions, evaluate
@@ -112,15 +116,16 @@ By = Annotated[
     str | None,
     typer.Option(
         metavar="PATH|arm|experiment",
-        help="Group the runs by this option of the specs, such as adapter.tasks. Default: the runs of a group differ "
-        "only in their seed.",
+        help="Group the runs by an option of their specs, such as adapter.tasks, by arm or by experiment. Default: "
+        "runs that differ only in their seed form a group.",
     ),
 ]
 Baseline = Annotated[
     str | None,
     typer.Option(
         metavar="VALUE",
-        help="Compare all other groups with the group that has this value. Default: compare all pairs of groups.",
+        help="Compare every other group with the group of this name; the tables show the names. Default: compare all "
+        "pairs, if there are at most 8 groups.",
     ),
 ]
 Metrics = Annotated[
@@ -129,12 +134,17 @@ Metrics = Annotated[
 ]
 Mre = Annotated[
     bool,
-    typer.Option("--mre", help="Compare training on all tasks with training on one task, and on all tasks but one."),
+    typer.Option(
+        "--mre",
+        help="Compare runs trained on all tasks with runs trained on one task, and with runs trained on all tasks but "
+        "one.",
+    ),
 ]
 Parse = Annotated[
     str | None,
     typer.Option(
-        metavar="MODE", help="How answers are parsed: lossless or published. Default: as in the specs of the runs."
+        metavar="MODE",
+        help="How answers are parsed: lossless or published (the paper's rule). Default: as in the specs of the runs.",
     ),
 ]
 Finished = Annotated[
@@ -142,13 +152,18 @@ Finished = Annotated[
 ]
 Full = Annotated[
     bool,
-    typer.Option("--full", help="Also show intervals of groups, and differences by label and by number of segments."),
+    typer.Option(
+        "--full",
+        help="Also show confidence intervals for each group, and the differences by entity label and by number of "
+        "segments.",
+    ),
 ]
 NumSamples = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Number of samples to show on which two groups disagree. Default: 20 with --json or --html, otherwise 0.",
+        help="Number of samples to list for each pair of groups: the samples whose metrics differ most. Default: 20 "
+        "with --json or --html, otherwise 0.",
     ),
 ]
 Resamples = Annotated[int, typer.Option(min=100, help="Number of bootstrap and permutation resamples.")]
@@ -157,16 +172,23 @@ Confidence = Annotated[float, typer.Option(min=0.5, max=0.999, help="Confidence 
 Storage = Annotated[Path, typer.Option(help="The folder of all runs.")]
 Source = Annotated[
     Path | None,
-    typer.Option("--from", metavar="SPEC", help="Download the runs from the tracker of this spec."),
+    typer.Option(
+        "--from",
+        metavar="SPEC",
+        help="Download the experiments from the tracker of this spec, instead of reading the runs from --storage.",
+    ),
 ]
 Html = Annotated[
     Path | None,
     typer.Option(
-        help="Write an HTML page with plots and samples to this file, and add the page to the runs in the tracker."
+        help="Write an HTML page with plots and samples to this file. Without --from, also add the page to the runs "
+        "in the tracker."
     ),
 ]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")]
-Latex = Annotated[bool, typer.Option("--latex", help="Print the tables in LaTeX (needs the package booktabs).")]
+Latex = Annotated[
+    bool, typer.Option("--latex", help="Print the tables in LaTeX (they need the LaTeX package booktabs).")
+]
 
 
 @app.command(rich_help_panel=RESULTS)

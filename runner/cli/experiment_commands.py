@@ -29,7 +29,8 @@ def init(
         str | None,
         typer.Argument(
             metavar="NAME",
-            help="Name of the experiment and of its file. Default: experiment; with --from, the shipped spec's name.",
+            help="Name of the experiment; the file is NAME.yaml. Default: `experiment`; with --from, the name of the "
+            "shipped spec.",
         ),
     ] = None,
     *,
@@ -150,7 +151,10 @@ def preview(
     ] = None,
     overrides: Overrides = None,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Show the samples of a smoke run: a tiny model and a few samples.")
+        bool,
+        typer.Option(
+            "--smoke", help="Show the samples as a smoke run uses them: few samples, and the tokens of a tiny model."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per sample and nothing else.")] = False,
     debug: Debug = False,
@@ -191,7 +195,8 @@ def launch(
         bool,
         typer.Option(
             "--smoke",
-            help="Test the spec with a tiny model and a few samples. Ray is used only if you also give --address.",
+            help="Test the spec with a tiny model and a few samples. Ray is used only if --address or RAY_ADDRESS "
+            "names a cluster.",
         ),
     ] = False,
     local: Annotated[
@@ -200,11 +205,17 @@ def launch(
     address: Annotated[
         str | None,
         typer.Option(
-            help="Address of the Ray cluster that runs the trials. Default: the variable RAY_ADDRESS, or this machine."
+            help="Address of the Ray cluster that runs the trials. Default: the value of the environment variable "
+            "RAY_ADDRESS; if it is not set, Ray runs on this machine."
         ),
     ] = None,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Send the launch to the cluster at --address and exit.")
+        bool,
+        typer.Option(
+            "--detach",
+            help="Start the launch on the cluster that --address or RAY_ADDRESS names, and exit. The launch continues "
+            "there.",
+        ),
     ] = False,
     as_json: AsJson = False,
     debug: Debug = False,

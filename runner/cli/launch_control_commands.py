@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 Storage = Annotated[
     Path | None,
     typer.Option(
-        help="The folder of all runs. Default: the folder runs in the current folder. With --address, the default is "
-        "the folder that the launches on the cluster use."
+        help="The folder of all runs. Default: runs/ in the current folder; with --address, the folder that the "
+        "launches on the cluster use."
     ),
 ]
 Address = Annotated[
     str | None,
     typer.Option(
-        help="Address of a Ray cluster: dashboard (http://head:8265) or head (head:6379). Default: this machine."
+        help="Address of a Ray cluster: of its dashboard (http://head:8265) or of its head node (head:6379). "
+        "Default: this machine."
     ),
 ]
 
@@ -160,7 +161,8 @@ def stop(
         bool,
         typer.Option(
             "--now",
-            help="Stop a launch at once without saving. The next launch repeats the work since the last checkpoint.",
+            help="Stop a launch at once, without saving; a single trial cannot be stopped in this way. The next "
+            "launch repeats the work since the last checkpoint.",
         ),
     ] = False,
     storage: Storage = None,

@@ -65,7 +65,7 @@ def cache(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """List cached models and answers, or delete cached artifacts that match all filters. Trials keep their files."""
+    """List cached models and answers. With filters, delete those that match all filters; trials keep their files."""
     from runner.cli.cache_and_dataset_tables import cache_table
     from runner.cli.results_display import print_tables
     from runner.errors import RequirementError
@@ -115,7 +115,7 @@ def sync(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Upload the results that earlier launches could not upload to the tracker."""
+    """Upload to the tracker the results that earlier launches could not upload."""
     from runner.status.status import find_experiments
     from runner.tracking.sync import StorageSync, SyncResult
 

@@ -168,14 +168,16 @@ class ComputeOptions(Options):
     """Number of processes that train one model together. The trainer's `global_batch_size` must be a multiple of this
     number."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
-    """Number of GPUs of each worker. With a fraction, several trials with a single worker share one GPU."""
+    """Number of GPUs of each worker. A fraction, such as 0.5, is possible only with `workers: 1`: several trials then
+    share one GPU."""
     cpus_per_worker: Annotated[int, Field(ge=1)] | None = None
     """Number of CPU cores of each worker. Null: with GPUs, the share of a node's cores that corresponds to the worker's
     share of the node's GPUs; without GPUs, the cores of a node divided by the number of workers."""
     accelerator: str | None = None
-    """Ray's name for the GPU type, such as `A100`. Ray uses this name for A100 cards with 40 GB and with 80 GB."""
+    """Type of the GPUs, as Ray names it, such as `A100`. Ray uses this name both for A100 cards with 40 GB and for A100
+    cards with 80 GB. Null: any type."""
     gpu_memory: Annotated[str | None, Field(pattern=r"^\d+ ?GB$")] = None
-    """Minimum memory of each GPU, such as `80GB`."""
+    """Minimum memory of each GPU, such as `80GB`. A trial on a GPU with less memory stops with an error."""
     placement: Literal["node", "any"] = "node"
     """Placement of a trial's workers. `node`: all workers on one node or, if no node is large enough, on as few nodes
     as possible; the trial waits until these nodes have free resources. `any`: on any nodes with free resources, on few
@@ -184,11 +186,11 @@ class ComputeOptions(Options):
     """Maximum number of times that a launch resumes a trial that lost a worker or a node, or ran out of memory. A
     launch does not resume a trial that fails with any other error."""
     reduce_micro_batch_on_oom: bool = True
-    """If true, a trial that ran out of memory is resumed with a smaller micro-batch, which changes results only by
-    rounding. If false, such a trial fails."""
+    """If true, a launch resumes a training that ran out of memory, now with a smaller micro-batch. This changes results
+    only by rounding. If false, such a trial fails."""
     usage_interval: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
     """Seconds between two measurements of CPU, memory and GPU usage, which the tracker shows. 0 disables the
-    measurements. The default is MLflow's default."""
+    measurements. Default: 10, as in MLflow."""
     storage: FilePath | None = None
     """Folder of all runs. If a launch uses several nodes, all nodes must share this folder. Null: `runs` in the current
     folder."""
@@ -213,33 +215,35 @@ class ComputeOptions(Options):
 
 
 class Pins(DescribedModel):
-    """Hashes and versions of the content of a plan; a launch of `plan.json` compares them with the current content."""
+    """Hashes and versions of the content of a plan; if one has changed, a launch of `plan.json` stops with an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     fingerprint: str
-    """SHA-256 of everything that can change a result."""
+    """SHA-256 over everything that can change a result."""
     data: str
     """SHA-256 over the content of the data set."""
     model: str
     """Hub commit of the checkpoint, content hash of a local checkpoint, or name of the randomly initialised model."""
     plugins: dict[str, str]
-    """Distribution and version of each plugin that the plan uses, by `stage.name`."""
+    """Python package and version of each plugin that the plan uses. The keys have the form `stage.name`, such as
+    `trainer.sft`."""
 
 
 class ExperimentSpec(Specification):
     """An experiment: data, model, training, generation and metrics."""
 
     name: Name
-    """The name of the experiment, of its folder under `runs/`, and of its experiment in the tracker."""
+    """The name of the experiment, of its folder in the storage (`runs/`), and of its experiment in the tracker."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
-    """Random seed of weight initialisation, data order and dropout."""
+    """Random seed of weight initialisation, data order, dropout, validation split and few-shot examples."""
     data: Annotated[Section, SectionOf("data")]
     """The data set and its splits."""
     adapter: Annotated[Section, SectionOf("adapter")]
     """The plugin that renders a sample as prompt and target, and parses a generated answer into a prediction."""
     model: Annotated[Section | None, SectionOf("model")]
-    """The vision-language model. Write `none` if the generator calls a server that has its own model."""
+    """The vision-language model. Write `none` if the generator is `openai_compatible`, whose server has its own model,
+    or `constant`, which needs no model."""
     optimizer: Annotated[Section | None, SectionOf("optimizer")] = None
     """Parameter groups, learning rates and schedule. Write `none`, or omit this section, if nothing is trained."""
     trainer: Annotated[Section | None, SectionOf("trainer")]

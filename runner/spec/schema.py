@@ -20,7 +20,7 @@ def spec_schema(kind: type[Specification]) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "extends": {
             "type": "string",
-            "description": "Another spec file. Values of this spec replace values of that file.",
+            "description": "Path of another spec file. Values of this spec replace values of that file.",
         }
     }
     required = []

@@ -70,7 +70,7 @@ class Dimension(Options):
     """The values of one parameter: one of `grid`, `choice`, `uniform`, `loguniform`, `int`, `logint`, `quantized`."""
 
     grid: ValueList | None = None
-    """A list of values, or names mapped to values. The sweep tries all of these values; this needs `search: {type:
+    """A list of values, or names mapped to values. The sweep tries all of these values. `grid` needs `search: {type:
     grid}`."""
     choice: ValueList | None = None
     """A list of values, or names mapped to values. With names, tables show the names. A value can be a whole
@@ -86,9 +86,9 @@ class Dimension(Options):
     quantized: SteppedRange | None = None
     """`[low, high, step]`: one of the values low, low + step, and so on up to high."""
     when: Annotated[dict[str, Any], Field(min_length=1)] | None = None
-    """Condition: paths of the spec, mapped to the values that they must have. The condition sees the values that the
-    sweep chose for paths listed before this path. If the condition does not hold, this path keeps the spec's own
-    value."""
+    """Condition for varying this path: paths of the spec, mapped to the values that they must have. The condition sees
+    the values that the sweep chose for the paths listed before this path. If the condition does not hold, this path
+    keeps the spec's own value."""
 
     @model_validator(mode="after")
     def _check_one_kind(self) -> Dimension:
@@ -173,7 +173,7 @@ ArmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_leng
 
 
 class GridSearch(Options):
-    """Grid search: every combination once; the last path changes fastest. Every path must list its values."""
+    """Grid search: every combination once; the last path changes fastest. `uniform` and `loguniform` are errors."""
 
     type: Literal["grid"] = "grid"
 
@@ -187,7 +187,7 @@ class RandomSearch(Options):
 
 
 class TpeSearch(Options):
-    """Tree-structured Parzen estimator (Bergstra et al. 2011), Optuna's multivariate version."""
+    """Tree-structured Parzen estimator (Bergstra et al. 2011), in Optuna's multivariate version."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "startup": "n_startup_trials",
@@ -198,11 +198,11 @@ class TpeSearch(Options):
     """Random seed. With `parallel: 1`, the same seed leads to the same points. With more trials at once, a point also
     depends on which results are available when the search chooses the point."""
     n_startup_trials: Annotated[int, Field(ge=1)] = 10
-    """Number of points that are drawn at random before the estimator is used (default: as in Optuna)."""
+    """Number of points that are drawn at random before the estimator is used. Default: 10, as in Optuna."""
 
 
 class GaussianSearch(Options):
-    """Bayesian optimisation with a Gaussian process (Optuna's), for few expensive trials. This search imports torch."""
+    """Bayesian optimisation with Optuna's Gaussian process, for few expensive trials. The launch then imports torch."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "startup": "n_startup_trials",
@@ -210,13 +210,14 @@ class GaussianSearch(Options):
 
     type: Literal["gp"]
     seed: Seed = 0
-    """Random seed. It has the same effect as `seed` with `tpe`."""
+    """Random seed. With `parallel: 1`, the same seed leads to the same points. With more trials at once, a point also
+    depends on which results are available when the search chooses the point."""
     n_startup_trials: Annotated[int, Field(ge=1)] = 10
-    """Number of points that are drawn at random before the Gaussian process is fitted (default: as in Optuna)."""
+    """Number of points that are drawn at random before the Gaussian process is fitted. Default: 10, as in Optuna."""
 
 
 class GeneticSearch(Options):
-    """The genetic algorithm NSGA-II (Deb et al. 2002; Optuna's), for many cheap trials."""
+    """The genetic algorithm NSGA-II (Deb et al. 2002), as implemented in Optuna, for many cheap trials."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "population": "population_size",
@@ -224,13 +225,14 @@ class GeneticSearch(Options):
 
     type: Literal["nsga2"]
     seed: Seed = 0
-    """Random seed. It has the same effect as `seed` with `tpe`."""
+    """Random seed. With `parallel: 1`, the same seed leads to the same points. With more trials at once, a point also
+    depends on which results are available when the search chooses the point."""
     population_size: Annotated[int, Field(ge=2)] = 50
-    """Number of points in a generation of the algorithm (default: as in Optuna)."""
+    """Number of points in each generation of the algorithm. Default: 50, as in Optuna."""
 
 
 class MedianPruning(Options):
-    """Stops a trial whose objective is worse than the median of earlier points at the same step."""
+    """Stops a trial whose best objective so far is worse than the median of earlier points at the same step."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         "startup": "n_startup_trials",
@@ -239,7 +241,7 @@ class MedianPruning(Options):
 
     type: Literal["median"]
     n_startup_trials: Annotated[int, Field(ge=1)] = 5
-    """Number of points that must finish before the first trial can be stopped (default: as in Optuna)."""
+    """Number of points that must finish before the first trial can be stopped. Default: 5, as in Optuna."""
     n_warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Number of optimizer steps at the start of each trial during which the trial is not stopped."""
 
@@ -255,9 +257,9 @@ class HalvingPruning(Options):
     type: Literal["successive_halving"]
     min_resource: Count | Literal["auto"] = "auto"
     """Number of optimizer steps up to the first rung (a step at which trials are compared). Each further rung has
-    `reduction_factor` times as many steps. `auto`: 1/100 of the steps of the first point."""
+    `reduction_factor` times as many steps. `auto`: 1/100 of the steps of the first point that finishes."""
     reduction_factor: Annotated[int, Field(ge=2)] = 4
-    """At each rung, one in `reduction_factor` trials continues (default: as in Optuna)."""
+    """At each rung, the best 1/`reduction_factor` of the trials continue. Default: 4, as in Optuna."""
 
 
 class HyperbandPruning(Options):
@@ -271,19 +273,20 @@ class HyperbandPruning(Options):
 
     type: Literal["hyperband"]
     min_resource: Count = 1
-    """Number of optimizer steps up to the first rung of the halving that stops trials earliest."""
+    """Number of optimizer steps up to the first rung (a step at which trials are compared) of the successive halving
+    that stops trials earliest."""
     max_resource: Count | Literal["auto"] = "auto"
     """Number of optimizer steps of a full training. `auto`: the steps of the first point that finishes."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """At each rung, one in `reduction_factor` trials continues (default: as in Optuna)."""
+    """At each rung, the best 1/`reduction_factor` of the trials continue. Default: 3, as in Optuna."""
 
 
 class Objective(Options):
     """The metric that ranks the points of a sweep."""
 
     metric: str = "validation/loss"
-    """A metric of the validation samples, such as `validation/loss`. The last value of the metric counts, averaged over
-    the seeds. A test metric as objective is an error."""
+    """A metric of the validation samples, such as `validation/loss`. The last value that a trial reports counts; the
+    values of all seeds of a point are averaged. A test metric as objective is an error."""
     mode: Literal["min", "max"] = "min"
     """Whether a lower (`min`) or a higher (`max`) value is better."""
 
@@ -295,11 +298,11 @@ class Budget(Options):
     """Maximum number of trials of each arm. Each seed of a point is one trial. A point starts only if the trials of all
     its seeds fit into this limit."""
     hours: Annotated[float, Field(gt=0)] | None = None
-    """Maximum run time of all launches of this sweep together, in hours."""
+    """Number of hours, over all launches of this sweep, after which no new trial starts."""
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
-    """Maximum GPU hours of all trials that have ended."""
+    """Number of GPU hours, over all trials that have ended, after which no new trial starts."""
     failures: Count | None = None
-    """Maximum number of failed trials in one launch."""
+    """Number of failed trials in one launch, after which no new trial starts."""
 
 
 def _check_unique_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -324,8 +327,8 @@ class SweepOptions(Options):
     """The search space: dotted paths of the spec, such as `optimizer.groups.vision.lr` or a whole section, mapped to
     their values. List a section before the paths inside this section."""
     arms: dict[ArmName, dict[str, Any]] = Field(default={})
-    """The arms (named settings) of an ablation: each arm's name, mapped to the paths of the spec that the arm sets.
-    With a `space`, the sweep searches each arm separately, in the same way."""
+    """The arms (named settings) of an ablation: each arm's name, mapped to the paths of the spec that the arm sets and
+    their values. With a `space`, the sweep searches each arm separately, in the same way."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_check_unique_seeds)] | None = None
     """Each point is repeated with each of these values as the spec's `seed`. Results are averaged over the seeds. Null:
     only the spec's own seed."""
@@ -333,11 +336,14 @@ class SweepOptions(Options):
     """The algorithm that chooses the points of the space."""
     pruning: Pruning | None = None
     """Rule for stopping trials early by the objective during training. The rule is applied to the first seed of a
-    point. The other seeds of the point start when the trial with the first seed has finished."""
+    point. The other seeds of the point start when the trial with the first seed has finished; if that trial was stopped
+    early, they do not run."""
     objective: Objective | None = None
-    """The metric that ranks the points. It is optional with `search: {type: grid}` and `search: {type: random}`."""
+    """The metric that ranks the points. With `search: {type: grid}` or `search: {type: random}`, and without `pruning`,
+    it is optional."""
     enqueue: tuple[dict[str, Any], ...] = ()
-    """Points to try first. A path that a point omits has the spec's own value, so the point `{}` is the spec itself."""
+    """Points to try first. Their values must be in the search space. A path that a point omits has the spec's own
+    value, so the point `{}` is the spec itself."""
     budget: Budget = Budget()
     """Limits after which no new trial starts."""
     parallel: Count | None = None

@@ -16,7 +16,7 @@ RESERVED_NAMES = frozenset({"left_out", "annotations"})
 
 
 class Ratios(Options):
-    """A random division of all samples into splits. The splits of the corpus itself are ignored."""
+    """A random division of all samples into new splits, which replace the splits of the corpus or data set."""
 
     ratios: dict[Name, Annotated[float, Field(gt=0)]] = Field(default={"train": 0.7, "test": 0.3})
     """Relative size of each split (the paper uses 7/3). `train` and `test` are required."""
@@ -26,7 +26,8 @@ class Ratios(Options):
     """`content`: all samples that share an image or a text are in the same split. `none`: samples are divided
     independently."""
     stratify: list[Literal["segments", "labels"]] = Field(default=[])
-    """Properties whose distribution is kept equal across splits: the number of `segments`, the entity `labels`."""
+    """Properties whose distribution is kept as equal as possible across splits. `segments`: the number of segments of a
+    sample. `labels`: the labels of its entities."""
 
     @field_validator("ratios")
     @classmethod

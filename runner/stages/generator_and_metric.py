@@ -29,8 +29,9 @@ class GeneratorOptions(Options):
     or calls a server."""
 
     num_few_shot: Annotated[int, Field(ge=0)] = 0
-    """Number of few-shot examples before each question. The examples are drawn from the training split with the spec's
-    seed and are the same for every question. A larger number adds examples to the examples of a smaller number."""
+    """Number of few-shot examples before each prompt. The examples are drawn from the training split with the spec's
+    seed and are the same for every prompt of the test split. If you increase the number, the previous examples stay,
+    and further examples are added."""
 
     def check_requirements(self) -> None:
         """Check what generation needs, such as an API key, before anything is trained.
@@ -49,9 +50,9 @@ class DecodingOptions(GeneratorOptions):
     """The base class of the options of generators that decode token by token."""
 
     max_new_tokens: Annotated[int, Field(gt=0)] = 512
-    """Maximum number of tokens of an answer. Longer answers are cut off. The paper gives no limit. The paper's
-    summaries have at most 97 words; the pairs and the mapping of a tweet with many segments need about as many tokens
-    as such a summary."""
+    """Maximum number of tokens of an answer. Longer answers are cut off. Default: 512, our choice, because the paper
+    gives no limit. The paper's summaries have at most 97 words; the pairs and the mapping of a tweet with many segments
+    need about as many tokens as such a summary."""
 
     @property
     def max_answer_tokens(self) -> int | None:

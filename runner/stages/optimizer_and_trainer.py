@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SelectionMetric(Options):
-    """The metric that selects the best model. A test metric is not allowed."""
+    """The metric that selects the best model. A test metric here is an error."""
 
     metric: str
     """A metric of the validation samples: `validation/loss` or, with `eval_generate_steps`, `validation/` followed by a

@@ -7,11 +7,28 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
-from inspect import isabstract
+from inspect import isabstract, isfunction
 from typing import Any, cast, get_args
 
 from runner.errors import PluginError
-from runner.stages import GeneratorOptions, MetricOptions, ModelOptions, Options, Stage, TrainerOptions
+from runner.stages import (
+    Adapter,
+    Annotator,
+    Data,
+    Generator,
+    GeneratorOptions,
+    Metric,
+    MetricOptions,
+    Model,
+    ModelOptions,
+    Optimizer,
+    Options,
+    Source,
+    Stage,
+    Tracker,
+    Trainer,
+    TrainerOptions,
+)
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
@@ -21,6 +38,20 @@ BASES: dict[str, type[Options]] = {
     "trainer": TrainerOptions,
 }
 """The base class of a stage's options, if it is not `Options` itself."""
+
+PROTOCOLS: dict[str, type] = {
+    "data": Data,
+    "source": Source,
+    "annotator": Annotator,
+    "adapter": Adapter,
+    "model": Model,
+    "optimizer": Optimizer,
+    "trainer": Trainer,
+    "generator": Generator,
+    "metric": Metric,
+    "tracker": Tracker,
+}
+"""The methods that a plugin of each stage must have."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +94,17 @@ class Plugin:
         """Import the plugin's class, which may import heavy packages.
 
         Raises:
-            PluginError: The class cannot be imported.
+            PluginError: The class cannot be imported, or lacks a method of its stage.
         """
-        return _load(self.entry)
+        loaded = _load(self.entry)
+        methods = (name for name, member in vars(PROTOCOLS[self.stage]).items() if isfunction(member))
+        missing = [name for name in methods if not name.startswith("_") and not hasattr(loaded, name)]
+        if missing:
+            raise PluginError(
+                f"{self.stage} plugin {self.name!r} ({self.distribution}): {self.entry.value} does not implement "
+                f"{', '.join(missing)}; see runner.stages.{PROTOCOLS[self.stage].__name__}"
+            )
+        return loaded
 
     def metric_names(self) -> Sequence[str]:
         """Return the names of a metric; the plugin itself is not imported if its options list them."""

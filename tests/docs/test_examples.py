@@ -62,6 +62,8 @@ def test_each_stage_has_an_example_and_all_are_listed(captions):
 def test_an_experiment_with_them_runs_from_data_to_metrics(captions):
     checked = captions.run("validate", "captions.yaml")
     assert checked.returncode == 0, checked.stdout
+    planned = captions.run("plan", "captions.yaml", "--json")
+    assert planned.returncode == 0, planned.stderr
     done = captions.run("launch", "captions.yaml", "--local", "--json")
     assert done.returncode == 0, done.stderr
     [trial] = json.loads(done.stdout)["trials"]
@@ -71,7 +73,7 @@ def test_an_experiment_with_them_runs_from_data_to_metrics(captions):
     assert [row["id"] for row in read_lines(run_dir / "predictions.jsonl")] == sorted(COLOURS)[::4]
     with (run_dir / "metrics.csv").open() as file:
         metrics = {(name, step): value for name, step, value, _ in csv.reader(file)}
-    assert sum(name == "train/loss" for name, _ in metrics) == 12
+    assert sum(name == "train/loss" for name, _ in metrics) == json.loads(planned.stdout)["steps_per_trial"] == 12
     assert float(metrics["word_overlap", ""]) == trial["metrics"]["word_overlap"]
 
 

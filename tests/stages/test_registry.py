@@ -57,3 +57,27 @@ def test_options_that_cannot_be_imported_are_an_error(plugin):
     entry = EntryPoint("new", "fake_plugin:Other", "runner.model.options")
     with pytest.raises(PluginError, match="cannot be imported"):
         Plugin("model", "new", entry, plugin(ConcreteOptions).entry).options_class()
+
+
+class MetricWithoutReduce:
+    """A metric that lacks a method of its stage."""
+
+    def score(self, prediction, reference):
+        return {"points": 1.0}
+
+
+class WholeMetric(MetricWithoutReduce):
+    """A metric with all methods of its stage."""
+
+    def reduce(self, counts):
+        return {"points": 1.0}
+
+
+def test_class_that_lacks_a_method_of_its_stage_is_named(monkeypatch):
+    module = ModuleType("fake_plugin")
+    module.Half, module.Whole = MetricWithoutReduce, WholeMetric
+    monkeypatch.setitem(sys.modules, "fake_plugin", module)
+    half, whole = (EntryPoint("new", f"fake_plugin:{name}", "runner.metric") for name in ("Half", "Whole"))
+    assert Plugin("metric", "new", whole, whole).implementation() is WholeMetric
+    with pytest.raises(PluginError, match=r"metric plugin 'new' .*fake_plugin:Half does not implement reduce; see"):
+        Plugin("metric", "new", half, half).implementation()

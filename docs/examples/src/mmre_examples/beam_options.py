@@ -10,7 +10,7 @@ from runner.stages import DecodingOptions
 
 
 class BeamOptions(DecodingOptions):
-    """Beam search; the base class adds `examples` and `max_new_tokens`."""
+    """Beam search; the base class adds `num_few_shot` and `max_new_tokens`."""
 
     beams: Annotated[int, Field(ge=1)] = 4
     """Number of beams."""

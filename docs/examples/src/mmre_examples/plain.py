@@ -8,7 +8,7 @@ import torch
 
 from mmre_examples.plain_options import PlainOptions
 from runner.errors import DataError
-from runner.records import Memory, Rendered, TrainingEstimate, TrainingVariant
+from runner.records import Memory, Rendered, TrainingBudget, TrainingEstimate, TrainingVariant
 from runner.stages import (
     Features,
     ModelSpec,
@@ -54,9 +54,13 @@ class PlainTrainer:
             raise DataError(f"sample {rendered.id}: {len(features['input_ids']):,} tokens exceed {limit:,}")
         return features
 
-    def num_steps(self, num_samples: int) -> int:
-        """Return one step for each sample and epoch."""
-        return self._options.epochs * num_samples
+    def training_budget(
+        self, model: ModelSpec | None, counts: Sequence[TokenCounts] | None, groups: Sequence[str], seed: int
+    ) -> TrainingBudget:
+        """Count one step for each sample and epoch, and the answer tokens of all steps."""
+        epochs = self._options.epochs
+        tokens = None if counts is None else epochs * sum(count.target for count in counts)
+        return TrainingBudget(epochs * len(groups), tokens)
 
     def estimate_training(
         self, model: ModelSpec, optimizer: Optimizer, counts: Sequence[TokenCounts], workers: int, *, gpus: bool
@@ -85,7 +89,7 @@ class PlainTrainer:
             StopRequestedError: The user asked to stop; nothing is saved.
         """
         module = model.module.to("cuda" if torch.cuda.is_available() else "cpu").train()
-        num_steps = self.num_steps(len(samples))
+        num_steps = self._options.epochs * len(samples)
         scheduled = optimizer.build(module, num_steps)
         optimizer.check(module, [item.optimizer for item in scheduled])
         order = torch.Generator().manual_seed(run.seed)
