@@ -86,8 +86,8 @@ class SftOptions(TrainerOptions):
     on_overlength: Literal["refuse", "truncate", "skip"] = "refuse"
     """How to treat samples longer than `max_length`. `refuse`: stop with an error before training. `truncate`: cut off
     the end of the target, never the prompt or an image; a truncated target has no end token, so the model does not
-    learn to stop early. `skip`: leave the sample out; the other samples of its batch then weigh more, and a step
-    without any sample changes no weight."""
+    learn to stop early. `skip`: leave the sample out. The loss of the step is then the mean over the other
+    samples of the batch. If all samples of a batch are left out, the step does not change the model."""
 
     validation_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Fraction of the training samples that is held out for validation. Samples that share an image are either all held

@@ -70,11 +70,11 @@ class Dimension(Options):
     """The values of one parameter: one of `grid`, `choice`, `uniform`, `loguniform`, `int`, `logint`, `quantized`."""
 
     grid: ValueList | None = None
-    """A list of values, or names mapped to values. The sweep tries all of these values. `grid` needs `search: {type:
-    grid}`."""
+    """A list of values, or a mapping from names that you choose to values; tables then show the names. The sweep tries
+    all of these values. `grid` needs `search: {type: grid}`."""
     choice: ValueList | None = None
-    """A list of values, or names mapped to values. With names, tables show the names. A value can be a whole
-    section."""
+    """A list of values, or a mapping from names that you choose to values; tables then show the names. A value can be a
+    whole section."""
     uniform: FloatRange | None = None
     """`[low, high]`: a number from a uniform distribution."""
     loguniform: LogFloatRange | None = None
