@@ -7,9 +7,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
 
 
 def user_cache_dir(name: str) -> Path | None:
@@ -22,6 +25,27 @@ def user_cache_dir(name: str) -> Path | None:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmre-runner" / name
     except RuntimeError:
         return None
+
+
+def cached_json(file: Path, compute: Callable[[], T], *, keep: Callable[[T], bool], max_files: int) -> T:
+    """Read plain data from a file of a cache, or compute the data and store them in this file.
+
+    Args:
+        file: The file, named after everything that the data depend on. Without a writable folder, nothing is stored.
+        compute: Computes the data.
+        keep: Whether computed data may be stored.
+        max_files: Number of files in the folder; the newest are kept.
+    """
+    with suppress(OSError, ValueError):
+        return cast("T", json.loads(file.read_text(encoding="utf-8")))
+    data = compute()
+    if keep(data):
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, data)
+            for old in sorted(file.parent.glob("*.json"), key=lambda cached: cached.stat().st_mtime)[:-max_files]:
+                old.unlink(missing_ok=True)
+    return data
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
+from runner.code_identity import changed_modules, code_identity, own_packages
 from runner.errors import SpecError
 from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options
 from runner.redaction import redact_passwords
@@ -20,6 +22,23 @@ T = TypeVar("T")
 
 NOT_FINGERPRINTED = {"name", "tracker", "compute", "pinned", "sweep"}
 """Fields of a spec that cannot change a result: the name of a run, its tracker and where it runs."""
+
+PLANNING_METHODS: Mapping[str, Collection[str]] = {
+    "model": ("meta_model",),
+    "trainer": ("estimate_training", "training_budget"),
+}
+"""Methods of a plugin, by stage, that only estimate what a launch would do."""
+
+ENGINE_STEPS = {
+    "engine.train": ("runner.trial.train", "train"),
+    "engine.generate": ("runner.trial.generate", "generate"),
+    "engine.score": ("runner.trial.score", "score"),
+}
+"""Module and name of the function that runs a step of a trial."""
+
+PARSING = "parse"
+"""The code of an adapter that scoring runs is pinned as `adapter.<name>.parse`, what rendering runs as
+`adapter.<name>`."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +112,7 @@ class PlanResolver:
         self._reporter = reporter
         self._datasets: dict[str, DatasetInfo] = {}
         self._revisions: dict[str, str] = {}
+        self._identities: dict[tuple[str, bool], dict[str, str]] = {}
 
     def resolve(self, spec: ExperimentSpec) -> Plan:
         """Pin a spec to the content of its data and model; see the function of the same name."""
@@ -108,8 +128,17 @@ class PlanResolver:
             if name not in NOT_FINGERPRINTED
         }
         computing_plugins = {name: version for name, version in plugins.items() if not name.startswith("tracker.")}
-        content = {"spec": fields, "data": dataset.fingerprint, "model": revision, "plugins": computing_plugins}
-        pins = Pins(fingerprint=fingerprint(content), data=dataset.fingerprint, model=revision, plugins=plugins)
+        code = self._code(spec)
+        content = {
+            "spec": fields,
+            "data": dataset.fingerprint,
+            "model": revision,
+            "plugins": computing_plugins,
+            "code": code,
+        }
+        pins = Pins(
+            fingerprint=fingerprint(content), data=dataset.fingerprint, model=revision, plugins=plugins, code=code
+        )
         if spec.pinned is not None:
             _check_unchanged(spec.pinned, pins)
         return Plan(spec.model_copy(update={"pinned": pins}), dataset)
@@ -131,6 +160,26 @@ class PlanResolver:
         model, options = spec.model, spec.model_options
         return self._cached(self._revisions, model, options.exact_revision) if model and options else NONE
 
+    def _code(self, spec: ExperimentSpec) -> dict[str, dict[str, str]]:
+        """Hash the code of the plugins that compute, and of the engine's steps; see `Pins.code`."""
+        options = spec.trainer_options
+        generates_validation = options is not None and options.generates_validation
+        units: dict[str, Callable[[], dict[str, str]]] = {
+            name: partial(_engine_code, root, generates_validation=generates_validation)
+            for name, root in ENGINE_STEPS.items()
+            if spec.trainer or name != "engine.train"
+        }
+        for section in spec.sections():
+            name = f"{section.stage}.{section.type}"
+            if section.stage != "tracker":
+                units[name] = partial(_plugin_code, section)
+            if section.stage == "adapter":
+                units[f"{name}.{PARSING}"] = partial(_plugin_code, section, parsing=True)
+        for name, compute in units.items():
+            if (name, generates_validation) not in self._identities:
+                self._identities[name, generates_validation] = compute()
+        return {name: self._identities[name, generates_validation] for name in units}
+
     def _cached(self, cache: dict[str, T], section: Section, compute: Callable[[], T]) -> T:
         key = json.dumps(section.as_json(), sort_keys=True)
         if key not in cache:
@@ -142,6 +191,23 @@ def _fingerprint_value(value: Any) -> Any:
     if isinstance(value, Section):
         return {"type": value.type, "options": fingerprinted_options(value.options)}
     return [_fingerprint_value(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _engine_code(root: tuple[str, str], *, generates_validation: bool) -> dict[str, str]:
+    unused = set() if generates_validation else {"runner.trial.validation_generator"}
+    if root == ENGINE_STEPS["engine.score"]:
+        unused.add("runner.prompt_rendering")  # scoring has the trial's prompts at hand, but reads answers only
+    return code_identity([root], without_modules=unused)
+
+
+def _plugin_code(section: Section, *, parsing: bool = False) -> dict[str, str]:
+    plugin = find_plugin(section.stage, section.type)
+    left_out: Collection[str] = PLANNING_METHODS.get(section.stage, ())
+    if section.stage == "adapter" and not parsing:
+        left_out = getattr(plugin.implementation(), "parsing_methods", (PARSING,))
+    entries = (plugin.entry, plugin.options_entry)
+    packages = own_packages(plugin.entry.module, plugin.entry.dist)
+    return code_identity([(entry.module, entry.attr) for entry in entries], packages, without_methods=left_out)
 
 
 def _check_unchanged(pinned: Pins, current: Pins) -> None:
@@ -156,6 +222,7 @@ def _check_unchanged(pinned: Pins, current: Pins) -> None:
         )
         if old != new
     ]
+    changes += changed_modules(pinned.code, current.code)
     reason = "; ".join(changes) or "its options were edited"
     raise SpecError(
         f"this plan cannot be repeated: {reason}. Undo the change, or remove `pinned` to run it as a new plan",

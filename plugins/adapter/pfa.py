@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from plugins.adapter.pfa_parse import collapse_whitespace, parse_lossless, parse_published
 from plugins.adapter.pfa_prompt import (
@@ -12,6 +13,7 @@ from plugins.adapter.pfa_prompt import (
     LABEL_PATTERN,
     MATCH_MARK,
     NER_MARK,
+    PARSE_MODES,
     SUMMARY_MARK,
     TASKS,
     PfaOptions,
@@ -54,15 +56,15 @@ def _tasks_of_target(target: str) -> set[Task]:
     return {task for task, answered in is_answered.items() if answered}
 
 
-_PARSERS = {"lossless": parse_lossless, "published": parse_published}
-
-
 class PromptFormatAdapter:
     """Renders and parses the format of M-MRE (arXiv 2504.17353), for any vision-language model.
 
     A prompt contains the main image if the sample has one, and the segments only if `match` is a task. A pair that
     occurs twice in the text occurs twice in the target; parsing returns the set of pairs.
     """
+
+    # The check can refuse a sample, but changes no prompt and no target.
+    parsing_methods: ClassVar[Sequence[str]] = ("parse", "_check_round_trip")
 
     def __init__(self, options: PfaOptions, labels: Sequence[str]) -> None:
         """Store the options, and check the labels of the data set.
@@ -75,7 +77,7 @@ class PromptFormatAdapter:
         self._tasks = options.tasks
         self._labels = tuple(labels) if options.labels is None else options.labels
         self._label_set = frozenset(self._labels)
-        self.parse_modes: Sequence[str] = (options.parse, *(mode for mode in _PARSERS if mode != options.parse))
+        self.parse_modes: Sequence[str] = (options.parse, *(mode for mode in PARSE_MODES if mode != options.parse))
         for label in labels:
             if not re.fullmatch(LABEL_PATTERN, label):
                 raise SpecError(
@@ -134,7 +136,8 @@ class PromptFormatAdapter:
 
     def parse(self, output: str, mode: str) -> Prediction:
         """Parse an answer in one of `parse_modes`; never raises, whatever the text."""
-        return _PARSERS[mode](output, self._tasks, self._label_set)
+        parse = {"lossless": parse_lossless, "published": parse_published}[mode]
+        return parse(output, self._tasks, self._label_set)
 
     def reference(self, sample: Sample) -> Answer:
         """Build the reference answer from the sample's fields, with white space normalized as by `parse`.

@@ -21,6 +21,10 @@ LABEL_PATTERN = r"^[^\s:;]+(?: [^\s:;]+)*$"
 Label = Annotated[str, StringConstraints(pattern=LABEL_PATTERN)]
 
 
+ParseMode = Literal["lossless", "published"]
+PARSE_MODES: tuple[ParseMode, ...] = get_args(ParseMode)
+
+
 class PfaOptions(Options):
     """The format of prompts and targets, and how answers are parsed."""
 
@@ -32,7 +36,7 @@ class PfaOptions(Options):
     """The entity labels in the prompt, in this order. They must include all labels of the data set. Default: the labels
     of the data set."""
 
-    parse: Literal["lossless", "published"] = "lossless"
+    parse: ParseMode = "lossless"
     """How answers are parsed. `published` splits the label-entity pairs at every colon, as the paper describes.
     `lossless` splits them only at a known label, so an entity may contain a colon. A launch also reports the metrics of
     the mode that is not selected."""

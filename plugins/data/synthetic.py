@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from plugins.data.data_options import SyntheticOptions
+from runner.code_identity import code_identity, own_packages
 from runner.dataset.folder_reader import DatasetFolder
 from runner.dataset.folder_writer import DatasetWriter, exclusive_build, publish_atomically
 from runner.errors import DataError
@@ -224,8 +225,6 @@ def _draw_name(rng: random.Random, used: set[str]) -> str:
             return name
 
 
-VERSION = 3
-"""Increased whenever the same options would generate other samples."""
 MAX_ATTEMPTS = 1000
 """Number of consecutive duplicate texts after which the combinations count as exhausted."""
 MAX_MENTIONS = 3
@@ -240,7 +239,9 @@ class SyntheticData:
     def __init__(self, options: SyntheticOptions) -> None:
         """Store the options; `prepare` generates the data set."""
         self._options = options
-        key = fingerprint({"version": VERSION, **fingerprinted_options(options)})
+        # Other code may generate other samples.
+        code = code_identity([(__name__, type(self).__name__)], own_packages(__name__, None))
+        key = fingerprint({"code": code, **fingerprinted_options(options)})
         self._folder = DatasetFolder(options.path / key[:12])
         self._splits: dict[str, list[Sample]] = {}
 
@@ -287,7 +288,7 @@ class SyntheticData:
             for done, (split, sample) in enumerate(_generate_samples(self._options, unfinished), start=1):
                 splits[split].append(sample)
                 reporter.progress(done, total)
-            provenance = {"generator": "synthetic", "version": VERSION, "options": fingerprinted_options(self._options)}
+            provenance = {"generator": "synthetic", "options": fingerprinted_options(self._options)}
             unfinished.write_dataset("synthetic M-MRE", LABELS, splits, provenance)
 
 

@@ -144,7 +144,8 @@ Parse = Annotated[
     str | None,
     typer.Option(
         metavar="MODE",
-        help="How answers are parsed: lossless or published (the paper's rule). Default: as in the specs of the runs.",
+        help="Compare the scores of this parse mode: lossless, or published (the paper's rule). Default: adapter.parse "
+        "of the runs; if the runs differ in it, this option is required.",
     ),
 ]
 Finished = Annotated[

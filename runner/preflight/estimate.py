@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.errors import DataError, RequirementError
-from runner.files import write_json
+from runner.files import cached_json
 from runner.fingerprint_and_provenance import code_hash, fingerprint, installed_packages
 from runner.preflight.resources import check_memory, estimate_disk, estimate_hours, local_gpus, missing_requirements
 from runner.prompt_rendering import split_groups, training_texts
@@ -73,17 +72,9 @@ def cached_estimate(folder: Path, key: Mapping[str, Any], compute: Callable[[], 
         compute: Computes the estimate as plain data; see `is_cacheable_estimate` for what is not cached.
     """
     file = folder / f"{fingerprint(key)}.json"
-    with suppress(OSError, ValueError):
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    estimate = compute()
-    if not is_cacheable_estimate(key, estimate):
-        return estimate
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(file, estimate)
-        for old in sorted(folder.glob("*.json"), key=lambda cached: cached.stat().st_mtime)[:-MAX_CACHED_PLANS]:
-            old.unlink(missing_ok=True)
-    return estimate
+    return cached_json(
+        file, compute, keep=lambda estimate: is_cacheable_estimate(key, estimate), max_files=MAX_CACHED_PLANS
+    )
 
 
 ASSUMED_LENGTH = TokenCounts(text=280, image=1100, target=120, estimated=True)

@@ -228,6 +228,10 @@ class Pins(DescribedModel):
     plugins: dict[str, str]
     """Python package and version of each plugin that the plan uses. The keys have the form `stage.name`, such as
     `trainer.sft`."""
+    code: dict[str, dict[str, str]]
+    """For each plugin, for the parsing of the adapter, and for the steps of the engine (`engine.train`,
+    `engine.generate`, `engine.score`): a hash of the code that can run, by module, and the version of each package that
+    this code computes with. Comments, docstrings and formatting are not hashed."""
 
 
 class ExperimentSpec(Specification):

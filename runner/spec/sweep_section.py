@@ -228,7 +228,8 @@ class GeneticSearch(Options):
     """Random seed. With `parallel: 1`, the same seed leads to the same points. With more trials at once, a point also
     depends on which results are available when the search chooses the point."""
     population_size: Annotated[int, Field(ge=2)] = 50
-    """Number of points in each generation of the algorithm. Default: 50, as in Optuna."""
+    """Number of points (settings of the space) in each generation of the algorithm. Each point runs once per seed.
+    Default: 50, as in Optuna."""
 
 
 class MedianPruning(Options):
@@ -256,8 +257,9 @@ class HalvingPruning(Options):
 
     type: Literal["successive_halving"]
     min_resource: Count | Literal["auto"] = "auto"
-    """Number of optimizer steps up to the first rung (a step at which trials are compared). Each further rung has
-    `reduction_factor` times as many steps. `auto`: 1/100 of the steps of the first point that finishes."""
+    """Number of optimizer steps before a trial is compared with other trials for the first time. The steps at which
+    trials are compared are called rungs. Each further rung has `reduction_factor` times as many steps. `auto`: 1/100 of
+    the steps of the first point that finishes."""
     reduction_factor: Annotated[int, Field(ge=2)] = 4
     """At each rung, the best 1/`reduction_factor` of the trials continue. Default: 4, as in Optuna."""
 
@@ -274,7 +276,7 @@ class HyperbandPruning(Options):
     type: Literal["hyperband"]
     min_resource: Count = 1
     """Number of optimizer steps up to the first rung (a step at which trials are compared) of the successive halving
-    that stops trials earliest."""
+    that stops trials earliest. In each further halving, the first rung is `reduction_factor` times later."""
     max_resource: Count | Literal["auto"] = "auto"
     """Number of optimizer steps of a full training. `auto`: the steps of the first point that finishes."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3

@@ -43,7 +43,11 @@ class Adapter(Protocol):
         """
 
     def parse(self, output: str, mode: str) -> Prediction:
-        """Parse an answer; never raises, whatever the text is."""
+        """Parse an answer; never raises, whatever the text is.
+
+        An edit of this method scores answers again, and trains nothing. An adapter can name more such methods in the
+        class attribute `parsing_methods` (default: `("parse",)`).
+        """
 
     def reference(self, sample: Sample) -> Answer:
         """Return the correct answer to a sample, from its fields; parts whose task is not asked for are None."""

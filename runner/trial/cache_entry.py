@@ -19,7 +19,8 @@ from filelock import SoftFileLease, Timeout
 from runner.errors import RunnerError
 from runner.files import link_or_copy, write_json, write_text
 from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options, host_info
-from runner.spec.experiment_spec import VALIDATION_PREFIX, ExperimentSpec, Section
+from runner.resolved_plan import PARSING
+from runner.spec.experiment_spec import VALIDATION_PREFIX, ExperimentSpec, Pins, Section
 from runner.stages.registry import find_plugin
 
 TRAINING_STAGES = ("data", "adapter", "model", "optimizer", "trainer")
@@ -29,29 +30,41 @@ TRAINING_STAGES = ("data", "adapter", "model", "optimizer", "trainer")
 def training_key(spec: ExperimentSpec) -> str:
     """Hash everything that a training depends on.
 
-    That is: the content of the data, the exact initial weights, the options and versions of the plugins from `data` to
-    `trainer`, the seed, and the number of few-shot examples, because the preflight checks prompts with them. If
-    validation samples are answered during training, the generator counts too, and so does the metric that selects the
-    best model, if one does.
+    That is: the content of the data, the exact initial weights, the options, versions and code of the plugins from
+    `data` to `trainer`, the engine's code for training, the seed, and the number of few-shot examples, because the
+    preflight checks prompts with them. If validation samples are answered during training, the generator counts too,
+    and so does the metric that selects the best model, if one does.
     """
     return fingerprint(_training_inputs(spec))
 
 
 def generation_key(spec: ExperimentSpec) -> str:
     """Hash everything that the answers depend on: the training (or the untrained model) and the generator."""
-    return fingerprint({"training": _training_inputs(spec), "generator": plugin_identity(spec, spec.generator)})
+    return fingerprint(
+        {
+            "training": _training_inputs(spec),
+            "generator": plugin_identity(spec, spec.generator),
+            "engine": _pins(spec).code["engine.generate"],
+        }
+    )
 
 
 def _training_inputs(spec: ExperimentSpec) -> dict[str, Any]:
-    assert spec.pinned is not None
+    pins = _pins(spec)
     return {
         "seed": spec.seed,
-        "data": spec.pinned.data,
-        "model": spec.pinned.model,
+        "data": pins.data,
+        "model": pins.model,
+        "engine": pins.code.get("engine.train"),
         "examples": spec.generator_options.num_few_shot,
         "stages": [plugin_identity(spec, getattr(spec, stage)) for stage in TRAINING_STAGES],
         "examined_by": _validation_plugins(spec),
     }
+
+
+def _pins(spec: ExperimentSpec) -> Pins:
+    assert spec.pinned is not None
+    return spec.pinned
 
 
 def _validation_plugins(spec: ExperimentSpec) -> list[Any]:
@@ -64,16 +77,26 @@ def _validation_plugins(spec: ExperimentSpec) -> list[Any]:
     metrics = [
         section for section in spec.metrics if selected_by in find_plugin(section.stage, section.type).metric_names()
     ]
-    return [plugin_identity(spec, section) for section in (spec.generator, *metrics)]
+    parsing = [parsing_code(spec)] if metrics else []
+    return [*(plugin_identity(spec, section) for section in (spec.generator, *metrics)), *parsing]
 
 
 def plugin_identity(spec: ExperimentSpec, section: Section | None) -> Any:
-    """A plugin's name, its options that can change results, and its version; None for a section `none`."""
+    """A plugin's name, its options that can change results, its version and its code; None for a section `none`."""
     if section is None:
         return None
-    assert spec.pinned is not None
-    version = spec.pinned.plugins[f"{section.stage}.{section.type}"]
-    return {"type": section.type, "options": fingerprinted_options(section.options), "plugin": version}
+    pins, name = _pins(spec), f"{section.stage}.{section.type}"
+    return {
+        "type": section.type,
+        "options": fingerprinted_options(section.options),
+        "plugin": pins.plugins[name],
+        "code": pins.code[name],
+    }
+
+
+def parsing_code(spec: ExperimentSpec) -> dict[str, str]:
+    """The identity of the code with which the adapter parses answers."""
+    return _pins(spec).code[f"adapter.{spec.adapter.type}.{PARSING}"]
 
 
 def validation_metric_identities(spec: ExperimentSpec) -> dict[str, Any]:
@@ -81,7 +104,7 @@ def validation_metric_identities(spec: ExperimentSpec) -> dict[str, Any]:
     options = spec.trainer_options
     if options is None or not options.generates_validation:
         return {}
-    return {section.type: plugin_identity(spec, section) for section in spec.metrics}
+    return {section.type: [plugin_identity(spec, section), parsing_code(spec)] for section in spec.metrics}
 
 
 class ReusedMetrics:

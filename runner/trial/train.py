@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
-from runner import __version__
 from runner.errors import DataError, StepError
 from runner.files import write_jsonl
-from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options
+from runner.fingerprint_and_provenance import fingerprint
 from runner.preflight.check_samples import check_samples
 from runner.preflight.sample_checker import SampleChecker
 from runner.prompt_rendering import split_groups, training_texts
@@ -18,33 +16,29 @@ from runner.records import Rendered, Sample
 from runner.resolved_plan import create_plugin
 from runner.stages import Trainer, TrainingRun
 from runner.stages.optimizer_and_trainer import summarize_groups
+from runner.trial.cache_entry import plugin_identity
 from runner.trial.trial_components import TrialContext, is_main_process
 from runner.trial.validation_generator import ValidationGenerator
-
-ENCODERS = ("torch", "transformers", "tokenizers", "numpy", "pillow")
-"""Packages that turn text and images into model inputs; another version may encode them differently."""
 
 
 def encoded_folder(context: TrialContext) -> Path:
     """The folder in the cache for the encoded training samples, shared by trials that encode them alike.
 
-    The folder's name is a hash of everything that decides the encoding: options, content and plugin versions of data,
-    adapter and model; the versions of the trainer's plugin, of this package and of the `ENCODERS`. The trainer names
-    the files inside after what it adds itself.
+    The folder's name is a hash of everything that decides the encoding: the content of the data, and options, version
+    and code of the plugins that encode; the code includes the versions of the packages that it computes with. The
+    trainer names the files inside after what it adds itself.
     """
     spec, pins = context.spec, context.spec.pinned
     assert pins is not None
-    assert spec.model is not None
     assert spec.trainer is not None
-    sections = (spec.data, spec.adapter, spec.model)
+    trainer = f"trainer.{spec.trainer.type}"
     key = fingerprint(
         {
-            "sections": [[section.type, fingerprinted_options(section.options)] for section in sections],
             "data": pins.data,
             "model": pins.model,
-            "plugins": [pins.plugins[f"{section.stage}.{section.type}"] for section in (*sections, spec.trainer)],
-            "runner": __version__,
-            "packages": {name: version(name) for name in ENCODERS},
+            "plugins": [plugin_identity(spec, section) for section in (spec.data, spec.adapter, spec.model)],
+            "trainer": [pins.plugins[trainer], pins.code[trainer]],
+            "engine": pins.code["engine.train"],
         }
     )
     return context.cache.root / "encoded" / key

@@ -169,7 +169,7 @@ def test_objective_needs_validation_samples(problems):
 
 
 def test_plan_cannot_have_a_sweep(problems):
-    pinned = "{fingerprint: a, data: b, model: c, plugins: {}}"
+    pinned = "{fingerprint: a, data: b, model: c, plugins: {}, code: {}}"
     [(_, _, path, message)] = problems("seeds: [1, 2]", f"pinned={pinned}")
     assert path == "sweep"
     assert "`pinned`" in message

@@ -51,7 +51,9 @@ def plan(tmp_path_factory):
     (folder / "small.yaml").write_text(SPEC)
     spec = load_spec(folder / "small.yaml").spec
     plugins = {f"{each.stage}.{each.type}": "mmre-runner 1" for each in spec.sections()}
-    pinned = {"fingerprint": "f" * 64, "data": "d" * 64, "model": "random:smoke", "plugins": plugins}
+    units = [*plugins, "adapter.pfa.parse", "engine.train", "engine.generate", "engine.score"]
+    code = {unit: {"some.module": "c" * 16} for unit in units}
+    pinned = {"fingerprint": "f" * 64, "data": "d" * 64, "model": "random:smoke", "plugins": plugins, "code": code}
     return {**spec.as_json(), "pinned": pinned}
 
 
@@ -67,6 +69,7 @@ def keys(plan, changes):
     # What a plan with these metrics would be pinned to; the version is the same for all of them.
     version = plan["pinned"]["plugins"]["metric.rouge"]
     told["pinned"]["plugins"] |= {f"metric.{each['type']}": version for each in told["metrics"]}
+    told["pinned"]["code"] |= {f"metric.{each['type']}": {"some.module": "c" * 16} for each in told["metrics"]}
     spec = read_plan(json.dumps(told))
     return training_key(spec), generation_key(spec)
 
