@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from runner.cli.app import set_environment
 from runner.errors import SpecError
@@ -66,7 +66,14 @@ def plan(spec: Spec) -> dict[str, Any]:
         return describe_plan(spec, _LogDisplay())
 
 
-def launch(spec: Spec, *, smoke: bool = False, local: bool = False, address: str | None = None) -> LaunchResult:
+def launch(
+    spec: Spec,
+    *,
+    smoke: bool = False,
+    rerun: Literal["train", "generate", "score"] | None = None,
+    local: bool = False,
+    address: str | None = None,
+) -> LaunchResult:
     """Train, generate and score every trial of a spec. Finished trials are not run again, only reported.
 
     The function returns when all trials have ended. An interrupt (Ctrl-C, or the notebook's button) asks the trials to
@@ -75,6 +82,7 @@ def launch(spec: Spec, *, smoke: bool = False, local: bool = False, address: str
     Args:
         spec: A spec from `load_spec`.
         smoke: Run the same code with small stand-ins, like `--smoke`.
+        rerun: Run this step and the steps after it again in every trial, without the cache, like `--rerun`.
         local: Run in this process without Ray, for debuggers. Trials then use the threads and memory of this process.
         address: The address of a Ray cluster. None: RAY_ADDRESS if it is set, else this machine.
 
@@ -95,7 +103,7 @@ def launch(spec: Spec, *, smoke: bool = False, local: bool = False, address: str
     set_environment()
     cluster = None if local else address or os.environ.get("RAY_ADDRESS")
     with _add_locations(spec):
-        experiment = _resolve_experiment(spec, smoke=smoke, on_cluster=bool(cluster))
+        experiment = _resolve_experiment(spec, smoke=smoke, rerun=rerun, on_cluster=bool(cluster))
         with registered_launch(experiment.folder):
             return _launch(experiment, lambda: make_executor(cluster, local=local, smoke=smoke))
 
@@ -163,7 +171,7 @@ def compare(
     return compare_runs([name, *names], Path(storage), options)
 
 
-def _resolve_experiment(spec: Spec, *, smoke: bool, on_cluster: bool) -> LaunchContext:
+def _resolve_experiment(spec: Spec, *, smoke: bool, rerun: str | None, on_cluster: bool) -> LaunchContext:
     from runner.execute.launch import resolve_for_launch
     from runner.execute.launch_context import LaunchContext
     from runner.resolved_plan import smoke_spec
@@ -171,7 +179,7 @@ def _resolve_experiment(spec: Spec, *, smoke: bool, on_cluster: bool) -> LaunchC
     experiment_spec = smoke_spec(spec.spec) if smoke else spec.spec
     plan = resolve_for_launch(experiment_spec, _LogDisplay(), on_cluster=on_cluster)
     storage = experiment_spec.compute.storage or Path("runs").resolve()
-    return LaunchContext(spec, plan, storage, spec.overrides, from_scratch=smoke)
+    return LaunchContext(spec, plan, storage, spec.overrides, from_scratch=smoke, rerun=rerun)
 
 
 def _launch(experiment: LaunchContext, make_executor: Callable[[], Executor]) -> LaunchResult:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from runner.errors import RequirementError
 from runner.files import cached_json, user_cache_dir
 
 ENGINE = "runner"
@@ -229,17 +230,43 @@ MAX_CACHED_MODULES = 1000
 """Number of modules whose definitions the user's cache holds; a module takes a few kilobytes."""
 
 
-@cache
 def module_code(module: str) -> ModuleCode | None:
     """Read the code of a module that can be imported, without importing it; None if it is not Python source.
 
     What was read is cached by the text of the module, because parsing takes a hundred times as long as hashing.
+
+    Raises:
+        RequirementError: This process runs an older text of the module.
     """
     file = module_file(module)
     if file is None:
         return None
-    source, is_package = file.read_text(encoding="utf-8"), file.name == "__init__.py"
+    source = file.read_text(encoding="utf-8")
+    _check_loaded(module, file, source)
+    return _cached_module_code(source, module, is_package=file.name == "__init__.py")
 
+
+_LOADED: dict[str, tuple[object, str]] = {}
+"""The modules that this process had imported when their text was first read: the spec of the import, and the text."""
+
+
+def _check_loaded(module: str, file: Path, source: str) -> None:
+    """Refuse a module that was edited after its import: Python goes on running the text that it imported."""
+    if module not in sys.modules:
+        return
+    import_spec = sys.modules[module].__spec__
+    known_spec, known_source = _LOADED.setdefault(module, (import_spec, source))
+    if known_spec is not import_spec:  # `importlib.reload` creates a new spec.
+        _LOADED[module] = (import_spec, source)
+    elif known_source != source:
+        raise RequirementError(
+            f"{file} was edited after this process imported it, so the code that runs here is not the code in the "
+            "file; restart the process (in a notebook, the kernel)"
+        )
+
+
+@cache
+def _cached_module_code(source: str, module: str, *, is_package: bool) -> ModuleCode:
     def compute() -> dict[str, Any]:
         return read_module_code(source, module, is_package=is_package).as_json()
 
@@ -251,7 +278,6 @@ def module_code(module: str) -> ModuleCode | None:
     return ModuleCode.from_json(content)
 
 
-@cache
 def module_file(module: str) -> Path | None:
     """Find the source file of a module in its package's folder; None if there is none."""
     top, *parts = module.split(".")
@@ -282,6 +308,9 @@ class CodeWalk:
         self._packages, self._without_modules = frozenset(packages), frozenset(without_modules)
         self._seen: set[tuple[str, str | None]] = set()
         self._pending: list[tuple[str, str | None]] = []
+        # Each file is read once a walk, so that one walk sees one state of the code.
+        self._module_code = cache(module_code)
+        self._module_file = cache(module_file)
         self.reached: dict[str, dict[str, str]] = {}
         self.external: set[str] = set()
 
@@ -296,7 +325,7 @@ class CodeWalk:
                 self._visit(*item)
 
     def _visit(self, module: str, name: str | None, without_methods: Collection[str] = ()) -> None:
-        code = module_code(module)
+        code = self._module_code(module)
         if code is None:
             return
         self._visit_effects(module)
@@ -312,13 +341,13 @@ class CodeWalk:
     def _visit_effects(self, module: str) -> None:
         """Importing a module runs the statements of its packages and its own that bind no name."""
         for ancestor in _with_ancestors(module):
-            code = module_code(ancestor) if self._is_followed(ancestor) else None
+            code = self._module_code(ancestor) if self._is_followed(ancestor) else None
             for index, effect in enumerate(code.effects if code else ()):
                 self._reach(ancestor, f"effect {index}", effect)
 
     def _reach(self, module: str, label: str, definition: Definition) -> None:
         self.reached.setdefault(module, {})[label] = definition.digest
-        code = module_code(module)
+        code = self._module_code(module)
         assert code is not None
         self._pending += [
             (module, name) for name in definition.names if name in code.definitions or name in code.imports
@@ -332,9 +361,9 @@ class CodeWalk:
         if top != ENGINE and top not in self._packages:
             self.external.add(top)
             return
-        code = module_code(module)
+        code = self._module_code(module)
         is_bound = code is not None and (name in code.definitions or name in code.imports)
-        if name is not None and not is_bound and module_file(f"{module}.{name}") is not None:
+        if name is not None and not is_bound and self._module_file(f"{module}.{name}") is not None:
             module, name = f"{module}.{name}", None
         if self._is_followed(module):
             self._pending.append((module, name))

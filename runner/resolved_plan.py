@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from runner.code_identity import changed_modules, code_identity, own_packages
-from runner.errors import SpecError
+from runner.errors import SpecError, StepError
 from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options
 from runner.redaction import redact_passwords
 from runner.spec.check import check_spec, make_section
@@ -39,6 +39,13 @@ ENGINE_STEPS = {
 PARSING = "parse"
 """The code of an adapter that scoring runs is pinned as `adapter.<name>.parse`, what rendering runs as
 `adapter.<name>`."""
+
+STAGES_OF_STEP = {
+    "train": ("data", "adapter", "model", "optimizer", "trainer"),
+    "generate": ("data", "adapter", "model", "generator"),
+    "score": ("data", "adapter", "metric"),
+}
+"""The stages whose plugins a step runs."""
 
 
 @dataclass(frozen=True)
@@ -162,19 +169,8 @@ class PlanResolver:
 
     def _code(self, spec: ExperimentSpec) -> dict[str, dict[str, str]]:
         """Hash the code of the plugins that compute, and of the engine's steps; see `Pins.code`."""
-        options = spec.trainer_options
-        generates_validation = options is not None and options.generates_validation
-        units: dict[str, Callable[[], dict[str, str]]] = {
-            name: partial(_engine_code, root, generates_validation=generates_validation)
-            for name, root in ENGINE_STEPS.items()
-            if spec.trainer or name != "engine.train"
-        }
-        for section in spec.sections():
-            name = f"{section.stage}.{section.type}"
-            if section.stage != "tracker":
-                units[name] = partial(_plugin_code, section)
-            if section.stage == "adapter":
-                units[f"{name}.{PARSING}"] = partial(_plugin_code, section, parsing=True)
+        generates_validation = _generates_validation(spec)
+        units = _code_units(spec)
         for name, compute in units.items():
             if (name, generates_validation) not in self._identities:
                 self._identities[name, generates_validation] = compute()
@@ -191,6 +187,54 @@ def _fingerprint_value(value: Any) -> Any:
     if isinstance(value, Section):
         return {"type": value.type, "options": fingerprinted_options(value.options)}
     return [_fingerprint_value(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _generates_validation(spec: ExperimentSpec) -> bool:
+    return spec.trainer_options is not None and spec.trainer_options.generates_validation
+
+
+def _code_units(spec: ExperimentSpec) -> dict[str, Callable[[], dict[str, str]]]:
+    """Return a function for each name in `Pins.code` that hashes its code."""
+    units: dict[str, Callable[[], dict[str, str]]] = {
+        name: partial(_engine_code, root, generates_validation=_generates_validation(spec))
+        for name, root in ENGINE_STEPS.items()
+        if spec.trainer or name != "engine.train"
+    }
+    for section in spec.sections():
+        name = f"{section.stage}.{section.type}"
+        if section.stage != "tracker":
+            units[name] = partial(_plugin_code, section)
+        if section.stage == "adapter":
+            units[f"{name}.{PARSING}"] = partial(_plugin_code, section, parsing=True)
+    return units
+
+
+def check_code(spec: ExperimentSpec, step: str) -> None:
+    """Compare the code that a step of a trial can run with the code that its plan is pinned to.
+
+    Args:
+        spec: The spec of the trial's plan.
+        step: `train`, `generate` or `score`.
+
+    Raises:
+        StepError: The code has changed since the plan was resolved.
+        RequirementError: This process runs an older text of a module; see `module_code`.
+    """
+    assert spec.pinned is not None
+    stages = {*STAGES_OF_STEP[step], f"engine.{step}"}
+    if step == "train" and _generates_validation(spec):
+        stages |= {"generator", "metric"}
+    current = {
+        name: compute()
+        for name, compute in _code_units(spec).items()
+        if name in stages or name.partition(".")[0] in stages
+    }
+    changes = changed_modules(spec.pinned.code, current)
+    if changes:
+        raise StepError(
+            f"{step}: {'; '.join(changes)} since this launch resolved its plan. To use the new code, launch the spec "
+            "again; to continue this trial, undo the change first"
+        )
 
 
 def _engine_code(root: tuple[str, str], *, generates_validation: bool) -> dict[str, str]:
@@ -210,20 +254,32 @@ def _plugin_code(section: Section, *, parsing: bool = False) -> dict[str, str]:
     return code_identity([(entry.module, entry.attr) for entry in entries], packages, without_methods=left_out)
 
 
-def _check_unchanged(pinned: Pins, current: Pins) -> None:
-    if pinned == current:
-        return
+def describe_changes(pinned: Mapping[str, Any], current: Pins) -> list[str]:
+    """Describe in which content two plans differ.
+
+    Args:
+        pinned: The pins of an earlier plan, as in `plan.json`.
+        current: The pins of a plan of today.
+
+    Returns:
+        One text for each difference of data, model, plugins and code; empty if only options differ.
+    """
     changes = [
         f"{name} was {old!r} and is now {new!r}"
         for name, old, new in (
-            ("the data set's fingerprint", pinned.data, current.data),
-            ("the model's revision", pinned.model, current.model),
-            *((f"plugin {key}", old, current.plugins.get(key)) for key, old in pinned.plugins.items()),
+            ("the data set's fingerprint", pinned["data"], current.data),
+            ("the model's revision", pinned["model"], current.model),
+            *((f"plugin {key}", old, current.plugins.get(key)) for key, old in pinned["plugins"].items()),
         )
         if old != new
     ]
-    changes += changed_modules(pinned.code, current.code)
-    reason = "; ".join(changes) or "its options were edited"
+    return changes + changed_modules(pinned["code"], current.code)
+
+
+def _check_unchanged(pinned: Pins, current: Pins) -> None:
+    if pinned == current:
+        return
+    reason = "; ".join(describe_changes(pinned.model_dump(), current)) or "its options were edited"
     raise SpecError(
         f"this plan cannot be repeated: {reason}. Undo the change, or remove `pinned` to run it as a new plan",
         path=("pinned",),

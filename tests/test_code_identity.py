@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from runner import code_identity
 from runner.code_identity import ModuleCode, changed_modules, module_code, module_file, read_module_code
-from runner.resolved_plan import PlanResolver
+from runner.errors import StepError
+from runner.resolved_plan import PlanResolver, check_code
+from runner.spec.experiment_spec import Pins
 from runner.spec.load import load_spec
 from runner.trial.cache_entry import generation_key, training_key
 from tests.conftest import ROOT
@@ -85,7 +87,7 @@ def spec():
 @pytest.fixture
 def edited(monkeypatch):
     """Replaces the text of a module, for the identity alone; nothing is imported."""
-    original = module_code.__wrapped__
+    original = module_code
     cache: dict[str, object] = {}
     overlay: dict[str, object] = {}
 
@@ -116,8 +118,7 @@ def step_identities(spec):
     code = PlanResolver(NoReporter())._code(spec)
     plugins = {f"{section.stage}.{section.type}": "mmre-runner 1" for section in spec.sections()}
     pins = {"fingerprint": "f", "data": "d", "model": "m", "plugins": plugins, "code": code}
-    pinned = type(spec).model_fields["pinned"].annotation.__args__[0](**pins)
-    planned = spec.model_copy(update={"pinned": pinned})
+    planned = spec.model_copy(update={"pinned": Pins(**pins)})
     scoring = {name: code[name] for name in code if name.startswith("metric.") or name in SCORING}
     return {TRAIN: training_key(planned), GENERATE: generation_key(planned), SCORE: repr(sorted(scoring.items()))}
 
@@ -127,6 +128,21 @@ SCORING = {"engine.score", "adapter.pfa.parse", "data.synthetic"}
 
 def source_of(module):
     return module_file(module).read_text()
+
+
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [("plugins.metric.extraction", "score"), ("plugins.trainer.loss", "train"), ("runner.trial.generate", "generate")],
+)
+def test_a_step_does_not_run_code_that_was_edited_after_the_plan(spec, edited, module, step):
+    code = PlanResolver(NoReporter())._code(spec)
+    pins = Pins(fingerprint="f", data="d", model="m", plugins={}, code=code)
+    planned = spec.model_copy(update={"pinned": pins})
+    edited(module, random_edit(module, random.Random(0)))
+    with pytest.raises(StepError, match=rf"^{step}: the code of {module} has changed since this launch"):
+        check_code(planned, step)
+    for other in {"train", "generate", "score"} - {step}:
+        check_code(planned, other)
 
 
 class Edit(ast.NodeTransformer):

@@ -122,6 +122,14 @@ def _announce_data_generation(spec: ExperimentSpec, terminal: Terminal) -> None:
         terminal.say(message)
 
 
+class Step(StrEnum):
+    """The steps of a trial, in order."""
+
+    TRAIN = "train"
+    GENERATE = "generate"
+    SCORE = "score"
+
+
 class Split(StrEnum):
     """The splits of a data set that can be previewed."""
 
@@ -199,6 +207,13 @@ def launch(
             "names a cluster.",
         ),
     ] = False,
+    rerun: Annotated[
+        Step | None,
+        typer.Option(
+            help="Run this step and the steps after it again in every trial, although they are finished. The cache is "
+            "neither read nor changed."
+        ),
+    ] = None,
     local: Annotated[
         bool, typer.Option("--local", help="Run all trials in this process, without Ray, for debugging.")
     ] = False,
@@ -233,11 +248,11 @@ def launch(
     if detach:
         from runner.cli.launch_control_commands import launch_detached
 
-        launch_detached(loaded, address, local=local, smoke=smoke, as_json=as_json)
+        launch_detached(loaded, address, local=local, smoke=smoke, rerun=rerun, as_json=as_json)
         return
     terminal = open_terminal(live=not local)
     experiment = _resolve_experiment(
-        loaded, terminal, overrides or (), smoke=smoke, elsewhere=bool(address) and not local
+        loaded, terminal, overrides or (), smoke=smoke, rerun=rerun, elsewhere=bool(address) and not local
     )
     # From here to the end of the process, Ctrl-C requests a stop and never raises an exception.
     signals = StopSignals()
@@ -258,7 +273,13 @@ def launch(
 
 
 def _resolve_experiment(
-    loaded: LoadedSpec[ExperimentSpec], terminal: Terminal, overrides: Sequence[str], *, smoke: bool, elsewhere: bool
+    loaded: LoadedSpec[ExperimentSpec],
+    terminal: Terminal,
+    overrides: Sequence[str],
+    *,
+    smoke: bool,
+    rerun: str | None,
+    elsewhere: bool,
 ) -> LaunchContext:
     from runner.cli.progress import StageReporter
     from runner.execute.launch import resolve_for_launch
@@ -274,7 +295,8 @@ def _resolve_experiment(
         raise loaded.with_locations(error) from error
     finally:
         terminal.close()
-    return LaunchContext(loaded, plan, spec.compute.storage or Path("runs").resolve(), overrides, from_scratch=smoke)
+    storage = spec.compute.storage or Path("runs").resolve()
+    return LaunchContext(loaded, plan, storage, overrides, from_scratch=smoke, rerun=rerun)
 
 
 def _launch(

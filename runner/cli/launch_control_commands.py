@@ -193,7 +193,13 @@ def _stop_locally(name: str, storage: Path | None, *, now: bool) -> None:
 
 
 def launch_detached(
-    loaded: LoadedSpec[ExperimentSpec], address: str | None, *, local: bool, smoke: bool, as_json: bool
+    loaded: LoadedSpec[ExperimentSpec],
+    address: str | None,
+    *,
+    local: bool,
+    smoke: bool,
+    rerun: str | None,
+    as_json: bool,
 ) -> None:
     """Submit a launch to a cluster, and print the commands that follow it.
 
@@ -212,7 +218,8 @@ def launch_detached(
         )
     text = serialize_spec(loaded)
     name, storage = (smoke_spec(loaded.spec) if smoke else loaded.spec).name, str(loaded.spec.compute.storage)
-    job = _connect(address).launch(name, storage, text, ["--smoke"] if smoke else [])
+    flags = [*(["--smoke"] if smoke else []), *(["--rerun", rerun] if rerun else [])]
+    job = _connect(address).launch(name, storage, text, flags)
     if as_json:
         print(json.dumps({"job": job, "address": address, "experiment": name, "storage": storage}))
         return

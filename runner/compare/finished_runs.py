@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.code_identity import changed_modules
 from runner.errors import DataError, SpecError
 from runner.files import read_jsonl
 from runner.status.status import ExperimentSelection, find_experiments
@@ -64,6 +65,15 @@ class Run:
     def metric_sections(self) -> Mapping[str, Mapping[str, Any]]:
         """The sections of its metrics in the plan, by type."""
         return {section["type"]: section for section in self.plan["metrics"]}
+
+    @property
+    def scoring_code(self) -> Mapping[str, Mapping[str, str]]:
+        """The part of its `pinned.code` that parsed and scored the answers."""
+        return {
+            unit: modules
+            for unit, modules in self.plan["pinned"]["code"].items()
+            if unit.startswith("metric.") or unit.endswith(".parse") or unit == "engine.score"
+        }
 
     @property
     def parse_mode(self) -> str:
@@ -165,7 +175,20 @@ def select_runs(names: Sequence[str], storage: Path, *, finished_only: bool = Fa
     skipped = Counter(value for value in status.values() if value != FINISHED)
     warnings = [f"skipped {number} {value} run{'' if number == 1 else 's'}" for value, number in skipped.items()]
     check_same_test_samples(runs)
-    return Selection(runs, warnings)
+    return Selection(runs, [*warnings, *_scoring_warnings(runs)])
+
+
+def _scoring_warnings(runs: Sequence[Run]) -> list[str]:
+    """Warn if the answers were not all parsed and scored by the same code, so that metrics differ for that reason."""
+    first = runs[0].scoring_code
+    changes = sorted({change for run in runs for change in changed_modules(run.scoring_code, first)})
+    if not changes:
+        return []
+    names = [run.name for run in runs if changed_modules(run.scoring_code, first)]
+    return [
+        f"{_name_first(names)}: not scored by the same code as {runs[0].name} ({'; '.join(changes)}); launch the specs "
+        "again, which scores the cached answers, before you compare the metrics"
+    ]
 
 
 def _trials(experiment: ExperimentSelection) -> Iterator[tuple[Path, tuple[str, str]]]:

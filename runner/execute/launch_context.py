@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.fingerprint_and_provenance import Provenance, fingerprint
-from runner.resolved_plan import Plan, Trial, create_plugin
+from runner.resolved_plan import NOT_FINGERPRINTED, Plan, Trial, create_plugin, describe_changes
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.load import LoadedSpec
 from runner.spec.sweep_section import SweepOptions
@@ -92,6 +92,10 @@ class PrunedTrials:
         return True
 
 
+def _compared_options(plan: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in plan.items() if name not in NOT_FINGERPRINTED}
+
+
 def _context(trial: Trial, run: RunDirectory) -> TrialContext:
     return TrialContext(trial.plan.spec, run, EventLog(run.events))
 
@@ -103,6 +107,7 @@ class LaunchContext:
         loaded: The spec as it was read, which maps late errors to their lines.
         plan: The plan of the only trial, or the base plan of a sweep.
         from_scratch: Whether finished trials run again, from nothing.
+        rerun: The first step that runs again in every trial, without the cache; None if no step does.
         sweep: The folder of the sweep; None without a sweep.
         sweep_sync: Uploads the sweep's run to the tracker; None without a sweep.
         objective: The name of the metric that the search optimizes.
@@ -117,13 +122,14 @@ class LaunchContext:
         overrides: Sequence[str],
         *,
         from_scratch: bool,
+        rerun: str | None = None,
     ) -> None:
         """Initialize the experiment; `storage` is the folder of all runs, `overrides` the `--set` assignments.
 
         Raises:
             RequirementError: The spec's cache needs a package that is not installed here.
         """
-        self.loaded, self.plan, self.from_scratch = loaded, plan, from_scratch
+        self.loaded, self.plan, self.from_scratch, self.rerun = loaded, plan, from_scratch, rerun
         self._storage, self._overrides = storage, overrides
         self.sweep: SweepFolder | None = None
         self.sweep_sync: RunSync | None = None
@@ -151,7 +157,7 @@ class LaunchContext:
         """
         sweep.begin(self.loaded.file.read_text(encoding="utf-8"), objective)
         self.sweep, self.has_pruning = sweep, has_pruning
-        if has_pruning and not self.from_scratch and self.plan.spec.sweep is not None:
+        if has_pruning and not self.from_scratch and self.rerun is None and self.plan.spec.sweep is not None:
             self._pruned = PrunedTrials(self._cache, self.plan.spec.sweep)
         self.objective = str(objective["metric"]) if objective else None
         run = tracked_sweep(self.plan.spec, self.plan.dataset, sweep.path)
@@ -161,6 +167,8 @@ class LaunchContext:
         """Prepare a trial's folder, and return whether it continues an earlier launch."""
         if self.from_scratch:
             run.clear()
+        elif self.rerun is not None:
+            run.forget_steps(self.rerun)
         is_resumed = bool(run.read_record())
         text = self.loaded.file.read_text(encoding="utf-8")
         run.create(trial.plan, text, self._overrides, self._provenance)
@@ -170,6 +178,21 @@ class LaunchContext:
     @cached_property
     def _provenance(self) -> Provenance:
         return Provenance.collect(self.loaded.file.resolve().parent)
+
+    def explain_new_trial(self, trial: Trial) -> str | None:
+        """Say why no earlier trial of the same options is reused: what has changed since; None if there is none."""
+        options = _compared_options(trial.plan.spec.as_json())
+        plans = sorted(self.folder.glob("trial-*/plan.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for file in plans:
+            earlier = json.loads(file.read_text(encoding="utf-8"))
+            if file.parent.name == trial.name or _compared_options(earlier) != options:
+                continue
+            changes = describe_changes(earlier["pinned"], trial.plan.pins)
+            return (
+                f"{trial.name} has the options of {file.parent.name}, but does not continue or repeat it: "
+                f"{'; '.join(changes)}. Results that this change cannot affect are reused from the cache"
+            )
+        return None
 
     def store_pruned(self, trial: Trial, run: RunDirectory) -> None:
         """Store the training record of a pruned trial, so that no other trial repeats this training."""

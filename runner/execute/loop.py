@@ -168,6 +168,8 @@ class LaunchLoop:
         if status is not None:
             self._report_earlier(trial, run, lock, status)
             return
+        if not run.record.exists() and (explanation := self._experiment.explain_new_trial(trial)):
+            self._listener.warn(explanation)
         is_resumed = self._experiment.prepare(trial, run)
         sync = self._experiment.make_sync(trial, run)
         self._upload(sync)
@@ -182,7 +184,7 @@ class LaunchLoop:
 
     def _earlier_status(self, run: RunDirectory) -> Status | None:
         """How a trial ended in an earlier launch; None if it is to be run."""
-        if self._experiment.from_scratch:
+        if self._experiment.from_scratch or self._experiment.rerun is not None:
             return None
         if run.is_finished("score"):
             return "finished"

@@ -204,6 +204,33 @@ class RunDirectory:
             write_text(self.packages, provenance.packages)
             write_json(self.record, _first_record(plan, overrides, provenance))
 
+    def forget_steps(self, first: str) -> None:
+        """Remove what a step and the steps after it have written, and mark these steps to run without the cache.
+
+        Without the training, nothing of the trial is left, so `train` clears the folder.
+        """
+        if first == STEPS[0]:
+            self.clear()
+            return
+        forgotten = STEPS[STEPS.index(first) :]
+        finished = self.read_record().get("steps", {})
+        if finished:
+            self.update_record(steps={step: entry for step, entry in finished.items() if step not in forgotten})
+        files = [self.scores, self.metrics, self.mistakes.with_suffix(".jsonl")]
+        if "generate" in forgotten:
+            files += [self.predictions, self.unfinished_predictions]
+        for file in files:
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self.mistakes, ignore_errors=True)
+        write_text(self.no_cache_marker, " ".join(forgotten))
+
+    def uses_cache(self, step: str) -> bool:
+        """Whether a step may take its artifact from the cache; see `clear` and `forget_steps`."""
+        if not self.no_cache_marker.exists():
+            return True
+        steps = self.no_cache_marker.read_text(encoding="utf-8").split()
+        return bool(steps) and step not in steps
+
     def clear(self) -> None:
         """Remove everything except the lock file, and mark the trial to run without the cache."""
         for entry in self.path.iterdir():

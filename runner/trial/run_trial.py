@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import runner.errors
 from runner.errors import OutOfMemoryError, Problem, RunnerError, SpecError, StepError, is_out_of_memory
+from runner.resolved_plan import check_code
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import StopRequestedError
 from runner.trial.generate import generate
@@ -58,6 +59,7 @@ def _run_step(context: TrialContext, step: str) -> None:
     if context.run.stop_request.exists():
         raise StopRequestedError
     try:
+        check_code(context.spec, step)
         cache_record = reuse_or_run(context, step)
     except (StopRequestedError, KeyboardInterrupt):
         _record_end(context, step, "interrupted", started)
@@ -94,7 +96,7 @@ def reuse_or_run(context: TrialContext, step: str) -> dict[str, Any]:
         if wait_for_decision(context.run, step):
             _execute(context, step)
         return {}
-    if context.run.no_cache_marker.exists():
+    if not context.run.uses_cache(step):
         log_cache_event(context, step, "bypassed", f"{artifact_spec.label}: runs without the cache")
         broadcast_decision(context.run, step, must_run=True)
         _execute(context, step)

@@ -1,10 +1,12 @@
 """The run directory survives kills and simultaneous launches."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from runner.errors import Problem, SpecError, StepError
 from runner.files import read_jsonl, write_jsonl
-from runner.trial.run_directory_and_events import RunDirectory
+from runner.trial.run_directory_and_events import STEPS, RunDirectory
 from runner.trial.run_trial import Outcome
 
 
@@ -54,3 +56,25 @@ def test_an_outcome_survives_conversion_to_plain_data(outcome):
     assert str(restored.error) == str(outcome.error)
     if isinstance(outcome.error, SpecError):
         assert [each.path for each in restored.error.problems] == [each.path for each in outcome.error.problems]
+
+
+def test_forgotten_steps_run_again_without_the_cache_and_the_others_stay(tmp_path):
+    run = RunDirectory(tmp_path)
+    for file in (run.predictions, run.scores, run.metrics):
+        file.write_text("x")
+    run.model.mkdir()
+    started = datetime.now(UTC)
+    for step in STEPS:
+        run.record_step(step, "finished", started)
+    assert all(run.uses_cache(step) for step in STEPS)
+    run.forget_steps("score")
+    assert [step for step in STEPS if run.is_finished(step)] == ["train", "generate"]
+    assert [step for step in STEPS if run.uses_cache(step)] == ["train", "generate"]
+    assert run.predictions.exists() and not run.scores.exists()
+    run.forget_steps("generate")
+    assert [step for step in STEPS if run.is_finished(step)] == ["train"]
+    assert [step for step in STEPS if run.uses_cache(step)] == ["train"]
+    assert run.model.exists() and not run.predictions.exists()
+    run.forget_steps("train")
+    assert not any(run.is_finished(step) or run.uses_cache(step) for step in STEPS)
+    assert not run.model.exists()
