@@ -192,6 +192,10 @@ class ChatModelOptions(ModelOptions):
     """Branch, tag or commit of a checkpoint on the hub. The fingerprint includes the commit to which a branch or tag
     points."""
 
+    pickled_weights: Annotated[bool, OutsideFingerprint()] = False
+    """Whether the weights may be loaded from files in torch's pickle format (`pytorch_model.bin`), if the checkpoint
+    has no weights in the safetensors format. Use this option only if you trust the author of the checkpoint."""
+
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention implementation in transformers; `flash_attention_2` requires the package flash-attn and a CUDA GPU."""
 
@@ -216,8 +220,14 @@ class ChatModelOptions(ModelOptions):
         from plugins.model.chat.find_checkpoint import hub_revision, local_folder, local_revision
 
         if Path(self.checkpoint).is_absolute():
-            return local_revision(local_folder(self.checkpoint))
+            return local_revision(local_folder(self.checkpoint), pickled=self.pickled_weights)
         return hub_revision(self.checkpoint, self.revision)
+
+    def pinned_to(self, revision: str) -> Self:
+        """Return options that load the commit of a plan, although a branch or tag on the hub may have moved since."""
+        if self.checkpoint is None or Path(self.checkpoint).is_absolute():
+            return self
+        return self.model_copy(update={"revision": revision})
 
     def smoke(self) -> Mapping[str, Any]:
         """Use the smallest size of the same architecture, without special kernels."""

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from runner.records import Answer, Prediction, Rendered, Sample
 from runner.stages.options_and_reporter import Options
@@ -197,6 +197,13 @@ class ModelOptions(Options):
         Raises:
             RequirementError: The checkpoint is not available on this machine.
         """
+
+    def pinned_to(self, revision: str) -> Self:
+        """Return options that load a revision which `exact_revision` returned when the plan was resolved.
+
+        By default the options as they are; a launch stops if they then identify other weights.
+        """
+        return self
 
 
 class Model(Protocol):

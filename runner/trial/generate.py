@@ -23,7 +23,7 @@ class TrialWeights:
         """Return the folder of the trained model or of the checkpoint.
 
         Raises:
-            RequirementError: The checkpoint is not available on this machine.
+            RequirementError: The checkpoint is not available on this machine, or not that of the plan.
             SpecError: The weights are random and untrained, so no folder holds them.
         """
         folder = self._saved_folder()
@@ -39,7 +39,7 @@ class TrialWeights:
         """Load the model. Where nothing trains it and no checkpoint is named, build it with random weights.
 
         Raises:
-            RequirementError: The checkpoint is not available on this machine.
+            RequirementError: The checkpoint is not available on this machine, or not that of the plan.
         """
         folder = self._saved_folder()
         if folder is not None:
@@ -49,7 +49,10 @@ class TrialWeights:
         return self.context.model.build(texts, self.context.spec.seed)
 
     def _saved_folder(self) -> Path | None:
-        return self.context.run.model if self.context.spec.trainer else self.context.model.checkpoint()
+        if self.context.spec.trainer:
+            return self.context.run.model
+        self.context.check_initial_weights()
+        return self.context.model.checkpoint()
 
 
 def generate(context: TrialContext) -> None:

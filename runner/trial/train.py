@@ -51,6 +51,7 @@ def train(context: TrialContext) -> None:
 
     Raises:
         DataError: The training split is empty.
+        RequirementError: The initial weights are not those of the plan.
         SpecError: The optimizer's parameter groups do not match the model's parameters.
         StepError: A check failed: tokens outside the answers carry loss, or the optimizer does not train as its
             manifest says.
@@ -60,6 +61,7 @@ def train(context: TrialContext) -> None:
     if not samples:
         raise DataError("the training split holds no samples")
     rendered = [context.adapter.render_training(sample) for sample in samples]
+    context.check_initial_weights()
     model = context.model.build(training_texts(rendered), context.spec.seed)
     assert context.spec.optimizer is not None
     assert context.spec.trainer is not None

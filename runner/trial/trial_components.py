@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from runner.errors import DataError
+from runner.errors import DataError, RequirementError
 from runner.prompt_rendering import render_few_shot
 from runner.records import Rendered, Sample
 from runner.resolved_plan import create_plugin
 from runner.spec.experiment_spec import ExperimentSpec
-from runner.stages import Adapter, DatasetInfo, Generator, Metric, Model, Reporter
+from runner.stages import Adapter, DatasetInfo, Generator, Metric, Model, ModelOptions, Reporter
 from runner.trial.cache_and_mirror import Cache
 from runner.trial.run_directory_and_events import EventLog, RunDirectory, StepReporter
 
@@ -61,9 +61,29 @@ class TrialContext:
 
     @cached_property
     def model(self) -> Model:
-        """The spec's model plugin; its weights are not loaded yet."""
+        """The spec's model plugin, which loads the revision of the plan; its weights are not loaded yet."""
         assert self.spec.model is not None
-        return create_plugin(self.spec.model)  # type: ignore[no-any-return]
+        return create_plugin(replace(self.spec.model, options=self._model_options))  # type: ignore[no-any-return]
+
+    @property
+    def _model_options(self) -> ModelOptions:
+        assert self.spec.model_options is not None
+        assert self.spec.pinned is not None
+        return self.spec.model_options.pinned_to(self.spec.pinned.model)
+
+    def check_initial_weights(self) -> None:
+        """Compare the weights from which the trial starts with those of its plan, before they are loaded.
+
+        Raises:
+            RequirementError: The weights have changed, or are not available on this machine.
+        """
+        assert self.spec.pinned is not None
+        revision, planned = self._model_options.exact_revision(), self.spec.pinned.model
+        if revision != planned:
+            raise RequirementError(
+                f"model: the checkpoint has changed since the plan was resolved (it was {planned} and is now "
+                f"{revision}), or this machine has another copy; launch the spec again to use the new weights"
+            )
 
     @cached_property
     def generator(self) -> Generator:

@@ -5,8 +5,9 @@ import sqlite3
 
 import pytest
 from chat_server import completion, failure, question, serving
+from safetensors.torch import load_file, save_file
 
-from runner.errors import SpecError
+from runner.errors import RequirementError, SpecError
 from runner.preflight.estimate import describe_plan
 from runner.resolved_plan import resolve, smoke_spec
 from runner.spec.load import LoadedSpec, load_spec
@@ -144,6 +145,18 @@ def test_a_checkpoint_is_evaluated_without_training(plan_of, tmp_path):
     assert not as_it_is.model.exists()
     assert trained.is_finished("train")
     assert not as_it_is.is_finished("train")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_weights_that_were_replaced_after_the_plan_are_not_used(plan_of, tmp_path, training):
+    checkpoint = run(plan_of(TRAINED), tmp_path / "own" / "trained").model
+    lines = [line for line in TRAINED.splitlines() if not line.startswith(("optimizer", "trainer"))]
+    text = TRAINED if training else "\n".join([*lines, "trainer: none"])
+    plan = plan_of(text.replace("size: smoke", f"checkpoint: {checkpoint}"))
+    weights = load_file(checkpoint / "model.safetensors")
+    save_file({name: value * 2 for name, value in weights.items()}, checkpoint / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RequirementError, match="the checkpoint has changed since the plan was resolved"):
+        run(plan, tmp_path / "own" / "replaced")
 
 
 def test_random_weights_can_be_evaluated_but_not_loaded_by_another_program(plan_of, tmp_path):

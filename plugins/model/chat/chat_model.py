@@ -160,7 +160,8 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         assert checkpoint is not None
         if Path(checkpoint).is_absolute():
             return local_folder(checkpoint)
-        return hub_folder(checkpoint, self._options.exact_revision(), weights=weights)
+        pickled = self._options.pickled_weights
+        return hub_folder(checkpoint, self._options.exact_revision(), weights=weights, pickled=pickled)
 
     def _config(self, folder: Path) -> PreTrainedConfig:
         config = read_config(folder)
@@ -203,8 +204,9 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         return self.loaded_class(module, processor)
 
     def _weights(self, folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
+        only_safetensors = None if self._options.pickled_weights else True
         return AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, attn_implementation=self._options.attention
+            folder, dtype=dtype, attn_implementation=self._options.attention, use_safetensors=only_safetensors
         )
 
 

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 
 from runner.errors import RequirementError
+from runner.files import cached_json, user_cache_dir
 
 SMALL_FILES = ("*.json", "*.txt", "*.jinja")
 """Configuration, tokenizer, template and processor: the files needed for planning."""
 
 CONTENT_FILES = (*SMALL_FILES, "*.safetensors", "*.model")
-"""Files whose content affects the outputs of a checkpoint."""
+"""Files whose content affects the outputs of a checkpoint, without weights in the pickle format."""
+
+PICKLED_FILES = ("*.bin",)
+"""Weights in the pickle format of torch, which a checkpoint has instead of the safetensors format."""
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""The files from which `from_pretrained` of transformers 5.23 loads weights: the first one that exists."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+"""The file by which transformers recognises an adapter of PEFT. It then loads the weights of another checkpoint."""
 
 HUB_TIMEOUT = 10.0
 """Seconds to wait for the hub before the local cache is used."""
@@ -23,9 +38,10 @@ def local_folder(path: str) -> Path:
     """Check that a folder contains a checkpoint, and return it.
 
     Raises:
-        RequirementError: The folder does not exist or contains no checkpoint.
+        RequirementError: The folder does not exist or contains no checkpoint, or only an adapter.
     """
     folder = Path(path)
+    check_no_adapter(folder)
     if not (folder / "config.json").is_file():
         problem = "contains no config.json" if folder.is_dir() else "is not a folder"
         raise RequirementError(
@@ -34,26 +50,131 @@ def local_folder(path: str) -> Path:
     return folder
 
 
-def local_revision(folder: Path) -> str:
-    """Hash a local checkpoint.
+def check_no_adapter(folder: Path) -> None:
+    """Refuse a folder with an adapter, because transformers would load weights that are not in the folder.
+
+    Raises:
+        RequirementError: The folder contains the configuration of an adapter.
+    """
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise RequirementError(
+            f"model.checkpoint: {folder} contains an adapter ({ADAPTER_CONFIG}) for another checkpoint; merge both "
+            "with `merge_and_unload()` of peft, save model and processor with `save_pretrained`, and set that folder"
+        )
+
+
+def weight_files(folder: Path, *, pickled: bool) -> list[Path]:
+    """List the files from which transformers loads the weights of a folder.
+
+    Args:
+        folder: The folder of a checkpoint.
+        pickled: Whether files in the pickle format may be loaded.
 
     Returns:
-        `sha256:` and a digest over names and contents of `CONTENT_FILES`.
+        The file with the weights; or the index of a checkpoint in several files, followed by these files, which may be
+        outside the folder. Empty if the folder has no weights.
+
+    Raises:
+        RequirementError: Only pickled weights exist and they may not be loaded, a file that an index names is missing,
+            or a file is not valid JSON.
     """
+    named = _read_json(folder / "config.json").get("transformers_weights")
+    first = next((folder / name for name in ([named] if named else WEIGHTS) if (folder / name).is_file()), None)
+    if first is None:
+        return []
+    files = [first, *_indexed_files(first)]
+    if not pickled and any(file.suffix != ".safetensors" for file in files if file.suffix != ".json"):
+        raise RequirementError(
+            f"model.checkpoint: {folder} has its weights only in the pickle format ({first.name}); convert them with "
+            "`save_pretrained` of transformers, or, if you trust their author, set model.pickled_weights: true"
+        )
+    return files
+
+
+def _indexed_files(file: Path) -> list[Path]:
+    """Return the files that an index names; empty for a file with weights."""
+    if file.suffix != ".json":
+        return []
+    parts = [file.parent / name for name in sorted(set(_read_json(file).get("weight_map", {}).values()))]
+    missing = [part for part in parts if not part.is_file()]
+    if missing:
+        raise RequirementError(
+            f"model.checkpoint: {missing[0]} is missing, which {file.name} names ({len(missing)} of {len(parts)} files "
+            "with weights are missing); copy the whole checkpoint"
+        )
+    return parts
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RequirementError(f"model.checkpoint: {file} is not valid JSON ({error}); copy the file again") from error
+    if not isinstance(content, dict):
+        raise RequirementError(f"model.checkpoint: {file} must contain a JSON object; copy the file again")
+    return content
+
+
+def local_revision(folder: Path, *, pickled: bool) -> str:
+    """Hash a local checkpoint.
+
+    Args:
+        folder: The folder of the checkpoint.
+        pickled: See `weight_files`.
+
+    Returns:
+        `sha256:` and a digest over names and contents of `CONTENT_FILES`, of additional chat templates, and of the
+        files with weights.
+
+    Raises:
+        RequirementError: See `weight_files`; also if the folder has no weights.
+    """
+    weights = weight_files(folder, pickled=pickled)
+    if not weights:
+        raise _no_weights(folder)
+    patterns = (*CONTENT_FILES, "additional_chat_templates/*.jinja")
+    files = {file for pattern in patterns for file in folder.glob(pattern)}
+    files |= set(weights)
     digest = hashlib.sha256()
-    for file in sorted({file for pattern in CONTENT_FILES for file in folder.glob(pattern)}):
-        with file.open("rb") as content:
-            content_digest = hashlib.file_digest(content, "sha256").hexdigest()
-        digest.update(f"{file.name}\0{content_digest}\n".encode())
+    # The index may name files outside the folder: below it, beside it (`../`), or by an absolute path.
+    for name, file in sorted((file.as_posix().removeprefix(f"{folder.as_posix()}/"), file) for file in files):
+        digest.update(f"{name}\0{_content_digest(file)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+SETTLED_SECONDS = 5.0
+"""A file that changed less long ago may change once more without a new time, so that its digest is not cached."""
+MAX_CACHED_DIGESTS = 1000
+"""Number of files whose digests the user's cache holds."""
+
+
+def _content_digest(file: Path) -> str:
+    """Return the SHA-256 of a file. It is cached by place, inode, size and times, as gigabytes take seconds to read."""
+    status = file.stat()
+    identity = [str(file.resolve()), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+    def compute() -> str:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+
+    folder = user_cache_dir("checkpoints")
+    # No program can set the time of the last change of a file's content or attributes (`st_ctime`).
+    if folder is None or time.time() - status.st_ctime < SETTLED_SECONDS:
+        return compute()
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    return cached_json(folder / f"{key}.json", compute, keep=lambda _: True, max_files=MAX_CACHED_DIGESTS)
 
 
 def hub_revision(name: str, revision: str) -> str:
     """Resolve a revision to a commit, on the hub or, if it cannot be reached, in the local cache.
 
+    A full commit is not looked up on the hub if the local cache has it.
+
     Raises:
         RequirementError: Neither has the revision.
     """
+    if re.fullmatch("[0-9a-f]{40}", revision) and _cached_commit(name, revision):
+        return revision
     try:
         commit = HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT).sha
     # The client's network errors have no common base class that is stable across versions.
@@ -74,18 +195,40 @@ def _cached_commit(name: str, revision: str) -> str | None:
     return Path(file).parent.name if isinstance(file, str) else None
 
 
-def hub_folder(name: str, commit: str, *, weights: bool) -> Path:
+def hub_folder(name: str, commit: str, *, weights: bool, pickled: bool) -> Path:
     """Return the folder with a commit's files; download missing files.
 
     Args:
         name: The repository on the hub.
         commit: The commit, as returned by `hub_revision`.
         weights: Whether to include the weights, not only the small files.
+        pickled: Whether the weights may be in the pickle format; see `weight_files`.
 
     Raises:
-        RequirementError: The files are not in the local cache and cannot be downloaded.
+        RequirementError: The files are not in the local cache and cannot be downloaded, are an adapter, or have no
+            weights that may be loaded.
     """
-    patterns = CONTENT_FILES if weights else SMALL_FILES
+    folder = _download(name, commit, CONTENT_FILES if weights else SMALL_FILES)
+    check_no_adapter(folder)
+    if not weights or weight_files(folder, pickled=pickled):
+        return folder
+    # Many repositories have both formats, so pickled weights are downloaded only where there are no others.
+    if pickled:
+        folder = _download(name, commit, (*CONTENT_FILES, *PICKLED_FILES))
+    if not weight_files(folder, pickled=pickled):
+        raise _no_weights(folder)
+    return folder
+
+
+def _no_weights(folder: Path) -> RequirementError:
+    return RequirementError(
+        f"model.checkpoint: {folder} has no weights (model.safetensors, or an index of several such files); copy the "
+        "whole checkpoint, or, if it has only pickled weights and you trust their author, set model.pickled_weights: "
+        "true"
+    )
+
+
+def _download(name: str, commit: str, patterns: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(name, revision=commit, allow_patterns=list(patterns)))
     except Exception as error:  # as in `hub_revision`
