@@ -14,8 +14,9 @@ from threading import Lock
 from typing import Literal
 from uuid import uuid4
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from runner.errors import DataError
 from runner.records import IGNORED, Rendered
@@ -23,6 +24,20 @@ from runner.stages import Features
 
 ABANDONED_SECONDS = 3600.0
 """Age in seconds from which an unfinished file counts as left by a killed process; writing takes less than a second."""
+
+
+DIGEST = "sha256"
+"""The entry of a file's metadata that holds the digest of its tensors."""
+
+
+def digest_of(features: Features) -> str:
+    """Return the SHA-256 of the names, types, shapes and values of tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(features.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # NumPy has no bfloat16, but every tensor can be viewed as bytes.
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 class SampleFiles:
@@ -51,26 +66,39 @@ class SampleFiles:
         self._min_free = (shutil.disk_usage(folder).free + used) / 2
         self._has_warned = False
 
-    def read(self, sample: Rendered) -> Features | None:
-        """Read an encoded sample; None if there is no file or it is damaged."""
+    def read(self, sample: Rendered) -> tuple[Features, str] | None:
+        """Read an encoded sample and its digest; None if there is no file, or if it differs from what was written."""
         try:
-            return load_file(self._file(sample))
+            with safe_open(self._file(sample), framework="pt") as file:
+                features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                written = (file.metadata() or {}).get(DIGEST)
         except (FileNotFoundError, SafetensorError):
             return None
+        digest = digest_of(features)
+        return (features, digest) if digest == written else None
 
-    def write(self, sample: Rendered, features: Features) -> None:
-        """Write an encoded sample if there is room for it."""
+    def write(self, sample: Rendered, features: Features) -> str:
+        """Write an encoded sample if there is room for it, and return its digest."""
+        digest = digest_of(features)
         self._folder.mkdir(parents=True, exist_ok=True)  # The cache may have been cleared.
         size = sum(tensor.nbytes for tensor in features.values())
         if shutil.disk_usage(self._folder).free - size < self._min_free:
             self._warn_full()
-            return
+            return digest
         target = self._file(sample)
         unfinished = target.with_name(f".{uuid4().hex}")
-        save_file({name: tensor.contiguous() for name, tensor in features.items()}, unfinished)
+        save_file({name: tensor.contiguous() for name, tensor in features.items()}, unfinished, {DIGEST: digest})
         with suppress(FileNotFoundError):  # cleared just now
             unfinished.chmod(0o644)  # safetensors makes files private; a storage is shared.
             unfinished.replace(target)
+        return digest
+
+    def warn_of_other_content(self, sample: Rendered) -> None:
+        """Warn that the file of a sample holds other content than this training checked."""
+        self._warn(
+            f"{self._file(sample)}: not the encoded sample {sample.id} that was checked, although the file is "
+            "complete; the sample is encoded and checked again"
+        )
 
     def _file(self, sample: Rendered) -> Path:
         """Return the file of a sample, named by a hash of its content; the folder's name covers the image bytes."""
@@ -149,11 +177,17 @@ def apply_length_limit(features: Features, limit: int | None, sample: str, on_ov
 class EncodedSamples:
     """Encoded training samples, by their index in the split.
 
-    A sample is encoded only if it has no file; samples with a file have passed their check.
+    A sample is encoded only if it has no file. What a file holds is checked like a newly encoded sample when this
+    process first reads the file; later it must have the same digest. So each sample was checked in the form in which it
+    is returned, although other processes can write to the files.
     """
 
     def __init__(
-        self, samples: Sequence[Rendered], encode: Callable[[Rendered], Features], files: SampleFiles | None
+        self,
+        samples: Sequence[Rendered],
+        encode: Callable[[Rendered], Features],
+        files: SampleFiles | None,
+        is_valid: Callable[[Rendered, Features], bool],
     ) -> None:
         """Take rendered samples and a function that encodes one; nothing is encoded yet.
 
@@ -161,10 +195,13 @@ class EncodedSamples:
             samples: All samples of the split.
             encode: Encodes and checks a sample.
             files: Files of encoded samples; None to encode a sample each time it is needed.
+            is_valid: Checks features from a file as `encode` checks those that it returns.
         """
         self._samples = samples
         self._encode = encode
         self._files = files
+        self._is_valid = is_valid
+        self._checked: dict[int, str] = {}
         # Tokenizers are not thread-safe.
         self._lock = Lock()
 
@@ -184,12 +221,27 @@ class EncodedSamples:
         Raises:
             DataError: An image cannot be used, or the sample is too long.
         """
-        sample = self._samples[index]
         with self._lock:
-            stored = self._files.read(sample) if self._files else None
-            if stored is not None:
-                return stored
-            features = self._encode(sample)
-            if self._files:
-                self._files.write(sample, features)
+            stored = self._read(index)
+            return self._encode_and_write(index) if stored is None else stored
+
+    def _read(self, index: int) -> Features | None:
+        """Read a sample's file; None if there is none, or if it does not hold what was checked."""
+        sample = self._samples[index]
+        content = self._files.read(sample) if self._files else None
+        if self._files is None or content is None:
+            return None
+        features, digest = content
+        if index not in self._checked and self._is_valid(sample, features):
+            self._checked[index] = digest
+        if self._checked.get(index) == digest:
             return features
+        self._files.warn_of_other_content(sample)
+        return None
+
+    def _encode_and_write(self, index: int) -> Features:
+        sample = self._samples[index]
+        features = self._encode(sample)
+        if self._files:
+            self._checked[index] = self._files.write(sample, features)
+        return features

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
@@ -16,7 +17,7 @@ from plugins.trainer.train_step import TrainStep, without_labels
 from plugins.trainer.training_estimate import count_target_tokens, estimate_training, training_budget
 from plugins.trainer.training_history_and_warnings import TrainingHistory
 from plugins.trainer.validation_split_and_batches import EpochSampler, ValidationSplit, num_validation, split_validation
-from runner.errors import SpecError
+from runner.errors import SpecError, StepError
 from runner.records import ImagePart, Rendered, TrainingBudget, TrainingEstimate
 from runner.stages import (
     Features,
@@ -148,7 +149,7 @@ class SftTrainer:
             train_step=train_step,
             checkpoints=Checkpoints(run.checkpoints, self._options.save_total_limit, accelerator, state, history),
             history=history,
-            encoded=EncodedSamples(samples, encode, files),
+            encoded=EncodedSamples(samples, encode, files, partial(_passes_check, run.check)),
             sampler=sampler,
             validation=split.validation,
             num_steps=num_steps,
@@ -215,3 +216,14 @@ class SftTrainer:
                 f"share an image stay together; each epoch trains on {num_samples - requested} of the other "
                 f"{len(split.training)}, drawn anew for each epoch"
             )
+
+
+def _passes_check(check: Callable[[Rendered, Features], object], rendered: Rendered, features: Features) -> bool:
+    """Return whether features from a file pass the check of newly encoded ones. Nothing shows that a skip is right."""
+    try:
+        if is_skipped(features):
+            return False
+        check(rendered, features)
+    except (StepError, LookupError):  # a problem of the sample, or features that lack a tensor
+        return False
+    return True

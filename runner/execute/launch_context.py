@@ -57,7 +57,7 @@ class PrunedTrials:
         entry = self._entry(trial)
         with suppress(OSError):
             entry.folder.parent.mkdir(parents=True, exist_ok=True)
-            entry.publish({RECORD_FILE: training_record(_context(trial, run))}, run.name)
+            entry.publish({RECORD_FILE: training_record(_context(trial, run))}, run.name, run.id)
 
     def has_record(self, trial: Trial) -> bool:
         """Whether a trial with the same training was pruned."""

@@ -212,12 +212,12 @@ class Cache:
         if self.mirror is not None and entry.read_description() is None:
             self.mirror.fetch(entry)
 
-    def publish(self, entry: CacheEntry, parts: Mapping[str, Path | str], made_by: str) -> None:
+    def publish(self, entry: CacheEntry, parts: Mapping[str, Path | str], made_by: str, run_id: str | None) -> None:
         """Fill an entry in the cache and at the mirror; see `CacheEntry.publish`.
 
         Raises:
             OSError: The disk is full, or the cache or the mirror cannot be written to.
         """
-        entry.publish(parts, made_by)
+        entry.publish(parts, made_by, run_id)
         if self.mirror is not None:
             self.mirror.upload(entry)

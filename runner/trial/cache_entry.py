@@ -192,7 +192,7 @@ class CacheEntry:
         return f"{self.kind}/{self.key[:12]}"
 
     def read_description(self) -> dict[str, Any] | None:
-        """Read `entry.json`: `kind`, `key`, `made_by`, `created`, `files`; None if there is no such entry."""
+        """Read `entry.json`: `kind`, `key`, `made_by`, `run`, `created`, `files`; None if there is no such entry."""
         try:
             return dict(json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
@@ -201,13 +201,14 @@ class CacheEntry:
             # A broken description counts as a damaged file of the entry.
             return {"files": {DESCRIPTION: {"size": 0, "sha256": ""}}}
 
-    def publish(self, parts: Mapping[str, Path | str], made_by: str) -> None:
+    def publish(self, parts: Mapping[str, Path | str], made_by: str, run_id: str | None) -> None:
         """Fill the entry with files and folders atomically; an existing entry stays as it is.
 
         Args:
             parts: Name in the entry to a file, a folder, or the text of a file. Files are linked, so they must never be
                 written to again.
             made_by: The trial, as `experiment/trial`.
+            run_id: The run of the trial; see `RunDirectory.id`.
 
         Raises:
             OSError: The disk is full, or the cache cannot be written to.
@@ -221,6 +222,7 @@ class CacheEntry:
                 "kind": self.kind,
                 "key": self.key,
                 "made_by": made_by,
+                "run": run_id,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 "files": {name: describe_file(file) for name, file in list_files(unfinished)},
             }

@@ -79,14 +79,15 @@ class ArtifactSpec:
         label: Its name in messages.
         cache_key: Computes the cache key of a spec.
         files: Lists what to publish; see `CacheEntry.publish`.
-        restore: Moves the files of a folder into the run directory. Its last argument is the trial that published them.
+        restore: Moves the files of a folder into the run directory. Its last argument is the trial whose run published
+            them, or None if this run did.
     """
 
     kind: str
     label: str
     cache_key: Callable[[ExperimentSpec], str]
     files: Callable[[TrialContext], Mapping[str, Path | str]]
-    restore: Callable[[TrialContext, Path, str], None]
+    restore: Callable[[TrialContext, Path, str | None], None]
 
 
 def training_record(context: TrialContext) -> str:
@@ -112,7 +113,7 @@ def _is_training_event(event: Event) -> bool:
     return event["kind"] in RECORDED_KINDS and not is_result and "reused_from" not in event
 
 
-def _restore_training(context: TrialContext, folder: Path, producer: str) -> None:
+def _restore_training(context: TrialContext, folder: Path, reused_from: str | None) -> None:
     """Move a trained model into the run directory and replay its metrics, so that trackers and searches see them.
 
     Raises:
@@ -125,8 +126,8 @@ def _restore_training(context: TrialContext, folder: Path, producer: str) -> Non
     shutil.rmtree(run.model, ignore_errors=True)
     (folder / "model").rename(run.model)
     (folder / run.parameters.name).replace(run.parameters)
-    if producer != run.name:
-        replay_training_record(context, record, producer)
+    if reused_from is not None:
+        replay_training_record(context, record, reused_from)
     run.update_record(preflight=record["preflight"])
     context.log.artifact("model", run.model)
 
@@ -167,7 +168,7 @@ def _generation_files(context: TrialContext) -> dict[str, Path | str]:
     return {context.run.predictions.name: context.run.predictions}
 
 
-def _restore_generation(context: TrialContext, folder: Path, producer: str) -> None:
+def _restore_generation(context: TrialContext, folder: Path, reused_from: str | None) -> None:
     run = context.run
     (folder / run.predictions.name).replace(run.predictions)
     run.unfinished_predictions.unlink(missing_ok=True)
@@ -245,8 +246,9 @@ class CachedArtifact:
 
     def publish(self) -> None:
         """Publish the artifact that this trial produced."""
+        context, run = self._context, self._context.run
         try:
-            self._context.cache.publish(self._entry, self._spec.files(self._context), self._context.run.name)
+            context.cache.publish(self._entry, self._spec.files(context), run.name, run.id)
         except OSError as error:
             self._log_trouble(f"{self._spec.label}: cannot be stored in the cache: {error}")
 
@@ -257,13 +259,13 @@ class CachedArtifact:
             description = self._entry.link_into(folder)
             if description is None:
                 return False
-            producer = str(description["made_by"])
-            # An own entry is left by a trial that was killed after publishing and before recording the step.
-            if producer != self._context.run.name:
-                message = f"{self._spec.label} reused from {producer} ({self._entry.name})"
-                log_cache_event(self._context, self._step, "reused", message, trial=producer)
-                self._reused_from = producer
-            self._spec.restore(self._context, folder, producer)
+            # An own entry is left by a run that was killed after publishing and before recording the step. A run of the
+            # same trial in another storage, or in a folder that was removed since, has another id.
+            if description.get("run") != self._context.run.id:
+                self._reused_from = str(description["made_by"])
+                message = f"{self._spec.label} reused from {self._reused_from} ({self._entry.name})"
+                log_cache_event(self._context, self._step, "reused", message, trial=self._reused_from)
+            self._spec.restore(self._context, folder, self._reused_from)
         except (DamagedEntryError, OSError) as error:
             self._reused_from = None
             self._log_trouble(f"the cache entry cannot be used: {error}; the step runs again")

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -142,6 +143,8 @@ def steps_of(spec: ExperimentSpec) -> tuple[str, ...]:
 
 LOCK = ".lock"
 """The lock file of the launch that runs a trial or a sweep."""
+RECORD_LOCK = ".record.lock"
+"""The lock file of the process that changes `record.json`."""
 TRACKER_STATE = "tracker.json"
 """The progress of the upload of a run or sweep to the tracker."""
 TRACKER_LOCK = ".tracker.lock"
@@ -213,9 +216,9 @@ class RunDirectory:
             self.clear()
             return
         forgotten = STEPS[STEPS.index(first) :]
-        finished = self.read_record().get("steps", {})
-        if finished:
-            self.update_record(steps={step: entry for step, entry in finished.items() if step not in forgotten})
+        if self.record.exists():
+            with self._record_for_change() as record:
+                record["steps"] = {step: entry for step, entry in record["steps"].items() if step not in forgotten}
         files = [self.scores, self.metrics, self.mistakes.with_suffix(".jsonl")]
         if "generate" in forgotten:
             files += [self.predictions, self.unfinished_predictions]
@@ -244,9 +247,23 @@ class RunDirectory:
         """Read `record.json`; empty before the first launch."""
         return json.loads(self.record.read_text(encoding="utf-8")) if self.record.exists() else {}
 
+    @property
+    def id(self) -> str | None:
+        """What distinguishes this run from earlier and later ones of the same trial; None before the first launch."""
+        return self.read_record().get("id")
+
     def update_record(self, **changed: Any) -> None:
         """Set top-level entries of the record."""
-        write_json(self.record, {**self.read_record(), **changed})
+        with self._record_for_change() as record:
+            record.update(changed)
+
+    @contextmanager
+    def _record_for_change(self) -> Iterator[dict[str, Any]]:
+        """Yield the record, and write it with its changes. The launch and a worker of the trial both change it."""
+        with FileLock(self.path / RECORD_LOCK):
+            record = self.read_record()
+            yield record
+            write_json(self.record, record)
 
     def is_finished(self, step: str) -> bool:
         """Whether the record says that a step has finished."""
@@ -263,7 +280,8 @@ class RunDirectory:
             "host": host_info(),
             **details,
         }
-        self.update_record(steps={**self.read_record().get("steps", {}), step: entry})
+        with self._record_for_change() as record:
+            record["steps"] = {**record.get("steps", {}), step: entry}
 
     def read_metrics(self) -> dict[str, float | None]:
         """Read `metrics.json`; empty before the trial has results."""
@@ -298,6 +316,7 @@ def lock_folder(folder: Path, label: str) -> Iterator[None]:
 
 def _first_record(plan: Plan, overrides: Sequence[str], provenance: Provenance) -> dict[str, Any]:
     return {
+        "id": uuid4().hex,
         "fingerprint": plan.fingerprint,
         "experiment": plan.spec.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

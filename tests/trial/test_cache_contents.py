@@ -21,7 +21,7 @@ def storage(tmp_path):
         entry = cache.entry("trained", key)
         entry.folder.parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / key).write_text("x" * size)
-        entry.publish({"model": tmp_path / key}, "x/trial-1")
+        entry.publish({"model": tmp_path / key}, "x/trial-1", "run-1")
     encoded = cache.root / "encoded" / ("c" * 64)
     encoded.mkdir(parents=True)
     (encoded / "0.safetensors").write_text("xyz")

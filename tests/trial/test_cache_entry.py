@@ -31,7 +31,7 @@ def model(tmp_path):
 
 def publish(entry, model, by="x/trial-1"):
     entry.folder.parent.mkdir(parents=True, exist_ok=True)
-    entry.publish({"model": model, "told.json": "[1]"}, by)
+    entry.publish({"model": model, "told.json": "[1]"}, by, "run-1")
 
 
 def test_published_files_are_linked_into_a_folder(entry, model, tmp_path):
@@ -108,7 +108,7 @@ def _publish_forever(root: str, model: str) -> None:
     for number in range(10**6):
         place = Cache(Path(root)).entry("trained", f"{number:064x}")
         place.folder.parent.mkdir(parents=True, exist_ok=True)
-        place.publish({"model": Path(model)}, "x/killed")
+        place.publish({"model": Path(model)}, "x/killed", "run-2")
 
 
 def test_a_kill_while_publishing_leaves_only_complete_entries(model, tmp_path):

@@ -59,7 +59,7 @@ def publish(cache, tmp_path, text="weights"):
     (tmp_path / "model" / f"{text}.bin").write_text(text)
     entry = cache.entry("trained", KEY)
     entry.folder.parent.mkdir(parents=True, exist_ok=True)
-    cache.publish(entry, {"model": tmp_path / "model"}, "x/trial-1")
+    cache.publish(entry, {"model": tmp_path / "model"}, "x/trial-1", "run-1")
 
 
 def fetched(cache):

@@ -1,5 +1,7 @@
 """Reuse of trainings and answers: trials restore what another one published, and wait for what one is producing."""
 
+import json
+import shutil
 import threading
 import time
 from contextlib import contextmanager
@@ -78,6 +80,21 @@ def test_training_metrics_are_replayed_without_those_of_removed_metrics(trial, f
     assert warning.startswith("exact_match: no validation values")
 
 
+def test_a_trial_whose_folder_was_removed_gets_its_training_back_with_curves_and_says_so(trial, first):
+    expected, kept = metric_values(first), first.path.with_name("kept")
+    assert expected
+    first.path.rename(kept)
+    again = trial("first")
+    try:
+        assert [states(again, step) for step in ("train", "generate")] == [["reused"], ["reused"]]
+        assert again.read_record()["steps"]["train"]["reused_from"] == "shared/first"
+        assert metric_values(again) == expected
+        assert again.read_metrics() == json.loads((kept / "metrics.json").read_text())
+    finally:
+        shutil.rmtree(again.path)
+        kept.rename(first.path)
+
+
 def test_other_generator_options_reuse_only_the_training(trial):
     without_validation = "trainer.eval_generate_steps=null"
     trial("one", without_validation)
@@ -124,6 +141,7 @@ def context_of(first, tmp_path, monkeypatch):
     def context_of(name, storage="runs", cache=None):
         run = RunDirectory(tmp_path / storage / "x" / name)
         run.path.mkdir(parents=True, exist_ok=True)
+        run.update_record(id=f"{storage}/{name}")
         compute = spec.compute.model_copy(update={"cache": cache})
         return TrialContext(spec.model_copy(update={"compute": compute}), run, EventLog(run.events))
 

@@ -1,6 +1,7 @@
 """The run directory survives kills and simultaneous launches."""
 
 from datetime import UTC, datetime
+from threading import Thread
 
 import pytest
 
@@ -78,3 +79,20 @@ def test_forgotten_steps_run_again_without_the_cache_and_the_others_stay(tmp_pat
     run.forget_steps("train")
     assert not any(run.is_finished(step) or run.uses_cache(step) for step in STEPS)
     assert not run.model.exists()
+
+
+def test_no_change_of_the_record_is_lost_if_launch_and_worker_write_at_once(tmp_path):
+    launch, worker = RunDirectory(tmp_path), RunDirectory(tmp_path)
+
+    def record_steps():
+        for number in range(50):
+            worker.record_step(f"step-{number}", "finished", datetime.now(UTC))
+
+    thread = Thread(target=record_steps)
+    thread.start()
+    for number in range(50):
+        launch.update_record(**{f"entry-{number}": number})
+    thread.join()
+    record = launch.read_record()
+    assert [record[f"entry-{number}"] for number in range(50)] == list(range(50))
+    assert len(record["steps"]) == 50

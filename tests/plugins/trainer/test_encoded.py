@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,13 @@ def files(tmp_path):
     return SampleFiles(tmp_path / "encoded" / "key", ["made"], pytest.fail)
 
 
+def is_valid(rendered, features):
+    """A sample is valid if it has the token ids that its id tells."""
+    return features["input_ids"].tolist() == list(range(int(rendered.id[1:]) + 1))
+
+
 def test_sample_is_encoded_once_and_read_back_unchanged(encode, calls, files):
-    samples = EncodedSamples(SAMPLES, encode, files)
+    samples = EncodedSamples(SAMPLES, encode, files, is_valid)
     for place in (2, 0, 1, 0, 2, 2):
         features, expected = samples[place], encode(SAMPLES[place])
         assert features.keys() == expected.keys()
@@ -48,7 +54,7 @@ def test_sample_is_encoded_once_and_read_back_unchanged(encode, calls, files):
 
 
 def test_without_files_samples_are_encoded_every_time(encode, calls):
-    samples = EncodedSamples(SAMPLES, encode, None)
+    samples = EncodedSamples(SAMPLES, encode, None, is_valid)
     assert [samples[1]["input_ids"].tolist() for _ in range(2)] == [[0, 1], [0, 1]]
     assert calls == ["s1", "s1"]
 
@@ -60,9 +66,52 @@ def test_sample_that_fails_its_check_is_not_stored(files, tmp_path):
         tried.append(rendered.id)
         raise ValueError(rendered.id)
 
-    samples = EncodedSamples(SAMPLES, refuse, files)
+    samples = EncodedSamples(SAMPLES, refuse, files, is_valid)
     for _ in range(2):
         with pytest.raises(ValueError, match="s1"):
             samples[1]
     assert tried == ["s1", "s1"]
     assert not list(Path(tmp_path).rglob("*.safetensors"))
+
+
+def replace_file(files, place, features):
+    """Replace a sample's file, complete and with the digest of its content, as another program can."""
+    files.write(SAMPLES[place], features)
+
+
+def test_content_of_a_file_that_fails_the_check_is_encoded_again(encode, calls, tmp_path):
+    told = []
+    files = SampleFiles(tmp_path / "encoded" / "key", ["made"], told.append)
+    replace_file(files, 1, {"input_ids": torch.tensor([7, 7])})
+    samples = EncodedSamples(SAMPLES, encode, files, is_valid)
+    assert samples[1]["input_ids"].tolist() == [0, 1]
+    assert calls == ["s1"]
+    assert "not the encoded sample s1 that was checked" in told[0]
+    assert samples[1]["input_ids"].tolist() == [0, 1]
+    assert len(told) == len(calls) == 1
+
+
+def test_content_that_changes_after_its_check_is_not_used(encode, calls, tmp_path):
+    told = []
+    files = SampleFiles(tmp_path / "encoded" / "key", ["made"], told.append)
+    for first in (EncodedSamples(SAMPLES, encode, files, is_valid), EncodedSamples(SAMPLES, encode, files, is_valid)):
+        before = first[1]  # encoded by the one, read and checked by the other
+        replace_file(files, 1, {**before, "pixel_values": before["pixel_values"] + 1})
+        assert first[1]["pixel_values"].equal(before["pixel_values"])
+    assert calls == ["s1"] * 3
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_changed_bit_is_not_used(encode, calls, files, place):
+    """Whether the metadata or a tensor holds the bit."""
+    samples = EncodedSamples(SAMPLES, encode, files, is_valid)
+    expected = samples[2]
+    [file] = files._folder.iterdir()
+    content = bytearray(file.read_bytes())
+    content[-1 if place else content.index(b"sha256") + 9] ^= 1
+    file.write_bytes(content)
+    os.utime(file, (0, 0))
+    again = EncodedSamples(SAMPLES, encode, files, is_valid)[2]
+    assert all(again[name].equal(expected[name]) for name in expected)
+    assert calls == ["s2", "s2"]

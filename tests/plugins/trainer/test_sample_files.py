@@ -30,8 +30,8 @@ def open_files(tmp_path):
     return open_files
 
 
-def _same(features):
-    return features is not None and all(features[name].equal(FEATURES[name]) for name in FEATURES)
+def _same(content):
+    return content is not None and all(content[0][name].equal(FEATURES[name]) for name in FEATURES)
 
 
 def test_written_sample_can_be_read_by_another_process(open_files):
@@ -42,7 +42,7 @@ def test_written_sample_can_be_read_by_another_process(open_files):
 
 def test_file_is_memory_mapped(open_files, tmp_path):
     open_files().write(SAMPLE, FEATURES)
-    features = open_files().read(SAMPLE)
+    features, _ = open_files().read(SAMPLE)
     [file] = (tmp_path / "encoded" / "key").iterdir()
     assert str(file) in Path("/proc/self/maps").read_text()
     features["input_ids"][0] = 9  # a copy of one's own
@@ -111,7 +111,7 @@ def _write_often(rank, folder):
         for place in range(5):
             sample = Rendered(str(place), ())
             found = files.read(sample)
-            assert found is None or found["input_ids"].tolist() == [place] * 1000
+            assert found is None or found[0]["input_ids"].tolist() == [place] * 1000
             if found is None or round % 3 == rank:
                 files.write(sample, {"input_ids": torch.full((1000,), place)})
 

@@ -2,16 +2,19 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.muon import MuonOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions, MuonOptions
 from plugins.trainer.accelerator_and_sharding import make_accelerator
+from plugins.trainer.encoded_samples import DIGEST, digest_of
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.train_step import TrainStep
 from runner.errors import StepError
+from runner.preflight.sample_checker import SampleChecker
 from runner.stages import StopRequestedError, TrainingRun
 
 GROUPS = {"vision": {"match": "*visual*", "lr": 2e-3}, "language": {"match": "*", "lr": 4e-3}}
@@ -205,6 +208,28 @@ def test_sample_is_checked_before_it_is_trained_on(build_smoke, colour_samples, 
             model, _adamw(), colour_samples, [sample.id for sample in colour_samples], run
         )
     assert len(reporter.recorded) <= 2  # three samples a step, so the seventh is of the third
+
+
+def test_labels_in_a_file_are_checked_before_they_are_trained_on(build_smoke, colour_samples, tmp_path, recorder):
+    """Encoded samples are complete files with digests, but another program has written other labels into them."""
+    folder, groups = tmp_path / "encoded" / "key", [sample.id for sample in colour_samples]
+
+    def train(name, reporter):
+        trainer, model = SftTrainer(SftOptions(global_batch_size=5, precision="fp32", epochs=2)), build_smoke()
+        check = SampleChecker.of(model, trainer).check
+        run = TrainingRun(tmp_path / name, 11, reporter, check, encoded=folder)
+        return _weights(trainer.train(model, _adamw(), colour_samples, groups, run))
+
+    first, second = recorder(), recorder()
+    expected = train("first", first)
+    files = list(folder.iterdir())
+    for file in files:
+        features = load_file(file)
+        features["labels"] = features["input_ids"].clone()
+        save_file(features, file, {DIGEST: digest_of(features)})
+    assert train("second", second).equal(expected)
+    assert len(second.warnings) == len(files) == len(colour_samples)
+    assert "that was checked" in second.warnings[0]
 
 
 def test_truncated_answers_have_no_end_token(build_smoke, colour_samples):
