@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -193,6 +194,9 @@ def _check_section(tree: Tree, path: SpecPath, value: Any, stage: Stage, problem
     plugins = installed_plugins(stage)
     if not isinstance(value, dict) or "type" not in value:
         hint = f"; valid types: {', '.join(plugins)}" if plugins else ""
+        misspelt = get_close_matches("type", value, n=1) if isinstance(value, dict) else []
+        if misspelt:
+            mark, hint = tree.mark((*path, misspelt[0])) or mark, f"; did you mean `type` instead of {misspelt[0]!r}?"
         if path and path[0] in ExperimentSpec.optional_stages():
             hint += ", or `none` instead of the section"
         problems.append(mark.problem(f"needs a `type` that names a {stage} plugin{hint}", path))

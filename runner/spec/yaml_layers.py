@@ -14,8 +14,14 @@ import yaml
 from runner.errors import Problem, SpecError, SpecPath
 from runner.stages import LocatedStr
 
+MAX_BYTES = 5_000_000
+"""Upper limit for the size of a spec file."""
 MAX_VALUES = 100_000
 """Upper limit for the values of a spec, against files whose aliases expand without end."""
+MAX_DEPTH = 50
+"""Upper limit for the nesting of a spec; each level takes space on the stack of the parser."""
+MAX_LAYERS = 100
+"""Upper limit for the number of files in a chain of `extends`."""
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -24,22 +30,50 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own attribute
 
 
-for _tag, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+0123456789.")),
-    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+@dataclass(frozen=True)
+class _Scalar:
+    """A type of plain scalars: its pattern, the characters that it can begin with, and its conversion."""
+
+    pattern: re.Pattern[str]
+    first: Sequence[str]
+    convert: Callable[[str], Any]
 
 
-_SCALARS: dict[str, Callable[[str], Any]] = {
-    "null": lambda _: None,
-    "bool": lambda text: text.lower() == "true",
-    "int": int,
-    "float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
+_NUMBER = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+_SCALARS = {
+    "null": _Scalar(re.compile("~|null|Null|NULL|"), ["~", "n", "N", ""], lambda _: None),
+    "bool": _Scalar(re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"), lambda text: text.lower() == "true"),
+    "int": _Scalar(re.compile("[-+]?[0-9]+"), list("-+0123456789"), int),
+    "float": _Scalar(
+        re.compile(rf"{_NUMBER}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"),
+        list("-+0123456789."),
+        lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
+    ),
 }
+"""The scalars of YAML 1.2, in the order in which a plain scalar is compared with them."""
+
+for _tag, _scalar in _SCALARS.items():
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_scalar.pattern.pattern})$"), list(_scalar.first)
+    )
+
+
+def _convert(kind: str, text: str) -> Any:
+    """Convert the text of a scalar.
+
+    Raises:
+        ValueError: The text is not of this kind, or has too many digits.
+    """
+    if not _SCALARS[kind].pattern.fullmatch(text):
+        raise ValueError(f"{_abbreviate(text)} is not of the type {kind}")
+    try:
+        return _SCALARS[kind].convert(text)
+    except ValueError as error:
+        raise ValueError(f"{_abbreviate(text)} has too many digits") from error
+
+
+def _abbreviate(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:37]}…")
 
 
 @dataclass(frozen=True)
@@ -93,11 +127,20 @@ def read_tree(path: Path, display_name: str | None = None) -> Tree:
     """
     display_name = display_name or str(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            message = f"has {size:,} bytes; a spec has at most {MAX_BYTES:,}"
+            raise SpecError([Problem(message, file=display_name)])
+        content = path.read_bytes()
     except OSError as error:
         raise SpecError([Problem(f"cannot be read: {error.strerror}", file=display_name)]) from error
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SpecError([Problem(f"is not UTF-8 text (byte {error.start})", file=display_name)]) from error
+        before = content[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        message = f"is not UTF-8 text: byte 0x{content[error.start]:02x}; save the file as UTF-8"
+        raise SpecError([Mark(display_name, line, column).problem(message)]) from error
     tree = parse_tree(text, display_name, path.resolve().parent)
     if not isinstance(tree.value, dict):
         message = "a spec must be a mapping of sections, such as `data: {type: mmre}`"
@@ -108,8 +151,10 @@ def read_tree(path: Path, display_name: str | None = None) -> Tree:
 def parse_tree(text: str, display_name: str, folder: Path, *, has_lines: bool = True) -> Tree:
     """Parse YAML text; see `read_tree`. With `has_lines` false, marks have no line and column (for `--set`)."""
     builder = _TreeBuilder(display_name, folder, has_lines=has_lines)
-    loader = _Loader(text)
+    loader = None
     try:
+        _check_depth(text, builder)
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return Tree(None, {(): Mark(display_name, 1, 1)})
@@ -118,11 +163,32 @@ def parse_tree(text: str, display_name: str, folder: Path, *, has_lines: bool = 
         raise SpecError([builder.syntax_problem(error)]) from error
     except yaml.YAMLError as error:
         raise SpecError([Problem(f"is not YAML: {error}", file=display_name)]) from error
-    except RecursionError as error:
-        raise SpecError([Problem("is nested too deeply, or an alias contains itself", file=display_name)]) from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+    return Tree(value, builder.marks, builder.problems)
+
+
+def _check_depth(text: str, builder: _TreeBuilder) -> None:
+    """Refuse deep nesting, because the parser's function that builds the tree of nodes calls itself.
+
+    Raises:
+        SpecError: The text is nested too deeply.
+        YAMLError: The text is not YAML.
+    """
+    loader, depth = _Loader(text), 0
+    try:
+        while loader.check_event():
+            event = loader.get_event()
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            if depth > MAX_DEPTH:
+                message = f"is nested more than {MAX_DEPTH} levels deep"
+                raise SpecError([builder.to_mark(event.start_mark).problem(message)])
     finally:
         loader.dispose()
-    return Tree(value, builder.marks, builder.problems)
 
 
 class _TreeBuilder:
@@ -132,6 +198,7 @@ class _TreeBuilder:
         self.display_name, self.folder, self.has_lines = display_name, folder, has_lines
         self.marks: dict[SpecPath, Mark] = {}
         self.problems: list[Problem] = []
+        self._parents: list[yaml.Node] = []
 
     def syntax_problem(self, error: yaml.MarkedYAMLError) -> Problem:
         mark = error.problem_mark or error.context_mark
@@ -151,13 +218,21 @@ class _TreeBuilder:
             message = f"aliases expand to more than {MAX_VALUES:,} values"
             raise SpecError([self.to_mark(node.start_mark).problem(message)])
         self.marks.setdefault(path, self.to_mark(node.start_mark))
-        if isinstance(node, yaml.MappingNode):
-            return self.build_mapping(node, path)
-        if isinstance(node, yaml.SequenceNode):
+        if isinstance(node, yaml.ScalarNode):
+            return self.build_scalar(node, path)
+        if any(parent is node for parent in self._parents):
+            raise SpecError([self.to_mark(node.start_mark).problem("contains itself through an alias", path)])
+        if len(self._parents) >= MAX_DEPTH:
+            message = f"aliases expand to more than {MAX_DEPTH} levels"
+            raise SpecError([self.to_mark(node.start_mark).problem(message)])
+        self._parents.append(node)
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return self.build_mapping(node, path)
             self.check_tag(node, path, "seq")
             return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
-        assert isinstance(node, yaml.ScalarNode)
-        return self.build_scalar(node, path)
+        finally:
+            self._parents.pop()
 
     def check_tag(self, node: yaml.Node, path: SpecPath, expected: str) -> None:
         if node.tag != f"tag:yaml.org,2002:{expected}":
@@ -182,7 +257,11 @@ class _TreeBuilder:
     def build_scalar(self, node: yaml.ScalarNode, path: SpecPath) -> Any:
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         if kind in _SCALARS:
-            return _SCALARS[kind](node.value)
+            try:
+                return _convert(kind, node.value)
+            except ValueError as error:
+                self.add_problem(node, path, str(error))
+                return None
         if kind != "str":
             self.add_problem(node, path, f"the tag {node.tag!r} is not allowed; write plain values")
         return LocatedStr(node.value, self.folder)
@@ -206,47 +285,71 @@ def read_layers(path: Path, display_name: str, environment: Mapping[str, str] = 
     Raises:
         SpecError: A file cannot be read, or extends itself.
     """
-    return _read(path, display_name, environment, ())
+    return _read(path, display_name, environment)
 
 
-def _read(path: Path, display_name: str, environment: Mapping[str, str], extended_by: tuple[Path, ...]) -> Tree:
-    tree = read_tree(path, display_name)
-    if "extends" not in tree.value:
-        return _fill_environment(tree, environment)
-    mark = tree.marks[("extends",)]
-    base = tree.value.pop("extends")
+def _read(path: Path, display_name: str, environment: Mapping[str, str]) -> Tree:
+    """Read the files of a chain of `extends`, and merge them from the last one on."""
+    layers: list[Tree] = []
+    chain: list[Path] = []
+    while True:
+        tree = read_tree(path, display_name)
+        chain.append(path.resolve())
+        base = tree.value.pop("extends", None)
+        layers.append(_fill_environment(tree, environment))
+        if base is None and ("extends",) not in tree.marks:
+            break
+        mark = tree.marks[("extends",)]
+        path = _base_path(base, mark, chain)
+        display_name = str(Path(display_name).parent / base)
+    merged = layers.pop()
+    while layers:
+        merged = merge_trees(merged, layers.pop())
+    return merged
+
+
+def _base_path(base: object, mark: Mark, chain: Sequence[Path]) -> Path:
+    """Return the file that the last file of a chain extends.
+
+    Raises:
+        SpecError: There is no such file, or it is in the chain, or the chain is too long.
+    """
     if not isinstance(base, str):
         raise SpecError([mark.problem("must name one file, such as `extends: base.yaml`", ("extends",))])
-    base_path = (path.resolve().parent / base).resolve()
-    chain = (*extended_by, path.resolve())
-    if base_path in chain:
-        names = " → ".join(file.name for file in (*chain, base_path))
+    path = (chain[-1].parent / base).resolve()
+    if path in chain:
+        names = " → ".join(file.name for file in (*chain[chain.index(path) :], path))
         raise SpecError([mark.problem(f"extends itself: {names}", ("extends",))])
-    if not base_path.is_file():
-        raise SpecError([mark.problem(f"no such file: {base_path}", ("extends",))])
-    base_tree = _read(base_path, str(Path(display_name).parent / base), environment, chain)
-    return merge_trees(base_tree, _fill_environment(tree, environment))
+    if not path.is_file():
+        raise SpecError([mark.problem(f"no such file: {path}", ("extends",))])
+    if len(chain) == MAX_LAYERS:
+        message = f"is the {MAX_LAYERS}th file in a chain of `extends`; at most {MAX_LAYERS} are allowed"
+        raise SpecError([mark.problem(message, ("extends",))])
+    return path
 
 
 def merge_trees(base: Tree, top: Tree) -> Tree:
     """Merge one tree over another, including marks and problems; neither is changed."""
-    marks = dict(base.marks)
-    value = _merge(base.value, top.value, (), marks, top.marks)
-    return Tree(value, marks | top.marks, [*base.problems, *top.problems])
+    replaced: set[SpecPath] = set()
+    value = _merge(base.value, top.value, (), replaced)
+    kept = {
+        path: mark
+        for path, mark in base.marks.items()
+        if not any(path[:length] in replaced for length in range(len(path) + 1))
+    }
+    return Tree(value, kept | top.marks, [*base.problems, *top.problems])
 
 
-def _merge(base: Any, top: Any, path: SpecPath, marks: dict[SpecPath, Mark], top_marks: dict[SpecPath, Mark]) -> Any:
+def _merge(base: Any, top: Any, path: SpecPath, replaced: set[SpecPath]) -> Any:
+    """Return the merged value, and add the paths of the base's values that the top replaces."""
     are_mappings = isinstance(base, dict) and isinstance(top, dict)
-    if are_mappings and top.get("type", base.get("type")) == base.get("type"):
-        return {
-            key: _merge(base[key], top[key], (*path, key), marks, top_marks)
-            if key in base and key in top
-            else top.get(key, base.get(key))
-            for key in (*base, *(key for key in top if key not in base))
-        }
-    for replaced in [key for key in marks if key[: len(path)] == path]:
-        del marks[replaced]
-    return top
+    if not are_mappings or top.get("type", base.get("type")) != base.get("type"):
+        replaced.add(path)
+        return top
+    merged = {**base, **top}
+    for key in base.keys() & top.keys():
+        merged[key] = _merge(base[key], top[key], (*path, key), replaced)
+    return merged
 
 
 def apply_overrides(tree: Tree, overrides: Sequence[str], folder: Path) -> Tree:
@@ -299,8 +402,8 @@ def assign(tree: Tree, path: SpecPath, leaf: Tree) -> Tree:
 
 
 def split_path(name: str) -> SpecPath:
-    """Split a dotted path into its parts; an index of a list becomes an int."""
-    return tuple(int(part) if part.isdigit() else part for part in name.split("."))
+    """Split a dotted path into its parts; an index of a list, of up to nine digits, becomes an int."""
+    return tuple(int(part) if re.fullmatch("[0-9]{1,9}", part) else part for part in name.split("."))
 
 
 def _with_value(value: Any, path: SpecPath, leaf: Any, mark: Mark, prefix: SpecPath) -> Any:
@@ -322,7 +425,9 @@ def _with_value(value: Any, path: SpecPath, leaf: Any, mark: Mark, prefix: SpecP
 
 
 def _fill_environment(tree: Tree, environment: Mapping[str, str]) -> Tree:
-    """Fill in `${env:NAME}` and `${env:NAME:default}`; if that is the whole value, the result is parsed as YAML.
+    """Fill in `${env:NAME}` and `${env:NAME:default}`; if that is the whole value, numbers, booleans and null are read.
+
+    Any other text stays a text, whatever it begins with.
 
     A relative path from an environment variable refers to the current folder, where the user set the variable. A
     default is part of the file, so a relative path in it refers to the file's folder.
@@ -366,7 +471,12 @@ def _fill(value: Any, path: SpecPath, tree: Tree, environment: Mapping[str, str]
     names_used: list[str] = []
     text = _ENV.sub(substitute, value)
     filled = LocatedStr(text, Path.cwd() if names_used else value.folder)
-    if _ENV.fullmatch(value):
-        parsed = parse_tree(text, "", value.folder).value
-        return parsed if isinstance(parsed, int | float) or parsed is None else filled
-    return filled
+    kind = next((kind for kind, scalar in _SCALARS.items() if scalar.pattern.fullmatch(text.strip())), None)
+    if kind is None or not _ENV.fullmatch(value):
+        return filled
+    try:
+        return _convert(kind, text.strip())
+    except ValueError as error:
+        source = f"the environment variable {names_used[0]}" if names_used else "the default"
+        tree.problems.append(tree.marks[path].problem(f"{source}: {error}", path))
+        return None

@@ -83,3 +83,11 @@ def test_any_file_content_is_reported_without_a_traceback(workplace, text):
     assert "odd.yaml" in done.stdout
     assert "nowhere.yaml: cannot be read" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_misspelt_type_is_named_with_its_line(workplace):
+    (workplace.folder / "spec.yaml").write_text("name: x\ndata:\n  path: data\n  tpye: synthetic\n")
+    done = workplace.run("validate", "spec.yaml")
+    assert "spec.yaml:4:3: data: needs a `type` that names a data plugin; did you mean `type` instead of 'tpye'?" in (
+        done.stdout + done.stderr
+    )

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runner.errors import SpecError
-from runner.spec.yaml_layers import parse_tree
+from runner.spec.yaml_layers import MAX_BYTES, MAX_DEPTH, parse_tree, read_tree
 
 HERE = Path(".")
 
@@ -56,6 +56,12 @@ def test_every_value_has_the_mark_of_its_key():
     [
         ("a: 1\nb: 2\na: 3", 3, "duplicate key 'a' (first on line 1)"),
         ("a: !!python/object:os.system 1", 1, "tag"),
+        ("a: 1\nb: !!bool maybe", 2, "'maybe' is not of the type bool"),
+        ("a: !!int 1.5", 1, "'1.5' is not of the type int"),
+        ("a: !!float text", 1, "'text' is not of the type float"),
+        ("a: !!null text", 1, "'text' is not of the type null"),
+        ("a: !!str {b: 1}", 1, "tag"),
+        (f"a: 1\nb: {'9' * 5000}", 2, "has too many digits"),
         ("a:\n  ? [1]\n  : 2", 2, "plain word"),
     ],
 )
@@ -69,6 +75,38 @@ def test_ambiguous_yaml_is_a_problem_with_its_line(text, line, message):
 def test_invalid_yaml_is_an_error(text):
     with pytest.raises(SpecError, match=r"spec\.yaml"):
         parse(text)
+
+
+def test_deep_nesting_is_an_error_with_its_place():
+    levels = MAX_DEPTH - 1
+    assert parse(f"a: {'[' * levels}{']' * levels}").value
+    with pytest.raises(SpecError, match=rf"spec\.yaml:2:{4 + levels}: is nested more than {MAX_DEPTH} levels deep"):
+        parse(f"b: 1\na: {'[' * (levels + 1)}{']' * (levels + 1)}")
+
+
+def test_aliases_that_expand_deeply_or_without_end_are_errors_with_their_place():
+    chain = "".join(f"x{level}: &x{level} [*x{level - 1}]\n" for level in range(1, MAX_DEPTH + 2))
+    with pytest.raises(SpecError, match=rf"spec\.yaml:1:5: aliases expand to more than {MAX_DEPTH} levels"):
+        parse(f"x0: &x0 [1]\n{chain}")
+    with pytest.raises(SpecError, match=r"spec\.yaml:2:4: a\.0: contains itself through an alias"):
+        parse("b: 1\na: &x [*x]")
+
+
+def test_large_file_is_refused_before_it_is_read(tmp_path):
+    file = tmp_path / "spec.yaml"
+    with file.open("wb") as opened:
+        opened.truncate(MAX_BYTES + 1)
+    with pytest.raises(SpecError, match=r"has 5,000,001 bytes; a spec has at most 5,000,000"):
+        read_tree(file)
+
+
+def test_bytes_that_are_not_utf8_are_an_error_with_line_and_column(tmp_path):
+    file = tmp_path / "spec.yaml"
+    file.write_bytes("a: 1\nb: Zo\xeb".encode("latin-1"))
+    with pytest.raises(SpecError, match=r"spec\.yaml:2:6: is not UTF-8 text: byte 0xeb; save the file as UTF-8"):
+        read_tree(file)
+    file.write_bytes(b"\xef\xbb\xbfa: 1")
+    assert read_tree(file).value == {"a": 1}
 
 
 def test_exponential_aliases_are_an_error():
