@@ -68,7 +68,7 @@ def context():
     generator = make_section("generator", {"type": "transformers", "num_few_shot": 2, "max_new_tokens": 10})
     reporter = Reporter()
     context = SimpleNamespace(
-        spec=SimpleNamespace(generator_options=generator.options, seed=5),
+        spec=SimpleNamespace(generator_options=generator.options, seed=5, max_hash_distance=None),
         adapter=ADAPTER,
         generator=Generator(),
         metrics={name: create_plugin(make_section("metric", {"type": name})) for name in METRICS},
