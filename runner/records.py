@@ -8,7 +8,7 @@ from itertools import count, product
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, Literal
-from unicodedata import category
+from unicodedata import category, normalize
 
 IGNORED = -100
 """The label of positions that do not contribute to the loss, as in torch and transformers."""
@@ -141,9 +141,16 @@ class Completion:
     finished: bool = True
 
 
+def nfc(text: str) -> str:
+    """Normalize a text to Unicode NFC, in which equivalent spellings of a character are equal."""
+    return normalize("NFC", text)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The content of an answer; a part is None if its task was not asked for.
+
+    All texts are normalized to Unicode NFC, so that answers and references compare equal in any Unicode form.
 
     Attributes:
         summary: Task 1: the summary.
@@ -154,6 +161,16 @@ class Answer:
     summary: str | None
     pairs: frozenset[tuple[str, str]] | None
     mapping: Mapping[str, str] | None
+
+    def __post_init__(self) -> None:
+        """Normalize all texts to NFC."""
+        if self.summary is not None:
+            object.__setattr__(self, "summary", nfc(self.summary))
+        if self.pairs is not None:
+            object.__setattr__(self, "pairs", frozenset((nfc(label), nfc(entity)) for label, entity in self.pairs))
+        if self.mapping is not None:
+            mapping = {nfc(letter): nfc(entity) for letter, entity in self.mapping.items()}
+            object.__setattr__(self, "mapping", mapping)
 
 
 @dataclass(frozen=True, slots=True)

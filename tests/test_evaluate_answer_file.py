@@ -298,3 +298,23 @@ def test_command_prints_a_table_and_errors_without_a_traceback(files, workplace)
     done = workplace.run("evaluate", "--predictions", files["references"], "--references", files["references"])
     assert done.returncode == 2
     assert "r.jsonl:1: the key 'output' is missing" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--metrics", "bleu", "--metrics", "ner_f1"],
+        ["--metrics", "bleu,ner_f1"],
+        ["--metrics", "bleu, ner_f1", "--metrics", "bleu"],
+    ],
+)
+def test_options_that_take_a_list_can_be_repeated(files, workplace, given):
+    arguments = ["--predictions", files["predictions"], "--references", files["references"], "--json"]
+    tasks = ["--tasks", "summary", "--tasks", "ner"]
+    labels = ["--labels", "person,other", "--labels", "location"]
+    told = json.loads(workplace.run("evaluate", *arguments, *given, *tasks, *labels).stdout)
+    assert told["tasks"] == ["summary", "ner"]
+    assert told["labels"] == ["person", "other", "location"]
+    names = {name for name in told["metrics"] if "/" not in name}
+    assert names == {"bleu", "ner_precision", "ner_recall", "ner_f1"}
+    assert told["metrics"]["bleu"] == score(files)["metrics"]["bleu"]

@@ -22,7 +22,7 @@ from plugins.adapter.pfa_prompt import (
     target_text,
 )
 from runner.errors import DataError, SpecError
-from runner.records import Answer, ImagePart, Prediction, Rendered, Sample, TextPart
+from runner.records import Answer, ImagePart, Prediction, Rendered, Sample, TextPart, nfc
 from runner.stages.registry import suggestion
 
 
@@ -76,7 +76,7 @@ class PromptFormatAdapter:
         self._options = options
         self._tasks = options.tasks
         self._labels = tuple(labels) if options.labels is None else options.labels
-        self._label_set = frozenset(self._labels)
+        self._label_set = frozenset(map(nfc, self._labels))
         self.parse_modes: Sequence[str] = (options.parse, *(mode for mode in PARSE_MODES if mode != options.parse))
         for label in labels:
             if not re.fullmatch(LABEL_PATTERN, label):
@@ -85,7 +85,7 @@ class PromptFormatAdapter:
                     "by one space, without colon and semicolon",
                     path=("adapter", "labels"),
                 )
-            if label not in self._label_set:
+            if nfc(label) not in self._label_set:
                 raise SpecError(
                     f"the data set's label {label!r} is missing{suggestion(label, self._labels)}; list all of "
                     f"[{', '.join(labels)}], or omit `labels`",

@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from plugins.adapter.pfa_prompt import EXTRACTION_MARK, MATCH_MARK, NER_MARK, SUMMARY_MARK, Task
-from runner.records import Answer, Ending, Prediction
+from runner.records import Answer, Ending, Prediction, nfc
 
 
 def collapse_whitespace(text: str) -> str:
@@ -281,7 +281,7 @@ def _lossless_pairs(text: str | None, labels: AbstractSet[str], diagnostics: Par
     if text is None:
         diagnostics.add_loss(f"no {NER_MARK!r}")
         return frozenset()
-    anchors = [anchor for anchor in _ANCHOR.finditer(text) if anchor[1] in labels]
+    anchors = [anchor for anchor in _ANCHOR.finditer(text) if nfc(anchor[1]) in labels]
     starts = [*(anchor.start() for anchor in anchors), len(text)]
     entities = [collapse_whitespace(text[anchor.end() : end]) for anchor, end in zip(anchors, starts[1:], strict=True)]
     if text[: starts[0]].strip():
@@ -307,7 +307,7 @@ def _published_pairs(text: str | None, labels: AbstractSet[str], diagnostics: Pa
         diagnostics.add_loss("no label-entity pair can be parsed")
     elif num_dropped:
         diagnostics.add_repair(f"{num_dropped} piece(s) without label or entity dropped")
-    if any(label not in labels for label, _ in complete):
+    if any(nfc(label) not in labels for label, _ in complete):
         diagnostics.add_repair("unknown labels accepted")
     return complete
 

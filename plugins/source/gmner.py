@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import ElementTree
 
 from runner.errors import DataError, data_line_error
-from runner.records import Entity, Sample, Segment, is_blank, segment_letters
+from runner.records import Entity, Sample, Segment, is_blank, nfc, segment_letters
 from runner.stages import FilePath, Options, OutsideFingerprint, SkippedEntry, SourceTweet
 
 SPLITS = ("train", "dev", "test")
@@ -96,10 +96,10 @@ class GmnerSource:
             yield SkippedEntry(name, "tweet without boxes")
             return
         annotation = _annotation(xml)
-        mentions = {entity.text for entity in entities}
-        for other in (title for title, _ in annotation.objects if title not in mentions):
+        mentions = {nfc(entity.text) for entity in entities}
+        for other in (title for title, _ in annotation.objects if nfc(title) not in mentions):
             yield SkippedEntry(name, f"box of something that is not an entity of the text: {other}")
-        boxes = [(title, box) for title, box in annotation.objects if title in mentions]
+        boxes = [(title, box) for title, box in annotation.objects if nfc(title) in mentions]
         if not boxes:
             yield SkippedEntry(name, "tweet without a box of a tagged entity")
             return

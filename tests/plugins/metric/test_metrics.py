@@ -2,13 +2,16 @@ import math
 import subprocess
 import sys
 from statistics import fmean
+from unicodedata import normalize
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, sentence_bleu
 from rouge_score import rouge_scorer
 
+from plugins.adapter.pfa import PromptFormatAdapter
+from plugins.adapter.pfa_prompt import PfaOptions
 from plugins.metric.extraction import (
     EntityF1,
     EntityF1Options,
@@ -25,7 +28,7 @@ from plugins.metric.extraction import (
 )
 from plugins.metric.summary import Bleu, CorpusBleu, Rouge, lcs_length
 from plugins.metric.summary_options import BleuOptions, CorpusBleuOptions, RougeOptions
-from runner.records import Answer
+from runner.records import Answer, Entity, Sample
 
 METRICS = {
     "rouge": Rouge(RougeOptions()),
@@ -241,3 +244,34 @@ def test_no_metric_imports_what_it_does_not_use():
     command = f"import sys, {modules}; print({heavy} & sys.modules.keys()); import scipy.stats, sklearn.svm, pandas"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+FORMS = ("NFC", "NFD")
+letters = st.characters(exclude_categories=["Cs"])
+
+
+@given(st.text(letters, max_size=8), st.sampled_from(FORMS), st.sampled_from(FORMS))
+@example("Zoë Á", "NFD", "NFC")
+def test_unicode_forms_of_one_answer_are_equal(text, one, other):
+    """Models and tokenizers compose characters (é), data sets may hold them decomposed (e and an accent)."""
+
+    def answer(form):
+        name = normalize(form, text)
+        return Answer(f"{name} stands on a mat here", frozenset({(f"x{name}", f"{name} Ann")}), {"a": f"{name} Ann"})
+
+    assert answer(one) == answer(other)
+    for name in METRICS:
+        first, second = (compute_metrics(name, (answer(form), answer(other))) for form in (one, other))
+        assert first == second, name
+        if name not in {"rouge", "bleu", "corpus_bleu"}:
+            assert set(first.values()) == {1.0}
+
+
+@pytest.mark.parametrize("mode", ["lossless", "published"])
+def test_labels_and_entities_of_an_answer_may_have_another_unicode_form(mode):
+    adapter = PromptFormatAdapter(PfaOptions(), (normalize("NFD", "café"), "person"))
+    sample = Sample("1", "Zoë", None, normalize("NFD", "Zoë."), (Entity("caf\u00e9", normalize("NFD", "Zoë")),), ())
+    output = "Task 1 Answer: Zo\u00eb.\nTask 2 Answer:\nNER:\n:caf\u00e9;Zo\u00eb\nimage entities pair{}"
+    for form in FORMS:
+        assert adapter.parse(normalize(form, output), mode).answer == adapter.reference(sample)
+        assert adapter.parse(normalize(form, output), mode).ending == "clean"
