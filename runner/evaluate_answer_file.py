@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.dataset.answer_files import match_outputs, read_answer_file
+from runner.dataset.answer_files import match_outputs, raise_problems, read_answer_file
 from runner.dataset.folder_reader import DatasetFolder
 from runner.errors import DataError, PluginError, SpecError
 from runner.records import Answer, Sample
 from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
 from runner.spec.experiment_spec import Section
-from runner.stages import Adapter, Reporter, Stage
+from runner.stages import Adapter, Reporter, Stage, TargetChecker
 from runner.stages.registry import find_plugin
 from runner.trial.score import ScoredCorpus, all_values, metric_values, score_modes, score_rows
 
@@ -61,6 +62,7 @@ class Evaluation:
         num_missing: The number of references without an output.
         modes: The scores in the chosen parse mode, then in the others.
         rows: One row per sample, as in a run's `scores.jsonl`.
+        warnings: Why values may be wrong or are None, each with the number of references.
     """
 
     tasks: Sequence[str]
@@ -68,6 +70,7 @@ class Evaluation:
     num_missing: int
     modes: Sequence[ScoredCorpus]
     rows: Sequence[Mapping[str, Any]]
+    warnings: Sequence[str] = ()
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -86,6 +89,7 @@ class Evaluation:
             "other_parse": {other.mode: other.parse_counts for other in self.modes[1:]},
             "tasks": list(self.tasks),
             "labels": list(self.labels),
+            "warnings": list(self.warnings),
         }
 
 
@@ -115,7 +119,8 @@ def evaluate(request: EvaluateOptions, reporter: Reporter) -> Evaluation:
     """Score a file of outputs.
 
     Raises:
-        DataError: A file is missing or broken, or ids are unknown, duplicate or missing; the error names file and line.
+        DataError: A file is missing or broken, a reference cannot be read, or ids are unknown, duplicate or missing;
+            the error names file and line.
         SpecError: Tasks, labels, metrics or the parse mode are unknown.
     """
     if not request.metrics:
@@ -131,8 +136,9 @@ def evaluate(request: EvaluateOptions, reporter: Reporter) -> Evaluation:
         raise DataError(f"{request.references}: the references answer none of the tasks; name the tasks with --tasks")
     section = _section("--tasks", "adapter", ADAPTER, tasks=list(tasks), parse=request.parse)
     adapter = create_plugin(section, references.labels)
+    warnings = _check_targets(request.references, references, adapter, tasks)
     modes = score_modes(adapter, metrics, lambda mode: references.answers(adapter, mode), outputs, reporter)
-    return Evaluation(tasks, references.labels, len(missing), modes, score_rows(modes))
+    return Evaluation(tasks, references.labels, len(missing), modes, score_rows(modes), warnings)
 
 
 def _section(option: str, stage: Stage, name: str, **options: Any) -> Section:
@@ -167,3 +173,37 @@ def _read_targets(request: EvaluateOptions) -> _References:
         {sample_id: line.location for sample_id, line in targets.items()},
         tuple(dict.fromkeys(request.labels or LABELS)),
     )
+
+
+def _check_targets(path: Path, references: _References, adapter: Adapter, tasks: Sequence[str]) -> list[str]:
+    """Check references that are given as text, and return warnings with the number of references of each.
+
+    Raises:
+        DataError: A part of a reference cannot be read in the main parse mode, or no reference answers a task.
+    """
+    targets = {sample_id: item for sample_id, item in references.by_id.items() if isinstance(item, str)}
+    if not targets or not isinstance(adapter, TargetChecker):
+        return []
+    main_mode, *other_modes = adapter.parse_modes
+    errors: list[str] = []
+    affected: dict[str, list[str]] = defaultdict(list)
+    for sample_id, target in targets.items():
+        location = references.locations[sample_id]
+        problems = adapter.target_problems(target, main_mode)
+        if problems.losses:
+            errors.append(f"{location}: the target cannot be read: {'; '.join(problems.losses)}")
+        if problems.doubts:
+            affected["may mean something else than what is read"].append(f"{location}: {'; '.join(problems.doubts)}")
+        for mode in other_modes:
+            if losses := adapter.target_problems(target, mode).losses:
+                affected[f"cannot be read in the parse mode {mode}"].append(f"{location}: {'; '.join(losses)}")
+        for task in set(tasks) - set(adapter.tasks_of([target])):
+            affected[f"have no answer to the task {task} and count as empty ones"].append(location)
+    raise_problems(errors)
+    unanswered = [task for task in tasks if task not in adapter.tasks_of(targets.values())]
+    if unanswered:
+        raise DataError(f"{path}: no reference has an answer to the task {unanswered[0]}; omit this task in --tasks")
+    return [
+        f"{len(examples):,} of {len(targets):,} references {problem}, for example {examples[0]}"
+        for problem, examples in affected.items()
+    ]

@@ -167,8 +167,8 @@ def test_labels_option_applies_without_a_data_set(write):
         "predictions": write("p.jsonl", "output", {"1": "NER:\n:positive;sad :x"}),
         "references": write("r.jsonl", "target", {"1": "NER:\n:positive;sad :x"}),
     }
-    assert score(files)["metrics"]["ner_recall"] == 1  # Nothing known is named on either side.
-    assert score(files)["parse"]["malformed"] == 1
+    with pytest.raises(DataError, match=r"r.jsonl:1: the target cannot be read: no label-entity pair can be parsed"):
+        score(files)
     got = score(files, labels=["neutral", "positive"], metrics=["ner_f1_by_label"])
     assert got["metrics"]["ner_f1/positive"] == 1
     assert got["parse"]["clean"] == 0 and got["parse"]["repaired"] == 1  # 'Task 2 Answer:' is not there.
@@ -318,3 +318,75 @@ def test_options_that_take_a_list_can_be_repeated(files, workplace, given):
     names = {name for name in told["metrics"] if "/" not in name}
     assert names == {"bleu", "ner_precision", "ner_recall", "ner_f1"}
     assert told["metrics"]["bleu"] == score(files)["metrics"]["bleu"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (":politician;Ada", "':politician;' is not a known label (location, organization, other, person)"),
+        (":Person;Ada", "':Person;' is not a known label"),
+        (": person;Ada", "': person;' is not a known label"),
+        (":person ;Ada", "':person ;' is not a known label"),
+        (":event;Pride:other;Rome", "text before the first label-entity pair ignored; ':event;' is not a known label"),
+        ("person;Ada", "no label-entity pair can be parsed"),
+        ("Ada (person)", "no label-entity pair can be parsed"),
+        (":person;Ada\nimage entities pair: a is Ada", "no image-entity mapping can be parsed"),
+        (":person;Ada\nimage entities pair{'a': 'Ada', 'b': 'Bo", "1 unfinished item(s) of the image-entity mapping"),
+    ],
+)
+@pytest.mark.parametrize("output", ["", "NER:\n:person;Bo", "anything"])
+def test_references_that_cannot_be_read_are_refused(write, workplace, text, says, output):
+    """Otherwise they would count as empty, and an empty or unreadable answer would have an F1 of 1."""
+    good = {"0": "NER:\n:person;Bo\nimage entities pair{}"}
+    predictions = write("p.jsonl", "output", {"0": output, "1": output})
+    references = write("r.jsonl", "target", {**good, "1": f"Task 2 Answer:\nNER:\n{text}"})
+    done = workplace.run("evaluate", "--predictions", predictions, "--references", references, "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "r.jsonl:2: the target cannot be read: " in done.stderr and says in done.stderr
+    if ":politician;" in text:
+        done = workplace.run(
+            "evaluate",
+            "--predictions",
+            predictions,
+            "--references",
+            references,
+            "--json",
+            "--labels",
+            "person,politician",
+        )
+        assert done.returncode == 0 and json.loads(done.stdout)["metrics"]["ner_f1"] < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        (":person;Ada:politician;Bo", {}, "1 of 2 references may mean something else than what is read"),
+        (":person;Ada: location;Rome", {}, "': location;' is not a known label"),
+        (":person;Ada:Person;Bo", {}, "':Person;' is not a known label"),
+        (":person;:other;Rome", {}, "1 label(s) without entity dropped"),
+        (":politician;Ada", {"parse": "published"}, "1 of 2 references cannot be read in the parse mode lossless"),
+        (":person;Ada\nimage entities pair{'a': 'Ada'}}", {}, "cannot be read in the parse mode published"),
+        (None, {}, "1 of 2 references have no answer to the task ner and count as empty ones, for example "),
+    ],
+)
+def test_doubtful_references_are_counted_in_warnings(write, workplace, text, options, says):
+    targets = {
+        "0": "NER:\n:person;Bo\nimage entities pair{}",
+        "1": "image entities pair{}" if text is None else f"NER:\n{text}",
+    }
+    files = {"predictions": write("p.jsonl", "output", targets), "references": write("r.jsonl", "target", targets)}
+    assert any(says in warning and "r.jsonl:2" in warning for warning in score(files, **options)["warnings"])
+    arguments = [part for name, value in {**files, **options}.items() for part in (f"--{name}", value)]
+    done = workplace.run("evaluate", *arguments)
+    assert done.returncode == 0 and says in done.stderr.replace("\n", " ")
+
+
+def test_readable_references_cause_no_warning(files):
+    assert score(files)["warnings"] == []
+
+
+def test_task_that_no_reference_answers_is_refused(write):
+    targets = {"1": "NER:\n:person;Ada"}
+    files = {"predictions": write("p.jsonl", "output", targets), "references": write("r.jsonl", "target", targets)}
+    with pytest.raises(DataError, match="no reference has an answer to the task match; omit this task in --tasks"):
+        score(files, tasks=["ner", "match"])

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from plugins.adapter.pfa_parse import collapse_whitespace, parse_lossless, parse_published
+from plugins.adapter.pfa_parse import collapse_whitespace, find_target_problems, parse_lossless, parse_published
 from plugins.adapter.pfa_prompt import (
     EXTRACTION_MARK,
     LABEL_PATTERN,
@@ -23,6 +23,7 @@ from plugins.adapter.pfa_prompt import (
 )
 from runner.errors import DataError, SpecError
 from runner.records import Answer, ImagePart, Prediction, Rendered, Sample, TextPart, nfc
+from runner.stages import TargetProblems
 from runner.stages.registry import suggestion
 
 
@@ -138,6 +139,13 @@ class PromptFormatAdapter:
         """Parse an answer in one of `parse_modes`; never raises, whatever the text."""
         parse = {"lossless": parse_lossless, "published": parse_published}[mode]
         return parse(output, self._tasks, self._label_set)
+
+    def target_problems(self, target: str, mode: str) -> TargetProblems:
+        """Find what of a reference given as text cannot be read; see `TargetChecker.target_problems`."""
+        tasks = tuple(task for task in self._tasks if task in _tasks_of_target(target))
+        if not tasks:
+            return TargetProblems()
+        return find_target_problems(_PARSERS[mode](target, tasks, self._label_set), target, self._label_set)
 
     def reference(self, sample: Sample) -> Answer:
         """Build the reference answer from the sample's fields, with white space normalized as by `parse`.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from plugins.adapter.pfa_prompt import EXTRACTION_MARK, MATCH_MARK, NER_MARK, SUMMARY_MARK, Task
 from runner.records import Answer, Ending, Prediction, nfc
+from runner.stages import TargetProblems
 
 
 def collapse_whitespace(text: str) -> str:
@@ -213,6 +214,10 @@ LabelEntityPairs = frozenset[tuple[str, str]]
 _ANCHOR = re.compile(r":([^:;]++);")
 
 
+TEXT_BEFORE_PAIRS = "text before the first label-entity pair ignored"
+"""Note on an answer; in a reference, an unknown label stands there."""
+
+
 def parse_lossless(output: str, tasks: Sequence[Task], labels: AbstractSet[str]) -> Prediction:
     """Parse an answer whose entities and summary may contain the delimiters of the format.
 
@@ -286,7 +291,7 @@ def _lossless_pairs(text: str | None, labels: AbstractSet[str], diagnostics: Par
     entities = [collapse_whitespace(text[anchor.end() : end]) for anchor, end in zip(anchors, starts[1:], strict=True)]
     if text[: starts[0]].strip():
         if anchors:
-            diagnostics.add_repair("text before the first label-entity pair ignored")
+            diagnostics.add_repair(TEXT_BEFORE_PAIRS)
         else:
             diagnostics.add_loss("no label-entity pair can be parsed")
     if not all(entities):
@@ -339,3 +344,33 @@ def _expected_marks(tasks: Sequence[Task]) -> list[str]:
         marks.append(EXTRACTION_MARK)
     marks += [NER_MARK] if "ner" in tasks else []
     return marks + ([MATCH_MARK] if "match" in tasks else [])
+
+
+EMPTY_SUMMARY = "the summary is empty"
+FRAME_NOTE = re.compile(r"no 'Task|.* is out of order|text before '|.* was not requested")
+"""Notes on the markers of an answer, which say nothing about its parts."""
+_LABEL_LIKE = re.compile(r"[^\W\d_]+(?:[ -][^\W\d_]+)*")
+
+
+def find_target_problems(prediction: Prediction, target: str, labels: AbstractSet[str]) -> TargetProblems:
+    """Sort the notes on a reference that is given as text, and find labels that the parser did not recognize.
+
+    Args:
+        prediction: The parsed target, with the tasks that it answers.
+        target: The target.
+        labels: The known labels.
+    """
+    notes = [note for note in prediction.notes if not FRAME_NOTE.match(note)]
+    losses = tuple(
+        note for note in notes if note == TEXT_BEFORE_PAIRS or note.endswith("can be parsed") or "unfinished" in note
+    )
+    accepted = {label for label, _ in prediction.answer.pairs or ()} | labels
+    extraction = _text_after(target, EXTRACTION_MARK) or target
+    unknown = [
+        f"{anchor[0]!r} is not a known label ({', '.join(sorted(labels))})"
+        for anchor in _ANCHOR.finditer(_ner_text(extraction) or "")
+        if nfc(anchor[1]) not in accepted and _LABEL_LIKE.fullmatch(anchor[1].strip())
+    ]
+    if TEXT_BEFORE_PAIRS in losses or any("label-entity" in note for note in losses):
+        losses += tuple(unknown[:1])
+    return TargetProblems(losses, tuple([*(note for note in notes if note not in losses), *unknown]))

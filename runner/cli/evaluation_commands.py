@@ -88,6 +88,8 @@ def evaluate(
         evaluation = evaluate(request, StageReporter(terminal, "score"))
     finally:
         terminal.close()
+    for warning in evaluation.warnings:
+        terminal.warn(warning)
     if scores is not None:
         _write_scores(scores, evaluation.rows)
     if as_json:

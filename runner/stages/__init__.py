@@ -7,6 +7,8 @@ from runner.stages.adapter_and_model import (
     Model,
     ModelOptions,
     ModelSpec,
+    TargetChecker,
+    TargetProblems,
     TokenCounts,
     VisionLanguageModel,
 )
@@ -98,6 +100,8 @@ __all__ = [
     "SourceTweet",
     "Stage",
     "StopRequestedError",
+    "TargetChecker",
+    "TargetProblems",
     "TokenCounts",
     "TokenUsage",
     "TrackedRun",
