@@ -65,7 +65,7 @@ class PromptFormatAdapter:
     """
 
     # The check can refuse a sample, but changes no prompt and no target.
-    parsing_methods: ClassVar[Sequence[str]] = ("parse", "_check_round_trip")
+    parsing_methods: ClassVar[Sequence[str]] = ("parse", "_parse", "target_problems", "_check_round_trip")
 
     def __init__(self, options: PfaOptions, labels: Sequence[str]) -> None:
         """Store the options, and check the labels of the data set.
@@ -137,15 +137,18 @@ class PromptFormatAdapter:
 
     def parse(self, output: str, mode: str) -> Prediction:
         """Parse an answer in one of `parse_modes`; never raises, whatever the text."""
-        parse = {"lossless": parse_lossless, "published": parse_published}[mode]
-        return parse(output, self._tasks, self._label_set)
+        return self._parse(output, mode, self._tasks)
 
     def target_problems(self, target: str, mode: str) -> TargetProblems:
         """Find what of a reference given as text cannot be read; see `TargetChecker.target_problems`."""
         tasks = tuple(task for task in self._tasks if task in _tasks_of_target(target))
         if not tasks:
             return TargetProblems()
-        return find_target_problems(_PARSERS[mode](target, tasks, self._label_set), target, self._label_set)
+        return find_target_problems(self._parse(target, mode, tasks), target, self._label_set)
+
+    def _parse(self, output: str, mode: str, tasks: Sequence[Task]) -> Prediction:
+        parse = {"lossless": parse_lossless, "published": parse_published}[mode]
+        return parse(output, tasks, self._label_set)
 
     def reference(self, sample: Sample) -> Answer:
         """Build the reference answer from the sample's fields, with white space normalized as by `parse`.
