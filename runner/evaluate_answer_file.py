@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,16 @@ from runner.spec.check import make_section
 from runner.spec.experiment_spec import Section
 from runner.stages import Adapter, Reporter, Stage, TargetChecker
 from runner.stages.registry import find_plugin
-from runner.trial.score import ScoredCorpus, all_values, metric_values, score_modes, score_rows
+from runner.trial.score import (
+    ScoredCorpus,
+    all_values,
+    describe_mistake,
+    describe_total_failure,
+    is_wrong,
+    metric_values,
+    score_modes,
+    score_rows,
+)
 
 ADAPTER = "pfa"
 """The adapter plugin that parses the answers."""
@@ -138,6 +147,7 @@ def evaluate(request: EvaluateOptions, reporter: Reporter) -> Evaluation:
     adapter = create_plugin(section, references.labels)
     warnings = _check_targets(request.references, references, adapter, tasks)
     modes = score_modes(adapter, metrics, lambda mode: references.answers(adapter, mode), outputs, reporter)
+    warnings += [*modes[0].warnings, *_total_failure_warning(request, modes, outputs)]
     return Evaluation(tasks, references.labels, len(missing), modes, score_rows(modes), warnings)
 
 
@@ -207,3 +217,14 @@ def _check_targets(path: Path, references: _References, adapter: Adapter, tasks:
         f"{len(examples):,} of {len(targets):,} references {problem}, for example {examples[0]}"
         for problem, examples in affected.items()
     ]
+
+
+def _total_failure_warning(
+    request: EvaluateOptions, modes: Sequence[ScoredCorpus], outputs: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield a warning with one raw answer if all answers failed."""
+    problem, scored = describe_total_failure(all_values(modes)), modes[0]
+    wrong = [key for key, prediction in scored.predictions.items() if is_wrong(prediction, scored.references[key])]
+    if problem and wrong:
+        example = describe_mistake(wrong[0], outputs[wrong[0]], "; ".join(scored.predictions[wrong[0]].notes))
+        yield f"{problem}. {example} {request.predictions} contains all answers; --scores FILE writes their scores"

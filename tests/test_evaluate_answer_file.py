@@ -390,3 +390,40 @@ def test_task_that_no_reference_answers_is_refused(write):
     files = {"predictions": write("p.jsonl", "output", targets), "references": write("r.jsonl", "target", targets)}
     with pytest.raises(DataError, match="no reference has an answer to the task match; omit this task in --tasks"):
         score(files, tasks=["ner", "match"])
+
+
+def test_metrics_that_measure_nothing_are_null_with_a_reason(write, workplace):
+    targets = {key: f"Task 1 Answer: {text}" for key, text in {"1": "一只猫坐在垫子上。", "2": "两只狗。"}.items()}
+    files = {"predictions": write("p.jsonl", "output", targets), "references": write("r.jsonl", "target", targets)}
+    got = score(files)
+    for name in ("rouge1", "rouge2", "rougeL", "bleu", "published/rouge1", "published/bleu"):
+        assert got["metrics"][name] is None
+    rouge, bleu = got["warnings"]
+    assert rouge.startswith("ROUGE is null: it has no meaning for any of the 2 reference summaries")
+    assert bleu.startswith("BLEU is null: it has no meaning for any of the 2 reference summaries")
+    files["references"] = write("r.jsonl", "target", {**targets, "2": "Task 1 Answer: two dogs run there"})
+    got = score(files)
+    assert got["metrics"]["rouge1"] == 0 and got["metrics"]["bleu"] == pytest.approx(0.1**0.75 / 2)
+    assert ["for 1 of 2 reference summaries" in warning for warning in got["warnings"]] == [True, True, False]
+    done = workplace.run("evaluate", *(part for name, value in files.items() for part in (f"--{name}", value)))
+    assert "warning: ROUGE has no meaning for 1 of 2 reference summaries" in done.stderr
+
+
+def test_a_raw_answer_is_shown_if_all_metrics_are_0(write, workplace):
+    files = {
+        "predictions": write("p.jsonl", "output", dict.fromkeys(TARGETS, " \n")),
+        "references": write("r.jsonl", "target", TARGETS),
+    }
+    [warning] = score(files)["warnings"]
+    assert warning.startswith(
+        "all 3 answers are malformed. For example, the answer to sample 1 is empty (parser: no 'Task"
+    )
+    assert str(files["predictions"]) in warning
+    off = {key: answer("x y z", ":other;nothing", "{'a': 'nothing'}") for key in TARGETS}
+    files["predictions"] = write("p.jsonl", "output", off)
+    [warning] = score(files)["warnings"]
+    assert warning.startswith('all metrics are 0. For example, the answer to sample 1 is "Task 1 Answer: x y z\\n')
+    done = workplace.run("evaluate", *(part for name, value in files.items() for part in (f"--{name}", value)))
+    assert "warning: all metrics are 0." in done.stderr
+    files["predictions"] = write("p.jsonl", "output", OUTPUTS)
+    assert score(files)["warnings"] == []

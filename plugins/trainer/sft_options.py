@@ -198,10 +198,12 @@ class SftOptions(TrainerOptions):
     def smoke(self) -> Mapping[str, Any]:
         """Train two steps with a checkpoint after each; the smoke model has its own tokens and length limit.
 
-        A validation split is at least half of the few samples.
+        A validation split is at least half of the few samples. The validation loss selects the best model, because
+        other metrics may be undefined on so few samples.
         """
         return {
             "validation_ratio": max(self.validation_ratio, 0.5) if self.validation_ratio else 0.0,
+            "metric_for_best_model": type(self).model_fields["metric_for_best_model"].default.model_dump(),
             "epochs": 1,
             "tokens": None,
             "max_steps": 2,

@@ -33,6 +33,8 @@ from runner.stages.generator_and_metric import (
     GeneratorOptions,
     Metric,
     MetricOptions,
+    ReferenceChecker,
+    ReferenceWarning,
     Weights,
 )
 from runner.stages.optimizer_and_trainer import (
@@ -92,6 +94,8 @@ __all__ = [
     "ParameterRow",
     "PathOrUri",
     "Ratios",
+    "ReferenceChecker",
+    "ReferenceWarning",
     "Reporter",
     "ScheduledOptimizer",
     "SelectionMetric",
