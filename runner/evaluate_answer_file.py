@@ -207,7 +207,8 @@ def _check_targets(path: Path, references: _References, adapter: Adapter, tasks:
         for mode in other_modes:
             if losses := adapter.target_problems(target, mode).losses:
                 affected[f"cannot be read in the parse mode {mode}"].append(f"{location}: {'; '.join(losses)}")
-        for task in set(tasks) - set(adapter.tasks_of([target])):
+        answered = adapter.tasks_of([target])
+        for task in (task for task in tasks if task not in answered):
             affected[f"have no answer to the task {task} and count as empty ones"].append(location)
     raise_problems(errors)
     unanswered = [task for task in tasks if task not in adapter.tasks_of(targets.values())]

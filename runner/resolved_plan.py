@@ -122,6 +122,8 @@ class PlanResolver:
         """
         dataset, revision = self.dataset(spec.data), self.revision(spec)
         if spec.trainer_options is not None and spec.sweep is None:  # A sweep checks each of its trials.
+            if not dataset.num_samples["train"]:
+                raise DataError(f"{dataset.location}: the training split has no samples to train on")
             spec.trainer_options.check_num_samples(dataset.num_samples["train"])
         plugins = {
             f"{section.stage}.{section.type}": find_plugin(section.stage, section.type).distribution

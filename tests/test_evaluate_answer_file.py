@@ -332,6 +332,9 @@ def test_options_that_take_a_list_can_be_repeated(files, workplace, given):
         ("Ada (person)", "no label-entity pair can be parsed"),
         (":person;Ada\nimage entities pair: a is Ada", "no image-entity mapping can be parsed"),
         (":person;Ada\nimage entities pair{'a': 'Ada', 'b': 'Bo", "1 unfinished item(s) of the image-entity mapping"),
+        (":person;Ada\nimage entities pair{'a': ' '}", "the entity of a letter is empty in the image-entity mapping"),
+        (":person;\u200b", "an entity of a pair holds only invisible characters"),
+        ("\uff1aperson\uff1bAda", "no label-entity pair can be parsed"),
     ],
 )
 @pytest.mark.parametrize("output", ["", "NER:\n:person;Bo", "anything"])
@@ -364,6 +367,10 @@ def test_references_that_cannot_be_read_are_refused(write, workplace, text, says
         (":person;Ada: location;Rome", {}, "': location;' is not a known label"),
         (":person;Ada:Person;Bo", {}, "':Person;' is not a known label"),
         (":person;:other;Rome", {}, "1 label(s) without entity dropped"),
+        (":person;Ada\uff1aother\uff1bRome", {}, "Rome' contains a known label, which starts a pair only as"),
+        (":person;Ada\nother;Rome", {}, "the entity 'Ada other;Rome' contains a known label"),
+        (":person;Ada, Other ; Rome", {}, "the entity 'Ada, Other ; Rome' contains a known label"),
+        (":person;Ada\nimage entities pair{'A': 'Ada'}", {}, "'A' is not the letter of a segment (a … z, aa, ab …)"),
         (":politician;Ada", {"parse": "published"}, "1 of 2 references cannot be read in the parse mode lossless"),
         (":person;Ada\nimage entities pair{'a': 'Ada'}}", {}, "cannot be read in the parse mode published"),
         (None, {}, "1 of 2 references have no answer to the task ner and count as empty ones, for example "),

@@ -168,15 +168,23 @@ def test_smoke_run_has_validation_samples(plan_of):
     assert smoke_spec(plan_of().spec).trainer.options.validation_ratio == 0
 
 
-def test_empty_test_split_is_refused(workplace, tmp_path):
+@pytest.mark.parametrize(
+    ("empty", "message"),
+    [
+        ("test", "the test split has no samples, so no metric could be measured"),
+        ("train", "the training split has no samples to train on"),
+    ],
+)
+def test_empty_split_is_refused(workplace, tmp_path, empty, message):
     row = {"id": "1", "text": "Ann", "image": None, "summary": None, "entities": [], "segments": []}
-    description = {"name": "x", "labels": ["person"], "num_samples": {"train": 1, "test": 0}}
+    other = "test" if empty == "train" else "train"
+    description = {"name": "x", "labels": ["person"], "num_samples": {empty: 0, other: 1}}
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "dataset.json").write_text(json.dumps(description))
-    (tmp_path / "set" / "train.jsonl").write_text(json.dumps(row))
-    (tmp_path / "set" / "test.jsonl").write_text("")
+    (tmp_path / "set" / f"{other}.jsonl").write_text(json.dumps(row))
+    (tmp_path / "set" / f"{empty}.jsonl").write_text("")
     text = SPEC.format(data="set").replace("synthetic, path: set, train: 8, test: 2", "mmre, path: set")
     (tmp_path / "small.yaml").write_text(text)
     done = workplace.run("launch", "small.yaml", "--local")
     assert done.returncode == 2
-    assert "the test split has no samples, so no metric could be measured" in done.stderr
+    assert message in done.stderr
