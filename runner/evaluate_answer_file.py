@@ -32,6 +32,8 @@ ADAPTER = "pfa"
 """The adapter plugin that parses the answers."""
 LABELS = ("person", "location", "organization", "other")
 """The labels of Twitter GMNER, used if neither a data set nor the user names any."""
+SPLIT = "test"
+"""The split of a data set that is used if the user names none."""
 METRICS = ("rouge", "bleu", "ner_f1", "image_entity_accuracy")
 """The metric plugins of the paper."""
 
@@ -43,7 +45,7 @@ class EvaluateOptions:
     Attributes:
         predictions: JSON lines `{"id", "output"}`.
         references: A data-set folder, or JSON lines `{"id", "target"}`.
-        split: The split to use if the references are a data set.
+        split: The split to use if the references are a data set; None for `SPLIT`.
         labels: The known labels if the references are not a data set; None for `LABELS`.
         tasks: The tasks that were asked for; None for those that the references answer.
         parse: The parse mode whose values come first.
@@ -53,7 +55,7 @@ class EvaluateOptions:
 
     predictions: Path
     references: Path
-    split: str = "test"
+    split: str | None = None
     labels: Sequence[str] | None = None
     tasks: Sequence[str] | None = None
     parse: str = "lossless"
@@ -140,12 +142,17 @@ def evaluate(request: EvaluateOptions, reporter: Reporter) -> Evaluation:
     lines = read_answer_file(request.predictions, "output")
     missing = match_outputs(lines, references.locations, request.predictions, allow_missing=request.allow_missing)
     outputs = {sample_id: lines[sample_id].text if sample_id in lines else "" for sample_id in references.by_id}
-    tasks = request.tasks or find_plugin("adapter", ADAPTER).implementation().tasks_of(references.by_id.values())
+    answered = find_plugin("adapter", ADAPTER).implementation().tasks_of(references.by_id.values())
+    tasks = request.tasks or answered
     if not tasks:
-        raise DataError(f"{request.references}: the references answer none of the tasks; name the tasks with --tasks")
+        raise DataError(f"{request.references}: the references answer none of the tasks summary, ner and match")
     section = _section("--tasks", "adapter", ADAPTER, tasks=list(tasks), parse=request.parse)
     adapter = create_plugin(section, references.labels)
-    warnings = _check_targets(request.references, references, adapter, tasks)
+    if unanswered := [task for task in tasks if task not in answered]:
+        raise DataError(
+            f"{request.references}: no reference has an answer to the task {unanswered[0]}; omit this task in --tasks"
+        )
+    warnings = _check_targets(references, adapter, tasks)
     modes = score_modes(adapter, metrics, lambda mode: references.answers(adapter, mode), outputs, reporter)
     warnings += [*modes[0].warnings, *_total_failure_warning(request, modes, outputs)]
     return Evaluation(tasks, references.labels, len(missing), modes, score_rows(modes), warnings)
@@ -170,14 +177,17 @@ def _read_references(request: EvaluateOptions) -> _References:
 
 def _read_dataset(request: EvaluateOptions) -> _References:
     folder = DatasetFolder(request.references, with_images=False)
-    samples = {sample.id: sample for sample in folder.load(request.split)}
+    split = SPLIT if request.split is None else request.split
+    samples = {sample.id: sample for sample in folder.load(split)}
     if request.labels is not None and set(request.labels) != set(folder.labels):
         raise SpecError(f"--labels: {folder.path} has labels of its own: {', '.join(folder.labels)}; omit --labels")
-    return _References(samples, dict.fromkeys(samples, f"{folder.path}, split {request.split}"), folder.labels)
+    return _References(samples, dict.fromkeys(samples, f"{folder.path}, split {split}"), folder.labels)
 
 
 def _read_targets(request: EvaluateOptions) -> _References:
     targets = read_answer_file(request.references, "target")
+    if request.split is not None:
+        raise SpecError(f"--split: {request.references} is a file and has no splits; omit --split")
     return _References(
         {sample_id: line.text for sample_id, line in targets.items()},
         {sample_id: line.location for sample_id, line in targets.items()},
@@ -185,11 +195,11 @@ def _read_targets(request: EvaluateOptions) -> _References:
     )
 
 
-def _check_targets(path: Path, references: _References, adapter: Adapter, tasks: Sequence[str]) -> list[str]:
+def _check_targets(references: _References, adapter: Adapter, tasks: Sequence[str]) -> list[str]:
     """Check references that are given as text, and return warnings with the number of references of each.
 
     Raises:
-        DataError: A part of a reference cannot be read in the main parse mode, or no reference answers a task.
+        DataError: A part of a reference cannot be read in the main parse mode.
     """
     targets = {sample_id: item for sample_id, item in references.by_id.items() if isinstance(item, str)}
     if not targets or not isinstance(adapter, TargetChecker):
@@ -211,9 +221,6 @@ def _check_targets(path: Path, references: _References, adapter: Adapter, tasks:
         for task in (task for task in tasks if task not in answered):
             affected[f"have no answer to the task {task} and count as empty ones"].append(location)
     raise_problems(errors)
-    unanswered = [task for task in tasks if task not in adapter.tasks_of(targets.values())]
-    if unanswered:
-        raise DataError(f"{path}: no reference has an answer to the task {unanswered[0]}; omit this task in --tasks")
     return [
         f"{len(examples):,} of {len(targets):,} references {problem}, for example {examples[0]}"
         for problem, examples in affected.items()

@@ -242,6 +242,7 @@ def test_invalid_lines_are_named(files, line, says):
         ({"metrics": ["rogue"]}, "--metrics: no metric plugin 'rogue'; did you mean 'rouge'"),
         ({"metrics": []}, "--metrics: name at least one"),
         ({"labels": ["a:b"]}, "the label 'a:b' cannot be read back"),
+        ({"split": "test"}, "--split: .*r.jsonl is a file and has no splits; omit --split"),
     ],
 )
 def test_invalid_options_are_named(files, options, says):
@@ -252,7 +253,7 @@ def test_invalid_options_are_named(files, options, says):
 
 def test_references_without_tasks_or_samples_are_refused(files, write, tmp_path):
     files["references"] = write("r.jsonl", "target", {key: "Hello." for key in TARGETS})
-    with pytest.raises(DataError, match="answer none of the tasks; name the tasks with --tasks"):
+    with pytest.raises(DataError, match="answer none of the tasks summary, ner and match"):
         score(files)
     with pytest.raises(DataError, match="holds no samples"):
         score({**files, "references": write("r.jsonl", "target", {})})
@@ -397,6 +398,18 @@ def test_task_that_no_reference_answers_is_refused(write):
     files = {"predictions": write("p.jsonl", "output", targets), "references": write("r.jsonl", "target", targets)}
     with pytest.raises(DataError, match="no reference has an answer to the task match; omit this task in --tasks"):
         score(files, tasks=["ner", "match"])
+
+
+def test_task_that_no_sample_of_a_data_set_answers_is_refused(write, tmp_path):
+    row = {"id": "1", "text": "Hi", "image": None, "summary": "A dog runs here.", "entities": [], "segments": []}
+    description = {"name": "x", "labels": ["person"], "num_samples": {"dev": 1}}
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "dataset.json").write_text(json.dumps(description))
+    (tmp_path / "set" / "dev.jsonl").write_text(json.dumps(row))
+    files = {"predictions": write("p.jsonl", "output", {"1": "Task 1 Answer: x"}), "references": tmp_path / "set"}
+    with pytest.raises(DataError, match="no reference has an answer to the task ner; omit this task in --tasks"):
+        score(files, split="dev", tasks=["summary", "ner"])
+    assert score(files, split="dev")["tasks"] == ["summary"]
 
 
 def test_metrics_that_measure_nothing_are_null_with_a_reason(write, workplace):

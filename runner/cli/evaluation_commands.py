@@ -23,7 +23,10 @@ def evaluate(
     references: Annotated[
         Path, typer.Option(help='Reference answers: a data-set folder, or a file of JSON lines {"id", "target"}.')
     ],
-    split: Annotated[str, typer.Option(help="Split to score, if the references are a data-set folder.")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(help="Split to score, if the references are a data-set folder. Default: test."),
+    ] = None,
     labels: Annotated[
         list[str] | None,
         typer.Option(
