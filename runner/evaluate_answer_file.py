@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.dataset.answer_files import match_outputs, read_answer_file
+from runner.dataset.answer_files import match_outputs, raise_problems, read_answer_file
 from runner.dataset.folder_reader import DatasetFolder
 from runner.errors import DataError, PluginError, SpecError
 from runner.records import Answer, Sample
 from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
 from runner.spec.experiment_spec import Section
-from runner.stages import Adapter, Reporter, Stage
+from runner.stages import Adapter, Reporter, Stage, TargetChecker
 from runner.stages.registry import find_plugin
-from runner.trial.score import ScoredCorpus, all_values, metric_values, score_modes, score_rows
+from runner.trial.score import (
+    ScoredCorpus,
+    all_values,
+    describe_mistake,
+    describe_total_failure,
+    is_wrong,
+    metric_values,
+    score_modes,
+    score_rows,
+)
 
 ADAPTER = "pfa"
 """The adapter plugin that parses the answers."""
 LABELS = ("person", "location", "organization", "other")
 """The labels of Twitter GMNER, used if neither a data set nor the user names any."""
+SPLIT = "test"
+"""The split of a data set that is used if the user names none."""
 METRICS = ("rouge", "bleu", "ner_f1", "image_entity_accuracy")
 """The metric plugins of the paper."""
 
@@ -33,7 +45,7 @@ class EvaluateOptions:
     Attributes:
         predictions: JSON lines `{"id", "output"}`.
         references: A data-set folder, or JSON lines `{"id", "target"}`.
-        split: The split to use if the references are a data set.
+        split: The split to use if the references are a data set; None for `SPLIT`.
         labels: The known labels if the references are not a data set; None for `LABELS`.
         tasks: The tasks that were asked for; None for those that the references answer.
         parse: The parse mode whose values come first.
@@ -43,7 +55,7 @@ class EvaluateOptions:
 
     predictions: Path
     references: Path
-    split: str = "test"
+    split: str | None = None
     labels: Sequence[str] | None = None
     tasks: Sequence[str] | None = None
     parse: str = "lossless"
@@ -61,6 +73,7 @@ class Evaluation:
         num_missing: The number of references without an output.
         modes: The scores in the chosen parse mode, then in the others.
         rows: One row per sample, as in a run's `scores.jsonl`.
+        warnings: Why values may be wrong or are None, each with the number of references.
     """
 
     tasks: Sequence[str]
@@ -68,6 +81,7 @@ class Evaluation:
     num_missing: int
     modes: Sequence[ScoredCorpus]
     rows: Sequence[Mapping[str, Any]]
+    warnings: Sequence[str] = ()
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -86,6 +100,7 @@ class Evaluation:
             "other_parse": {other.mode: other.parse_counts for other in self.modes[1:]},
             "tasks": list(self.tasks),
             "labels": list(self.labels),
+            "warnings": list(self.warnings),
         }
 
 
@@ -115,7 +130,8 @@ def evaluate(request: EvaluateOptions, reporter: Reporter) -> Evaluation:
     """Score a file of outputs.
 
     Raises:
-        DataError: A file is missing or broken, or ids are unknown, duplicate or missing; the error names file and line.
+        DataError: A file is missing or broken, a reference cannot be read, or ids are unknown, duplicate or missing;
+            the error names file and line.
         SpecError: Tasks, labels, metrics or the parse mode are unknown.
     """
     if not request.metrics:
@@ -126,13 +142,20 @@ def evaluate(request: EvaluateOptions, reporter: Reporter) -> Evaluation:
     lines = read_answer_file(request.predictions, "output")
     missing = match_outputs(lines, references.locations, request.predictions, allow_missing=request.allow_missing)
     outputs = {sample_id: lines[sample_id].text if sample_id in lines else "" for sample_id in references.by_id}
-    tasks = request.tasks or find_plugin("adapter", ADAPTER).implementation().tasks_of(references.by_id.values())
+    answered = find_plugin("adapter", ADAPTER).implementation().tasks_of(references.by_id.values())
+    tasks = request.tasks or answered
     if not tasks:
-        raise DataError(f"{request.references}: the references answer none of the tasks; name the tasks with --tasks")
+        raise DataError(f"{request.references}: the references answer none of the tasks summary, ner and match")
     section = _section("--tasks", "adapter", ADAPTER, tasks=list(tasks), parse=request.parse)
     adapter = create_plugin(section, references.labels)
+    if unanswered := [task for task in tasks if task not in answered]:
+        raise DataError(
+            f"{request.references}: no reference has an answer to the task {unanswered[0]}; omit this task in --tasks"
+        )
+    warnings = _check_targets(references, adapter, tasks)
     modes = score_modes(adapter, metrics, lambda mode: references.answers(adapter, mode), outputs, reporter)
-    return Evaluation(tasks, references.labels, len(missing), modes, score_rows(modes))
+    warnings += [*modes[0].warnings, *_total_failure_warning(request, modes, outputs)]
+    return Evaluation(tasks, references.labels, len(missing), modes, score_rows(modes), warnings)
 
 
 def _section(option: str, stage: Stage, name: str, **options: Any) -> Section:
@@ -154,16 +177,62 @@ def _read_references(request: EvaluateOptions) -> _References:
 
 def _read_dataset(request: EvaluateOptions) -> _References:
     folder = DatasetFolder(request.references, with_images=False)
-    samples = {sample.id: sample for sample in folder.load(request.split)}
+    split = SPLIT if request.split is None else request.split
+    samples = {sample.id: sample for sample in folder.load(split)}
     if request.labels is not None and set(request.labels) != set(folder.labels):
         raise SpecError(f"--labels: {folder.path} has labels of its own: {', '.join(folder.labels)}; omit --labels")
-    return _References(samples, dict.fromkeys(samples, f"{folder.path}, split {request.split}"), folder.labels)
+    return _References(samples, dict.fromkeys(samples, f"{folder.path}, split {split}"), folder.labels)
 
 
 def _read_targets(request: EvaluateOptions) -> _References:
     targets = read_answer_file(request.references, "target")
+    if request.split is not None:
+        raise SpecError(f"--split: {request.references} is a file and has no splits; omit --split")
     return _References(
         {sample_id: line.text for sample_id, line in targets.items()},
         {sample_id: line.location for sample_id, line in targets.items()},
         tuple(dict.fromkeys(request.labels or LABELS)),
     )
+
+
+def _check_targets(references: _References, adapter: Adapter, tasks: Sequence[str]) -> list[str]:
+    """Check references that are given as text, and return warnings with the number of references of each.
+
+    Raises:
+        DataError: A part of a reference cannot be read in the main parse mode.
+    """
+    targets = {sample_id: item for sample_id, item in references.by_id.items() if isinstance(item, str)}
+    if not targets or not isinstance(adapter, TargetChecker):
+        return []
+    main_mode, *other_modes = adapter.parse_modes
+    errors: list[str] = []
+    affected: dict[str, list[str]] = defaultdict(list)
+    for sample_id, target in targets.items():
+        location = references.locations[sample_id]
+        problems = adapter.target_problems(target, main_mode)
+        if problems.losses:
+            errors.append(f"{location}: the target cannot be read: {'; '.join(problems.losses)}")
+        if problems.doubts:
+            affected["may mean something else than what is read"].append(f"{location}: {'; '.join(problems.doubts)}")
+        for mode in other_modes:
+            if losses := adapter.target_problems(target, mode).losses:
+                affected[f"cannot be read in the parse mode {mode}"].append(f"{location}: {'; '.join(losses)}")
+        answered = adapter.tasks_of([target])
+        for task in (task for task in tasks if task not in answered):
+            affected[f"have no answer to the task {task} and count as empty ones"].append(location)
+    raise_problems(errors)
+    return [
+        f"{len(examples):,} of {len(targets):,} references {problem}, for example {examples[0]}"
+        for problem, examples in affected.items()
+    ]
+
+
+def _total_failure_warning(
+    request: EvaluateOptions, modes: Sequence[ScoredCorpus], outputs: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield a warning with one raw answer if all answers failed."""
+    problem, scored = describe_total_failure(all_values(modes)), modes[0]
+    wrong = [key for key, prediction in scored.predictions.items() if is_wrong(prediction, scored.references[key])]
+    if problem and wrong:
+        example = describe_mistake(wrong[0], outputs[wrong[0]], "; ".join(scored.predictions[wrong[0]].notes))
+        yield f"{problem}. {example} {request.predictions} contains all answers; --scores FILE writes their scores"

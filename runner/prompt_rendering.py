@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+from runner.dataset.leaks import group_by_content, without_shared_content
 from runner.errors import SpecError
 from runner.records import Rendered, Sample
 from runner.stages import Adapter
@@ -18,11 +19,13 @@ def render_few_shot(
     number: int,
     seed: int,
     test: Sequence[Sample] | None = None,
+    *,
+    max_hash_distance: int | None = None,
 ) -> list[Rendered]:
     """Render prompts, each with the same few-shot examples.
 
     A training sample that shares a text or an image with any question is never used as an example, even if the data
-    set's own splits overlap.
+    set's own splits overlap. `runner.dataset.leaks` defines when texts and images are the same.
 
     Args:
         adapter: Renders questions and examples.
@@ -32,6 +35,8 @@ def render_few_shot(
         seed: Random seed of the draw. With the same seed, a larger number keeps the examples of a smaller one.
         test: The test split, if the questions are validation samples. They get the examples of the test split, except
             those that share something with a question; these are replaced by the next ones of the draw.
+        max_hash_distance: The largest Hamming distance, of 64 bits, between the perceptual hashes of two images that
+            count as the same. None compares exact copies only.
 
     Raises:
         SpecError: There are not enough samples to draw from.
@@ -40,9 +45,9 @@ def render_few_shot(
     prompts = [adapter.render_prompt(question) for question in questions]
     if not number:
         return prompts
-    candidates = _without_overlap(training, questions if test is None else test)
+    candidates = without_shared_content(training, questions if test is None else test, max_hash_distance)
     shuffled = random.Random(f"examples {seed}").sample(candidates, len(candidates))
-    usable = _without_overlap(shuffled, questions)
+    usable = without_shared_content(shuffled, questions, max_hash_distance)
     if len(usable) < number:
         others = "the test split" if test is None else "the test split or the validation samples"
         raise SpecError(
@@ -54,22 +59,11 @@ def render_few_shot(
     return [replace(prompt, examples=examples) for prompt in prompts]
 
 
-def _without_overlap(samples: Sequence[Sample], questions: Sequence[Sample]) -> list[Sample]:
-    excluded = {part for question in questions for part in _identifying_parts(question)}
-    return [sample for sample in samples if excluded.isdisjoint(_identifying_parts(sample))]
-
-
-def _identifying_parts(sample: Sample) -> set[object]:
-    """Return what must not occur in two splits: id, text and images; an id never equals a text."""
-    images = {segment.image for segment in sample.segments} | {sample.image}
-    return {("id", sample.id), ("text", sample.text), *(image for image in images if image)}
-
-
 def training_texts(rendered: list[Rendered]) -> list[str]:
     """Return prompts and targets, from which a missing tokenizer is trained."""
     return [text for sample in rendered for text in (sample.prompt, sample.target or "")]
 
 
-def split_groups(samples: Sequence[Sample]) -> list[str]:
-    """Return a key for each sample, its image or id; samples with the same key stay in the same split."""
-    return [str(sample.image or sample.id) for sample in samples]
+def split_groups(samples: Sequence[Sample], max_hash_distance: int | None) -> list[str]:
+    """Return a key for each sample; samples with the same key share content and stay in the same split."""
+    return [str(group) for group in group_by_content(samples, max_hash_distance)]

@@ -8,6 +8,7 @@ from itertools import count, product
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, Literal
+from unicodedata import category, normalize
 
 IGNORED = -100
 """The label of positions that do not contribute to the loss, as in torch and transformers."""
@@ -60,6 +61,27 @@ class Sample:
     summary: str | None
     entities: tuple[Entity, ...]
     segments: tuple[Segment, ...]
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a text shows nothing: it is empty, or holds only white space and invisible format characters."""
+    return all(char.isspace() or category(char) in {"Cc", "Cf"} for char in text)
+
+
+def find_blank_text(sample: Sample) -> str | None:
+    """Describe the first text of a sample that shows nothing; None if there is none.
+
+    The text and the summary may be empty: the sample then has none. An entity may not be empty.
+    """
+    if sample.text and is_blank(sample.text):
+        return 'the text holds only white space; write "" if there is no text'
+    if sample.summary and is_blank(sample.summary):
+        return "the summary holds only white space; write null if there is no summary"
+    if any(is_blank(entity.text) for entity in sample.entities):
+        return "an entity is empty or holds only white space; remove the entity"
+    if any(is_blank(segment.entity) for segment in sample.segments):
+        return "the entity of a segment is empty or holds only white space; remove the segment"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +141,16 @@ class Completion:
     finished: bool = True
 
 
+def nfc(text: str) -> str:
+    """Normalize a text to Unicode NFC, in which equivalent spellings of a character are equal."""
+    return normalize("NFC", text)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The content of an answer; a part is None if its task was not asked for.
+
+    All texts are normalized to Unicode NFC, so that answers and references compare equal in any Unicode form.
 
     Attributes:
         summary: Task 1: the summary.
@@ -132,6 +161,16 @@ class Answer:
     summary: str | None
     pairs: frozenset[tuple[str, str]] | None
     mapping: Mapping[str, str] | None
+
+    def __post_init__(self) -> None:
+        """Normalize all texts to NFC."""
+        if self.summary is not None:
+            object.__setattr__(self, "summary", nfc(self.summary))
+        if self.pairs is not None:
+            object.__setattr__(self, "pairs", frozenset((nfc(label), nfc(entity)) for label, entity in self.pairs))
+        if self.mapping is not None:
+            mapping = {nfc(letter): nfc(entity) for letter, entity in self.mapping.items()}
+            object.__setattr__(self, "mapping", mapping)
 
 
 @dataclass(frozen=True, slots=True)

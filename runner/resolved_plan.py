@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from runner.code_identity import changed_modules, code_identity, own_packages
-from runner.errors import SpecError, StepError
+from runner.errors import DataError, SpecError, StepError
 from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options
 from runner.redaction import redact_passwords
 from runner.spec.check import check_spec, make_section
@@ -122,8 +122,16 @@ class PlanResolver:
         self._identities: dict[tuple[str, bool], dict[str, str]] = {}
 
     def resolve(self, spec: ExperimentSpec) -> Plan:
-        """Pin a spec to the content of its data and model; see the function of the same name."""
+        """Pin a spec to the content of its data and model; see the function of the same name.
+
+        Raises:
+            SpecError: Also if the trainer's options do not fit the number of training samples.
+        """
         dataset, revision = self.dataset(spec.data), self.revision(spec)
+        if spec.trainer_options is not None and spec.sweep is None:  # A sweep checks each of its trials.
+            if not dataset.num_samples["train"]:
+                raise DataError(f"{dataset.location}: the training split has no samples to train on")
+            spec.trainer_options.check_num_samples(dataset.num_samples["train"])
         plugins = {
             f"{section.stage}.{section.type}": find_plugin(section.stage, section.type).distribution
             for section in spec.sections()
@@ -154,9 +162,12 @@ class PlanResolver:
         """Return the description of a data section's data set.
 
         Raises:
-            DataError: The data set is missing or broken.
+            DataError: The data set is missing or broken, or has no test samples.
         """
-        return self._cached(self._datasets, data, lambda: create_plugin(data).prepare(self._reporter))
+        dataset = self._cached(self._datasets, data, lambda: create_plugin(data).prepare(self._reporter))
+        if not dataset.num_samples["test"]:
+            raise DataError(f"{dataset.location}: the test split has no samples, so no metric could be measured")
+        return dataset
 
     def revision(self, spec: ExperimentSpec) -> str:
         """Return the exact revision of a spec's initial weights; `none` if it has no model.

@@ -72,7 +72,10 @@ def test_finished_trials_are_reported_and_nothing_is_printed(notebook, capsys, c
         again = api.launch(api.load_spec("answers.yaml", "data.test=4"), local=True)
     assert all(trial.reused for trial in again.trials)
     assert capsys.readouterr().out == ""
-    assert [record.getMessage().split()[-1] for record in caplog.records] == ["finished"] * 4
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert [message.split()[-1] for message in messages] == ["finished"] * 4
+    [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "all 4 answers are malformed. For example, the answer to sample" in warning
 
 
 def test_groups_are_compared_over_seeds_and_samples(notebook):

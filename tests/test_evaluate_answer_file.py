@@ -167,8 +167,8 @@ def test_labels_option_applies_without_a_data_set(write):
         "predictions": write("p.jsonl", "output", {"1": "NER:\n:positive;sad :x"}),
         "references": write("r.jsonl", "target", {"1": "NER:\n:positive;sad :x"}),
     }
-    assert score(files)["metrics"]["ner_recall"] == 1  # Nothing known is named on either side.
-    assert score(files)["parse"]["malformed"] == 1
+    with pytest.raises(DataError, match=r"r.jsonl:1: the target cannot be read: no label-entity pair can be parsed"):
+        score(files)
     got = score(files, labels=["neutral", "positive"], metrics=["ner_f1_by_label"])
     assert got["metrics"]["ner_f1/positive"] == 1
     assert got["parse"]["clean"] == 0 and got["parse"]["repaired"] == 1  # 'Task 2 Answer:' is not there.
@@ -242,6 +242,7 @@ def test_invalid_lines_are_named(files, line, says):
         ({"metrics": ["rogue"]}, "--metrics: no metric plugin 'rogue'; did you mean 'rouge'"),
         ({"metrics": []}, "--metrics: name at least one"),
         ({"labels": ["a:b"]}, "the label 'a:b' cannot be read back"),
+        ({"split": "test"}, "--split: .*r.jsonl is a file and has no splits; omit --split"),
     ],
 )
 def test_invalid_options_are_named(files, options, says):
@@ -252,7 +253,7 @@ def test_invalid_options_are_named(files, options, says):
 
 def test_references_without_tasks_or_samples_are_refused(files, write, tmp_path):
     files["references"] = write("r.jsonl", "target", {key: "Hello." for key in TARGETS})
-    with pytest.raises(DataError, match="answer none of the tasks; name the tasks with --tasks"):
+    with pytest.raises(DataError, match="answer none of the tasks summary, ner and match"):
         score(files)
     with pytest.raises(DataError, match="holds no samples"):
         score({**files, "references": write("r.jsonl", "target", {})})
@@ -298,3 +299,151 @@ def test_command_prints_a_table_and_errors_without_a_traceback(files, workplace)
     done = workplace.run("evaluate", "--predictions", files["references"], "--references", files["references"])
     assert done.returncode == 2
     assert "r.jsonl:1: the key 'output' is missing" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--metrics", "bleu", "--metrics", "ner_f1"],
+        ["--metrics", "bleu,ner_f1"],
+        ["--metrics", "bleu, ner_f1", "--metrics", "bleu"],
+    ],
+)
+def test_options_that_take_a_list_can_be_repeated(files, workplace, given):
+    arguments = ["--predictions", files["predictions"], "--references", files["references"], "--json"]
+    tasks = ["--tasks", "summary", "--tasks", "ner"]
+    labels = ["--labels", "person,other", "--labels", "location"]
+    told = json.loads(workplace.run("evaluate", *arguments, *given, *tasks, *labels).stdout)
+    assert told["tasks"] == ["summary", "ner"]
+    assert told["labels"] == ["person", "other", "location"]
+    names = {name for name in told["metrics"] if "/" not in name}
+    assert names == {"bleu", "ner_precision", "ner_recall", "ner_f1"}
+    assert told["metrics"]["bleu"] == score(files)["metrics"]["bleu"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (":politician;Ada", "':politician;' is not a known label (location, organization, other, person)"),
+        (":Person;Ada", "':Person;' is not a known label"),
+        (": person;Ada", "': person;' is not a known label"),
+        (":person ;Ada", "':person ;' is not a known label"),
+        (":event;Pride:other;Rome", "text before the first label-entity pair ignored; ':event;' is not a known label"),
+        ("person;Ada", "no label-entity pair can be parsed"),
+        ("Ada (person)", "no label-entity pair can be parsed"),
+        (":person;Ada\nimage entities pair: a is Ada", "no image-entity mapping can be parsed"),
+        (":person;Ada\nimage entities pair{'a': 'Ada', 'b': 'Bo", "1 unfinished item(s) of the image-entity mapping"),
+        (":person;Ada\nimage entities pair{'a': ' '}", "the entity of a letter is empty in the image-entity mapping"),
+        (":person;\u200b", "an entity of a pair holds only invisible characters"),
+        ("\uff1aperson\uff1bAda", "no label-entity pair can be parsed"),
+    ],
+)
+@pytest.mark.parametrize("output", ["", "NER:\n:person;Bo", "anything"])
+def test_references_that_cannot_be_read_are_refused(write, workplace, text, says, output):
+    """Otherwise they would count as empty, and an empty or unreadable answer would have an F1 of 1."""
+    good = {"0": "NER:\n:person;Bo\nimage entities pair{}"}
+    predictions = write("p.jsonl", "output", {"0": output, "1": output})
+    references = write("r.jsonl", "target", {**good, "1": f"Task 2 Answer:\nNER:\n{text}"})
+    done = workplace.run("evaluate", "--predictions", predictions, "--references", references, "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "r.jsonl:2: the target cannot be read: " in done.stderr and says in done.stderr
+    if ":politician;" in text:
+        done = workplace.run(
+            "evaluate",
+            "--predictions",
+            predictions,
+            "--references",
+            references,
+            "--json",
+            "--labels",
+            "person,politician",
+        )
+        assert done.returncode == 0 and json.loads(done.stdout)["metrics"]["ner_f1"] < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        (":person;Ada:politician;Bo", {}, "1 of 2 references may mean something else than what is read"),
+        (":person;Ada: location;Rome", {}, "': location;' is not a known label"),
+        (":person;Ada:Person;Bo", {}, "':Person;' is not a known label"),
+        (":person;:other;Rome", {}, "1 label(s) without entity dropped"),
+        (":person;Ada\uff1aother\uff1bRome", {}, "Rome' contains a known label, which starts a pair only as"),
+        (":person;Ada\nother;Rome", {}, "the entity 'Ada other;Rome' contains a known label"),
+        (":person;Ada, Other ; Rome", {}, "the entity 'Ada, Other ; Rome' contains a known label"),
+        (":person;Ada\nimage entities pair{'A': 'Ada'}", {}, "'A' is not the letter of a segment (a … z, aa, ab …)"),
+        (":politician;Ada", {"parse": "published"}, "1 of 2 references cannot be read in the parse mode lossless"),
+        (":person;Ada\nimage entities pair{'a': 'Ada'}}", {}, "cannot be read in the parse mode published"),
+        (None, {}, "1 of 2 references have no answer to the task ner and count as empty ones, for example "),
+    ],
+)
+def test_doubtful_references_are_counted_in_warnings(write, workplace, text, options, says):
+    targets = {
+        "0": "NER:\n:person;Bo\nimage entities pair{}",
+        "1": "image entities pair{}" if text is None else f"NER:\n{text}",
+    }
+    files = {"predictions": write("p.jsonl", "output", targets), "references": write("r.jsonl", "target", targets)}
+    assert any(says in warning and "r.jsonl:2" in warning for warning in score(files, **options)["warnings"])
+    arguments = [part for name, value in {**files, **options}.items() for part in (f"--{name}", value)]
+    done = workplace.run("evaluate", *arguments)
+    assert done.returncode == 0 and says in done.stderr.replace("\n", " ")
+
+
+def test_readable_references_cause_no_warning(files):
+    assert score(files)["warnings"] == []
+
+
+def test_task_that_no_reference_answers_is_refused(write):
+    targets = {"1": "NER:\n:person;Ada"}
+    files = {"predictions": write("p.jsonl", "output", targets), "references": write("r.jsonl", "target", targets)}
+    with pytest.raises(DataError, match="no reference has an answer to the task match; omit this task in --tasks"):
+        score(files, tasks=["ner", "match"])
+
+
+def test_task_that_no_sample_of_a_data_set_answers_is_refused(write, tmp_path):
+    row = {"id": "1", "text": "Hi", "image": None, "summary": "A dog runs here.", "entities": [], "segments": []}
+    description = {"name": "x", "labels": ["person"], "num_samples": {"dev": 1}}
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "dataset.json").write_text(json.dumps(description))
+    (tmp_path / "set" / "dev.jsonl").write_text(json.dumps(row))
+    files = {"predictions": write("p.jsonl", "output", {"1": "Task 1 Answer: x"}), "references": tmp_path / "set"}
+    with pytest.raises(DataError, match="no reference has an answer to the task ner; omit this task in --tasks"):
+        score(files, split="dev", tasks=["summary", "ner"])
+    assert score(files, split="dev")["tasks"] == ["summary"]
+
+
+def test_metrics_that_measure_nothing_are_null_with_a_reason(write, workplace):
+    targets = {key: f"Task 1 Answer: {text}" for key, text in {"1": "一只猫坐在垫子上。", "2": "两只狗。"}.items()}
+    files = {"predictions": write("p.jsonl", "output", targets), "references": write("r.jsonl", "target", targets)}
+    got = score(files)
+    for name in ("rouge1", "rouge2", "rougeL", "bleu", "published/rouge1", "published/bleu"):
+        assert got["metrics"][name] is None
+    rouge, bleu = got["warnings"]
+    assert rouge.startswith("ROUGE is null: it has no meaning for any of the 2 reference summaries")
+    assert bleu.startswith("BLEU is null: it has no meaning for any of the 2 reference summaries")
+    files["references"] = write("r.jsonl", "target", {**targets, "2": "Task 1 Answer: two dogs run there"})
+    got = score(files)
+    assert got["metrics"]["rouge1"] == 0 and got["metrics"]["bleu"] == pytest.approx(0.1**0.75 / 2)
+    assert ["for 1 of 2 reference summaries" in warning for warning in got["warnings"]] == [True, True, False]
+    done = workplace.run("evaluate", *(part for name, value in files.items() for part in (f"--{name}", value)))
+    assert "warning: ROUGE has no meaning for 1 of 2 reference summaries" in done.stderr
+
+
+def test_a_raw_answer_is_shown_if_all_metrics_are_0(write, workplace):
+    files = {
+        "predictions": write("p.jsonl", "output", dict.fromkeys(TARGETS, " \n")),
+        "references": write("r.jsonl", "target", TARGETS),
+    }
+    [warning] = score(files)["warnings"]
+    assert warning.startswith(
+        "all 3 answers are malformed. For example, the answer to sample 1 is empty (parser: no 'Task"
+    )
+    assert str(files["predictions"]) in warning
+    off = {key: answer("x y z", ":other;nothing", "{'a': 'nothing'}") for key in TARGETS}
+    files["predictions"] = write("p.jsonl", "output", off)
+    [warning] = score(files)["warnings"]
+    assert warning.startswith('all metrics are 0. For example, the answer to sample 1 is "Task 1 Answer: x y z\\n')
+    done = workplace.run("evaluate", *(part for name, value in files.items() for part in (f"--{name}", value)))
+    assert "warning: all metrics are 0." in done.stderr
+    files["predictions"] = write("p.jsonl", "output", OUTPUTS)
+    assert score(files)["warnings"] == []

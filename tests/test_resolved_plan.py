@@ -148,3 +148,43 @@ def test_parameters_are_flattened_without_loss(plan_of):
     assert parameters["optimizer.groups.vision.lr"] == 1e-3
     assert parameters["metrics.1.type"] == "image_entity_accuracy"
     assert parameters["adapter.tasks"] == ["summary", "ner", "match"]
+
+
+@pytest.mark.parametrize("command", [["plan"], ["launch", "--local"]])
+def test_validation_ratio_of_no_sample_is_refused_before_anything_runs(workplace, tmp_path, command):
+    (tmp_path / "small.yaml").write_text(SPEC.format(data="data").replace("fp32", "fp32, validation_ratio: 0.05"))
+    done = workplace.run(command[0], "small.yaml", *command[1:])
+    assert done.returncode == 2
+    assert "small.yaml:6:72: trainer.validation_ratio: 0.05 of 8 training sample(s) rounds to no" in done.stderr
+    assert "use at least 0.12, or 0 for no validation" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_smoke_run_has_validation_samples(plan_of):
+    plan = plan_of("trainer.validation_ratio=0.1", "data.train=100")
+    small = smoke_spec(plan.spec)
+    assert small.trainer.options.validation_ratio == 0.5
+    assert resolve(small, Quiet()).dataset.num_samples["train"] == 12
+    assert smoke_spec(plan_of().spec).trainer.options.validation_ratio == 0
+
+
+@pytest.mark.parametrize(
+    ("empty", "message"),
+    [
+        ("test", "the test split has no samples, so no metric could be measured"),
+        ("train", "the training split has no samples to train on"),
+    ],
+)
+def test_empty_split_is_refused(workplace, tmp_path, empty, message):
+    row = {"id": "1", "text": "Ann", "image": None, "summary": None, "entities": [], "segments": []}
+    other = "test" if empty == "train" else "train"
+    description = {"name": "x", "labels": ["person"], "num_samples": {empty: 0, other: 1}}
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "dataset.json").write_text(json.dumps(description))
+    (tmp_path / "set" / f"{other}.jsonl").write_text(json.dumps(row))
+    (tmp_path / "set" / f"{empty}.jsonl").write_text("")
+    text = SPEC.format(data="set").replace("synthetic, path: set, train: 8, test: 2", "mmre, path: set")
+    (tmp_path / "small.yaml").write_text(text)
+    done = workplace.run("launch", "small.yaml", "--local")
+    assert done.returncode == 2
+    assert message in done.stderr

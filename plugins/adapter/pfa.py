@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from plugins.adapter.pfa_parse import collapse_whitespace, parse_lossless, parse_published
+from plugins.adapter.pfa_parse import collapse_whitespace, find_target_problems, parse_lossless, parse_published
 from plugins.adapter.pfa_prompt import (
     EXTRACTION_MARK,
     LABEL_PATTERN,
@@ -22,7 +22,8 @@ from plugins.adapter.pfa_prompt import (
     target_text,
 )
 from runner.errors import DataError, SpecError
-from runner.records import Answer, ImagePart, Prediction, Rendered, Sample, TextPart
+from runner.records import Answer, ImagePart, Prediction, Rendered, Sample, TextPart, nfc
+from runner.stages import TargetProblems
 from runner.stages.registry import suggestion
 
 
@@ -64,7 +65,7 @@ class PromptFormatAdapter:
     """
 
     # The check can refuse a sample, but changes no prompt and no target.
-    parsing_methods: ClassVar[Sequence[str]] = ("parse", "_check_round_trip")
+    parsing_methods: ClassVar[Sequence[str]] = ("parse", "_parse", "target_problems", "_check_round_trip")
 
     def __init__(self, options: PfaOptions, labels: Sequence[str]) -> None:
         """Store the options, and check the labels of the data set.
@@ -76,7 +77,7 @@ class PromptFormatAdapter:
         self._options = options
         self._tasks = options.tasks
         self._labels = tuple(labels) if options.labels is None else options.labels
-        self._label_set = frozenset(self._labels)
+        self._label_set = frozenset(map(nfc, self._labels))
         self.parse_modes: Sequence[str] = (options.parse, *(mode for mode in PARSE_MODES if mode != options.parse))
         for label in labels:
             if not re.fullmatch(LABEL_PATTERN, label):
@@ -85,7 +86,7 @@ class PromptFormatAdapter:
                     "by one space, without colon and semicolon",
                     path=("adapter", "labels"),
                 )
-            if label not in self._label_set:
+            if nfc(label) not in self._label_set:
                 raise SpecError(
                     f"the data set's label {label!r} is missing{suggestion(label, self._labels)}; list all of "
                     f"[{', '.join(labels)}], or omit `labels`",
@@ -136,8 +137,18 @@ class PromptFormatAdapter:
 
     def parse(self, output: str, mode: str) -> Prediction:
         """Parse an answer in one of `parse_modes`; never raises, whatever the text."""
+        return self._parse(output, mode, self._tasks)
+
+    def target_problems(self, target: str, mode: str) -> TargetProblems:
+        """Find what of a reference given as text cannot be read; see `TargetChecker.target_problems`."""
+        tasks = tuple(task for task in self._tasks if task in _tasks_of_target(target))
+        if not tasks:
+            return TargetProblems()
+        return find_target_problems(self._parse(target, mode, tasks), target, self._label_set)
+
+    def _parse(self, output: str, mode: str, tasks: Sequence[Task]) -> Prediction:
         parse = {"lossless": parse_lossless, "published": parse_published}[mode]
-        return parse(output, self._tasks, self._label_set)
+        return parse(output, tasks, self._label_set)
 
     def reference(self, sample: Sample) -> Answer:
         """Build the reference answer from the sample's fields, with white space normalized as by `parse`.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from plugins.adapter.pfa_prompt import EXTRACTION_MARK, MATCH_MARK, NER_MARK, SUMMARY_MARK, Task
-from runner.records import Answer, Ending, Prediction
+from runner.records import Answer, Ending, Prediction, is_blank, nfc
+from runner.stages import TargetProblems
 
 
 def collapse_whitespace(text: str) -> str:
@@ -213,6 +214,10 @@ LabelEntityPairs = frozenset[tuple[str, str]]
 _ANCHOR = re.compile(r":([^:;]++);")
 
 
+TEXT_BEFORE_PAIRS = "text before the first label-entity pair ignored"
+"""Note on an answer; in a reference, an unknown label stands there."""
+
+
 def parse_lossless(output: str, tasks: Sequence[Task], labels: AbstractSet[str]) -> Prediction:
     """Parse an answer whose entities and summary may contain the delimiters of the format.
 
@@ -281,12 +286,12 @@ def _lossless_pairs(text: str | None, labels: AbstractSet[str], diagnostics: Par
     if text is None:
         diagnostics.add_loss(f"no {NER_MARK!r}")
         return frozenset()
-    anchors = [anchor for anchor in _ANCHOR.finditer(text) if anchor[1] in labels]
+    anchors = [anchor for anchor in _ANCHOR.finditer(text) if nfc(anchor[1]) in labels]
     starts = [*(anchor.start() for anchor in anchors), len(text)]
     entities = [collapse_whitespace(text[anchor.end() : end]) for anchor, end in zip(anchors, starts[1:], strict=True)]
     if text[: starts[0]].strip():
         if anchors:
-            diagnostics.add_repair("text before the first label-entity pair ignored")
+            diagnostics.add_repair(TEXT_BEFORE_PAIRS)
         else:
             diagnostics.add_loss("no label-entity pair can be parsed")
     if not all(entities):
@@ -307,7 +312,7 @@ def _published_pairs(text: str | None, labels: AbstractSet[str], diagnostics: Pa
         diagnostics.add_loss("no label-entity pair can be parsed")
     elif num_dropped:
         diagnostics.add_repair(f"{num_dropped} piece(s) without label or entity dropped")
-    if any(label not in labels for label, _ in complete):
+    if any(nfc(label) not in labels for label, _ in complete):
         diagnostics.add_repair("unknown labels accepted")
     return complete
 
@@ -339,3 +344,61 @@ def _expected_marks(tasks: Sequence[Task]) -> list[str]:
         marks.append(EXTRACTION_MARK)
     marks += [NER_MARK] if "ner" in tasks else []
     return marks + ([MATCH_MARK] if "match" in tasks else [])
+
+
+EMPTY_SUMMARY = "the summary is empty"
+FRAME_NOTE = re.compile(r"no 'Task|.* is out of order|text before '|.* was not requested")
+"""Notes on the markers of an answer, which say nothing about its parts."""
+_LABEL_LIKE = re.compile(r"[^\W\d_]+(?:[ -][^\W\d_]+)*")
+_SEPARATORS = ";:\uff1b\uff1a"
+"""The separators of label and entity, also in the full-width form that Chinese and Japanese keyboards write."""
+
+
+def find_target_problems(prediction: Prediction, target: str, labels: AbstractSet[str]) -> TargetProblems:
+    """Sort the notes on a reference that is given as text, and find what the parser did not recognize.
+
+    Args:
+        prediction: The parsed target, with the tasks that it answers.
+        target: The target.
+        labels: The known labels.
+    """
+    notes = [note for note in prediction.notes if not FRAME_NOTE.match(note)]
+    losses = tuple(
+        note for note in notes if note == TEXT_BEFORE_PAIRS or note.endswith("can be parsed") or "unfinished" in note
+    )
+    unknown = list(_unknown_labels(prediction, target, labels))
+    if TEXT_BEFORE_PAIRS in losses or any("label-entity" in note for note in losses):
+        losses += tuple(unknown[:1])
+    losses += tuple(_blank_parts(prediction.answer))
+    doubts = (*(note for note in notes if note not in losses), *unknown, *_doubtful_parts(prediction.answer, labels))
+    return TargetProblems(losses, doubts)
+
+
+def _unknown_labels(prediction: Prediction, target: str, labels: AbstractSet[str]) -> Iterator[str]:
+    accepted = {label for label, _ in prediction.answer.pairs or ()} | labels
+    extraction = _text_after(target, EXTRACTION_MARK) or target
+    for anchor in _ANCHOR.finditer(_ner_text(extraction) or ""):
+        if nfc(anchor[1]) not in accepted and _LABEL_LIKE.fullmatch(anchor[1].strip()):
+            yield f"{anchor[0]!r} is not a known label ({', '.join(sorted(labels))})"
+
+
+def _blank_parts(answer: Answer) -> Iterator[str]:
+    """Describe the entities that show nothing; an empty answer could equal them."""
+    if any(is_blank(entity) for _, entity in answer.pairs or ()):
+        yield "an entity of a pair holds only invisible characters"
+    if any(is_blank(entity) for entity in (answer.mapping or {}).values()):
+        yield "the entity of a letter is empty in the image-entity mapping"
+
+
+def _doubtful_parts(answer: Answer, labels: AbstractSet[str]) -> Iterator[str]:
+    """Describe entities that contain another pair, letters that no segment has, and a summary that shows nothing."""
+    if answer.summary and is_blank(answer.summary):
+        yield EMPTY_SUMMARY
+    names = "|".join(map(re.escape, sorted(labels)))
+    pair_like = re.compile(rf"(?<!\w)(?:{names})\s*[{_SEPARATORS}]", re.IGNORECASE)
+    for _, entity in sorted(answer.pairs or ()):
+        if pair_like.search(entity):
+            yield f"the entity {entity!r} contains a known label, which starts a pair only as ':<known label>;'"
+    for letter in answer.mapping or {}:
+        if not re.fullmatch("[a-z]+", letter):
+            yield f"{letter!r} is not the letter of a segment (a … z, aa, ab …)"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from runner.records import Sample
+from pydantic import field_validator
+
+from runner.records import Sample, is_blank
 from runner.stages import Annotation, AnnotationEstimate, Options, Reporter, TokenUsage
 
 
@@ -16,6 +18,13 @@ class ConstantOptions(Options):
 
     summary: str = "This picture stands in a smoke run, and nobody has looked at what it shows."
     """Text of the summary. Default: a text that says it is from a smoke run."""
+
+    @field_validator("summary")
+    @classmethod
+    def _shows_something(cls, summary: str) -> str:
+        if is_blank(summary):
+            raise ValueError("the summary is empty or holds only white space; write a text")
+        return summary
 
 
 class ConstantAnnotator:

@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from runner.stages import FilePath, NearDuplicateBits, Options, OutsideFingerprint, Ratios
+from runner.stages import DataOptions, FilePath, NearDuplicateBits, Options, OutsideFingerprint, Ratios
 
 
-class MmreOptions(Options):
+class MmreOptions(DataOptions):
     """A data-set folder, which `runner build` or `runner import` has written."""
 
     path: Annotated[FilePath, OutsideFingerprint()]
@@ -22,10 +22,15 @@ class MmreOptions(Options):
     """What to do if splits share an id, a text or an image. `refuse`: stop with an error. `warn`: print a warning."""
     near_images: NearDuplicateBits = None
     """Two images also count as the same image if their perceptual hashes (64 bits each) differ in at most this number
-    of bits, both for `leaks` and for `split`. Default: only exact copies count as the same image. If this option is
-    set, every image is read whenever the data set is loaded."""
+    of bits: for `leaks`, for `split`, for the validation split and for few-shot examples. Default: only exact copies
+    count as the same image. If this option is set, every image is read whenever the data set is loaded."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Maximum number of samples in each split: only the first samples are used. Default: all samples."""
+
+    @property
+    def max_hash_distance(self) -> int | None:
+        """The value of `near_images`."""
+        return self.near_images
 
     def smoke(self) -> Mapping[str, Any]:
         """Use a few samples of the folder, or generated ones if the folder does not exist."""

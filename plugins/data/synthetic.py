@@ -14,6 +14,7 @@ from plugins.data.data_options import SyntheticOptions
 from runner.code_identity import code_identity, own_packages
 from runner.dataset.folder_reader import DatasetFolder
 from runner.dataset.folder_writer import DatasetWriter, exclusive_build, publish_atomically
+from runner.dataset.leaks import text_key
 from runner.errors import DataError
 from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options
 from runner.records import Entity, Sample, Segment, segment_letters
@@ -329,7 +330,7 @@ class _SampleGenerator:
             extra = self.entity_sampler.draw(rng, self._num_extra(len(shown)), unseen_ratio, exclude=shown)
             mentioned = rng.sample([*shown, *extra], len(shown) + len(extra))
             text = self.entity_sampler.tweet(rng, mentioned)
-            key = " ".join(text.casefold().split())
+            key = text_key(text)
             if key not in self.texts:
                 self.texts.add(key)
                 return self._build(name, text, mentioned, shown, has_segments=has_segments)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.abc import MetaPathFinder
@@ -15,6 +17,7 @@ from types import ModuleType
 
 from plugins.metric.summary_options import BleuOptions, CorpusBleuOptions, RougeOptions
 from runner.records import Answer
+from runner.stages import ReferenceWarning
 
 OPTIONAL_PACKAGES = frozenset({"scipy", "sklearn"})
 """Packages that NLTK imports if installed (nltk 3.10: `classify.scikitlearn`, `metrics`, `parse.transitionparser`)."""
@@ -57,6 +60,70 @@ with _block_optional_packages():
     from rouge_score.scoring import fmeasure
     from rouge_score.tokenize import tokenize
 
+ROUGE_CHARACTERS = re.compile(r"[a-z0-9]")
+"""The characters that rouge-score does not remove, in lower-case text (`rouge_score.tokenize`)."""
+SCRIPTS_WITHOUT_SPACES = (
+    "CJK",
+    "IDEOGRAPHIC",
+    "HIRAGANA",
+    "KATAKANA",
+    "HALFWIDTH KATAKANA",
+    "BOPOMOFO",
+    "YI ",
+    "THAI",
+    "LAO",
+    "KHMER",
+    "MYANMAR",
+    "TAI ",
+    "NEW TAI LUE",
+    "TIBETAN",
+    "JAVANESE",
+    "BALINESE",
+)
+"""How the Unicode names of letters begin in scripts that put no spaces between words (Unicode Standard Annex 14)."""
+MAX_LETTERS_PER_WORD = 4
+"""Maximum mean number of letters between spaces in a text of such a script that was segmented into words. Segmented
+Chinese has about 1.7, segmented Thai about 3; clauses between spaces have more."""
+NGRAM_ORDERS = (1, 2, 3, 4)
+MAX_ORDER = NGRAM_ORDERS[-1]
+
+
+def has_mostly_rouge_characters(text: str) -> bool:
+    """Whether ROUGE uses at least half of the letters and digits of a text; false without any."""
+    characters = [char for char in text.lower() if char.isalnum()]
+    return bool(characters) and 2 * sum(map(bool, map(ROUGE_CHARACTERS.fullmatch, characters))) >= len(characters)
+
+
+def has_spaces_between_words(text: str) -> bool:
+    """Whether the words of a text can be found by its spaces.
+
+    This is true unless most of its letters belong to a script without spaces, and the text was not segmented.
+    """
+    letters = [char for char in text if char.isalpha()]
+    num_unspaced = sum(unicodedata.name(char, "").startswith(SCRIPTS_WITHOUT_SPACES) for char in letters)
+    num_words = len(text.split())
+    is_segmented = num_words >= MAX_ORDER and len(letters) <= MAX_LETTERS_PER_WORD * num_words
+    return 2 * num_unspaced <= len(letters) or is_segmented
+
+
+def _script_warnings(
+    metric: str, cause: str, summaries: Sequence[str], is_measured: Callable[[str], bool]
+) -> list[ReferenceWarning]:
+    """Warn of reference summaries that a metric cannot measure; its values are undefined if it can measure none."""
+    num_summaries, num_unmeasured = len(summaries), sum(not is_measured(summary) for summary in summaries)
+    if not num_unmeasured:
+        return []
+    if num_unmeasured == num_summaries:
+        message = f"{metric} is null: it has no meaning for any of the {num_summaries:,} reference summaries, because"
+        return [ReferenceWarning(f"{message} {cause}", is_undefined=True)]
+    message = f"{metric} has no meaning for {num_unmeasured:,} of {num_summaries:,} reference summaries, because"
+    return [ReferenceWarning(f"{message} {cause}")]
+
+
+def _summaries(references: Sequence[Answer]) -> list[str]:
+    return [reference.summary for reference in references if reference.summary]
+
+
 ROUGE_CACHE_SIZE = 50_000
 """Number of cached pairs of summaries; larger than the test split of any data set that we know."""
 
@@ -81,6 +148,20 @@ class Rouge:
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
         """Average over the samples."""
         return {name: fmean(sample[name] for sample in counts) if counts else None for name in self.metric_names}
+
+    def check_references(self, references: Sequence[Answer]) -> Sequence[ReferenceWarning]:
+        """Warn of summaries in other scripts than the Latin one, and of summaries of one word."""
+        summaries = _summaries(references)
+        cause = "it uses only the letters a to z and digits, and most of their characters are others"
+        warnings = _script_warnings("ROUGE", cause, summaries, has_mostly_rouge_characters)
+        num_single = sum(len(self._tokens.tokenize(summary)) == 1 for summary in summaries)
+        if num_single and not any(warning.is_undefined for warning in warnings):
+            message = (
+                f"rouge2 is 0 for {num_single:,} of {len(summaries):,} reference summaries, whatever the answer is, "
+                "because they have only one word"
+            )
+            warnings.append(ReferenceWarning(message))
+        return warnings
 
     def _compute(self, reference: str, prediction: str) -> dict[str, float]:
         overlaps = self._overlaps.score(reference, prediction)
@@ -123,6 +204,26 @@ def lcs_length(one: Sequence[str], other: Sequence[str]) -> int:
 
 BLEU_CACHE_SIZE = 50_000
 """As `ROUGE_CACHE_SIZE`."""
+NO_SPACES = "it splits texts at spaces, and they have no spaces between words"
+
+
+def _bleu_warnings(
+    metric: Bleu | CorpusBleu, title: str, name: str, references: Sequence[Answer]
+) -> Sequence[ReferenceWarning]:
+    """Warn of summaries without spaces between words, and of summaries that are shorter than the longest n-grams."""
+    summaries = _summaries(references)
+    warnings = _script_warnings(title, NO_SPACES, summaries, has_spaces_between_words)
+    num_short = sum(len(summary.split()) < MAX_ORDER for summary in summaries)
+    if num_short and not any(warning.is_undefined for warning in warnings):
+        answers = [Answer(summary, None, None) for summary in summaries]
+        scores = [metric.score(answer, answer) for answer in answers]
+        highest = metric.reduce([counts for counts in scores if counts is not None])[name]
+        message = (
+            f"{name} is at most {highest:.4f} on these references, because {num_short:,} of {len(summaries):,} "
+            f"reference summaries have fewer than {MAX_ORDER} words"
+        )
+        warnings.append(ReferenceWarning(message))
+    return warnings
 
 
 class Bleu:
@@ -148,12 +249,13 @@ class Bleu:
         """Average over the samples."""
         return {"bleu": fmean(sample["bleu"] for sample in counts) if counts else None}
 
+    def check_references(self, references: Sequence[Answer]) -> Sequence[ReferenceWarning]:
+        """Warn of summaries that BLEU cannot measure; see `_bleu_warnings`."""
+        return _bleu_warnings(self, "BLEU", "bleu", references)
+
     def _compute(self, reference: str, prediction: str) -> float:
         tokens = prediction.split()
         return float(sentence_bleu([reference.split()], tokens, smoothing_function=self._smoothing)) if tokens else 0.0
-
-
-NGRAM_ORDERS = (1, 2, 3, 4)
 
 
 class CorpusBleu:
@@ -194,3 +296,7 @@ class CorpusBleu:
         smoothed = self._smoothing(precisions, references=None, hypothesis=None, hyp_len=total["predicted"])
         mean = exp(fsum(log(precision) for precision in smoothed) / len(NGRAM_ORDERS))
         return {"corpus_bleu": float(brevity_penalty(total["reference"], total["predicted"]) * mean)}
+
+    def check_references(self, references: Sequence[Answer]) -> Sequence[ReferenceWarning]:
+        """Warn of summaries that BLEU cannot measure; see `_bleu_warnings`."""
+        return _bleu_warnings(self, "corpus BLEU", "corpus_bleu", references)

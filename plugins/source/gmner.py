@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import ElementTree
 
 from runner.errors import DataError, data_line_error
-from runner.records import Entity, Sample, Segment, segment_letters
+from runner.records import Entity, Sample, Segment, is_blank, nfc, segment_letters
 from runner.stages import FilePath, Options, OutsideFingerprint, SkippedEntry, SourceTweet
 
 SPLITS = ("train", "dev", "test")
@@ -82,23 +82,31 @@ class GmnerSource:
                 yield from self._entries(f"{split}-{number}-{tweet.image_id}", split, tweet)
 
     def _entries(self, name: str, split: str, tweet: _Tweet) -> Iterator[SourceTweet | SkippedEntry]:
-        entities = _entities(tweet)
+        text = " ".join(filter(None, tweet.tokens))
+        if is_blank(text):
+            yield SkippedEntry(name, "tweet without text: all tokens are white space")
+            return
+        tagged = _entities(tweet)
+        entities = tuple(entity for entity in tagged if not is_blank(entity.text))
+        for entity in tagged:
+            if is_blank(entity.text):
+                yield SkippedEntry(name, f"entity of white space, tagged as {entity.label}")
         xml = self._xml / f"{tweet.image_id}.xml"
         if not xml.is_file():
             yield SkippedEntry(name, "tweet without boxes")
             return
         annotation = _annotation(xml)
-        mentions = {entity.text for entity in entities}
-        for other in (title for title, _ in annotation.objects if title not in mentions):
+        mentions = {nfc(entity.text) for entity in entities}
+        for other in (title for title, _ in annotation.objects if nfc(title) not in mentions):
             yield SkippedEntry(name, f"box of something that is not an entity of the text: {other}")
-        boxes = [(title, box) for title, box in annotation.objects if title in mentions]
+        boxes = [(title, box) for title, box in annotation.objects if nfc(title) in mentions]
         if not boxes:
             yield SkippedEntry(name, "tweet without a box of a tagged entity")
             return
         segments = tuple(
             Segment(letter, None, title, box) for letter, (title, box) in zip(segment_letters(), boxes, strict=False)
         )
-        sample = Sample(name, " ".join(tweet.tokens), self._image(tweet.image_id), None, entities, segments)
+        sample = Sample(name, text, self._image(tweet.image_id), None, entities, segments)
         yield SourceTweet(sample, split, annotation.size)
 
     def _image(self, image_id: str) -> Path:
@@ -146,7 +154,7 @@ def _entities(tweet: _Tweet) -> tuple[Entity, ...]:
         elif kind == "I":
             entities[-1][1].append(token)
         previous = tag
-    return tuple(Entity(label, " ".join(tokens)) for label, tokens in entities)
+    return tuple(Entity(label, " ".join(filter(None, tokens))) for label, tokens in entities)
 
 
 def _annotation(path: Path) -> _Annotation:

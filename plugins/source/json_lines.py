@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from runner.dataset.answer_files import raise_problems
 from runner.errors import DataError, SpecPath
-from runner.records import Entity, Sample, Segment, segment_letters
+from runner.records import Entity, Sample, Segment, is_blank, nfc, segment_letters
 from runner.spec.check import validation_problems
 from runner.spec.yaml_layers import Mark, Tree
 from runner.stages import FilePath, Options, OutsideFingerprint, SkippedEntry, SourceTweet
@@ -42,7 +42,15 @@ class JsonLinesOptions(Options):
 
 
 Pixels = Annotated[float, Field(allow_inf_nan=False)]
-Text = Annotated[str, Field(min_length=1)]
+
+
+def _check_not_blank(text: str) -> str:
+    if text and is_blank(text):
+        raise ValueError("holds only white space; write a text, or remove the value")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_check_not_blank)]
 
 
 class _LinePart(BaseModel):
@@ -198,11 +206,11 @@ def _paths(value: Any, path: SpecPath = ()) -> Iterator[SpecPath]:
 
 def _entries(sample: _Line, split: str, images: Path) -> Iterator[SourceTweet | SkippedEntry]:
     entities = tuple(Entity(entity.label, " ".join(entity.text.split())) for entity in sample.entities)
-    mentions = {entity.text for entity in entities}
+    mentions = {nfc(entity.text) for entity in entities}
     boxes = []
     for segment in sample.segments:
         name = " ".join(segment.entity.split())
-        if name in mentions:
+        if nfc(name) in mentions:
             left, top, right, bottom = (round(side) for side in segment.box)
             boxes.append((name, (left, top, right, bottom)))
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -73,14 +75,38 @@ class SftTrainer:
         """Count steps and tokens of a training; see `Trainer.training_budget`.
 
         Raises:
-            SpecError: `tokens` is set, and no sample that is trained on has any answer tokens.
+            SpecError: `tokens` is set, and no sample that is trained on has any answer tokens; or `validation_ratio` is
+                set, and no sample can be held out.
         """
-        sampler = self._sampler(split_validation(groups, self._options.validation_ratio, seed), seed)
+        sampler = self._sampler(self._split(groups, seed), seed)
         tokens = None if model is None or counts is None else self._target_tokens(model, counts)
         return training_budget(self._options, sampler, tokens)
 
     def _target_tokens(self, model: ModelSpec, counts: Sequence[TokenCounts]) -> list[int]:
         return count_target_tokens(counts, self.max_sample_tokens(model), self._options.on_overlength)
+
+    def _split(self, groups: Sequence[str], seed: int) -> ValidationSplit:
+        """Split off the validation samples.
+
+        Raises:
+            SpecError: `validation_ratio` is set, and no sample can be held out.
+        """
+        ratio = self._options.validation_ratio
+        self._options.check_num_samples(len(groups))
+        split = split_validation(groups, ratio, seed)
+        if ratio and not split.validation:
+            smallest = min(Counter(groups).values())
+            remedy = (
+                f"use at least {math.ceil(1000 * smallest / len(groups)) / 1000:g}, or 0 for no validation"
+                if smallest < len(groups)
+                else "use 0 for no validation"
+            )
+            raise SpecError(
+                f"{ratio:g} of {len(groups):,} training samples holds out no sample, because samples that share a text "
+                f"or an image stay together, and the smallest group of them has {smallest:,} samples; {remedy}",
+                path=("trainer", "validation_ratio"),
+            )
+        return split
 
     def _sampler(self, split: ValidationSplit, seed: int) -> EpochSampler:
         num_samples = len(split.training) + len(split.validation)
@@ -117,14 +143,15 @@ class SftTrainer:
 
         Raises:
             StopRequestedError: The user asked to stop, and the state was saved.
-            SpecError: The batch cannot be divided among the workers, or the optimizer's groups do not fit the model.
+            SpecError: The batch cannot be divided among the workers, the optimizer's groups do not fit the model, or no
+                sample can be held out for validation.
             StepError: The loss or its gradient is not finite.
         """
         sharded_layers = layer_classes(model.module) if self._options.strategy == "fsdp" else ()
         accelerator = make_accelerator(self._options.precision, sharded_layers)
         self._check_workers(accelerator.num_processes)
         set_seed(run.seed, device_specific=True)
-        split = split_validation(groups, self._options.validation_ratio, run.seed)
+        split = self._split(groups, run.seed)
         sampler = self._sampler(split, run.seed)
         num_steps = self._num_steps(model, samples, sampler)
         scheduled_optimizers = optimizer.build(model.module, num_steps)
@@ -213,7 +240,7 @@ class SftTrainer:
         if len(split.validation) < requested:
             run.reporter.warn(
                 f"validation: {len(split.validation)} samples instead of {requested}, because samples that "
-                f"share an image stay together; each epoch trains on {num_samples - requested} of the other "
+                f"share a text or an image stay together; each epoch trains on {num_samples - requested} of the other "
                 f"{len(split.training)}, drawn anew for each epoch"
             )
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from plugins.trainer.validation_split_and_batches import num_validation
+from runner.errors import SpecError
 from runner.stages import OutsideFingerprint, SelectionMetric, TrainerOptions
 
 Count = Annotated[int, Field(gt=0)]
@@ -90,8 +92,9 @@ class SftOptions(TrainerOptions):
     samples of the batch. If all samples of a batch are left out, the step does not change the model."""
 
     validation_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Fraction of the training samples that is held out for validation. Samples that share an image are either all held
-    out or all trained on."""
+    """Fraction of the training samples that is held out for validation. Samples that share a text or an image, also
+    through other samples, are either all held out or all trained on. A fraction that rounds to no sample is an
+    error."""
 
     eval_steps: Count | None = None
     """Number of optimizer steps between two computations of the validation loss. The loss is also computed after the
@@ -182,9 +185,25 @@ class SftOptions(TrainerOptions):
         """The metric that selects the best model; None if none is selected."""
         return self.metric_for_best_model if self.early_stopping_patience or self.load_best_model_at_end else None
 
+    def check_num_samples(self, num_samples: int) -> None:
+        """Refuse a validation split without samples; see `TrainerOptions.check_num_samples`."""
+        if self.validation_ratio and not num_validation(num_samples, self.validation_ratio):
+            remedy = f"at least {1 / num_samples:.2g}" if num_samples > 1 else "more training samples"
+            raise SpecError(
+                f"{self.validation_ratio:g} of {num_samples:,} training sample(s) rounds to no validation sample, so "
+                f"no validation metric could be measured; use {remedy}, or 0 for no validation",
+                path=("trainer", "validation_ratio"),
+            )
+
     def smoke(self) -> Mapping[str, Any]:
-        """Train two steps with a checkpoint after each; the smoke model has its own tokens and length limit."""
+        """Train two steps with a checkpoint after each; the smoke model has its own tokens and length limit.
+
+        A validation split is at least half of the few samples. The validation loss selects the best model, because
+        other metrics may be undefined on so few samples.
+        """
         return {
+            "validation_ratio": max(self.validation_ratio, 0.5) if self.validation_ratio else 0.0,
+            "metric_for_best_model": type(self).model_fields["metric_for_best_model"].default.model_dump(),
             "epochs": 1,
             "tokens": None,
             "max_steps": 2,

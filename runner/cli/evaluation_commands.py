@@ -23,16 +23,19 @@ def evaluate(
     references: Annotated[
         Path, typer.Option(help='Reference answers: a data-set folder, or a file of JSON lines {"id", "target"}.')
     ],
-    split: Annotated[str, typer.Option(help="Split to score, if the references are a data-set folder.")] = "test",
-    labels: Annotated[
+    split: Annotated[
         str | None,
+        typer.Option(help="Split to score, if the references are a data-set folder. Default: test."),
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
         typer.Option(
             metavar="A,B,…",
             help="Entity labels, if the references are not a data set. Default: the four labels of Twitter GMNER.",
         ),
     ] = None,
     tasks: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="A,B,…",
             help="Tasks to score: one or more of summary, ner, match. Default: the tasks for which the references "
@@ -46,8 +49,12 @@ def evaluate(
         ),
     ] = "lossless",
     metrics: Annotated[
-        str, typer.Option(metavar="A,B,…", help="Names of the metric plugins to use.")
-    ] = "rouge,bleu,ner_f1,image_entity_accuracy",
+        list[str] | None,
+        typer.Option(
+            metavar="A,B,…",
+            help="Names of the metric plugins to use. Default: rouge,bleu,ner_f1,image_entity_accuracy.",
+        ),
+    ] = None,
     allow_missing: Annotated[
         bool,
         typer.Option(
@@ -61,10 +68,13 @@ def evaluate(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Score a file with the outputs of any model, with the code that also scores a launch. No model is loaded."""
+    """Score a file with the outputs of any model, with the code that also scores a launch. No model is loaded.
+
+    Options that take a list can be repeated.
+    """
     from runner.cli.progress import StageReporter
     from runner.cli.results_display import metrics_table, print_tables
-    from runner.evaluate_answer_file import EvaluateOptions, evaluate
+    from runner.evaluate_answer_file import METRICS, EvaluateOptions, evaluate
 
     request = EvaluateOptions(
         predictions=predictions,
@@ -73,7 +83,7 @@ def evaluate(
         labels=_split_list(labels),
         tasks=_split_list(tasks),
         parse=parse,
-        metrics=_split_list(metrics) or (),
+        metrics=METRICS if metrics is None else _split_list(metrics) or (),
         allow_missing=allow_missing,
     )
     terminal = open_terminal()
@@ -81,6 +91,8 @@ def evaluate(
         evaluation = evaluate(request, StageReporter(terminal, "score"))
     finally:
         terminal.close()
+    for warning in evaluation.warnings:
+        terminal.warn(warning)
     if scores is not None:
         _write_scores(scores, evaluation.rows)
     if as_json:
@@ -102,8 +114,12 @@ def _write_scores(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         raise RequirementError(f"--scores: {file} cannot be written: {error.strerror}") from error
 
 
-def _split_list(names: str | None) -> tuple[str, ...] | None:
-    return None if names is None else tuple(name.strip() for name in names.split(",") if name.strip())
+def _split_list(values: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Split the values of an option that can be repeated at their commas, each name once."""
+    if values is None:
+        return None
+    names = (name.strip() for value in values for name in value.split(","))
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 Names = Annotated[
@@ -130,7 +146,7 @@ Baseline = Annotated[
 ]
 Metrics = Annotated[
     list[str] | None,
-    typer.Option(metavar="METRIC", help="Show only this metric, such as ner_f1. You can repeat this option."),
+    typer.Option(metavar="A,B,…", help="Show only these metrics, such as ner_f1. You can repeat this option."),
 ]
 Mre = Annotated[
     bool,
@@ -228,7 +244,7 @@ def compare(
     options = CompareOptions(
         by=by,
         baseline=baseline,
-        metrics=metric or None,
+        metrics=_split_list(metric) or None,
         parse=parse,
         finished_only=finished,
         mre=mre,

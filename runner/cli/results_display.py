@@ -57,7 +57,7 @@ def metrics_table(title: str, metrics_by_run: Sequence[tuple[str, Metrics]]) -> 
         else:
             empty.append(name)
     if empty:
-        table.caption = f"not requested: {', '.join(empty)}"
+        table.caption = f"null (not requested, or a warning gives the reason): {', '.join(empty)}"
         table.caption_justify = "left"
     return table
 

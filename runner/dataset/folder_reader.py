@@ -13,7 +13,7 @@ from typing import Any, overload
 from runner.errors import DataError, data_line_error
 from runner.files import iter_jsonl
 from runner.fingerprint_and_provenance import canonical_json
-from runner.records import Entity, Sample, Segment, segment_letters
+from runner.records import Entity, Sample, Segment, find_blank_text, segment_letters
 from runner.stages import DatasetInfo
 
 
@@ -147,7 +147,8 @@ class DatasetFolder:
         """The content of `dataset.json`.
 
         Raises:
-            DataError: The folder or the file is missing, the file is not valid JSON, or a required key is missing.
+            DataError: The folder or the file is missing, the file is not valid JSON, a required key is missing, or a
+                number of samples is not a number.
         """
         file = self.path / DESCRIPTION_FILE
         if not file.is_file():
@@ -162,6 +163,10 @@ class DatasetFolder:
         for key, (value_type, example) in _REQUIRED_KEYS.items():
             if not isinstance(description, dict) or not isinstance(description.get(key), value_type):
                 raise DataError(f"{file}: the key {key!r} is missing or has the wrong type. Example: {example}")
+        for split, number in description["num_samples"].items():
+            if not isinstance(number, int) or isinstance(number, bool):
+                example = _REQUIRED_KEYS["num_samples"][1]
+                raise DataError(f"{file}: num_samples: {split}: {number!r} is not a number. Example: {example}")
         return description  # type: ignore[no-any-return]
 
     @property
@@ -209,7 +214,7 @@ class DatasetFolder:
         if not isinstance(row, dict):
             raise data_line_error(file, number, 'is not a JSON object such as {"id": …, "text": …}')
         try:
-            return Sample(
+            sample = Sample(
                 id=_check_text(row["id"]),
                 text=_check_text(row["text"]),
                 image=self._resolve_image(row.get("image")),
@@ -221,6 +226,9 @@ class DatasetFolder:
             raise data_line_error(file, number, f"the key {error} is missing") from error
         except (TypeError, ValueError) as error:
             raise data_line_error(file, number, str(error)) from error
+        if problem := find_blank_text(sample):
+            raise data_line_error(file, number, problem)
+        return sample
 
     def _parse_entity(self, row: Mapping[str, Any]) -> Entity:
         if row["label"] not in self.labels:
@@ -316,5 +324,6 @@ def _check_text(value: Any) -> str:
 def _parse_box(value: Any) -> tuple[int, int, int, int]:
     match value:
         case [int(left), int(top), int(right), int(bottom)] if 0 <= left < right and 0 <= top < bottom:
-            return left, top, right, bottom
+            if not any(isinstance(side, bool) for side in value):  # `true` is 1 in Python
+                return left, top, right, bottom
     raise ValueError(f"the box {value!r} should be [left, top, right, bottom] in pixels")

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from runner.dataset.dataset_statistics import STATISTIC_NAMES, compute_statistics
 from runner.dataset.folder_reader import DESCRIPTION_FILE, content_fingerprint, sample_to_row
 from runner.errors import DataError
-from runner.records import Sample
+from runner.records import Sample, find_blank_text
 
 CARD_FILE = "README.md"
 
@@ -150,8 +150,14 @@ class DatasetWriter:
             splits: Samples whose images are in this folder, by split.
             provenance: How the data set was made, as plain data.
             license_: The identifier of the licence; None if none is declared.
+
+        Raises:
+            DataError: A text of a sample shows nothing; see `find_blank_text`.
         """
         for split, samples in splits.items():
+            for sample in samples:
+                if problem := find_blank_text(sample):
+                    raise DataError(f"{name}, split {split}: sample {sample.id!r}: {problem}")
             write_rows(self.path / f"{split}.jsonl", (sample_to_row(sample, self.path) for sample in samples))
         description = {
             "name": name,

@@ -1,4 +1,7 @@
-"""Finds samples that occur in two splits: equal ids, texts or images, and near-duplicate images."""
+"""Defines when two samples are the same (equal ids, texts or images), groups such samples and finds leaks.
+
+The build, the splits of a data set, the validation split and the few-shot examples all use this definition.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import imagehash
@@ -46,7 +50,7 @@ def group_near_duplicates(paths: Iterable[Path], max_distance: int) -> dict[Path
     """
     images = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL while it decodes.
-        hashes = np.array(list(pool.map(perceptual_hash, images)), dtype=np.uint64)
+        hashes = np.array(list(pool.map(_cached_hash, images, map(image_digest, images))), dtype=np.uint64)
     return dict(zip(images, connected_components(hashes, max_distance).tolist(), strict=True))
 
 
@@ -63,6 +67,12 @@ def perceptual_hash(path: Path) -> int:
     except Exception as error:  # Damaged files make Pillow's decoders raise many types, including struct.error.
         raise DataError(f"{path}: cannot be compared with other images: {error}") from error
     return int.from_bytes(np.packbits(bits).tobytes())
+
+
+@cache
+def _cached_hash(path: Path, _digest: str | None) -> int:
+    """Compute the perceptual hash of an image once for each content: splits, validation and examples all need it."""
+    return perceptual_hash(path)
 
 
 def connected_components(hashes: Hashes, max_distance: int) -> NDArray[np.int64]:
@@ -117,12 +127,65 @@ class Leak:
 def content_keys(sample: Sample) -> dict[str, str]:
     """Return what splits must not share, by kind: id, text, and the digest of the image.
 
-    Texts are compared without case and spacing, after Unicode compatibility normalization (NFKC).
+    Samples without text do not share a text, and samples without an image do not share an image.
     """
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", sample.text).casefold())
-    keys = {"id": sample.id, "text": " ".join(text.split())}
-    digest = image_digest(sample.image)
-    return keys | ({"image": digest} if digest else {})
+    keys = {"id": sample.id, "text": text_key(sample.text), "image": _image_key(sample.image)}
+    return {kind: key for kind, key in keys.items() if key or kind == "id"}
+
+
+def text_key(text: str) -> str:
+    """Normalize a text for comparison: without case and spacing, in Unicode's compatibility form (NFKC)."""
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
+
+
+def _image_key(path: Path | None) -> str:
+    """Return the digest of an image; the path of a missing file, whose reader raises the error; "" for no image."""
+    try:
+        return image_digest(path) or ""
+    except FileNotFoundError:
+        return str(path)
+
+
+def without_shared_content(
+    samples: Sequence[Sample], others: Sequence[Sample], max_hash_distance: int | None = None
+) -> list[Sample]:
+    """Select the samples that share no content with any of the others.
+
+    In addition to `leak_keys`, the images of segments are compared, because an example is cheap to replace. They do not
+    decide whether samples belong to one split: unrelated images can have equal crops of a few pixels.
+
+    Args:
+        samples: The samples to select from.
+        others: The samples that nothing may be shared with.
+        max_hash_distance: As in `leak_keys`.
+    """
+    keys = [
+        {*keys.items(), *(("image", _image_key(segment.image)) for segment in sample.segments if segment.image)}
+        for sample, keys in zip([*samples, *others], leak_keys([*samples, *others], max_hash_distance), strict=True)
+    ]
+    excluded = set[tuple[str, str]]().union(*keys[len(samples) :])
+    return [sample for sample, own in zip(samples, keys, strict=False) if excluded.isdisjoint(own)]
+
+
+def group_by_content(samples: Sequence[Sample], max_hash_distance: int | None = None) -> list[int]:
+    """Return for each sample the index of the first sample of its group.
+
+    Samples that share content (`leak_keys`) are in one group, also if they are linked only through others.
+    """
+    parent = list(range(len(samples)))
+
+    def find_root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    first_index: dict[tuple[str, str], int] = {}
+    for index, keys in enumerate(leak_keys(samples, max_hash_distance)):
+        for key in keys.items():
+            one, other = sorted((find_root(index), find_root(first_index.setdefault(key, index))))
+            parent[other] = one
+    return [find_root(index) for index in range(len(samples))]
 
 
 def leak_keys(samples: Sequence[Sample], max_hash_distance: int | None) -> list[dict[str, str]]:
@@ -142,11 +205,12 @@ def leak_keys(samples: Sequence[Sample], max_hash_distance: int | None) -> list[
     # Identical files share a digest: only the first of them is hashed.
     path_of_digest: dict[str, Path] = {}
     for sample, keys in zip(samples, keys_of_samples, strict=True):
-        if sample.image is not None:
+        if sample.image is not None and sample.image.exists():
             path_of_digest.setdefault(keys["image"], sample.image)
     groups = group_near_duplicates(path_of_digest.values(), max_hash_distance)
     return [
-        keys | ({NEAR_DUPLICATE: str(groups[path_of_digest[keys["image"]]])} if "image" in keys else {})
+        keys
+        | ({NEAR_DUPLICATE: str(groups[path_of_digest[keys["image"]]])} if keys.get("image") in path_of_digest else {})
         for keys in keys_of_samples
     ]
 

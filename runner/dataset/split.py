@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Literal
 
-from runner.dataset.leaks import leak_keys
+from runner.dataset.leaks import group_by_content
 from runner.errors import DataError
 from runner.records import Sample
 from runner.stages import Ratios
@@ -174,19 +174,7 @@ def _sort_key(seed: int, sample_id: str) -> str:
 
 def _group_samples(samples: Sequence[Sample], max_hash_distance: int | None) -> list[list[Sample]]:
     """Group samples that share a text or an image, including those linked only through others."""
-    parent = list(range(len(samples)))
-
-    def find_root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    first_index: dict[tuple[str, str], int] = {}
-    for index, keys in enumerate(leak_keys(samples, max_hash_distance)):
-        for key in keys.items():
-            parent[find_root(index)] = find_root(first_index.setdefault(key, index))
     groups: dict[int, list[Sample]] = defaultdict(list)
-    for index, sample in enumerate(samples):
-        groups[find_root(index)].append(sample)
+    for sample, group in zip(samples, group_by_content(samples, max_hash_distance), strict=True):
+        groups[group].append(sample)
     return list(groups.values())

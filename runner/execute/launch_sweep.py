@@ -59,7 +59,15 @@ def launch_sweep(
         if sync.needs_upload(status):
             loop.uploader.finish(sync, status)
         trials, summary = loop.close(), search.summary()
-    return LaunchResult(experiment.plan, trials, is_interrupted, summary, sync.run_id, sync.link)
+    finished = [] if experiment.from_scratch else [trial for trial in trials if trial.status == "finished"]
+    has_values = not (experiment.objective and finished) or any(trial.objective is not None for trial in finished)
+    if not has_values:
+        listener.warn(
+            "the search found no best trial: no finished trial has a value of the objective "
+            f"{experiment.objective}, so this metric is undefined on the validation samples; choose another one in "
+            "sweep.objective.metric"
+        )
+    return LaunchResult(experiment.plan, trials, is_interrupted, summary, sync.run_id, sync.link, has_values)
 
 
 def _update_plots(sweep: SweepFolder, listener: LaunchListener) -> None:

@@ -20,12 +20,14 @@ from runner.execute.results_and_interfaces import (
     add_tracker_run,
     make_result,
 )
+from runner.files import read_jsonl
 from runner.resolved_plan import Trial
 from runner.signals import StopSignals
 from runner.sweep.trial_source import SearchClient, TrialSource
 from runner.tracking.uploader import RunSync, TrackerUploader
 from runner.trial.run_directory_and_events import Event, EventTail, RunDirectory, objective_metric
 from runner.trial.run_trial import Outcome, Status
+from runner.trial.score import describe_mistake, describe_total_failure
 
 
 @dataclass
@@ -87,6 +89,7 @@ class LaunchLoop:
         self._uploading: list[tuple[RunSync, ExitStack]] = []
         self._results: list[TrialResult] = []
         self._has_announced_stop = False
+        self._has_shown_mistake = False
 
     def run(self) -> None:
         """Run every proposed trial that is not finished.
@@ -308,6 +311,25 @@ class LaunchLoop:
     def _add_result(self, result: TrialResult) -> None:
         self._results.append(result)
         self._listener.trial_ended(result)
+        if result.status == "finished" and not (self._has_shown_mistake or self._experiment.from_scratch):
+            self._show_mistake(result)
+
+    def _show_mistake(self, result: TrialResult) -> None:
+        """Warn if all answers of a trial failed, with one raw answer and the file of the others; once in a launch."""
+        problem, mistakes = (
+            describe_total_failure(result.metrics),
+            RunDirectory(result.run_dir).mistakes.with_suffix(".jsonl"),
+        )
+        rows = read_jsonl(mistakes) if problem else []
+        if rows:
+            self._has_shown_mistake = True
+            example = describe_mistake(rows[0]["id"], rows[0]["output"], rows[0]["notes"])
+            is_trained = result.trial.plan.spec.trainer is not None
+            remedy = "train for more steps" if is_trained else "train the model, or set generator.num_few_shot"
+            self._listener.warn(
+                f"{result.trial.name}: {problem}. {example} {mistakes} shows wrong answers beside the right ones. If "
+                f"the answers do not have the format that `runner preview` shows, {remedy}"
+            )
 
     def _on_event(self, name: str, event: Event, is_new: bool) -> None:
         """Handle an event of a running trial, in the follower's thread."""

@@ -74,6 +74,7 @@ class LaunchResult:
         sweep: The summary of the search; None without a sweep.
         tracker_run_id: The tracker's id of the sweep's run.
         link: Where a person can see the sweep.
+        has_objective_values: False if the search has an objective, but no finished trial has a value of it.
     """
 
     plan: Plan
@@ -82,6 +83,7 @@ class LaunchResult:
     sweep: Mapping[str, Any] | None = None
     tracker_run_id: str | None = None
     link: str = ""
+    has_objective_values: bool = True
 
     def as_json(self) -> dict[str, Any]:
         """The launch as docs/interface.md's `launch --json` holds it."""
@@ -96,8 +98,12 @@ class LaunchResult:
 
     @property
     def exit_status(self) -> int:
-        """The highest exit status of its trials; at least that of an interruption if the launch was interrupted."""
+        """The highest exit status of its trials; at least that of an interruption if the launch was interrupted.
+
+        A search that could compare nothing has failed.
+        """
         statuses = [_exit_status(trial) for trial in self.trials]
+        statuses += [] if self.has_objective_values else [StepError.exit_status]
         return max([*statuses, INTERRUPTED if self.interrupted else 0])
 
 

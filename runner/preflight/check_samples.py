@@ -325,6 +325,6 @@ def _warn(report: SamplesReport, reporter: Reporter) -> None:
     if report.respelt:
         reporter.warn(
             f"the tokenizer normalizes characters in the answers of {len(report.respelt):,} of {report.samples:,} "
-            f"training samples, such as {report.respelt[0]}, to canonically equivalent ones (Unicode NFC); answers "
-            "that the model generates then differ from the data set in these characters"
+            f"training samples, such as {report.respelt[0]}, to canonically equivalent ones (Unicode NFC); the model "
+            "learns to write these. Metrics compare texts in NFC, so they do not change"
         )

@@ -171,7 +171,7 @@ class TrainingSplits:
         adapter = create_plugin(spec.adapter, data.prepare(self._reporter).labels)
         samples = data.load("train")
         rendered = [adapter.render_training(sample) for sample in samples]
-        groups = split_groups(samples)
+        groups = split_groups(samples, spec.max_hash_distance)
         assert spec.model is not None
         try:
             model_spec: ModelSpec = create_plugin(spec.model).meta_model(training_texts(rendered))

@@ -335,7 +335,14 @@ def load_preview(spec: ExperimentSpec, split: Split, reporter: Reporter) -> Prev
     trainer = create_plugin(spec.trainer) if spec.trainer else None
     options, prompts = spec.generator_options, None
     if split == "test":
-        prompts = render_few_shot(adapter, samples, data.load("train"), options.num_few_shot, spec.seed)
+        prompts = render_few_shot(
+            adapter,
+            samples,
+            data.load("train"),
+            options.num_few_shot,
+            spec.seed,
+            max_hash_distance=spec.max_hash_distance,
+        )
     return Preview(samples, adapter, SampleChecker.of(model, trainer), prompts, options.max_answer_tokens)
 
 

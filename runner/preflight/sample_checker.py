@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from unicodedata import normalize
 
 from runner.errors import StepError
-from runner.records import IGNORED, Rendered, TextPart
+from runner.records import IGNORED, Rendered, TextPart, nfc
 from runner.stages import Features, Trainer, VisionLanguageModel
 
 BEFORE, AFTER = 20, 40
@@ -27,11 +26,6 @@ def text_excerpt(text: str, position: int) -> str:
     """Quote a text around a position, on one line."""
     start, end = max(0, position - BEFORE), position + AFTER
     return f"{'…' if start else ''}{text[start:end]!r}{'…' if end < len(text) else ''}"
-
-
-def nfc(text: str) -> str:
-    """Normalize a text to Unicode NFC, as some tokenizers do, so that equivalent spellings compare equal."""
-    return normalize("NFC", text)
 
 
 def nfc_without_whitespace(text: str) -> str:

@@ -79,7 +79,7 @@ def _new_name(model: type[BaseModel], location: tuple[Any, ...]) -> str | None:
 
 
 def _abbreviate(value: Any) -> str:
-    text = repr(str(value) if isinstance(value, str) else value)
+    text = str(value).lower() if isinstance(value, bool) else repr(str(value) if isinstance(value, str) else value)
     return text if len(text) <= 60 else text[:57] + "…"
 
 

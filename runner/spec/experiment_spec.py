@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from runner.errors import Problem
 from runner.spec.sweep_section import SweepOptions
 from runner.stages import (
+    DataOptions,
     DescribedModel,
     FilePath,
     GeneratorOptions,
@@ -305,6 +306,12 @@ class ExperimentSpec(Specification):
         options = self.trainer.options if self.trainer else None
         assert options is None or isinstance(options, TrainerOptions)
         return options
+
+    @property
+    def max_hash_distance(self) -> int | None:
+        """The largest distance of perceptual hashes at which images count as the same; see `DataOptions`."""
+        options = self.data.options
+        return options.max_hash_distance if isinstance(options, DataOptions) else None
 
     def conflicts(self) -> Iterator[Problem]:
         """Yield the sections that training or generation lacks, and those that would have no effect."""

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 from runner.records import Answer, Prediction, Rendered, Sample
 from runner.stages.options_and_reporter import Options
@@ -51,6 +51,27 @@ class Adapter(Protocol):
 
     def reference(self, sample: Sample) -> Answer:
         """Return the correct answer to a sample, from its fields; parts whose task is not asked for are None."""
+
+
+@dataclass(frozen=True)
+class TargetProblems:
+    """What is wrong with a reference that is given as text.
+
+    Attributes:
+        losses: Parts that cannot be read: scores against this reference would be wrong.
+        doubts: Parts that can be read, but probably mean something else.
+    """
+
+    losses: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class TargetChecker(Protocol):
+    """Optional for an adapter: checks references that are given as text, before anything is scored against them."""
+
+    def target_problems(self, target: str, mode: str) -> TargetProblems:
+        """Find the problems of a target in a parse mode; parts that the target does not have are no problem."""
 
 
 Features = dict[str, "torch.Tensor"]

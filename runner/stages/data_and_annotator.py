@@ -43,6 +43,18 @@ NearDuplicateBits = Annotated[int, Field(ge=0, le=16)] | None
 """Maximum number of bits, of 64, in which the perceptual hashes of two near-duplicate images differ."""
 
 
+class DataOptions(Options):
+    """The base class of the options of data plugins that also compare images by their perceptual hashes."""
+
+    @property
+    def max_hash_distance(self) -> int | None:
+        """The largest Hamming distance, of 64 bits, between the hashes of two images that count as the same.
+
+        It applies to the validation split and to few-shot examples. None compares exact copies only.
+        """
+        return None
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
     """The description of a data set, which the engine needs before it reads samples.

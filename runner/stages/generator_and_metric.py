@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -130,3 +131,24 @@ class Metric(Protocol):
         `runner compare` calls this for many thousand resamples. This takes seconds if the metrics depend only on the
         sums or the means of the counts, as those of all included metrics do.
         """
+
+
+@dataclass(frozen=True)
+class ReferenceWarning:
+    """Why the values of a metric are misleading on some references.
+
+    Attributes:
+        message: The metric, the number of these references, and the reason.
+        is_undefined: Whether the metric measures nothing on any of the references, so that its values must be None.
+    """
+
+    message: str
+    is_undefined: bool = False
+
+
+@runtime_checkable
+class ReferenceChecker(Protocol):
+    """Optional for a metric: finds references on which its values are misleading."""
+
+    def check_references(self, references: Sequence[Answer]) -> Sequence[ReferenceWarning]:
+        """Return a warning for each kind of such references, before any sample is scored."""

@@ -44,6 +44,13 @@ class TrainerOptions(Options):
         """The metric that selects the best model (`metric_for_best_model`); None if the last model is the result."""
         return None
 
+    def check_num_samples(self, num_samples: int) -> None:
+        """Check that the options fit the size of the training split; called before a trial starts.
+
+        Raises:
+            SpecError: They do not fit, for example because a ratio of the samples rounds to no sample.
+        """
+
 
 @dataclass(frozen=True)
 class ParameterRow:
@@ -219,7 +226,8 @@ class Trainer(Protocol):
             seed: Random seed of the sample order.
 
         Raises:
-            SpecError: The options set a number of tokens, but no sample that is trained on has any.
+            SpecError: The options set a number of tokens, but no sample that is trained on has any; or they ask for
+                validation samples, but none can be held out.
         """
 
     def estimate_training(
@@ -249,7 +257,8 @@ class Trainer(Protocol):
             model: The model; changed in place.
             optimizer: Creates parameter groups and schedule.
             samples: The training split, with targets.
-            groups: A key for each sample (its image). Samples with the same key stay together in the validation split.
+            groups: A key for each sample. Samples with the same key share an id, a text or an image, maybe through
+                other samples, and stay together in the validation split.
             run: Folders, seed, reporter and checks of this training.
 
         Returns:
@@ -257,6 +266,7 @@ class Trainer(Protocol):
 
         Raises:
             StopRequestedError: The user asked to stop, and the state was saved.
+            SpecError: As for `training_budget`.
         """
 
     def precision(self) -> str:

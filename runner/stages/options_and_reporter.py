@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError
 
 
 @cache
@@ -43,8 +43,46 @@ def _own_field_docstrings(model: type[BaseModel]) -> dict[str, str]:
     return docstrings
 
 
+def _refuse_boolean(value: object) -> object:
+    """Refuse `true` and `false` where a number is expected; in Python they count as 1 and 0."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("boolean_as_number", "Input should be a number")
+    return value
+
+
+def _with_strict_numbers(schema: Any) -> Any:
+    """Return a pydantic schema in which every number, in whatever container, refuses booleans."""
+    if isinstance(schema, list | tuple):
+        return type(schema)(_with_strict_numbers(item) for item in schema)
+    if not isinstance(schema, dict):
+        return schema
+    if not isinstance(schema.get("type"), str):  # schemas by name, such as those of fields
+        return {name: _with_strict_numbers(value) for name, value in schema.items()}
+    if schema.get("function") == NUMBER_CHECK:
+        return schema
+    if schema["type"] in NUMBER_TYPES:
+        return {"type": "function-before", "function": NUMBER_CHECK, "schema": schema}
+    return {key: value if key in OPAQUE_KEYS else _with_strict_numbers(value) for key, value in schema.items()}
+
+
+NUMBER_CHECK: Mapping[str, Any] = {"type": "no-info", "function": _refuse_boolean}
+"""The validator that `_with_strict_numbers` adds before every number."""
+NUMBER_TYPES = frozenset({"int", "float", "decimal"})
+"""Types of pydantic schemas that accept booleans as numbers."""
+OPAQUE_KEYS = frozenset({"cls", "config", "default", "metadata", "ref", "schema_ref", "serialization"})
+"""Entries of a pydantic schema that hold no schema of a value."""
+
+
 class DescribedModel(BaseModel):
-    """The base class of models whose JSON Schema contains the docstrings under their fields."""
+    """The base class of models whose JSON Schema contains the docstrings under their fields.
+
+    `true` and `false` are not valid for a number.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler, /) -> CoreSchema:
+        """Make the numbers of the schema that pydantic generates refuse booleans."""
+        return cast("CoreSchema", _with_strict_numbers(handler(source)))
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler, /) -> dict[str, Any]:

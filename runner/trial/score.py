@@ -14,13 +14,15 @@ from PIL import Image, ImageOps
 
 from runner.files import read_jsonl, write_json, write_jsonl
 from runner.records import Answer, Ending, Prediction, Sample, Score
-from runner.stages import Adapter, Metric, MetricCounts, Reporter
+from runner.stages import Adapter, Metric, MetricCounts, ReferenceChecker, Reporter
 from runner.trial.trial_components import TrialContext
 
 NUM_MISTAKES = 24
 """How many wrong answers are saved: a number that a person looks through and a tracker takes as small files."""
 THUMBNAIL_HEIGHT = 128
 """The height of the saved pictures in pixels."""
+SHOWN_CHARACTERS = 200
+"""Number of characters of a raw answer that a warning shows."""
 MAX_PIXELS = 50_000_000
 """A larger picture is not opened to make a thumbnail."""
 
@@ -128,6 +130,26 @@ def _thumbnail(path: Path) -> Image.Image | None:
         return None
 
 
+def describe_total_failure(values: Mapping[str, float | None]) -> str | None:
+    """Say that all metrics are 0 (with four decimals), or that all answers are malformed; None if neither is true.
+
+    Args:
+        values: The content of `metrics.json`; see `all_values`.
+    """
+    malformed = values.get("parse/malformed")
+    if malformed and not (values["parse/clean"] or values["parse/repaired"]):
+        return f"all {malformed:,} answers are malformed"
+    metrics = [value for name, value in values.items() if "parse" not in name.split("/")[:-1] and value is not None]
+    return "all metrics are 0" if metrics and all(round(value, 4) == 0 for value in metrics) else None
+
+
+def describe_mistake(sample_id: str, output: str, notes: str) -> str:
+    """Show the raw text of a wrong answer, shortened, and the notes of the parser on it, in one line."""
+    shown = repr(output[:SHOWN_CHARACTERS] + ("…" if len(output) > SHOWN_CHARACTERS else ""))
+    text = f"For example, the answer to sample {sample_id} is {shown if output.strip() else 'empty'}"
+    return f"{text} (parser: {notes})." if notes else f"{text}."
+
+
 @dataclass(frozen=True)
 class ScoredCorpus:
     """A corpus scored in one parse mode.
@@ -137,7 +159,8 @@ class ScoredCorpus:
         references: The right answers by sample id, in order.
         predictions: The parsed answers by sample id.
         scores: One score per sample, in the order of the references.
-        metrics: Metric name to value; None if its task was not asked for.
+        metrics: Metric name to value; None if its task was not asked for, or if the metric is undefined.
+        warnings: Why metrics are misleading or undefined on these references.
     """
 
     mode: str
@@ -145,6 +168,7 @@ class ScoredCorpus:
     predictions: Mapping[str, Prediction]
     scores: Sequence[Score]
     metrics: Mapping[str, float | None]
+    warnings: Sequence[str] = ()
 
     @property
     def parse_counts(self) -> dict[str, int]:
@@ -176,17 +200,34 @@ def score_corpus(
     mode: str,
     reporter: Reporter,
 ) -> ScoredCorpus:
-    """Parse each output in one mode and score it against its reference."""
+    """Parse each output in one mode and score it against its reference; see `check_references` for `warnings`."""
+    defined, warnings = check_references(metrics, list(references.values()))
     predictions = {}
     scores = []
     for done, (sample_id, reference) in enumerate(references.items(), start=1):
         prediction = adapter.parse(outputs[sample_id], mode)
-        counts = score_sample(metrics, prediction.answer, reference)
+        counts = score_sample(defined, prediction.answer, reference)
         predictions[sample_id] = prediction
         scores.append(Score(sample_id, prediction.ending, prediction.notes, counts))
         reporter.progress(done, len(references))
     values = reduce_counts(metrics, [score.counts for score in scores])
-    return ScoredCorpus(mode, references, predictions, scores, values)
+    return ScoredCorpus(mode, references, predictions, scores, values, warnings)
+
+
+def check_references(
+    metrics: Mapping[str, Metric], references: Sequence[Answer]
+) -> tuple[dict[str, Metric], list[str]]:
+    """Let the metrics check the references before any sample is scored; see `ReferenceChecker`.
+
+    Returns:
+        The metrics that are defined on these references, by plugin name; the other metrics must score no sample. And
+        the messages of all warnings.
+    """
+    checkers = {name: metric for name, metric in metrics.items() if isinstance(metric, ReferenceChecker)}
+    warnings = {name: checker.check_references(references) for name, checker in checkers.items()}
+    undefined = {name for name, found in warnings.items() if any(warning.is_undefined for warning in found)}
+    defined = {name: metric for name, metric in metrics.items() if name not in undefined}
+    return defined, [warning.message for found in warnings.values() for warning in found]
 
 
 def reduce_counts(metrics: Mapping[str, Metric], counts: Sequence[MetricCounts]) -> dict[str, float | None]:
@@ -211,7 +252,10 @@ def score(context: TrialContext) -> None:
     """
     references = {sample.id: context.adapter.reference(sample) for sample in context.samples("test")}
     outputs = {row["id"]: row["output"] for row in read_jsonl(context.run.predictions)}
-    modes = score_modes(context.adapter, context.metrics, lambda mode: references, outputs, context.reporter("score"))
+    reporter = context.reporter("score")
+    modes = score_modes(context.adapter, context.metrics, lambda mode: references, outputs, reporter)
+    for warning in modes[0].warnings:
+        reporter.warn(warning)
     write_jsonl(context.run.scores, score_rows(modes))
     write_mistakes(context, outputs, modes[0].predictions, references)
     values = all_values(modes)

@@ -83,7 +83,7 @@ def train(context: TrialContext) -> None:
         evaluator=ValidationGenerator(context, samples) if options and options.generates_validation else None,
         encoded=encoded_folder(context),
     )
-    trained = trainer.train(model, optimizer, rendered, split_groups(samples), run)
+    trained = trainer.train(model, optimizer, rendered, split_groups(samples, context.spec.max_hash_distance), run)
     if trained is None:
         return
     optimizer.finish(trained.module)

@@ -113,7 +113,14 @@ class TrialContext:
         """
         number = self.spec.generator_options.num_few_shot
         candidates = self.samples("train") if number else ()
-        return render_few_shot(self.adapter, self.samples("test"), candidates, number, self.spec.seed)
+        return render_few_shot(
+            self.adapter,
+            self.samples("test"),
+            candidates,
+            number,
+            self.spec.seed,
+            max_hash_distance=self.spec.max_hash_distance,
+        )
 
     def validation_prompts(self, samples: Sequence[Sample]) -> list[Rendered]:
         """Render prompts of validation samples with the few-shot examples of the test split.
@@ -128,7 +135,15 @@ class TrialContext:
         number = self.spec.generator_options.num_few_shot
         candidates = self.samples("train") if number else ()
         test_samples = self.samples("test") if number else None
-        return render_few_shot(self.adapter, samples, candidates, number, self.spec.seed, test_samples)
+        return render_few_shot(
+            self.adapter,
+            samples,
+            candidates,
+            number,
+            self.spec.seed,
+            test_samples,
+            max_hash_distance=self.spec.max_hash_distance,
+        )
 
     @cached_property
     def cache(self) -> Cache:

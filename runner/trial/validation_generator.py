@@ -8,9 +8,10 @@ from pathlib import Path
 
 from runner.errors import SpecError, StepError
 from runner.preflight.check_samples import CheckProgress, check_prompt_lengths
-from runner.records import Rendered, Sample
-from runner.stages import MetricCounts, Reporter, VisionLanguageModel
-from runner.trial.score import reduce_counts, score_sample
+from runner.records import Answer, Rendered, Sample
+from runner.spec.experiment_spec import VALIDATION_PREFIX
+from runner.stages import Metric, MetricCounts, Reporter, VisionLanguageModel
+from runner.trial.score import check_references, reduce_counts, score_sample
 from runner.trial.trial_components import TrialContext, is_main_process
 
 VALIDATION_STAGE = "validate"
@@ -79,18 +80,39 @@ class ValidationGenerator:
         self._context, self._samples = context, samples
         self._reporter = MainRankReporter(context.reporter(VALIDATION_STAGE))
         self._prompts: dict[int, Rendered] = {}
+        self._metrics: Mapping[str, Metric] = context.metrics
 
     def prepare(self, model: VisionLanguageModel, indices: Sequence[int]) -> None:
         """Render the prompts and check that they leave enough room for answers.
 
         Raises:
-            SpecError: `max_new_tokens` exceeds the remaining context, or too few samples are left as few-shot examples.
+            SpecError: `max_new_tokens` exceeds the remaining context, too few samples are left as few-shot examples, or
+                the metric that selects the best model is undefined on the validation samples.
             DataError: A prompt alone is too long.
         """
         prompts = self._context.validation_prompts([self._samples[index] for index in indices])
         self._prompts = dict(zip(indices, prompts, strict=True))
+        self._check_references([self._context.adapter.reference(self._samples[index]) for index in indices])
         progress = CheckProgress(self._reporter, len(prompts))
         check_prompt_lengths(model, prompts, self._context.spec.generator_options.max_answer_tokens, progress)
+
+    def _check_references(self, references: Sequence[Answer]) -> None:
+        """Keep the metrics that are defined on the references, and require that the selection metric is one of them."""
+        self._metrics, warnings = check_references(self._context.metrics, references)
+        for warning in warnings:
+            self._reporter.warn(f"validation samples: {warning}")
+        options = self._context.spec.trainer_options
+        selection = options.selection_metric if options is not None else None
+        if selection is None:
+            return
+        highest = self.aggregate([score_sample(self._metrics, reference, reference) for reference in references])
+        name = selection.metric.removeprefix(VALIDATION_PREFIX)
+        if name in highest and highest[name] is None:
+            raise SpecError(
+                f"{selection.metric} is undefined on the {len(references):,} validation samples, so it cannot select a "
+                "model; choose another metric",
+                path=("trainer", "metric_for_best_model", "metric"),
+            )
 
     def evaluate(self, model: VisionLanguageModel, indices: Sequence[int]) -> list[MetricCounts]:
         """Generate answers to this rank's samples and score them.
@@ -111,7 +133,7 @@ class ValidationGenerator:
             raise StepError(f"the generator gave no answer to sample {sample.id}")
         adapter = self._context.adapter
         prediction = adapter.parse(outputs[sample.id], adapter.parse_modes[0])
-        return score_sample(self._context.metrics, prediction.answer, adapter.reference(sample))
+        return score_sample(self._metrics, prediction.answer, adapter.reference(sample))
 
     def aggregate(self, counts: Sequence[MetricCounts]) -> dict[str, float | None]:
         """Reduce the counts of samples to the values of all metrics."""

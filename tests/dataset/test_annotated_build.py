@@ -168,7 +168,12 @@ def test_answers_of_a_limited_build_are_reused(corpus, annotated):
 
 def test_suspicious_answers_are_flagged_and_empty_ones_left_out(corpus, annotated, reporter):
     names = add_tweets(corpus, 4)
-    answers = [FINE, "Too short.", "I'm sorry, but I can't help with that picture at all, nor with any other.", ""]
+    answers = [
+        FINE,
+        "Too short.",
+        "I'm sorry, but I can't help with that picture at all, nor with any other.",
+        "\u3000\n",
+    ]
     with serving(lambda body, before: completion(answers[len(server.requests) - 1])) as server:
         built = annotated(server, concurrency=1)
     flags = {each.row["id"]: each.row["flags"] for each in reviewed_samples(WorkFolder.for_dataset(built.path))}

@@ -1,13 +1,17 @@
 """Building a data set from JSON lines, with its splits and its licence."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
+from plugins.annotator.constant import ConstantAnnotator
+from plugins.source.json_lines import JsonLinesSource
 from runner.dataset.build.pipeline import build_dataset
 from runner.dataset.folder_reader import DatasetFolder
-from runner.errors import DataError
+from runner.errors import DataError, SpecError
+from runner.records import Entity
 from runner.spec.dataset_spec import DatasetSpec
 from runner.spec.load import load
 
@@ -80,3 +84,34 @@ def test_near_duplicates_stay_together_and_splits_are_stratified(lines, reporter
     splits = folder.load_splits()
     assert len({split for split, members in splits.items() if {"s0", "s8"} & {each.id for each in members}}) == 1
     assert sorted(sum(len(each.segments) == 2 for each in members) for members in splits.values()) == [3, 3]
+
+
+def test_summary_of_white_space_from_an_annotator_is_no_summary(lines, reporter):
+    class BlankAnnotator(ConstantAnnotator):
+        def summary(self, annotation):
+            return "\u2003" if annotation.id == "s3" else annotation.answer
+
+    for file in (lines / "lines").iterdir():
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps({**row, "summary": None}) + "\n" for row in rows))
+    more = "split: official\nannotator: {type: constant}\npublish: everything"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("plugins.annotator.constant.ConstantAnnotator", BlankAnnotator)
+        built = build_lines(lines, reporter, more)
+    assert built.left_out["answer without a summary"] == 1
+    assert sum(built.num_samples.values()) == 11
+    blank = more.replace("constant", 'constant, summary: "\\u3000"')
+    with pytest.raises(SpecError, match=r"annotator.summary: the summary is empty or holds only white space"):
+        build_lines(lines, reporter, blank)
+
+
+def test_blank_texts_of_any_source_are_refused_at_the_import(lines, reporter, monkeypatch):
+    good = JsonLinesSource.read
+
+    def read(self):
+        for entry in good(self):
+            yield replace(entry, sample=replace(entry.sample, entities=(Entity("dish", "\u00a0"),)))
+
+    monkeypatch.setattr(JsonLinesSource, "read", read)
+    with pytest.raises(DataError, match=r"JSON lines: sample 's8': an entity is empty or holds only white space"):
+        build_lines(lines, reporter, "split: official")

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from runner.dataset.folder_reader import DatasetFolder
+from runner.dataset.folder_writer import publish_atomically
 from runner.errors import DataError
-from runner.records import Entity, Segment
+from runner.records import Entity, Sample, Segment
 
 
 def fingerprint(path):
@@ -89,6 +90,22 @@ INVALID = {
     ),
     "text that is a number": (lambda row: row.update(text=7), "7 should be text"),
     "half a character": (lambda row: row.update(text="\ud800"), "surrogates not allowed"),
+    "a box of true": (
+        lambda row: row["segments"][0].update(box=[0, 0, 4, True]),
+        r"\[0, 0, 4, True\] should be \[left",
+    ),
+    "an entity of white space": (
+        lambda row: row["entities"][0].update(text="\u3000 "),
+        "an entity is empty or holds only",
+    ),
+    "an empty entity": (lambda row: row["entities"][0].update(text=""), "an entity is empty or holds only white space"),
+    "an invisible entity": (
+        lambda row: row["entities"][0].update(text="\u200b\ufeff"),
+        "an entity is empty or holds only",
+    ),
+    "a segment of white space": (lambda row: row["segments"][0].update(entity=" "), "the entity of a segment is empty"),
+    "a text of white space": (lambda row: row.update(text="\t"), 'write "" if there is no text'),
+    "a summary of white space": (lambda row: row.update(summary="\n"), "write null if there is no summary"),
     "no JSON": (lambda row: '{"id": "s2"', "is not JSON"),
     "no object": (lambda row: '["s2"]', "is not a JSON object"),
 }
@@ -215,3 +232,20 @@ def test_fingerprint_ignores_path_and_name(folder, tmp_path):
     (moved / "images" / "1.png").rename(moved / "images" / "one.png")
     edit_line(moved, lambda row: row.update(image="images/one.png"), number=1)
     assert fingerprint(moved) == before
+
+
+@pytest.mark.parametrize("number", [True, 1.0, "1", None])
+def test_number_of_samples_that_is_no_number_is_reported(folder, number):
+    description = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(description | {"num_samples": {"train": 3, "test": number}}))
+    with pytest.raises(DataError, match=r"dataset\.json: num_samples: test: .* is not a number"):
+        DatasetFolder(folder).load_splits()
+
+
+def test_blank_texts_are_not_published(tmp_path):
+    blank = Sample("s1", "Ada", None, None, (Entity("person", "\u2003"),), ())
+    with (
+        publish_atomically(tmp_path / "set") as unfinished,
+        pytest.raises(DataError, match="sample 's1': an entity is"),
+    ):
+        unfinished.write_dataset("mine", ["person"], {"train": [blank]}, {})

@@ -8,10 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from runner.dataset.leaks import connected_components, find_leaks, group_near_duplicates, perceptual_hash
+from runner.dataset.leaks import (
+    connected_components,
+    find_leaks,
+    group_near_duplicates,
+    perceptual_hash,
+    without_shared_content,
+)
 from runner.dataset.split import split_samples
 from runner.errors import DataError
+from runner.prompt_rendering import split_groups
 from runner.records import Sample
+from runner.spec.check import make_section
+from runner.spec.experiment_spec import ExperimentSpec
 
 
 def scene(seed, size=(200, 150)):
@@ -64,6 +73,22 @@ def test_near_duplicates_leak_if_requested_and_are_kept_together(tmp_path):
     for seed in range(10):
         divided = split_samples(list(samples.values()), {"train": 0.5, "test": 0.5}, seed, max_hash_distance=4)
         assert find_leaks(divided, 4) == []
+
+
+def test_near_duplicates_share_a_group_and_are_no_examples_if_requested(tmp_path):
+    """The validation split and few-shot examples count the same images as equal as the leak check."""
+    stored(tmp_path, "worse")
+    original, copy, other = (
+        Sample(name, name, tmp_path / f"{name}.{suffix}", None, (), ())
+        for name, suffix in (("original", "png"), ("copy", "jpg"), ("2", "png"))
+    )
+    assert split_groups([original, other, copy], None) == ["0", "1", "2"]
+    assert split_groups([original, other, copy], 4) == ["0", "1", "0"]
+    assert without_shared_content([copy, other], [original]) == [copy, other]
+    assert without_shared_content([copy, other], [original], 4) == [other]
+    for distance, expected in ((None, None), (4, 4)):
+        section = make_section("data", {"type": "mmre", "path": str(tmp_path), "near_images": distance})
+        assert ExperimentSpec.model_construct(data=section).max_hash_distance == expected
 
 
 def test_exact_copies_are_reported_once(tmp_path):

@@ -67,6 +67,7 @@ def test_line_being_written_is_not_mistaken_for_a_torn_one(tmp_path):
     [
         ({"decision": "maybe"}, "'maybe' is unknown. Known: accept, edit, reject, undo"),
         ({"decision": "edit", "summary": " "}, "an edit needs a non-empty summary"),
+        ({"decision": "edit", "summary": "\u200b\u3000"}, "an edit needs a non-empty summary"),
         ({"summary": "Mine."}, "no other decision has one"),
         ({"more": 1}, "is not a decision"),
     ],

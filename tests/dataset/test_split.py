@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.dataset.leaks import find_leaks, leak_message
+from runner.dataset.leaks import find_leaks, group_by_content, leak_message, without_shared_content
 from runner.dataset.split import split_samples
 from runner.errors import DataError
-from runner.records import Sample
+from runner.prompt_rendering import split_groups
+from runner.records import Sample, Segment
 
 
 def sample(name, text, image=None):
@@ -112,6 +113,65 @@ def test_message_lists_three_leaks_and_counts_the_rest():
     message = leak_message(find_leaks(splits))
     assert message.startswith("6 leak(s) between splits: the same id: train/0 and test/0; ")
     assert message.endswith("; and 3 more")
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\u3000\n"])
+def test_samples_without_text_share_no_text(empty):
+    samples = [sample("1", empty), sample("2", empty)]
+    assert find_leaks({"train": samples[:1], "test": samples[1:]}) == []
+    assert group_by_content(samples) == [0, 1]
+    assert without_shared_content(samples[:1], samples[1:]) == samples[:1]
+
+
+def test_validation_groups_follow_content_and_not_paths(tmp_path):
+    """A picture in two files, a repeated text, and samples that only a third one links share a group."""
+    for name, content in (("a1", b"a"), ("a2", b"a"), ("b", b"b"), ("c", b"c")):
+        (tmp_path / name).write_bytes(content)
+    rows = [("0", "A \ufb01ne  day", "a1"), ("1", "other", "b"), ("2", "x", "a2"), ("3", "a FINE day", None)]
+    samples = [sample(name, text, path and tmp_path / path) for name, text, path in [*rows, ("4", "y", "c")]]
+    assert split_groups(samples, None) == ["0", "1", "0", "0", "4"]
+
+
+contents = st.lists(st.tuples(st.sampled_from("abcd "), st.sampled_from(["1", "2", "3", None])), max_size=12)
+
+
+@given(contents, contents)
+def test_leaks_groups_and_overlaps_agree(tmp_path_factory, train, test):
+    """A sample is left out, or joins a group of the other split, exactly if the leak check names it."""
+    folder = tmp_path_factory.getbasetemp() / "same"
+    folder.mkdir(exist_ok=True)
+
+    def samples(split, rows):
+        for index, (text, content) in enumerate(rows):
+            path = folder / f"{split}-{index}-{content}.png"
+            if content is not None:
+                path.write_text(content)
+            yield sample(f"{split}{index}", text if split == "train" else text.upper(), content and path)
+
+    splits = {"train": list(samples("train", train)), "test": list(samples("test", test))}
+    leaking = {name for leak in find_leaks(splits) for split, name in leak.occurrences if split == "train"}
+    left = without_shared_content(splits["train"], splits["test"])
+    assert {each.id for each in splits["train"]} - {each.id for each in left} == leaking
+    both = [*splits["train"], *splits["test"]]
+    groups = group_by_content(both)
+    assert all(group <= index and groups[group] == group for index, group in enumerate(groups))
+    linked = set(groups[: len(train)]) & set(groups[len(train) :])
+    assert leaking <= {each.id for each, group in zip(both, groups, strict=True) if group in linked}
+    assert bool(linked) == bool(leaking)
+
+
+def test_examples_also_share_no_segment_with_a_question(tmp_path):
+    for name, content in (("one.png", b"crop"), ("two.png", b"crop"), ("whole.png", b"whole")):
+        (tmp_path / name).write_bytes(content)
+
+    def with_segment(name, crop):
+        return Sample(name, name, None, None, (), (Segment("a", tmp_path / crop, "Ann", (0, 0, 1, 1)),))
+
+    candidate, other = with_segment("1", "one.png"), with_segment("2", "whole.png")
+    assert without_shared_content([candidate, other], [with_segment("3", "two.png")]) == [other]
+    assert without_shared_content([candidate, other], [sample("3", "x", tmp_path / "whole.png")]) == [candidate]
+    # Unrelated images can have equal crops of a few pixels: equal crops alone are no leak.
+    assert find_leaks({"train": [candidate], "test": [with_segment("3", "two.png")]}) == []
 
 
 def test_missing_image_has_no_key():

@@ -49,11 +49,11 @@ class Swept:
         self.loaded = load_spec(folder / "searched.yaml")
         self.folder, self.tracker, self._make_executor = folder, launcher.tracker, make_executor
 
-    def launch(self, listener, *, from_scratch=False):
+    def launch(self, listener, *, from_scratch=False, script=None):
         spec = smoke_spec(self.loaded.spec) if from_scratch else self.loaded.spec
         plan = resolve(spec, listener)
         experiment = LaunchContext(self.loaded, plan, self.folder / "runs", (), from_scratch=from_scratch)
-        executor = self._make_executor(_script)
+        executor = self._make_executor(script or _script)
         return launch_sweep(experiment, lambda: executor, listener, StopSignals(), listener)
 
     def found(self):
@@ -118,6 +118,18 @@ def test_a_sweep_writes_the_best_and_its_plots_and_a_relaunch_runs_nothing(tmp_p
     again = swept.launch(listener)
     assert again.as_json() == told
     assert not listener.started and launcher.tracker.started == before, "the tracker lacks nothing"
+
+
+def test_a_search_whose_objective_was_never_measured_has_failed(tmp_path, swept_at, make_listener):
+    """As with `validation/rouge1` if all summaries are Chinese, or an accuracy of segments if there are none."""
+    swept = swept_at(tmp_path / "sweep", "random")
+    for _ in range(2):
+        result = swept.launch(listener := make_listener(), script=lambda plan: [])
+        assert {trial.status for trial in result.trials} == {"finished"}
+        assert result.exit_status == 1
+        [warning] = listener.warnings
+        assert "no finished trial has a value of the objective validation/loss" in warning
+    assert swept.launch(make_listener(), from_scratch=True, script=lambda plan: []).exit_status == 0
 
 
 def group_means(trials):

@@ -167,3 +167,19 @@ def test_random_weights_can_be_evaluated_but_not_loaded_by_another_program(plan_
     with pytest.raises(SpecError, match="has random weights, and no folder holds them") as caught:
         TrialWeights(TrialContext(plan.spec, directory, EventLog(directory.events))).folder()
     assert caught.value.problems[0].path == ("model",)
+
+
+def test_a_launch_shows_a_raw_answer_if_all_answers_are_malformed(workplace):
+    text = SERVED.format(url="", more="").split("generator:")[0] + "generator: {type: constant, answer: Rome}\n"
+    (workplace.folder / "bad.yaml").write_text(
+        f"{text}metrics: [{{type: ner_f1}}, {{type: rouge}}]\ntracker: {{type: mlflow}}\n"
+    )
+    for _ in range(2):
+        done = workplace.run("launch", "bad.yaml", "--local")
+        assert done.returncode == 0, done.stderr
+        printed = " ".join(done.stderr.split())
+        assert ": all 6 answers are malformed. For example, the answer to sample" in printed
+        assert "is 'Rome' (parser: no 'Task 1 Answer:'; " in printed.replace("no 'Task 2 Answer:'; ", "")
+        assert "mistakes.jsonl shows wrong answers beside the right ones" in printed
+    smoke = workplace.run("launch", "bad.yaml", "--smoke")
+    assert smoke.returncode == 0 and "malformed. For example" not in smoke.stderr

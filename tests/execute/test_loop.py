@@ -7,6 +7,7 @@ import pytest
 
 from runner.errors import RequirementError, StepError
 from runner.execute.results_and_interfaces import LaunchResult
+from runner.files import write_json, write_jsonl
 from runner.sweep.sweep_folder import SweepFolder
 from runner.sweep.trial_source import FixedTrials
 from runner.trial.run_directory_and_events import RunDirectory
@@ -170,3 +171,18 @@ def test_another_base_is_another_sweep(launcher):
     folder = SweepFolder(launcher.folder / "runs" / "many" / "sweep", edited.plan)
     folder.begin("", {"metric": "validation/loss", "mode": "min"})
     assert folder.trials() == [] and not folder.events.exists()
+
+
+def test_a_raw_answer_is_shown_once_if_all_metrics_are_0(launcher):
+    launcher.launch(FixedTrials(launcher.trials(1, 2, 3)), {})
+    for number, value in ((1, 0.5), (2, 0.00001), (3, 0.0)):
+        run = RunDirectory(launcher.folder / "runs" / "many" / f"trial-{number}")
+        write_json(run.metrics, {"ner_f1": value, "bleu": None, "parse/clean": 3, "parse/malformed": 1})
+        mistakes = [{"id": "test-7", "output": "Rome\n" * 99, "notes": "no 'NER:'"}, {"id": "test-8"}]
+        write_jsonl(run.mistakes.with_suffix(".jsonl"), mistakes if number == 2 else [])
+    _, _, listener = launcher.launch(FixedTrials(launcher.trials(1, 2, 3)), {})
+    [warning] = listener.warnings
+    assert warning.startswith("trial-2: all metrics are 0. For example, the answer to sample test-7 is 'Rome\\nRome")
+    assert "…' (parser: no 'NER:')" in warning and len(warning) < 600
+    assert str(launcher.folder / "runs" / "many" / "trial-2" / "mistakes.jsonl") in warning
+    assert "set generator.num_few_shot" in warning

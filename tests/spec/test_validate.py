@@ -3,8 +3,16 @@
 import json
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
+from pydantic import ValidationError
+
+from runner.spec.dataset_spec import CropOptions
+from runner.spec.experiment_spec import ComputeOptions
+from runner.spec.sweep_section import Dimension, SweepOptions
+from runner.stages import Ratios, Stage
+from runner.stages.registry import installed_plugins
 
 FIVE_MISTAKES = """\
 name: five
@@ -91,3 +99,62 @@ def test_a_misspelt_type_is_named_with_its_line(workplace):
     assert "spec.yaml:4:3: data: needs a `type` that names a data plugin; did you mean `type` instead of 'tpye'?" in (
         done.stdout + done.stderr
     )
+
+
+def _booleans_as_numbers(schema, definitions):
+    """Yield values that put `true` where the schema expects a number, each with the path of that number."""
+    if "$ref" in schema:
+        schema = definitions[schema["$ref"].rpartition("/")[2]]
+    if schema.get("type") in {"integer", "number"}:
+        yield True, ()
+    for option in schema.get("anyOf", ()):
+        yield from _booleans_as_numbers(option, definitions)
+    items = schema.get("prefixItems") or [schema["items"]] if "items" in schema or "prefixItems" in schema else []
+    for index, item in enumerate(items):
+        for value, path in _booleans_as_numbers(item, definitions):
+            yield [*[1] * index, value, *[1] * (len(items) - index - 1)], (index, *path)
+    for name, inner in {"any": schema.get("additionalProperties"), **schema.get("properties", {})}.items():
+        if isinstance(inner, dict):
+            for value, path in _booleans_as_numbers(inner, definitions):
+                yield {name: value}, (name, *path)
+
+
+MODELS = {
+    **{
+        f"{stage}.{name}": plugin.options_class()
+        for stage in get_args(Stage)
+        for name, plugin in installed_plugins(stage).items()
+    },
+    **{model.__name__: model for model in (ComputeOptions, CropOptions, Ratios, SweepOptions, Dimension)},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_number_of_any_plugin_or_of_the_engine_may_be_true(name):
+    """Python counts `true` as 1: it would silently train one epoch, with a learning rate of 1."""
+    schema = MODELS[name].model_json_schema()
+    numbers = list(_booleans_as_numbers({**schema, "title": name}, schema.get("$defs", {})))
+    for value, path in numbers:
+        with pytest.raises(ValidationError) as caught:
+            MODELS[name].model_validate(value)
+        places = [
+            (tuple(part for part in error["loc"] if part in path), error["msg"])
+            for error in caught.value.errors(include_url=False)
+        ]
+        assert (path, "Input should be a number") in places, (value, places)
+
+
+def test_true_for_a_number_is_an_error_with_its_line(five):
+    text = FIVE_MISTAKES.replace("stf, epochs: 3", "sft, epochs: true,\n  max_steps: True, max_length: TRUE").replace(
+        "lr: fast", "lr: true"
+    )
+    (five.folder / "true.yaml").write_text(text)
+    lines = five.run("validate", "true.yaml", "--set", "seed=false").stdout.splitlines()
+    for line in (
+        "true.yaml:8:28: optimizer.groups.language.lr: input should be a number, not true",
+        "true.yaml:9:22: trainer.epochs: input should be a number, not true",
+        "true.yaml:10:3: trainer.max_steps: input should be a number, not true",
+        "true.yaml:10:20: trainer.max_length: input should be a number, not true",
+        "--set seed=false: seed: input should be a number, not false",
+    ):
+        assert line in lines

@@ -72,6 +72,21 @@ def test_samples_that_overlap_a_prompt_are_never_examples(shared):
     assert [example.id for example in examples] == ["n1"]
 
 
+@pytest.mark.parametrize(
+    ("text", "image"), [("TEXT\u00a0 101", "own"), ("\uff54ext 101", "own"), ("own", "of the test")]
+)
+def test_the_same_content_in_another_file_or_form_is_never_an_example(tmp_path, text, image):
+    """The definition is that of the leak check: images by their bytes, texts without case, spacing and width."""
+    (tmp_path / "test.png").write_bytes(b"of the test")
+    (tmp_path / "copy.png").write_bytes(image.encode())
+    question = sample(101, image=tmp_path / "test.png")
+    copy = sample(7, text=text, image=tmp_path / "copy.png")
+    [prompt] = render_few_shot(ADAPTER, [question], [copy, sample(1)], 1, 0)
+    assert [example.id for example in prompt.examples] == ["n1"]
+    with pytest.raises(SpecError, match="only 1 samples of the training split share neither text nor image"):
+        render_few_shot(ADAPTER, [question], [copy, sample(1)], 2, 0)
+
+
 @given(number=st.integers(1, 15), seed=st.integers(0, 2**32 - 1), aside=st.sets(st.integers(0, 19), max_size=5))
 def test_validation_prompts_use_the_examples_of_the_test_split_except_themselves(number, seed, aside):
     questions = [TRAIN[place] for place in sorted(aside)] or [TRAIN[0]]

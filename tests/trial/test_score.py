@@ -4,6 +4,8 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from plugins.adapter.pfa import PromptFormatAdapter
 from plugins.adapter.pfa_prompt import PfaOptions
@@ -13,7 +15,7 @@ from runner.files import read_jsonl
 from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
 from runner.trial.run_directory_and_events import RunDirectory
-from runner.trial.score import score
+from runner.trial.score import describe_mistake, describe_total_failure, score
 
 METRICS = (
     "rouge",
@@ -58,7 +60,7 @@ class Log:
     """Records the metrics and artifacts that the step logs."""
 
     def __init__(self):
-        self.logged = {}
+        self.logged, self.warnings = {}, []
 
     def metrics(self, step, values):
         self.logged |= values
@@ -69,15 +71,19 @@ class Log:
     def progress(self, done, total, **shown):
         pass
 
+    def warn(self, message):
+        self.warnings.append(message)
+
 
 def scored(folder):
+    log = Log()
     context = SimpleNamespace(
         adapter=PromptFormatAdapter(PfaOptions(), LABELS),
         metrics={name: create_plugin(make_section("metric", {"type": name})) for name in METRICS},
         samples=DatasetFolder(folder, with_images=False).load,
         run=RunDirectory(folder),
-        log=Log(),
-        reporter=lambda stage: Log(),
+        log=log,
+        reporter=lambda stage: log,
     )
     score(context)
     return context
@@ -86,6 +92,8 @@ def scored(folder):
 def test_values_of_both_parse_modes_and_one_row_per_sample_are_written(folder):
     context = scored(folder)
     figures = context.run.read_metrics()
+    [short, _] = context.log.warnings
+    assert short.startswith("bleu is at most")
     assert context.log.logged == {**figures, "scores": context.run.scores}
     assert figures["ner_f1"] == pytest.approx(4 / 5)
     assert figures["ner_f1/event"] == 1 and figures["published/ner_f1/event"] == 0
@@ -106,3 +114,45 @@ def test_evaluate_returns_the_values_of_the_launch(folder):
     found = evaluate(request, Log())
     assert found.metrics == context.run.read_metrics()
     assert json.loads(json.dumps(found.rows)) == read_jsonl(context.run.scores)
+
+
+def test_metrics_that_are_undefined_on_the_references_are_null_in_both_parse_modes(folder):
+    text = (folder / "test.jsonl").read_text()
+    (folder / "test.jsonl").write_text(text.replace("A singer stands on a stage.", "一位歌手").replace("A dog.", "狗"))
+    context = scored(folder)
+    values = context.run.read_metrics()
+    for name in ("rouge1", "rouge2", "rougeL", "bleu", "corpus_bleu"):
+        assert values[name] is values[f"published/{name}"] is None
+    assert values["ner_f1"] == pytest.approx(4 / 5)
+    assert [warning.split(":")[0] for warning in context.log.warnings] == [
+        "ROUGE is null",
+        "BLEU is null",
+        "corpus BLEU is null",
+    ]
+    assert all(not {"rouge", "bleu"} & row["counts"].keys() for row in read_jsonl(context.run.scores))
+
+
+values = st.dictionaries(
+    st.sampled_from(("ner_f1", "ner_f1/parse", "published/ner_f1", "bleu")),
+    st.none() | st.sampled_from((0, 0.0, 0.00004, 0.00006, 0.5)),
+)
+
+
+@given(values, *(st.integers(0, 2),) * 3)
+def test_failure_is_described_if_all_metrics_are_0_or_all_answers_malformed(metrics, clean, repaired, malformed):
+    counts = {"parse/clean": clean, "parse/repaired": repaired, "parse/malformed": malformed}
+    counts |= {f"published/{name}": 1 for name in counts}
+    known = [f"{value:.4f}" for value in metrics.values() if value is not None]
+    expected = "all metrics are 0" if set(known) == {"0.0000"} else None
+    if malformed and not clean + repaired:
+        expected = f"all {malformed} answers are malformed"
+    assert describe_total_failure({**metrics, **counts}) == expected
+    assert describe_total_failure(metrics) == ("all metrics are 0" if set(known) == {"0.0000"} else None)
+
+
+@given(st.text() | st.text("\n \u2028a", min_size=1).map(lambda text: text * 300))
+def test_mistake_is_described_in_one_short_line(output):
+    line = describe_mistake("7", output, "")
+    assert line.isprintable() and len(line) <= 50 + len(repr(output[:200]))
+    assert (line == "For example, the answer to sample 7 is empty.") == (not output.strip())
+    assert describe_mistake("7", output, "why") == line[:-1] + " (parser: why)."

@@ -1,5 +1,6 @@
 """Answers to validation samples are generated, parsed and scored like those of the test split."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from runner.errors import DataError, SpecError, StepError
 from runner.records import Completion, Entity, Sample, Segment
 from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
-from runner.stages import TokenCounts
+from runner.stages import SelectionMetric, TokenCounts
 from runner.trial.score import score_corpus
 from runner.trial.trial_components import TrialContext
 from runner.trial.validation_generator import LiveWeights, ValidationGenerator
@@ -68,7 +69,7 @@ def context():
     generator = make_section("generator", {"type": "transformers", "num_few_shot": 2, "max_new_tokens": 10})
     reporter = Reporter()
     context = SimpleNamespace(
-        spec=SimpleNamespace(generator_options=generator.options, seed=5),
+        spec=SimpleNamespace(generator_options=generator.options, trainer_options=None, seed=5, max_hash_distance=None),
         adapter=ADAPTER,
         generator=Generator(),
         metrics={name: create_plugin(make_section("metric", {"type": name})) for name in METRICS},
@@ -145,3 +146,29 @@ def test_a_missing_answer_stops_the_training(evaluator, monkeypatch):
 def test_live_weights_have_no_folder():
     with pytest.raises(SpecError, match=r"^trainer.eval_generate_steps: the generator reads weights from a folder"):
         LiveWeights(None).folder()
+
+
+def best_by(name):
+    return SimpleNamespace(selection_metric=SelectionMetric(metric=name, mode="max"))
+
+
+def test_metrics_that_are_undefined_on_the_validation_samples_are_null(context):
+    samples = [replace(sample, summary="一只猫") for sample in TRAIN]
+    evaluator = ValidationGenerator(context, samples)
+    context.spec.trainer_options = best_by("validation/ner_f1")
+    evaluator.prepare(model(None), [1, 2])
+    values = evaluator.aggregate(evaluator.evaluate("the model", [1, 2]))
+    assert values["rouge1"] is None and values["ner_f1"] == 1
+    [warning, _] = context.told.warnings
+    assert warning.startswith("validation samples: ROUGE is null")
+
+
+@pytest.mark.parametrize("name", ["rougeL", "image_entity_accuracy"])
+def test_model_cannot_be_selected_by_an_undefined_metric(context, name):
+    samples = [replace(sample, summary="一只猫", segments=()) for sample in TRAIN]
+    context.spec.trainer_options = best_by(f"validation/{name}")
+    context.metrics["image_entity_accuracy"] = create_plugin(make_section("metric", {"type": "image_entity_accuracy"}))
+    with pytest.raises(SpecError, match=f"validation/{name} is undefined on the 2 validation samples") as error:
+        ValidationGenerator(context, samples).prepare(model(None), [1, 2])
+    assert error.value.problems[0].path == ("trainer", "metric_for_best_model", "metric")
+    ValidationGenerator(context, TRAIN).prepare(model(None), [1, 2])

@@ -14,7 +14,7 @@ from runner.dataset.folder_reader import sample_from_row
 from runner.dataset.review.decisions import utc_now
 from runner.files import iter_jsonl, stream_jsonl
 from runner.fingerprint_and_provenance import fingerprint
-from runner.records import Sample
+from runner.records import Sample, is_blank
 from runner.stages import Annotation, AnnotationEstimate, Annotator, Reporter, TokenUsage
 
 Row = dict[str, Any]
@@ -127,6 +127,8 @@ class AnnotateStage:
         assert self._annotator is not None
         annotation = _annotation_from_row(row["id"], answers[key])
         summary = self._annotator.summary(annotation)
+        if summary is not None and is_blank(summary):
+            summary = None
         return {**row, "summary": summary, "flags": list(self._annotator.flags(annotation)), "annotation": key}
 
 

@@ -10,8 +10,10 @@ from typing import Any
 from runner import __version__
 from runner.dataset.build.work_folder import WorkFolder
 from runner.dataset.folder_reader import sample_to_row
+from runner.errors import DataError
 from runner.files import stream_jsonl
 from runner.fingerprint_and_provenance import fingerprint
+from runner.records import find_blank_text
 from runner.resolved_plan import create_plugin
 from runner.spec.dataset_spec import DatasetSpec
 from runner.stages import Options, SkippedEntry, Source, SourceTweet
@@ -48,7 +50,7 @@ def import_corpus(spec: DatasetSpec, work: WorkFolder, key: str) -> dict[str, An
         The stage's result record: `name` and `labels` of the corpus, `number` of tweets, and their `digest`.
 
     Raises:
-        DataError: A file of the corpus is missing or damaged.
+        DataError: A file of the corpus is missing or damaged, or a text of a sample shows nothing.
     """
     source: Source = create_plugin(spec.source)
     left_out: list[dict[str, str]] = []
@@ -70,6 +72,8 @@ def _read_tweets(source: Source, left_out: list[dict[str, str]]) -> Iterator[Sou
     for entry in source.read():
         if isinstance(entry, SkippedEntry):
             left_out.append({"id": entry.id, "reason": entry.reason})
+        elif problem := find_blank_text(entry.sample):
+            raise DataError(f"{source.name}: sample {entry.sample.id!r}: {problem}")
         else:
             yield entry
 

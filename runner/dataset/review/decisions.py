@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from runner.dataset.build.work_folder import WorkFolder
 from runner.errors import DataError, data_line_error
 from runner.files import iter_jsonl
+from runner.records import is_blank
 
 Verdict = Literal["accept", "edit", "reject", "undo"]
 """`edit` accepts the reviewer's summary in place of the annotator's; `undo` revokes the sample's last decision."""
@@ -45,7 +46,7 @@ class Decision:
         """Raise a ValueError for values that the page never writes."""
         if self.decision not in get_args(Verdict):
             raise ValueError(f"the decision {self.decision!r} is unknown. Known: {', '.join(get_args(Verdict))}")
-        if (self.decision == "edit") != bool(self.summary and self.summary.strip()):
+        if (self.decision == "edit") != bool(self.summary and not is_blank(self.summary)):
             raise ValueError("an edit needs a non-empty summary, and no other decision has one")
 
 

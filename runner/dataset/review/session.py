@@ -8,6 +8,7 @@ from itertools import chain, islice
 from runner.dataset.answer_files import replace_lone_surrogates
 from runner.dataset.review.decisions import Decision, DecisionConflictError, Verdict, utc_now
 from runner.dataset.review.queue import STATE_FILTERS, ReviewItem, ReviewQueue, StateFilter, decision_state
+from runner.records import is_blank
 
 NO_FLAG_FILTER, ANY_FLAG = "", "any flag"
 """Values of the flag filter: samples with or without flags; samples with at least one flag."""
@@ -108,7 +109,7 @@ class Session:
     def edit(self, text: str) -> str | None:
         """Accept another text as the summary, joined into one line, and go to the next sample."""
         summary = " ".join(replace_lone_surrogates(text).split())
-        if not summary:
+        if is_blank(summary):
             return "A summary needs at least one word. To leave out the sample, reject it."
         return self._accept_text(summary)
 

@@ -42,6 +42,7 @@ def test_edit_is_joined_into_one_line_and_an_unchanged_text_accepts(review):
     session.set_filters("edited", "")
     assert (current_id(session), session.summary, session.state) == ("1", "A dog on a sofa.", "edited")
     assert session.edit(" \n ").startswith("A summary needs at least one word")
+    assert session.edit("\u200b \u3000").startswith("A summary needs at least one word")
 
 
 def test_accepting_an_edited_summary_keeps_the_edit(review):

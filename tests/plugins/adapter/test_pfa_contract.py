@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.adapter.pfa import PromptFormatAdapter
-from plugins.adapter.pfa_prompt import TASKS, PfaOptions, prompt_text
+from plugins.adapter.pfa_prompt import TASKS, PfaOptions, prompt_text, target_text
+from runner.records import is_blank
 
 LABELS = ("person", "location", "organization", "other")
 SUBSETS = [tasks for size in (1, 2, 3) for tasks in combinations(TASKS, size)]
@@ -198,3 +199,16 @@ def test_summary_with_another_task_starts_as_published(tasks):
         "Output the answers to these two questions in order.\n"
         f"Task 1: What is in this image?\n{fine}"
     )
+
+
+entities = st.text("Ab.'\"{}\\;, é猫\u200b", min_size=1, max_size=8).filter(lambda text: not is_blank(text))
+
+
+@given(st.lists(st.tuples(st.sampled_from(LABELS), entities), max_size=3), st.lists(entities, max_size=3))
+def test_a_rendered_target_has_no_problems(named, shown):
+    named = [(label, " ".join(entity.split())) for label, entity in named]
+    target = target_text(TASKS, "Two people pose.", named, dict(zip("abc", shown, strict=False)))
+    for mode in MODES:
+        problems = PromptFormatAdapter(PfaOptions(), LABELS).target_problems(target, mode)
+        assert problems.losses == ()
+        assert not [doubt for doubt in problems.doubts if "letter" in doubt or "label" in doubt]

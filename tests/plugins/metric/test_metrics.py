@@ -2,13 +2,16 @@ import math
 import subprocess
 import sys
 from statistics import fmean
+from unicodedata import normalize
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, corpus_bleu, sentence_bleu
 from rouge_score import rouge_scorer
 
+from plugins.adapter.pfa import PromptFormatAdapter
+from plugins.adapter.pfa_prompt import PfaOptions
 from plugins.metric.extraction import (
     EntityF1,
     EntityF1Options,
@@ -25,7 +28,7 @@ from plugins.metric.extraction import (
 )
 from plugins.metric.summary import Bleu, CorpusBleu, Rouge, lcs_length
 from plugins.metric.summary_options import BleuOptions, CorpusBleuOptions, RougeOptions
-from runner.records import Answer
+from runner.records import Answer, Entity, Sample
 
 METRICS = {
     "rouge": Rouge(RougeOptions()),
@@ -241,3 +244,100 @@ def test_no_metric_imports_what_it_does_not_use():
     command = f"import sys, {modules}; print({heavy} & sys.modules.keys()); import scipy.stats, sklearn.svm, pandas"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+FORMS = ("NFC", "NFD")
+letters = st.characters(exclude_categories=["Cs"])
+
+
+@given(st.text(letters, max_size=8), st.sampled_from(FORMS), st.sampled_from(FORMS))
+@example("Zoë Á", "NFD", "NFC")
+def test_unicode_forms_of_one_answer_are_equal(text, one, other):
+    """Models and tokenizers compose characters (é), data sets may hold them decomposed (e and an accent)."""
+
+    def answer(form):
+        name = normalize(form, text)
+        return Answer(f"{name} stands on a mat here", frozenset({(f"x{name}", f"{name} Ann")}), {"a": f"{name} Ann"})
+
+    assert answer(one) == answer(other)
+    for name in METRICS:
+        first, second = (compute_metrics(name, (answer(form), answer(other))) for form in (one, other))
+        assert first == second, name
+        if name not in {"rouge", "bleu", "corpus_bleu"}:
+            assert set(first.values()) == {1.0}
+
+
+@pytest.mark.parametrize("mode", ["lossless", "published"])
+def test_labels_and_entities_of_an_answer_may_have_another_unicode_form(mode):
+    adapter = PromptFormatAdapter(PfaOptions(), (normalize("NFD", "café"), "person"))
+    sample = Sample("1", "Zoë", None, normalize("NFD", "Zoë."), (Entity("caf\u00e9", normalize("NFD", "Zoë")),), ())
+    output = "Task 1 Answer: Zo\u00eb.\nTask 2 Answer:\nNER:\n:caf\u00e9;Zo\u00eb\nimage entities pair{}"
+    for form in FORMS:
+        assert adapter.parse(normalize(form, output), mode).answer == adapter.reference(sample)
+        assert adapter.parse(normalize(form, output), mode).ending == "clean"
+
+
+CHINESE, THAI, RUSSIAN, HINDI = (
+    "一只猫坐在垫子上。",
+    "แมวนั่งบนเสื่อ",
+    "Кот спокойно сидит на ковре.",
+    "बिल्ली चटाई पर शांत बैठी है।",
+)
+JAPANESE = "日本語の要約です。 二つ目の文。 三つ目。 四つ目。"
+OTHERS_WITHOUT_SPACES = ("ｱｲｳｴｵｶｷｸｹｺ", "ငါတို့သည်ကြောင်", "ខ្ញុំឃើញឆ្មា", "ບົດສະຫຼຸບ", "བོད་ཡིག", "々〆一二三四五六七")
+SEGMENTED = ("一只 猫 坐 在 垫子 上 。", "แมว นั่ง บน เสื่อ")
+LATIN = ("A cat sits on a mat.", "Café déjà vu à côté.", "Ein Käfer läuft über die Straße.", "2024: 3 : 1 !")
+
+
+@pytest.mark.parametrize(
+    ("name", "undefined", "defined"),
+    [
+        ("rouge", [CHINESE, THAI, RUSSIAN, HINDI, JAPANESE, *SEGMENTED, "😀 😀 😀 😀", "! ? ..."], LATIN),
+        ("bleu", [CHINESE, THAI, JAPANESE, *OTHERS_WITHOUT_SPACES], [*LATIN, RUSSIAN, HINDI, *SEGMENTED]),
+        ("corpus_bleu", [CHINESE, THAI, JAPANESE, *OTHERS_WITHOUT_SPACES], [*LATIN, RUSSIAN, HINDI, *SEGMENTED]),
+    ],
+)
+def test_summary_metrics_say_which_scripts_they_cannot_measure(name, undefined, defined):
+    metric = METRICS[name]
+    assert metric.check_references([summary(text) for text in defined]) == []
+    for text in undefined:
+        [warning] = metric.check_references([summary(text)] * 3)
+        assert warning.is_undefined
+        assert "is null: it has no meaning for any of the 3 reference summaries, because it" in warning.message
+        warning = metric.check_references([summary(LATIN[0]), summary(text), NOTHING, summary("")])[0]
+        assert not warning.is_undefined
+        assert "has no meaning for 1 of 2 reference summaries, because it" in warning.message
+    assert metric.check_references([]) == metric.check_references([NOTHING, summary("")]) == []
+
+
+@pytest.mark.parametrize("name", ["bleu", "corpus_bleu"])
+def test_bleu_says_what_short_summaries_can_reach(name):
+    references = [summary(text) for text in ("cat", "a cat", "a cat sits", "a cat sits here", CHINESE)]
+    highest = compute_metrics(name, *zip(references, references, strict=True))[name]
+    script, short = (warning.message for warning in METRICS[name].check_references(references))
+    assert "has no meaning for 1 of 5 reference summaries" in script
+    assert short == (
+        f"{name} is at most {highest:.4f} on these references, because 4 of 5 reference summaries have fewer than "
+        "4 words"
+    )
+    assert highest < 1
+
+
+def test_rouge_says_that_single_words_have_no_pair_of_words():
+    references = [summary(text) for text in ("cat", "a cat", "cat 猫", "2024!")]
+    assert compute_metrics("rouge", *zip(references, references, strict=True))["rouge2"] == 1 / 4
+    [warning] = METRICS["rouge"].check_references(references)
+    assert warning.message.startswith("rouge2 is 0 for 3 of 4 reference summaries, whatever the answer is")
+    assert not warning.is_undefined
+
+
+anything = st.lists(st.text("ab 1.é猫แมКот\n", max_size=14), max_size=5)
+
+
+@given(anything)
+def test_every_summary_metric_is_1_for_equal_summaries_or_warns(texts):
+    references = [summary(text) for text in texts if text.strip()]
+    for name in ("rouge", "bleu", "corpus_bleu"):
+        if references and not METRICS[name].check_references(references):
+            values = compute_metrics(name, *zip(references, references, strict=True))
+            assert values == pytest.approx(dict.fromkeys(values, 1))

@@ -205,3 +205,21 @@ def test_paths_are_not_part_of_the_fingerprint():
 def test_a_byte_order_mark_is_ignored(tmp_path):
     (entry,) = corpus(tmp_path, "\ufeffIMGID:1\nAda\tB-PER\n")
     assert entry.sample.id == "train-1-1"
+
+
+def test_tokens_of_white_space_are_left_out_and_their_entities_are_reported(tmp_path):
+    """As published in other corpora: a token that is one no-break space, tagged as an entity or within one."""
+    tweet = "IMGID:1\nAda\tB-PER\n\u00a0\tI-PER\nKing\tI-PER\n\u3000\tB-LOC\nin\tO\n\u200b\tB-ORG\n"
+    entries = corpus(
+        tmp_path, f"{tweet}\nIMGID:2\n\u00a0\tB-PER\n", {"1": annotation("Ada King", "\u3000"), "2": annotation("Ada")}
+    )
+    skipped = [entry.reason for entry in entries if isinstance(entry, SkippedEntry)]
+    assert skipped == [
+        "entity of white space, tagged as location",
+        "entity of white space, tagged as organization",
+        "box of something that is not an entity of the text: ",
+        "tweet without text: all tokens are white space",
+    ]
+    [sample] = [entry.sample for entry in entries if isinstance(entry, SourceTweet)]
+    assert sample.text == "Ada King in \u200b"
+    assert sample.entities == (Entity("person", "Ada King"),)

@@ -154,3 +154,19 @@ def test_any_json_is_read_or_reported_with_its_line(tmp_path_factory, changes, o
             assert str(error).startswith(f"{path}:1: ")
         else:
             assert all(isinstance(each, SourceTweet | SkippedEntry) for each in entries)
+
+
+@pytest.mark.parametrize("blank", [" ", "\n\t", "\u3000", "\u200b"])
+@pytest.mark.parametrize(
+    ("path", "change"),
+    [
+        ("text", lambda blank: {"text": blank}),
+        ("summary", lambda blank: {"summary": blank}),
+        ("entities.0.text", lambda blank: {"entities": [{"label": "person", "text": blank}]}),
+        ("segments.0.entity", lambda blank: {"segments": [{"entity": blank, "box": [1, 2, 3, 4]}]}),
+    ],
+)
+def test_text_of_white_space_is_an_error_with_its_line(tmp_path, path, change, blank):
+    with pytest.raises(DataError, match=rf"mine\.jsonl:2: {path}: holds only white space; write a text") as raised:
+        written(tmp_path / "mine.jsonl", GOOD, GOOD | {"id": "s2"} | change(blank))
+    assert len(str(raised.value).splitlines()) == 1

@@ -1,7 +1,10 @@
 import math
+import re
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from plugins.optimizer.adamw import AdamWOptimizer
@@ -13,7 +16,8 @@ from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.train_step import TrainStep
-from runner.errors import StepError
+from plugins.trainer.validation_split_and_batches import num_validation
+from runner.errors import SpecError, StepError
 from runner.preflight.sample_checker import SampleChecker
 from runner.stages import StopRequestedError, TrainingRun
 
@@ -181,9 +185,39 @@ def test_validation_samples_are_evaluated_and_not_trained_on(train, recorder, bu
 
 def test_small_validation_split_is_reported(train, recorder):
     reporter = recorder()
-    train(reporter, validation_ratio=0.25, groups=["same"] * 12)
-    assert len(reporter.recorded) == 4  # as planned from the number of samples alone
-    assert "0 samples instead of 3" in reporter.warnings[0]
+    train(reporter, validation_ratio=0.25, groups=["same"] * 6 + ["pair"] * 2 + ["fours"] * 4)
+    assert len(reporter.series("train/loss")) == 4  # as planned from the number of samples alone
+    assert "2 samples instead of 3" in reporter.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("groups", "ratio", "message"),
+    [
+        (["same"] * 12, 0.25, "the smallest group of them has 12 samples; use 0 for no validation"),
+        (["a"] * 5 + ["b"] * 7, 0.25, "the smallest group of them has 5 samples; use at least 0.417, or 0"),
+        ([*"abcdefghijkl"], 0.01, r"0.01 of 12 training sample\(s\) rounds to no validation sample.*at least 0.083"),
+        (["a"], 0.9, r"0.9 of 1 training sample\(s\) rounds to no validation sample.*use more training samples"),
+    ],
+)
+def test_validation_split_without_samples_is_refused(groups, ratio, message):
+    trainer = SftTrainer(SftOptions(validation_ratio=ratio))
+    with pytest.raises(SpecError, match=message) as caught:
+        trainer.training_budget(None, None, groups, 0)
+    assert caught.value.problems[0].path == ("trainer", "validation_ratio")
+
+
+@given(st.integers(1, 3000), st.floats(0.0001, 0.99))
+def test_recommended_ratio_is_accepted(num_samples, ratio):
+    try:
+        SftOptions(validation_ratio=ratio).check_num_samples(num_samples)
+    except SpecError as error:
+        recommended = re.search(r"at least ([0-9.e-]+),", str(error))
+        assert (
+            num_samples == 1
+            or SftOptions(validation_ratio=float(recommended[1])).check_num_samples(num_samples) is None
+        )
+    else:
+        assert num_validation(num_samples, ratio) > 0
 
 
 def test_smoke_takes_two_steps():
