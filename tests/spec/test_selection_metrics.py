@@ -46,7 +46,7 @@ def test_validation_metrics_depend_on_whether_answers_are_generated(spec_of):
     spec = spec_of()
     assert validation_metrics(spec) == ["validation/loss", *GENERATED]
     assert read_plan(plan_json(spec)) == spec
-    assert smoke_spec(spec).trainer_options.selection_metric.metric == "validation/rougeL"
+    assert smoke_spec(spec).trainer_options.selection_metric.metric == "validation/loss"
     loss = ("trainer.metric_for_best_model={metric: validation/loss, mode: min}", "trainer.eval_generate_steps=null")
     assert validation_metrics(spec_of(*loss)) == ["validation/loss"]
     assert not validation_metrics(spec_of("trainer=none", "optimizer=none"))
