@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import gc
+import io
+import json
 import sys
 import traceback
 from typing import NoReturn
@@ -34,6 +37,7 @@ and over, which costs a fifth of the time of importing torch."""
 def main() -> NoReturn:
     """Run a command; print the message of an error, and a traceback only with `--debug`."""
     gc.set_threshold(GC_THRESHOLD)
+    _escape_unencodable()
     debug = "--debug" in sys.argv
     try:
         with reliable_interrupts():
@@ -51,6 +55,19 @@ def main() -> NoReturn:
         _print_error(f"internal error, not a problem of your spec: {message} (--debug shows the traceback)", debug)
         sys.exit(1)
     sys.exit(0)
+
+
+def _escape_unencodable() -> None:
+    """Escape characters that the encoding of the output lacks by their code, as in JSON, so that JSON stays valid."""
+
+    def escape(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+    codecs.register_error("json-escape", escape)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="json-escape")
 
 
 def _print_error(message: str, debug: bool) -> None:

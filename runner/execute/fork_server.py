@@ -84,7 +84,8 @@ def start_server(modules: Sequence[str], environment: Mapping[str, str]) -> tupl
         listener.bind(address)
         listener.listen(BACKLOG)
         process = subprocess.Popen(
-            [sys.executable, "-m", "runner.execute.fork_server", str(listener.fileno()), *modules],
+            # -P: a package called `runner` or `plugins` in the current folder must not be imported instead of ours.
+            [sys.executable, "-P", "-m", "runner.execute.fork_server", str(listener.fileno()), *modules],
             stdin=subprocess.PIPE,
             env=environment,
             pass_fds=[listener.fileno()],

@@ -42,6 +42,13 @@ def _path_in_tree(path: SpecPath, tree: Tree, *, keep_last: bool) -> SpecPath:
     return (*known, path[-1]) if keep_last and path and known[-1:] != path[-1:] else known
 
 
+_EXPECTED_TYPES = {
+    **dict.fromkeys(("model_type", "dict_type", "mapping_type"), "a mapping, with lines of `key: value` or in { }"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list, in [ ] or with a line `- value` for each value"),
+}
+"""What pydantic expects of a value, by kind of error; pydantic's own messages name types of Python."""
+
+
 def _message(details: Any, model: type[BaseModel]) -> str:
     kind, location, value = details["type"], details["loc"], details.get("input")
     if kind == "extra_forbidden":
@@ -57,6 +64,13 @@ def _message(details: Any, model: type[BaseModel]) -> str:
         return f"{details['ctx']['tag']!r} is not valid{suggestion(details['ctx']['tag'], tags)}"
     if kind == "union_tag_not_found":
         return "needs a `type`, such as {type: random}"
+    return _other_message(details)
+
+
+def _other_message(details: Any) -> str:
+    kind, value = details["type"], details.get("input")
+    if kind in _EXPECTED_TYPES:
+        return f"must be {_EXPECTED_TYPES[kind]}, not {_abbreviate(value)}"
     message = details["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     lowered = message[:1].lower() + message[1:]
     show_value = value is not None and not isinstance(value, dict | list) and kind != "value_error"

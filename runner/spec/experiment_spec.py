@@ -267,6 +267,15 @@ class ExperimentSpec(Specification):
     """Only in `plan.json`: hashes and versions of data, model and plugins. If one of them has changed, a launch of
     `plan.json` stops with an error."""
 
+    @field_validator("name")
+    @classmethod
+    def _name_is_free(cls, name: str) -> str:
+        if name.lower().startswith("mlflow.db") or name.lower() == "mlartifacts":
+            raise ValueError(
+                f"{name!r} is the name of a file of the tracker in the folder of all runs; choose another name"
+            )
+        return name
+
     @field_validator("metrics")
     @classmethod
     def _check_unique_metrics(cls, metrics: tuple[Section, ...]) -> tuple[Section, ...]:

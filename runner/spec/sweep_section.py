@@ -90,6 +90,15 @@ class Dimension(Options):
     the values that the sweep chose for the paths listed before this path. If the condition does not hold, this path
     keeps the spec's own value."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_has_kind(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            raise ValueError("needs a kind before its values: {choice: [...]}, or {grid: [...]} to try all of them")
+        if not isinstance(value, dict | Dimension):
+            raise ValueError("is one value, so there is nothing to search; set it in its section, or with --set")
+        return value
+
     @model_validator(mode="after")
     def _check_one_kind(self) -> Dimension:
         kinds = [kind for kind in DIMENSION_KINDS if getattr(self, kind) is not None]

@@ -119,12 +119,12 @@ def find_experiments(names: Sequence[str], storage: Path) -> list[ExperimentSele
     """Find experiments and trials by name.
 
     Args:
-        names: An experiment or a folder, or a trial by the beginning of its name, such as `tiny_mmre`, `trial-aa10`,
-            `aa10` or `tiny_mmre/trial-aa10`. No name at all selects every experiment.
+        names: A folder, or an experiment or a trial by the beginning of its name, such as `tiny_mmre`, `tiny`,
+            `trial-aa10`, `aa10` or `tiny_mmre/trial-aa10`. No name at all selects every experiment.
         storage: The folder of all runs.
 
     Raises:
-        SpecError: A name matches nothing, or several trials; those are listed.
+        SpecError: A name matches nothing, or several experiments or trials; those are listed.
     """
     if not names:
         return [_select_all(folder) for folder in list_experiments(storage)]
@@ -146,6 +146,9 @@ def _find(name: str, storage: Path) -> ExperimentSelection:
         if path.is_dir() and _trials(path):
             return _select_all(path.resolve())
     folders = list_experiments(storage)
+    begun = [folder for folder in folders if folder.name.startswith(name)]
+    if len(begun) == 1:
+        return _select_all(begun[0])
     experiment, _, prefix = name.rpartition("/")
     trials = [
         trial
@@ -156,6 +159,9 @@ def _find(name: str, storage: Path) -> ExperimentSelection:
     ]
     if len(trials) == 1:
         return ExperimentSelection(trials[0].parent, trials, is_whole=False)
+    if begun:
+        names = ", ".join(folder.name for folder in begun)
+        raise SpecError(f"{name!r} matches {len(begun)} experiments; write more of the name: {names}")
     if trials:
         raise SpecError(f"{name!r} matches {len(trials)} trials; write more of the name: {_join_names(trials)}")
     known = [folder.name for folder in folders]

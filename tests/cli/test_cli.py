@@ -1,6 +1,9 @@
 """The command line as a whole: interrupts, help, version, completion, and `init`."""
 
 import importlib.metadata
+import io
+import json
+import os
 import subprocess
 import sys
 from zipfile import ZipFile
@@ -8,13 +11,15 @@ from zipfile import ZipFile
 import pytest
 import typer
 from hatchling.builders.wheel import WheelBuilder
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runner.cli.app import COMMANDS
-from runner.cli.main import app
+from runner.cli.main import _escape_unencodable, app
 from runner.spec import starter_and_shipped_specs as starter
 from runner.spec.starter_and_shipped_specs import copy_shipped_spec, shipped_specs
 from tests.command import run_in_process
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Workplace
 
 COMMAND = """
 import os, signal, sys, time, weakref
@@ -190,3 +195,19 @@ def test_plan_announces_that_it_generates_a_data_set(tmp_path):
     assert first.stderr.startswith("generating 80 samples in data/synthetic/"), first.stderr
     assert first.returncode == 0
     assert "generating" not in command(tmp_path, *arguments).stderr
+
+
+@given(st.dictionaries(st.text(), st.text(st.characters(codec=None))))
+def test_json_stays_json_in_an_encoding_that_lacks_its_characters(content):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+        _escape_unencodable()
+        print(json.dumps(content, ensure_ascii=False), flush=True)
+        written = sys.stdout.buffer.getvalue()
+    assert json.loads(written) == content
+
+
+def test_output_without_utf8_is_escaped(tmp_path):
+    (tmp_path / "spec.yaml").write_text("name: x\nnaïve: 1\n", encoding="utf-8")
+    done = Workplace(tmp_path, {**os.environ, "PYTHONIOENCODING": "ascii"}).run_in_subprocess("validate", "spec.yaml")
+    assert "unknown key 'na\\u00efve'" in done.stdout

@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -43,11 +43,18 @@ __main__.read_plan = str
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A server whose trials perform the action that their plan names."""
+    """A server whose trials perform the action that their plan names.
+
+    A package in the current folder must not replace the runner's own package of this name.
+    """
     folder = tmp_path_factory.mktemp("server")
     (folder / "acts.py").write_text(ACTS)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "runner").mkdir()
+    (elsewhere / "runner" / "__init__.py").write_text("raise ImportError('the wrong package')")
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    process, address = start_server(["acts", "no_such_module"], {**os.environ, "PYTHONPATH": path, "UNSET": "seen"})
+    with chdir(elsewhere):
+        process, address = start_server(["acts", "no_such_module"], {**os.environ, "PYTHONPATH": path, "UNSET": "seen"})
     with process:
         yield address
         process.stdin.close()

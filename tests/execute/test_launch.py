@@ -21,6 +21,10 @@ def run_dir(workplace):
 
 
 def test_a_launch_on_ray_writes_all_files_of_the_contract(emoji):
+    """Also in a folder with packages whose names are those of the runner's own packages."""
+    for package in ("plugins", "runner"):
+        (emoji.folder / package).mkdir()
+        (emoji.folder / package / "__init__.py").write_text("raise ImportError('the wrong package')")
     told, trial, done = launch(emoji, "emoji.yaml")
     folder = run_dir(emoji)
     assert trial["run_dir"] == str(folder)

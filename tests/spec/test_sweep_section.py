@@ -212,3 +212,19 @@ def test_sweep_survives_serialization_and_is_omitted_if_none(load, tmp_path):
 def test_smoke_run_has_two_points_with_one_seed(load):
     small = smoke_spec(load("space: {trainer.epochs: {int: [1, 3]}}\nseeds: [3, 4]").spec).sweep
     assert (small.seeds, small.budget.trials) == ((3,), 2)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "path", "message"),
+    [
+        ("space: {trainer.epochs: [1, 2]}", "sweep.space.trainer.epochs", "needs a kind before its values"),
+        ("space: {trainer.epochs: 3}", "sweep.space.trainer.epochs", "is one value, so there is nothing to search"),
+        ("arms: [a, b]", "sweep.arms", "must be a mapping"),
+        ("seeds: 3", "sweep.seeds", "must be a list"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_an_error_in_terms_of_yaml(problems, sweep, path, message):
+    [(line, _, found, text)] = problems(sweep)
+    assert (line, found) == (1, path)
+    assert text.startswith(message)
+    assert not {"dictionary", "tuple", "instance"} & set(text.split())

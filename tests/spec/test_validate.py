@@ -158,3 +158,8 @@ def test_true_for_a_number_is_an_error_with_its_line(five):
         "--set seed=false: seed: input should be a number, not false",
     ):
         assert line in lines
+
+
+@pytest.mark.parametrize("name", ["mlflow.db", "MLflow.db-wal", "mlartifacts"])
+def test_an_experiment_cannot_have_the_name_of_a_file_of_the_tracker(five, name):
+    assert "is the name of a file of the tracker" in five.run("validate", "five.yaml", "--set", f"name={name}").stdout

@@ -81,11 +81,15 @@ def test_the_beginning_of_a_name_is_enough_if_one_trial_has_it(storage):
         assert find_trial(name, storage) == storage / "tiny" / "trial-ab000002", name
     assert find_trial("tall", storage).name == "trial-aa000009"
     assert [selection.experiment.name for selection in find_experiments([], storage)] == ["tall", "tiny"]
+    [selection] = find_experiments(["ti"], storage)
+    assert (selection.experiment.name, selection.is_whole) == ("tiny", True)
 
 
 def test_ambiguous_names_are_listed_and_unknown_ones_refused(storage):
     with pytest.raises(SpecError, match=r"2 trials.*tall/trial-aa000009, tiny/trial-aa000001"):
         find_trial("aa", storage)
+    with pytest.raises(SpecError, match="'t' matches 2 experiments; write more of the name: tall, tiny"):
+        find_experiments(["t"], storage)
     with pytest.raises(SpecError, match="4 trials; name one"):
         find_trial("tiny", storage)
     with pytest.raises(SpecError, match="did you mean 'tiny'"):

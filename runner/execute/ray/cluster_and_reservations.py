@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import chdir
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -147,15 +152,23 @@ def connect(address: str | None) -> None:
     sigterm_handler = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {} if address else {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
-        ray.init(
-            address=address or "local",
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **options,
-        )
+        # Ray puts the current folder in front of the workers' import path, where a package called `runner` or `plugins`
+        # would be imported instead of ours. The path of an empty folder has no effect.
+        with chdir(_empty_folder()):
+            ray.init(
+                address=address or "local",
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **options,
+            )
     except AuthenticationError as error:
         raise RequirementError(token_message(address or "this machine")) from error
     except Exception as error:  # if a node is slow to start, Ray raises no narrower exception
+        if address is None and "AF_UNIX" in str(error):
+            raise RequirementError(
+                f"Ray does not start on this machine, because the path of the folder for temporary files is too long: "
+                f"{tempfile.gettempdir()}; set TMPDIR to a shorter path, such as /tmp"
+            ) from error
         if address is None:
             raise RequirementError(f"Ray does not start on this machine: {error}") from error
         raise RequirementError(unreachable_message(address, str(error))) from error
@@ -163,6 +176,14 @@ def connect(address: str | None) -> None:
         # Ray's handler ends the driver on SIGTERM; ours lets the trials save.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, sigterm_handler)
+
+
+@cache
+def _empty_folder() -> str:
+    """Create a folder that no other user can write to; it exists as long as this process, and so does its Ray."""
+    folder = tempfile.mkdtemp(prefix="runner-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def disconnect() -> None:

@@ -63,8 +63,14 @@ MAX_RESERVED_PORTS = 256
 class NodeActor:
     """Holds the fork servers of a node; if it dies, Ray restarts it, and new servers are started."""
 
-    def __init__(self) -> None:
-        """Initialize the actor without servers."""
+    def __init__(self, working_folder: str | None) -> None:
+        """Initialize the actor without servers.
+
+        Args:
+            working_folder: The current folder of the processes that it starts; None for that of the node's Ray.
+        """
+        if working_folder is not None:
+            os.chdir(working_folder)
         self._servers: dict[tuple[int, bool], tuple[subprocess.Popen[bytes], str]] = {}
         self._ports: deque[socket.socket] = deque(maxlen=MAX_RESERVED_PORTS)
 

@@ -83,7 +83,8 @@ class RayExecutor:
     def _add_new_nodes(self) -> None:
         """Start an actor on each new node, and compare its software with this machine's."""
         new = [node for node in nodes() if node.id not in self._actors]
-        actors = {node.id: _start_actor(node) for node in new}
+        working_folder = None if self._is_remote else str(Path.cwd())
+        actors = {node.id: _start_actor(node, working_folder) for node in new}
         if self._is_remote:
             _check_software({node.name: actors[node.id] for node in new})
         self._actors |= actors
@@ -111,9 +112,9 @@ def _unfinished_steps(spec: ExperimentSpec, folder: Path) -> list[str]:
     return [step for step in steps_of(spec) if not run.is_finished(step)]
 
 
-def _start_actor(node: Node) -> Any:
+def _start_actor(node: Node, working_folder: str | None) -> Any:
     strategy = NodeAffinitySchedulingStrategy(node.id, soft=False)
-    return NodeActor.options(scheduling_strategy=strategy).remote()  # type: ignore[attr-defined]
+    return NodeActor.options(scheduling_strategy=strategy).remote(working_folder)  # type: ignore[attr-defined]
 
 
 def _check_software(actors: dict[str, Any]) -> None:
