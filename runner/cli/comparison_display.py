@@ -83,5 +83,5 @@ def _disagreements_table(comparison: Comparison) -> Table:
         table.add_column(heading, overflow="fold")
     for sample in comparison.disagreements:
         values = [f"{name} {b:.2f} → {a:.2f}" for name, (a, b) in sample.values.items() if a != b]
-        table.add_row(escape(sample.id), escape(paper_tables.pair_name(sample.pair)), escape(", ".join(values)))
+        table.add_row(escape(sample.id), escape(sample.pair.name), escape(", ".join(values)))
     return table

@@ -28,6 +28,8 @@ from runner.errors import SpecError
 MAX_PAIRWISE_GROUPS = 8
 """Largest number of groups that are all compared with one another. More pairs take minutes, and Holm's correction
 leaves little of them."""
+MAX_TESTS_LISTED = 5
+"""Number of tests that a warning names."""
 DEFAULT_NUM_DISAGREEMENTS = 20
 """Samples listed for each pair unless the user gives a number."""
 
@@ -166,6 +168,7 @@ def compare(names: Sequence[str], storage: Path, options: CompareOptions | None 
     groups, pairs = _group_pairs(selection.runs, options)
     resampling = options.resampling
     metrics = measure_runs(selection.runs, mode, options.metrics, resampling)
+    tests = paired_tests(pairs, metrics, resampling)
     return Comparison(
         options=options,
         parse_mode=mode,
@@ -173,7 +176,7 @@ def compare(names: Sequence[str], storage: Path, options: CompareOptions | None 
         groups=groups,
         group_metrics=[dict(_group_metrics(group, metrics, resampling)) for group in groups],
         pairs=pairs,
-        tests=paired_tests(pairs, metrics, resampling),
+        tests=tests,
         subgroups=list(compare_subgroups(pairs, metrics, resampling, selection.runs)),
         disagreements=[
             disagreement
@@ -184,6 +187,7 @@ def compare(names: Sequence[str], storage: Path, options: CompareOptions | None 
             *selection.warnings,
             *_missing_tests_warning(groups, pairs),
             *group_warnings(groups, TASKS_PATH if options.mre else options.by),
+            *_disagreement_warning(tests, resampling.confidence),
         ],
     )
 
@@ -206,6 +210,18 @@ def _missing_tests_warning(groups: Sequence[Group], pairs: Sequence[GroupPair]) 
     if len(groups) < 2 or pairs:
         return []
     return [f"no tests: {len(groups)} groups are too many to compare all pairs; choose one with --baseline"]
+
+
+def _disagreement_warning(tests: Sequence[PairedTest], confidence: float) -> list[str]:
+    names = [f"{test.metric} of {test.pair.name}" for test in tests if not test.interval_agrees]
+    if not names:
+        return []
+    more = f" and {len(names) - MAX_TESTS_LISTED} more" if len(names) > MAX_TESTS_LISTED else ""
+    listed = "; ".join(names[:MAX_TESTS_LISTED]) + more
+    return [
+        f"interval over samples and p-value disagree for {listed}: only one of them indicates a difference at the "
+        f"level of {1 - confidence:.2g}. Do not claim a difference from such a result"
+    ]
 
 
 def _group_metrics(

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from runner.compare.comparison import CompareOptions, compare
+from runner.compare.comparison_page import write_page
 from runner.compare.resampling import Resampling
+from runner.compare.tables import markdown
 from runner.errors import DataError, SpecError
 
 FAST = Resampling(num_resamples=300)
@@ -53,7 +55,8 @@ def test_every_group_is_compared_with_the_baseline(ablation):
     assert test["difference"] == pytest.approx(test["value_a"] - test["value_b"])
     assert test["low"] < test["difference"] < test["high"]
     assert test["difference"] > 0.2
-    assert test["p_value"] == test["p_holm"] == pytest.approx(1 / 301)
+    assert test["p_value"] == test["p_holm"] < 0.001
+    assert test["interval_agrees"]
     assert test["better"] > test["worse"]
     assert test["better"] + test["worse"] + test["equal"] == 40
 
@@ -211,6 +214,26 @@ def test_a_broken_run_is_named_with_the_command_that_restores_it(storage, spoil)
     spoil(run)
     with pytest.raises(DataError, match=r"one/trial-\w+: .*runner launch .*plan.json"):
         compare(["one"], storage.runs, options())
+
+
+def test_a_page_and_the_warnings_say_where_p_value_and_interval_disagree(storage, monkeypatch):
+    from runner.compare import statistics
+
+    storage.run(experiment="one", error_rate=0.1)
+    storage.run("generator.num_few_shot=1", experiment="two", error_rate=0.6)
+    agreeing = compare(["one", "two"], storage.runs, options(metrics=["ner_f1"]))
+    assert agreeing.tests[0].interval_agrees
+    assert not any("disagree" in warning for warning in agreeing.warnings)
+    monkeypatch.setattr(statistics, "studentised_p_value", lambda *_: 0.3)
+    comparison = compare(["one", "two"], storage.runs, options(metrics=["ner_f1", "bleu"]))
+    [warning] = [warning for warning in comparison.warnings if "disagree" in warning]
+    assert warning.startswith("interval over samples and p-value disagree for ner_f1 of one vs two; bleu of one")
+    assert [test["interval_agrees"] for test in comparison.as_json()["tests"]] == [False, False]
+    write_page(storage.folder / "page.html", comparison)
+    assert "interval over samples and p-value disagree for ner_f1" in (storage.folder / "page.html").read_text(
+        encoding="utf-8"
+    )
+    assert "Note: interval over samples and p-value disagree" in markdown(comparison)
 
 
 def test_a_metric_that_has_changed_since_the_run_is_rejected(storage):

@@ -137,7 +137,7 @@ def test_a_loss_has_a_logarithmic_axis_and_other_metrics_do_not(storage):
 
 def test_the_text_names_the_tests_that_are_used(page):
     text = page.read_text(encoding="utf-8")
-    assert "p-values (approximate randomisation)" in text
+    assert "the p-values compare each difference with its standard error" in text
     assert "the interval of Welch's t-test for a difference" in text
     assert "p-value of seeds" not in text
 
