@@ -212,14 +212,14 @@ def bootstrap_weights(num_samples: int, num_resamples: int, seed: int) -> Iterat
     Equal arguments give equal draws, so that all runs and metrics are compared on the same ones.
     """
     random = np.random.default_rng([seed, 0])
-    for num_rows in _block_sizes(num_samples, num_resamples):
+    for num_rows in block_sizes(num_samples, num_resamples):
         indices = random.integers(num_samples, size=(num_rows, num_samples))
         indices += num_samples * np.arange(num_rows)[:, None]
         counts = np.bincount(indices.ravel(), minlength=num_rows * num_samples)
         yield counts.reshape(num_rows, num_samples).astype(np.float64)
 
 
-def _block_sizes(num_samples: int, num_resamples: int) -> Iterator[int]:
+def block_sizes(num_samples: int, num_resamples: int) -> Iterator[int]:
     """Divide the rows of a matrix with a column for each sample into blocks of at most `BLOCK_VALUES` numbers."""
     max_rows = max(1, BLOCK_VALUES // num_samples)
     for start in range(0, num_resamples, max_rows):

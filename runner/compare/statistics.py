@@ -193,7 +193,7 @@ def paired_tests(pairs: Sequence[GroupPair], metrics: Sequence[RunMetric], resam
                 key = (pair_index, id(metric.reduction))
                 if key not in contributions and isinstance(metric.reduction, AggregatedReduction):
                     a, b = ([metric.indices[run.name] for run in group.runs] for group in (pair.a, pair.b))
-                    contributions[key] = sample_contributions(metric.reduction, (a, b))
+                    contributions[key] = sample_contributions(metric.reduction, (a, b), resampling)
                 tests.append(_paired_test(metric, pair, contributions.get(key, {}).get(metric.name), resampling))
     corrected = holm_correction([test.p_value for test in tests])
     return [replace(test, p_holm=value) for test, value in zip(tests, corrected, strict=True)]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from runner.compare.resampling import TIE_TOLERANCE, AggregatedReduction, Floats, MetricDraws
+from runner.compare.resampling import TIE_TOLERANCE, AggregatedReduction, Floats, MetricDraws, Resampling, block_sizes
 
 PRIOR_SAMPLES = 10
 """Weight of the pooled variance, in samples. In the simulations of `bench/calibration.py`, 5 to 20 give about the same
@@ -46,21 +46,26 @@ class Contributions:
     Attributes:
         difference: The contribution to the difference of the groups' values.
         pooled: For each group, the contribution of its answers to the metric of all answers of both groups together, in
-            which each group has the same weight, however many runs it has.
+            which each group has the same weight, however many runs it has. None for a metric that changes if all counts
+            of a group are doubled, as corpus BLEU with smoothing does: its value for both groups together is not
+            comparable to its values for each group.
+        randomisation_p_value: The p-value of approximate randomisation for a metric without `pooled`; else 0.
     """
 
     difference: Floats
-    pooled: tuple[Floats, Floats]
+    pooled: tuple[Floats, Floats] | None
+    randomisation_p_value: float = 0.0
 
 
 def sample_contributions(
-    reduction: AggregatedReduction, groups: tuple[Sequence[int], Sequence[int]]
+    reduction: AggregatedReduction, groups: tuple[Sequence[int], Sequence[int]], resampling: Resampling
 ) -> dict[str, Contributions]:
     """Measure how each sample contributes to each metric of two groups; 0 where a metric is undefined without it.
 
     Args:
         reduction: The reduction of the metrics.
         groups: The indices of the runs of both groups.
+        resampling: Number and seed of the exchanges of approximate randomisation.
     """
     a, b = (_mean_over_runs(reduction, runs) for runs in groups)
     # Whole numbers of copies, because a metric may expect whole counts.
@@ -68,10 +73,39 @@ def sample_contributions(
     counts = [num_copies // len(runs) * np.sum([reduction.counts(run) for run in runs], axis=0) for runs in groups]
     total = counts[0].sum(axis=0) + counts[1].sum(axis=0)
     pooled_a, pooled_b = (_contributions(reduction, total, group_counts) for group_counts in counts)
-    return {
-        name: Contributions(a[name] - b[name], (pooled_a[name], pooled_b[name]))
-        for name in a.keys() & b.keys() & pooled_a.keys() & pooled_b.keys()
-    }
+    once, twice = (
+        reduction.reduce_sums(copies * np.array([group.sum(axis=0) for group in counts])) for copies in (1, 2)
+    )
+    contributions = {}
+    for name in a.keys() & b.keys() & pooled_a.keys() & pooled_b.keys():
+        if np.allclose(once[name], twice[name], equal_nan=True):
+            contributions[name] = Contributions(a[name] - b[name], (pooled_a[name], pooled_b[name]))
+        else:
+            p_value = randomisation_p_value(reduction, (counts[0], counts[1]), name, resampling)
+            contributions[name] = Contributions(a[name] - b[name], None, p_value)
+    return contributions
+
+
+def randomisation_p_value(
+    reduction: AggregatedReduction, counts: tuple[Floats, Floats], name: str, resampling: Resampling
+) -> float:
+    """Return the p-value of a metric by approximate randomisation (Noreen 1989).
+
+    Each sample's counts are exchanged with chance 1/2. The p-value is the share of exchanges with at least the observed
+    difference; the observed counts are one of them.
+    """
+    a, b = counts
+    random = np.random.default_rng([resampling.seed, 1])
+    differences: list[Floats] = []
+    for num_rows in block_sizes(len(a), resampling.num_resamples):
+        exchanged = random.integers(2, size=(num_rows, len(a))).astype(np.float64)
+        if not differences:
+            exchanged[0] = 0
+        moved = exchanged @ (b - a)
+        sums = (a.sum(axis=0) + moved, b.sum(axis=0) - moved)
+        differences.append(np.abs(reduction.reduce_sums(sums[0])[name] - reduction.reduce_sums(sums[1])[name]))
+    found = np.concatenate(differences)
+    return float(np.mean(found >= found[0] - TIE_TOLERANCE))
 
 
 def _mean_over_runs(reduction: AggregatedReduction, runs: Sequence[int]) -> MetricDraws:
@@ -111,6 +145,9 @@ def studentised_p_value(difference: float, num_samples: int, contributions: Cont
     `exchange_p_value` is returned. With so few differing samples, each of them rejects equality too rarely: the first
     one if the contributions have unequal sizes, the second one if they have equal sizes.
 
+    For a metric that changes if all counts are doubled, such as corpus BLEU if no sequence of four words is right, the
+    first estimate is used alone, and the larger one of this p-value and that of approximate randomisation is returned.
+
     Args:
         difference: The observed difference.
         num_samples: The number of samples to which the metric applies.
@@ -123,6 +160,8 @@ def studentised_p_value(difference: float, num_samples: int, contributions: Cont
         return 1.0
     # Under the hypothesis of equality, the variance of the contributions is their second moment.
     variance = float(contributions.difference @ contributions.difference) + difference**2 / max(num_samples, 1)
+    if contributions.pooled is None:
+        return max(_normal_p_value(difference, variance), contributions.randomisation_p_value)
     num_effective = min(map(_effective_number, contributions.pooled))
     # Without effective samples in a group, its value is fixed by definition, as is precision without predictions.
     if not num_effective:

@@ -133,9 +133,8 @@ def test_different_data_sets_are_rejected_by_fingerprint(storage):
 def test_different_sample_ids_with_the_same_fingerprint_are_rejected(storage):
     storage.run(experiment="one")
     run = storage.run("seed=2", experiment="two")
-    lines = run.scores.read_text().splitlines(keepends=True)
-    run.scores.write_text("".join(lines[:-1]))
-    with pytest.raises(SpecError, match="1 ids are only in one of them, such as 'test-40'"):
+    run.scores.write_text(run.scores.read_text().replace('"test-40"', '"test-41"'))
+    with pytest.raises(SpecError, match="2 ids are only in one of them, such as 'test-40'"):
         compare(["one", "two"], storage.runs, options())
 
 
@@ -206,6 +205,23 @@ def test_grouping_by_arm_needs_a_sweep(storage):
     storage.run(experiment="one")
     with pytest.raises(SpecError, match=r"--by arm: one/trial-.* is not a trial of a sweep"):
         compare(["one"], storage.runs, options(by="arm"))
+
+
+def without_last_line(text):
+    return "".join(text.splitlines(keepends=True)[:-1])
+
+
+def with_a_sample_twice(text):
+    return text.replace('"test-40"', '"test-39"')
+
+
+@pytest.mark.parametrize("spoil", [without_last_line, with_a_sample_twice, lambda text: text[:-10]])
+def test_scores_that_lack_a_sample_are_refused(storage, spoil):
+    run = storage.run(experiment="one", error_rate=0.3)
+    run.scores.write_text(spoil(run.scores.read_text()))
+    message = r"one/trial-\w+: scores.jsonl has the scores of 39 samples, but .* has 40 samples; .* --rerun score"
+    with pytest.raises(DataError, match=message):
+        compare(["one"], storage.runs, options())
 
 
 @pytest.mark.parametrize("spoil", [lambda run: run.scores.unlink(), lambda run: run.scores.write_text("{}\n")])

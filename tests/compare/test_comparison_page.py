@@ -142,6 +142,13 @@ def test_the_text_names_the_tests_that_are_used(page):
     assert "p-value of seeds" not in text
 
 
+def test_an_answer_that_is_missing_in_the_file_is_not_shown_as_an_empty_answer(storage):
+    run = storage.run(experiment="one", error_rate=0.0)
+    storage.run("generator.num_few_shot=1", experiment="two", error_rate=0.9)
+    run.predictions.write_text("".join(run.predictions.read_text().splitlines(keepends=True)[:3]))
+    assert "not marked: predictions.jsonl has no answer to this sample" in written(storage, ["one", "two"])
+
+
 def test_html_in_labels_and_answers_is_escaped(storage):
     for seed, answer in ((1, "<b>x"), (2, "$y$$")):
         storage.run(f"seed={seed}", f"generator.answer={answer}", experiment="tiny")

@@ -21,6 +21,8 @@ from runner.compare.studentised_test import (
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 from calibration import pair_scenarios, rejection_rate, share_scenarios
 
+FEW = Resampling(num_resamples=300)
+
 
 def pair_counts(rows):
     return [dict(zip(("predicted", "reference", "matched"), row, strict=True)) for row in rows]
@@ -41,7 +43,7 @@ def p_values(runs_a, runs_b, metric=None):
             num_samples,
             contributions,
         )
-        for name, contributions in sample_contributions(reduction, groups).items()
+        for name, contributions in sample_contributions(reduction, groups, FEW).items()
     }
 
 
@@ -86,7 +88,7 @@ def test_the_squared_contributions_sum_to_the_variance_of_the_bootstrap(metric):
     runs = [pair_counts([(2 + extra, 2, hit) for extra, hit in chance.integers(3, size=(300, 2))]) for _ in range(3)]
     reduction = choose_reduction(NerF1(NerF1Options()), runs)
     draws = [draw[metric] for draw in bootstrap(reduction, [0, 1, 2], 300, Resampling(4000))]
-    difference = sample_contributions(reduction, ([0, 1], [2]))[metric].difference
+    difference = sample_contributions(reduction, ([0, 1], [2]), FEW)[metric].difference
     assert np.sum(difference**2) == pytest.approx(np.var((draws[0] + draws[1]) / 2 - draws[2]), rel=0.1)
 
 
@@ -95,7 +97,7 @@ def test_the_contribution_to_a_mean_is_the_distance_from_the_mean():
     values = chance.random((2, 200))
     runs = [[{"exact": value} for value in run] for run in values.tolist()]
     reduction = choose_reduction(ExactMatch(ExactMatchOptions()), runs)
-    found = sample_contributions(reduction, ([0], [1]))["exact_match"]
+    found = sample_contributions(reduction, ([0], [1]), FEW)["exact_match"]
     distances = values - values.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(found.difference, (distances[0] - distances[1]) / 200, rtol=1e-3, atol=1e-9)
 
