@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from runner.compare import tables as paper_tables
 from runner.compare.comparison import Comparison
+from runner.compare.statistics import PairedTest
 
-WIDE_TERMINAL = 140
-"""Width in characters from which all columns of the tests fit."""
+OMISSIBLE_COLUMNS = ("effect size", "p", "a", "b", "p (Holm)", "over seeds")
+"""Columns of the tests that a narrow terminal omits, the first one first, until the others fit.
+
+The interval over seeds is last, because a claim about a training method needs both intervals.
+"""
 
 
-WIDE_ONLY_COLUMNS = ("a", "b", "p", "effect size", "over seeds")
-"""Columns of the tests that a narrower terminal omits."""
+MEASURED_WIDTH = 1_000
+"""Width in characters at which a table is measured, wide enough for all columns."""
 
 
 SIGNIFICANCE = 0.05
@@ -46,24 +53,31 @@ def comparison_tables(comparison: Comparison, *, full: bool, samples: bool, widt
 
 
 def _tests_table(comparison: Comparison, width: int) -> Table:
-    """One row per test; significant differences are coloured."""
+    """One row per test, without the columns that do not fit; significant differences are coloured."""
     source = paper_tables.tests_table(comparison)
+    console = Console(width=width)
+    for num_omitted in range(len(OMISSIBLE_COLUMNS) + 1):
+        omitted = OMISSIBLE_COLUMNS[:num_omitted]
+        table = _tests_table_without(source, comparison.tests, omitted)
+        if Measurement.get(console, console.options.update(width=MEASURED_WIDTH), table).minimum <= width:
+            break
+    if omitted:
+        table.caption = f"omitted: {', '.join(omitted)} (see --json, or use a wider terminal)"
+    return table
+
+
+def _tests_table_without(source: paper_tables.Table, tests: Sequence[PairedTest], omitted: Sequence[str]) -> Table:
     table = Table(title=escape(source.title), title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    # The heading of an interval begins with its confidence level.
     columns = [
-        index
-        for index, heading in enumerate(source.headings)
-        # The heading of an interval begins with its confidence level.
-        if width >= WIDE_TERMINAL or heading.rsplit("% ", maxsplit=1)[-1] not in WIDE_ONLY_COLUMNS
+        index for index, heading in enumerate(source.headings) if heading.rsplit("% ", maxsplit=1)[-1] not in omitted
     ]
     for index in columns:
         justify: Literal["left", "right"] = "left" if index < source.num_text_columns else "right"
         table.add_column(escape(source.headings[index]), justify=justify, no_wrap=index >= source.num_text_columns - 1)
-    for test, row in zip(comparison.tests, source.rows, strict=True):
+    for test, row in zip(tests, source.rows, strict=True):
         style = ("green" if test.difference > 0 else "red") if test.p_holm <= SIGNIFICANCE else ""
         table.add_row(*(escape(row[index]) for index in columns), style=style)
-    if width < WIDE_TERMINAL:
-        omitted = ", ".join(WIDE_ONLY_COLUMNS)
-        table.caption = f"omitted: {omitted} (see --json, or use {WIDE_TERMINAL} columns)"
     return table
 
 

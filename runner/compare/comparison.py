@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from runner.compare.finished_runs import Run, choose_parse_mode, select_runs
 from runner.compare.groups import Group, find_baseline, group_runs, group_warnings
@@ -25,11 +25,16 @@ from runner.compare.statistics import (
 from runner.compare.subgroups import SubgroupDifference, compare_subgroups
 from runner.errors import SpecError
 
+if TYPE_CHECKING:
+    import pandas
+
 MAX_PAIRWISE_GROUPS = 8
 """Largest number of groups that are all compared with one another. More pairs take minutes, and Holm's correction
 leaves little of them."""
 MAX_TESTS_LISTED = 5
 """Number of tests that a warning names."""
+MAX_ROWS_SHOWN = 60
+"""Number of rows that a notebook shows of a longer table."""
 DEFAULT_NUM_DISAGREEMENTS = 20
 """Samples listed for each pair unless the user gives a number."""
 
@@ -80,6 +85,29 @@ class GroupMetric:
         return {**vars(self.seeds), "sample_low": self.sample_low, "sample_high": self.sample_high}
 
 
+class AsRow(Protocol):
+    """A result that can be a row of a data frame."""
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the values by column."""
+
+
+R_co = TypeVar("R_co", bound=AsRow, covariant=True)
+
+
+class ResultList(tuple[R_co, ...], Generic[R_co]):
+    """Results of one kind, such as tests. A notebook shows them as a table."""
+
+    def frame(self) -> pandas.DataFrame:
+        """Return a data frame with a row for each result. The columns are described in docs/compare.md."""
+        import pandas
+
+        return pandas.DataFrame([result.as_row() for result in self])
+
+    def _repr_html_(self) -> str:
+        return str(self.frame().to_html(max_rows=MAX_ROWS_SHOWN))
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The result of a comparison.
@@ -103,10 +131,24 @@ class Comparison:
     groups: Sequence[Group]
     group_metrics: Sequence[Mapping[str, GroupMetric]]
     pairs: Sequence[GroupPair]
-    tests: Sequence[PairedTest]
-    subgroups: Sequence[SubgroupDifference]
-    disagreements: Sequence[Disagreement]
+    tests: ResultList[PairedTest]
+    subgroups: ResultList[SubgroupDifference]
+    disagreements: ResultList[Disagreement]
     warnings: Sequence[str]
+
+    def __repr__(self) -> str:
+        """Return the sizes of the comparison; its parts would fill pages."""
+        return (
+            f"<Comparison of {len(self.runs)} runs in {len(self.groups)} groups on {self.num_samples} samples: "
+            f"{len(self.tests)} tests>"
+        )
+
+    def frame(self) -> pandas.DataFrame:
+        """Return a data frame with a row for each test, like `tests.frame()`."""
+        return self.tests.frame()
+
+    def _repr_html_(self) -> str:
+        return self.tests._repr_html_()
 
     @property
     def metric_names(self) -> list[str]:
@@ -176,13 +218,13 @@ def compare(names: Sequence[str], storage: Path, options: CompareOptions | None 
         groups=groups,
         group_metrics=[dict(_group_metrics(group, metrics, resampling)) for group in groups],
         pairs=pairs,
-        tests=tests,
-        subgroups=list(compare_subgroups(pairs, metrics, resampling, selection.runs)),
-        disagreements=[
+        tests=ResultList(tests),
+        subgroups=ResultList(compare_subgroups(pairs, metrics, resampling, selection.runs)),
+        disagreements=ResultList(
             disagreement
             for pair in pairs
             for disagreement in find_disagreements(pair, metrics, options.num_disagreements)
-        ],
+        ),
         warnings=[
             *selection.warnings,
             *_missing_tests_warning(groups, pairs),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,9 @@ class Run:
     """
 
     folder: Path
-    plan: Mapping[str, Any]
-    scores: Mapping[str, ScoreRow]
-    metrics: Mapping[str, float | None]
+    plan: Mapping[str, Any] = field(repr=False)
+    scores: Mapping[str, ScoreRow] = field(repr=False)
+    metrics: Mapping[str, float | None] = field(repr=False)
     group: str = ""
     arm: str = ""
 

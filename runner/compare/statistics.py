@@ -123,6 +123,10 @@ class GroupPair:
     b: Group
     details: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Return the name, without the runs of the groups."""
+        return f"<GroupPair {self.name}>"
+
     @property
     def name(self) -> str:
         """The effect and the budget, or else both groups."""
@@ -169,6 +173,11 @@ class PairedTest:
     worse: int
     equal: int
 
+    def __repr__(self) -> str:
+        """Return the metric, the groups, the difference and the p-value in one line."""
+        interval = "" if self.low is None else f" [{self.low:+.4f}, {self.high:+.4f}]"
+        return f"<PairedTest {self.metric}, {self.pair.name}: {self.difference:+.4f}{interval}, p = {self.p_value:.2g}>"
+
     @property
     def difference(self) -> float:
         """The value of `a` minus that of `b`."""
@@ -180,6 +189,14 @@ class PairedTest:
         groups = {"a": self.pair.a.value, "b": self.pair.b.value}
         seeds = vars(self.seeds) if self.seeds else None
         return {**values, **groups, "difference": self.difference, "seeds": seeds, **self.pair.details}
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the row of a data frame: `as_json` without nested values."""
+        row = self.as_json()
+        row.pop("seeds")
+        seeds = {f"seed_{name}": getattr(self.seeds, name, None) for name in ("low", "high", "p_value")}
+        first = {"metric": self.metric, "a": self.pair.a.label, "b": self.pair.b.label}
+        return {**first, **{name: value for name, value in row.items() if name not in first}, **seeds}
 
 
 def paired_tests(pairs: Sequence[GroupPair], metrics: Sequence[RunMetric], resampling: Resampling) -> list[PairedTest]:
@@ -264,6 +281,13 @@ class Disagreement:
         """Return the JSON object that docs/compare.md describes."""
         values = {name: {"a": a, "b": b} for name, (a, b) in self.values.items()}
         return {"id": self.id, "a": self.pair.a.value, "b": self.pair.b.value, "metrics": values, **self.pair.details}
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the row of a data frame: the values of both groups are the columns `ner_f1/a` and `ner_f1/b`."""
+        values: dict[str, float] = {}
+        for name, (a, b) in self.values.items():
+            values |= {f"{name}/a": a, f"{name}/b": b}
+        return {"id": self.id, "a": self.pair.a.label, "b": self.pair.b.label, **self.pair.details, **values}
 
 
 def find_disagreements(pair: GroupPair, metrics: Sequence[RunMetric], limit: int) -> list[Disagreement]:

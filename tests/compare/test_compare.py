@@ -293,6 +293,33 @@ def test_the_effect_size_of_a_mean_is_cohens_d_of_paired_values(storage):
     assert comparison.tests[0].effect_size == pytest.approx(np.mean(one - other) / np.std(one - other), rel=0.03)
 
 
+def test_every_part_of_a_comparison_is_shown_in_a_few_lines(ablation):
+    comparison = compare(["swept"], ablation.runs, options(mre=True))
+    parts = [comparison, *comparison.tests, *comparison.groups, *comparison.pairs, *comparison.runs]
+    assert all(len(repr(part)) < 300 for part in [*parts, *comparison.subgroups])
+    assert all(len(repr(part)) < 1000 for part in comparison.disagreements)
+    assert len(repr(comparison.tests)) < 150 * len(comparison.tests)
+    assert "p_holm" in comparison.tests._repr_html_()
+    assert comparison._repr_html_() == comparison.tests._repr_html_()
+
+
+def test_the_frames_of_a_comparison_have_a_row_for_each_result(ablation):
+    comparison = compare(["swept"], ablation.runs, options(by="arm", baseline="joint"))
+    frame = comparison.frame()
+    assert frame.equals(comparison.tests.frame())
+    assert list(frame["metric"]) == [test.metric for test in comparison.tests]
+    assert set(zip(frame["a"], frame["b"], strict=True)) == {
+        (arm, "joint") for arm in ("ner_alone", "match_alone", "without_ner")
+    }
+    for column in ("difference", "low", "high", "p_value", "p_holm", "interval_agrees"):
+        assert list(frame[column]) == [getattr(test, column) for test in comparison.tests]
+    assert frame["seed_low"][0] == comparison.tests[0].seeds.low
+    differing = comparison.disagreements.frame()
+    assert list(differing["id"]) == [each.id for each in comparison.disagreements]
+    assert differing["ner_f1/a"][0] == comparison.disagreements[0].values["ner_f1"][0]
+    assert list(comparison.subgroups.frame()["low"]) == [each.low for each in comparison.subgroups]
+
+
 def test_a_comparison_is_deterministic(ablation):
     one, other = (compare(["swept"], ablation.runs, options(mre=True)).as_json() for _ in range(2))
     assert one == other
