@@ -3,11 +3,14 @@
     python bench/calibration.py [--comparisons 1000] [--samples 600] [--resamples 400] [--metric NAME ...]
 
 Simulates pairs of systems that are equally good by one metric, and compares each pair as `runner compare` does. Prints
-a Markdown table with one row for each scenario: the metric, its value, what differs between the systems, and the
-percentage of comparisons in which the 5 % test rejects equality. For comparison, the next column contains the same
-percentage for approximate randomisation (Noreen 1989), the test that exchanges the answers of the two systems. The last
-two columns contain the percentage of comparisons whose 95 % interval contains the true difference, which is 0, and the
-percentage in which interval and p-value disagree.
+a Markdown table with one row for each scenario. The first columns contain the metric, its value, and what differs
+between the systems. The other columns are percentages of the comparisons:
+
+- rejected: the test of `runner compare` rejects equality at the level of 5 %;
+- separate, pooled: the same test rejects equality if its variance is only that of each group, or only the pooled one;
+- exchange: approximate randomisation (Noreen 1989) rejects equality, which exchanges the answers of the systems;
+- covered: the 95 % interval contains the true difference, which is 0;
+- disagree: interval and p-value disagree.
 """
 
 from __future__ import annotations
@@ -39,10 +42,17 @@ from runner.compare.resampling import (
     bootstrap_weights,
     percentile_interval,
 )
-from runner.compare.studentised_test import randomisation_p_value, sample_contributions, studentised_p_value
+from runner.compare.studentised_test import (
+    PRIOR_SAMPLES,
+    randomisation_p_value,
+    sample_contributions,
+    studentised_p_value,
+)
 from runner.records import Answer
 
 LEVEL = 0.05
+ONLY_POOLED = 1e12
+"""A weight of the pooled variance at which the variance of each group has no effect."""
 Counts = Sequence[Mapping[str, Any]]
 """The counts of a metric for each sample."""
 Columns = tuple[Any, Any, Any]
@@ -76,12 +86,16 @@ class Comparison:
 
     Attributes:
         p_value: The p-value of `runner compare`.
+        p_separate: The p-value if only the variance of each group is used.
+        p_pooled: The p-value if only the pooled variance is used.
         p_exchange: The p-value of approximate randomisation; 1 unless it was asked for.
         interval: The interval of the difference.
         first_interval: The interval of the value of the first system.
     """
 
     p_value: float
+    p_separate: float
+    p_pooled: float
     p_exchange: float
     interval: tuple[float, float]
     first_interval: tuple[float, float]
@@ -95,17 +109,21 @@ def draw_pair(scenario: Scenario, seed: int, num_samples: int) -> AggregatedRedu
     return reduction
 
 
-def pair_p_value(reduction: AggregatedReduction, name: str, num_samples: int, resampling: Resampling) -> float:
-    """Return the p-value of `runner compare` for a pair of systems."""
+def pair_p_values(
+    reduction: AggregatedReduction, name: str, num_samples: int, resampling: Resampling, priors: Sequence[float]
+) -> list[float]:
+    """Return the p-value of `runner compare` for a pair of systems, with different weights of the pooled variance."""
     a, b = (float(reduction.reduce_draws(run, np.ones((1, num_samples)))[name][0]) for run in (0, 1))
     contributions = sample_contributions(reduction, ([0], [1]), resampling)[name]
-    return studentised_p_value(a - b, num_samples, contributions)
+    return [studentised_p_value(a - b, num_samples, contributions, prior) for prior in priors]
 
 
 def rejection_rate(scenario: Scenario, num_comparisons: int, num_samples: int) -> float:
     """Return the share of comparisons in which the test rejects equality."""
     p_values = [
-        pair_p_value(draw_pair(scenario, seed, num_samples), scenario.metric, num_samples, Resampling(500, seed))
+        pair_p_values(
+            draw_pair(scenario, seed, num_samples), scenario.metric, num_samples, Resampling(500, seed), [PRIOR_SAMPLES]
+        )
         for seed in range(num_comparisons)
     ]
     return float(np.mean(np.array(p_values) <= LEVEL))
@@ -119,7 +137,7 @@ def compare_pair(
     name = scenario.metric
     first, second = (each[name] for each in bootstrap(reduction, [0, 1], num_samples, resampling))
     return Comparison(
-        pair_p_value(reduction, name, num_samples, resampling),
+        *pair_p_values(reduction, name, num_samples, resampling, (PRIOR_SAMPLES, 0.0, ONLY_POOLED)),
         _exchange_p_value(reduction, name, resampling) if with_exchange else 1.0,
         percentile_interval(first - second, 1 - LEVEL) or (0.0, 0.0),
         percentile_interval(first, 1 - LEVEL) or (0.0, 0.0),
@@ -281,14 +299,19 @@ def simulate(scenario: Scenario, num_comparisons: int, num_samples: int, num_res
     """Compare many pairs of a scenario.
 
     Returns:
-        The shares of comparisons in which the test `rejected` equality and in which approximate randomisation did
+        The shares of comparisons in which the test `rejected` equality, in which the test with only one of the two
+        estimates of the variance did (`separate_rejected`, `pooled_rejected`), in which approximate randomisation did
         (`exchange_rejected`), whose interval `covered` 0, and in which interval and p-value disagree (`disagreed`).
     """
-    counts = {"rejected": 0, "exchange_rejected": 0, "covered": 0, "disagreed": 0}
+    counts = dict.fromkeys(
+        ("rejected", "separate_rejected", "pooled_rejected", "exchange_rejected", "covered", "disagreed"), 0
+    )
     for number in range(num_comparisons):
         pair = compare_pair(scenario, number, num_samples, num_resamples, with_exchange=True)
         rejected, covered = pair.p_value <= LEVEL, pair.interval[0] <= 0 <= pair.interval[1]
         counts["rejected"] += rejected
+        counts["separate_rejected"] += pair.p_separate <= LEVEL
+        counts["pooled_rejected"] += pair.p_pooled <= LEVEL
         counts["exchange_rejected"] += pair.p_exchange <= LEVEL
         counts["covered"] += covered
         counts["disagreed"] += rejected == covered
@@ -344,10 +367,8 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=400)
     parser.add_argument("--metric", nargs="+", help="only these metrics")
     arguments = parser.parse_args()
-    print(
-        "| metric | value | the systems differ in | rejected | rejected by exchange | interval contains 0 | disagree |"
-    )
-    print("|---|---:|---|---:|---:|---:|---:|")
+    print("| metric | value | the systems differ in | rejected | separate | pooled | exchange | covered | disagree |")
+    print("|---|---:|---|---:|---:|---:|---:|---:|---:|")
     for scenario in (*pair_scenarios(), *share_scenarios(), *text_scenarios()):
         if not arguments.metric or scenario.metric in arguments.metric:
             shares = simulate(scenario, arguments.comparisons, arguments.samples, arguments.resamples)

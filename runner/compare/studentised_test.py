@@ -130,7 +130,9 @@ def difference_p_value(difference: float, draws: Floats, num_samples: int) -> fl
     return _normal_p_value(difference, variance + difference**2 / max(num_samples, 1))
 
 
-def studentised_p_value(difference: float, num_samples: int, contributions: Contributions) -> float:
+def studentised_p_value(
+    difference: float, num_samples: int, contributions: Contributions, prior_samples: float = PRIOR_SAMPLES
+) -> float:
     """Return the two-sided p-value of a difference between two groups on the same samples.
 
     The difference is divided by its standard error, and compared with the normal distribution. The variance of the
@@ -138,7 +140,7 @@ def studentised_p_value(difference: float, num_samples: int, contributions: Cont
     groups of different kinds, but unreliable if a group has few errors (or, for a metric near 0, few matches). The
     second one assumes that the metric is equal in both groups, and estimates the variance from both together. The
     weight of the first one is the effective number of samples that determine the metric of a group, in the group where
-    this number is smaller; the weight of the second one is `PRIOR_SAMPLES`.
+    this number is smaller; the weight of the second one is `prior_samples`.
 
     If exchanging answers leaves the denominators of the metric unchanged, as for a mean over samples or for recall, and
     the groups differ on at most `MAX_EXCHANGED` samples, the smaller one of this p-value and of that of
@@ -152,6 +154,7 @@ def studentised_p_value(difference: float, num_samples: int, contributions: Cont
         difference: The observed difference.
         num_samples: The number of samples to which the metric applies.
         contributions: The contributions of each sample.
+        prior_samples: The weight of the second estimate of the variance.
 
     Returns:
         A value between `SMALLEST_P_VALUE` and 1; 1 if the groups are equal.
@@ -173,7 +176,7 @@ def studentised_p_value(difference: float, num_samples: int, contributions: Cont
     factor = difference / total if total else math.inf
     pooled = max(factor, 1.0) * float(exchanged @ exchanged)
     p_value = _normal_p_value(
-        difference, (num_effective * variance + PRIOR_SAMPLES * pooled) / (num_effective + PRIOR_SAMPLES)
+        difference, (num_effective * variance + prior_samples * pooled) / (num_effective + prior_samples)
     )
     nonzero = exchanged[np.abs(exchanged) > TIE_TOLERANCE]
     if abs(factor - 1) > DENOMINATOR_TOLERANCE or nonzero.size > MAX_EXCHANGED:
