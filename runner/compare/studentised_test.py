@@ -49,12 +49,12 @@ class Contributions:
             which each group has the same weight, however many runs it has. None for a metric that changes if all counts
             of a group are doubled, as corpus BLEU with smoothing does: its value for both groups together is not
             comparable to its values for each group.
-        randomisation_p_value: The p-value of approximate randomisation for a metric without `pooled`; else 0.
+        randomisation_p_value: The p-value of approximate randomisation for a metric without `pooled`; else 1.
     """
 
     difference: Floats
     pooled: tuple[Floats, Floats] | None
-    randomisation_p_value: float = 0.0
+    randomisation_p_value: float = 1.0
 
 
 def sample_contributions(
@@ -148,7 +148,7 @@ def studentised_p_value(
     one if the contributions have unequal sizes, the second one if they have equal sizes.
 
     For a metric that changes if all counts are doubled, such as corpus BLEU if no sequence of four words is right, the
-    first estimate is used alone, and the larger one of this p-value and that of approximate randomisation is returned.
+    p-value of approximate randomisation is returned: the variance of so nonlinear a metric cannot be estimated.
 
     Args:
         difference: The observed difference.
@@ -164,7 +164,7 @@ def studentised_p_value(
     # Under the hypothesis of equality, the variance of the contributions is their second moment.
     variance = float(contributions.difference @ contributions.difference) + difference**2 / max(num_samples, 1)
     if contributions.pooled is None:
-        return max(_normal_p_value(difference, variance), contributions.randomisation_p_value)
+        return contributions.randomisation_p_value
     num_effective = min(map(_effective_number, contributions.pooled))
     # Without effective samples in a group, its value is fixed by definition, as is precision without predictions.
     if not num_effective:

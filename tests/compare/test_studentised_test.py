@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plugins.metric.extraction import ExactMatch, ExactMatchOptions, NerF1, NerF1Options
+from plugins.metric.summary import CorpusBleu
+from plugins.metric.summary_options import CorpusBleuOptions
 from runner.compare.resampling import Resampling, bootstrap, choose_reduction
 from runner.compare.studentised_test import (
     SMALLEST_P_VALUE,
@@ -17,6 +19,7 @@ from runner.compare.studentised_test import (
     sample_contributions,
     studentised_p_value,
 )
+from runner.records import Answer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 from calibration import pair_scenarios, rejection_rate, share_scenarios
@@ -131,3 +134,14 @@ def test_about_5_percent_of_equal_systems_are_reported_as_different(metric, valu
         each for each in (*pair_scenarios(), *share_scenarios()) if (each.metric, each.value, each.difference) == wanted
     ]
     assert lowest <= rejection_rate(scenario, 400, 600) <= highest
+
+
+def test_corpus_bleu_without_a_right_sequence_of_four_words_is_tested_by_randomisation():
+    metric = CorpusBleu(CorpusBleuOptions())
+    reference = Answer("a b c d e f", None, None)
+    words, other = Answer("a b x c d y", None, None), Answer("a x y c z z", None, None)
+    runs = [[metric.score(answer, reference)] * 20 for answer in (words, other)]
+    reduction = choose_reduction(metric, runs)
+    [contributions] = sample_contributions(reduction, ([0], [1]), FEW).values()
+    assert contributions.pooled is None
+    assert 1 / 300 <= contributions.randomisation_p_value < 0.02
