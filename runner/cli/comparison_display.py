@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.cells import cell_len
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
 
 from runner.compare import tables as paper_tables
@@ -22,8 +21,12 @@ The interval over seeds is last, because a claim about a training method needs b
 """
 
 
-MEASURED_WIDTH = 1_000
-"""Width in characters at which a table is measured, wide enough for all columns."""
+MIN_NAME_WIDTH = 8
+"""Width in characters to which the names of groups are folded, so that 80 columns show the interval over seeds."""
+
+
+GAP = 2
+"""Number of characters between two columns of the tests."""
 
 
 SIGNIFICANCE = 0.05
@@ -55,26 +58,48 @@ def comparison_tables(comparison: Comparison, *, full: bool, samples: bool, widt
 def _tests_table(comparison: Comparison, width: int) -> Table:
     """One row per test, without the columns that do not fit; significant differences are coloured."""
     source = paper_tables.tests_table(comparison)
-    console = Console(width=width)
     for num_omitted in range(len(OMISSIBLE_COLUMNS) + 1):
         omitted = OMISSIBLE_COLUMNS[:num_omitted]
         table = _tests_table_without(source, comparison.tests, omitted)
-        if Measurement.get(console, console.options.update(width=MEASURED_WIDTH), table).minimum <= width:
+        if _minimum_width(table) <= width:
             break
     if omitted:
         table.caption = f"omitted: {', '.join(omitted)} (see --json, or use a wider terminal)"
     return table
 
 
+def _minimum_width(table: Table) -> int:
+    """Return the sum of the columns' least widths, and of the gaps between them."""
+    widths = [column.min_width or 0 for column in table.columns]
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
 def _tests_table_without(source: paper_tables.Table, tests: Sequence[PairedTest], omitted: Sequence[str]) -> Table:
-    table = Table(title=escape(source.title), title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title=escape(source.title),
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     # The heading of an interval begins with its confidence level.
     columns = [
         index for index, heading in enumerate(source.headings) if heading.rsplit("% ", maxsplit=1)[-1] not in omitted
     ]
     for index in columns:
         justify: Literal["left", "right"] = "left" if index < source.num_text_columns else "right"
-        table.add_column(escape(source.headings[index]), justify=justify, no_wrap=index >= source.num_text_columns - 1)
+        # The names of the groups are folded, the other cells are not.
+        can_fold = index < source.num_text_columns - 1
+        widest = max(map(cell_len, [source.headings[index], *(row[index] for row in source.rows)]))
+        table.add_column(
+            escape(source.headings[index]),
+            justify=justify,
+            no_wrap=not can_fold,
+            overflow="fold",
+            min_width=min(widest, MIN_NAME_WIDTH) if can_fold else widest,
+        )
     for test, row in zip(tests, source.rows, strict=True):
         style = ("green" if test.difference > 0 else "red") if test.p_holm <= SIGNIFICANCE else ""
         table.add_row(*(escape(row[index]) for index in columns), style=style)

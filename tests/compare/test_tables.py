@@ -84,6 +84,11 @@ def omitted_columns(comparison, width):
 @pytest.mark.parametrize("width", range(40, 170, 10))
 def test_columns_are_omitted_in_order_and_no_wider_table_omits_more(comparison, width):
     narrow, wide = (omitted_columns(comparison, each) for each in (width, width + 10))
+    if width >= 80:
+        _, tests = comparison_tables(comparison, full=False, samples=False, width=width)
+        console = Console(width=width, file=io.StringIO())
+        console.print(tests)
+        assert "…" not in console.file.getvalue()
     assert narrow == list(OMISSIBLE_COLUMNS[: len(narrow)])
     assert len(wide) <= len(narrow)
 
