@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -85,7 +85,7 @@ class Trial:
     """
 
     name: str
-    plan: Plan
+    plan: Plan = field(repr=False)
     parameters: Mapping[str, Any]
     group: str = ""
     arm: str = ""

@@ -87,6 +87,14 @@ def test_groups_are_compared_over_seeds_and_samples(notebook):
     assert test.difference == pytest.approx(means["wordy"] - means["silent"])
 
 
+def test_results_of_a_launch_are_shown_in_lines_not_in_pages(notebook):
+    comparison = api.compare("answers", by="arm")
+    assert len(repr(api.load_spec("answers.yaml"))) < 3000
+    assert all(len(repr(trial)) < 1000 for trial in notebook[1].trials)
+    assert len(repr(comparison)) < 200
+    assert list(comparison.frame()["metric"]) == [test.metric for test in comparison.tests]
+
+
 def test_unfinished_trial_has_no_metrics(notebook, tmp_path):
     run = tmp_path / "answers" / "trial-0"
     run.mkdir(parents=True)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.markup import escape
 from rich.table import Table
 
 from runner.compare import tables as paper_tables
 from runner.compare.comparison import Comparison
+from runner.compare.statistics import PairedTest
 
-WIDE_TERMINAL = 140
-"""Width in characters from which all columns of the tests fit."""
+OMISSIBLE_COLUMNS = ("effect size", "p", "a", "b", "p (Holm)", "over seeds")
+"""Columns of the tests that a narrow terminal omits, the first one first, until the others fit.
+
+The interval over seeds is last, because a claim about a training method needs both intervals.
+"""
 
 
-WIDE_ONLY_COLUMNS = ("a", "b", "p", "effect size", "over seeds")
-"""Columns of the tests that a narrower terminal omits."""
+MIN_NAME_WIDTH = 8
+"""Width in characters to which the names of groups are folded, so that 80 columns show the interval over seeds."""
+
+
+GAP = 2
+"""Number of characters between two columns of the tests."""
 
 
 SIGNIFICANCE = 0.05
@@ -46,24 +56,53 @@ def comparison_tables(comparison: Comparison, *, full: bool, samples: bool, widt
 
 
 def _tests_table(comparison: Comparison, width: int) -> Table:
-    """One row per test; significant differences are coloured."""
+    """One row per test, without the columns that do not fit; significant differences are coloured."""
     source = paper_tables.tests_table(comparison)
-    table = Table(title=escape(source.title), title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    for num_omitted in range(len(OMISSIBLE_COLUMNS) + 1):
+        omitted = OMISSIBLE_COLUMNS[:num_omitted]
+        table = _tests_table_without(source, comparison.tests, omitted)
+        if _minimum_width(table) <= width:
+            break
+    if omitted:
+        table.caption = f"omitted: {', '.join(omitted)} (see --json, or use a wider terminal)"
+    return table
+
+
+def _minimum_width(table: Table) -> int:
+    """Return the sum of the columns' least widths, and of the gaps between them."""
+    widths = [column.min_width or 0 for column in table.columns]
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def _tests_table_without(source: paper_tables.Table, tests: Sequence[PairedTest], omitted: Sequence[str]) -> Table:
+    table = Table(
+        title=escape(source.title),
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    # The heading of an interval begins with its confidence level.
     columns = [
-        index
-        for index, heading in enumerate(source.headings)
-        # The heading of an interval begins with its confidence level.
-        if width >= WIDE_TERMINAL or heading.rsplit("% ", maxsplit=1)[-1] not in WIDE_ONLY_COLUMNS
+        index for index, heading in enumerate(source.headings) if heading.rsplit("% ", maxsplit=1)[-1] not in omitted
     ]
     for index in columns:
         justify: Literal["left", "right"] = "left" if index < source.num_text_columns else "right"
-        table.add_column(escape(source.headings[index]), justify=justify, no_wrap=index >= source.num_text_columns - 1)
-    for test, row in zip(comparison.tests, source.rows, strict=True):
+        # The names of the groups are folded, the other cells are not.
+        can_fold = index < source.num_text_columns - 1
+        widest = max(map(cell_len, [source.headings[index], *(row[index] for row in source.rows)]))
+        table.add_column(
+            escape(source.headings[index]),
+            justify=justify,
+            no_wrap=not can_fold,
+            overflow="fold",
+            min_width=min(widest, MIN_NAME_WIDTH) if can_fold else widest,
+        )
+    for test, row in zip(tests, source.rows, strict=True):
         style = ("green" if test.difference > 0 else "red") if test.p_holm <= SIGNIFICANCE else ""
         table.add_row(*(escape(row[index]) for index in columns), style=style)
-    if width < WIDE_TERMINAL:
-        omitted = ", ".join(WIDE_ONLY_COLUMNS)
-        table.caption = f"omitted: {omitted} (see --json, or use {WIDE_TERMINAL} columns)"
     return table
 
 
@@ -83,5 +122,5 @@ def _disagreements_table(comparison: Comparison) -> Table:
         table.add_column(heading, overflow="fold")
     for sample in comparison.disagreements:
         values = [f"{name} {b:.2f} → {a:.2f}" for name, (a, b) in sample.values.items() if a != b]
-        table.add_row(escape(sample.id), escape(paper_tables.pair_name(sample.pair)), escape(", ".join(values)))
+        table.add_row(escape(sample.id), escape(sample.pair.name), escape(", ".join(values)))
     return table

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from runner.compare.finished_runs import Run, choose_parse_mode, select_runs
 from runner.compare.groups import Group, find_baseline, group_runs, group_warnings
@@ -25,9 +25,16 @@ from runner.compare.statistics import (
 from runner.compare.subgroups import SubgroupDifference, compare_subgroups
 from runner.errors import SpecError
 
+if TYPE_CHECKING:
+    import pandas
+
 MAX_PAIRWISE_GROUPS = 8
 """Largest number of groups that are all compared with one another. More pairs take minutes, and Holm's correction
 leaves little of them."""
+MAX_TESTS_LISTED = 5
+"""Number of tests that a warning names."""
+MAX_ROWS_SHOWN = 60
+"""Number of rows that a notebook shows of a longer table."""
 DEFAULT_NUM_DISAGREEMENTS = 20
 """Samples listed for each pair unless the user gives a number."""
 
@@ -78,6 +85,29 @@ class GroupMetric:
         return {**vars(self.seeds), "sample_low": self.sample_low, "sample_high": self.sample_high}
 
 
+class AsRow(Protocol):
+    """A result that can be a row of a data frame."""
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the values by column."""
+
+
+R_co = TypeVar("R_co", bound=AsRow, covariant=True)
+
+
+class ResultList(tuple[R_co, ...], Generic[R_co]):
+    """Results of one kind, such as tests. A notebook shows them as a table."""
+
+    def frame(self) -> pandas.DataFrame:
+        """Return a data frame with a row for each result. The columns are described in docs/compare.md."""
+        import pandas
+
+        return pandas.DataFrame([result.as_row() for result in self])
+
+    def _repr_html_(self) -> str:
+        return str(self.frame().to_html(max_rows=MAX_ROWS_SHOWN))
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The result of a comparison.
@@ -101,10 +131,24 @@ class Comparison:
     groups: Sequence[Group]
     group_metrics: Sequence[Mapping[str, GroupMetric]]
     pairs: Sequence[GroupPair]
-    tests: Sequence[PairedTest]
-    subgroups: Sequence[SubgroupDifference]
-    disagreements: Sequence[Disagreement]
+    tests: ResultList[PairedTest]
+    subgroups: ResultList[SubgroupDifference]
+    disagreements: ResultList[Disagreement]
     warnings: Sequence[str]
+
+    def __repr__(self) -> str:
+        """Return the sizes of the comparison; its parts would fill pages."""
+        return (
+            f"<Comparison of {len(self.runs)} runs in {len(self.groups)} groups on {self.num_samples} samples: "
+            f"{len(self.tests)} tests>"
+        )
+
+    def frame(self) -> pandas.DataFrame:
+        """Return a data frame with a row for each test, like `tests.frame()`."""
+        return self.tests.frame()
+
+    def _repr_html_(self) -> str:
+        return self.tests._repr_html_()
 
     @property
     def metric_names(self) -> list[str]:
@@ -166,6 +210,7 @@ def compare(names: Sequence[str], storage: Path, options: CompareOptions | None 
     groups, pairs = _group_pairs(selection.runs, options)
     resampling = options.resampling
     metrics = measure_runs(selection.runs, mode, options.metrics, resampling)
+    tests = paired_tests(pairs, metrics, resampling)
     return Comparison(
         options=options,
         parse_mode=mode,
@@ -173,17 +218,18 @@ def compare(names: Sequence[str], storage: Path, options: CompareOptions | None 
         groups=groups,
         group_metrics=[dict(_group_metrics(group, metrics, resampling)) for group in groups],
         pairs=pairs,
-        tests=paired_tests(pairs, metrics, resampling),
-        subgroups=list(compare_subgroups(pairs, metrics, resampling, selection.runs)),
-        disagreements=[
+        tests=ResultList(tests),
+        subgroups=ResultList(compare_subgroups(pairs, metrics, resampling, selection.runs)),
+        disagreements=ResultList(
             disagreement
             for pair in pairs
             for disagreement in find_disagreements(pair, metrics, options.num_disagreements)
-        ],
+        ),
         warnings=[
             *selection.warnings,
             *_missing_tests_warning(groups, pairs),
             *group_warnings(groups, TASKS_PATH if options.mre else options.by),
+            *_disagreement_warning(tests, resampling.confidence),
         ],
     )
 
@@ -206,6 +252,18 @@ def _missing_tests_warning(groups: Sequence[Group], pairs: Sequence[GroupPair]) 
     if len(groups) < 2 or pairs:
         return []
     return [f"no tests: {len(groups)} groups are too many to compare all pairs; choose one with --baseline"]
+
+
+def _disagreement_warning(tests: Sequence[PairedTest], confidence: float) -> list[str]:
+    names = [f"{test.metric} of {test.pair.name}" for test in tests if not test.interval_agrees]
+    if not names:
+        return []
+    more = f" and {len(names) - MAX_TESTS_LISTED} more" if len(names) > MAX_TESTS_LISTED else ""
+    listed = "; ".join(names[:MAX_TESTS_LISTED]) + more
+    return [
+        f"interval over samples and p-value disagree for {listed}: only one of them indicates a difference at the "
+        f"level of {1 - confidence:.2g}. Do not claim a difference from such a result"
+    ]
 
 
 def _group_metrics(

@@ -57,7 +57,8 @@ class ComparedAnswer:
         output: The generated text.
         summary: The parsed summary; empty if there is none.
         marked: The parsed pairs, then the parsed segments, each compared with the reference.
-        problem: Why the answer could not be parsed with the run's adapter; empty if it was, or without the data set.
+        problem: Why the answer is missing, or could not be parsed with the run's adapter; empty if it was parsed, or
+            without the data set.
     """
 
     output: str
@@ -213,7 +214,9 @@ def _answer_reader(run: Run, mode: str, labels: Sequence[str]) -> Callable[[str]
         problem = str(error)
 
     def read(sample_id: str) -> ComparedAnswer:
-        output = outputs.get(sample_id, "")
+        output = outputs.get(sample_id)
+        if output is None:
+            return ComparedAnswer("", problem="predictions.jsonl has no answer to this sample")
         if adapter is None:
             return ComparedAnswer(output, problem=problem)
         answer = adapter.parse(output, mode or adapter.parse_modes[0]).answer

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from runner.compare.comparison import Comparison
-from runner.compare.tables import pair_name
 from runner.trial.run_directory_and_events import EventTail, RunDirectory
 
 WIDTH = 3.5
@@ -88,7 +87,7 @@ def difference_plots(comparison: Comparison) -> list[Plot]:
                 axes.axvline(0, color=TEXT_COLOUR, linewidth=0.8, linestyle=":")
                 for row, test in enumerate(tests):
                     _draw_interval(axes, row, test.difference, (test.low, test.high), COLOURS[0])
-                    _draw_row_name(axes, row, pair_name(test.pair))
+                    _draw_row_name(axes, row, test.pair.name)
                 plots.append(Plot(metric, _svg(figure)))
     return plots
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,9 @@ class Run:
     """
 
     folder: Path
-    plan: Mapping[str, Any]
-    scores: Mapping[str, ScoreRow]
-    metrics: Mapping[str, float | None]
+    plan: Mapping[str, Any] = field(repr=False)
+    scores: Mapping[str, ScoreRow] = field(repr=False)
+    metrics: Mapping[str, float | None] = field(repr=False)
     group: str = ""
     arm: str = ""
 
@@ -101,23 +101,27 @@ def read_run(folder: Path, group: str = "", arm: str = "") -> Run:
     """Read a finished run.
 
     Raises:
-        DataError: A file is missing or broken; the message names it and the command that restores it.
+        DataError: A file is missing, broken or incomplete; the message names it and the command that restores it.
     """
     directory = RunDirectory(folder)
-    remedy = f"launch it again (runner launch {directory.plan}), which repeats only the missing steps"
+    remedy = f"score its answers again (runner launch {directory.plan} --rerun score)"
     for file in (directory.scores, directory.metrics):
         if not file.exists():
             raise DataError(f"{directory.name}: {file.name} is missing; {remedy}")
     try:
         plan = json.loads(directory.plan.read_text(encoding="utf-8"))
         scores = {str(row["id"]): row for row in read_jsonl(directory.scores)}
+        num_samples = int(directory.read_record()["dataset"]["num_samples"]["test"])
         run = Run(folder, plan, scores, directory.read_metrics(), group, arm)
         _check_fields(run)
     except (ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise DataError(f"{directory.name}: is not a readable run of this version ({reason}); {remedy}") from error
-    if not scores:
-        raise DataError(f"{directory.name}: scores.jsonl has no samples; {remedy}")
+    if len(scores) != num_samples:
+        raise DataError(
+            f"{directory.name}: scores.jsonl has the scores of {len(scores)} samples, but by record.json the test "
+            f"split has {num_samples} samples; {remedy}"
+        )
     return run
 
 

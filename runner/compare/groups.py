@@ -34,6 +34,10 @@ class Group:
     value: Any
     runs: Sequence[Run]
 
+    def __repr__(self) -> str:
+        """Return the label and the number of runs: the runs themselves would fill pages."""
+        return f"<Group {self.label}: {len(self.runs)} runs>"
+
     @property
     def label(self) -> str:
         """The value as text, in the form that `--baseline` accepts."""

@@ -1,4 +1,4 @@
-"""Paired bootstrap and approximate randomisation over test samples, computed from the counts of the metrics."""
+"""Paired bootstrap over test samples, computed from the counts of the metrics."""
 
 from __future__ import annotations
 
@@ -37,9 +37,6 @@ class Reduction(Protocol):
             weights: How often each draw (a row) contains each sample (a column).
         """
 
-    def reduce_swaps(self, run_a: int, run_b: int, swaps: Floats) -> tuple[MetricDraws, MetricDraws]:
-        """Compute the metrics of two runs after they exchange the samples that a row of `swaps` marks with 1."""
-
 
 class PerSampleReduction:
     """Passes the counts of every drawn sample to the metric. Works for any metric, but is slow."""
@@ -52,16 +49,6 @@ class PerSampleReduction:
         """Compute the metrics of one run on each draw."""
         counts = self._runs[run]
         return _stack_by_name([self._metric.reduce(list(_repeat(counts, row))) for row in weights.astype(int)])
-
-    def reduce_swaps(self, run_a: int, run_b: int, swaps: Floats) -> tuple[MetricDraws, MetricDraws]:
-        """Compute the metrics of two runs after each exchange of samples."""
-        a, b = self._runs[run_a], self._runs[run_b]
-        results: tuple[list[Mapping[str, float | None]], ...] = ([], [])
-        for mask in swaps.astype(bool):
-            for result, (own, other) in zip(results, ((a, b), (b, a)), strict=True):
-                counts = [other[index] if swapped else own[index] for index, swapped in enumerate(mask)]
-                result.append(self._metric.reduce([sample for sample in counts if sample is not None]))
-        return _stack_by_name(results[0]), _stack_by_name(results[1])
 
 
 class AggregatedReduction:
@@ -90,21 +77,20 @@ class AggregatedReduction:
         ]
         return np.array(rows, dtype=np.float64).reshape(len(run), len(self._keys) + 1)
 
+    def counts(self, run: int) -> Floats:
+        """Return the counts of a run, one sample per row, in the form that `reduce_sums` accepts."""
+        return self._runs[run]
+
     def reduce_draws(self, run: int, weights: Floats) -> MetricDraws:
         """Compute the metrics of one run on each draw."""
-        return self._reduce(weights @ self._runs[run])
-
-    def reduce_swaps(self, run_a: int, run_b: int, swaps: Floats) -> tuple[MetricDraws, MetricDraws]:
-        """Compute the metrics of two runs after each exchange of samples."""
-        moved = swaps @ (self._runs[run_b] - self._runs[run_a])
-        return self._reduce(self._runs[run_a].sum(0) + moved), self._reduce(self._runs[run_b].sum(0) - moved)
+        return self.reduce_sums(weights @ self._runs[run])
 
     def use_means_directly(self, draws: Floats) -> None:
         """Skip the metric's `reduce` from now on if each metric equals the mean of one count on these draws."""
         if not self._mean:
             return
         sums = np.vstack([draws @ run for run in self._runs])
-        metrics, means = self._reduce(sums), sums[:, :-1] / np.maximum(sums[:, -1:], 1)
+        metrics, means = self.reduce_sums(sums), sums[:, :-1] / np.maximum(sums[:, -1:], 1)
         columns = {
             name: next(
                 (
@@ -119,7 +105,8 @@ class AggregatedReduction:
         if -1 not in columns.values():
             self._mean_columns = columns
 
-    def _reduce(self, sums: Floats) -> MetricDraws:
+    def reduce_sums(self, sums: Floats) -> MetricDraws:
+        """Compute the metrics from the counts of all samples of a draw together, one draw per row."""
         num_samples = sums[:, -1]
         totals = sums[:, :-1]
         if self._mean:
@@ -201,7 +188,7 @@ def concatenate_draws(blocks: Sequence[MetricDraws], lengths: Sequence[int]) -> 
 BLOCK_VALUES = 2_000_000
 """Numbers in a block of draws, 16 MB, so that memory does not grow with the number of samples."""
 TIE_TOLERANCE = 1e-12
-"""A difference this much smaller than the observed one still counts as equally large, because sums are rounded."""
+"""Differences up to this size count as 0, because sums are rounded."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +196,8 @@ class Resampling:
     """Options of the resampling.
 
     Attributes:
-        num_resamples: Number of bootstrap draws, and of exchanges of the randomisation test.
-        seed: The random seed of both.
+        num_resamples: Number of bootstrap draws.
+        seed: The random seed of the draws.
         confidence: The share of draws inside an interval, such as 0.95.
     """
 
@@ -225,22 +212,15 @@ def bootstrap_weights(num_samples: int, num_resamples: int, seed: int) -> Iterat
     Equal arguments give equal draws, so that all runs and metrics are compared on the same ones.
     """
     random = np.random.default_rng([seed, 0])
-    for num_rows in _block_sizes(num_samples, num_resamples):
+    for num_rows in block_sizes(num_samples, num_resamples):
         indices = random.integers(num_samples, size=(num_rows, num_samples))
         indices += num_samples * np.arange(num_rows)[:, None]
         counts = np.bincount(indices.ravel(), minlength=num_rows * num_samples)
         yield counts.reshape(num_rows, num_samples).astype(np.float64)
 
 
-def swap_masks(num_samples: int, num_resamples: int, seed: int) -> Iterator[Floats]:
-    """Yield exchanges in blocks: one per row, with 1 for each sample that two systems swap, each with chance 1/2."""
-    random = np.random.default_rng([seed, 1])
-    for num_rows in _block_sizes(num_samples, num_resamples):
-        bits = np.frombuffer(random.bytes((num_rows * num_samples + 7) // 8), dtype=np.uint8)
-        yield np.unpackbits(bits)[: num_rows * num_samples].reshape(num_rows, num_samples).astype(np.float64)
-
-
-def _block_sizes(num_samples: int, num_resamples: int) -> Iterator[int]:
+def block_sizes(num_samples: int, num_resamples: int) -> Iterator[int]:
+    """Divide the rows of a matrix with a column for each sample into blocks of at most `BLOCK_VALUES` numbers."""
     max_rows = max(1, BLOCK_VALUES // num_samples)
     for start in range(0, num_resamples, max_rows):
         yield min(max_rows, num_resamples - start)
@@ -264,33 +244,6 @@ def bootstrap(reduction: Reduction, runs: Sequence[int], num_samples: int, resam
     return [concatenate_draws(run_blocks, lengths) for run_blocks in blocks]
 
 
-def approximate_randomisation(
-    reduction: Reduction, groups: tuple[Sequence[int], Sequence[int]], num_samples: int, resampling: Resampling
-) -> MetricDraws:
-    """Exchange the answers of two groups on random samples, and compute the difference of their means over seeds.
-
-    If neither group is better, it makes no difference which of the two gave an answer (approximate randomisation:
-    Noreen 1989; Yeh 2000). Runs are exchanged in pairs, in their order. With unequal numbers of runs, the runs of each
-    group are repeated up to the least common multiple, which leaves both means unchanged.
-
-    Returns:
-        Metric name to the difference of the means after each exchange.
-    """
-    num_pairs = math.lcm(len(groups[0]), len(groups[1]))
-    pairs = [(groups[0][index % len(groups[0])], groups[1][index % len(groups[1])]) for index in range(num_pairs)]
-    blocks: list[MetricDraws] = []
-    lengths: list[int] = []
-    for swaps in swap_masks(num_samples, resampling.num_resamples, resampling.seed):
-        lengths.append(len(swaps))
-        differences: MetricDraws = {}
-        for run_a, run_b in pairs:
-            a, b = reduction.reduce_swaps(run_a, run_b, swaps)
-            for name in a.keys() & b.keys():
-                differences[name] = differences.get(name, np.zeros(len(swaps))) + (a[name] - b[name]) / num_pairs
-        blocks.append(differences)
-    return concatenate_draws(blocks, lengths)
-
-
 def percentile_interval(draws: Floats, confidence: float) -> tuple[float, float] | None:
     """Return the percentile interval of bootstrap draws, without those on which the metric is undefined.
 
@@ -302,13 +255,3 @@ def percentile_interval(draws: Floats, confidence: float) -> tuple[float, float]
         return None
     low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
-
-
-def p_value(differences: Floats, observed: float) -> float:
-    """Return the two-sided p-value of a randomisation test: (1 + exchanges with as large a difference) / (1 + all).
-
-    The observed assignment counts as an exchange too. So the test is exact for any number of exchanges (Phipson and
-    Smyth 2010), and the value is never zero.
-    """
-    defined = np.abs(differences[np.isfinite(differences)])
-    return float((1 + np.count_nonzero(defined >= abs(observed) - TIE_TOLERANCE)) / (1 + defined.size))

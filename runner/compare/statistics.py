@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean, stdev
+from statistics import fmean, stdev, variance
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,16 @@ from runner.compare.groups import Group
 from runner.compare.recompute_metrics import RunMetric
 from runner.compare.resampling import (
     TIE_TOLERANCE,
+    AggregatedReduction,
     Floats,
-    MetricDraws,
     Resampling,
-    approximate_randomisation,
-    p_value,
     percentile_interval,
+)
+from runner.compare.studentised_test import (
+    Contributions,
+    difference_p_value,
+    sample_contributions,
+    studentised_p_value,
 )
 
 
@@ -70,18 +73,26 @@ class SeedDifference:
 def welch_test(a: Sequence[float], b: Sequence[float], confidence: float) -> SeedDifference | None:
     """Compare the means of two groups of runs without assuming equal variances (Welch 1947).
 
+    Values that differ only by rounding count as equal. If the values of one group are equal, the variance of this group
+    is 0, and the degrees of freedom are those of the other group.
+
     Returns:
         None if a group has a single run, or if the values do not vary within either group: then nothing is known of the
         effect of the seed.
     """
-    if len(a) < 2 or len(b) < 2 or not (stdev(a) or stdev(b)):
+    if len(a) < 2 or len(b) < 2:
         return None
-    with warnings.catch_warnings():
-        # SciPy doubts the variance of a group whose values are equal. That variance is exactly 0.
-        warnings.filterwarnings("ignore", "Precision loss occurred in moment calculation", RuntimeWarning)
-        test = stats.ttest_ind(a, b, equal_var=False)
-    interval = test.confidence_interval(confidence)
-    return SeedDifference(float(interval.low), float(interval.high), float(test.pvalue))
+    squared_errors = [0.0 if stdev(values) <= TIE_TOLERANCE else variance(values) / len(values) for values in (a, b)]
+    error = math.sqrt(sum(squared_errors))
+    if not error:
+        return None
+    freedom = error**4 / sum(
+        squared**2 / (len(values) - 1) for squared, values in zip(squared_errors, (a, b), strict=True)
+    )
+    difference = fmean(a) - fmean(b)
+    half_width = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
+    p_value = float(2 * stats.t.sf(abs(difference) / error, freedom))
+    return SeedDifference(difference - half_width, difference + half_width, p_value)
 
 
 def holm_correction(p_values: Sequence[float]) -> list[float]:
@@ -112,6 +123,15 @@ class GroupPair:
     b: Group
     details: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Return the name, without the runs of the groups."""
+        return f"<GroupPair {self.name}>"
+
+    @property
+    def name(self) -> str:
+        """The effect and the budget, or else both groups."""
+        return ", ".join(self.details.values()) or f"{self.a.label} vs {self.b.label}"
+
 
 @dataclass(frozen=True)
 class PairedTest:
@@ -124,8 +144,10 @@ class PairedTest:
         value_b: Mean of the metric over the seeds of `b`.
         low: Lower end of the bootstrap interval of the difference over samples, with seeds averaged.
         high: Upper end of that interval.
-        p_value: Two-sided p-value of the approximate randomisation test.
+        p_value: Two-sided p-value of the studentised difference over samples, with seeds averaged.
         p_holm: The p-value after Holm's correction for the number of tests.
+        interval_agrees: Whether p-value and interval lead to the same conclusion: either the interval contains 0, or
+            the p-value is at most 1 - confidence, but not both. True if there is no interval.
         effect_size: The difference in standard deviations of one sample's contribution to it. For a mean over samples,
             this is Cohen's d of paired values. None if all draws are equal.
         relative: The difference as a share of `value_b`; None if that is 0.
@@ -143,12 +165,18 @@ class PairedTest:
     high: float | None
     p_value: float
     p_holm: float
+    interval_agrees: bool
     effect_size: float | None
     relative: float | None
     seeds: SeedDifference | None
     better: int
     worse: int
     equal: int
+
+    def __repr__(self) -> str:
+        """Return the metric, the groups, the difference and the p-value in one line."""
+        interval = "" if self.low is None else f" [{self.low:+.4f}, {self.high:+.4f}]"
+        return f"<PairedTest {self.metric}, {self.pair.name}: {self.difference:+.4f}{interval}, p = {self.p_value:.2g}>"
 
     @property
     def difference(self) -> float:
@@ -162,29 +190,35 @@ class PairedTest:
         seeds = vars(self.seeds) if self.seeds else None
         return {**values, **groups, "difference": self.difference, "seeds": seeds, **self.pair.details}
 
+    def as_row(self) -> dict[str, Any]:
+        """Return the row of a data frame: `as_json` without nested values."""
+        row = self.as_json()
+        row.pop("seeds")
+        seeds = {f"seed_{name}": getattr(self.seeds, name, None) for name in ("low", "high", "p_value")}
+        first = {"metric": self.metric, "a": self.pair.a.label, "b": self.pair.b.label}
+        return {**first, **{name: value for name, value in row.items() if name not in first}, **seeds}
+
 
 def paired_tests(pairs: Sequence[GroupPair], metrics: Sequence[RunMetric], resampling: Resampling) -> list[PairedTest]:
     """Test every metric that both groups of a pair have, and apply Holm's correction to all p-values."""
-    swapped: dict[tuple[int, int], MetricDraws] = {}
+    contributions: dict[tuple[int, int], dict[str, Contributions]] = {}
     tests = []
     for pair_index, pair in enumerate(pairs):
         for metric in metrics:
             if metric.is_known_for([*pair.a.runs, *pair.b.runs]):
-                # One reduction computes all metrics of a plugin, so the exchanges are computed once for them.
+                # One reduction computes all metrics of a plugin, so the contributions are computed once for them.
                 key = (pair_index, id(metric.reduction))
-                if key not in swapped:
-                    swapped[key] = _swapped_differences(metric, pair, resampling)
-                tests.append(_paired_test(metric, pair, swapped[key][metric.name], resampling))
+                if key not in contributions and isinstance(metric.reduction, AggregatedReduction):
+                    a, b = ([metric.indices[run.name] for run in group.runs] for group in (pair.a, pair.b))
+                    contributions[key] = sample_contributions(metric.reduction, (a, b), resampling)
+                tests.append(_paired_test(metric, pair, contributions.get(key, {}).get(metric.name), resampling))
     corrected = holm_correction([test.p_value for test in tests])
     return [replace(test, p_holm=value) for test, value in zip(tests, corrected, strict=True)]
 
 
-def _swapped_differences(metric: RunMetric, pair: GroupPair, resampling: Resampling) -> MetricDraws:
-    a, b = ([metric.indices[run.name] for run in group.runs] for group in (pair.a, pair.b))
-    return approximate_randomisation(metric.reduction, (a, b), len(pair.a.runs[0].scores), resampling)
-
-
-def _paired_test(metric: RunMetric, pair: GroupPair, swapped: Floats, resampling: Resampling) -> PairedTest:
+def _paired_test(
+    metric: RunMetric, pair: GroupPair, contributions: Contributions | None, resampling: Resampling
+) -> PairedTest:
     runs_a, runs_b = pair.a.runs, pair.b.runs
     value_a, value_b = metric.mean(runs_a), metric.mean(runs_b)
     difference = value_a - value_b
@@ -194,7 +228,11 @@ def _paired_test(metric: RunMetric, pair: GroupPair, swapped: Floats, resampling
     defined = sample_differences[np.isfinite(sample_differences)]
     better, worse = int(np.sum(defined > TIE_TOLERANCE)), int(np.sum(defined < -TIE_TOLERANCE))
     seed_values_a, seed_values_b = ([metric.values[run.name] for run in runs] for runs in (runs_a, runs_b))
-    uncorrected = p_value(swapped, difference)
+    p_value = (
+        difference_p_value(difference, draws, defined.size)
+        if contributions is None
+        else studentised_p_value(difference, defined.size, contributions)
+    )
     return PairedTest(
         metric=metric.name,
         pair=pair,
@@ -202,8 +240,9 @@ def _paired_test(metric: RunMetric, pair: GroupPair, swapped: Floats, resampling
         value_b=value_b,
         low=low,
         high=high,
-        p_value=uncorrected,
-        p_holm=uncorrected,
+        p_value=p_value,
+        p_holm=p_value,
+        interval_agrees=low is None or high is None or (low <= 0 <= high) == (p_value > 1 - resampling.confidence),
         effect_size=_effect_size(difference, draws, defined.size),
         relative=difference / value_b if value_b else None,
         seeds=welch_test(seed_values_a, seed_values_b, resampling.confidence),
@@ -242,6 +281,13 @@ class Disagreement:
         """Return the JSON object that docs/compare.md describes."""
         values = {name: {"a": a, "b": b} for name, (a, b) in self.values.items()}
         return {"id": self.id, "a": self.pair.a.value, "b": self.pair.b.value, "metrics": values, **self.pair.details}
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the row of a data frame: the values of both groups are the columns `ner_f1/a` and `ner_f1/b`."""
+        values: dict[str, float] = {}
+        for name, (a, b) in self.values.items():
+            values |= {f"{name}/a": a, f"{name}/b": b}
+        return {"id": self.id, "a": self.pair.a.label, "b": self.pair.b.label, **self.pair.details, **values}
 
 
 def find_disagreements(pair: GroupPair, metrics: Sequence[RunMetric], limit: int) -> list[Disagreement]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class Subgroup:
 
     kind: str
     value: str
-    members: Floats
+    members: Floats = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,10 @@ class SubgroupDifference:
             "high": self.high,
             **self.pair.details,
         }
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the row of a data frame: `as_json` with the labels of the groups."""
+        return {**self.as_json(), "a": self.pair.a.label, "b": self.pair.b.label}
 
 
 def find_subgroups(runs: Sequence[Run]) -> list[Subgroup]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner.compare.comparison import Comparison, GroupMetric
-from runner.compare.statistics import GroupPair, PairedTest
+from runner.compare.statistics import PairedTest
 
 MISSING = "–"
 LATEX_ESCAPES = {
@@ -116,15 +116,10 @@ def tests_table(comparison: Comparison, *, as_change: bool = False) -> Table:
         f"{percent} over seeds",
     ]
     rows = [
-        [*([pair_name(test.pair)] if text_headings else []), *_test_cells(test, as_change=as_change)]
+        [*([test.pair.name] if text_headings else []), *_test_cells(test, as_change=as_change)]
         for test in comparison.tests
     ]
     return Table(title, headings, rows, len(text_headings) + 1)
-
-
-def pair_name(pair: GroupPair) -> str:
-    """Name a pair by its effect and budget, or else by its groups."""
-    return ", ".join(pair.details.values()) or f"{pair.a.label} vs {pair.b.label}"
 
 
 def _test_cells(test: PairedTest, *, as_change: bool) -> list[str]:
@@ -152,7 +147,7 @@ def subgroups_table(comparison: Comparison, *, as_change: bool = False) -> Table
             [
                 f"{subgroup.kind} {subgroup.value}",
                 f"{int(subgroup.members.sum()):,}",
-                *([pair_name(pair)] if has_several_pairs else []),
+                *([pair.name] if has_several_pairs else []),
                 difference.metric,
                 *([f"{value_b} → {value_a}"] if as_change else [value_a, value_b]),
                 format_signed(difference.value_a - difference.value_b),

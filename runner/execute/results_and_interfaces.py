@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,7 +44,7 @@ class TrialResult:
     reused: bool = False
     objective: float | None = None
     error: RunnerError | None = None
-    trace: str = ""
+    trace: str = field(default="", repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """The trial as docs/interface.md's `launch --json` lists it."""
@@ -77,7 +77,7 @@ class LaunchResult:
         has_objective_values: False if the search has an objective, but no finished trial has a value of it.
     """
 
-    plan: Plan
+    plan: Plan = field(repr=False)
     trials: Sequence[TrialResult]
     interrupted: bool = False
     sweep: Mapping[str, Any] | None = None

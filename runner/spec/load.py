@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
@@ -27,7 +27,7 @@ class LoadedSpec(Generic[S]):
     """
 
     spec: S
-    tree: Tree
+    tree: Tree = field(repr=False)
     file: Path
     overrides: tuple[str, ...] = ()
 

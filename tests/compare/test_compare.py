@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from runner.compare.comparison import CompareOptions, compare
+from runner.compare.comparison_page import write_page
 from runner.compare.resampling import Resampling
+from runner.compare.tables import markdown
 from runner.errors import DataError, SpecError
 
 FAST = Resampling(num_resamples=300)
@@ -53,7 +55,8 @@ def test_every_group_is_compared_with_the_baseline(ablation):
     assert test["difference"] == pytest.approx(test["value_a"] - test["value_b"])
     assert test["low"] < test["difference"] < test["high"]
     assert test["difference"] > 0.2
-    assert test["p_value"] == test["p_holm"] == pytest.approx(1 / 301)
+    assert test["p_value"] == test["p_holm"] < 0.001
+    assert test["interval_agrees"]
     assert test["better"] > test["worse"]
     assert test["better"] + test["worse"] + test["equal"] == 40
 
@@ -130,9 +133,8 @@ def test_different_data_sets_are_rejected_by_fingerprint(storage):
 def test_different_sample_ids_with_the_same_fingerprint_are_rejected(storage):
     storage.run(experiment="one")
     run = storage.run("seed=2", experiment="two")
-    lines = run.scores.read_text().splitlines(keepends=True)
-    run.scores.write_text("".join(lines[:-1]))
-    with pytest.raises(SpecError, match="1 ids are only in one of them, such as 'test-40'"):
+    run.scores.write_text(run.scores.read_text().replace('"test-40"', '"test-41"'))
+    with pytest.raises(SpecError, match="2 ids are only in one of them, such as 'test-40'"):
         compare(["one", "two"], storage.runs, options())
 
 
@@ -205,12 +207,49 @@ def test_grouping_by_arm_needs_a_sweep(storage):
         compare(["one"], storage.runs, options(by="arm"))
 
 
+def without_last_line(text):
+    return "".join(text.splitlines(keepends=True)[:-1])
+
+
+def with_a_sample_twice(text):
+    return text.replace('"test-40"', '"test-39"')
+
+
+@pytest.mark.parametrize("spoil", [without_last_line, with_a_sample_twice, lambda text: text[:-10]])
+def test_scores_that_lack_a_sample_are_refused(storage, spoil):
+    run = storage.run(experiment="one", error_rate=0.3)
+    run.scores.write_text(spoil(run.scores.read_text()))
+    message = r"one/trial-\w+: scores.jsonl has the scores of 39 samples, but .* has 40 samples; .* --rerun score"
+    with pytest.raises(DataError, match=message):
+        compare(["one"], storage.runs, options())
+
+
 @pytest.mark.parametrize("spoil", [lambda run: run.scores.unlink(), lambda run: run.scores.write_text("{}\n")])
 def test_a_broken_run_is_named_with_the_command_that_restores_it(storage, spoil):
     run = storage.run(experiment="one")
     spoil(run)
     with pytest.raises(DataError, match=r"one/trial-\w+: .*runner launch .*plan.json"):
         compare(["one"], storage.runs, options())
+
+
+def test_a_page_and_the_warnings_say_where_p_value_and_interval_disagree(storage, monkeypatch):
+    from runner.compare import statistics
+
+    storage.run(experiment="one", error_rate=0.1)
+    storage.run("generator.num_few_shot=1", experiment="two", error_rate=0.6)
+    agreeing = compare(["one", "two"], storage.runs, options(metrics=["ner_f1"]))
+    assert agreeing.tests[0].interval_agrees
+    assert not any("disagree" in warning for warning in agreeing.warnings)
+    monkeypatch.setattr(statistics, "studentised_p_value", lambda *_: 0.3)
+    comparison = compare(["one", "two"], storage.runs, options(metrics=["ner_f1", "bleu"]))
+    [warning] = [warning for warning in comparison.warnings if "disagree" in warning]
+    assert warning.startswith("interval over samples and p-value disagree for ner_f1 of one vs two; bleu of one")
+    assert [test["interval_agrees"] for test in comparison.as_json()["tests"]] == [False, False]
+    write_page(storage.folder / "page.html", comparison)
+    assert "interval over samples and p-value disagree for ner_f1" in (storage.folder / "page.html").read_text(
+        encoding="utf-8"
+    )
+    assert "Note: interval over samples and p-value disagree" in markdown(comparison)
 
 
 def test_a_metric_that_has_changed_since_the_run_is_rejected(storage):
@@ -252,6 +291,33 @@ def test_the_effect_size_of_a_mean_is_cohens_d_of_paired_values(storage):
         for group in comparison.groups
     )
     assert comparison.tests[0].effect_size == pytest.approx(np.mean(one - other) / np.std(one - other), rel=0.03)
+
+
+def test_every_part_of_a_comparison_is_shown_in_a_few_lines(ablation):
+    comparison = compare(["swept"], ablation.runs, options(mre=True))
+    parts = [comparison, *comparison.tests, *comparison.groups, *comparison.pairs, *comparison.runs]
+    assert all(len(repr(part)) < 300 for part in [*parts, *comparison.subgroups])
+    assert all(len(repr(part)) < 1000 for part in comparison.disagreements)
+    assert len(repr(comparison.tests)) < 150 * len(comparison.tests)
+    assert "p_holm" in comparison.tests._repr_html_()
+    assert comparison._repr_html_() == comparison.tests._repr_html_()
+
+
+def test_the_frames_of_a_comparison_have_a_row_for_each_result(ablation):
+    comparison = compare(["swept"], ablation.runs, options(by="arm", baseline="joint"))
+    frame = comparison.frame()
+    assert frame.equals(comparison.tests.frame())
+    assert list(frame["metric"]) == [test.metric for test in comparison.tests]
+    assert set(zip(frame["a"], frame["b"], strict=True)) == {
+        (arm, "joint") for arm in ("ner_alone", "match_alone", "without_ner")
+    }
+    for column in ("difference", "low", "high", "p_value", "p_holm", "interval_agrees"):
+        assert list(frame[column]) == [getattr(test, column) for test in comparison.tests]
+    assert frame["seed_low"][0] == comparison.tests[0].seeds.low
+    differing = comparison.disagreements.frame()
+    assert list(differing["id"]) == [each.id for each in comparison.disagreements]
+    assert differing["ner_f1/a"][0] == comparison.disagreements[0].values["ner_f1"][0]
+    assert list(comparison.subgroups.frame()["low"]) == [each.low for each in comparison.subgroups]
 
 
 def test_a_comparison_is_deterministic(ablation):

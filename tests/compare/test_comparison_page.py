@@ -137,9 +137,16 @@ def test_a_loss_has_a_logarithmic_axis_and_other_metrics_do_not(storage):
 
 def test_the_text_names_the_tests_that_are_used(page):
     text = page.read_text(encoding="utf-8")
-    assert "p-values (approximate randomisation)" in text
+    assert "the p-values compare each difference with its standard error" in text
     assert "the interval of Welch's t-test for a difference" in text
     assert "p-value of seeds" not in text
+
+
+def test_an_answer_that_is_missing_in_the_file_is_not_shown_as_an_empty_answer(storage):
+    run = storage.run(experiment="one", error_rate=0.0)
+    storage.run("generator.num_few_shot=1", experiment="two", error_rate=0.9)
+    run.predictions.write_text("".join(run.predictions.read_text().splitlines(keepends=True)[:3]))
+    assert "not marked: predictions.jsonl has no answer to this sample" in written(storage, ["one", "two"])
 
 
 def test_html_in_labels_and_answers_is_escaped(storage):

@@ -34,11 +34,8 @@ def test_every_installed_metric_agrees_with_its_own_reduce(name, corpus, seed):
     runs = [[metric.score(each[run], each[2]) for each in corpus] for run in (0, 1)]
     number = len(corpus)
     weights = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=5).astype(float)
-    swaps = np.random.default_rng(seed).integers(2, size=(5, number)).astype(float)
     fast, slow = choose_reduction(metric, runs), PerSampleReduction(metric, runs)
     same(fast.reduce_draws(1, weights), slow.reduce_draws(1, weights))
-    for one, other in zip(fast.reduce_swaps(0, 1, swaps), slow.reduce_swaps(0, 1, swaps), strict=True):
-        same(one, other)
 
 
 def same(one, other):
@@ -78,8 +75,6 @@ def test_a_metric_without_aggregation_is_reduced_sample_by_sample():
     np.testing.assert_array_equal(
         reduction.reduce_draws(0, np.array([[1, 1, 1], [3, 0, 0], [0, 1, 2]]))["median"], [2, 1, 9]
     )
-    left, right = reduction.reduce_swaps(0, 1, np.array([[1.0, 0, 0]]))
-    assert (left["median"][0], right["median"][0]) == (9.0, 1.0)
 
 
 def test_counts_may_be_other_than_numbers():

@@ -42,9 +42,33 @@ def test_a_group_whose_values_are_equal_is_compared_without_a_warning():
     assert (difference.low, difference.high) == pytest.approx((0.15 - 12.7062 * 0.05, 0.15 + 12.7062 * 0.05), abs=1e-4)
 
 
-@pytest.mark.parametrize(("a", "b"), [([1.0], [1.0, 2.0]), ([1.0, 2.0], [1.0]), ([1.0, 1.0], [2.0, 2.0])])
+EQUAL_BUT_FOR_ROUNDING = [0.3, 0.1 + 0.2, 0.3]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ([1.0], [1.0, 2.0]),
+        ([1.0, 2.0], [1.0]),
+        ([1.0, 1.0], [2.0, 2.0]),
+        (EQUAL_BUT_FOR_ROUNDING, EQUAL_BUT_FOR_ROUNDING),
+        (EQUAL_BUT_FOR_ROUNDING, [0.7, 0.7]),
+    ],
+)
 def test_seeds_that_do_not_vary_have_no_test(a, b):
     assert welch_test(a, b, 0.95) is None
+
+
+seed_values = st.lists(st.floats(0, 1), min_size=2, max_size=6).filter(lambda values: max(values) - min(values) > 1e-3)
+
+
+@given(seed_values, seed_values)
+def test_welch_is_scipys_where_both_groups_vary(a, b):
+    ours, theirs = welch_test(a, b, 0.95), stats.ttest_ind(a, b, equal_var=False)
+    assert ours.p_value == pytest.approx(theirs.pvalue, abs=1e-9)
+    interval = theirs.confidence_interval(0.95)
+    assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high), abs=1e-6)
 
 
 def test_holm_by_hand():

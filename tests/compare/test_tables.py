@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from runner.cli.comparison_display import WIDE_ONLY_COLUMNS, comparison_tables
+from runner.cli.comparison_display import OMISSIBLE_COLUMNS, comparison_tables
 from runner.compare import tables as paper_tables
 from runner.compare.comparison import CompareOptions, compare
 from runner.compare.resampling import Resampling
@@ -63,12 +63,34 @@ def test_intervals_and_subgroups_are_in_the_full_tables(comparison):
     assert "| label person |" in paper_tables.markdown(comparison, full=True)
 
 
-def test_a_narrow_terminal_omits_columns_of_the_tests(comparison):
-    wide, small = printed(comparison, 140), printed(comparison, 80)
-    assert all(column in wide for column in WIDE_ONLY_COLUMNS)
-    assert "effect size, over seeds" in small
-    assert "image_entity_accuracy" in small
+def test_a_narrow_terminal_omits_the_p_values_before_the_interval_over_seeds(comparison):
+    wide, small = printed(comparison, 160), printed(comparison, 80)
+    assert all(column in wide for column in OMISSIBLE_COLUMNS)
+    assert "omitted" not in wide
+    assert "omitted: effect size, p, a, b, p (Holm) (see" in small
+    tests = small[small.index("differences of means") :]
+    seeds = comparison.tests[0].seeds
+    assert paper_tables.format_interval(seeds.low, seeds.high) in tests
+    assert "image_entity_accuracy" in tests
     assert all(len(line) <= 80 for line in small.splitlines())
+
+
+def omitted_columns(comparison, width):
+    _, table = comparison_tables(comparison, full=False, samples=False, width=width)
+    caption = str(table.caption or "")
+    return caption.removeprefix("omitted: ").partition(" (see")[0].split(", ") if caption else []
+
+
+@pytest.mark.parametrize("width", range(40, 170, 10))
+def test_columns_are_omitted_in_order_and_no_wider_table_omits_more(comparison, width):
+    narrow, wide = (omitted_columns(comparison, each) for each in (width, width + 10))
+    if width >= 80:
+        _, tests = comparison_tables(comparison, full=False, samples=False, width=width)
+        console = Console(width=width, file=io.StringIO())
+        console.print(tests)
+        assert "…" not in console.file.getvalue()
+    assert narrow == list(OMISSIBLE_COLUMNS[: len(narrow)])
+    assert len(wide) <= len(narrow)
 
 
 def test_samples_and_subgroups_are_listed_on_request(comparison):
