@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 T = TypeVar("T")
 
@@ -75,12 +75,23 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically: readers see the old or the new content, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
+    # mkstemp would create a private file, but the umask decides who may read and write a run directory.
+    unfinished = path.with_name(f".{path.name}.{uuid4().hex}")
+    with unfinished.open("x", encoding="utf-8") as file:
         file.write(text)
-    # mkstemp creates a private file, but other users may read a run directory.
-    Path(name).chmod(0o644)
-    Path(name).replace(path)
+    unfinished.replace(path)
+
+
+def apply_umask(*files: Path) -> None:
+    """Give files in a folder the permissions of a new file there; some libraries always create private files."""
+    for folder in {file.parent for file in files}:
+        probe = folder / f".{uuid4().hex}"
+        probe.touch(exist_ok=False)
+        mode = probe.stat().st_mode
+        probe.unlink()
+        for file in files:
+            if file.parent == folder:
+                file.chmod(mode)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

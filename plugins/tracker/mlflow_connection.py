@@ -20,7 +20,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from runner.errors import RequirementError
-from runner.files import user_cache_dir
+from runner.files import apply_umask, user_cache_dir
 from runner.redaction import redact_passwords
 
 ARTIFACTS = "mlartifacts"
@@ -170,6 +170,7 @@ def _create_sqlite(file: Path) -> None:
         for leftover in (unfinished, unfinished.with_name(f"{unfinished.name}-journal")):
             leftover.unlink(missing_ok=True)
         _create_tables(unfinished)
+        apply_umask(unfinished)  # SQLite gives others no right to write, whatever the umask is.
         unfinished.replace(file)
 
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from runner.errors import DataError
+from runner.files import apply_umask
 from runner.records import IGNORED, Rendered
 from runner.stages import Features
 
@@ -89,7 +90,7 @@ class SampleFiles:
         unfinished = target.with_name(f".{uuid4().hex}")
         save_file({name: tensor.contiguous() for name, tensor in features.items()}, unfinished, {DIGEST: digest})
         with suppress(FileNotFoundError):  # cleared just now
-            unfinished.chmod(0o644)  # safetensors makes files private; a storage is shared.
+            apply_umask(unfinished)  # safetensors makes files private; a storage is shared.
             unfinished.replace(target)
         return digest
 

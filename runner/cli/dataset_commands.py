@@ -211,8 +211,8 @@ def review(
     host: Annotated[
         str,
         typer.Option(
-            help="Network address on which to serve the page. Anybody who can reach this address can accept and reject "
-            "summaries."
+            help="Network address on which to serve the page. Anybody who can reach this address and has the printed "
+            "token can accept and reject summaries."
         ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on which to serve the page.")] = PORT,
@@ -235,20 +235,23 @@ def review(
         print(json.dumps(queue.as_json(), ensure_ascii=False))
         return
     try:
+        from runner.dataset.review.access import review_token
         from runner.dataset.review.server import check_port_free, is_loopback, serve_review
     except ModuleNotFoundError as error:
         raise RequirementError(f"the review page needs NiceGUI ({error}): pip install 'mmre-runner[review]'") from error
     reviewer = reviewer or _login_name()
     check_port_free(host, port)
+    token = review_token(dataset)
     if not is_loopback(host):
         print(
-            f"warning: anybody who can reach {host}:{port} sees these images and may decide, without a password",
+            f"warning: anybody who can reach {host}:{port} and has the token sees these images and may decide; the "
+            "connection is not encrypted",
             file=sys.stderr,
         )
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/?token={token}"
     print(f"serving {address} (Ctrl-C stops it; every decision is saved)", file=sys.stderr)
     next_step = f"`runner build {dataset if dataset.is_file() else 'DATASET_SPEC'}` publishes the data set."
-    serve_review(queue, host=host, port=port, reviewer=reviewer, next_step=next_step)
+    serve_review(queue, host=host, port=port, token=token, reviewer=reviewer, next_step=next_step)
 
 
 def _login_name() -> str:

@@ -216,7 +216,7 @@ def _set_up_process(request: ForkRequest) -> None:
     """Give the process its own process group, output file and environment, and let it end with the server."""
     os.setsid()
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-    output = os.open(Path(request.folder) / OUTPUT_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    output = os.open(Path(request.folder) / OUTPUT_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
         os.dup2(output, stream)
     os.close(output)

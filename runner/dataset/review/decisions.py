@@ -59,7 +59,7 @@ def append_decision(file: Path, decision: Decision) -> None:
     """Append a decision to the log; it is on disk on return. Several processes may write at once."""
     file.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(asdict(decision), ensure_ascii=False).encode() + b"\n"
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         # One writer at a time: a line that another process is still writing looks like one truncated by a kill.
         fcntl.flock(descriptor, fcntl.LOCK_EX)

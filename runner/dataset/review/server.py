@@ -13,6 +13,7 @@ from nicegui import app, ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import FileResponse
 
+from runner.dataset.review.access import AccessMiddleware
 from runner.dataset.review.components import MAIN_IMAGE
 from runner.dataset.review.queue import ReviewItem, ReviewQueue
 from runner.dataset.review.review_page import ReviewPage
@@ -52,13 +53,14 @@ def check_port_free(host: str, port: int) -> None:
         ) from error
 
 
-def serve_review(review: ReviewQueue, *, host: str, port: int, reviewer: str, next_step: str) -> None:
+def serve_review(review: ReviewQueue, *, host: str, port: int, token: str, reviewer: str, next_step: str) -> None:
     """Serve the page until the process is interrupted.
 
     Args:
         review: The queue.
         host: The address to listen on.
         port: A free port.
+        token: What the address of the page must contain; see `AccessMiddleware`.
         reviewer: The name of the reviewer if the address of a page has none.
         next_step: What to do after the review.
     """
@@ -84,6 +86,7 @@ def serve_review(review: ReviewQueue, *, host: str, port: int, reviewer: str, ne
         session = Session(review, reviewer or default_reviewer, state_filter=show, flag_filter=flag, start=sample)
         ReviewPage(review, session, image_url, next_step)
 
+    app.add_middleware(AccessMiddleware, token=token, port=port)
     if is_loopback(host):
         # Requests under another host name are rejected, which prevents DNS rebinding by other web pages.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_NAMES, host])

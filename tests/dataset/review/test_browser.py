@@ -10,9 +10,11 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from urllib.parse import urlencode, urljoin
 
 import pytest
 
+from runner.dataset.review.access import review_token
 from runner.dataset.review.decisions import Decision, append_decision, read_decisions, utc_now
 from runner.dataset.review.queue import open_review
 from runner.dataset.review.session import Session
@@ -42,6 +44,13 @@ class ReviewServer:
     def address(self):
         return f"http://127.0.0.1:{self.port}/"
 
+    @property
+    def token(self):
+        return review_token(self.pending_review.dataset)
+
+    def url(self, path="", **query):
+        return f"{self.address}{path}?{urlencode({'token': self.token, **query})}"
+
     def start(self):
         # With this variable, which pytest sets, NiceGUI would run in its own test mode.
         self.workplace.environment.pop("PYTEST_CURRENT_TEST", None)
@@ -51,7 +60,7 @@ class ReviewServer:
         deadline = time.monotonic() + 600
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                with urllib.request.urlopen(self.address, timeout=5):
+                with urllib.request.urlopen(self.url(), timeout=5):
                     return
             except OSError:
                 time.sleep(0.3)
@@ -92,14 +101,14 @@ def tab(browser, review_server):
     """Return a function that opens a page; script errors and requests to other addresses fail the test."""
     contexts, errors = [], []
 
-    def tab(query="", **options):
+    def tab(reviewer="ann", **options):
         context = browser.new_context(**options)
         context.set_default_timeout(TIMEOUT_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda sent: None if is_own_address(sent.url) else errors.append(sent.url))
-        page.goto(review_server.address + query)
+        page.goto(review_server.url(reviewer=reviewer))
         expect(page.locator(".image-panel")).to_be_visible(timeout=TIMEOUT_MS)
         return page
 
@@ -167,7 +176,7 @@ def test_keyboard_decisions_survive_a_reload(review_server, tab):
 
 
 def test_mouse_decisions_with_filters(review_server, tab):
-    page = tab("?reviewer=bob")
+    page = tab("bob")
     page.get_by_role("button", name="Reject").click()
     expect_sample(page, "2")
     page.get_by_role("button", name="Edit").click()
@@ -228,7 +237,7 @@ def test_decisions_and_drafts_survive_a_kill(review_server, tab):
 
 
 def test_two_reviewers_see_each_other_and_lose_nothing(review_server, tab):
-    ann, bob = tab("?reviewer=ann"), tab("?reviewer=bob")
+    ann, bob = tab("ann"), tab("bob")
     ann.keyboard.press("a")
     expect(bob.locator(".state")).to_contain_text("accepted by ann")
     bob.keyboard.press("ArrowRight")
@@ -286,11 +295,35 @@ def test_only_images_of_the_data_set_are_served_to_this_machine_only(review_serv
         f"{base}/../x",
     ):
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(review_server.address.rstrip("/") + path)
+            urllib.request.urlopen(review_server.url(path.lstrip("/")))
         assert refused.value.code in {404, 422}
-    stranger = urllib.request.Request(review_server.address, headers={"Host": "elsewhere.example"})
+    stranger = urllib.request.Request(review_server.url(), headers={"Host": "elsewhere.example"})
     with pytest.raises(urllib.error.HTTPError, match="400"):
         urllib.request.urlopen(stranger)
+
+
+def test_a_request_needs_the_token_and_comes_from_no_other_page(review_server, tab):
+    page = tab()
+    image = urljoin(review_server.address, page.locator(".frame > img").get_attribute("src"))
+    with urllib.request.urlopen(review_server.url()) as answer:
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+        cookie = answer.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+    header = {"Cookie": cookie.partition(";")[0]}
+    with urllib.request.urlopen(urllib.request.Request(image, headers=header)) as answer:
+        assert answer.status == 200
+    refused = [
+        (review_server.address, {}),
+        (image, {}),
+        (f"{review_server.address}?token={review_server.token[:-1]}", {}),
+        (f"{review_server.address}?token=", {"Cookie": header["Cookie"][:-1]}),
+        (review_server.url(), {"Origin": "http://elsewhere.example"}),
+        (image, {**header, "Origin": "null"}),
+    ]
+    for url, headers in refused:
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(urllib.request.Request(url, headers=headers))
 
 
 @pytest.mark.parametrize("width", [375, 1440])
