@@ -117,7 +117,7 @@ class SftTrainer:
         Raises:
             StopRequestedError: The user asked to stop, and the state was saved.
             SpecError: The batch cannot be divided among the workers, or the optimizer's groups do not fit the model.
-            StepError: The loss or its gradient is not finite.
+            DivergedError: The loss or its gradient is not finite.
         """
         sharded_layers = layer_classes(model.module) if self._options.strategy == "fsdp" else ()
         accelerator = make_accelerator(self._options.precision, sharded_layers)

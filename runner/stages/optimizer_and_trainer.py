@@ -257,6 +257,7 @@ class Trainer(Protocol):
 
         Raises:
             StopRequestedError: The user asked to stop, and the state was saved.
+            DivergedError: The loss or its gradient is not finite. A sweep then searches elsewhere.
         """
 
     def precision(self) -> str:

@@ -212,7 +212,7 @@ class ArmStudy:
         return must_prune
 
     def tell(self, point: SweepPoint, value: float | None, *, is_pruned: bool = False) -> None:
-        """Record how a point ended: pruned, with a value, or finished without a finite value."""
+        """Record how a point ended: pruned, with a value, or without a finite value, because a training diverged."""
         if self._study.get_trials(deepcopy=False)[point.number].state.is_finished():
             return
         if is_pruned:

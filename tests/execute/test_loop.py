@@ -1,11 +1,12 @@
 """The launch loop: parallel trials; failed, pruned, stopped and relaunched ones; an unreachable tracker."""
 
+import math
 import os
 import signal
 
 import pytest
 
-from runner.errors import RequirementError, StepError
+from runner.errors import DivergedError, RequirementError, StepError
 from runner.execute.results_and_interfaces import LaunchResult
 from runner.sweep.sweep_folder import SweepFolder
 from runner.sweep.trial_source import FixedTrials
@@ -91,6 +92,42 @@ def test_a_pruned_trial_is_stopped_and_stays_pruned(launcher):
     without, _, listener = launcher.launch(FixedTrials(launcher.trials(1, 2)), {})
     assert listener.started == [("trial-2", True)]
     assert without["trial-2"].status == "finished"
+
+
+class Diverging(FixedTrials):
+    """Records what a search is told."""
+
+    def __init__(self, trials):
+        super().__init__(trials)
+        self.told = {}
+
+    def tell(self, trial, status, metrics, validation):
+        self.told[trial.name] = (status, validation.get("validation/loss"))
+
+
+def test_a_search_is_told_that_a_training_diverged_and_it_does_not_run_again(launcher):
+    error = DivergedError("step 2: the loss is nan")
+    # The executor of this test writes no record of the step, as a real trial does.
+    scripts = {1: [(1, 0.5), error], 2: [(1, 0.4), (2, float("nan"))], 3: [(1, 0.3), StepError("broke")]}
+    source = Diverging(launcher.trials(1, 2, 3))
+    results, executor, _ = launcher.launch(source, scripts)
+    assert [source.told[f"trial-{seed}"][0] for seed in (1, 2, 3)] == ["failed", "finished", "failed"]
+    assert math.isnan(source.told["trial-1"][1]) and math.isnan(source.told["trial-2"][1])
+    assert source.told["trial-3"][1] == 0.3
+    assert [results[f"trial-{seed}"].objective for seed in (1, 2, 3)] == [None, None, None]
+    assert launcher.sweep()["trial-2"]["objective"] is None
+    assert LaunchResult(launcher.plan, list(results.values())).exit_status == 1
+    for running in executor.started:
+        if running.run.path.name == "trial-1":
+            steps = {"train": {"status": "failed", "error": str(error), "diverged": True}}
+            running.run.update_record(steps=steps)
+
+    source = Diverging(launcher.trials(1, 2, 3))
+    again, _, listener = launcher.launch(source, {})
+    assert [name for name, _ in listener.started] == ["trial-3"]
+    assert math.isnan(source.told["trial-1"][1]) and math.isnan(source.told["trial-2"][1])
+    diverged = again["trial-1"]
+    assert (diverged.status, str(diverged.error), diverged.reused) == ("failed", str(error), True)
 
 
 def press(number=signal.SIGINT):

@@ -11,7 +11,7 @@ from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.train_step import TrainStep
-from runner.errors import StepError
+from runner.errors import DivergedError, StepError
 from runner.stages import StopRequestedError, TrainingRun
 
 GROUPS = {"vision": {"match": "*visual*", "lr": 2e-3}, "language": {"match": "*", "lr": 4e-3}}
@@ -143,7 +143,9 @@ def test_non_finite_loss_names_step_and_samples(train, recorder, build_smoke):
     model = build_smoke()
     with torch.no_grad():
         model.module.lm_head.weight[0, 0] = math.nan
-    with pytest.raises(StepError, match=r"step 1: the loss is nan .* samples of the step: s\d+, s\d+, s\d+, s\d+, s"):
+    with pytest.raises(
+        DivergedError, match=r"step 1: the loss is nan .* samples of the step: s\d+, s\d+, s\d+, s\d+, s"
+    ):
         train(recorder(), model=model)
 
 
