@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
@@ -23,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from runner.spec.sweep_section import SweepOptions
 from runner.spec.variants import SweepVariants
 from runner.spec.yaml_layers import Mark, Tree
-from runner.sweep.sampling import draw_point, make_distribution, make_sampler
+from runner.sweep.sampling import TrialAdapter, draw_point, make_distribution, make_sampler
 
 Point = Mapping[str, Any]
 STEPS = (1, 2, 4, 8)
@@ -93,10 +94,28 @@ def _valley(point: Point) -> float:
     return float(offset + 10 * (point["common"] + inner - 0.9) ** 2 + (inner - target) ** 2)
 
 
+PAIRS = {
+    "branch": {"choice": ["a", "b"]},
+    "a1": {**UNIT, "when": {"branch": "a"}},
+    "a2": {**UNIT, "when": {"branch": "a"}},
+    "b1": {**UNIT, "when": {"branch": "b"}},
+    "b2": {**UNIT, "when": {"branch": "b"}},
+}
+
+
+def _pair(point: Point) -> float:
+    """A narrow valley over the two values of a branch."""
+    branch = point["branch"]
+    first, second = point[f"{branch}1"], point[f"{branch}2"]
+    offset, target = (0.0, 0.7) if branch == "a" else (0.1, 0.3)
+    return float(offset + 50 * (first + second - 1) ** 2 + (first - target) ** 2)
+
+
 CONDITIONS = [
+    Problem("valley in a branch", PAIRS, _pair),
     Problem("separable", BRANCHES, _separable),
     Problem("correlated", BRANCHES, _correlated),
-    Problem("valley", BRANCHES, _valley),
+    Problem("valley across branches", BRANCHES, _valley),
 ]
 
 PROBLEMS = {"divergence": DIVERGENCE, "pruning": [*PRUNING, *DIVERGENCE], "conditions": CONDITIONS}
@@ -115,14 +134,24 @@ def draw_as_runner(variants: SweepVariants, study: optuna.Study) -> FrozenTrial:
     return draw_point(variants, None, study, 0)
 
 
-def draw_with(sampler: Sampler, rewrite: Callable[[FrozenTrial, Sequence[FrozenTrial]], FrozenTrial]) -> Draw:
-    """Draw with a sampler of Optuna, from trials that are rewritten one by one."""
+def draw_with(
+    sampler: Sampler, rewrite: Callable[[FrozenTrial, Sequence[FrozenTrial]], FrozenTrial], *, fill: bool = False
+) -> Draw:
+    """Draw with a sampler of Optuna, from trials that are rewritten one by one.
+
+    Args:
+        sampler: Creates the sampler from a seed.
+        rewrite: Rewrites a trial, given all trials.
+        fill: Whether the paths that a trial does not have get random values.
+    """
 
     def draw(variants: SweepVariants, study: optuna.Study) -> FrozenTrial:
         trials = study.get_trials(deepcopy=False)
         search: Any = variants.sweep.search
         copy = optuna.create_study(sampler=sampler(1000 * search.seed + len(trials)))
-        copy.add_trials([rewrite(trial, trials) for trial in trials])
+        adapter = TrialAdapter(variants, study)
+        rewritten = [rewrite(trial, trials) for trial in trials]
+        copy.add_trials([adapter.fill(trial) if fill else trial for trial in rewritten])
         asked = copy.ask()
 
         def choose(_: Tree, name: str) -> Any:
@@ -220,6 +249,7 @@ def variants_of(measurement: str, name: str) -> dict[str, Draw]:
             "independent": draw_with(lambda seed: tpe(seed=seed, multivariate=False), _unchanged),
             "multivariate": draw_with(lambda seed: tpe(seed=seed, multivariate=True), _unchanged),
             "multivariate, group": draw_with(lambda seed: tpe(seed=seed, multivariate=True, group=True), _unchanged),
+            "multivariate, filled": draw_with(lambda seed: tpe(seed=seed, multivariate=True), _unchanged, fill=True),
             "runner": draw_as_runner,
         }
     else:
@@ -227,9 +257,13 @@ def variants_of(measurement: str, name: str) -> dict[str, Draw]:
     return {**{words: draw_with(sampler, rewrite) for words, rewrite in told.items()}, "runner": draw_as_runner}
 
 
-def measure(measurement: str, names: Sequence[str], num_searches: int, num_points: int) -> Iterator[dict[str, Any]]:
+def measure(
+    measurement: str, functions: Sequence[str] | None, names: Sequence[str], num_searches: int, num_points: int
+) -> Iterator[dict[str, Any]]:
     """Yield means over searches with different seeds, for each function, search and variant."""
     for problem in PROBLEMS[measurement]:
+        if functions and problem.name not in functions:
+            continue
         always = {path: {key: each[key] for key in each if key != "when"} for path, each in problem.space.items()}
         for name in names:
             cases = {words: (problem, draw) for words, draw in variants_of(measurement, name).items()}
@@ -240,13 +274,16 @@ def measure(measurement: str, names: Sequence[str], num_searches: int, num_point
                 is_pruned = measurement == "pruning"
                 searches = [simulate(simulated, run, draw, num_points, prune=is_pruned) for run in runs]
                 best = [search["best"] for search in searches if math.isfinite(search["best"])]
+                powers = [math.log10(value) for value in best]
                 yield {
                     "function": problem.name,
                     "search": name,
                     "variant": words,
                     "diverged": fmean(search["diverged"] for search in searches),
                     "pruned": fmean(search["pruned"] for search in searches),
-                    "best": {"mean": fmean(best), "median": median(best)} if best else None,
+                    "best": {"mean": fmean(best), "median": median(best), "geometric_mean": 10 ** fmean(powers)}
+                    if best
+                    else None,
                 }
 
 
@@ -254,11 +291,13 @@ def main() -> None:
     """Run a measurement and print its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measurement", choices=["divergence", "pruning", "conditions"])
+    parser.add_argument("--functions", nargs="+", help="names of functions; default: all of the measurement")
     parser.add_argument("--searches", nargs="+", choices=list(SEARCHES), default=list(SEARCHES))
     parser.add_argument("--repetitions", type=int, default=20, help="number of searches, each with another seed")
     parser.add_argument("--points", type=int, default=30, help="number of points of each search")
     options = parser.parse_args()
-    for row in measure(options.measurement, options.searches, options.repetitions, options.points):
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    for row in measure(options.measurement, options.functions, options.searches, options.repetitions, options.points):
         print(json.dumps(row), flush=True)
 
 

@@ -102,7 +102,7 @@ class TrialAdapter:
             # Without a value, a pruned trial counts as the worst.
             return [_copy(each, state=PRUNED) if each.state == FAIL else each for each in trials]
         if isinstance(self._search, GaussianSearch | GeneticSearch):
-            return [self._fill(each) for each in self._complete(trials)]
+            return [self.fill(each) for each in self._complete(trials)]
         return trials
 
     def _complete(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -117,7 +117,7 @@ class TrialAdapter:
             for each in trials
         ]
 
-    def _fill(self, trial: FrozenTrial) -> FrozenTrial:
+    def fill(self, trial: FrozenTrial) -> FrozenTrial:
         """Give the paths that a trial does not have random values, always the same ones for the same trial."""
         missing = {name: each for name, each in self._distributions.items() if name not in trial.params}
         if not (self._is_conditional and missing):

@@ -297,6 +297,32 @@ def test_an_exhausted_space_ends_the_search_without_repeated_trials(opened):
     assert search.done()
 
 
+IMPOSSIBLE = """\
+space: {trainer.early_stopping_patience: {choice: [1, 2, 3]}}
+search: {type: random}
+budget: {trials: 5}
+"""
+"""Early stopping needs a validation split, which the spec of the tests that use this space does not have."""
+
+
+@pytest.mark.parametrize("arms", ["", "arms: {one: {trainer.epochs: 3}}"])
+def test_a_space_without_a_valid_point_is_an_error(opened, tmp_path, arms):
+    search = opened(IMPOSSIBLE + arms, base=BASE.replace(", validation_ratio: 0.25", ""))
+    with pytest.raises(SpecError, match="no trial can run") as raised:
+        search.ask()
+    [problem] = raised.value.problems
+    assert problem.file == str(tmp_path / "swept.yaml") and problem.line == BASE.count("\n") + 2
+    assert "The last point: skipped trainer.early_stopping_patience" in problem.message
+    assert ("of the arm 'one'" in problem.message) == bool(arms)
+
+
+def test_a_search_that_ends_early_because_of_invalid_points_says_so(opened):
+    space = IMPOSSIBLE.replace("[1, 2, 3]", "[null, 1, 2]") + "enqueue: [{}]"
+    search = opened(space, base=BASE.replace(", validation_ratio: 0.25", ""))
+    assert len(run(search)) == 1
+    assert search.summary()["refused"][-1].startswith("the search ends after 1 point(s): ")
+
+
 def test_points_with_the_same_trial_run_once(opened):
     # A micro-batch changes no figure: all four points have the same fingerprint.
     sweep = "space: {trainer.micro_batch_size: {grid: [1, 2, 3, 4]}}\nobjective: {metric: validation/loss}"
