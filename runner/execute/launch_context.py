@@ -58,6 +58,7 @@ class PrunedTrials:
         with suppress(OSError):
             entry.folder.parent.mkdir(parents=True, exist_ok=True)
             entry.publish({RECORD_FILE: training_record(_context(trial, run))}, run.name)
+            run.record_cache_use(f"{entry.kind}/{entry.key}")
 
     def has_record(self, trial: Trial) -> bool:
         """Whether a trial with the same training was pruned."""

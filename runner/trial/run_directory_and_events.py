@@ -225,6 +225,12 @@ class RunDirectory:
         """Set top-level entries of the record."""
         write_json(self.record, {**self.read_record(), **changed})
 
+    def record_cache_use(self, item: str) -> None:
+        """Record that the trial uses an item of the cache that belongs to no step, such as `encoded/<key>`."""
+        items = self.read_record().get("cache_items", [])
+        if item not in items:
+            self.update_record(cache_items=[*items, item])
+
     def is_finished(self, step: str) -> bool:
         """Whether the record says that a step has finished."""
         steps = self.read_record().get("steps", {})
