@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from runner.cli.app import INSPECT, RUN, AsJson, Debug, app, set_environment
+from runner.files import parse_size
 
 HOURS = {"h": 1, "d": 24, "w": 24 * 7}
-BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def _parse_duration(text: str | None) -> timedelta | None:
@@ -28,10 +28,10 @@ def _parse_duration(text: str | None) -> timedelta | None:
 def _parse_size(text: str | None, option: str) -> int | None:
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]B)", text)
-    if not match:
-        raise typer.BadParameter(f"{text!r} is not a size such as 500MB or 1.5GB", param_hint=option)
-    return int(float(match[1]) * BYTES[match[2]])
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 @app.command(rich_help_panel=INSPECT)
@@ -63,8 +63,8 @@ def cache(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Delete the least recently used artifacts until the cache takes at most this size, such as 50GB. Files "
-            "that a trial also has do not count.",
+            help="Delete the least recently used artifacts until the cache takes at most this size, such as 50GB. "
+            "Files that a trial also has do not count.",
         ),
     ] = None,
     dry_run: Annotated[

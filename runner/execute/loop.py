@@ -304,6 +304,9 @@ class LaunchLoop:
         result = make_result(trial, run, outcome, status, objective)
         self._add_result(result)
         self._tell(trial, status, result.metrics, active.last_values)
+        message = self._experiment.limit_cache([each.run.name for each in self._active.values()])
+        if message:
+            self._listener.warn(message)
 
     def _tell(
         self, trial: Trial, status: Status, metrics: dict[str, float | None], last_values: dict[str, float]

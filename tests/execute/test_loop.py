@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -207,3 +208,28 @@ def test_another_base_is_another_sweep(launcher):
     folder = SweepFolder(launcher.folder / "runs" / "many" / "sweep", edited.plan)
     folder.begin("", {"metric": "validation/loss", "mode": "min"})
     assert folder.trials() == [] and not folder.events.exists()
+
+
+def test_the_cache_is_limited_at_the_end_of_each_trial_and_keeps_what_running_trials_use(launcher, listener):
+    cache = launcher.folder / "runs" / ".cache" / "encoded"
+    for age, name in enumerate(("new", "used by trial-2", "old")):
+        (cache / name).mkdir(parents=True)
+        (cache / name / "0.safetensors").write_bytes(b"x" * 600)
+        for path in (cache / name / "0.safetensors", cache / name):
+            os.utime(path, (1000 - age, 1000 - age))
+    compute = launcher.plan.spec.compute.model_copy(update={"cache_limit": "1kB"})
+    spec = launcher.plan.spec.model_copy(update={"compute": compute})
+    launcher.plan = replace(launcher.plan, spec=spec)
+    left = []
+
+    def use():
+        if listener.started[-1][0] == "trial-2":
+            RunDirectory(launcher.folder / "runs" / "many" / "trial-2").record_cache_use("encoded/used by trial-2")
+
+    listener.on_start = use
+    listener.trial_ended = lambda result: left.append({path.name for path in cache.iterdir()})
+    scripts = {1: [], 2: [(step, 0.5) for step in range(4)], 3: []}
+    launcher.launch(FixedTrials(launcher.trials(1, 2, 3)), scripts, listener=listener)
+    assert left == [{"new", "used by trial-2", "old"}, {"used by trial-2"}, {"used by trial-2"}]
+    [first] = listener.warnings
+    assert first.startswith("compute.cache_limit: the cache exceeded 1kB, so the 2 least recently used item(s)")

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.files import SIZE_UNITS, parse_size
+from runner.spec.experiment_spec import ComputeOptions
 from runner.trial.cache_and_mirror import Cache
 from runner.trial.cache_contents import CachedItem, PruneFilter, list_items, prune
 
@@ -135,6 +137,17 @@ def test_command_lists_and_deletes(storage, workplace):
     assert cache_json(workplace, "--larger-than", "1kB", "--older-than", "1h")["removed"] == 0
     done = cache_json(workplace, "--larger-than", "1kB")
     assert (done["removed"], {row["key"][0] for row in done["entries"]}) == (1, {"a", "c"})
+
+
+@given(st.decimals(0, 10**6, places=3), st.sampled_from(list(SIZE_UNITS)), st.sampled_from(["", " "]))
+def test_sizes_are_numbers_with_a_unit(number, unit, space):
+    assert parse_size(f"{number:f}{space}{unit}") == pytest.approx(float(number) * SIZE_UNITS[unit], abs=1)
+
+
+@pytest.mark.parametrize("text", ["", "5", "GB", "-1GB", "1.GB", "5gb", "1e3MB", "5GiB"])
+def test_another_size_is_an_error_in_a_spec(text):
+    with pytest.raises(ValueError, match="is not a size such as 500MB"):
+        ComputeOptions(cache_limit=text)
 
 
 def test_command_limits_the_size(storage, workplace, tmp_path):
