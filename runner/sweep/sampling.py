@@ -84,8 +84,8 @@ class TrialAdapter:
     """Rewrites the trials of a study so that a sampler of Optuna learns from all of them.
 
     A point whose training diverged is a failed trial, which every sampler ignores: the search would draw points near it
-    again and again. The Gaussian process and NSGA-II also ignore pruned trials, and a path that not every trial has is
-    drawn at random for ever. `bench/search.py` measures the effects; docs/sweeps.md lists the results.
+    again and again. The Gaussian process and NSGA-II also ignore pruned trials, and the Gaussian process draws a path
+    that not every trial has at random for ever. `bench/search.py` measures the effects; docs/sweeps.md lists them.
     """
 
     def __init__(self, variants: SweepVariants, study: optuna.Study) -> None:
@@ -102,7 +102,9 @@ class TrialAdapter:
             # Without a value, a pruned trial counts as the worst.
             return [_copy(each, state=PRUNED) if each.state == FAIL else each for each in trials]
         if isinstance(self._search, GaussianSearch | GeneticSearch):
-            return [self.fill(each) for each in self._complete(trials)]
+            completed = self._complete(trials)
+            # With filled trials, NSGA-II found worse points in `bench/search.py` than without.
+            return [self.fill(each) for each in completed] if isinstance(self._search, GaussianSearch) else completed
         return trials
 
     def _complete(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

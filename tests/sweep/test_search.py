@@ -414,6 +414,36 @@ def test_another_failure_is_retried_and_not_told_to_the_search(opened):
     assert opened(sweep).ask().name == failed.name
 
 
+@pytest.mark.parametrize("kind", ["tpe", "gp"])
+def test_after_the_first_points_no_path_with_a_condition_is_drawn_independently(monkeypatch, kind):
+    space = {
+        "branch": {"choice": ["a", "b"]},
+        "first": {"uniform": [0, 1], "when": {"branch": "a"}},
+        "second": {"uniform": [0, 1], "when": {"branch": "a"}},
+        "other": {"uniform": [0, 1], "when": {"branch": "b"}},
+    }
+    sweep = SweepOptions.model_validate({"space": space, "search": {"type": kind, "n_startup_trials": 4}})
+    swept, study, drawn = SweepVariants(_tree({"sweep": {"space": space}}), sweep), optuna.create_study(), []
+    sampler = optuna.samplers.TPESampler if kind == "tpe" else optuna.samplers.GPSampler
+    independent = sampler.sample_independent
+
+    def record(self, study, trial, name, distribution):
+        drawn.append(name)
+        return independent(self, study, trial, name, distribution)
+
+    monkeypatch.setattr(sampler, "sample_independent", record)
+    for number in range(12):
+        if number == 6:  # Both branches have been drawn by then.
+            drawn.clear()
+        point = draw_point(swept, None, study, 0)
+        value = point.params.get("first", 1.0) + point.params.get("other", 1.0)
+        study.add_trial(
+            create_trial(value=value, params=point.params, distributions=point.distributions, state=COMPLETE)
+        )
+    assert {trial.params["branch"] for trial in study.trials[:6]} == {"a", "b"}
+    assert drawn == []
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     data=st.data(),
@@ -448,8 +478,11 @@ def test_a_sampler_learns_of_every_ended_point_and_none_without_a_value_is_bette
     assert all(each.state != FAIL for each in rewritten)
     for before, after in zip(study.trials, rewritten, strict=True):
         assert before.params.items() <= after.params.items()
-        if kind != "tpe":
+        if kind == "gp":
             assert after.params.keys() == space.keys()
+        else:
+            assert after.params == before.params
+        if kind != "tpe":
             assert after.state in {COMPLETE, TrialState.RUNNING}
     known = [
         (before.value if before.state == COMPLETE else before.intermediate_values[1])
