@@ -88,6 +88,10 @@ class StepError(RunnerError):
     """A step of a trial failed."""
 
 
+class DivergedError(StepError):
+    """A training diverged: its loss or its gradient is infinite or not a number. The search of a sweep learns of it."""
+
+
 class LostWorkerError(StepError):
     """A worker or its node ended during a step; another worker can resume the step from its checkpoint."""
 

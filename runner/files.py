@@ -1,10 +1,11 @@
-"""Atomic writes, JSON lines, and hard links in place of copies."""
+"""Atomic writes, JSON lines, hard links in place of copies, and sizes of files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -124,3 +125,18 @@ def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as file:
         for line in file:
             yield json.loads(line)
+
+
+SIZE_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def parse_size(text: str) -> int:
+    """Convert a size such as `1.5GB` to bytes.
+
+    Raises:
+        ValueError: The text is not a number with one of the units kB, MB, GB and TB.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]B)", text)
+    if not match:
+        raise ValueError(f"{text!r} is not a size such as 500MB or 1.5GB")
+    return int(float(match[1]) * SIZE_UNITS[match[2]])

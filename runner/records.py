@@ -277,6 +277,7 @@ class TrainingEstimate:
         checkpoint: Size of one checkpoint in bytes.
         num_checkpoints: Maximum number of checkpoints on disk at once.
         model: Size of the trained model in bytes.
+        encoded: Size in bytes of the encoded samples that the trainer stores; 0 if it stores none.
     """
 
     variants: tuple[TrainingVariant, ...]
@@ -284,3 +285,4 @@ class TrainingEstimate:
     checkpoint: int
     num_checkpoints: int
     model: int
+    encoded: int = 0

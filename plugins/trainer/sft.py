@@ -145,7 +145,7 @@ class SftTrainer:
             StopRequestedError: The user asked to stop, and the state was saved.
             SpecError: The batch cannot be divided among the workers, the optimizer's groups do not fit the model, or no
                 sample can be held out for validation.
-            StepError: The loss or its gradient is not finite.
+            DivergedError: The loss or its gradient is not finite.
         """
         sharded_layers = layer_classes(model.module) if self._options.strategy == "fsdp" else ()
         accelerator = make_accelerator(self._options.precision, sharded_layers)

@@ -72,6 +72,8 @@ class ModelProfile:
         hidden_size: Size of a hidden state.
         vocab_size: Rows of the output layer.
         patches_per_token: Patches that are merged into one image token.
+        patch_bytes: Bytes of the pixels of one patch, in float32.
+        image_feature_size: Number of values that the vision tower computes for one image token.
     """
 
     language: ModuleProfile
@@ -84,6 +86,8 @@ class ModelProfile:
     hidden_size: int
     vocab_size: int
     patches_per_token: int
+    patch_bytes: int
+    image_feature_size: int
 
 
 def profile_model(module: PreTrainedModel, value_bytes: int) -> ModelProfile:
@@ -110,7 +114,17 @@ def profile_model(module: PreTrainedModel, value_bytes: int) -> ModelProfile:
         hidden_size=head.in_features,
         vocab_size=head.out_features,
         patches_per_token=patches,
+        patch_bytes=_patch_bytes(vision),
+        image_feature_size=head.in_features * (1 + len(getattr(module.config.vision_config, INNER_FEATURES, ()))),
     )
+
+
+INNER_FEATURES = "deepstack_visual_indexes"
+"""The entry of a vision configuration that lists the inner layers whose features the language model gets as well."""
+
+
+def _patch_bytes(modules: Sequence[nn.Module]) -> int:
+    return sum(FLOAT32_BYTES * part.weight[0].numel() for part in modules if isinstance(part, PATCH_LAYERS))
 
 
 def patches_per_token(module: PreTrainedModel) -> int:
@@ -128,14 +142,13 @@ def _profile_modules(modules: Sequence[nn.Module], patches: int, value_bytes: in
     outer = [part for part in modules if id(part) not in inner_ids]
     weights = {id(weight): weight for part in modules for weight in part.parameters(recurse=False)}.values()
     is_trained = any(weight.requires_grad for weight in weights)
-    pixels = sum(FLOAT32_BYTES * part.weight[0].numel() for part in outer if isinstance(part, PATCH_LAYERS))
     return ModuleProfile(
         layer_bytes=tuple(_layer_bytes(layer, value_bytes) for layer in layers) if is_trained else (),
         layer_input_bytes=tuple(FLOAT32_BYTES * _width(layer) for layer in layers) if is_trained else (),
         backward_bytes=max((_backward_bytes(layer, value_bytes) for layer in layers), default=0) if is_trained else 0,
         other_bytes=sum(_other_bytes(part, value_bytes, patches) for part in outer) if is_trained else 0,
         # In float32 the backward pass needs the pixels themselves, and `other_bytes` counts them.
-        input_bytes=0 if is_trained and value_bytes == FLOAT32_BYTES else pixels,
+        input_bytes=0 if is_trained and value_bytes == FLOAT32_BYTES else _patch_bytes(outer),
         matrix_parameters=sum(weight.numel() for weight in weights if weight.dim() > 1),
         largest_layer=max((sum(weight.numel() for weight in layer.parameters()) for layer in layers), default=0),
         num_parameters=sum(weight.numel() for weight in weights),

@@ -22,7 +22,7 @@ from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.training_history_and_warnings import peak_memory_gb
 from plugins.trainer.validation_split_and_batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, group_by_length
-from runner.errors import StepError
+from runner.errors import DivergedError
 from runner.records import IGNORED
 from runner.stages import Features, ScheduledOptimizer, VisionLanguageModel
 
@@ -109,7 +109,7 @@ class TrainStep:
             Metrics of the step; empty if the whole batch is skipped.
 
         Raises:
-            StepError: The loss or the gradient norm is not finite.
+            DivergedError: The loss or the gradient norm is not finite.
         """
         if not batch.samples:
             self.skip_update()
@@ -118,7 +118,7 @@ class TrainStep:
         learning_rates = self.learning_rates()
         gradient = self.compute_gradient(batch.samples)
         if not (math.isfinite(gradient.loss) and math.isfinite(gradient.norm)):
-            raise StepError(
+            raise DivergedError(
                 f"step {step + 1}: the loss is {gradient.loss} and the gradient norm {gradient.norm}; samples of the "
                 f"step: {', '.join(sample_ids)}. Lower learning rates, a longer warm-up or fp32 may help"
             )
@@ -180,14 +180,14 @@ class TrainStep:
                 schedule.step()
 
     @torch.no_grad()
-    def validation_loss(self, batches: Iterable[Sequence[Features]]) -> float:
+    def validation_loss(self, batches: Iterable[Sequence[Features]]) -> float | None:
         """Compute the loss of validation samples, without gradients.
 
         Args:
             batches: This worker's samples; the workers' samples together are the whole validation split.
 
         Returns:
-            Mean over the labelled tokens on all workers, in nats; NaN if there are none.
+            Mean over the labelled tokens on all workers, in nats; None if there are none.
         """
         # The workers may have different numbers of batches, so none may wait for another one's forward pass.
         loss = self._accelerator.unwrap_model(self._loss).eval()
@@ -197,7 +197,7 @@ class TrainStep:
             num_labels += _num_labels(batch)
         reshard(loss)
         total, all_labels = self._sum(total, num_labels)
-        return total / all_labels if all_labels else math.nan
+        return total / all_labels if all_labels else None
 
     @contextmanager
     def generation_mode(self) -> Iterator[VisionLanguageModel]:

@@ -79,7 +79,35 @@ def estimate_training(
         checkpoint=round(FLOAT32_BYTES * count_trainable(profile) + state),
         num_checkpoints=options.save_total_limit + 1 + options.load_best_model_at_end,
         model=value_bytes * count_parameters(profile),
+        encoded=round(_encoded_ratio(options, counts) * sum(encoded_bytes(profile, setup, count) for count in counts)),
     )
+
+
+TOKEN_BYTES = 24
+"""Bytes that the file of an encoded sample has for each token: its id, its label and its type, as int64."""
+
+HEADER_BYTES = 400
+"""Bytes of the description of the tensors in the file of an encoded sample, about."""
+
+
+def encoded_bytes(profile: ModelProfile, setup: TrainingSetup, count: TokenCounts) -> int:
+    """Estimate the size of the file of an encoded sample.
+
+    The pixels are those of the patches from which the image tokens are made. A processor that removes the padding of an
+    image, or reduces its tokens, needs more.
+    """
+    pixels = profile.patch_bytes * profile.patches_per_token
+    features = profile.image_feature_size * setup.value_bytes
+    tokens = count.text + count.image + count.target
+    return HEADER_BYTES + TOKEN_BYTES * tokens + count.image * (features if setup.caches_features else pixels)
+
+
+def _encoded_ratio(options: SftOptions, counts: Sequence[TokenCounts]) -> float:
+    """Estimate the fraction of the samples that the training encodes: those of its steps, and for validation."""
+    trained = _epochs(options, counts)
+    if options.max_steps is not None:
+        trained = min(trained, options.max_steps * options.global_batch_size / len(counts))
+    return min(1.0, trained + options.validation_ratio)
 
 
 def _epochs(options: SftOptions, counts: Sequence[TokenCounts]) -> float:

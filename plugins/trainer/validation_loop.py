@@ -67,21 +67,22 @@ class ValidationLoop:
         has_answers = bool(recorded - {VALIDATION_LOSS})
         if interval and evaluator is not None and self._is_due(num_done, interval) and not has_answers:
             metrics = self._evaluate_answers(evaluator)
-            values = {name: math.nan if value is None else value for name, value in metrics.items()}
-            self._record(num_done, {METRIC_PREFIX + name: value for name, value in values.items()})
+            self._record(num_done, {METRIC_PREFIX + name: value for name, value in metrics.items()})
 
     def _is_due(self, num_done: int, interval: int) -> bool:
         return bool(self.validation) and (num_done % interval == 0 or num_done == self.num_steps)
 
-    def _record(self, num_done: int, metrics: Mapping[str, float]) -> None:
-        self.history.add(num_done, metrics)
+    def _record(self, num_done: int, metrics: Mapping[str, float | None]) -> None:
+        """Record metrics. One that is None could not be computed; a loss that is not finite has diverged."""
+        values = {name: math.nan if value is None else value for name, value in metrics.items()}
+        self.history.add(num_done, values)
         if not self.accelerator.is_main_process:
             return
-        if finite := {name: value for name, value in metrics.items() if math.isfinite(value)}:
-            self.run.reporter.metrics(num_done, finite)
-        if not math.isfinite(metrics.get(VALIDATION_LOSS, 0.0)):
+        if known := {name: values[name] for name, value in metrics.items() if value is not None}:
+            self.run.reporter.metrics(num_done, known)
+        if not math.isfinite(values.get(VALIDATION_LOSS, 0.0)):
             self.run.reporter.warn(
-                f"step {num_done}: {VALIDATION_LOSS} is {metrics[VALIDATION_LOSS]}, so it is not used to select a model"
+                f"step {num_done}: {VALIDATION_LOSS} is {values[VALIDATION_LOSS]}, so it is not used to select a model"
             )
 
     def _generated_samples(self) -> Sequence[int]:

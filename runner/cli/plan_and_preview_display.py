@@ -126,14 +126,21 @@ def _token_rows(tokens: Mapping[str, Any]) -> dict[str, str]:
 def _cost_rows(description: Mapping[str, Any]) -> dict[str, str]:
     rows = {}
     if disk := description["disk"]:
-        checkpoints = f"{disk['num_checkpoints']} checkpoints of {_format_gigabytes(disk['checkpoint'])}"
-        rows["disk"] = f"{_format_gigabytes(disk['total'])} GB: {checkpoints} and the model"
+        rows["disk"] = f"{_format_gigabytes(disk['total'])} GB: {_format_disk(disk)}"
     if hours := description["hours"]:
         assumption = f"at {hours['share_of_peak']:.0%} of the {hours['accelerator']}'s peak"
         rows["seconds per step"] = f"{hours['seconds_per_step']:.2f} {assumption}"
         if hours["gpu"] is not None:
             rows["GPU hours"] = f"{hours['gpu']:.1f} (training takes {format_duration(hours['training'] * 3600)})"
     return rows
+
+
+def _format_disk(disk: Mapping[str, Any]) -> str:
+    encoded = disk["encoded_samples"]
+    checkpoints = f"{disk['num_checkpoints']} checkpoints of {_format_gigabytes(disk['checkpoint'])}"
+    if encoded:
+        return f"{checkpoints}, the model, and {_format_gigabytes(encoded)} of encoded training samples"
+    return f"{checkpoints} and the model" + (", without encoded samples" if encoded is None else "")
 
 
 def _parameters_table(groups: Sequence[Mapping[str, Any]]) -> Table:

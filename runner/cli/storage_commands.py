@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from runner.cli.app import INSPECT, RUN, AsJson, Debug, app, set_environment
+from runner.files import parse_size
 
 HOURS = {"h": 1, "d": 24, "w": 24 * 7}
-BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def _parse_duration(text: str | None) -> timedelta | None:
@@ -25,13 +25,13 @@ def _parse_duration(text: str | None) -> timedelta | None:
     return timedelta(hours=int(match[1]) * HOURS[match[2]])
 
 
-def _parse_size(text: str | None) -> int | None:
+def _parse_size(text: str | None, option: str) -> int | None:
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]B)", text)
-    if not match:
-        raise typer.BadParameter(f"{text!r} is not a size such as 500MB or 1.5GB", param_hint="--larger-than")
-    return int(float(match[1]) * BYTES[match[2]])
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 @app.command(rich_help_panel=INSPECT)
@@ -59,6 +59,14 @@ def cache(
     unused: Annotated[
         bool, typer.Option("--unused", help="Delete artifacts that no trial in the folder of all runs uses.")
     ] = False,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Delete the least recently used artifacts until the cache takes at most this size, such as 50GB. "
+            "Files that a trial also has do not count.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show which artifacts would be deleted, but delete nothing.")
     ] = False,
@@ -72,13 +80,18 @@ def cache(
     from runner.trial.cache_and_mirror import Cache
     from runner.trial.cache_contents import PruneFilter, list_items, prune, sum_sizes
 
-    criteria = PruneFilter(_parse_duration(older_than), _parse_size(larger_than), unused)
+    criteria = PruneFilter(
+        _parse_duration(older_than),
+        _parse_size(larger_than, "--larger-than"),
+        unused,
+        _parse_size(max_size, "--max-size"),
+    )
     if dry_run and not criteria.has_criteria:
-        raise typer.BadParameter("needs --older-than, --larger-than or --unused", param_hint="--dry-run")
+        raise typer.BadParameter("needs --older-than, --larger-than, --unused or --max-size", param_hint="--dry-run")
     artifact_cache, now = Cache.open(location, storage.resolve()), datetime.now(UTC)
     try:
         rows = list_items(artifact_cache, storage.resolve())
-        matching = [row for row in rows if criteria.matches(row, now)] if criteria.has_criteria else []
+        matching = criteria.select(rows, now) if criteria.has_criteria else []
         if not dry_run and criteria.has_criteria:
             prune(artifact_cache, matching)
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.files import parse_size
 from runner.fingerprint_and_provenance import Provenance, fingerprint
 from runner.resolved_plan import NOT_FINGERPRINTED, Plan, Trial, create_plugin, describe_changes
 from runner.spec.experiment_spec import ExperimentSpec
@@ -21,6 +22,7 @@ from runner.stages import Tracker
 from runner.tracking.run_description import tracked_sweep, tracked_trial, tracker_identity
 from runner.tracking.uploader import RunSync
 from runner.trial.cache_and_mirror import Cache
+from runner.trial.cache_contents import least_recently_used, list_items, prune, sum_sizes
 from runner.trial.cache_entry import CacheEntry, DamagedEntryError, training_key
 from runner.trial.restore_from_cache import RECORD_FILE, make_staging_folder, replay_training_record, training_record
 from runner.trial.run_directory_and_events import EventLog, RunDirectory
@@ -58,6 +60,7 @@ class PrunedTrials:
         with suppress(OSError):
             entry.folder.parent.mkdir(parents=True, exist_ok=True)
             entry.publish({RECORD_FILE: training_record(_context(trial, run))}, run.name, run.id)
+            run.record_cache_use(f"{entry.kind}/{entry.key}")
 
     def has_record(self, trial: Trial) -> bool:
         """Whether a trial with the same training was pruned."""
@@ -205,6 +208,34 @@ class LaunchContext:
             return False
         self.prepare(trial, run)
         return self._pruned.restore(trial, run)
+
+    def limit_cache(self, running: Collection[str]) -> str | None:
+        """Delete the least recently used items of the cache if the cache exceeds the spec's limit.
+
+        Args:
+            running: The running trials, as `experiment/trial`. What they use is kept.
+
+        Returns:
+            A message about what was deleted, or why nothing could be; None if the cache is within the limit.
+        """
+        limit = self.plan.spec.compute.cache_limit
+        if limit is None or self.from_scratch:
+            return None
+        cache = Cache(self._cache.root)
+        try:
+            items = list_items(cache, self._storage)
+            candidates = [item for item in items if set(item.used_by or ()).isdisjoint(running)]
+            chosen = least_recently_used(items, candidates, parse_size(limit))
+            prune(cache, chosen)
+        except OSError as error:
+            return f"compute.cache_limit: the cache cannot be limited to {limit}: {error}"
+        if not chosen:
+            return None
+        freed = sum_sizes(chosen)["freed"] / 1e9
+        return (
+            f"compute.cache_limit: the cache exceeded {limit}, so the {len(chosen)} least recently used item(s) were "
+            f"deleted ({freed:.3g} GB)"
+        )
 
     def make_sync(self, trial: Trial, run: RunDirectory) -> RunSync:
         """Create the sync that uploads a trial to the tracker, under the run of its sweep."""

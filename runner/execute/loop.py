@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
-from runner.errors import RunnerError, SpecError, StepError
+from runner.errors import DivergedError, RunnerError, SpecError, StepError
 from runner.execute.event_follower import EventFollower
 from runner.execute.launch_context import LaunchContext
 from runner.execute.results_and_interfaces import (
@@ -191,8 +191,10 @@ class LaunchLoop:
             return None
         if run.is_finished("score"):
             return "finished"
-        was_pruned = self._experiment.has_pruning and run.read_record().get("status") == "pruned"
-        return "pruned" if was_pruned else None
+        if self._experiment.has_pruning and run.read_record().get("status") == "pruned":
+            return "pruned"
+        # The search knows the result of a training that diverged, and the training would diverge again.
+        return "failed" if self._experiment.objective and run.divergence() else None
 
     def _report_earlier(self, trial: Trial, run: RunDirectory, lock: ExitStack, status: Status) -> None:
         """Report a trial that has ended before, and upload what an earlier launch could not."""
@@ -201,6 +203,9 @@ class LaunchLoop:
             self._search.report(trial, event, last_values)
         if run.read_record().get("status") != status:
             run.update_record(status=status)  # A kill came between the last step and the record of it.
+        error = DivergedError(run.divergence() or "") if status == "failed" else None
+        if error is not None:
+            self._search.record_divergence(last_values)
         objective = self._search.objective_value(status, last_values)
         sync = self._experiment.make_sync(trial, run)
         if not sync.needs_upload(status):
@@ -210,7 +215,9 @@ class LaunchLoop:
             self.uploader.finish(sync, status, objective_metric(objective))
             self._uploading.append((sync, lock))
         metrics = run.read_metrics() if status == "finished" else {}
-        self._add_result(TrialResult(trial, status, metrics, run.path, None, "", reused=True, objective=objective))
+        self._add_result(
+            TrialResult(trial, status, metrics, run.path, None, "", reused=True, objective=objective, error=error)
+        )
         self._tell(trial, status, metrics, last_values)
 
     def _upload(self, sync: RunSync) -> None:
@@ -292,6 +299,8 @@ class LaunchLoop:
         run.update_record(status=status)
         if status == "pruned":
             self._experiment.store_pruned(trial, run)
+        if isinstance(outcome.error, DivergedError):
+            self._search.record_divergence(active.last_values)
         objective = self._search.objective_value(status, active.last_values)
         self.uploader.finish(active.sync, status, objective_metric(objective))
         self._uploading.append((active.sync, active.lock))
@@ -300,6 +309,9 @@ class LaunchLoop:
         result = make_result(trial, run, outcome, status, objective)
         self._add_result(result)
         self._tell(trial, status, result.metrics, active.last_values)
+        message = self._experiment.limit_cache([each.run.name for each in self._active.values()])
+        if message:
+            self._listener.warn(message)
 
     def _tell(
         self, trial: Trial, status: Status, metrics: dict[str, float | None], last_values: dict[str, float]

@@ -316,7 +316,7 @@ def _estimate_resources(spec: ExperimentSpec, model_spec: ModelSpec, split: Trai
         "tokens": {**summarize_lengths(counts, assumed=split is None), "trained": budget.tokens},
         "parameters": parameters,
         **check_memory(estimate, spec.compute),
-        "disk": estimate_disk(estimate),
+        "disk": estimate_disk(estimate, assumed=split is None),
         "hours": estimate_hours(estimate, spec.compute, budget.steps),
     }
 

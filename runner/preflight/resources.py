@@ -149,13 +149,24 @@ def _gigabytes(variant: TrainingVariant) -> str:
     return f"{variant.memory.total / 1e9:.0f} GB"
 
 
-def estimate_disk(estimate: TrainingEstimate) -> dict[str, int]:
-    """Disk space of a trial in bytes: `checkpoint` (one), `num_checkpoints` kept at once, `model`, and `total`."""
+def estimate_disk(estimate: TrainingEstimate, *, assumed: bool = False) -> dict[str, int | None]:
+    """Estimate the disk space of a trial.
+
+    Args:
+        estimate: The resources of the training.
+        assumed: Whether the samples are assumed, so that the size of the encoded samples is not known.
+
+    Returns:
+        In bytes: `checkpoint` (one), `model`, `encoded_samples` (null if it is not known), and `total`;
+        `num_checkpoints` kept at once.
+    """
+    encoded = None if assumed else estimate.encoded
     return {
         "checkpoint": estimate.checkpoint,
         "num_checkpoints": estimate.num_checkpoints,
         "model": estimate.model,
-        "total": estimate.checkpoint * estimate.num_checkpoints + estimate.model,
+        "encoded_samples": encoded,
+        "total": estimate.checkpoint * estimate.num_checkpoints + estimate.model + (encoded or 0),
     }
 
 

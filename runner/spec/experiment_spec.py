@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from runner.errors import Problem
+from runner.files import parse_size
 from runner.spec.sweep_section import SweepOptions
 from runner.stages import (
     DataOptions,
@@ -199,6 +200,17 @@ class ComputeOptions(Options):
     """Cache of trained models and generated answers, which trials reuse: a folder, or a URI such as
     `s3://bucket/folder`. Several storages can share a URI; each storage then also keeps a local cache. Null: the folder
     `.cache` in `storage`."""
+    cache_limit: str | None = None
+    """Maximum size of the cache folder, such as `200GB`. At the end of each trial, the launch deletes the least
+    recently used artifacts and encoded samples until the folder takes no more. The launch keeps what its running trials
+    use. Files that a trial also has do not count. Null: no limit."""
+
+    @field_validator("cache_limit")
+    @classmethod
+    def _check_size(cls, size: str | None) -> str | None:
+        if size is not None:
+            parse_size(size)
+        return size
 
     @field_validator("gpus_per_worker")
     @classmethod

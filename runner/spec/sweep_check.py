@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -61,9 +62,36 @@ def _space_problems(variants: SweepVariants) -> Iterator[Problem]:
             if unknown:
                 continue
             known = set(_problems_in(tree))
+            integer_problem = _integer_problem(variants, tree, name, known)
+            if integer_problem is not None:
+                yield integer_problem
             for value in values:
+                if integer_problem is not None and float(value) != round(float(value)):
+                    continue
                 problems = _problems_when(variants.set_parameter, tree, name, value)
                 yield from (problem for problem in problems if problem not in known)
+
+
+def _integer_problem(variants: SweepVariants, tree: Tree, name: str, known: set[Problem]) -> Problem | None:
+    """Return the problem of a dimension with fractions for an option that takes only integers; None if there is none.
+
+    The bounds can be valid all the same: such a search would draw no valid point.
+    """
+    dimension = variants.sweep.space[name]
+    fraction, bounds = dimension.fraction(), (math.ceil(dimension.bounds[0]), math.floor(dimension.bounds[1]))
+    if fraction is None or bounds[0] > bounds[1] or not _is_refused(variants, tree, name, fraction, known):
+        return None
+    if all(_is_refused(variants, tree, name, bound, known) for bound in bounds):
+        return None
+    message = (
+        f"{dimension.kind} draws numbers such as {fraction:.4g}, but {name} takes only integers; use "
+        f"{{int: [{bounds[0]}, {bounds[1]}]}}, or `logint` for a logarithmic scale"
+    )
+    return Problem(message, (*SPACE_PATH, name, dimension.kind))
+
+
+def _is_refused(variants: SweepVariants, tree: Tree, name: str, value: ParamValue, known: set[Problem]) -> bool:
+    return not known.issuperset(_problems_when(variants.set_parameter, tree, name, value))
 
 
 def _problems_when(make_tree: Callable[..., Tree], *args: Any) -> list[Problem]:

@@ -132,6 +132,16 @@ class Dimension(Options):
         low, high = self.bounds
         return min(low + round(number) * (self.step or 1), high)
 
+    def fraction(self) -> float | None:
+        """Return a number of the dimension that is not an integer; None if there is none."""
+        low, high = self.bounds
+        if self.step is not None:
+            return next((value for value in (low, low + self.step) if value != round(value)), None)
+        if self.kind not in {"uniform", "loguniform"}:
+            return None
+        center = math.sqrt(low * high) if self.kind == "loguniform" else (low + high) / 2
+        return center if center != round(center) else center + min(0.5, (high - center) / 2)
+
     @property
     def bounds(self) -> tuple[float, float]:
         """The lowest and the highest number; (0, 0) for a `grid` or a `choice`."""

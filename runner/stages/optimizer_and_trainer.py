@@ -267,6 +267,7 @@ class Trainer(Protocol):
         Raises:
             StopRequestedError: The user asked to stop, and the state was saved.
             SpecError: As for `training_budget`.
+            DivergedError: The loss or its gradient is not finite. A sweep then searches elsewhere.
         """
 
     def precision(self) -> str:

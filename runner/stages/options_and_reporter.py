@@ -192,7 +192,7 @@ class Reporter(Protocol):
     """Receives reports from a running step; the engine turns them into events, progress bars and tracked metrics."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Record metrics at an optimizer step."""
+        """Record metrics at an optimizer step; a value that is infinite or not a number is recorded as null."""
 
     def progress(self, done: int, total: int, **shown: float) -> None:
         """Report how many units of the running step are done; `shown` are values to display next to the bar."""

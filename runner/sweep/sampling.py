@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from runner.spec.sweep_section import (
     Dimension,
@@ -26,6 +29,7 @@ from runner.spec.variants import SweepVariants
 from runner.spec.yaml_layers import Tree
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+COMPLETE, PRUNED, FAIL = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
 
 
 def make_distribution(dimension: Dimension) -> BaseDistribution:
@@ -66,7 +70,7 @@ def draw_point(variants: SweepVariants, arm: str | None, study: optuna.Study, at
         sampler=make_sampler(search, seed, is_conditional=is_conditional),
         pruner=study.pruner,
     )
-    copy.add_trials(earlier_trials)
+    copy.add_trials(TrialAdapter(variants, study).trials())
     trial = copy.ask()
 
     def choose(_: Tree, name: str) -> ParamValue:
@@ -74,6 +78,67 @@ def draw_point(variants: SweepVariants, arm: str | None, study: optuna.Study, at
 
     variants.choose_values(arm, choose)
     return copy.get_trials(deepcopy=False)[-1]
+
+
+class TrialAdapter:
+    """Rewrites the trials of a study so that a sampler of Optuna learns from all of them.
+
+    A point whose training diverged is a failed trial, which every sampler ignores: the search would draw points near it
+    again and again. The Gaussian process and NSGA-II also ignore pruned trials, and the Gaussian process draws a path
+    that not every trial has at random for ever. `bench/search.py` measures the effects; docs/sweeps.md lists them.
+    """
+
+    def __init__(self, variants: SweepVariants, study: optuna.Study) -> None:
+        """Take the space, the search and the study."""
+        self._search = variants.sweep.search
+        self._distributions = {name: make_distribution(each) for name, each in variants.sweep.space.items()}
+        self._is_conditional = any(dimension.when for dimension in variants.sweep.space.values())
+        self._study = study
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return the trials of the study, in order, as the sampler of the search can use them."""
+        trials = self._study.get_trials(deepcopy=False)
+        if isinstance(self._search, TpeSearch):
+            # Without a value, a pruned trial counts as the worst.
+            return [_copy(each, state=PRUNED) if each.state == FAIL else each for each in trials]
+        if isinstance(self._search, GaussianSearch | GeneticSearch):
+            completed = self._complete(trials)
+            # With filled trials, NSGA-II found worse points in `bench/search.py` than without.
+            return [self.fill(each) for each in completed] if isinstance(self._search, GaussianSearch) else completed
+        return trials
+
+    def _complete(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Give each pruned trial its last value, and each failed one the worst value so far."""
+        values = {each.number: _last_value(each) for each in trials if each.state in {COMPLETE, PRUNED}}
+        known = [value for value in values.values() if value is not None]
+        worst = (max if self._study.direction == StudyDirection.MINIMIZE else min)(known, default=0.0)
+        return [
+            _copy(each, state=COMPLETE, value=worst if (value := values.get(each.number)) is None else value)
+            if each.state in {FAIL, PRUNED}
+            else each
+            for each in trials
+        ]
+
+    def fill(self, trial: FrozenTrial) -> FrozenTrial:
+        """Give the paths that a trial does not have random values, always the same ones for the same trial."""
+        missing = {name: each for name, each in self._distributions.items() if name not in trial.params}
+        if not (self._is_conditional and missing):
+            return trial
+        sampler = optuna.samplers.RandomSampler(_derive_seed(_seed_of(self._search), trial.number, 0))
+        values = {name: sampler.sample_independent(self._study, trial, name, each) for name, each in missing.items()}
+        return _copy(trial, params={**trial.params, **values}, distributions={**trial.distributions, **missing})
+
+
+def _last_value(trial: FrozenTrial) -> float | None:
+    """The value of a trial, or the last one that it reported; None if it reported none."""
+    steps = trial.intermediate_values
+    return trial.value if trial.state == COMPLETE or not steps else steps[max(steps)]
+
+
+def _copy(trial: FrozenTrial, **changes: Any) -> FrozenTrial:
+    """Copy a trial with some of its attributes changed, without its intermediate values."""
+    names = ("state", "value", "params", "distributions", "user_attrs", "system_attrs")
+    return create_trial(**{**{name: getattr(trial, name) for name in names}, **changes})
 
 
 def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> ParamValue:

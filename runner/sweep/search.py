@@ -28,18 +28,29 @@ class SearchResult:
 
     Attributes:
         status: The trial's status.
-        value: The value of the objective; None if the trial has none.
+        value: The value of the objective; None if the trial has none, NaN if its training diverged.
     """
 
     status: Status
     value: float | None
 
+    @property
+    def has_diverged(self) -> bool:
+        """Whether the trial failed because its training diverged."""
+        return self.status == "failed" and self.value is not None and not math.isfinite(self.value)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the search can use the result. Other failed trials and interrupted trials run again instead."""
+        return self.status in {"finished", "pruned"} or self.has_diverged
+
 
 class Search:
     """Proposes the trials of a sweep; see `runner.sweep.trial_source.TrialSource`.
 
-    The objective of a point is the mean over its seeds. With pruning, the first seed of a point decides: the other
-    seeds follow once it has finished, and are left out if it is pruned.
+    The objective of a point is the mean over its seeds. A point with a seed whose training diverged has no value, and
+    counts as the worst point. With pruning, the first seed of a point decides: the other seeds follow once it has
+    finished, and are left out if it is pruned or diverges.
     """
 
     def __init__(self, factory: TrialFactory, folder: Path) -> None:
@@ -126,14 +137,20 @@ class Search:
         return limit is None or sum(self._num_trials(point) for point in arm) + num_seeds <= limit
 
     def _num_trials(self, point: SweepPoint) -> int:
-        """The number of trials that a point takes: one if its first trial was pruned."""
+        """The number of trials that a point takes: one if its first trial ended it."""
+        return 1 if self._is_ended_by_first(point) else len(point.trials)
+
+    def _is_ended_by_first(self, point: SweepPoint) -> bool:
+        """Whether the first trial of a point was pruned, or has diverged in a sweep with pruning."""
         first = self._results.get(point.trials[0].name)
-        return 1 if first and first.status == "pruned" else len(point.trials)
+        return first is not None and (
+            first.status == "pruned" or (self._sweep.pruning is not None and first.has_diverged)
+        )
 
     def _is_budget_spent(self) -> bool:
         """Whether a budget of the whole sweep is spent."""
         budget = self._sweep.budget
-        failures = sum(result.status == "failed" for result in self._results.values())
+        failures = sum(not result.is_final and result.status == "failed" for result in self._results.values())
         return bool(
             (budget.failures and failures >= budget.failures)
             or (budget.hours and self._hours() >= budget.hours)
@@ -173,7 +190,7 @@ class Search:
     ) -> None:
         """Record the end of a trial; see `TrialSource`."""
         objective = self._sweep.objective
-        value = validation.get(objective.metric) if objective and status == "finished" else None
+        value = validation.get(objective.metric) if objective and status in {"finished", "failed"} else None
         self._proposed.setdefault(trial.name, trial)
         self._results[trial.name] = SearchResult(status, value)
         for arm, point in self._points():
@@ -183,16 +200,19 @@ class Search:
             self._arms[0].seconds = self._hours() * 3600
 
     def _tell_study(self, arm: ArmStudy, point: SweepPoint) -> None:
-        """Tell the study of a point whose trials have all ended. Failed and interrupted trials run again instead."""
+        """Tell the study of a point whose trials have all ended."""
         results = [self._results.get(trial.name) for trial in point.trials]
         if results[0] is not None and results[0].status == "pruned":
             arm.tell(point, None, is_pruned=True)
-        elif self._sweep.objective is not None and all(result and result.status == "finished" for result in results):
+        elif self._is_ended_by_first(point):
+            arm.tell(point, None)
+        elif self._sweep.objective is not None and all(result and result.is_final for result in results):
             arm.tell(point, self._mean_objective(point))
 
     def _mean_objective(self, point: SweepPoint) -> float | None:
-        """The mean of the objective over a point's seeds; None until every seed has a finite value."""
-        values = [self._results[trial.name].value for trial in point.trials if trial.name in self._results]
+        """The mean of the objective over a point's seeds; None until every seed has finished with a finite value."""
+        results = [self._results[trial.name] for trial in point.trials if trial.name in self._results]
+        values = [result.value for result in results if result.status == "finished"]
         finite = [value for value in values if value is not None and math.isfinite(value)]
         return fmean(finite) if len(finite) == len(point.trials) else None
 

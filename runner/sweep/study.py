@@ -13,11 +13,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from runner.errors import SpecError
+from runner.errors import Problem, SpecError
 from runner.fingerprint_and_provenance import fingerprint
-from runner.spec.check import check_spec
+from runner.spec.check import check_spec, with_location
 from runner.spec.experiment_spec import ExperimentSpec
-from runner.spec.variants import OutsideSpaceError
+from runner.spec.variants import SPACE_PATH, OutsideSpaceError
 from runner.sweep.sampling import draw_point, make_distribution, make_pruner
 from runner.trial.cache_entry import training_key
 from runner.trial_factory import SweepPoint, TrialFactory, point_key
@@ -144,7 +144,11 @@ class ArmStudy:
         return {point_key(point.parameters) for point in self.points}
 
     def propose_point(self) -> SweepPoint | None:
-        """Add the next point to the study; return None if no untried point is left."""
+        """Add the next point to the study; return None if no untried point is left.
+
+        Raises:
+            SpecError: No point that was drawn is valid, and the arm has no other point.
+        """
         tried = self._point_keys()
         for parameters in self._predetermined:
             if point_key(parameters) not in tried:
@@ -155,6 +159,7 @@ class ArmStudy:
         return self._draw(tried)
 
     def _draw(self, tried: set[frozenset[tuple[str, Any]]]) -> SweepPoint | None:
+        num_refused = 0
         for attempt in range(MAX_DRAWS):
             drawn = draw_point(self._factory.variants, self.name, self._study, attempt)
             if point_key(drawn.params) in tried:
@@ -164,10 +169,26 @@ class ArmStudy:
             except SpecError as error:
                 problems = "; ".join(problem.message for problem in error.problems)
                 self.refused.append(f"skipped {_join_values(drawn.params)}: {problems}")
+                num_refused += 1
                 continue
             return self._add(point, system_attrs=drawn.system_attrs)
+        if not self.points:
+            raise self._no_valid_point()
+        if num_refused:
+            self.refused.append(
+                f"the search ends after {len(self.points)} point(s): of the {MAX_DRAWS} points that it drew next, "
+                f"{num_refused} are invalid, and the others were tried before"
+            )
         self.is_exhausted = True
         return None
+
+    def _no_valid_point(self) -> SpecError:
+        arm = f" of the arm {self.name!r}" if self.name else ""
+        message = (
+            f"no trial can run, because each of {MAX_DRAWS} points{arm} that the search drew is invalid; change the "
+            f"values of the space so that they can be combined. The last point: {self.refused[-1]}"
+        )
+        return SpecError([with_location(Problem(message, SPACE_PATH), self._factory.variants.tree)])
 
     def _add(
         self,
@@ -212,7 +233,7 @@ class ArmStudy:
         return must_prune
 
     def tell(self, point: SweepPoint, value: float | None, *, is_pruned: bool = False) -> None:
-        """Record how a point ended: pruned, with a value, or finished without a finite value."""
+        """Record how a point ended: pruned, with a value, or without a finite value, because a training diverged."""
         if self._study.get_trials(deepcopy=False)[point.number].state.is_finished():
             return
         if is_pruned:

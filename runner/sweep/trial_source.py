@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -40,7 +41,8 @@ class TrialSource(Protocol):
             trial: The trial that `ask` returned.
             status: How it ended.
             metrics: Its results on the test split, which are never used for selection.
-            validation: The last value of each `validation/…` metric in its events, by that name.
+            validation: The last value of each `validation/…` metric in its events, by that name. The objective is NaN
+                if its last value was not finite, or if the training diverged.
         """
 
     def summary(self) -> Mapping[str, Any]:
@@ -127,6 +129,8 @@ class SearchClient:
         """
         values = validation_metrics_of(event)
         last_values |= values
+        if event["kind"] == "metrics" and self._objective and event["values"].get(self._objective, 0) is None:
+            self.record_divergence(last_values)
         if not values:
             return False
         with self._lock:
@@ -141,5 +145,11 @@ class SearchClient:
             return self._source.summary()
 
     def objective_value(self, status: Status, last_values: Mapping[str, float]) -> float | None:
-        """The objective's value of a trial that has ended; None unless it is finished."""
-        return last_values.get(self._objective) if self._objective and status == "finished" else None
+        """The objective's value of a trial that has ended; None unless the trial is finished and the value finite."""
+        value = last_values.get(self._objective) if self._objective and status == "finished" else None
+        return value if value is not None and math.isfinite(value) else None
+
+    def record_divergence(self, last_values: dict[str, float]) -> None:
+        """Replace the objective's last value by NaN, because the training has diverged."""
+        if self._objective:
+            last_values[self._objective] = math.nan

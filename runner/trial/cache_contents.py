@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ class CachedItem:
         reclaimable_size: Bytes that deleting it frees; files that a trial also links stay on the disk.
         last_used: When it was published, or last reused or added to.
         made_by: The trial that published it, as `experiment/trial`; None if several trials add to it.
-        used_by: The trials whose records name it; None if unknown.
+        used_by: The trials whose records name it; None if unknown, as for an item of a mirror that other storages may
+            use.
         is_remote: It is stored at the mirror.
     """
 
@@ -62,6 +64,8 @@ class PruneFilter:
     """Criteria for deleting items; an item must match all that are set.
 
     Attributes:
+        max_size: Bytes that the cache may take on the disk beside the files that trials also have. Of the items that
+            match the other criteria, the least recently used are deleted until it takes no more.
         older_than: Minimum time since the last use.
         larger_than: Size in bytes that the item must exceed.
         unused: No trial of the storage may use the item.
@@ -70,19 +74,49 @@ class PruneFilter:
     older_than: timedelta | None = None
     larger_than: int | None = None
     unused: bool = False
+    max_size: int | None = None
 
     @property
     def has_criteria(self) -> bool:
         """Whether any criterion is set."""
-        return self.older_than is not None or self.larger_than is not None or self.unused
+        return self.older_than is not None or self.larger_than is not None or self.unused or self.max_size is not None
+
+    def select(self, items: Sequence[CachedItem], now: datetime) -> list[CachedItem]:
+        """List the items to delete."""
+        matching = [item for item in items if self.matches(item, now)]
+        return matching if self.max_size is None else least_recently_used(items, matching, self.max_size)
 
     def matches(self, item: CachedItem, now: datetime) -> bool:
-        """Whether an item matches all criteria. An item with unknown users does not count as unused."""
+        """Whether an item matches the criteria other than `max_size`. An item with unknown users is not unused."""
         return (
             (self.older_than is None or now - item.last_used > self.older_than)
             and (self.larger_than is None or item.size > self.larger_than)
             and (not self.unused or item.used_by == ())
         )
+
+
+def least_recently_used(
+    items: Sequence[CachedItem], candidates: Iterable[CachedItem], max_size: int
+) -> list[CachedItem]:
+    """Choose the items to delete so that a cache takes at most a number of bytes on the disk.
+
+    Args:
+        items: All items of the cache. Items of a mirror take no space on the disk.
+        candidates: The items that may be deleted. An item whose deletion would free nothing is never chosen.
+        max_size: The number of bytes. Files that a trial also has do not count, because they stay on the disk.
+
+    Returns:
+        The fewest candidates in the order of their last use, the oldest first; all of them if even that is not enough.
+    """
+    excess = sum(item.reclaimable_size for item in items if not item.is_remote) - max_size
+    chosen: list[CachedItem] = []
+    for item in sorted(candidates, key=lambda item: (item.last_used, item.key)):
+        if excess <= 0:
+            break
+        if item.reclaimable_size and not item.is_remote:
+            chosen.append(item)
+            excess -= item.reclaimable_size
+    return chosen
 
 
 def list_items(cache: Cache, storage: Path) -> list[CachedItem]:
@@ -129,35 +163,41 @@ def _users_by_entry(storage: Path) -> dict[str, list[str]]:
     users: dict[str, list[str]] = {}
     for record in sorted(storage.glob("*/*/record.json")):
         try:
-            steps = json.loads(record.read_text(encoding="utf-8")).get("steps", {})
+            contents = json.loads(record.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # removed meanwhile, or not a record of a trial
             continue
-        for step in steps.values():
-            if step.get("cache"):
-                users.setdefault(step["cache"], []).append(f"{record.parent.parent.name}/{record.parent.name}")
+        of_steps = [step["cache"] for step in contents.get("steps", {}).values() if step.get("cache")]
+        for item in dict.fromkeys([*of_steps, *contents.get("cache_items", ())]):
+            users.setdefault(item, []).append(f"{record.parent.parent.name}/{record.parent.name}")
     return users
 
 
 def _local_item(folder: Path, users: dict[str, list[str]]) -> CachedItem:
     kind, key = folder.parent.name, folder.name
     description = CacheEntry(folder, kind, key).read_description()
-    stats = [file.stat() for _, file in list_files(folder)]
+    stats = {name: stat for name, file in list_files(folder) if (stat := _stat_or_none(file)) is not None}
     # Reusing an entry touches its description (see `CacheEntry.link_into`). Without one, the newest file counts.
-    last_used = (
-        (folder / DESCRIPTION).stat().st_mtime
-        if description
-        else max([folder.stat().st_mtime, *(stat.st_mtime for stat in stats)])
-    )
+    times = [stat.st_mtime for name, stat in stats.items() if description is None or name == DESCRIPTION]
+    folder_stat = _stat_or_none(folder) if description is None or not times else None
+    last_used = max([*times, *([folder_stat.st_mtime] if folder_stat else [])], default=0.0)
     return CachedItem(
         kind,
         key,
         location=str(folder),
-        size=sum(stat.st_size for stat in stats),
-        reclaimable_size=sum(stat.st_size for stat in stats if stat.st_nlink == 1),
+        size=sum(stat.st_size for stat in stats.values()),
+        reclaimable_size=sum(stat.st_size for stat in stats.values() if stat.st_nlink == 1),
         last_used=datetime.fromtimestamp(last_used, UTC),
         made_by=description.get("made_by") if description else None,
-        used_by=_users_of(users, kind, key) if description else None,
+        used_by=_users_of(users, kind, key),
     )
+
+
+def _stat_or_none(path: Path) -> os.stat_result | None:
+    """Return the size and times of a file; None if another process removed it meanwhile."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 def _remote_item(description: Mapping[str, Any], uri: str, users: dict[str, list[str]]) -> CachedItem:

@@ -63,8 +63,12 @@ class EventLog:
         self.append("state", step=step, state=state, **({"detail": detail} if detail else {}))
 
     def metrics(self, step: int | None, values: Mapping[str, float | None]) -> None:
-        """Log metrics at an optimizer step; without a step, they are the trial's results."""
-        self.append("metrics", step=step, values=dict(values))
+        """Log metrics at an optimizer step; without a step, they are the trial's results.
+
+        A value that is infinite or not a number becomes null, because JSON has no such numbers.
+        """
+        finite = {name: value if value is not None and math.isfinite(value) else None for name, value in values.items()}
+        self.append("metrics", step=step, values=finite)
 
     def progress(self, stage: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
         """Log the progress of a step. Calls within an interval after the last event log nothing."""
@@ -265,10 +269,20 @@ class RunDirectory:
             yield record
             write_json(self.record, record)
 
+    def record_cache_use(self, item: str) -> None:
+        """Record that the trial uses an item of the cache that belongs to no step, such as `encoded/<key>`."""
+        with self._record_for_change() as record:
+            record["cache_items"] = sorted({*record.get("cache_items", []), item})
+
     def is_finished(self, step: str) -> bool:
         """Whether the record says that a step has finished."""
         steps = self.read_record().get("steps", {})
         return bool(steps.get(step, {}).get("status") == "finished")
+
+    def divergence(self) -> str | None:
+        """The error of a training that diverged; None if the record has no such training."""
+        train = self.read_record().get("steps", {}).get("train", {})
+        return str(train["error"]) if train.get("diverged") else None
 
     def record_step(self, step: str, status: str, started: datetime, **details: Any) -> None:
         """Record how a step ended and how many seconds it took."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import runner.errors
-from runner.errors import OutOfMemoryError, Problem, RunnerError, SpecError, StepError, is_out_of_memory
+from runner.errors import DivergedError, OutOfMemoryError, Problem, RunnerError, SpecError, StepError, is_out_of_memory
 from runner.resolved_plan import check_code
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import StopRequestedError
@@ -65,7 +65,8 @@ def _run_step(context: TrialContext, step: str) -> None:
         _record_end(context, step, "interrupted", started)
         raise
     except RunnerError as error:
-        _record_end(context, step, "failed", started, error=str(error))
+        diverged = {"diverged": True} if isinstance(error, DivergedError) else {}
+        _record_end(context, step, "failed", started, error=str(error), **diverged)
         raise
     except Exception as error:
         _record_end(context, step, "failed", started, error=f"{type(error).__name__}: {error}")

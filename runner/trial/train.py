@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from runner.errors import DataError, StepError
@@ -42,6 +44,13 @@ def encoded_folder(context: TrialContext) -> Path:
         }
     )
     return context.cache.root / "encoded" / key
+
+
+def _record_use(context: TrialContext, encoded: Path) -> None:
+    """Record which trial uses encoded samples, and when."""
+    context.run.record_cache_use(f"{encoded.parent.name}/{encoded.name}")
+    with suppress(FileNotFoundError):  # The trainer creates the folder if it stores samples.
+        os.utime(encoded)
 
 
 def train(context: TrialContext) -> None:
@@ -83,6 +92,8 @@ def train(context: TrialContext) -> None:
         evaluator=ValidationGenerator(context, samples) if options and options.generates_validation else None,
         encoded=encoded_folder(context),
     )
+    if is_main_process() and run.encoded is not None:
+        _record_use(context, run.encoded)
     trained = trainer.train(model, optimizer, rendered, split_groups(samples, context.spec.max_hash_distance), run)
     if trained is None:
         return

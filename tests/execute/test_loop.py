@@ -1,11 +1,13 @@
 """The launch loop: parallel trials; failed, pruned, stopped and relaunched ones; an unreachable tracker."""
 
+import math
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
-from runner.errors import RequirementError, StepError
+from runner.errors import DivergedError, RequirementError, StepError
 from runner.execute.results_and_interfaces import LaunchResult
 from runner.files import write_json, write_jsonl
 from runner.sweep.sweep_folder import SweepFolder
@@ -92,6 +94,42 @@ def test_a_pruned_trial_is_stopped_and_stays_pruned(launcher):
     without, _, listener = launcher.launch(FixedTrials(launcher.trials(1, 2)), {})
     assert listener.started == [("trial-2", True)]
     assert without["trial-2"].status == "finished"
+
+
+class Diverging(FixedTrials):
+    """Records what a search is told."""
+
+    def __init__(self, trials):
+        super().__init__(trials)
+        self.told = {}
+
+    def tell(self, trial, status, metrics, validation):
+        self.told[trial.name] = (status, validation.get("validation/loss"))
+
+
+def test_a_search_is_told_that_a_training_diverged_and_it_does_not_run_again(launcher):
+    error = DivergedError("step 2: the loss is nan")
+    # The executor of this test writes no record of the step, as a real trial does.
+    scripts = {1: [(1, 0.5), error], 2: [(1, 0.4), (2, float("nan"))], 3: [(1, 0.3), StepError("broke")]}
+    source = Diverging(launcher.trials(1, 2, 3))
+    results, executor, _ = launcher.launch(source, scripts)
+    assert [source.told[f"trial-{seed}"][0] for seed in (1, 2, 3)] == ["failed", "finished", "failed"]
+    assert math.isnan(source.told["trial-1"][1]) and math.isnan(source.told["trial-2"][1])
+    assert source.told["trial-3"][1] == 0.3
+    assert [results[f"trial-{seed}"].objective for seed in (1, 2, 3)] == [None, None, None]
+    assert launcher.sweep()["trial-2"]["objective"] is None
+    assert LaunchResult(launcher.plan, list(results.values())).exit_status == 1
+    for running in executor.started:
+        if running.run.path.name == "trial-1":
+            steps = {"train": {"status": "failed", "error": str(error), "diverged": True}}
+            running.run.update_record(steps=steps)
+
+    source = Diverging(launcher.trials(1, 2, 3))
+    again, _, listener = launcher.launch(source, {})
+    assert [name for name, _ in listener.started] == ["trial-3"]
+    assert math.isnan(source.told["trial-1"][1]) and math.isnan(source.told["trial-2"][1])
+    diverged = again["trial-1"]
+    assert (diverged.status, str(diverged.error), diverged.reused) == ("failed", str(error), True)
 
 
 def press(number=signal.SIGINT):
@@ -186,3 +224,28 @@ def test_a_raw_answer_is_shown_once_if_all_metrics_are_0(launcher):
     assert "…' (parser: no 'NER:')" in warning and len(warning) < 600
     assert str(launcher.folder / "runs" / "many" / "trial-2" / "mistakes.jsonl") in warning
     assert "set generator.num_few_shot" in warning
+
+
+def test_the_cache_is_limited_at_the_end_of_each_trial_and_keeps_what_running_trials_use(launcher, listener):
+    cache = launcher.folder / "runs" / ".cache" / "encoded"
+    for age, name in enumerate(("new", "used by trial-2", "old")):
+        (cache / name).mkdir(parents=True)
+        (cache / name / "0.safetensors").write_bytes(b"x" * 600)
+        for path in (cache / name / "0.safetensors", cache / name):
+            os.utime(path, (1000 - age, 1000 - age))
+    compute = launcher.plan.spec.compute.model_copy(update={"cache_limit": "1kB"})
+    spec = launcher.plan.spec.model_copy(update={"compute": compute})
+    launcher.plan = replace(launcher.plan, spec=spec)
+    left = []
+
+    def use():
+        if listener.started[-1][0] == "trial-2":
+            RunDirectory(launcher.folder / "runs" / "many" / "trial-2").record_cache_use("encoded/used by trial-2")
+
+    listener.on_start = use
+    listener.trial_ended = lambda result: left.append({path.name for path in cache.iterdir()})
+    scripts = {1: [], 2: [(step, 0.5) for step in range(4)], 3: []}
+    launcher.launch(FixedTrials(launcher.trials(1, 2, 3)), scripts, listener=listener)
+    assert left == [{"new", "used by trial-2", "old"}, {"used by trial-2"}, {"used by trial-2"}]
+    [first] = listener.warnings
+    assert first.startswith("compute.cache_limit: the cache exceeded 1kB, so the 2 least recently used item(s)")

@@ -10,6 +10,7 @@ from runner.resolved_plan import Trial, resolve
 from runner.spec.load import load_spec
 from runner.spec.sweep_section import SweepOptions
 from runner.trial.cache_and_mirror import Cache
+from runner.trial.cache_contents import list_items
 from runner.trial.run_directory_and_events import EventLog, RunDirectory
 
 SWEEP = {
@@ -62,6 +63,9 @@ def test_a_trial_with_the_same_training_as_a_pruned_one_is_pruned(launcher, prep
     assert [event["state"] for event in events if event["kind"] == "state"] == ["reused"]
     assert other_run.read_record()["status"] == "pruned"
     assert other_run.read_record()["steps"]["train"]["reused_from"] == "many/trial-old"
+    storage = launcher.folder / "runs"
+    [item] = list_items(Cache(storage / ".cache"), storage)
+    assert item.used_by == ("many/trial-new", "many/trial-old")
 
 
 @pytest.mark.parametrize(

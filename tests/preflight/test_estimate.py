@@ -1,6 +1,7 @@
 """What `runner plan` tells of a training, with data and hub and without."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from rich.console import Console
 from runner.cli.plan_and_preview_display import plan_tables
 from runner.errors import RequirementError
 from runner.preflight.estimate import ASSUMED_LENGTH, assumed_sample_length, describe_plan
-from runner.preflight.resources import USABLE_MEMORY_RATIO, check_memory, estimate_hours
+from runner.preflight.resources import USABLE_MEMORY_RATIO, check_memory, estimate_disk, estimate_hours
 from runner.records import Memory, TrainingEstimate, TrainingVariant
 from runner.spec.experiment_spec import ComputeOptions
 from runner.spec.load import load_spec
@@ -66,6 +67,7 @@ def test_the_spec_of_the_paper_is_planned_without_hub_and_data(offline):
     assert divided["fits"] and divided["optimizer"] == pytest.approx(8 * sum(groups.values()) / 4, rel=1e-6)
     assert told["tokens"]["assumed"] and told["tokens"]["longest_sample"] == 1500
     assert told["disk"]["checkpoint"] == 12 * sum(groups.values())
+    assert told["disk"]["encoded_samples"] is None
     assert told["hours"]["training"] is None and told["hours"]["seconds_per_step"] > 0
     assert [name for name in ("data set", "cannot be had") if not any(name in line for line in told["unmet"])] == []
 
@@ -100,6 +102,9 @@ def test_tokens_of_an_available_model_are_counted(tmp_path):
     )
     assert not tokens["estimated"] and not tokens["assumed"]
     assert told["num_samples"] == {"train": 12, "test": 4}
+    disk = told["disk"]
+    assert disk["encoded_samples"] > 12 * 50_000  # one file for each sample, with the pixels of its images
+    assert disk["total"] == disk["num_checkpoints"] * disk["checkpoint"] + disk["model"] + disk["encoded_samples"]
     assert told["fits"] is None and told["advice"] == []
     assert told["hours"] == {}  # on the CPU, whatever the accelerator is called
 
@@ -120,6 +125,25 @@ def test_the_advice_names_what_fits_or_the_least_possible_memory():
     assert [line.split(":")[0] for line in told["advice"][1:]] == ["change2", "change3"]
     assert "at least 90 GB (change1)" in check_memory(estimate_training(200, 90), A100)["advice"][-1]
     assert "90 GB" in check_memory(estimate_training(90), A100)["advice"][-1]
+
+
+@pytest.mark.parametrize(
+    ("encoded", "text"),
+    [
+        (2 * 10**8, "checkpoints of 0.000, the model, and 0.2 of encoded training samples"),
+        (0, "checkpoints of 0.000 and the model "),
+        (None, "checkpoints of 0.000 and the model, without encoded samples"),
+    ],
+)
+def test_the_disk_row_names_the_encoded_samples(offline, encoded, text):
+    disk = estimate_disk(replace(estimate_training(1), encoded=encoded or 0), assumed=encoded is None)
+    assert disk["total"] == 35 + (encoded or 0) and disk["encoded_samples"] == encoded
+    console = Console(width=300)
+    with console.capture() as shown:
+        for table in plan_tables({**plan_of(), "disk": disk}):
+            console.print(table)
+    [row] = [line for line in shown.get().splitlines() if line.startswith("│ disk")]
+    assert text in row
 
 
 def test_hours_are_operations_over_an_assumed_fraction_of_the_peak():

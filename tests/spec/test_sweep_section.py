@@ -3,10 +3,13 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runner.errors import SpecError
 from runner.resolved_plan import smoke_spec
 from runner.spec.load import load_spec
+from runner.spec.sweep_section import Dimension
 
 BASE = """\
 name: swept
@@ -20,6 +23,7 @@ metrics: [{type: ner_f1}]
 tracker: {type: mlflow}
 sweep:
 """
+DRAWN = "search: {type: random}\nbudget: {trials: 3}"
 FIRST_LINE = BASE.count("\n") + 1
 
 
@@ -81,6 +85,56 @@ arms: {odd: {adapter.tasks: [nerr]}}"""
     # The column is that of the invalid value, not of the path.
     assert found[1][1] == len("    optimizer.groups.vision.lr: {uniform: [") + 1
     assert found[2][1] == len("    trainer.global_batch_size: {choice: [4, ") + 1
+
+
+@pytest.mark.parametrize(
+    ("dimension", "hint"),
+    [
+        ("uniform: [1, 4]", "{int: [1, 4]}"),
+        ("loguniform: [1, 4]", "{int: [1, 4]}"),
+        ("loguniform: [1.5, 8.5]", "{int: [2, 8]}"),
+        ("quantized: [1, 4, 0.5]", "{int: [1, 4]}"),
+    ],
+)
+@pytest.mark.parametrize("path", ["trainer.epochs", "trainer.save_steps", "generator.max_new_tokens", "seed"])
+def test_a_range_with_fractions_over_an_integer_is_refused(problems, dimension, hint, path):
+    [(line, _, place, message)] = problems(f"space:\n  {path}: {{{dimension}}}\n{DRAWN}")
+    assert (line, place) == (2, f"sweep.space.{path}.{dimension.partition(':')[0]}")
+    assert f"{path} takes only integers" in message
+    assert hint in message and "`logint`" in message
+
+
+@pytest.mark.parametrize(
+    "dimension",
+    [
+        "trainer.epochs: {quantized: [1, 5, 2]}",
+        "trainer.epochs: {logint: [1, 4]}",
+        "trainer.max_grad_norm: {int: [1, 4]}",
+    ],
+)
+def test_integers_are_valid_in_every_range_that_draws_only_integers(load, dimension):
+    load(f"space:\n  {dimension}\n{DRAWN}")
+
+
+def test_an_invalid_bound_is_reported_with_the_fractions(problems):
+    found = problems(f"space:\n  trainer.epochs: {{uniform: [-2, 4]}}\n{DRAWN}")
+    assert [place for _, _, place, _ in found] == ["sweep.space.trainer.epochs.uniform", "trainer.epochs"]
+
+
+@given(
+    kind=st.sampled_from(["uniform", "loguniform", "quantized", "int", "choice"]),
+    bounds=st.tuples(st.floats(1e-3, 1e6), st.floats(1e-3, 1e6)).filter(lambda pair: pair[0] < pair[1] * (1 - 1e-9)),
+)
+def test_a_fraction_lies_in_the_range_and_is_no_integer(kind, bounds):
+    low, high = bounds
+    values = {"quantized": [low, high, high - low], "int": [1, 1 + int(high)], "choice": [low]}.get(kind, [low, high])
+    dimension = Dimension.model_validate({kind: values})
+    fraction = dimension.fraction()
+    if kind in {"uniform", "loguniform"}:
+        assert fraction is not None
+    if fraction is not None:
+        assert dimension.to_param_value(fraction) is not None
+        assert fraction != round(fraction)
 
 
 def test_errors_outside_the_sweep_are_reported_with_it(problems):

@@ -38,3 +38,17 @@ def run(search, ends=10_000):
         asked.append((trial.name, trial.group, tuple(trial.parameters.items())))
         finish(search, trial)
     return asked
+
+
+def explode(search, ends, edge=1e-3):
+    """Run up to `ends` trials whose trainings diverge above a learning rate; return how many did."""
+    diverged, asked = 0, 0
+    while asked < ends and (trial := search.ask()) is not None:
+        asked += 1
+        rates = [value for value in trial.parameters.values() if isinstance(value, float)]
+        if max(rates) > edge:
+            search.tell(trial, "failed", {}, {"validation/loss": float("nan")})
+            diverged += 1
+        else:
+            finish(search, trial)
+    return diverged

@@ -6,7 +6,8 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import BASE, RATES, finish, loss, run
+from made_up import BASE, RATES, explode, finish, loss, run
+from optuna.trial import TrialState, create_trial
 
 from runner.errors import SpecError
 from runner.resolved_plan import plan_json
@@ -14,7 +15,8 @@ from runner.spec.load import load_spec
 from runner.spec.sweep_section import SweepOptions
 from runner.spec.variants import SweepVariants
 from runner.spec.yaml_layers import Mark, Tree
-from runner.sweep.sampling import draw_point
+from runner.sweep.sampling import COMPLETE, FAIL, TrialAdapter, draw_point, make_distribution
+from runner.sweep.sampling import PRUNED as PRUNED_STATE
 from runner.trial.run_directory_and_events import RunDirectory
 
 SEARCHES = {
@@ -295,6 +297,32 @@ def test_an_exhausted_space_ends_the_search_without_repeated_trials(opened):
     assert search.done()
 
 
+IMPOSSIBLE = """\
+space: {trainer.early_stopping_patience: {choice: [1, 2, 3]}}
+search: {type: random}
+budget: {trials: 5}
+"""
+"""Early stopping needs a validation split, which the spec of the tests that use this space does not have."""
+
+
+@pytest.mark.parametrize("arms", ["", "arms: {one: {trainer.epochs: 3}}"])
+def test_a_space_without_a_valid_point_is_an_error(opened, tmp_path, arms):
+    search = opened(IMPOSSIBLE + arms, base=BASE.replace(", validation_ratio: 0.25", ""))
+    with pytest.raises(SpecError, match="no trial can run") as raised:
+        search.ask()
+    [problem] = raised.value.problems
+    assert problem.file == str(tmp_path / "swept.yaml") and problem.line == BASE.count("\n") + 2
+    assert "The last point: skipped trainer.early_stopping_patience" in problem.message
+    assert ("of the arm 'one'" in problem.message) == bool(arms)
+
+
+def test_a_search_that_ends_early_because_of_invalid_points_says_so(opened):
+    space = IMPOSSIBLE.replace("[1, 2, 3]", "[null, 1, 2]") + "enqueue: [{}]"
+    search = opened(space, base=BASE.replace(", validation_ratio: 0.25", ""))
+    assert len(run(search)) == 1
+    assert search.summary()["refused"][-1].startswith("the search ends after 1 point(s): ")
+
+
 def test_points_with_the_same_trial_run_once(opened):
     # A micro-batch changes no figure: all four points have the same fingerprint.
     sweep = "space: {trainer.micro_batch_size: {grid: [1, 2, 3, 4]}}\nobjective: {metric: validation/loss}"
@@ -321,6 +349,149 @@ def test_a_loss_of_nan_is_never_best_and_not_repeated(opened):
         search.tell(search.ask(), "finished", {}, {"validation/loss": value})
     assert search.summary()["best"]["value"] == 2.0
     assert search.done()
+
+
+TWO_RATES = """\
+space:
+  optimizer.groups.vision.lr: {loguniform: [1.0e-5, 1.0e-1]}
+  optimizer.groups.rest.lr: {loguniform: [1.0e-5, 1.0e-1]}
+objective: {metric: validation/loss, mode: MODE}
+budget: {trials: 30}
+parallel: 1
+search: """
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("kind", ["tpe", "gp", "nsga2, population_size: 5"])
+def test_a_search_avoids_where_trainings_diverge(opened, kind, mode):
+    # Three of four points of the space diverge, so a search that does not learn this has more than 20 of 30.
+    search = TWO_RATES.replace("MODE", mode) + "{type: KIND, seed: 2}".replace("KIND", kind)
+    assert explode(opened(search), 30) <= 19
+
+
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_diverged_trainings_are_final_after_any_kill_and_failures_are_not_counted(opened, kind):
+    sweep = TWO_RATES.replace("MODE", "min").replace("trials: 30", "trials: 8, failures: 1") + SEARCHES[kind][8:]
+    search = opened(sweep)
+    num_diverged = explode(search, 99)
+    undisturbed = [trial.name for trial in search._proposed.values()]
+    assert (len(undisturbed), num_diverged > 1, search.done()) == (8, True, True)
+    before = opened(sweep, "killed")
+    explode(before, 5)
+    before.ask()
+    after = opened(sweep, "killed")
+    assert explode(after, 99) == num_diverged
+    assert [trial.name for trial in after._proposed.values()] == undisturbed
+
+
+def test_a_point_with_a_diverged_seed_has_no_value_and_is_not_best(opened):
+    search = opened(RATES + SEARCHES["tpe"] + "\nbudget: {trials: 4}\nseeds: [1, 2]")
+    outcomes = [("finished", 0.1), ("failed", float("nan")), ("finished", 0.5), ("finished", 0.7)]
+    for status, value in outcomes:
+        search.tell(search.ask(), status, {}, {"validation/loss": value})
+    assert search.summary()["best"]["value"] == pytest.approx(0.6)
+    assert search.done()
+
+
+def test_with_pruning_a_diverged_first_seed_leaves_the_others_out(opened):
+    search = opened(PRUNED + "seeds: [1, 2]\nbudget: {trials: 5}")
+    asked = []
+    while trial := search.ask():
+        asked.append(trial.group)
+        diverges = trial.group == "point-1"
+        value = float("nan") if diverges else 0.5
+        search.tell(trial, "failed" if diverges else "finished", {}, {"validation/loss": value})
+    assert asked == ["point-1", "point-2", "point-2", "point-3", "point-3"]
+    assert search.done()
+
+
+def test_another_failure_is_retried_and_not_told_to_the_search(opened):
+    sweep = RATES + SEARCHES["tpe"] + "\nbudget: {trials: 3}"
+    search = opened(sweep)
+    failed = search.ask()
+    search.tell(failed, "failed", {}, {"validation/loss": 0.1})
+    assert search.summary()["best"] is None
+    assert opened(sweep).ask().name == failed.name
+
+
+@pytest.mark.parametrize("kind", ["tpe", "gp"])
+def test_after_the_first_points_no_path_with_a_condition_is_drawn_independently(monkeypatch, kind):
+    space = {
+        "branch": {"choice": ["a", "b"]},
+        "first": {"uniform": [0, 1], "when": {"branch": "a"}},
+        "second": {"uniform": [0, 1], "when": {"branch": "a"}},
+        "other": {"uniform": [0, 1], "when": {"branch": "b"}},
+    }
+    sweep = SweepOptions.model_validate({"space": space, "search": {"type": kind, "n_startup_trials": 4}})
+    swept, study, drawn = SweepVariants(_tree({"sweep": {"space": space}}), sweep), optuna.create_study(), []
+    sampler = optuna.samplers.TPESampler if kind == "tpe" else optuna.samplers.GPSampler
+    independent = sampler.sample_independent
+
+    def record(self, study, trial, name, distribution):
+        drawn.append(name)
+        return independent(self, study, trial, name, distribution)
+
+    monkeypatch.setattr(sampler, "sample_independent", record)
+    for number in range(12):
+        if number == 6:  # Both branches have been drawn by then.
+            drawn.clear()
+        point = draw_point(swept, None, study, 0)
+        value = point.params.get("first", 1.0) + point.params.get("other", 1.0)
+        study.add_trial(
+            create_trial(value=value, params=point.params, distributions=point.distributions, state=COMPLETE)
+        )
+    assert {trial.params["branch"] for trial in study.trials[:6]} == {"a", "b"}
+    assert drawn == []
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    data=st.data(),
+    kind=st.sampled_from(["tpe", "gp", "nsga2"]),
+    direction=st.sampled_from(["minimize", "maximize"]),
+    states=st.lists(st.sampled_from([COMPLETE, PRUNED_STATE, FAIL, TrialState.RUNNING]), max_size=8),
+)
+def test_a_sampler_learns_of_every_ended_point_and_none_without_a_value_is_better(data, kind, direction, states):
+    space = {
+        "rate": {"uniform": [0, 1]},
+        "kind": {"choice": ["a", "b"]},
+        "inner": {"int": [1, 9], "when": {"kind": "b"}},
+    }
+    sweep = SweepOptions.model_validate({"space": space, "search": {"type": kind}})
+    swept = SweepVariants(_tree({"sweep": {"space": space}}), sweep)
+    study = optuna.create_study(direction=direction)
+    for state in states:
+        params = {"rate": 0.5, "kind": data.draw(st.sampled_from("ab"))} | {"inner": 3}
+        params = {name: value for name, value in params.items() if name != "inner" or params["kind"] == "b"}
+        value = data.draw(st.floats(-5, 5))
+        study.add_trial(
+            create_trial(
+                state=state,
+                value=value if state == COMPLETE else None,
+                params=params,
+                distributions={name: make_distribution(sweep.space[name]) for name in params},
+                intermediate_values={1: value} if state == PRUNED_STATE else {},
+            )
+        )
+    rewritten = TrialAdapter(swept, study).trials()
+    assert len(rewritten) == len(states)
+    assert all(each.state != FAIL for each in rewritten)
+    for before, after in zip(study.trials, rewritten, strict=True):
+        assert before.params.items() <= after.params.items()
+        if kind == "gp":
+            assert after.params.keys() == space.keys()
+        else:
+            assert after.params == before.params
+        if kind != "tpe":
+            assert after.state in {COMPLETE, TrialState.RUNNING}
+    known = [
+        (before.value if before.state == COMPLETE else before.intermediate_values[1])
+        for before in study.trials
+        if before.state in {COMPLETE, PRUNED_STATE}
+    ]
+    failed = [after.value for before, after in zip(study.trials, rewritten, strict=True) if before.state == FAIL]
+    if kind != "tpe" and known:
+        assert set(failed) <= {max(known) if direction == "minimize" else min(known)}
 
 
 def test_test_metrics_are_not_used_for_selection(opened):

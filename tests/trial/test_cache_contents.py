@@ -2,12 +2,15 @@
 
 import json
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.files import SIZE_UNITS, parse_size
+from runner.spec.experiment_spec import ComputeOptions
 from runner.trial.cache_and_mirror import Cache
 from runner.trial.cache_contents import CachedItem, PruneFilter, list_items, prune
 
@@ -27,7 +30,8 @@ def storage(tmp_path):
     (encoded / "0.safetensors").write_text("xyz")
     (runs / "x" / "trial-1").mkdir(parents=True)
     steps = {"train": {"cache": f"trained/{'a' * 64}"}, "score": {"status": "finished"}}
-    (runs / "x" / "trial-1" / "record.json").write_text(json.dumps({"steps": steps}))
+    record = {"steps": steps, "cache_items": [f"encoded/{'c' * 64}"]}
+    (runs / "x" / "trial-1" / "record.json").write_text(json.dumps(record))
     return runs
 
 
@@ -38,7 +42,7 @@ def by_key(rows):
 def test_items_are_listed_with_size_and_users(storage):
     rows = by_key(list_items(Cache(storage / ".cache"), storage))
     assert {row.kind for row in rows.values()} == {"encoded", "trained"}
-    assert (rows["a"].used_by, rows["b"].used_by, rows["c"].used_by) == (("x/trial-1",), (), None)
+    assert (rows["a"].used_by, rows["b"].used_by, rows["c"].used_by) == (("x/trial-1",), (), ("x/trial-1",))
     assert rows["b"].size - rows["b"].reclaimable_size == 5000, "the trial has a link to it"
     assert (rows["c"].size, rows["c"].reclaimable_size, rows["c"].made_by) == (3, 3, None)
 
@@ -77,6 +81,22 @@ def test_an_item_must_match_all_criteria(row, older, larger, unused):
     ]
     assert told == all(each)
     assert not (unused and told and row.used_by != ())
+
+
+@given(st.lists(held, max_size=12), st.integers(0, 400), st.data())
+def test_the_least_recently_used_are_deleted_until_the_rest_fits(items, max_size, data):
+    items = [replace(item, key=str(number)) for number, item in enumerate(items)]
+    items = [replace(item, reclaimable_size=data.draw(st.integers(0, item.size))) for item in items]
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    criteria = PruneFilter(max_size=max_size, unused=data.draw(st.booleans()))
+    chosen, candidates = criteria.select(items, now), [item for item in items if criteria.matches(item, now)]
+    left = sum(item.reclaimable_size for item in items) - sum(item.reclaimable_size for item in chosen)
+    deletable = [item for item in candidates if item.reclaimable_size]
+    assert left <= max_size or chosen == sorted(deletable, key=lambda item: (item.last_used, item.key))
+    assert all(item in deletable for item in chosen)
+    assert not chosen or left + chosen[-1].reclaimable_size > max_size, "no item is deleted without need"
+    latest = max((item.last_used for item in chosen), default=now - timedelta(days=999))
+    assert all(item.last_used >= latest for item in deletable if item not in chosen)
 
 
 def test_pruning_deletes_old_unfinished_folders(storage):
@@ -119,7 +139,36 @@ def test_command_lists_and_deletes(storage, workplace):
     assert (done["removed"], {row["key"][0] for row in done["entries"]}) == (1, {"a", "c"})
 
 
-@pytest.mark.parametrize("arguments", [("--older-than", "soon"), ("--larger-than", "5"), ("--dry-run",)])
+@given(st.decimals(0, 10**6, places=3), st.sampled_from(list(SIZE_UNITS)), st.sampled_from(["", " "]))
+def test_sizes_are_numbers_with_a_unit(number, unit, space):
+    assert parse_size(f"{number:f}{space}{unit}") == pytest.approx(float(number) * SIZE_UNITS[unit], abs=1)
+
+
+@pytest.mark.parametrize("text", ["", "5", "GB", "-1GB", "1.GB", "5gb", "1e3MB", "5GiB"])
+def test_another_size_is_an_error_in_a_spec(text):
+    with pytest.raises(ValueError, match="is not a size such as 500MB"):
+        ComputeOptions(cache_limit=text)
+
+
+def test_command_limits_the_size(storage, workplace, tmp_path):
+    for place, name in enumerate("abc"):
+        [folder] = storage.glob(f".cache/*/{name * 64}")
+        for file in (folder, *folder.iterdir()):
+            os.utime(file, (place, place))
+    (tmp_path / ("b" * 64)).unlink()  # The cache has the only copy of this file.
+    sizes = {row["key"][0]: row["freed"] for row in cache_json(workplace)["entries"]}
+    assert sizes["b"] > 5000 > sizes["a"] > 0 and sizes["c"] == 3
+    assert cache_json(workplace, "--max-size", "10kB")["chosen"] == []
+    dry = cache_json(workplace, "--max-size", "1kB", "--dry-run")
+    assert [row["key"][0] for row in dry["chosen"]] == ["a", "b"]
+    assert [row["key"][0] for row in cache_json(workplace, "--max-size", "1kB", "--unused")["chosen"]] == ["b"]
+    assert "deleted" in workplace.run("cache", "--max-size", "0kB").stdout
+    assert cache_json(workplace)["entries"] == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--max-size", "5"), ("--older-than", "soon"), ("--larger-than", "5"), ("--dry-run",)]
+)
 def test_invalid_options_are_refused_with_a_remedy(workplace, arguments):
     done = workplace.run("cache", *arguments)
     assert done.returncode == 2

@@ -39,6 +39,7 @@ CHANGES_NOTHING = {
     "tracker.uri": st.just("sqlite:///elsewhere.db"),
     "compute.workers": st.integers(2, 4),
     "compute.cache": st.just("elsewhere"),
+    "compute.cache_limit": st.sampled_from(["0kB", "200GB"]),
     "trainer.micro_batch_size": st.integers(1, 2),
     "trainer.save_steps": st.integers(1, 9),
 }

@@ -1,10 +1,14 @@
 """The folder of encoded samples is shared by trials that encode alike, and only by them."""
 
+import os
+
 import pytest
 
 from runner import code_identity
 from runner.resolved_plan import resolve
 from runner.spec.load import load_spec
+from runner.trial.cache_and_mirror import Cache
+from runner.trial.cache_contents import list_items
 from runner.trial.run_directory_and_events import EventLog, RunDirectory
 from runner.trial.run_trial import run_trial
 from runner.trial.train import encoded_folder
@@ -95,3 +99,19 @@ def test_a_trial_reuses_encoded_samples_of_another(plan_of, tmp_path):
         files.append({file.name: file.stat().st_mtime_ns for file in folder.iterdir()})
     assert len(files[0]) == 8
     assert files[0] == files[1]
+
+
+def test_trials_record_their_use_of_encoded_samples(plan_of, tmp_path):
+    storage, names = tmp_path / "runs", []
+    cache = Cache(storage / ".cache")
+    for name, seed in (("one", 1), ("two", 2)):
+        run, plan = RunDirectory(storage / name / "trial-1"), plan_of(f"seed={seed}")
+        run.create(plan, "", ())
+        run_trial(plan.spec, run.path, ["train"])
+        names.append(f"{name}/trial-1")
+        [item] = [item for item in list_items(cache, storage) if item.kind == "encoded"]
+        assert item.used_by == tuple(names)
+        assert item.last_used.year > 2000, "a training that only reads the samples uses them as well"
+        folder = cache.entry(item.kind, item.key).folder
+        for path in (*folder.iterdir(), folder):
+            os.utime(path, (0, 0))

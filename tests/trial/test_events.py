@@ -1,6 +1,12 @@
 """The event log survives kills, and can be read while it grows."""
 
 import json
+import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runner.trial.run_directory_and_events import EventLog, EventTail, StepReporter
 
@@ -40,3 +46,18 @@ def test_a_file_requests_the_stop(tmp_path):
     assert not reporter.stop_requested()
     (tmp_path / "stop").touch()
     assert reporter.stop_requested()
+
+
+@given(st.dictionaries(st.text(), st.none() | st.floats()))
+def test_metrics_are_valid_json_and_what_is_not_finite_is_null(values):
+    with TemporaryDirectory() as folder:
+        log = EventLog(Path(folder) / "events.jsonl")
+        log.metrics(1, values)
+        [line] = (Path(folder) / "events.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    read = json.loads(line, parse_constant=refuse)["values"]
+    is_finite = {name: value is not None and math.isfinite(value) for name, value in values.items()}
+    assert read == {name: value if is_finite[name] else None for name, value in values.items()}

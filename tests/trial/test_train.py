@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from runner.errors import RequirementError
+from runner.errors import DivergedError, RequirementError
 from runner.files import read_jsonl
 from runner.trial.run_directory_and_events import RunDirectory
 
@@ -17,3 +17,12 @@ def test_an_unavailable_generator_fails_the_trial_before_the_training(trial, mon
     run = RunDirectory(trial.folder / "runs" / "shared" / "unmet")
     assert run.read_record()["steps"]["train"]["status"] == "failed"
     assert not any(event["kind"] in {"parameters", "metrics"} for event in read_jsonl(run.events))
+
+
+def test_a_training_that_diverges_is_recorded_as_such(trial, monkeypatch):
+    monkeypatch.chdir(trial.folder)
+    with pytest.raises(DivergedError, match="the loss is"):
+        trial("diverged", "optimizer.groups.all.lr=1.0e+30", "trainer.global_batch_size=2")
+    run = RunDirectory(trial.folder / "runs" / "shared" / "diverged")
+    assert run.read_record()["steps"]["train"]["diverged"] is True
+    assert "the loss is" in run.divergence()

@@ -2,6 +2,7 @@
 
 import gc
 from dataclasses import replace
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.muon import MuonOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions, MuonOptions
 from plugins.trainer.accelerator_and_sharding import make_accelerator
+from plugins.trainer.encoded_samples import SampleFiles
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.step_memory import (
@@ -178,7 +180,18 @@ def module_profile(num_layers, layer_bytes, width, is_trained):
 def model_profile(language, vision, vocab_size):
     ends = vocab_size * 8
     return ModelProfile(
-        language, vision, ends, ends, False, True, True, hidden_size=8, vocab_size=vocab_size, patches_per_token=4
+        language,
+        vision,
+        ends,
+        ends,
+        False,
+        True,
+        True,
+        hidden_size=8,
+        vocab_size=vocab_size,
+        patches_per_token=4,
+        patch_bytes=48,
+        image_feature_size=8,
     )
 
 
@@ -334,3 +347,64 @@ def test_generation_with_fsdp_needs_full_weights_on_every_worker(build_smoke):
     assert answering.weights == pytest.approx(4 * numbers / 8 + 2 * numbers, rel=1e-6)
     assert memory(8).moment != "answer"
     assert memory(1, validation_ratio=0.1, eval_generate_steps=10) == memory(1)
+
+
+@pytest.fixture
+def build(colour_samples):
+    """A function that builds a family's smoke-sized model, with some parameters frozen, and its optimizer."""
+
+    def build(family, groups):
+        [plugin] = entry_points(group="runner.model", name=family)
+        [options] = entry_points(group="runner.model.options", name=family)
+        texts = [text for sample in colour_samples for text in (sample.prompt, sample.target)]
+        model, optimizer = plugin.load()(options.load()(size="smoke")).build(texts, 0), adamw(groups)
+        optimizer.prepare(model.module, 0)
+        return model, optimizer
+
+    return build
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("family", "groups"),
+    [
+        *((family, ALL) for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava_onevision")),
+        *((family, FROZEN_VISION) for family in ("qwen2_5_vl", "qwen3_vl")),
+    ],
+)
+def test_estimated_size_of_encoded_samples_is_that_of_their_files(
+    build, colour_samples, tmp_path, family, groups, precision
+):
+    model, optimizer = build(family, groups)
+    options = SftOptions(precision=precision, epochs=1, global_batch_size=2)
+    files, trainer, vision = SampleFiles(tmp_path / "encoded", [], pytest.fail), SftTrainer(options), None
+    if groups is FROZEN_VISION:
+        vision = model.frozen_vision()
+    counts = [model.count(sample) for sample in colour_samples]
+    for sample in colour_samples:
+        features = trainer.encode(model, sample)
+        with make_accelerator(precision).autocast():
+            files.write(sample, vision.replace_pixels(features) if vision else features)
+    size = sum(file.stat().st_size for file in (tmp_path / "encoded").iterdir())
+    estimate = trainer.estimate_training(model, optimizer, counts, 1, gpus=False).encoded
+    assert estimate == pytest.approx(size, rel=0.25 if family == "llava_onevision" else 0.03)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ratio"),
+    [
+        ({"epochs": 3}, 1.0),
+        ({"epochs": 1, "max_steps": 3}, 0.6),
+        ({"epochs": 1, "max_steps": 3, "validation_ratio": 0.2}, 0.8),
+        ({"epochs": 1, "max_steps": 100}, 1.0),
+        ({"tokens": 25, "epochs": None}, 0.5),
+    ],
+)
+def test_samples_that_a_training_never_reaches_are_not_counted(build, changes, ratio):
+    model, optimizer = build("qwen2_5_vl", ALL)
+    counts = [TokenCounts(40, 16, 5)] * 10
+    whole, part = (
+        estimate_training(SftOptions(global_batch_size=2, **each), model, optimizer, counts, 1, gpus=False).encoded
+        for each in ({"epochs": 1}, changes)
+    )
+    assert whole > 0 and part == pytest.approx(ratio * whole, rel=0.01)

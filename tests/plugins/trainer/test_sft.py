@@ -17,7 +17,7 @@ from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.train_step import TrainStep
 from plugins.trainer.validation_split_and_batches import num_validation
-from runner.errors import SpecError, StepError
+from runner.errors import DivergedError, SpecError, StepError
 from runner.preflight.sample_checker import SampleChecker
 from runner.stages import StopRequestedError, TrainingRun
 
@@ -150,7 +150,9 @@ def test_non_finite_loss_names_step_and_samples(train, recorder, build_smoke):
     model = build_smoke()
     with torch.no_grad():
         model.module.lm_head.weight[0, 0] = math.nan
-    with pytest.raises(StepError, match=r"step 1: the loss is nan .* samples of the step: s\d+, s\d+, s\d+, s\d+, s"):
+    with pytest.raises(
+        DivergedError, match=r"step 1: the loss is nan .* samples of the step: s\d+, s\d+, s\d+, s\d+, s"
+    ):
         train(recorder(), model=model)
 
 

@@ -1,5 +1,7 @@
 """Generated answers during validation: schedule, model selection, and no effect on the training itself."""
 
+import math
+
 import pytest
 import torch
 from evaluator import LetterEvaluator
@@ -11,6 +13,7 @@ from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
+from plugins.trainer.train_step import TrainStep
 from runner.stages import StopRequestedError, TrainingRun
 
 GROUPS = {"vision": {"match": "*visual*", "lr": 2e-3}, "language": {"match": "*", "lr": 4e-3}}
@@ -95,6 +98,14 @@ def test_first_samples_are_evaluated_when_due_and_undefined_metrics_are_not_repo
     assert evaluator.prepared == [3, 4]  # of 3, 4 and 8
     assert evaluator.asked == [[3, 4]] * 2
     assert not _figures(reporter, "validation/nothing")
+
+
+def test_a_validation_loss_that_is_not_finite_is_reported(begin, recorder, monkeypatch):
+    losses = [1.0, math.inf]
+    monkeypatch.setattr(TrainStep, "validation_loss", lambda self, batches: losses.pop(0))
+    reporter = recorder()
+    begin(reporter, "run", epochs=2)
+    assert _figures(reporter, "validation/loss") == [(3, 1.0), (6, math.inf)]
 
 
 def test_answers_equal_those_of_the_saved_model(begin, recorder, colour_samples, tmp_path):
