@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from runner.errors import RequirementError
+from runner.errors import PluginError, RequirementError
 from runner.files import cached_json, user_cache_dir
 
 ENGINE = "runner"
@@ -170,7 +170,7 @@ class ModuleCode:
         )
 
 
-def read_module_code(source: str, module: str, *, is_package: bool) -> ModuleCode:
+def read_module_code(source: str | bytes, module: str, *, is_package: bool) -> ModuleCode:
     """Split a module into its definitions.
 
     Args:
@@ -446,28 +446,49 @@ def module_code(module: str) -> ModuleCode | None:
 
     Raises:
         RequirementError: This process runs an older text of the module.
+        PluginError: The text is not valid Python.
     """
     file = module_file(module)
     if file is None:
         return None
-    source = file.read_text(encoding="utf-8")
-    _check_loaded(module, file, source)
-    return _cached_module_code(source, module, is_package=file.name == "__init__.py")
+    content = file.read_bytes()
+    _check_loaded(module, file, content)
+    try:
+        return _cached_module_code(content, module, is_package=file.name == "__init__.py")
+    except SyntaxError as error:
+        raise PluginError(f"{file} is not valid Python: {error}") from error
 
 
 _LOADED: dict[str, tuple[object, str]] = {}
-"""The modules that this process had imported when their text was first read: the spec of the import, and the text."""
+"""The modules that this process has imported: the spec of the import, and the SHA-256 of the text."""
 
 
-def _check_loaded(module: str, file: Path, source: str) -> None:
+def note_imported(packages: Collection[str] = ()) -> None:
+    """Remember the texts of what this process has imported from the engine, the shipped plugins and some packages.
+
+    The earlier after the import this is done, the fewer edits go unnoticed.
+    """
+    followed = {ENGINE, SHIPPED, *packages}
+    for module in [name for name in sys.modules if name.partition(".")[0] in followed]:
+        _note_imported(module)
+
+
+def _note_imported(module: str) -> str | None:
+    """Return the SHA-256 of the text that a module had when this was first called after its import."""
+    import_spec = getattr(sys.modules[module], "__spec__", None)
+    noted = _LOADED.get(module)
+    origin = getattr(import_spec, "origin", None) or ""
+    # `importlib.reload` creates a new spec.
+    if (noted is None or noted[0] is not import_spec) and origin.endswith(".py"):
+        with suppress(OSError):
+            noted = _LOADED[module] = (import_spec, hashlib.sha256(Path(origin).read_bytes()).hexdigest())
+    return noted[1] if noted else None
+
+
+def _check_loaded(module: str, file: Path, content: bytes) -> None:
     """Refuse a module that was edited after its import: Python goes on running the text that it imported."""
-    if module not in sys.modules:
-        return
-    import_spec = sys.modules[module].__spec__
-    known_spec, known_source = _LOADED.setdefault(module, (import_spec, source))
-    if known_spec is not import_spec:  # `importlib.reload` creates a new spec.
-        _LOADED[module] = (import_spec, source)
-    elif known_source != source:
+    noted = _note_imported(module) if module in sys.modules else None
+    if noted is not None and noted != hashlib.sha256(content).hexdigest():
         raise RequirementError(
             f"{file} was edited after this process imported it, so the code that runs here is not the code in the "
             "file; restart the process (in a notebook, the kernel)"
@@ -475,14 +496,14 @@ def _check_loaded(module: str, file: Path, source: str) -> None:
 
 
 @cache
-def _cached_module_code(source: str, module: str, *, is_package: bool) -> ModuleCode:
+def _cached_module_code(source: bytes, module: str, *, is_package: bool) -> ModuleCode:
     def compute() -> dict[str, Any]:
         return read_module_code(source, module, is_package=is_package).as_json()
 
     folder = user_cache_dir("code")
     if folder is None:
         return ModuleCode.from_json(compute())
-    key = hashlib.sha256(f"{FORMAT} {sys.version_info[:2]} {module} {is_package}\n{source}".encode()).hexdigest()
+    key = hashlib.sha256(f"{FORMAT} {sys.version_info[:2]} {module} {is_package}\n".encode() + source).hexdigest()
     content = cached_json(folder / f"{key}.json", compute, keep=lambda _: True, max_files=MAX_CACHED_MODULES)
     return ModuleCode.from_json(content)
 

@@ -21,7 +21,7 @@ from runner.code_identity import (
     own_packages,
     read_module_code,
 )
-from runner.errors import StepError
+from runner.errors import PluginError, StepError
 from runner.resolved_plan import PlanResolver, check_code
 from runner.spec.experiment_spec import Pins
 from runner.spec.load import load_spec
@@ -616,3 +616,17 @@ def test_digest_is_the_same_in_all_versions_of_python():
     text = "def f(a: int = 1) -> int:\n    return f'{a!r:>2}' + g(*a, b=None)\n"
     [definition] = read_module_code(text, "package.module", is_package=False).definitions["f"]
     assert definition.digest[:16] == "ea1db7167aeeae3b"
+
+
+@pytest.mark.parametrize("prefix", [b"\xef\xbb\xbf", b"# -*- coding: latin-1 -*-\n# \xe9\n"])
+def test_a_module_is_read_as_python_reads_it(prefix):
+    text = b"def f():\n    return 1\n"
+    expected = read_module_code(text, "package.module", is_package=False)
+    assert read_module_code(prefix + text.replace(b"\n", b"\r\n"), "package.module", is_package=False) == expected
+
+
+def test_a_module_that_is_not_python_is_named(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    with pytest.raises(PluginError, match=r"broken\.py is not valid Python"):
+        code_identity([("broken", "Plugin")], {"broken"})
