@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
+import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import Distribution, PackageNotFoundError, version
+from importlib.metadata import (
+    Distribution,
+    PackageNotFoundError,
+    distribution,
+    packages_distributions,
+    requires,
+    version,
+)
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from runner.errors import RequirementError
+from runner.errors import PluginError, RequirementError
 from runner.files import cached_json, user_cache_dir
 
 ENGINE = "runner"
@@ -43,23 +53,33 @@ cannot change weights, answers or metrics."""
 COMPUTING_PACKAGES = {
     "PIL": "pillow",
     "accelerate": "accelerate",
+    "imagehash": "ImageHash",
     "nltk": "nltk",
     "numpy": "numpy",
+    "pandas": "pandas",
     "peft": "peft",
     "rouge_score": "rouge-score",
+    "scipy": "scipy",
     "tokenizers": "tokenizers",
     "torch": "torch",
     "transformers": "transformers",
     "vllm": "vllm",
 }
-"""Packages whose version can change a result: name of the import to name of the distribution."""
+"""Of the packages that the runner requires, those whose version can change a result: name of the import to name of the
+distribution."""
 
 COMPUTES_WITH = {"transformers": ("tokenizers", "pillow", "numpy"), "torch": ("numpy",)}
 """Packages that a package computes with, by distribution."""
 
+SHIPPED = "plugins"
+"""The package of the shipped plugins, which other plugins may build on."""
 
-FORMAT = 1
+
+FORMAT = 2
 """Version of the cached definitions, to be raised whenever `read_module_code` changes."""
+
+Target = tuple[str, str | None]
+"""What an import binds: a module and a name in it; the name is None for the module itself."""
 
 
 @dataclass(frozen=True)
@@ -68,27 +88,39 @@ class Definition:
 
     Attributes:
         digest: SHA-256 of its syntax tree, without comments, docstrings and formatting.
-        names: The names of the module that it uses.
-        imports: What it imports itself, as pairs of module and name; the name is None for the module itself.
+        names: The names that it uses. After the name of an import come the attributes that are used of it
+            (`helpers.f`), and after `self` and `cls` one attribute.
+        imports: What it imports itself.
+        decorators: Of `names`, those that decorate a function or class, and so run when the module is imported.
+        bases: Of `names`, the base classes of a class, without those of the classes within it.
         methods: Of a class: its methods by name. They are not part of the digest.
     """
 
     digest: str
     names: frozenset[str]
-    imports: frozenset[tuple[str, str | None]]
+    imports: frozenset[Target]
+    decorators: tuple[str, ...] = ()
+    bases: tuple[str, ...] = ()
     methods: Mapping[str, Definition] = field(default_factory=dict)
 
     def as_json(self) -> list[Any]:
         """The definition as plain data."""
         methods = {name: method.as_json() for name, method in self.methods.items()}
-        return [self.digest, sorted(self.names), [[*target] for target in self.imports], methods]
+        imports = [[*target] for target in self.imports]
+        return [self.digest, sorted(self.names), imports, self.decorators, self.bases, methods]
 
     @classmethod
     def from_json(cls, data: Sequence[Any]) -> Definition:
         """Read what `as_json` returned."""
-        digest, names, imports, methods = data
-        targets = frozenset((module, name) for module, name in imports)
-        return cls(digest, frozenset(names), targets, {name: cls.from_json(method) for name, method in methods.items()})
+        digest, names, imports, decorators, bases, methods = data
+        return cls(
+            digest,
+            frozenset(names),
+            frozenset((module, name) for module, name in imports),
+            tuple(decorators),
+            tuple(bases),
+            {name: cls.from_json(method) for name, method in methods.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -97,19 +129,29 @@ class ModuleCode:
 
     Attributes:
         definitions: The statements that bind each name; a name that is bound twice has two.
-        imports: The module and the name behind each imported name; the name is None for a module.
-        effects: Statements that bind no name and run when the module is imported.
+        imports: What each import at the top level binds; an import that depends on a condition may bind several.
+        stars: The modules of which all names are imported.
+        loaded: What is imported together with this module.
+        effects: Statements that do more than bind names when the module is imported.
     """
 
     definitions: Mapping[str, tuple[Definition, ...]]
-    imports: Mapping[str, tuple[str, str | None]]
+    imports: Mapping[str, tuple[Target, ...]]
+    stars: tuple[str, ...]
+    loaded: tuple[Target, ...]
     effects: tuple[Definition, ...]
+
+    def binds(self, name: str | None) -> bool:
+        """Whether a statement or an import of this module binds a name."""
+        return name in self.definitions or name in self.imports
 
     def as_json(self) -> dict[str, Any]:
         """The definitions as plain data."""
         return {
             "definitions": {name: [part.as_json() for part in parts] for name, parts in self.definitions.items()},
-            "imports": {name: [*target] for name, target in self.imports.items()},
+            "imports": {name: [[*target] for target in targets] for name, targets in self.imports.items()},
+            "stars": self.stars,
+            "loaded": [[*target] for target in self.loaded],
             "effects": [effect.as_json() for effect in self.effects],
         }
 
@@ -118,12 +160,17 @@ class ModuleCode:
         """Read what `as_json` returned."""
         return cls(
             {name: tuple(map(Definition.from_json, parts)) for name, parts in data["definitions"].items()},
-            {name: (module, attribute) for name, (module, attribute) in data["imports"].items()},
+            {
+                name: tuple((module, attribute) for module, attribute in targets)
+                for name, targets in data["imports"].items()
+            },
+            tuple(data["stars"]),
+            tuple((module, name) for module, name in data["loaded"]),
             tuple(map(Definition.from_json, data["effects"])),
         )
 
 
-def read_module_code(source: str, module: str, *, is_package: bool) -> ModuleCode:
+def read_module_code(source: str | bytes, module: str, *, is_package: bool) -> ModuleCode:
     """Split a module into its definitions.
 
     Args:
@@ -134,51 +181,162 @@ def read_module_code(source: str, module: str, *, is_package: bool) -> ModuleCod
     Raises:
         SyntaxError: The text is not valid Python.
     """
+    tree = ast.parse(source)
     package = module if is_package else module.rpartition(".")[0]
+    statements = _Normalised(package, keep_docstrings=_reads_docstrings(tree)).visit(tree).body
+    imports: dict[str, tuple[Target, ...]] = {}
+    stars: list[str] = []
+    loaded: list[Target] = []
+    for statement in statements:
+        for imported in _imports_on_load(statement):
+            loaded += imported.loaded
+            for bound, target in imported.bound:
+                imports[bound] = (*imports.get(bound, ()), target)
+            stars += imported.stars
     definitions: dict[str, tuple[Definition, ...]] = {}
-    imports: dict[str, tuple[str, str | None]] = {}
     effects: list[Definition] = []
-    for statement in _without_docstrings(ast.parse(source)).body:
-        if _is_type_checking(statement):
+    for statement in statements:
+        if isinstance(statement, _Imports):
             continue
-        bound = set(_bound_names(statement))
-        imported = dict(_imports(statement, package))
-        imports |= imported
-        if isinstance(statement, ast.Import | ast.ImportFrom):
-            continue
-        definition = _definition(statement, package)
-        for name in bound | imported.keys():
+        definition = _definition(statement, imports.keys())
+        for name in set(_bound_names(statement)):
             definitions[name] = (*definitions.get(name, ()), definition)
-        if not bound and not imported:
+        if not _only_binds(statement):
             effects.append(definition)
-    return ModuleCode(definitions, imports, tuple(effects))
+    return ModuleCode(definitions, imports, tuple(stars), tuple(loaded), tuple(effects))
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    """Remove docstrings, also those below an assignment: a text that is a statement has no effect."""
-    for node in ast.walk(tree):
+def _reads_docstrings(tree: ast.Module) -> bool:
+    """Whether a module uses its docstrings as texts, for example as prompts."""
+    names = {getattr(node, "id", getattr(node, "attr", None)) for node in ast.walk(tree)}
+    return bool(names & {"__doc__", "getdoc"})
+
+
+class _Imports(ast.stmt):
+    """Consecutive import statements, whose order and format have no effect.
+
+    Attributes:
+        text: What they import, sorted.
+        bound: Each name that they bind, with what it stands for.
+        stars: The modules of which all names are imported.
+        loaded: The imported modules and names.
+    """
+
+    _fields = ("text",)
+
+    def __init__(self, package: str, statements: Sequence[ast.Import | ast.ImportFrom]) -> None:
+        super().__init__()
+        self.bound: list[tuple[str, Target]] = []
+        self.stars: list[str] = []
+        self.loaded: list[Target] = []
+        for statement in statements:
+            if isinstance(statement, ast.Import):
+                for alias in statement.names:
+                    self.loaded.append((alias.name, None))
+                    top = alias.name.partition(".")[0]
+                    self.bound.append((alias.asname, (alias.name, None)) if alias.asname else (top, (top, None)))
+                continue
+            parts = package.split(".")
+            parents = parts[: len(parts) - (statement.level - 1)] if statement.level else []
+            module = ".".join([*parents, *([statement.module] if statement.module else [])])
+            for alias in statement.names:
+                if alias.name == "*":
+                    self.stars.append(module)
+                    self.loaded.append((module, None))
+                elif module != "__future__":
+                    self.bound.append((alias.asname or alias.name, (module, alias.name)))
+                    self.loaded.append((module, alias.name))
+        self.text = repr(sorted({*map(repr, self.bound), *map(repr, self.loaded), *self.stars}))
+
+    @property
+    def used(self) -> Iterator[Target]:
+        """What code that runs these imports may use."""
+        yield from (target for _, target in self.bound)
+        yield from ((module, None) for module in self.stars)
+        yield from (target for target in self.loaded if target[1] is None)
+
+
+class _Normalised(ast.NodeTransformer):
+    """Removes from a tree what has no effect on what the code does.
+
+    That is: docstrings and other texts that are statements, code for type checkers, annotations of local variables, and
+    the order of imports.
+    """
+
+    def __init__(self, package: str, *, keep_docstrings: bool) -> None:
+        self._package, self._keep_docstrings = package, keep_docstrings
+        self._in_function = False
+
+    def visit(self, node: ast.AST) -> Any:
+        """Normalise a node and everything below it."""
+        outer = self._in_function
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            self._in_function = not isinstance(node, ast.ClassDef)
         for name in ("body", "orelse", "finalbody"):
             block = getattr(node, name, None)
             if isinstance(block, list):
-                kept = [statement for statement in block if not _is_text(statement)]
-                setattr(node, name, kept or ([ast.Pass()] if block and name == "body" else []))
+                kept = self._block(block)
+                may_be_empty = name != "body" or isinstance(node, ast.Module)
+                setattr(node, name, kept or ([] if may_be_empty else [ast.Pass()]))
         if isinstance(node, ast.Constant):
             node.kind = None
-    return tree
+        self.generic_visit(node)
+        self._in_function = outer
+        return node
+
+    def _block(self, statements: list[ast.stmt]) -> list[ast.stmt]:
+        kept: list[ast.stmt] = []
+        imports: list[ast.Import | ast.ImportFrom] = []
+        for statement in self._kept(statements):
+            if isinstance(statement, ast.Import | ast.ImportFrom):
+                imports.append(statement)
+                continue
+            if imports:
+                kept.append(_Imports(self._package, imports))
+                imports = []
+            kept.append(statement)
+        return [*kept, _Imports(self._package, imports)] if imports else kept
+
+    def _kept(self, statements: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+        for statement in statements:
+            chosen = _without_type_checking(statement)
+            if chosen is not None:
+                yield from self._kept(chosen)
+            elif self._in_function and isinstance(statement, ast.AnnAssign):
+                if statement.value is not None:
+                    yield ast.Assign([statement.target], statement.value)
+            elif isinstance(statement, ast.Pass) or (_is_text(statement) and not self._keep_docstrings):
+                continue
+            else:
+                yield statement
 
 
 def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _is_type_checking(statement: ast.stmt) -> bool:
-    return (
-        isinstance(statement, ast.If) and isinstance(statement.test, ast.Name) and statement.test.id == "TYPE_CHECKING"
-    )
+def _without_type_checking(statement: ast.stmt) -> list[ast.stmt] | None:
+    """Return what runs of a condition for type checkers; None for another statement."""
+    if not isinstance(statement, ast.If):
+        return None
+    test, chosen = statement.test, statement.orelse
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        test, chosen = test.operand, statement.body
+    name = test.id if isinstance(test, ast.Name) else test.attr if isinstance(test, ast.Attribute) else None
+    return chosen if name == "TYPE_CHECKING" else None
+
+
+def _imports_on_load(statement: ast.AST) -> Iterator[_Imports]:
+    """Yield the imports that run when the module is imported: all but those in functions."""
+    if isinstance(statement, _Imports):
+        yield statement
+    elif not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.expr):
+        for child in ast.iter_child_nodes(statement):
+            yield from _imports_on_load(child)
 
 
 def _bound_names(statement: ast.stmt) -> Iterator[str]:
-    """Yield the names that a top-level statement binds, imports aside."""
+    """Yield the names that a top-level statement binds."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         yield statement.name
         return
@@ -187,34 +345,85 @@ def _bound_names(statement: ast.stmt) -> Iterator[str]:
             yield node.id
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
+        elif isinstance(node, _Imports):
+            yield from (bound for bound, _ in node.bound)
 
 
-def _imports(node: ast.AST, package: str) -> Iterator[tuple[str, tuple[str, str | None]]]:
-    """Yield the imports in a statement: the bound name, with module and name behind it."""
-    for child in ast.walk(node):
-        if isinstance(child, ast.Import):
-            for alias in child.names:
-                yield alias.asname or alias.name.partition(".")[0], (alias.name, None)
-        elif isinstance(child, ast.ImportFrom):
-            parents = package.split(".")[: len(package.split(".")) - (child.level - 1)] if child.level else []
-            module = ".".join([*parents, *([child.module] if child.module else [])])
-            for alias in child.names:
-                yield alias.asname or alias.name, (module, None if alias.name == "*" else alias.name)
+def _only_binds(statement: ast.AST) -> bool:
+    """Whether a statement does nothing but bind names, so that it has no effect unless one of the names is used."""
+    if isinstance(statement, ast.Assign):
+        return all(isinstance(target, ast.Name | ast.Tuple | ast.List) for target in statement.targets)
+    if isinstance(statement, ast.AnnAssign | ast.AugAssign):
+        return isinstance(statement.target, ast.Name)
+    if isinstance(statement, ast.If | ast.Try | ast.With | ast.ExceptHandler):
+        children = [
+            child for child in ast.iter_child_nodes(statement) if not isinstance(child, ast.expr | ast.withitem)
+        ]
+        return all(map(_only_binds, children))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Pass, ast.Raise, _Imports)
+    return isinstance(statement, kinds) or type(statement).__name__ == "TypeAlias"
 
 
-def _definition(statement: ast.stmt, package: str) -> Definition:
+def _definition(statement: ast.stmt, imported: Collection[str]) -> Definition:
     methods: dict[str, Definition] = {}
+    decorators = getattr(statement, "decorator_list", [])
+    bases: list[ast.expr] = []
     if isinstance(statement, ast.ClassDef):
+        bases = [*statement.bases, *(keyword.value for keyword in statement.keywords)]
         functions = [node for node in statement.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
         for function in functions:
             # A property has several functions of one name.
-            parts = [_definition(node, package) for node in functions if node.name == function.name]
+            parts = [_definition(node, imported) for node in functions if node.name == function.name]
             methods[function.name] = _joined(parts)
         statement.body = [node for node in statement.body if node not in functions] or [ast.Pass()]
-    names = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
-    imports = frozenset(target for _, target in _imports(statement, package))
-    digest = hashlib.sha256(ast.dump(statement).encode()).hexdigest()
-    return Definition(digest, frozenset(names), imports, methods)
+    return Definition(
+        hashlib.sha256(_text(statement).encode()).hexdigest(),
+        frozenset(_used_names(statement, imported)),
+        frozenset(target for node in ast.walk(statement) if isinstance(node, _Imports) for target in node.used),
+        tuple(name for node in decorators for name in _used_names(node, imported)),
+        tuple(name for node in bases for name in _used_names(node, imported)),
+        methods,
+    )
+
+
+def _text(value: Any) -> str:
+    """Write a tree as text. `ast.dump` writes other text in other versions of Python, where nodes have more fields."""
+    if isinstance(value, ast.AST):
+        fields = ((name, getattr(value, name, None)) for name in value._fields)
+        inner = ", ".join(f"{name}={_text(item)}" for name, item in fields if item is not None and item != [])
+        # The value of a constant may be None.
+        return f"{type(value).__name__}({inner})"
+    return f"[{', '.join(map(_text, value))}]" if isinstance(value, list) else repr(value)
+
+
+def _used_names(node: ast.AST, imported: Collection[str]) -> Iterator[str]:
+    """Yield the names that code uses; see `Definition.names`."""
+    if isinstance(node, ast.Attribute | ast.Name):
+        attributes: list[str] = []
+        root: ast.expr = node
+        while isinstance(root, ast.Attribute):
+            attributes.append(root.attr)
+            root = root.value
+        if isinstance(root, ast.Name):
+            own = attributes[-1:] if root.id in {"self", "cls"} else []
+            yield ".".join([root.id, *(reversed(attributes) if root.id in imported else own)])
+            return
+    for name, value in ast.iter_fields(node):
+        for child in value if isinstance(value, list) else [value]:
+            if name in {"annotation", "returns"}:
+                yield from _annotation_names(child, imported)
+            elif isinstance(child, ast.AST):
+                yield from _used_names(child, imported)
+
+
+def _annotation_names(annotation: ast.AST | None, imported: Collection[str]) -> Iterator[str]:
+    """Yield the names in an annotation, also in one that is written as text (`"list[Kind]"`)."""
+    for node in ast.walk(annotation) if annotation else ():
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            with suppress(SyntaxError):
+                yield from _used_names(ast.parse(node.value, mode="eval"), imported)
+    if annotation:
+        yield from _used_names(annotation, imported)
 
 
 def _joined(parts: list[Definition]) -> Definition:
@@ -237,28 +446,49 @@ def module_code(module: str) -> ModuleCode | None:
 
     Raises:
         RequirementError: This process runs an older text of the module.
+        PluginError: The text is not valid Python.
     """
     file = module_file(module)
     if file is None:
         return None
-    source = file.read_text(encoding="utf-8")
-    _check_loaded(module, file, source)
-    return _cached_module_code(source, module, is_package=file.name == "__init__.py")
+    content = file.read_bytes()
+    _check_loaded(module, file, content)
+    try:
+        return _cached_module_code(content, module, is_package=file.name == "__init__.py")
+    except SyntaxError as error:
+        raise PluginError(f"{file} is not valid Python: {error}") from error
 
 
 _LOADED: dict[str, tuple[object, str]] = {}
-"""The modules that this process had imported when their text was first read: the spec of the import, and the text."""
+"""The modules that this process has imported: the spec of the import, and the SHA-256 of the text."""
 
 
-def _check_loaded(module: str, file: Path, source: str) -> None:
+def note_imported(packages: Collection[str] = ()) -> None:
+    """Remember the texts of what this process has imported from the engine, the shipped plugins and some packages.
+
+    The earlier after the import this is done, the fewer edits go unnoticed.
+    """
+    followed = {ENGINE, SHIPPED, *packages}
+    for module in [name for name in sys.modules if name.partition(".")[0] in followed]:
+        _note_imported(module)
+
+
+def _note_imported(module: str) -> str | None:
+    """Return the SHA-256 of the text that a module had when this was first called after its import."""
+    import_spec = getattr(sys.modules[module], "__spec__", None)
+    noted = _LOADED.get(module)
+    origin = getattr(import_spec, "origin", None) or ""
+    # `importlib.reload` creates a new spec.
+    if (noted is None or noted[0] is not import_spec) and origin.endswith(".py"):
+        with suppress(OSError):
+            noted = _LOADED[module] = (import_spec, hashlib.sha256(Path(origin).read_bytes()).hexdigest())
+    return noted[1] if noted else None
+
+
+def _check_loaded(module: str, file: Path, content: bytes) -> None:
     """Refuse a module that was edited after its import: Python goes on running the text that it imported."""
-    if module not in sys.modules:
-        return
-    import_spec = sys.modules[module].__spec__
-    known_spec, known_source = _LOADED.setdefault(module, (import_spec, source))
-    if known_spec is not import_spec:  # `importlib.reload` creates a new spec.
-        _LOADED[module] = (import_spec, source)
-    elif known_source != source:
+    noted = _note_imported(module) if module in sys.modules else None
+    if noted is not None and noted != hashlib.sha256(content).hexdigest():
         raise RequirementError(
             f"{file} was edited after this process imported it, so the code that runs here is not the code in the "
             "file; restart the process (in a notebook, the kernel)"
@@ -266,113 +496,290 @@ def _check_loaded(module: str, file: Path, source: str) -> None:
 
 
 @cache
-def _cached_module_code(source: str, module: str, *, is_package: bool) -> ModuleCode:
+def _cached_module_code(source: bytes, module: str, *, is_package: bool) -> ModuleCode:
     def compute() -> dict[str, Any]:
         return read_module_code(source, module, is_package=is_package).as_json()
 
     folder = user_cache_dir("code")
     if folder is None:
         return ModuleCode.from_json(compute())
-    key = hashlib.sha256(f"{FORMAT} {sys.version_info[:2]} {module} {is_package}\n{source}".encode()).hexdigest()
+    key = hashlib.sha256(f"{FORMAT} {sys.version_info[:2]} {module} {is_package}\n".encode() + source).hexdigest()
     content = cached_json(folder / f"{key}.json", compute, keep=lambda _: True, max_files=MAX_CACHED_MODULES)
     return ModuleCode.from_json(content)
 
 
 def module_file(module: str) -> Path | None:
     """Find the source file of a module in its package's folder; None if there is none."""
+    path = _module_path(module)
+    return path if path is not None and path.suffix == ".py" else None
+
+
+def _module_path(module: str) -> Path | None:
+    """Find the file of a module, or the folder of a package without `__init__.py`; None if there is neither."""
     top, *parts = module.split(".")
     spec = find_spec(top)
     if spec is None or (spec.origin is None and not spec.submodule_search_locations):
         return None
     if not parts and spec.origin is not None:
-        return Path(spec.origin) if spec.origin.endswith(".py") else None
-    for folder in spec.submodule_search_locations or ():
-        path = Path(folder, *parts)
-        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        return Path(spec.origin)
+    folders = [Path(folder, *parts) for folder in spec.submodule_search_locations or ()]
+    for path in folders:
+        # Where both exist, Python imports the package.
+        for candidate in (path / "__init__.py", path.with_name(f"{path.name}.py")):
             if candidate.is_file():
                 return candidate
-    return None
+    return next((path for path in folders if path.is_dir()), None)
 
 
-def own_packages(module: str, distribution: Distribution | None) -> frozenset[str]:
+def own_packages(module: str, dist: Distribution | None) -> frozenset[str]:
     """The top-level packages whose source belongs to a plugin: that of its module, and those of its distribution."""
-    listed = (distribution.read_text("top_level.txt") or "").split() if distribution else []
-    return frozenset({module.partition(".")[0], *listed})
+    # Only setuptools writes `top_level.txt`, and an editable installation lists no source files.
+    listed = (dist.read_text("top_level.txt") or "").split() if dist else []
+    listed += [file.parts[0].removesuffix(".py") for file in (dist.files or () if dist else ()) if file.suffix == ".py"]
+    return frozenset({module.partition(".")[0], SHIPPED, *listed} - {ENGINE, ".."})
+
+
+@cache
+def _required_distributions() -> frozenset[str]:
+    """The normalised names of the distributions that the runner requires."""
+    names = (re.match(r"[\w.-]+", requirement) for requirement in requires("mmre-runner") or ())
+    return frozenset(_normalised(name[0]) for name in names if name)
+
+
+def _normalised(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+@cache
+def _installed_distributions(package: str) -> tuple[str, ...]:
+    """The distributions that a package was installed with; empty for source in place, such as an editable one."""
+    if _normalised(package) in _required_distributions():
+        return (package,)
+    names = _all_packages().get(package, ())
+    origins = (json.loads(distribution(name).read_text("direct_url.json") or "{}") for name in names)
+    is_editable = any(origin.get("dir_info", {}).get("editable", False) for origin in origins)
+    return () if is_editable else tuple(sorted(set(names)))
+
+
+@cache
+def _all_packages() -> Mapping[str, Sequence[str]]:
+    return packages_distributions()  # reads several files of each installed distribution
 
 
 class CodeWalk:
-    """Follows the names that definitions use, through the modules of some packages and of the engine."""
+    """Follows the names that definitions use, through the modules of some packages and of the engine.
+
+    A package that is neither installed nor part of Python, such as a module beside the plugin, is followed too.
+
+    Attributes:
+        reached: For each module, the digests of its definitions and imports that can be used.
+        versions: The distributions whose code is used but not followed.
+    """
 
     def __init__(self, packages: Collection[str], without_modules: Collection[str]) -> None:
         """Take the top-level packages to follow besides the engine, and modules that are not followed."""
         self._packages, self._without_modules = frozenset(packages), frozenset(without_modules)
-        self._seen: set[tuple[str, str | None]] = set()
-        self._pending: list[tuple[str, str | None]] = []
+        self._seen: set[tuple[str, str | None, tuple[str, ...]]] = set()
+        self._pending: list[tuple[str, str | None, tuple[str, ...]]] = []
+        self._loaded: set[str] = set()
         # Each file is read once a walk, so that one walk sees one state of the code.
         self._module_code = cache(module_code)
-        self._module_file = cache(module_file)
+        self._module_path = cache(_module_path)
         self.reached: dict[str, dict[str, str]] = {}
-        self.external: set[str] = set()
+        self.versions: set[str] = set()
 
-    def follow(self, module: str, name: str, without_methods: Collection[str] = ()) -> None:
-        """Follow a definition, such as a plugin's class, except for some of its methods."""
-        self._seen.add((module, name))
-        self._visit(module, name, without_methods)
+    def follow(self, module: str, name: str, without_methods: Collection[str] = (), *, unless_called: bool) -> None:
+        """Follow a definition, such as a plugin's class.
+
+        Args:
+            module: The module of the definition, or one that imports the definition.
+            name: The name; of a nested class (`Outer.Inner`), the outer class is followed.
+            without_methods: Methods of this class and its base classes that are left out.
+            unless_called: Whether methods that the others call on `self` are not left out.
+        """
+        classes = self._with_bases(*self._home(module, name.partition(".")[0]))
+        left_out = set(without_methods)
+        while unless_called and (called := left_out & self._called_methods(classes, left_out)):
+            left_out -= called
+        self._seen |= {(*place, ()) for place in classes}
+        for place in classes:
+            self._visit(*place, (), left_out)
         while self._pending:
             item = self._pending.pop()
             if item not in self._seen:
                 self._seen.add(item)
                 self._visit(*item)
 
-    def _visit(self, module: str, name: str | None, without_methods: Collection[str] = ()) -> None:
+    def _home(self, module: str, name: str) -> tuple[str, str]:
+        """Find the module that defines a name which another module imports, such as the `__init__.py` of a package."""
+        seen: set[tuple[str, str]] = set()
+        while (code := self._module_code(module)) and name not in code.definitions and (module, name) not in seen:
+            seen.add((module, name))
+            self._load(module)
+            self._reach_import(module, name, code)
+            targets = [*code.imports.get(name, ()), *((star, name) for star in code.stars)]
+            places = ((target, attribute) for target, attribute in targets if attribute and self._is_followed(target))
+            module, name = next(places, (module, name))
+        return module, name
+
+    def _with_bases(self, module: str, name: str) -> list[tuple[str, str]]:
+        """List a class and all its base classes that are followed."""
+        classes = [(module, name)]
+        for place in classes:
+            code = self._module_code(place[0])
+            for definition in code.definitions.get(place[1], ()) if code else ():
+                for base in definition.bases:
+                    found = self._place_of(place[0], base)
+                    classes += [found] if found and found not in classes else []
+        return classes
+
+    def _place_of(self, module: str, used: str) -> tuple[str, str] | None:
+        """Find the definition behind a name that a module uses; None if it is not in a module that is followed."""
+        code = self._module_code(module)
+        root, *attributes = used.split(".")
+        if code is None:
+            return None
+        if root in code.definitions and root not in code.imports:
+            return module, root
+        for target, name in code.imports.get(root, ()):
+            path = [*target.split("."), *([name] if name else []), *attributes]
+            for count in range(len(path) - 1, 0, -1):
+                place = ".".join(path[:count])
+                if self._is_followed(place) and self._module_code(place) is not None:
+                    return self._home(place, path[count])
+        return next((self._home(star, root) for star in code.stars if self._is_followed(star)), None)
+
+    def _called_methods(self, classes: Iterable[tuple[str, str]], left_out: Collection[str]) -> set[str]:
+        called: set[str] = set()
+        for module, name in classes:
+            code = self._module_code(module)
+            for definition in code.definitions.get(name, ()) if code else ():
+                methods = [method for key, method in definition.methods.items() if key not in left_out]
+                used = (each.partition(".") for method in methods for each in method.names)
+                called |= {attribute for root, _, attribute in used if root in {"self", "cls"}}
+        return called
+
+    def _visit(
+        self, module: str, name: str | None, attributes: tuple[str, ...], without_methods: Collection[str] = ()
+    ) -> None:
         code = self._module_code(module)
         if code is None:
             return
-        self._visit_effects(module)
+        self._load(module)
         for bound in [*code.definitions, *code.imports] if name is None else [name]:
-            if bound in code.imports:
-                self._use(*code.imports[bound])
+            self._reach_import(module, bound, code)
+            for target in code.imports.get(bound, ()):
+                self._use(module, *target, attributes)
             for index, definition in enumerate(code.definitions.get(bound, ())):
                 parts = {"": definition, **definition.methods}
                 for part, content in parts.items():
                     if part not in without_methods:
                         self._reach(module, f"{bound}.{part}.{index}", content)
+        if name is None or not code.binds(name):
+            for star in code.stars:
+                self._use(module, star, name, attributes)
+            if "__getattr__" in code.definitions:
+                self._pending.append((module, "__getattr__", ()))
 
-    def _visit_effects(self, module: str) -> None:
-        """Importing a module runs the statements of its packages and its own that bind no name."""
-        for ancestor in _with_ancestors(module):
-            code = self._module_code(ancestor) if self._is_followed(ancestor) else None
-            for index, effect in enumerate(code.effects if code else ()):
-                self._reach(ancestor, f"effect {index}", effect)
+    def _load(self, module: str) -> None:
+        """Follow what runs when a module is imported: effects of the module, its packages, and what it imports."""
+        pending = [module]
+        while pending:
+            for part in _with_ancestors(pending.pop()):
+                if part in self._loaded or not self._is_followed(part):
+                    continue
+                self._loaded.add(part)
+                code = self._module_code(part)
+                if code is None:
+                    continue
+                for index, effect in enumerate(code.effects):
+                    self._reach(part, f"effect {index}", effect)
+                self._pending += [(part, name, ()) for name in code.definitions if self._is_registered(part, name)]
+                for target, name in code.loaded:
+                    submodule = f"{target}.{name}"
+                    if self._is_followed(target):
+                        is_module = name is not None and self._module_path(submodule) is not None
+                        pending.append(submodule if is_module else target)
+
+    def _is_registered(self, module: str, name: str) -> bool:
+        """Whether importing a module hands a definition to other code that is followed, which may keep it in a table.
+
+        A decorator does that, and `__init_subclass__` of a base class or the `__new__` or `__init__` of its metaclass.
+        """
+        code = self._module_code(module)
+        assert code is not None
+        definitions = code.definitions[name]
+        if any(self._place_of(module, used) for part in definitions for used in part.decorators):
+            return True
+        if not any(part.bases for part in definitions):
+            return False
+        return any(self._registers_subclasses(*base) for base in self._with_bases(module, name)[1:])
+
+    def _registers_subclasses(self, module: str, name: str) -> bool:
+        code = self._module_code(module)
+        parts = code.definitions.get(name, ()) if code else ()
+        is_metaclass = any("type" in part.bases for part in parts)
+        hooks = {"__new__", "__init__"} if is_metaclass else {"__init_subclass__"}
+        return any(hooks & part.methods.keys() for part in parts)
 
     def _reach(self, module: str, label: str, definition: Definition) -> None:
         self.reached.setdefault(module, {})[label] = definition.digest
         code = self._module_code(module)
         assert code is not None
-        self._pending += [
-            (module, name) for name in definition.names if name in code.definitions or name in code.imports
-        ]
+        for used in definition.names:
+            root, *attributes = used.split(".")
+            if code.binds(root) or code.stars:
+                self._pending.append((module, root, tuple(attributes)))
+        if "globals" in definition.names:
+            self._pending.append((module, None, ()))
         for target in definition.imports:
-            self._use(*target)
+            self._use(module, *target)
 
-    def _use(self, module: str, name: str | None) -> None:
-        """Follow an import: of a module, of a name, or of a module of a package."""
-        top = module.partition(".")[0]
-        if top != ENGINE and top not in self._packages:
-            self.external.add(top)
+    def _reach_import(self, module: str, name: str, code: ModuleCode) -> None:
+        if name in code.imports:
+            self.reached.setdefault(module, {})[f"{name} import"] = repr(code.imports[name])
+
+    def _use(self, user: str, module: str, name: str | None, attributes: tuple[str, ...] = ()) -> None:
+        """Follow an import: of a module with the attributes used of it, of a name, or of a module of a package."""
+        if module.partition(".")[0] != ENGINE and not self._is_followed_package(module.partition(".")[0]):
+            self._use_package(user, module.partition(".")[0])
             return
+        if name is None and attributes:
+            name, attributes = attributes[0], attributes[1:]
         code = self._module_code(module)
-        is_bound = code is not None and (name in code.definitions or name in code.imports)
-        if name is not None and not is_bound and self._module_file(f"{module}.{name}") is not None:
-            module, name = f"{module}.{name}", None
-        if self._is_followed(module):
-            self._pending.append((module, name))
+        submodule = f"{module}.{name}"
+        # `from . import name` in a package binds the name to its submodule.
+        binds = code is not None and code.binds(name) and (module, name) not in code.imports.get(str(name), ())
+        if name is not None and not binds and self._module_path(submodule) is not None:
+            self._use(user, submodule, None, attributes)
+        elif self._is_followed(module):
+            self._pending.append((module, name, attributes))
+            if name is None:
+                # Code that has the package itself can use each of its modules that the user has imported.
+                loaded = getattr(self._module_code(user), "loaded", ())
+                self._pending += [(other, None, ()) for other, _ in loaded if other.startswith(f"{module}.")]
+
+    def _use_package(self, user: str, package: str) -> None:
+        """Note that a package is used. Which packages the runner itself computes with is known."""
+        if package in COMPUTING_PACKAGES:
+            self.versions.add(COMPUTING_PACKAGES[package])
+        elif user.partition(".")[0] not in {ENGINE, SHIPPED} and package not in sys.stdlib_module_names:
+            names = _installed_distributions(package) or (package,)
+            self.versions.update(name for name in names if _normalised(name) not in _required_distributions())
 
     def _is_followed(self, module: str) -> bool:
         if module in self._without_modules:
             return False
         top = module.partition(".")[0]
-        return module in COMPUTING_MODULES if top == ENGINE else top in self._packages
+        return module in COMPUTING_MODULES if top == ENGINE else self._is_followed_package(top)
+
+    def _is_followed_package(self, package: str) -> bool:
+        if package in self._packages or package in COMPUTING_PACKAGES or package in sys.stdlib_module_names:
+            return package in self._packages
+        # The runner's own code uses no package in place.
+        if not self._packages or self._packages == {SHIPPED}:
+            return False
+        return not _installed_distributions(package) and self._module_path(package) is not None
 
 
 def code_identity(
@@ -380,6 +787,7 @@ def code_identity(
     packages: Collection[str] = (),
     *,
     without_methods: Collection[str] = (),
+    unless_called: bool = True,
     without_modules: Collection[str] = (),
 ) -> dict[str, str]:
     """Hash the code that can run when some definitions are used.
@@ -391,7 +799,8 @@ def code_identity(
     Args:
         roots: Module and name of each definition to start from, such as a plugin's class.
         packages: The top-level packages whose modules are followed, besides the engine.
-        without_methods: Methods of the roots that are not used.
+        without_methods: Methods of the roots and their base classes that are not used.
+        unless_called: Whether those of them count that another method calls on `self`.
         without_modules: Modules that are not followed.
 
     Returns:
@@ -400,8 +809,8 @@ def code_identity(
     """
     walk = CodeWalk(packages, without_modules)
     for module, name in roots:
-        walk.follow(module, name, without_methods)
-    return {**_module_hashes(walk.reached), **_package_versions(walk.external)}
+        walk.follow(module, name, without_methods, unless_called=unless_called)
+    return {**_module_hashes(walk.reached), **_package_versions(walk.versions)}
 
 
 def changed_modules(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -416,10 +825,8 @@ def changed_modules(before: Mapping[str, Mapping[str, str]], now: Mapping[str, M
         for name in before[unit].keys() | now[unit].keys():
             old, new = before[unit].get(name), now[unit].get(name)
             if old != new:
-                is_package = name in COMPUTING_PACKAGES.values()
-                changes[name] = (
-                    f"{name} was {old} and is now {new}" if is_package else f"the code of {name} has changed"
-                )
+                is_module = any(re.fullmatch("[0-9a-f]{16}", value) for value in (old, new) if value)
+                changes[name] = f"the code of {name} has changed" if is_module else f"{name} was {old} and is now {new}"
     return [changes[name] for name in sorted(changes)]
 
 
@@ -438,8 +845,8 @@ def _module_hashes(reached: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     }
 
 
-def _package_versions(imported: Iterable[str]) -> dict[str, str]:
-    names = {COMPUTING_PACKAGES[name] for name in imported if name in COMPUTING_PACKAGES}
+def _package_versions(distributions: Iterable[str]) -> dict[str, str]:
+    names = set(distributions)
     names |= {other for name in names for other in COMPUTES_WITH.get(name, ())}
     return {name: _version(name) for name in sorted(names)}
 

@@ -22,6 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from runner.code_identity import note_imported
 from runner.errors import RunnerError
 from runner.resolved_plan import read_plan
 from runner.trial.run_trial import Outcome, outcome_of_trial
@@ -242,6 +243,7 @@ def main(listener_file: int, modules: Sequence[str]) -> None:
             # A module that cannot be imported fails in the trial that needs it, with its own message.
             with suppress(Exception):
                 import_module(name)
+        note_imported({name.partition(".")[0] for name in modules})
         # Frozen objects are not touched by the collector, so that their memory pages remain shared by all processes.
         gc.collect()
         gc.freeze()

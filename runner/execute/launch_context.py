@@ -142,6 +142,11 @@ class LaunchContext:
         self._pruned: PrunedTrials | None = None
 
     @property
+    def keeps_trainings(self) -> bool:
+        """Whether trainings of earlier launches count, also those that were pruned."""
+        return not self.from_scratch and self.rerun != "train"
+
+    @property
     def folder(self) -> Path:
         """The folder of its trials."""
         return self._storage / self.plan.spec.name
@@ -160,7 +165,7 @@ class LaunchContext:
         """
         sweep.begin(self.loaded.file.read_text(encoding="utf-8"), objective)
         self.sweep, self.has_pruning = sweep, has_pruning
-        if has_pruning and not self.from_scratch and self.rerun is None and self.plan.spec.sweep is not None:
+        if has_pruning and self.keeps_trainings and self.plan.spec.sweep is not None:
             self._pruned = PrunedTrials(self._cache, self.plan.spec.sweep)
         self.objective = str(objective["metric"]) if objective else None
         run = tracked_sweep(self.plan.spec, self.plan.dataset, sweep.path)

@@ -187,9 +187,9 @@ class LaunchLoop:
 
     def _earlier_status(self, run: RunDirectory) -> Status | None:
         """How a trial ended in an earlier launch; None if it is to be run."""
-        if self._experiment.from_scratch or self._experiment.rerun is not None:
+        if not self._experiment.keeps_trainings:
             return None
-        if run.is_finished("score"):
+        if self._experiment.rerun is None and run.is_finished("score"):
             return "finished"
         if self._experiment.has_pruning and run.read_record().get("status") == "pruned":
             return "pruned"

@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from inspect import isabstract, isfunction
 from typing import Any, cast, get_args
 
+from runner.code_identity import note_imported
 from runner.errors import PluginError
 from runner.stages import (
     Adapter,
@@ -114,9 +115,11 @@ class Plugin:
 
 def _load(entry: EntryPoint) -> Any:
     try:
-        return entry.load()
+        loaded = entry.load()
     except (ImportError, AttributeError) as error:
         raise PluginError(f"plugin {entry.name!r} ({entry.value}) cannot be imported: {error}") from error
+    note_imported([entry.module.partition(".")[0]])
+    return loaded
 
 
 @cache

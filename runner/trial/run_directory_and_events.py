@@ -229,7 +229,8 @@ class RunDirectory:
         for file in files:
             file.unlink(missing_ok=True)
         shutil.rmtree(self.mistakes, ignore_errors=True)
-        write_text(self.no_cache_marker, " ".join(forgotten))
+        if self.uses_cache(first):  # else an earlier request, for this step or one before it, still holds
+            write_text(self.no_cache_marker, " ".join(forgotten))
 
     def uses_cache(self, step: str) -> bool:
         """Whether a step may take its artifact from the cache; see `clear` and `forget_steps`."""

@@ -174,8 +174,8 @@ class Launcher:
             trials.append(Trial(f"trial-{seed}", plan, {"seed": seed}, "all"))
         return trials
 
-    def launch(self, source, scripts, *, has_pruning=False, listener=None, ignores_stop=False):
-        experiment = LaunchContext(self.loaded, self.plan, self.folder / "runs", (), from_scratch=False)
+    def launch(self, source, scripts, *, has_pruning=False, listener=None, ignores_stop=False, rerun=None):
+        experiment = LaunchContext(self.loaded, self.plan, self.folder / "runs", (), from_scratch=False, rerun=rerun)
         folder = SweepFolder(self.folder / "runs" / "many" / "sweep", self.plan)
         executor, listener = (
             ScriptedExecutor(2, lambda plan: scripts.get(plan.seed, [(1, 1.0)]), ignores_stop),

@@ -79,6 +79,17 @@ def test_a_process_that_imported_the_code_before_its_edit_refuses_to_launch(own_
     assert f"{module} was edited after this process imported it" in done.stderr
 
 
+def test_an_edit_between_the_import_of_a_plugin_and_its_first_launch_is_noticed(own_copy):
+    workplace, package = own_copy
+    forget_imports()
+    assert workplace.run("validate", "emoji.yaml").returncode == 0  # imports the metric with its options
+    module = package / "answer_length.py"
+    module.write_text(module.read_text().replace("words /", "2 * words /"))
+    done = workplace.run("launch", "emoji.yaml", "--local")
+    assert done.returncode == 2
+    assert f"{module} was edited after this process imported it" in done.stderr
+
+
 def test_steps_run_again_on_request(own_copy):
     workplace, _ = own_copy
     first, _ = launch(workplace)

@@ -132,6 +132,18 @@ def test_a_search_is_told_that_a_training_diverged_and_it_does_not_run_again(lau
     assert (diverged.status, str(diverged.error), diverged.reused) == ("failed", str(error), True)
 
 
+@pytest.mark.parametrize(("rerun", "started"), [("score", {"trial-1"}), ("train", {"trial-1", "trial-2"})])
+def test_what_runs_again_does_not_train_a_pruned_trial_unless_trainings_run_again(launcher, rerun, started):
+    scripts = {1: [(1, 0.5)], 2: [(1, 9.0), *((step, 9.0) for step in range(2, 200))]}
+    launcher.launch(Pruning(launcher.trials(1, 2), bound=1), scripts, has_pruning=True)
+    source = Pruning(launcher.trials(1, 2), bound=1)
+    again = scripts if rerun == "train" else {1: []}
+    results, _, listener = launcher.launch(source, again, has_pruning=True, rerun=rerun)
+    assert {name for name, _ in listener.started} == started
+    assert [results[f"trial-{seed}"].status for seed in (1, 2)] == ["finished", "pruned"]
+    assert source.told["trial-1"] == ("finished", {"validation/loss": 0.5}), "the training's objective holds"
+
+
 def press(number=signal.SIGINT):
     os.kill(os.getpid(), number)
 

@@ -81,6 +81,16 @@ def test_forgotten_steps_run_again_without_the_cache_and_the_others_stay(tmp_pat
     assert not run.model.exists()
 
 
+def test_a_request_to_run_again_holds_until_the_steps_have_run(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.forget_steps("generate")
+    run.forget_steps("score")
+    assert [step for step in STEPS if run.uses_cache(step)] == ["train"]
+    run.forget_steps("train")
+    run.forget_steps("generate")
+    assert not any(run.uses_cache(step) for step in STEPS)
+
+
 def test_no_change_of_the_record_is_lost_if_launch_and_worker_write_at_once(tmp_path):
     launch, worker = RunDirectory(tmp_path), RunDirectory(tmp_path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from transformers import (
@@ -204,10 +204,26 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         return self.loaded_class(module, processor)
 
     def _weights(self, folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
-        only_safetensors = None if self._options.pickled_weights else True
-        return AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, attn_implementation=self._options.attention, use_safetensors=only_safetensors
+        """Load the weights in a folder.
+
+        Raises:
+            RequirementError: The files do not hold all weights. Transformers would draw the others at random.
+        """
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=self._options.attention,
+            use_safetensors=None if self._options.pickled_weights else True,
+            output_loading_info=True,
         )
+        module, loading = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
+        missing = sorted(loading["missing_keys"])
+        if missing:
+            raise RequirementError(
+                f"model.checkpoint: the files with weights in {folder} lack weights of the model: {missing[0]} "
+                f"({len(missing)} in all); copy the whole checkpoint, or use one of this architecture"
+            )
+        return module
 
 
 def read_config(folder: Path) -> PreTrainedConfig:

@@ -76,9 +76,11 @@ def weight_files(folder: Path, *, pickled: bool) -> list[Path]:
 
     Raises:
         RequirementError: Only pickled weights exist and they may not be loaded, a file that an index names is missing,
-            or a file is not valid JSON.
+            or a file does not contain the JSON that is expected.
     """
     named = _read_json(folder / "config.json").get("transformers_weights")
+    if named is not None and not isinstance(named, str):
+        raise RequirementError(f"model.checkpoint: `transformers_weights` in {folder / 'config.json'} must name a file")
     first = next((folder / name for name in ([named] if named else WEIGHTS) if (folder / name).is_file()), None)
     if first is None:
         return []
@@ -95,7 +97,13 @@ def _indexed_files(file: Path) -> list[Path]:
     """Return the files that an index names; empty for a file with weights."""
     if file.suffix != ".json":
         return []
-    parts = [file.parent / name for name in sorted(set(_read_json(file).get("weight_map", {}).values()))]
+    weight_map = _read_json(file).get("weight_map")
+    names = {*weight_map.values()} if isinstance(weight_map, dict) else set()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise RequirementError(
+            f"model.checkpoint: {file} names no files with weights (`weight_map`); copy the file again"
+        )
+    parts = [file.parent / name for name in sorted(names)]
     missing = [part for part in parts if not part.is_file()]
     if missing:
         raise RequirementError(
@@ -133,7 +141,7 @@ def local_revision(folder: Path, *, pickled: bool) -> str:
     if not weights:
         raise _no_weights(folder)
     patterns = (*CONTENT_FILES, "additional_chat_templates/*.jinja")
-    files = {file for pattern in patterns for file in folder.glob(pattern)}
+    files = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
     files |= set(weights)
     digest = hashlib.sha256()
     # The index may name files outside the folder: below it, beside it (`../`), or by an absolute path.

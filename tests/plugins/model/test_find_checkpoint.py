@@ -114,18 +114,43 @@ def test_an_adapter_is_refused_because_its_base_is_elsewhere(folder):
         revision(folder)
 
 
+def write_index(folder, index):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
         (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
         (lambda folder: (folder / "config.json").write_text("{"), r"config.json is not valid JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), r"config.json must contain a JSON object"),
+        (lambda folder: write_index(folder, {}), "names no files with weights"),
+        (lambda folder: write_index(folder, {"weight_map": {}}), "names no files with weights"),
+        (lambda folder: write_index(folder, {"weight_map": ["model.safetensors"]}), "names no files with weights"),
+        (lambda folder: write_index(folder, {"weight_map": {"a": 1}}), "names no files with weights"),
+        (lambda folder: (folder / "config.json").write_text('{"transformers_weights": 1}'), "must name a file"),
     ],
 )
 def test_an_incomplete_checkpoint_is_an_error_that_names_the_file(folder, damage, told):
     damage(folder)
     with pytest.raises(RequirementError, match=told):
         revision(folder)
+
+
+def test_weights_that_the_files_lack_are_not_drawn_at_random(folder):
+    tensors = load_file(folder / "model.safetensors")
+    left_out = next(name for name in tensors if name.endswith("patch_embed.proj.weight"))
+    save_file({name: tensors[name] for name in tensors if name != left_out}, folder / "model.safetensors")
+    with pytest.raises(RequirementError, match=r"lack weights of the model: .*patch_embed.proj.weight \(1 in all\)"):
+        weights(folder)
+
+
+def test_folders_and_broken_links_do_not_count(folder):
+    before = revision(folder)
+    (folder / "logs.json").mkdir()
+    (folder / "old.json").symlink_to(folder / "absent.json")
+    assert revision(folder) == before
 
 
 def test_the_digest_of_a_file_is_cached_until_the_file_changes(folder, monkeypatch, tmp_path):
