@@ -183,7 +183,7 @@ def read_module_code(source: str | bytes, module: str, *, is_package: bool) -> M
     """
     tree = ast.parse(source)
     package = module if is_package else module.rpartition(".")[0]
-    statements = _Normalised(package, keep_docstrings=_reads_docstrings(tree)).visit(tree).body
+    statements = _Normalised(package, keep_docstrings=_reads_docstrings(source)).block(tree.body)
     imports: dict[str, tuple[Target, ...]] = {}
     stars: list[str] = []
     loaded: list[Target] = []
@@ -206,10 +206,10 @@ def read_module_code(source: str | bytes, module: str, *, is_package: bool) -> M
     return ModuleCode(definitions, imports, tuple(stars), tuple(loaded), tuple(effects))
 
 
-def _reads_docstrings(tree: ast.Module) -> bool:
-    """Whether a module uses its docstrings as texts, for example as prompts."""
-    names = {getattr(node, "id", getattr(node, "attr", None)) for node in ast.walk(tree)}
-    return bool(names & {"__doc__", "getdoc"})
+def _reads_docstrings(source: str | bytes) -> bool:
+    """Whether a module may use its docstrings as texts, for example as prompts."""
+    words: Sequence[Any] = ("__doc__", "getdoc") if isinstance(source, str) else (b"__doc__", b"getdoc")
+    return any(word in source for word in words)
 
 
 class _Imports(ast.stmt):
@@ -256,35 +256,19 @@ class _Imports(ast.stmt):
         yield from (target for target in self.loaded if target[1] is None)
 
 
-class _Normalised(ast.NodeTransformer):
-    """Removes from a tree what has no effect on what the code does.
+class _Normalised:
+    """Removes from statements what has no effect on what they do.
 
     That is: docstrings and other texts that are statements, code for type checkers, annotations of local variables, and
-    the order of imports.
+    the order of imports. Expressions are left as they are.
     """
 
     def __init__(self, package: str, *, keep_docstrings: bool) -> None:
         self._package, self._keep_docstrings = package, keep_docstrings
         self._in_function = False
 
-    def visit(self, node: ast.AST) -> Any:
-        """Normalise a node and everything below it."""
-        outer = self._in_function
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-            self._in_function = not isinstance(node, ast.ClassDef)
-        for name in ("body", "orelse", "finalbody"):
-            block = getattr(node, name, None)
-            if isinstance(block, list):
-                kept = self._block(block)
-                may_be_empty = name != "body" or isinstance(node, ast.Module)
-                setattr(node, name, kept or ([] if may_be_empty else [ast.Pass()]))
-        if isinstance(node, ast.Constant):
-            node.kind = None
-        self.generic_visit(node)
-        self._in_function = outer
-        return node
-
-    def _block(self, statements: list[ast.stmt]) -> list[ast.stmt]:
+    def block(self, statements: list[ast.stmt]) -> list[ast.stmt]:
+        """Normalise a list of statements and all statements within them."""
         kept: list[ast.stmt] = []
         imports: list[ast.Import | ast.ImportFrom] = []
         for statement in self._kept(statements):
@@ -294,8 +278,21 @@ class _Normalised(ast.NodeTransformer):
             if imports:
                 kept.append(_Imports(self._package, imports))
                 imports = []
+            self._visit(statement)
             kept.append(statement)
         return [*kept, _Imports(self._package, imports)] if imports else kept
+
+    def _visit(self, node: ast.AST) -> None:
+        outer = self._in_function
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            self._in_function = not isinstance(node, ast.ClassDef)
+        for name in ("body", "orelse", "finalbody"):
+            block = getattr(node, name, None)
+            if isinstance(block, list):
+                setattr(node, name, self.block(block) or ([ast.Pass()] if name == "body" else []))
+        for child in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
+            self._visit(child)
+        self._in_function = outer
 
     def _kept(self, statements: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
         for statement in statements:
@@ -309,6 +306,15 @@ class _Normalised(ast.NodeTransformer):
                 continue
             else:
                 yield statement
+
+
+def _statements(statement: ast.AST) -> Iterator[ast.AST]:
+    """Yield a statement and all statements within it; expressions hold none."""
+    yield statement
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        block = getattr(statement, name, None)
+        for child in block if isinstance(block, list) else ():
+            yield from _statements(child)
 
 
 def _is_text(node: ast.AST) -> bool:
@@ -379,7 +385,7 @@ def _definition(statement: ast.stmt, imported: Collection[str]) -> Definition:
     return Definition(
         hashlib.sha256(_text(statement).encode()).hexdigest(),
         frozenset(_used_names(statement, imported)),
-        frozenset(target for node in ast.walk(statement) if isinstance(node, _Imports) for target in node.used),
+        frozenset(target for node in _statements(statement) if isinstance(node, _Imports) for target in node.used),
         tuple(name for node in decorators for name in _used_names(node, imported)),
         tuple(name for node in bases for name in _used_names(node, imported)),
         methods,
@@ -389,15 +395,24 @@ def _definition(statement: ast.stmt, imported: Collection[str]) -> Definition:
 def _text(value: Any) -> str:
     """Write a tree as text. `ast.dump` writes other text in other versions of Python, where nodes have more fields."""
     if isinstance(value, ast.AST):
-        fields = ((name, getattr(value, name, None)) for name in value._fields)
-        inner = ", ".join(f"{name}={_text(item)}" for name, item in fields if item is not None and item != [])
-        # The value of a constant may be None.
-        return f"{type(value).__name__}({inner})"
-    return f"[{', '.join(map(_text, value))}]" if isinstance(value, list) else repr(value)
+        parts = []
+        for name in value._fields:
+            item = getattr(value, name, None)
+            # The kind of a constant is only the prefix of its text; the value of a constant may be None.
+            if item is not None and item != [] and name != "kind":
+                parts.append(f"{name}={_text(item)}")
+        return f"{type(value).__name__}({', '.join(parts)})"
+    return f"[{', '.join([_text(item) for item in value])}]" if isinstance(value, list) else repr(value)
 
 
-def _used_names(node: ast.AST, imported: Collection[str]) -> Iterator[str]:
-    """Yield the names that code uses; see `Definition.names`."""
+def _used_names(node: ast.AST, imported: Collection[str]) -> list[str]:
+    """Return the names that code uses; see `Definition.names`."""
+    names: list[str] = []
+    _add_used_names(node, imported, names)
+    return names
+
+
+def _add_used_names(node: ast.AST, imported: Collection[str], names: list[str]) -> None:
     if isinstance(node, ast.Attribute | ast.Name):
         attributes: list[str] = []
         root: ast.expr = node
@@ -406,24 +421,23 @@ def _used_names(node: ast.AST, imported: Collection[str]) -> Iterator[str]:
             root = root.value
         if isinstance(root, ast.Name):
             own = attributes[-1:] if root.id in {"self", "cls"} else []
-            yield ".".join([root.id, *(reversed(attributes) if root.id in imported else own)])
+            names.append(".".join([root.id, *(reversed(attributes) if root.id in imported else own)]))
             return
-    for name, value in ast.iter_fields(node):
-        for child in value if isinstance(value, list) else [value]:
-            if name in {"annotation", "returns"}:
-                yield from _annotation_names(child, imported)
-            elif isinstance(child, ast.AST):
-                yield from _used_names(child, imported)
+    for name in node._fields:
+        value = getattr(node, name, None)
+        for child in value if isinstance(value, list) else (value,):
+            if isinstance(child, ast.AST):
+                if name in {"annotation", "returns"}:
+                    _add_names_in_texts(child, imported, names)
+                _add_used_names(child, imported, names)
 
 
-def _annotation_names(annotation: ast.AST | None, imported: Collection[str]) -> Iterator[str]:
-    """Yield the names in an annotation, also in one that is written as text (`"list[Kind]"`)."""
-    for node in ast.walk(annotation) if annotation else ():
+def _add_names_in_texts(annotation: ast.AST, imported: Collection[str], names: list[str]) -> None:
+    """Add the names in the texts of an annotation, such as `"list[Kind]"`."""
+    for node in ast.walk(annotation):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             with suppress(SyntaxError):
-                yield from _used_names(ast.parse(node.value, mode="eval"), imported)
-    if annotation:
-        yield from _used_names(annotation, imported)
+                _add_used_names(ast.parse(node.value, mode="eval"), imported, names)
 
 
 def _joined(parts: list[Definition]) -> Definition:

@@ -43,7 +43,7 @@ def cached_json(file: Path, compute: Callable[[], T], *, keep: Callable[[T], boo
     if keep(data):
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, data)
+            write_text(file, json.dumps(data))
             for old in sorted(file.parent.glob("*.json"), key=lambda cached: cached.stat().st_mtime)[:-max_files]:
                 old.unlink(missing_ok=True)
     return data

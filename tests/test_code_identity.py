@@ -85,6 +85,8 @@ NOT_USED_HERE = {
     "plugins.metric.extraction": UNUSED_METRICS,
     "plugins.metric.summary": {"CorpusBleu", "CorpusBleuOptions"},
     "plugins.data.synthetic": set(),
+    # These write texts that the launch shows.
+    "runner.trial.score": {"describe_total_failure", "describe_mistake"},
 }
 """Definitions of these modules that the spec does not use, or that other steps use as well."""
 
