@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
+from accelerate import (
+    Accelerator,
+    DistributedDataParallelKwargs,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+)
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, KwargsHandler
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.rendezvous import register_rendezvous_handler
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
@@ -101,6 +110,31 @@ def gather_weights(module: torch.nn.Module, *, keep: bool) -> None:
             setattr(submodule, name, full_parameters[id(parameter)])
 
 
+LOOPBACK = "127.0.0.1"
+"""`MASTER_ADDR` of a group of workers on one machine."""
+PENDING_CONNECTIONS = 1024
+
+
+def _meet_on_loopback(_url: str, timeout: timedelta, **_options: object) -> Iterator[tuple[TCPStore, int, int]]:
+    """Let the workers of one machine meet where other machines cannot connect; see `torch.distributed.rendezvous`.
+
+    By default, the store of rank 0 accepts connections of all machines, and it knows no password.
+    """
+    rank, num_workers, port = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    descriptor = None
+    if rank == 0:
+        listener = socket.socket()
+        # The launch keeps the port bound, without listening, until the workers meet.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((LOOPBACK, port))
+        listener.listen(PENDING_CONNECTIONS)
+        descriptor = listener.detach()
+    yield TCPStore(LOOPBACK, port, num_workers, rank == 0, timeout, master_listen_fd=descriptor), rank, num_workers
+
+
+register_rendezvous_handler("loopback", _meet_on_loopback)  # type: ignore[no-untyped-call]
+
+
 def make_accelerator(precision: str, sharded_layers: Sequence[str] = ()) -> Accelerator:
     """Make an accelerator for this process, or for its rank in a worker group that is initialised already.
 
@@ -115,11 +149,15 @@ def make_accelerator(precision: str, sharded_layers: Sequence[str] = ()) -> Acce
     # Accelerate stores its choice of FSDP in the environment, where the next trial would read it.
     os.environ.pop("ACCELERATE_USE_FSDP", None)
     plugin = sharding_plugin(sharded_layers, precision) if sharded_layers else None
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    handlers: list[KwargsHandler] = [parallel]
+    if os.environ.get("MASTER_ADDR") == LOOPBACK:
+        handlers.append(InitProcessGroupKwargs(init_method="loopback://"))
     accelerator = Accelerator(
         fsdp_plugin=plugin,
         cpu=not torch.cuda.is_available(),
         mixed_precision="bf16" if precision == "bf16" else "no",
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)],
+        kwargs_handlers=handlers,
     )
     if plugin is not None and accelerator.distributed_type is DistributedType.MULTI_CPU:
         # Accelerate enables FSDP only on GPUs; on CPUs the state must be set. The code that runs is the same.

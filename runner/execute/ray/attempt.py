@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from runner.errors import LostWorkerError, OutOfMemoryError, RunnerError, StepError
 from runner.execute.fork_executor import plugin_modules
 from runner.execute.ray.cluster_and_reservations import Reservation
-from runner.execute.ray.node_worker import WorkerTask, run_worker
+from runner.execute.ray.node_worker import LOOPBACK, WorkerTask, run_worker
 from runner.resolved_plan import plan_json, with_changed_options
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.trial.run_directory_and_events import EventLog, RunDirectory, steps_of
@@ -97,7 +97,8 @@ class Attempt:
             return
         _, num_workers = self._phases[0]
         if num_workers > 1:
-            self._rendezvous = self._actors[self._reservation.nodes[0]].rendezvous_address.remote()
+            nodes = self._reservation.nodes
+            self._rendezvous = self._actors[nodes[0]].rendezvous_address.remote(is_only_node=len(set(nodes)) == 1)
         else:
             bundle, node = next(self._reservation.workers())
             self._running = [self._start_worker(bundle, node, {})]
@@ -106,6 +107,8 @@ class Attempt:
         _, num_workers = self._phases[0]
         # Each worker sees only its own GPUs, so that its local rank is 0.
         local = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        if address == LOOPBACK:
+            local |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
         group = {"WORLD_SIZE": str(num_workers), "MASTER_ADDR": address, "MASTER_PORT": str(port), **local}
         for rank, (bundle, node) in enumerate(self._reservation.workers()):
             self._running.append(self._start_worker(bundle, node, {**group, "RANK": str(rank)}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -12,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import chdir
+from contextlib import chdir, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -150,11 +151,15 @@ def connect(address: str | None) -> None:
         check_token_present()
         check_token_accepted(address)
     sigterm_handler = signal.getsignal(signal.SIGTERM)
-    options: dict[str, Any] = {} if address else {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    options: dict[str, Any] = {}
+    if not address:
+        make_token_private()
+        options = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+        options["_temp_dir"] = _private_folder()
     try:
         # Ray puts the current folder in front of the workers' import path, where a package called `runner` or `plugins`
-        # would be imported instead of ours. The path of an empty folder has no effect.
-        with chdir(_empty_folder()):
+        # would be imported instead of ours. A folder without such packages has no effect.
+        with chdir(_private_folder()):
             ray.init(
                 address=address or "local",
                 logging_level=logging.ERROR,
@@ -179,11 +184,33 @@ def connect(address: str | None) -> None:
 
 
 @cache
-def _empty_folder() -> str:
-    """Create a folder that no other user can write to; it exists as long as this process, and so does its Ray."""
+def _private_folder() -> str:
+    """Create a folder for Ray's sockets and logs that no other user can read or write, until this process ends."""
     folder = tempfile.mkdtemp(prefix="runner-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def make_token_private() -> None:
+    """Create the token of a Ray on this machine so that only this user can read it.
+
+    Ray itself would create a file whose permissions follow the umask. A file that Ray created earlier is made private.
+    Nothing is done if Ray uses no token, or a token in the environment.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()
+    if file.is_file():
+        if file.stat().st_mode & 0o077 and file.stat().st_uid == os.getuid():
+            file.chmod(0o600)
+    elif not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        unfinished = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+        unfinished.touch(mode=0o600, exist_ok=False)
+        unfinished.write_text(secrets.token_hex(32), encoding="utf-8")
+        with suppress(FileExistsError):  # another launch was faster
+            os.link(unfinished, file)
+        unfinished.unlink()
 
 
 def disconnect() -> None:

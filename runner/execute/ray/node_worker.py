@@ -55,6 +55,8 @@ def version_differences(ours: Versions, theirs: Versions) -> list[str]:
     ]
 
 
+LOOPBACK = "127.0.0.1"
+"""An address that only this machine can reach."""
 MAX_RESERVED_PORTS = 256
 """How many ports a node keeps reserved; not more trials than this start at the same time."""
 
@@ -92,8 +94,10 @@ class NodeActor:
             server, address = self._servers[key] = start_server(modules, environment)
         return address
 
-    def rendezvous_address(self) -> tuple[str, int]:
+    def rendezvous_address(self, *, is_only_node: bool) -> tuple[str, int]:
         """Return this node's address and a free port, where the workers of a trial can meet.
+
+        If all workers are on this node, the address is one that other machines cannot reach.
 
         The port stays bound here without listening, so that no other process gets it. The worker that listens can bind
         it too, since both reuse addresses.
@@ -102,7 +106,8 @@ class NodeActor:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind(("", 0))
         self._ports.append(reserved)
-        return str(ray.util.get_node_ip_address()), reserved.getsockname()[1]  # type: ignore[no-untyped-call]
+        address = LOOPBACK if is_only_node else str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        return address, reserved.getsockname()[1]
 
     def software_versions(self) -> dict[str, str]:
         """Return the versions of this node's software."""

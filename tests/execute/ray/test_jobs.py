@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import RequirementError
-from runner.execute.ray.cluster_and_reservations import check_reachable, check_token_present, token_message
+from runner.execute.ray.cluster_and_reservations import (
+    check_reachable,
+    check_token_present,
+    make_token_private,
+    token_message,
+)
 from runner.execute.ray.jobs import EXPERIMENT, PREFACE, STORAGE, Job, skip_preface
 
 LOG = f"2026-01-01 INFO Runtime env is setting up.\n{PREFACE}tiny-1: exec runner status\n"
@@ -78,3 +83,30 @@ def test_a_required_token_that_is_missing_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     check_token_present()
     assert "set RAY_AUTH_MODE=token" in token_message("head:1")
+
+
+@pytest.fixture
+def ray_home(tmp_path, monkeypatch):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path / ".ray"
+
+
+def test_a_token_of_ray_on_this_machine_can_be_read_by_its_user_alone(ray_home):
+    make_token_private()
+    file = ray_home / "auth_token"
+    token = file.read_text()
+    assert len(token) == 64
+    assert (file.stat().st_mode & 0o777, ray_home.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert [path.name for path in ray_home.iterdir()] == ["auth_token"]
+    file.chmod(0o644)  # as Ray itself leaves it
+    make_token_private()
+    assert (file.read_text(), file.stat().st_mode & 0o777) == (token, 0o600)
+
+
+@pytest.mark.parametrize("variable", ["RAY_AUTH_MODE=disabled", "RAY_AUTH_TOKEN=x", "RAY_AUTH_TOKEN_PATH=/none/token"])
+def test_no_token_is_created_where_ray_uses_none_or_another_one(ray_home, monkeypatch, variable):
+    monkeypatch.setenv(*variable.split("="))
+    make_token_private()
+    assert not ray_home.exists()

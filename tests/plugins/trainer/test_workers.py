@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from ranks import together
@@ -16,6 +18,7 @@ from plugins.model.model_options_and_small_sizes import Qwen25VLOptions
 from plugins.model.qwen_vl import Qwen25VLModel
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions
+from plugins.trainer.accelerator_and_sharding import LOOPBACK, make_accelerator
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from runner.errors import SpecError, StepError
@@ -206,3 +209,22 @@ def test_losses_of_twenty_steps_agree_on_one_and_two_workers(colour_samples, tmp
     ours, theirs = _losses(alone.recorded), _losses(torch.load(tmp_path / "two.pt"))
     assert len(ours) == 20
     assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def _listen(rank: int, port: int) -> None:
+    group = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port)}
+    os.environ.update(group, GLOO_SOCKET_IFNAME="lo")
+    accelerator = make_accelerator("fp32")
+    assert accelerator.num_processes == 2
+    connections = psutil.Process().net_connections()
+    addresses = {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
+    accelerator.wait_for_everyone()
+    distributed.destroy_process_group()
+    assert addresses == {LOOPBACK}
+
+
+def test_workers_of_one_machine_meet_where_no_other_machine_can_connect():
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("", 0))  # as the launch does
+        together(_listen, reserved.getsockname()[1])
