@@ -86,8 +86,8 @@ def estimate_training(
 TOKEN_BYTES = 24
 """Bytes that the file of an encoded sample has for each token: its id, its label and its type, as int64."""
 
-HEADER_BYTES = 400
-"""Bytes of the description of the tensors in the file of an encoded sample, about."""
+HEADER_BYTES = 500
+"""Bytes of the description of the tensors and of their digest in the file of an encoded sample, about."""
 
 
 def encoded_bytes(profile: ModelProfile, setup: TrainingSetup, count: TokenCounts) -> int:

@@ -43,8 +43,8 @@ def _path_in_tree(path: SpecPath, tree: Tree, *, keep_last: bool) -> SpecPath:
 
 
 _EXPECTED_TYPES = {
-    **dict.fromkeys(("model_type", "dict_type", "mapping_type"), "a mapping, with lines of `key: value` or in { }"),
-    **dict.fromkeys(("list_type", "tuple_type"), "a list, in [ ] or with a line `- value` for each value"),
+    **dict.fromkeys(("model_type", "dict_type", "mapping_type"), "a mapping of keys to values"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list of values"),
 }
 """What pydantic expects of a value, by kind of error; pydantic's own messages name types of Python."""
 

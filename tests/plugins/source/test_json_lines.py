@@ -85,7 +85,7 @@ BAD = {
     "no boxes": (without("segments"), "segments: is missing"),
     "a misspelt key": (GOOD | {"sumary": "x"}, "sumary: unknown key 'sumary'; did you mean 'summary'?"),
     "a box of three": (GOOD | {"segments": [{"entity": "Ada", "box": [0, 0, 4]}]}, "segments.0.box: list should have"),
-    "a box of text": (GOOD | {"segments": [{"entity": "Ada", "box": "0 0"}]}, "segments.0.box: input should be"),
+    "a box of text": (GOOD | {"segments": [{"entity": "Ada", "box": "0 0"}]}, "segments.0.box: must be a list"),
     "a side without end": (
         '{"id": "x", "text": "t", "image": "i", "entities": [], "segments": [{"entity": "A", "box": [0, 0, NaN, 1]}]}',
         "segments.0.box.2: input should be a finite number",
