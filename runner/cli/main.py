@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import gc
 import io
 import json
@@ -14,7 +15,7 @@ from runner.cli import dataset_commands, experiment_commands, plugins_schema_and
 from runner.cli import evaluation_commands as results_commands
 from runner.cli import launch_control_commands as status_commands
 from runner.cli.app import app
-from runner.errors import RunnerError
+from runner.errors import RequirementError, RunnerError
 from runner.signals import reliable_interrupts
 
 # Importing these modules registers their commands.
@@ -28,6 +29,16 @@ __all__ = [
     "status_commands",
     "storage_commands",
 ]
+
+OTHER_FOLDER = "choose another folder, such as compute.storage for runs or data.path for generated data"
+REMEDIES = {
+    errno.EACCES: f"ask its owner for the permission, or {OTHER_FOLDER}",
+    errno.EPERM: f"ask its owner for the permission, or {OTHER_FOLDER}",
+    errno.EROFS: OTHER_FOLDER,
+    errno.ENOSPC: f"free some space, for example with `runner cache`, or {OTHER_FOLDER}",
+    errno.EDQUOT: f"free some space, for example with `runner cache`, or {OTHER_FOLDER}",
+}
+"""What helps against errors of the file system that any command may meet, by error number."""
 
 GC_THRESHOLD = 50_000
 """Allocations between garbage collections. Imported modules stay alive, and Python's default of 700 scans them over
@@ -50,11 +61,20 @@ def main() -> NoReturn:
         if isinstance(getattr(exit_request.__context__, "__cause__", None), KeyboardInterrupt):
             _print_error("interrupted; run the same command again to resume", debug)
         raise
+    except OSError as error:
+        if error.filename is None or error.errno not in REMEDIES:
+            _exit_with_internal_error(error, debug)
+        _print_error(f"{error.filename}: {error.strerror}; {REMEDIES[error.errno]}", debug)
+        sys.exit(RequirementError.exit_status)
     except Exception as error:
-        message = f"{type(error).__name__}: {error}"
-        _print_error(f"internal error, not a problem of your spec: {message} (--debug shows the traceback)", debug)
-        sys.exit(1)
+        _exit_with_internal_error(error, debug)
     sys.exit(0)
+
+
+def _exit_with_internal_error(error: Exception, debug: bool) -> NoReturn:
+    message = f"{type(error).__name__}: {error}"
+    _print_error(f"internal error, not a problem of your spec: {message} (--debug shows the traceback)", debug)
+    sys.exit(1)
 
 
 def _escape_unencodable() -> None:

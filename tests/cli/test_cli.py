@@ -1,5 +1,6 @@
 """The command line as a whole: interrupts, help, version, completion, and `init`."""
 
+import errno
 import importlib.metadata
 import io
 import json
@@ -211,3 +212,23 @@ def test_output_without_utf8_is_escaped(tmp_path):
     (tmp_path / "spec.yaml").write_text("name: x\nnaïve: 1\n", encoding="utf-8")
     done = Workplace(tmp_path, {**os.environ, "PYTHONIOENCODING": "ascii"}).run_in_subprocess("validate", "spec.yaml")
     assert "unknown key 'na\\u00efve'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "status"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/x/runs"), "/x/runs: Permission denied; ask its owner", 2),
+        (OSError(errno.EROFS, "Read-only file system", "/x/runs"), "/x/runs: Read-only file system; choose another", 2),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/f"), "/x/f: No space left on device; free some space", 2),
+        (OSError(errno.ENOSPC, "No space left on device"), "internal error", 1),
+        (OSError(errno.ENOTDIR, "Not a directory", "/x/runs"), "internal error", 1),
+    ],
+)
+def test_errors_of_the_file_system_name_the_file_and_a_remedy(tmp_path, monkeypatch, error, message, status):
+    def write_starter(*_arguments):
+        raise error
+
+    monkeypatch.setattr(starter, "write_starter", write_starter)
+    done = run_in_process(["init", "x"], tmp_path, dict(os.environ))
+    assert done.stderr.startswith(message)
+    assert done.returncode == status
