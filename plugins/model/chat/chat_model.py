@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -207,15 +209,21 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         """Load the weights in a folder.
 
         Raises:
-            RequirementError: The files do not hold all weights. Transformers would draw the others at random.
+            RequirementError: The files do not hold all weights, or are damaged. Transformers would draw missing weights
+                at random.
         """
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=self._options.attention,
-            use_safetensors=None if self._options.pickled_weights else True,
-            output_loading_info=True,
-        )
+        try:
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation=self._options.attention,
+                use_safetensors=None if self._options.pickled_weights else True,
+                output_loading_info=True,
+            )
+        except (SafetensorError, UnpicklingError, EOFError) as error:
+            raise RequirementError(
+                f"model.checkpoint: the files with weights in {folder} are damaged ({error}); copy the whole checkpoint"
+            ) from error
         module, loading = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
         missing = sorted(loading["missing_keys"])
         if missing:

@@ -193,8 +193,10 @@ def load_processor(processor_class: type[ProcessorMixin], folder: Path) -> Proce
         }
         settings, _ = derived.get_processor_dict(folder)
         processor = derived.from_args_and_dict([parts[part] for part in derived.get_attributes()], settings)
-    except (ImportError, OSError, ValueError, TypeError, AttributeError) as error:
+    except (ImportError, OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        if isinstance(error, KeyError):
+            reason = f"the key {reason} is missing in one of its files"
         raise RequirementError(f"model.checkpoint: the processor of {folder} cannot be loaded ({reason})") from error
     template = processor.chat_template or processor.tokenizer.chat_template
     # If there are several templates, the one for plain chats is called `default`.

@@ -181,3 +181,15 @@ def test_a_commit_is_not_looked_up_again_and_a_branch_that_moved_is_not_followed
     monkeypatch.setattr("plugins.model.chat.find_checkpoint.HfApi", look_up)
     planned = Qwen25VLOptions(checkpoint="somebody/model", revision="main").pinned_to(COMMIT)
     assert planned.exact_revision() == COMMIT
+
+
+def test_damaged_weights_and_settings_are_errors_that_name_the_folder(folder):
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(RequirementError, match=r"the files with weights in .*model are damaged"):
+        weights(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(
+        RequirementError, match=r"the processor of .*model cannot be loaded \(the key 'added_tokens' is"
+    ):
+        weights(folder)
