@@ -155,10 +155,18 @@ def _parameters_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+LITTLE_MEMORY = 1e9
+"""Bytes up to which the plan names no settings that need less memory."""
+
+
 def _memory_table(memory: Mapping[str, Any]) -> Table:
-    """One column for the spec and one for each variant that needs less memory; the caption explains the variants."""
+    """One column for the spec and one for each variant that needs less memory; the caption explains the variants.
+
+    No machine needs variants of a spec that needs as little memory as `LITTLE_MEMORY`.
+    """
     table = Table(title="peak memory of a worker in GB", title_justify="left", caption_justify="left")
-    variants = [memory, *memory["ways"]]
+    ways = memory["ways"] if memory["total"] > LITTLE_MEMORY else []
+    variants = [memory, *ways]
     table.add_column("")
     for number in range(len(variants)):
         table.add_column(f"({number})" if number else "this spec", justify="right")
@@ -168,7 +176,7 @@ def _memory_table(memory: Mapping[str, Any]) -> Table:
     if memory["limit"] is not None:
         fits = ("yes" if variant["fits"] else "no" for variant in variants)
         table.add_row(f"fits into {_format_gigabytes(memory['limit'])}", *fits)
-    table.caption = "\n".join(f"({number}) {way['change']}" for number, way in enumerate(memory["ways"], 1)) or None
+    table.caption = "\n".join(f"({number}) {way['change']}" for number, way in enumerate(ways, 1)) or None
     return table
 
 

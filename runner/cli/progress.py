@@ -102,7 +102,8 @@ class Terminal:
         elif kind == "cache":
             (self.warn if event["state"] == "trouble" else self.say)(event["message"])
         elif kind == "parameters":
-            self.say("; ".join(_group_line(group) for group in event["groups"]))
+            for group in event["groups"]:
+                self.say(_group_line(group))
         elif kind == "state" and event["state"] == "started" and not self.live:
             self.say(f"{STAGE_TITLES.get(event['step'], event['step'])} …")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from runner.cli.plan_and_preview_display import plan_tables
+from runner.cli.plan_and_preview_display import LITTLE_MEMORY, _memory_table, plan_tables
 from runner.errors import RequirementError
 from runner.preflight.estimate import ASSUMED_LENGTH, assumed_sample_length, describe_plan
 from runner.preflight.resources import USABLE_MEMORY_RATIO, check_memory, estimate_disk, estimate_hours
@@ -81,6 +81,14 @@ def test_the_tables_fit_into_a_terminal(offline):
     assert max(map(len, lines)) <= 80
     assert any("this spec" in line for line in lines)
     assert any(line.startswith("(1) trainer.strategy=fsdp") for line in lines)
+
+
+def test_a_small_model_is_shown_without_settings_that_save_memory(offline):
+    memory = plan_of(*WHOLE)["memory"]
+    for total, num_columns in ((LITTLE_MEMORY, 2), (LITTLE_MEMORY + 1, 2 + len(memory["ways"]))):
+        table = _memory_table({**memory, "total": total})
+        assert len(table.columns) == num_columns
+        assert bool(table.caption) == (num_columns > 2)
 
 
 def test_the_assumed_sample_is_as_long_as_the_spec_allows(offline):
