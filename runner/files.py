@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -74,13 +74,45 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: readers see the old or the new content, never a part."""
+    """Write a text file atomically: readers see the old or the new content, also after a loss of power."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    # mkstemp creates a private file, but other users may read a run directory.
-    Path(name).chmod(0o644)
-    Path(name).replace(path)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            sync_file(file)
+        # mkstemp creates a private file, but other users may read a run directory.
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:  # a full disk, for example
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def sync_file(file: IO[Any]) -> None:
+    """Write the content of an open file to the disk; a rename can otherwise reach the disk before the content."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names of the files in a folder to the disk. Not every file system can do this for folders."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Write all files of a folder and of its subfolders to the disk, before the folder is renamed into place."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        elif path.is_dir():
+            sync_folder(path)
+    sync_folder(folder)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -104,6 +136,7 @@ def stream_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
             line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
             digest.update(line)
             file.write(line)
+        sync_file(file)
     unfinished.replace(path)
     return digest.hexdigest()
 

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from runner.dataset.dataset_statistics import STATISTIC_NAMES, compute_statistics
 from runner.dataset.folder_reader import DESCRIPTION_FILE, content_fingerprint, sample_to_row
 from runner.errors import DataError
+from runner.files import sync_file
 from runner.records import Sample, find_blank_text
 
 CARD_FILE = "README.md"
@@ -259,3 +260,4 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        sync_file(file)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runner.errors import DataError, StepError
-from runner.files import write_jsonl
+from runner.files import sync_tree, write_jsonl
 from runner.fingerprint_and_provenance import fingerprint
 from runner.preflight.check_samples import check_samples
 from runner.preflight.sample_checker import SampleChecker
@@ -91,6 +91,7 @@ def train(context: TrialContext) -> None:
     for folder in (unfinished, context.run.model):
         shutil.rmtree(folder, ignore_errors=True)
     trained.save(unfinished, trainer.precision())
+    sync_tree(unfinished)
     unfinished.rename(context.run.model)
     context.log.artifact("model", context.run.model)
 
