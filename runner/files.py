@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
+from runner.errors import DataError
+
 T = TypeVar("T")
 
 
@@ -113,6 +115,26 @@ def sync_tree(folder: Path) -> None:
         elif path.is_dir():
             sync_folder(path)
     sync_folder(folder)
+
+
+def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Args:
+        path: The file.
+        remedy: What to do about a damaged file, for the error.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        DataError: The file is empty, cut or otherwise damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: the file is damaged ({error}). {remedy}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: the file is damaged (it must contain a JSON object). {remedy}")
+    return value
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

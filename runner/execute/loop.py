@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
-from runner.errors import RunnerError, SpecError, StepError
+from runner.errors import DataError, RunnerError, SpecError, StepError
 from runner.execute.event_follower import EventFollower
 from runner.execute.launch_context import LaunchContext
 from runner.execute.results_and_interfaces import (
@@ -25,7 +25,7 @@ from runner.resolved_plan import Trial
 from runner.signals import StopSignals
 from runner.sweep.trial_source import SearchClient, TrialSource
 from runner.tracking.uploader import RunSync, TrackerUploader
-from runner.trial.run_directory_and_events import Event, EventTail, RunDirectory, objective_metric
+from runner.trial.run_directory_and_events import STEPS, Event, EventTail, RunDirectory, objective_metric
 from runner.trial.run_trial import Outcome, Status
 from runner.trial.score import describe_mistake, describe_total_failure
 
@@ -161,7 +161,9 @@ class LaunchLoop:
         run, lock = self._experiment.run_directory(trial), ExitStack()
         try:
             lock.enter_context(run.locked())
-        except StepError as error:
+            self._check_readable(run)
+        except (StepError, DataError) as error:
+            lock.close()
             self._add_result(make_result(trial, run, Outcome("failed", error), "failed", None))
             self._tell(trial, "failed", {}, {})
             return
@@ -184,6 +186,11 @@ class LaunchLoop:
             executor.check_placeable(trial.plan.spec.compute)
         except RunnerError as error:
             self._end(active, Outcome("failed", error))
+
+    def _check_readable(self, run: RunDirectory) -> None:
+        """Raise a DataError if what an earlier launch recorded is damaged; the launch goes on with the other trials."""
+        if not self._experiment.from_scratch and self._experiment.rerun != STEPS[0]:
+            run.check_readable(metrics=self._experiment.rerun is None)
 
     def _earlier_status(self, run: RunDirectory) -> Status | None:
         """How a trial ended in an earlier launch; None if it is to be run."""
