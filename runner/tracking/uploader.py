@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -272,7 +273,8 @@ class TrackerUploader(threading.Thread):
         while not self._closing.is_set():
             self._wake.wait(UPLOAD_SECONDS)
             self._wake.clear()
-            self._upload_due()
+            with suppress(Exception):  # The warning could not be displayed; without this thread nothing is uploaded.
+                self._upload_due()
         self._upload_due()
 
     def close(self, is_hurried: Callable[[], bool]) -> None:
@@ -348,8 +350,8 @@ class TrackerUploader(threading.Thread):
 
     def _warn_once(self, problem: str) -> None:
         if not self._has_warned:
+            self._has_warned = True
             self._warn(
                 f"{redact_passwords(problem)}; the run continues. What is missing is uploaded when the tracker "
                 "answers, by `runner sync`, or when this spec is launched again"
             )
-        self._has_warned = True
