@@ -47,7 +47,9 @@ def main() -> NoReturn:
             _print_error("interrupted; run the same command again to resume", debug)
         raise
     except Exception as error:
-        message = f"{type(error).__name__}: {error}"
+        from runner.stages.registry import describe_error
+
+        message = describe_error(error)
         _print_error(f"internal error, not a problem of your spec: {message} (--debug shows the traceback)", debug)
         sys.exit(1)
     sys.exit(0)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from runner.cli.app import INSPECT, AsJson, Debug, app, set_environment
+from runner.cli.app import INSPECT, AsJson, Debug, app, set_environment, warn_of_unusable_plugins
 from runner.errors import SpecError
 
 
@@ -21,6 +21,7 @@ def plugins(as_json: AsJson = False, debug: Debug = False) -> None:
     from runner.spec.schema import list_plugins
 
     rows = list_plugins()
+    warn_of_unusable_plugins()
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))
         return
@@ -43,6 +44,7 @@ def schema(
     from runner.spec.experiment_spec import ExperimentSpec
     from runner.spec.schema import spec_schema
 
+    warn_of_unusable_plugins()
     text = json.dumps(spec_schema(DatasetSpec if dataset else ExperimentSpec), indent=2, ensure_ascii=False)
     if output is None:
         print(text)
