@@ -243,6 +243,7 @@ def review(
     """Serve the review page, on which people accept, edit or reject summaries."""
     from runner.dataset.review.queue import open_review
     from runner.errors import RequirementError
+    from runner.redaction import is_loopback
 
     queue = open_review(dataset)
     _warn_torn_lines(queue)
@@ -250,7 +251,7 @@ def review(
         print(json.dumps(queue.as_json(), ensure_ascii=False))
         return
     try:
-        from runner.dataset.review.server import check_port_free, is_loopback, serve_review
+        from runner.dataset.review.server import check_port_free, serve_review
     except ModuleNotFoundError as error:
         raise RequirementError(f"the review page needs NiceGUI ({error}): pip install 'mmre-runner[review]'") from error
     reviewer = reviewer or _login_name()

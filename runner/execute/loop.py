@@ -178,8 +178,13 @@ class LaunchLoop:
             self._listener.warn(explanation)
         is_resumed = self._experiment.prepare(trial, run)
         sync = self._experiment.make_sync(trial, run)
-        self._upload(sync)
-        executor = self._get_executor()
+        try:
+            self._upload(sync)
+            executor = self._get_executor()
+        except BaseException:  # The launch ends before the trial has begun.
+            run.update_record(status="interrupted")
+            lock.close()
+            raise
         active = self._active[trial.name] = ActiveTrial(trial, run, sync, lock, is_resumed)
         try:
             # Requirements of all trials were checked with the first one; this trial may have others.

@@ -198,6 +198,17 @@ def test_a_tracker_that_cannot_be_opened_stops_the_launch(launcher):
         launcher.launch(FixedTrials(launcher.trials(1)), {})
 
 
+def test_a_launch_that_the_tracker_refuses_leaves_no_trial_that_seems_to_run(launcher):
+    launcher.tracker.is_down = True
+    with pytest.raises(RequirementError):
+        launcher.launch(FixedTrials(launcher.trials(1)), {})
+    run = RunDirectory(launcher.folder / "runs" / "many" / "trial-1")
+    assert run.read_record()["status"] == "interrupted"
+    launcher.tracker.is_down = False
+    results, _, _ = launcher.launch(FixedTrials(launcher.trials(1)), {})
+    assert results["trial-1"].status == "finished"
+
+
 def test_a_folder_locked_by_another_launch_fails_only_that_trial(launcher):
     trials = launcher.trials(1, 2)
     with RunDirectory(launcher.folder / "runs" / "many" / "trial-1").locked():
