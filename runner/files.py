@@ -10,8 +10,10 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 from uuid import uuid4
+
+from runner.errors import DataError
 
 T = TypeVar("T")
 
@@ -75,12 +77,64 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: readers see the old or the new content, never a part."""
+    """Write a text file atomically: readers see the old or the new content, also after a loss of power."""
     # mkstemp would create a private file, but the umask decides who may read and write a run directory.
     unfinished = path.with_name(f".{path.name}.{uuid4().hex}")
-    with unfinished.open("x", encoding="utf-8") as file:
-        file.write(text)
-    unfinished.replace(path)
+    try:
+        with unfinished.open("x", encoding="utf-8") as file:
+            file.write(text)
+            sync_file(file)
+        unfinished.replace(path)
+    except BaseException:  # a full disk, for example
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def sync_file(file: IO[Any]) -> None:
+    """Write the content of an open file to the disk; a rename can otherwise reach the disk before the content."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names of the files in a folder to the disk. Not every file system can do this for folders."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Write all files of a folder and of its subfolders to the disk, before the folder is renamed into place."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        elif path.is_dir():
+            sync_folder(path)
+    sync_folder(folder)
+
+
+def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Args:
+        path: The file.
+        remedy: What to do about a damaged file, for the error.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        DataError: The file is empty, cut or otherwise damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: the file is damaged ({error}). {remedy}") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: the file is damaged (it must contain a JSON object). {remedy}")
+    return value
 
 
 def apply_umask(*files: Path) -> None:
@@ -116,6 +170,7 @@ def stream_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
             line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
             digest.update(line)
             file.write(line)
+        sync_file(file)
     unfinished.replace(path)
     return digest.hexdigest()
 

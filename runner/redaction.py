@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 
@@ -49,3 +50,11 @@ def worker_environment(environment: Mapping[str, str], *, with_cloud: bool) -> d
 def _redact_url(match: re.Match[str]) -> str:
     keeps_user = match["user"] and not match["scheme"].lower().startswith(_WEB)
     return f"{match['scheme']}{match['user']}@" if keeps_user else match["scheme"]
+
+
+def is_loopback(host: str) -> bool:
+    """Return True if only this machine can reach the address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from runner.code_identity import changed_modules, code_identity, own_packages
-from runner.errors import DataError, SpecError, StepError
+from runner.errors import DataError, PluginError, SpecError, StepError
 from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options
 from runner.redaction import redact_passwords
 from runner.spec.check import check_spec, make_section
@@ -315,9 +315,16 @@ def create_plugin(section: Section, *args: Any) -> Any:
     """Import the plugin of a section and create it with the section's options.
 
     Raises:
-        PluginError: The plugin cannot be imported.
+        PluginError: The plugin cannot be imported, or its class does not accept the arguments of its stage.
     """
-    return find_plugin(section.stage, section.type).implementation()(section.options, *args)
+    plugin = find_plugin(section.stage, section.type)
+    create = plugin.implementation()
+    try:
+        return create(section.options, *args)
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+            raise  # It was raised inside of the plugin.
+        raise PluginError(f"{plugin}: {plugin.entry.value} cannot be created: {error}") from error
 
 
 def plan_json(spec: ExperimentSpec) -> str:

@@ -64,5 +64,5 @@ def _process_state(command: list[str], folder: Path, environment: Mapping[str, s
 def _clear_plugin_caches() -> None:
     """Make the registry find plugins again, as `sys.path` has changed."""
     importlib.invalidate_caches()
-    registry.installed_plugins.cache_clear()
+    registry._read_plugins.cache_clear()
     registry._entry_points.cache_clear()

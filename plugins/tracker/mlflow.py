@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +35,7 @@ from mlflow.utils.mlflow_tags import (
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_PARAMS_TAGS_PER_BATCH, MAX_TAG_VAL_LENGTH
 
 from plugins.tracker import mlflow_content as content
-from plugins.tracker.mlflow_connection import Store
+from plugins.tracker.mlflow_connection import WORKFLOW, Store
 from plugins.tracker.mlflow_content import LoggedMetrics
 from plugins.tracker.mlflow_options import MlflowOptions
 from runner.errors import RequirementError
@@ -143,7 +143,7 @@ class MlflowTracker:
             if existing is None:
                 raise RequirementError(f"the tracker has no experiment {experiment!r}")
             oldest_first = ["attributes.start_time ASC"]
-            for run in self._client.search_runs([existing.experiment_id], order_by=oldest_first):
+            for run in self._search_runs(existing.experiment_id, "", oldest_first):
                 if FOLDER_TAG in run.data.tags:
                     folders[self._download_run(run, into)] = None
         return list(folders)
@@ -153,13 +153,17 @@ class MlflowTracker:
         assert self._run is not None, "call start first"
         return self._store.link(self._run.info.experiment_id, self._run_id)
 
-    def serve_command(self, host: str, port: int) -> Sequence[str]:
+    def serve_command(self, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> Sequence[str]:
         """Return the command that serves MLflow's pages on this store.
 
         Raises:
             RequirementError: The store is a server, which has its own pages.
         """
-        return self._store.serve_command(host, port)
+        return self._store.serve_command(host, port, allowed_hosts)
+
+    def pages_path(self) -> str:
+        """Return the path of the page with MLflow's experiments; without it, MLflow opens those for chat assistants."""
+        return f"#/experiments?{WORKFLOW}"
 
     @property
     def _run_id(self) -> str:
@@ -177,7 +181,7 @@ class MlflowTracker:
         """
         run = self._started()
         query = f"tags.`{FINGERPRINT_TAG}` = '{run.fingerprint}'"
-        candidates = self._client.search_runs([experiment_id], query, order_by=["attributes.start_time ASC"])
+        candidates = self._search_runs(experiment_id, query, ["attributes.start_time ASC"])
         matches = [
             candidate
             for candidate in candidates
@@ -187,6 +191,16 @@ class MlflowTracker:
             if not duplicate.data.metrics:
                 self._client.delete_run(duplicate.info.run_id)
         return matches[0] if matches else None
+
+    def _search_runs(self, experiment_id: str, query: str, order_by: list[str]) -> Iterator[Run]:
+        """Yield all runs that match a query; MLflow returns them in pages of a thousand."""
+        token = None
+        while True:
+            page = self._client.search_runs([experiment_id], query, order_by=order_by, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
 
     def _create(self, experiment_id: str) -> Run:
         run = self._started()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
+import re
 import shutil
+import socket
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,15 +19,23 @@ import mlflow
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from runner.errors import RequirementError
 from runner.files import apply_umask, user_cache_dir
-from runner.redaction import redact_passwords
+from runner.redaction import is_loopback, redact_passwords
 
+INVALID_HOST = "Invalid Host header"
+"""Part of the answer of an MLflow server that does not accept the host name of its address."""
 ARTIFACTS = "mlartifacts"
 """Folder of the artifacts, in the folder of all runs, unless a server stores them."""
+WORKFLOW = "workflowType=machine_learning"
+"""Part of a page's address. Without it, MLflow shows its pages for chat assistants."""
+ALLOWED_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
+"""Environment variable with the host names under which MLflow's server may be addressed."""
+CONNECT_SECONDS = 20
+"""How long a database server may take to accept a connection."""
 JOB_EXECUTION = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
 """Environment variable that enables or disables background jobs in MLflow's server."""
 
@@ -53,6 +64,8 @@ class Store:
             self._storage.mkdir(parents=True, exist_ok=True)
             if file:
                 _create_sqlite(file)
+            elif not self.is_server:
+                _check_connection(self.uri)
             self.client = MlflowClient(tracking_uri=self.uri)
             self.client.search_experiments(max_results=1)
 
@@ -67,7 +80,7 @@ class Store:
             yield
         except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            advice = "start it, or name" if self.is_server else "name"
+            advice = _advice(str(error)) if self.is_server else "name"
             if isinstance(error, ImportError):
                 advice = "install its driver (for PostgreSQL: pip install 'mmre-runner[postgresql]'), or name"
             raise RequirementError(
@@ -99,15 +112,20 @@ class Store:
 
     def link(self, experiment_id: str, run_id: str) -> str:
         """Return the address of a run's page; for a database, with the command that serves it."""
-        # Without `workflowType`, MLflow shows its pages for chat assistants.
-        page = f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+        page = f"#/experiments/{experiment_id}/runs/{run_id}?{WORKFLOW}"
         if self.is_server:
             return f"{self._display_uri.rstrip('/')}/{page}"
         command = "runner ui" if self._storage == Path("runs").resolve() else "runner ui SPEC"
         return f"http://127.0.0.1:5000/{page} while `{command}` serves {self._display_uri}"
 
-    def serve_command(self, host: str, port: int) -> Sequence[str]:
+    def serve_command(self, host: str, port: int, allowed_hosts: Sequence[str]) -> Sequence[str]:
         """Return the command that serves MLflow's pages on this store.
+
+        Args:
+            host: The network address.
+            port: The port.
+            allowed_hosts: Names of this machine by which browsers may address the server, beside its own names and
+                those that MLflow allows.
 
         Raises:
             RequirementError: The store is a server, which has its own pages.
@@ -116,15 +134,57 @@ class Store:
             raise RequirementError(
                 f"the tracker's store is a server that serves its own pages: open {self._display_uri} in a browser"
             )
-        # MLflow's jobs evaluate chats with language models; they would start eight unneeded processes.
-        environment = () if JOB_EXECUTION in os.environ else ("/usr/bin/env", f"{JOB_EXECUTION}=false")
+        # MLflow's jobs evaluate chats with language models; they would start eight unneeded processes. Usage data must
+        # not leave the machine.
+        settings = {JOB_EXECUTION: "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        names = _allowed_hosts(host, port, allowed_hosts)
+        if names and (allowed_hosts or ALLOWED_HOSTS not in os.environ):
+            settings[ALLOWED_HOSTS] = ",".join(names)
+        environment = [
+            f"{name}={value}" for name, value in settings.items() if name == ALLOWED_HOSTS or name not in os.environ
+        ]
         return (
-            *environment,
+            *(("/usr/bin/env", *environment) if environment else ()),
             *(sys.executable, "-m", "mlflow", "server"),
             *("--backend-store-uri", self.uri),
             *("--artifacts-destination", (self._storage / ARTIFACTS).as_uri()),
             *("--host", host, "--port", str(port), "--workers", "1"),
         )
+
+
+def _advice(message: str) -> str:
+    """Say what to do about an error of a tracking server; the sentence continues with an address."""
+    if INVALID_HOST in message:
+        return "start the server with `--allowed-hosts` and the host name of this address, or name"
+    if re.search(r"\b(401|403)\b", message):
+        return "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN), or name"
+    return "start it, or name"
+
+
+def _allowed_hosts(host: str, port: int, names: Sequence[str]) -> list[str]:
+    """Return the values of the header `Host` that the server accepts; empty for MLflow's default, which is loopback."""
+    if not names and is_loopback(host):
+        return []
+    # This import loads the whole server, which no launch needs.
+    from mlflow.server.security_utils import get_default_allowed_hosts  # noqa: PLC0415
+
+    own = {platform.node(), socket.getfqdn(), *names, host} - {"", "0.0.0.0", "::"}
+    return [*get_default_allowed_hosts(), *(value for name in sorted(own) for value in (name, f"{name}:{port}"))]
+
+
+def _check_connection(uri: str) -> None:
+    """Connect to a database server once, because MLflow would repeat a refused connection for minutes.
+
+    Raises:
+        SQLAlchemyError: The server refuses, or does not answer in time.
+        ImportError: Its driver is not installed.
+    """
+    timed = uri.startswith(("postgresql", "mysql"))
+    engine = create_engine(uri, connect_args={"connect_timeout": CONNECT_SECONDS} if timed else {})
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 def _with_driver(uri: str) -> str:

@@ -6,24 +6,26 @@ import random
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from plugins.trainer.training_history_and_warnings import TrainingHistory
-from runner.errors import StepError
+from runner.errors import OutOfMemoryError, StepError, is_out_of_memory
+from runner.files import sync_file, sync_folder
 
-METADATA = ".metadata"
-"""The file that torch writes last into a folder of tensors."""
+T = TypeVar("T")
 
 
 class TrainingState:
@@ -50,28 +52,33 @@ class TrainingState:
             for name, parameter in self._named_parameters(optimizer).items():
                 moments = optimizer.state.get(parameter, {})
                 tensors |= {f"moments/{name}/{entry}": tensor for entry, tensor in moments.items()}
-        with _no_distributed() as no_dist:
+        with _single_error(), _no_distributed() as no_dist:
             save(tensors, checkpoint_id=folder, no_dist=no_dist)
 
-    def read(self, folder: Path) -> None:
-        """Load the tensors of a folder; all workers take part."""
-        metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
+    def read(self, folder: Path, metadata: Metadata | None = None) -> None:
+        """Load the tensors of a folder; all workers take part.
+
+        Args:
+            folder: The folder.
+            metadata: What `read_metadata` returned for this folder; by default read here.
+        """
+        stored_tensors = (metadata or read_metadata(folder)).state_dict_metadata
         tensors = self._weights()
         for optimizer in self._optimizers:
             optimizer.state.clear()
             for name, parameter in self._named_parameters(optimizer).items():
                 prefix = f"moments/{name}/"
-                for key, stored in metadata.items():
+                for key, stored in stored_tensors.items():
                     if key.startswith(prefix):
                         assert isinstance(stored, TensorStorageMetadata)
                         tensors[key] = _empty_moment(stored, parameter)
                         optimizer.state[parameter][key.removeprefix(prefix)] = tensors[key]
-        with _no_distributed() as no_dist:
+        with _single_error(), _no_distributed() as no_dist:
             load(tensors, checkpoint_id=folder, no_dist=no_dist)
 
     def read_weights(self, folder: Path) -> None:
         """Load only the weights of a folder; all workers take part."""
-        with _no_distributed() as no_dist:
+        with _single_error(), _no_distributed() as no_dist:
             load(self._weights(), checkpoint_id=folder, no_dist=no_dist)
 
     def lr_state(self) -> dict[str, Any]:
@@ -103,6 +110,11 @@ class TrainingState:
     def _named_parameters(self, optimizer: torch.optim.Optimizer) -> dict[str, torch.nn.Parameter]:
         ids = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         return {name: parameter for name, parameter in self._module.named_parameters() if id(parameter) in ids}
+
+
+def read_metadata(folder: Path) -> Metadata:
+    """Read which tensors a folder holds."""
+    return FileSystemReader(folder).read_metadata()
 
 
 def rng_states() -> dict[str, Any]:
@@ -141,6 +153,32 @@ def _no_distributed() -> Iterator[bool]:
         yield not (torch.distributed.is_available() and torch.distributed.is_initialized())
 
 
+@contextmanager
+def _single_error() -> Iterator[None]:
+    """Raise the error of the first failed worker in place of torch's exception, which is not an `Exception`."""
+    try:
+        yield
+    except CheckpointException as error:
+        cause, _ = next(iter(error.failures.values()))
+        raise cause from error
+
+
+def _describe(error: BaseException) -> str:
+    """Describe an error. Torch hides an error of the disk behind one of its own, so that the disk's error is shown."""
+    shown, cause = error, error.__cause__ or error.__context__
+    while cause is not None and not isinstance(shown, OSError):
+        shown, cause = (cause if isinstance(cause, OSError) else shown), cause.__cause__ or cause.__context__
+    lines = str(shown).splitlines()
+    return f"{type(shown).__name__}: {lines[0]}" if lines else type(shown).__name__
+
+
+def _write_synced(value: Any, file: Path) -> None:
+    """Write a value for `torch.load`; the content is on the disk when this returns."""
+    with file.open("wb") as opened:
+        torch.save(value, opened)
+        sync_file(opened)
+
+
 _FOLDER_NAME = re.compile(r"step-(\d{8})")
 
 BYTES_PER_WEIGHT = 12
@@ -150,8 +188,8 @@ BYTES_PER_WEIGHT = 12
 class Checkpoints:
     """The checkpoints of one training, in a folder that all workers share.
 
-    Each checkpoint is a folder with the tensors of a `TrainingState`, `course.pt` with learning rates and history, and
-    `random-<worker>.pt`. The position in the data follows from the step in the folder's name.
+    Each checkpoint is a folder with the tensors of a `TrainingState`, `course.pt` with learning rates, history and
+    number of workers, and `random-<worker>.pt`. The position in the data follows from the step in the folder's name.
     """
 
     def __init__(
@@ -168,30 +206,62 @@ class Checkpoints:
         """
         self._folder, self._limit = folder, limit
         self._accelerator, self._state, self._history = accelerator, state, history
+        self._damaged: set[int] = set()
 
-    def restore(self) -> int:
-        """Load the newest checkpoint.
+    def restore(self, warn: Callable[[str], None], *, keep_best: bool = False) -> int:
+        """Load the newest checkpoint that can be read; damaged ones are kept until the next one is written.
 
         A worker that did not take part in writing it keeps its current random number states.
 
+        Args:
+            warn: Called with a message for each damaged checkpoint.
+            keep_best: Whether the weights of the best step will be needed. A checkpoint counts as damaged if its best
+                step was saved in another checkpoint that cannot be read, so that the training repeats this step.
+
         Returns:
             The optimizer steps done at that checkpoint; 0 if there is no checkpoint.
+
+        Raises:
+            StepError: There are checkpoints, but none can be read.
+            OutOfMemoryError: There is not enough memory to read a checkpoint.
         """
         saved = self._saved()
-        if not saved:
-            return 0
-        newest = max(saved)
-        self._state.read(saved[newest])
-        course = torch.load(saved[newest] / "course.pt", weights_only=True)
-        self._state.load_lr_state(course["rates"])
-        self._history.restore(course["history"])
-        if self._rng_file(saved[newest]).exists():
-            set_rng_states(torch.load(self._rng_file(saved[newest]), weights_only=True))
-        return newest
+        problems = []
+        for step in sorted(saved, reverse=True):
+            try:
+                self._load(step, keep_best=keep_best)
+            except OutOfMemoryError:
+                raise
+            except StepError as error:
+                self._damaged.add(step)
+                problems.append(f"the checkpoint {saved[step]} is damaged ({error})")
+            else:
+                for problem in problems:
+                    warn(f"{problem}; the training continues from the checkpoint after step {step}")
+                return step
+        if problems:
+            raise StepError(
+                f"{problems[0]}, and {self._folder} has no other checkpoint that can be read; restore the folder from "
+                "a copy, or remove it and launch again, which trains from the beginning"
+            )
+        return 0
 
     def restore_weights(self, step: int) -> None:
-        """Load only the weights of the checkpoint after a step."""
-        self._state.read_weights(self._saved()[step])
+        """Load only the weights of the checkpoint after a step.
+
+        Raises:
+            StepError: They cannot be read.
+        """
+        folder = self._path(step)
+        try:
+            self._on_all_workers(lambda: self._state.read_weights(folder))
+        except OutOfMemoryError:
+            raise
+        except StepError as error:
+            raise StepError(
+                f"the checkpoint {folder}, which has the best weights, is damaged ({error}); launch again, which "
+                "repeats the training from an earlier checkpoint"
+            ) from error
 
     def save(self, step: int, best_step: int | None = None) -> None:
         """Write the state after a step, and delete outdated checkpoints.
@@ -199,26 +269,24 @@ class Checkpoints:
         Args:
             step: Optimizer steps done.
             best_step: A step whose checkpoint is kept whatever its age.
+
+        Raises:
+            StepError: The checkpoint could not be written. Earlier ones are unchanged.
         """
-        if step in self._saved():
+        if step in self._saved() and step not in self._damaged:
             return
-        target = self._folder / f"step-{step:08d}"
+        target = self._path(step)
         unfinished = target.with_name(f".{target.name}")
-        if self._accelerator.is_main_process:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
-        self._accelerator.wait_for_everyone()
-        torch.save(rng_states(), self._rng_file(unfinished))
-        if self._accelerator.is_main_process:
-            torch.save({"rates": self._state.lr_state(), "history": self._history.state()}, unfinished / "course.pt")
-        self._state.write(unfinished)
-        self._accelerator.wait_for_everyone()
-        if self._accelerator.is_main_process:
-            # A folder without its tensors, left by a kill, is no checkpoint and would be in the way.
-            shutil.rmtree(target, ignore_errors=True)
-            unfinished.rename(target)
-            self._prune(best_step)
-        self._accelerator.wait_for_everyone()
+        try:
+            self._on_all_workers(lambda: self._clear(unfinished))
+            self._on_all_workers(lambda: self._write_local_files(unfinished))
+            self._on_all_workers(lambda: self._state.write(unfinished))
+            self._on_all_workers(lambda: self._publish(unfinished, target, best_step))
+        except OutOfMemoryError:
+            raise
+        except StepError as error:
+            raise StepError(self._describe_failed_write(step, error, unfinished)) from error
+        self._damaged.clear()
 
     def check_disk_space(self, *, keep_best: bool) -> str | None:
         """Estimate whether the disk has room for all checkpoints to be kept.
@@ -249,21 +317,112 @@ class Checkpoints:
             )
         return None
 
+    def _load(self, step: int, *, keep_best: bool) -> None:
+        """Load a checkpoint. All workers have read their own files before the first tensor is exchanged."""
+        folder = self._path(step)
+        course, states, metadata = self._on_all_workers(lambda: self._read_local_files(folder))
+        self._history.restore(course["history"])
+        best_step = self._history.best_step() if keep_best else None
+        if best_step is not None and best_step != step:
+            best = self._path(best_step)
+            try:
+                self._on_all_workers(lambda: self._state.read_weights(best))
+            except OutOfMemoryError:
+                raise
+            except StepError as error:
+                raise StepError(f"{best.name}, which has the best weights, cannot be read: {error}") from error
+        self._on_all_workers(lambda: self._state.read(folder, metadata))
+        self._state.load_lr_state(course["rates"])
+        if states is not None:
+            set_rng_states(states)
+
+    def _read_local_files(self, folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None, Metadata]:
+        course = torch.load(folder / "course.pt", weights_only=True)
+        takes_part = self._accelerator.process_index < course["workers"]
+        states = torch.load(self._rng_file(folder), weights_only=True) if takes_part else None
+        return course, states, read_metadata(folder)
+
+    def _clear(self, unfinished: Path) -> None:
+        if self._accelerator.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+
+    def _write_local_files(self, unfinished: Path) -> None:
+        _write_synced(rng_states(), self._rng_file(unfinished))
+        if self._accelerator.is_main_process:
+            course = {
+                "rates": self._state.lr_state(),
+                "history": self._history.state(),
+                "workers": self._accelerator.num_processes,
+            }
+            _write_synced(course, unfinished / "course.pt")
+
+    def _publish(self, unfinished: Path, target: Path, best_step: int | None) -> None:
+        """Rename a complete checkpoint into place, and delete outdated and damaged ones."""
+        if self._accelerator.is_main_process:
+            sync_folder(unfinished)
+            if target.exists():
+                self._remove(target)  # A damaged checkpoint of the same step.
+            unfinished.rename(target)
+            sync_folder(self._folder)
+            self._prune(int(target.name.removeprefix("step-")), best_step)
+
+    def _describe_failed_write(self, step: int, error: StepError, unfinished: Path) -> str:
+        size, free = self._state.num_trainable() * BYTES_PER_WEIGHT, shutil.disk_usage(self._folder).free
+        if self._accelerator.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        intact = self._saved().keys() - self._damaged
+        resume = f"continues from the checkpoint after step {max(intact)}" if intact else "trains from the beginning"
+        return (
+            f"the checkpoint after step {step} could not be written to {self._folder} ({error}): its disk has "
+            f"{_gigabytes(free)} free, and a checkpoint takes about {_gigabytes(size)}; free disk space and launch "
+            f"again, which {resume}"
+        )
+
+    def _on_all_workers(self, work: Callable[[], T]) -> T:
+        """Call a function on all workers, and wait until it has ended on each.
+
+        Raises:
+            StepError: It has failed on a worker; raised on all of them, with the error of the first.
+            OutOfMemoryError: A worker did not have enough memory for it.
+        """
+        result, failure = None, None
+        try:
+            result = work()
+        except Exception as error:  # torch raises exceptions of many kinds for a damaged file
+            failure = is_out_of_memory(error), _describe(error)
+        failures = [each for each in gather_object([failure]) if each is not None]
+        if failures:
+            is_memory, reason = failures[0]
+            raise (OutOfMemoryError if is_memory else StepError)(reason)
+        return result  # type: ignore[return-value]
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"step-{step:08d}"
+
     def _rng_file(self, folder: Path) -> Path:
         return folder / f"random-{self._accelerator.process_index}.pt"
 
     def _saved(self) -> Mapping[int, Path]:
-        """Return the complete checkpoints by step."""
-        folders = [file.parent for file in self._folder.glob(f"step-*/{METADATA}")]
+        """Return the checkpoints by step, damaged ones included."""
+        folders = self._folder.glob("step-*")
         return {int(match[1]): folder for folder in folders if (match := _FOLDER_NAME.fullmatch(folder.name))}
 
-    def _prune(self, best_step: int | None) -> None:
+    def _prune(self, newest: int, best_step: int | None) -> None:
         saved = self._saved()
-        for step in sorted(saved)[: -self._limit]:
-            if step != best_step:
-                shutil.rmtree(saved[step])
+        intact = sorted(step for step in saved if step == newest or step not in self._damaged)
+        kept = {*intact[-self._limit :], best_step}
+        for step in saved.keys() - kept:
+            self._remove(saved[step])
         for abandoned in self._folder.glob(".step-*"):
             shutil.rmtree(abandoned)
+
+    def _remove(self, checkpoint: Path) -> None:
+        """Delete a checkpoint. Its name changes first, so that a kill leaves no part of one under that name."""
+        abandoned = checkpoint.with_name(f".{checkpoint.name}.removed")
+        shutil.rmtree(abandoned, ignore_errors=True)
+        checkpoint.rename(abandoned)
+        shutil.rmtree(abandoned)
 
 
 def _gigabytes(num_bytes: int) -> str:

@@ -68,11 +68,12 @@ class TrainLoop:
 
         Raises:
             StopRequestedError: The user asked to stop, and a checkpoint was written.
-            StepError: The loss or its gradient is not finite, or the disk has no room for a checkpoint.
+            StepError: The loss or its gradient is not finite, the disk has no room for a checkpoint, or there are
+                checkpoints of which none can be read.
         """
         self._warn(self.checkpoints.check_disk_space(keep_best=self.options.load_best_model_at_end))
         self._validation_loop.prepare()
-        first_step = num_done = self.checkpoints.restore()
+        first_step = num_done = self.checkpoints.restore(self._warn, keep_best=self.options.load_best_model_at_end)
         if num_done:
             self._evaluate(num_done)
         monitor = TrainingMonitor(self.num_steps)

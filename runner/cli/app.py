@@ -83,6 +83,14 @@ def root(
         context.command.get_help(context)  # Typer prints the help and returns an empty text.
 
 
+def warn_of_unusable_plugins() -> None:
+    """Print on standard error which installed plugins cannot be used, and why."""
+    from runner.stages.registry import plugin_problems
+
+    for problem in plugin_problems():
+        print(f"warning: {problem}", file=sys.stderr)
+
+
 def set_environment() -> None:
     """Set the environment variables that libraries read at import."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

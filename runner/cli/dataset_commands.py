@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from runner.stages import Reporter
 
 
+Replace = Annotated[
+    bool,
+    typer.Option(
+        "--replace",
+        help="Replace the folder even if it holds another data set, or files that are not part of the data set. They "
+        "are deleted.",
+    ),
+]
+
+
 @app.command(rich_help_panel=DATASETS)
 def build(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The spec of a data set (YAML).")],
@@ -41,6 +51,7 @@ def build(
             "written to a folder of its own, whose name ends with _smoke.",
         ),
     ] = False,
+    replace: Replace = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -56,7 +67,9 @@ def build(
     loaded = load(spec, DatasetSpec, overrides or ())
     terminal = open_terminal()
     try:
-        result = build_dataset(smoke_spec(loaded.spec) if smoke else loaded.spec, terminal, dry_run=dry_run)
+        result = build_dataset(
+            smoke_spec(loaded.spec) if smoke else loaded.spec, terminal, dry_run=dry_run, replace=replace
+        )
     except SpecError as error:
         raise loaded.with_locations(error) from error
     finally:
@@ -136,13 +149,14 @@ def stats(
 def export(
     dataset: DatasetFolder,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to create.")],
+    replace: Replace = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Export a data set as Parquet with a dataset card, for the Hugging Face hub and the package `datasets`."""
     huggingface = _import_huggingface()
     with _reporter("export") as reporter:
-        num_samples = huggingface.export_dataset(dataset.resolve(), folder.resolve(), reporter)
+        num_samples = huggingface.export_dataset(dataset.resolve(), folder.resolve(), reporter, replace=replace)
     if as_json:
         print(json.dumps({"path": str(folder.resolve()), "num_samples": num_samples}, ensure_ascii=False))
         return
@@ -161,13 +175,14 @@ def import_(
         ),
     ],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to create.")],
+    replace: Replace = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Create a data-set folder from an export. The data set has the same fingerprint as the exported data set."""
     huggingface = _import_huggingface()
     with _reporter("import") as reporter:
-        description = huggingface.import_dataset(source, folder.resolve(), reporter)
+        description = huggingface.import_dataset(source, folder.resolve(), reporter, replace=replace)
     if as_json:
         document = {name: description[name] for name in ("fingerprint", "num_samples", "statistics")}
         print(json.dumps({"path": str(folder.resolve()), **document}, ensure_ascii=False))
@@ -228,6 +243,7 @@ def review(
     """Serve the review page, on which people accept, edit or reject summaries."""
     from runner.dataset.review.queue import open_review
     from runner.errors import RequirementError
+    from runner.redaction import is_loopback
 
     queue = open_review(dataset)
     _warn_torn_lines(queue)
@@ -236,7 +252,7 @@ def review(
         return
     try:
         from runner.dataset.review.access import review_token
-        from runner.dataset.review.server import check_port_free, is_loopback, serve_review
+        from runner.dataset.review.server import check_port_free, serve_review
     except ModuleNotFoundError as error:
         raise RequirementError(f"the review page needs NiceGUI ({error}): pip install 'mmre-runner[review]'") from error
     reviewer = reviewer or _login_name()

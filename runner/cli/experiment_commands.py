@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.cli.app import INSPECT, RUN, SETUP, AsJson, Debug, Overrides, SpecFile, app, open_terminal, set_environment
+from runner.cli.app import (
+    INSPECT,
+    RUN,
+    SETUP,
+    AsJson,
+    Debug,
+    Overrides,
+    SpecFile,
+    app,
+    open_terminal,
+    set_environment,
+    warn_of_unusable_plugins,
+)
 from runner.errors import SpecError
 
 if TYPE_CHECKING:
@@ -51,6 +63,7 @@ def init(
         written = [write_starter(name or "experiment", Path.cwd())]
     else:
         written = copy_shipped_spec(source, name, Path.cwd())
+    warn_of_unusable_plugins()
     print(f"wrote {', '.join(path.name for path in written)}; next: runner validate {written[0].name}")
 
 

@@ -72,7 +72,9 @@ def main() -> NoReturn:
 
 
 def _exit_with_internal_error(error: Exception, debug: bool) -> NoReturn:
-    message = f"{type(error).__name__}: {error}"
+    from runner.stages.registry import describe_error
+
+    message = describe_error(error)
     _print_error(f"internal error, not a problem of your spec: {message} (--debug shows the traceback)", debug)
     sys.exit(1)
 

@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from runner.cli.app import INSPECT, AsJson, Debug, app, set_environment
+from runner.cli.app import INSPECT, AsJson, Debug, app, set_environment, warn_of_unusable_plugins
 from runner.errors import SpecError
+from runner.redaction import is_loopback
 
 
 @app.command(rich_help_panel=INSPECT)
@@ -21,6 +22,7 @@ def plugins(as_json: AsJson = False, debug: Debug = False) -> None:
     from runner.spec.schema import list_plugins
 
     rows = list_plugins()
+    warn_of_unusable_plugins()
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))
         return
@@ -43,6 +45,7 @@ def schema(
     from runner.spec.experiment_spec import ExperimentSpec
     from runner.spec.schema import spec_schema
 
+    warn_of_unusable_plugins()
     text = json.dumps(spec_schema(DatasetSpec if dataset else ExperimentSpec), indent=2, ensure_ascii=False)
     if output is None:
         print(text)
@@ -60,17 +63,34 @@ def ui(
     ] = None,
     host: Annotated[str, typer.Option(help="Network address on which to serve the web interface.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port on which to serve the web interface.")] = 5000,
+    allowed_hosts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-hosts",
+            metavar="NAME",
+            help="A further name of this machine that browsers may use in the address. May be repeated.",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Serve the web interface of the tracker (MLflow)."""
     set_environment()
-    command = _serve_command(spec, host, port)
-    print(f"serving http://{host}:{port} (Ctrl-C ends it)", file=sys.stderr)
+    command, path = _serve_command(spec, host, port, allowed_hosts or ())
+    if not is_loopback(host):
+        print(
+            f"warning: anybody who can reach {host}:{port} sees and can change all runs, without a password",
+            file=sys.stderr,
+        )
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/{path}"
+    print(f"serving {address} (Ctrl-C ends it)", file=sys.stderr)
     os.execv(command[0], list(command))
 
 
-def _serve_command(spec: Path | None, host: str, port: int) -> Sequence[str]:
+def _serve_command(spec: Path | None, host: str, port: int, allowed_hosts: Sequence[str]) -> tuple[Sequence[str], str]:
     """The command that serves the tracker's pages, for a spec's store or the MLflow store under `runs/` here.
+
+    Returns:
+        The command, and the path of the first page.
 
     Raises:
         SpecError: There is no such store yet.
@@ -78,6 +98,7 @@ def _serve_command(spec: Path | None, host: str, port: int) -> Sequence[str]:
     from runner.resolved_plan import create_plugin
     from runner.spec.check import make_section
     from runner.spec.load import load_spec
+    from runner.stages import Tracker
 
     if spec is None:
         tracker, storage = make_section("tracker", {"type": "mlflow"}), Path("runs").resolve()
@@ -86,5 +107,5 @@ def _serve_command(spec: Path | None, host: str, port: int) -> Sequence[str]:
         tracker, storage = loaded.tracker, loaded.compute.storage or Path("runs").resolve()
     if not storage.is_dir():
         raise SpecError(f"{storage}: no runs here yet. Start one with `runner launch SPEC`, or name a spec")
-    command: Sequence[str] = create_plugin(tracker, storage).serve_command(host, port)
-    return command
+    opened: Tracker = create_plugin(tracker, storage)
+    return opened.serve_command(host, port, allowed_hosts), opened.pages_path()

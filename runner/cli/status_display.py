@@ -21,7 +21,14 @@ STALE_SECONDS = 300.0
 """A running trial without an event for this long may be stuck, and is marked. Writing a checkpoint of a large model
 takes minutes, but fewer than this."""
 
-STYLES = {"finished": "green", "running": "cyan", "failed": "red", "lost": "red", "interrupted": "yellow"}
+STYLES = {
+    "finished": "green",
+    "running": "cyan",
+    "failed": "red",
+    "lost": "red",
+    "damaged": "red",
+    "interrupted": "yellow",
+}
 
 UNKNOWN = "–"
 """What a cell without a value shows."""
@@ -53,9 +60,9 @@ def status_table(experiment: Mapping[str, Any]) -> Table:
 
 
 def status_lines(experiment: Mapping[str, Any]) -> list[str]:
-    """Format the lines below that table: the best point of a sweep so far, and the running launches."""
+    """Format the lines below that table: the best point of a sweep so far, running launches, damaged files."""
     best = [_best(experiment["best"])] if experiment["best"] else []
-    return [*best, *(_launch(launch) for launch in experiment["launches"])]
+    return [*best, *(_launch(launch) for launch in experiment["launches"]), *experiment["problems"]]
 
 
 def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 
 from runner.dataset.dataset_statistics import STATISTIC_NAMES, compute_statistics
-from runner.dataset.folder_reader import DESCRIPTION_FILE, content_fingerprint, sample_to_row
+from runner.dataset.folder_reader import DESCRIPTION_FILE, PARQUET_FOLDER, content_fingerprint, sample_to_row
 from runner.errors import DataError
+from runner.files import read_json_object, sync_file
 from runner.records import Sample, find_blank_text
 
 CARD_FILE = "README.md"
+EXTRA_FILES = ("left_out.jsonl", "annotations.jsonl")
+"""Files that a build writes beside the samples; an export and an import copy them unchanged."""
+EXPORTED_FILE = re.compile(rf"{PARQUET_FOLDER}/.*\.parquet")
+"""The files of an export with samples, relative to its folder."""
 
 SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 """The hub's size categories of data sets by their number of samples, below a million."""
@@ -201,32 +208,54 @@ def exclusive_build(path: Path, on_wait: Callable[[], object] = lambda: None) ->
         lock.release()
 
 
+@dataclass(frozen=True)
+class NewContent:
+    """What a folder is to be replaced by, to decide whether this is allowed.
+
+    Attributes:
+        name: The name of the data set.
+        source: The name of the corpus that the data set was made from; None if it is not known yet.
+        replace: Whether the user allows that another data set, or files of the user, are deleted.
+    """
+
+    name: str
+    source: str | None = None
+    replace: bool = False
+
+
 @contextmanager
-def publish_atomically(path: Path) -> Iterator[DatasetWriter]:
+def publish_atomically(path: Path, new: NewContent | None = None) -> Iterator[DatasetWriter]:
     """Write a data set beside its final path and move it there at the end, replacing an earlier one.
 
     Use it inside `exclusive_build`.
 
+    Args:
+        path: The final path.
+        new: Describes the new data set; None if the path is a cache, in which any data set may be replaced.
+
     Raises:
-        DataError: The path exists and is not a data set.
+        DataError: The path exists and may not be replaced; see `check_replaceable`.
     """
-    with replace_folder(path) as unfinished:
+    with replace_folder(path, new) as unfinished:
         yield DatasetWriter(unfinished)
 
 
 @contextmanager
-def replace_folder(path: Path, marker: str = DESCRIPTION_FILE, kind: str = "a data set") -> Iterator[Path]:
+def replace_folder(
+    path: Path, new: NewContent | None = None, marker: str = DESCRIPTION_FILE, kind: str = "a data set"
+) -> Iterator[Path]:
     """Create a folder beside its final path and move it there at the end, replacing an earlier one of its kind.
 
     Args:
         path: The final path.
+        new: As for `publish_atomically`.
         marker: The name of a file or folder that every folder of this kind contains.
         kind: The kind with its article, for the error message.
 
     Raises:
-        DataError: The path exists and is of another kind.
+        DataError: The path exists and may not be replaced; see `check_replaceable`.
     """
-    check_replaceable(path, marker, kind)
+    check_replaceable(path, new, marker, kind)
     unfinished, previous = (path.with_name(f".{path.name}.{suffix}") for suffix in ("unfinished", "before"))
     _restore_previous(previous, path)
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -241,10 +270,71 @@ def replace_folder(path: Path, marker: str = DESCRIPTION_FILE, kind: str = "a da
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def check_replaceable(path: Path, marker: str = DESCRIPTION_FILE, kind: str = "a data set") -> None:
-    """Raise a DataError if the path exists and is of another kind, so that nothing else is ever overwritten."""
-    if path.exists() and not (path / marker).exists():
+def check_replaceable(
+    path: Path, new: NewContent | None = None, marker: str = DESCRIPTION_FILE, kind: str = "a data set"
+) -> None:
+    """Check that a folder may be replaced, so that no other data set and no file of the user is deleted.
+
+    Args:
+        path: The folder, which need not exist.
+        new: As for `publish_atomically`.
+        marker: As for `replace_folder`.
+        kind: As for `replace_folder`.
+
+    Raises:
+        DataError: The path is of another kind; or, unless `new.replace` is set, it holds another data set, or files
+            that are not part of the data set.
+    """
+    if not path.exists():
+        return
+    if not (path / marker).exists():
         raise DataError(f"{path}: already exists and is not {kind}. Choose another path, or remove it")
+    if new is None or new.replace:
+        return
+    remedy = "Choose another path, or replace the folder with --replace"
+    try:
+        old = read_json_object(path / DESCRIPTION_FILE, remedy)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: holds no {DESCRIPTION_FILE} that says which data set it is. {remedy}") from error
+    if old.get("name") != new.name:
+        raise DataError(f"{path}: holds the data set {old.get('name')!r}, and the new one is {new.name!r}. {remedy}")
+    provenance = old.get("provenance")
+    source = provenance.get("source") if isinstance(provenance, dict) else None
+    if source is not None and new.source is not None and source != new.source:
+        raise DataError(
+            f"{path}: holds a data set {new.name!r} of another source ({source!r}, and the new one is made from "
+            f"{new.source!r}). {remedy}"
+        )
+    _check_foreign_files(path, old)
+
+
+def _check_foreign_files(path: Path, description: Mapping[str, Any]) -> None:
+    """Raise a DataError if a folder holds files that are not part of its data set or export."""
+    known = {DESCRIPTION_FILE, CARD_FILE, *EXTRA_FILES}
+    splits = description.get("num_samples")
+    for split in splits if isinstance(splits, dict) else ():
+        known.add(f"{split}.jsonl")
+        known.update(_image_names(path / f"{split}.jsonl"))
+    names = (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir() or file.is_symlink())
+    is_export = (path / PARQUET_FOLDER).is_dir()
+    foreign = sorted(name for name in names if name not in known and not (is_export and EXPORTED_FILE.fullmatch(name)))
+    if foreign:
+        more = f" and {len(foreign) - 1:,} more" if len(foreign) > 1 else ""
+        raise DataError(
+            f"{path}: holds files that are not part of the data set, such as {foreign[0]}{more}. Move them "
+            "to another folder, or delete them with --replace"
+        )
+
+
+def _image_names(file: Path) -> Iterator[str]:
+    """Yield the images that a split names; a damaged line names none."""
+    lines = file.read_bytes().splitlines() if file.is_file() else []
+    for line in lines:
+        with suppress(ValueError, TypeError, AttributeError, RecursionError):
+            row = json.loads(line)
+            for holder in (row, *(row.get("segments") or ())):
+                if isinstance(name := holder.get("image"), str):
+                    yield PurePosixPath(name).as_posix()
 
 
 def _restore_previous(previous: Path, path: Path) -> None:
@@ -259,3 +349,4 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        sync_file(file)

@@ -16,7 +16,9 @@ from huggingface_hub import snapshot_download
 from runner.dataset.folder_reader import DESCRIPTION_FILE, PARQUET_FOLDER, DatasetFolder, sample_from_row, sample_to_row
 from runner.dataset.folder_writer import (
     CARD_FILE,
+    EXTRA_FILES,
     DatasetWriter,
+    NewContent,
     dataset_card,
     exclusive_build,
     publish_atomically,
@@ -129,29 +131,29 @@ def check_image_name(name: str | None, sample_id: str) -> str:
 
 SPLIT_NAME_PATTERN = r"\w+(\.\w+)*"
 """The names of splits that `datasets` accepts."""
-EXTRA_FILES = ("left_out.jsonl", "annotations.jsonl")
-"""Files that a build writes beside the samples; they are copied unchanged."""
 
 
-def export_dataset(dataset: Path, target: Path, reporter: Reporter) -> dict[str, int]:
-    """Export a data set atomically, replacing an earlier export.
+def export_dataset(dataset: Path, target: Path, reporter: Reporter, *, replace: bool = False) -> dict[str, int]:
+    """Export a data set atomically, replacing an earlier export of it.
 
     Args:
         dataset: The folder of the data set.
         target: The folder to create: card, `dataset.json` and `data/<split>-….parquet`.
         reporter: Receives the progress.
+        replace: Whether an export of another data set, or files of the user, may be deleted.
 
     Returns:
         The number of samples by split.
 
     Raises:
-        DataError: The data set is missing or invalid, or the target exists and is not an export.
+        DataError: The data set is missing or invalid, or the target exists and may not be replaced.
     """
     folder = DatasetFolder(dataset.resolve())
     splits = folder.load_splits()
     _check_split_names(dataset, splits)
     total = sum(len(samples) for samples in splits.values())
-    with exclusive_build(target), replace_folder(target, PARQUET_FOLDER, "an export") as unfinished:
+    new = _new_content(folder.description, replace=replace)
+    with exclusive_build(target), replace_folder(target, new, PARQUET_FOLDER, "an export") as unfinished:
         (unfinished / PARQUET_FOLDER).mkdir()
         num_written = 0
         for split, samples in splits.items():
@@ -165,19 +167,24 @@ def export_dataset(dataset: Path, target: Path, reporter: Reporter) -> dict[str,
     return {split: len(samples) for split, samples in splits.items()}
 
 
-def import_dataset(export: str, target: Path, reporter: Reporter) -> dict[str, Any]:
-    """Convert an export to a data-set folder atomically, replacing an earlier one.
+def _new_content(description: Mapping[str, Any], *, replace: bool) -> NewContent:
+    return NewContent(description["name"], (description.get("provenance") or {}).get("source"), replace)
+
+
+def import_dataset(export: str, target: Path, reporter: Reporter, *, replace: bool = False) -> dict[str, Any]:
+    """Convert an export to a data-set folder atomically, replacing an earlier one of the same data set.
 
     Args:
         export: The folder of the export, or its name on the hub.
         target: The folder to create.
         reporter: Receives the progress, and a warning if the content differs from the fingerprint in `dataset.json`.
+        replace: Whether another data set, or files of the user, may be deleted.
 
     Returns:
         The content of the new `dataset.json`.
 
     Raises:
-        DataError: The export is missing or invalid, or the target exists and is not a data set.
+        DataError: The export is missing or invalid, or the target exists and may not be replaced.
         RequirementError: The hub cannot be reached, or has no such data set.
     """
     source = Path(export).expanduser() if Path(export).expanduser().is_dir() else _download(export)
@@ -187,7 +194,7 @@ def import_dataset(export: str, target: Path, reporter: Reporter) -> dict[str, A
         raise DataError(f"{source}: there is no folder {PARQUET_FOLDER}/ with Parquet files; `runner export` writes it")
     if (target / PARQUET_FOLDER).exists():
         raise DataError(f"{target}: is an export. Choose another path for the data set")
-    with exclusive_build(target), publish_atomically(target) as writer:
+    with exclusive_build(target), publish_atomically(target, _new_content(original, replace=replace)) as writer:
         splits = dict(_read_splits(source, original["num_samples"], writer, reporter))
         description = writer.write_dataset(
             original["name"],

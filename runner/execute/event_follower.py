@@ -10,6 +10,8 @@ from runner.trial.run_directory_and_events import Event, EventTail
 
 POLL_SECONDS = 0.2
 
+ErrorCallback = Callable[[Exception], None]
+"""Called with what a callback has raised; must not raise itself."""
 EventCallback = Callable[[str, Event, bool], None]
 """Called with a trial's name, an event, and whether the event was written since the trial was added."""
 
@@ -17,15 +19,17 @@ EventCallback = Callable[[str, Event, bool], None]
 class EventFollower(threading.Thread):
     """A thread that reads the logs of all running trials as they grow."""
 
-    def __init__(self, on_event: EventCallback, on_poll: Callable[[], None]) -> None:
+    def __init__(self, on_event: EventCallback, on_poll: Callable[[], None], on_error: ErrorCallback) -> None:
         """Initialize the thread.
 
         Args:
             on_event: Called with every event of a log, from its first one on; a search ignores what it already knows.
             on_poll: Called before each reading. The main thread cannot check for signals while a trial runs in it.
+            on_error: Called with the exception of a callback or of a reading. The thread continues, because nothing
+                else stops trials that are to be pruned, or forwards Ctrl-C.
         """
         super().__init__(daemon=True, name="event-follower")
-        self._on_event, self._on_poll = on_event, on_poll
+        self._on_event, self._on_poll, self._on_error = on_event, on_poll, on_error
         self._logs: dict[str, tuple[EventTail, int]] = {}
         self._lock = threading.RLock()
         self._stopping = threading.Event()
@@ -45,7 +49,10 @@ class EventFollower(threading.Thread):
     def run(self) -> None:
         """Read the logs until `stop` is called."""
         while not self._stopping.wait(POLL_SECONDS):
-            self._on_poll()
+            try:
+                self._on_poll()
+            except Exception as error:
+                self._on_error(error)
             with self._lock:
                 for trial, (tail, old_size) in list(self._logs.items()):
                     self._read(trial, tail, old_size)
@@ -57,5 +64,12 @@ class EventFollower(threading.Thread):
             self.join()
 
     def _read(self, trial: str, tail: EventTail, old_size: int) -> None:
-        for event in tail.read():
-            self._on_event(trial, event, tail.offset > old_size)
+        events = tail.read()
+        while True:
+            try:
+                event = next(events, None)
+                if event is None:
+                    return
+                self._on_event(trial, event, tail.offset > old_size)
+            except Exception as error:  # an error of the display, of the search, or of the disk
+                self._on_error(error)

@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.files import parse_size
+from runner.errors import DataError
+from runner.files import parse_size, read_json_object
 from runner.fingerprint_and_provenance import Provenance, fingerprint
 from runner.resolved_plan import NOT_FINGERPRINTED, Plan, Trial, create_plugin, describe_changes
 from runner.spec.experiment_spec import ExperimentSpec
@@ -192,8 +193,11 @@ class LaunchContext:
         options = _compared_options(trial.plan.spec.as_json())
         plans = sorted(self.folder.glob("trial-*/plan.json"), key=lambda file: file.stat().st_mtime, reverse=True)
         for file in plans:
-            earlier = json.loads(file.read_text(encoding="utf-8"))
-            if file.parent.name == trial.name or _compared_options(earlier) != options:
+            try:
+                earlier = read_json_object(file, "")
+            except DataError:
+                continue  # It explains nothing; `runner status` names it.
+            if file.parent.name == trial.name or "pinned" not in earlier or _compared_options(earlier) != options:
                 continue
             changes = describe_changes(earlier["pinned"], trial.plan.pins)
             return (

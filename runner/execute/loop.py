@@ -6,10 +6,10 @@ import math
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
-from runner.errors import DivergedError, RunnerError, SpecError, StepError
+from runner.errors import DataError, DivergedError, RunnerError, SpecError, StepError
 from runner.execute.event_follower import EventFollower
 from runner.execute.launch_context import LaunchContext
 from runner.execute.results_and_interfaces import (
@@ -25,7 +25,7 @@ from runner.resolved_plan import Trial
 from runner.signals import StopSignals
 from runner.sweep.trial_source import SearchClient, TrialSource
 from runner.tracking.uploader import RunSync, TrackerUploader
-from runner.trial.run_directory_and_events import Event, EventTail, RunDirectory, objective_metric
+from runner.trial.run_directory_and_events import STEPS, Event, EventTail, RunDirectory, objective_metric
 from runner.trial.run_trial import Outcome, Status
 from runner.trial.score import describe_mistake, describe_total_failure
 
@@ -83,12 +83,13 @@ class LaunchLoop:
         self._experiment, self._make_executor = experiment, make_executor
         self._listener, self._signals = listener, signals
         self.uploader = TrackerUploader(listener.warn)
-        self._follower = EventFollower(self._on_event, self._forward_stop)
+        self._follower = EventFollower(self._on_event, self._forward_stop, self._warn_of_error)
         self._executor: Executor | None = None
         self._active: dict[str, ActiveTrial] = {}
         self._uploading: list[tuple[RunSync, ExitStack]] = []
         self._results: list[TrialResult] = []
         self._has_announced_stop = False
+        self._shown_errors: set[str] = set()
         self._has_shown_mistake = False
 
     def run(self) -> None:
@@ -161,7 +162,9 @@ class LaunchLoop:
         run, lock = self._experiment.run_directory(trial), ExitStack()
         try:
             lock.enter_context(run.locked())
-        except StepError as error:
+            self._check_readable(run)
+        except (StepError, DataError) as error:
+            lock.close()
             self._add_result(make_result(trial, run, Outcome("failed", error), "failed", None))
             self._tell(trial, "failed", {}, {})
             return
@@ -175,8 +178,13 @@ class LaunchLoop:
             self._listener.warn(explanation)
         is_resumed = self._experiment.prepare(trial, run)
         sync = self._experiment.make_sync(trial, run)
-        self._upload(sync)
-        executor = self._get_executor()
+        try:
+            self._upload(sync)
+            executor = self._get_executor()
+        except BaseException:  # The launch ends before the trial has begun.
+            run.update_record(status="interrupted")
+            lock.close()
+            raise
         active = self._active[trial.name] = ActiveTrial(trial, run, sync, lock, is_resumed)
         try:
             # Requirements of all trials were checked with the first one; this trial may have others.
@@ -184,6 +192,11 @@ class LaunchLoop:
             executor.check_placeable(trial.plan.spec.compute)
         except RunnerError as error:
             self._end(active, Outcome("failed", error))
+
+    def _check_readable(self, run: RunDirectory) -> None:
+        """Raise a DataError if what an earlier launch recorded is damaged; the launch goes on with the other trials."""
+        if not self._experiment.from_scratch and self._experiment.rerun != STEPS[0]:
+            run.check_readable(metrics=self._experiment.rerun is None)
 
     def _earlier_status(self, run: RunDirectory) -> Status | None:
         """How a trial ended in an earlier launch; None if it is to be run."""
@@ -346,23 +359,39 @@ class LaunchLoop:
     def _on_event(self, name: str, event: Event, is_new: bool) -> None:
         """Handle an event of a running trial, in the follower's thread."""
         active = self._active.get(name)
-        should_stop = active is not None and self._search.report(active.trial, event, active.last_values)
-        # A training that was reused from another trial is complete: stopping it would save nothing.
-        if active is not None and should_stop and not active.is_pruned and "reused_from" not in event:
-            active.is_pruned = True
-            active.run.stop_request.touch()
-        if is_new:
-            self._listener.event(name, event)
+        try:
+            should_stop = active is not None and self._search.report(active.trial, event, active.last_values)
+            # A training that was reused from another trial is complete: stopping it would save nothing.
+            if active is not None and should_stop and not active.is_pruned and "reused_from" not in event:
+                active.run.stop_request.touch()
+                active.is_pruned = True
+        finally:
+            if is_new:
+                self._listener.event(name, event)
 
     def _forward_stop(self) -> None:
         """Forward Ctrl-C to the trials, in the follower's thread: a trial of this process blocks the loop."""
         if not self._signals.stop_requested:
             return
+        for active in list(self._active.values()):
+            try:
+                active.run.stop_request.touch()
+            except OSError as error:  # the other trials can still be asked to stop
+                self._warn_of_error(error)
         if not self._has_announced_stop:
             self._has_announced_stop = True
             self._listener.stopping()
-        for active in list(self._active.values()):
-            active.run.stop_request.touch()
+
+    def _warn_of_error(self, error: Exception) -> None:
+        """Warn once of an error in the follower's thread, which must continue even if the warning cannot be shown."""
+        problem = f"{type(error).__name__}: {error}"
+        if problem not in self._shown_errors:
+            self._shown_errors.add(problem)
+            with suppress(Exception):
+                self._listener.warn(
+                    f"an event of a trial could not be displayed, given to the search, or answered ({problem}); the "
+                    "launch continues"
+                )
 
     def _kill_all(self) -> None:
         for active in list(self._active.values()):

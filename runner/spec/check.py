@@ -220,13 +220,18 @@ def _check_section(tree: Tree, path: SpecPath, value: Any, stage: Stage, problem
         type_mark = tree.mark((*path, "type")) or mark
         problems.append(type_mark.problem(unknown_plugin_message(stage, name), (*path, "type")))
         return None
-    options_class = plugins[name].options_class()
     options = {key: option for key, option in value.items() if key != "type"}
     try:
+        options_class = plugins[name].options_class()
         return Section(stage, name, options_class.model_validate(options))
     except ValidationError as error:
         problems += validation_problems(error, options_class, tree, path)
-        return None
+    except PluginError as error:
+        problems.append((tree.mark((*path, "type")) or mark).problem(str(error), (*path, "type")))
+    except Exception as error:  # of a validator of the plugin
+        message = f"{plugins[name]}: its check of the options raised {type(error).__name__}: {error}"
+        problems.append(mark.problem(message, path))
+    return None
 
 
 def make_section(stage: Stage, value: Mapping[str, Any]) -> Section:

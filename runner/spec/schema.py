@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from runner.errors import PluginError
 from runner.spec.experiment_spec import NONE, SectionOf, Specification
 from runner.stages import field_descriptions
 from runner.stages.registry import STAGES, Plugin, installed_plugins
@@ -14,7 +15,8 @@ from runner.stages.registry import STAGES, Plugin, installed_plugins
 def spec_schema(kind: type[Specification]) -> dict[str, Any]:
     """Build the JSON Schema of a kind of spec.
 
-    The schema of a section depends on its `type`, so an editor completes the options of that plugin only.
+    The schema of a section depends on its `type`, so an editor completes the options of that plugin only. A plugin that
+    cannot be imported accepts any options; see `runner.stages.registry.plugin_problems`.
     """
     definitions: dict[str, Any] = {}
     properties: dict[str, Any] = {
@@ -69,6 +71,10 @@ def _section_schema(stage: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _options_schema(plugin: Plugin, definitions: dict[str, Any]) -> dict[str, Any]:
+    try:
+        plugin.options_schema()
+    except PluginError as error:  # Editors then accept any options of this plugin.
+        return {"properties": {"type": {"const": plugin.name}}, "description": str(error)}
     schema = _model_schema(plugin.options_class(), f"{plugin.stage}.{plugin.name}", definitions)
     schema["properties"] = {"type": {"const": plugin.name}, **schema.get("properties", {})}
     schema["required"] = ["type", *schema.get("required", [])]
@@ -91,14 +97,24 @@ def _model_schema(model: type[BaseModel], prefix: str, definitions: dict[str, An
 
 
 def list_plugins() -> list[dict[str, Any]]:
-    """List the installed plugins in the form of `plugins --json` (docs/interface.md)."""
+    """List the installed plugins in the form of `plugins --json` (docs/interface.md).
+
+    A plugin that cannot be imported has an `error`, and no schema.
+    """
     return [
         {
             "stage": stage,
             "name": plugin.name,
             "distribution": plugin.distribution,
-            "options_schema": plugin.options_class().model_json_schema(),
+            **_options_of(plugin),
         }
         for stage in STAGES
         for plugin in installed_plugins(stage).values()
     ]
+
+
+def _options_of(plugin: Plugin) -> dict[str, Any]:
+    try:
+        return {"options_schema": plugin.options_schema()}
+    except PluginError as error:
+        return {"options_schema": None, "error": str(error)}

@@ -88,5 +88,14 @@ class Tracker(Protocol):
     def link(self) -> str:
         """Return where to view the run: a URL, or the command that opens it."""
 
-    def serve_command(self, host: str, port: int) -> Sequence[str]:
-        """Return the command that serves the tracker's web interface, for `runner ui`."""
+    def serve_command(self, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> Sequence[str]:
+        """Return the command that serves the tracker's web interface, for `runner ui`.
+
+        Args:
+            host: The network address on which to serve.
+            port: The port.
+            allowed_hosts: Further names of this machine that browsers may use in addresses.
+        """
+
+    def pages_path(self) -> str:
+        """Return the path of the first page of the web interface, such as `#/experiments`."""

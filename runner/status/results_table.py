@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from runner.errors import DataError
+from runner.files import read_json_object
 from runner.resolved_plan import NOT_FINGERPRINTED, flatten_json
-from runner.status.status import TrialStatus, experiment_status, find_experiments
+from runner.status.status import DAMAGED, TrialStatus, experiment_status, find_experiments
 from runner.sweep.sweep_folder import SWEEP_FOLDER, read_sweep
 from runner.trial.run_directory_and_events import RunDirectory
 
@@ -61,11 +63,14 @@ class _Row(NamedTuple):
 
 
 def _rows(experiment: Path, trials: Sequence[TrialStatus]) -> Iterator[_Row]:
-    sweep_entries = {entry["name"]: entry for entry in read_sweep(experiment / SWEEP_FOLDER).get("trials", ())}
+    sweep_entries = {entry["name"]: entry for entry in _sweep_trials(experiment)}
     order = {name: index for index, name in enumerate(sweep_entries)}
     for trial in sorted(trials, key=lambda trial: order.get(trial.name, len(order))):
         run = RunDirectory(trial.run_dir)
-        plan = json.loads(run.plan.read_text(encoding="utf-8"))
+        try:
+            plan = read_json_object(run.plan, "")
+        except DataError:
+            plan = {}
         entry = sweep_entries.get(trial.name, {})
         yield _Row(
             identity={
@@ -73,13 +78,21 @@ def _rows(experiment: Path, trials: Sequence[TrialStatus]) -> Iterator[_Row]:
                 "trial": trial.name,
                 "arm": entry.get("arm") or None,
                 "group": entry.get("group") or None,
-                "seed": plan[SEED],
-                "status": trial.status,
+                "seed": plan.get(SEED),
+                "status": trial.status if "pinned" in plan else DAMAGED,
             },
             options=_options(plan),
             metrics=run.read_metrics() if trial.status == FINISHED else {},
-            origin={"fingerprint": plan["pinned"]["fingerprint"], "run_dir": str(trial.run_dir.resolve())},
+            origin={"fingerprint": plan.get("pinned", {}).get("fingerprint"), "run_dir": str(trial.run_dir.resolve())},
         )
+
+
+def _sweep_trials(experiment: Path) -> Sequence[Mapping[str, Any]]:
+    """The trials in `sweep.json`; none if the file is damaged, which `runner status` reports."""
+    try:
+        return read_sweep(experiment / SWEEP_FOLDER).get("trials", [])  # type: ignore[no-any-return]
+    except DataError:
+        return []
 
 
 def _options(plan: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import signal
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from runner.errors import RequirementError
-from runner.files import write_json
+from runner.errors import DataError, RequirementError
+from runner.files import read_json_object, write_json
 
 JOB_VARIABLE = "RUNNER_JOB"
 """Environment variable with the job's name, set for a launch that runs as a job of a cluster."""
@@ -131,11 +130,33 @@ def registered_launch(folder: Path) -> Iterator[None]:
 
 
 def launch_records(folder: Path) -> list[LaunchRecord]:
-    """Read the records of launches in an experiment's folder, including those of launches that were killed."""
-    records = []
+    """Read the records of launches in an experiment's folder, including those of launches that were killed.
+
+    Damaged records are left out; see `damaged_launch_records`.
+    """
+    return [record for record in _read_records(folder) if isinstance(record, LaunchRecord)]
+
+
+def damaged_launch_records(folder: Path) -> list[str]:
+    """Describe the damaged records of launches in an experiment's folder."""
+    return [str(record) for record in _read_records(folder) if isinstance(record, DataError)]
+
+
+def _read_records(folder: Path) -> Iterator[LaunchRecord | DataError]:
     for file in sorted(folder.glob(".launch-*.json")):
+        remedy = "Remove it, if no launch of this experiment is running"
         try:
-            records.append(LaunchRecord(file, **json.loads(file.read_text(encoding="utf-8"))))
+            record = LaunchRecord(file, **read_json_object(file, remedy))
         except FileNotFoundError:
             continue  # The launch has ended in the meantime.
-    return records
+        except TypeError as error:
+            yield DataError(f"{file}: the file is damaged ({error}). {remedy}")
+        except DataError as error:
+            yield error
+        else:
+            types = {"host": str, "pid": int, "born": (int, float), "started": str, "job": (str, type(None))}
+            wrong = [name for name, type_ in types.items() if not isinstance(getattr(record, name), type_)]  # type: ignore[arg-type]
+            if wrong:
+                yield DataError(f"{file}: the file is damaged (`{wrong[0]}` has the wrong type). {remedy}")
+            else:
+                yield record

@@ -10,14 +10,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from runner.errors import RequirementError, SpecError
+from runner.errors import DataError, RequirementError, SpecError
 from runner.stages.registry import suggestion
-from runner.status.running_launches import LaunchRecord, launch_records
+from runner.status.running_launches import LaunchRecord, damaged_launch_records, launch_records
 from runner.sweep.sweep_folder import SWEEP_FOLDER, read_sweep
 from runner.trial.run_directory_and_events import Event, EventTail, RunDirectory
 
 RUNNING, WAITING, LOST = "running", "waiting", "lost"
 """States of an unfinished trial: it has written events; it has written none yet; its launch no longer exists."""
+DAMAGED = "damaged"
+"""The state of a trial whose `record.json` or `metrics.json` is damaged; its error says which, and what to do."""
 
 TAIL_BYTES = 1_000_000
 """How much of a long log is read, from its end. That is some thousand steps, enough for the last of most metrics."""
@@ -40,7 +42,7 @@ class TrialStatus:
         total: The total amount of that step.
         metrics: The last value of each metric while it runs, then its results.
         age: Seconds since its last event; None if it has written none yet.
-        error: The error message of a failed trial.
+        error: The error message of a failed trial, or of a damaged file.
         run_dir: Its folder.
         eta_seconds: Estimated seconds until that step is complete; None if unknown or if the trial does not run.
         resumed_from_step: The optimizer step of the checkpoint that the running training continued from; None if it
@@ -77,6 +79,7 @@ class ExperimentStatus:
         trials: The status of each selected trial.
         launches: The running launches.
         best: For a sweep with an objective: `metric`, `mode`, `value`, and the `parameters` and `trials` of the best.
+        problems: Damaged files of the experiment that belong to no trial, each with what to do.
     """
 
     name: str
@@ -84,6 +87,7 @@ class ExperimentStatus:
     trials: Sequence[TrialStatus]
     launches: Sequence[LaunchRecord]
     best: Mapping[str, Any] | None
+    problems: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The experiment as docs/interface.md's `status --json` lists it."""
@@ -96,6 +100,7 @@ class ExperimentStatus:
             "folder": str(self.folder),
             "launches": launches,
             "best": self.best,
+            "problems": list(self.problems),
             "trials": [trial.as_json() for trial in self.trials],
         }
 
@@ -193,7 +198,12 @@ def experiment_status(selection: ExperimentSelection) -> ExperimentStatus:
     folder = selection.experiment
     launches = [launch for launch in launch_records(folder) if launch.is_alive]
     trials = [trial_status(trial, is_launched=bool(launches)) for trial in selection.trials]
-    return ExperimentStatus(folder.name, folder, trials, launches, _best(folder))
+    best, problems = None, damaged_launch_records(folder)
+    try:
+        best = _best(folder)
+    except DataError as error:
+        problems.append(str(error))
+    return ExperimentStatus(folder.name, folder, trials, launches, best, problems)
 
 
 def _best(experiment: Path) -> dict[str, Any] | None:
@@ -220,10 +230,14 @@ def trial_status(folder: Path, *, is_launched: bool) -> TrialStatus:
         is_launched: Whether a launch of its experiment runs.
     """
     run = RunDirectory(folder)
-    record = run.read_record()
     events = _last_events(run.events)
+    record, results, damage = dict[str, Any](), dict[str, float | None](), None
+    try:
+        record, results = run.read_record(), run.read_metrics()
+    except DataError as error:
+        damage = str(error)
     progress = next((event for event in reversed(events) if event["kind"] == "progress"), None)
-    status = str(record.get("status", RUNNING))
+    status = DAMAGED if damage else str(record.get("status", RUNNING))
     if status == RUNNING:
         status = (RUNNING if events else WAITING) if is_launched else LOST
     is_running = status == RUNNING
@@ -234,10 +248,10 @@ def trial_status(folder: Path, *, is_launched: bool) -> TrialStatus:
         stage=progress["stage"] if progress else None,
         done=progress["done"] if progress else None,
         total=progress["total"] if progress else None,
-        metrics=run.read_metrics() or _last_metrics(events),
+        metrics=results or _last_metrics(events),
         # Usage is sampled even while a trial is stuck, so that it says nothing of the trial's activity.
         age=_age([event for event in events if event["kind"] != "system"]),
-        error=errors[-1] if errors and status == "failed" else None,
+        error=damage or (errors[-1] if errors and status == "failed" else None),
         run_dir=folder,
         eta_seconds=estimate_remaining(events) if is_running else None,
         resumed_from_step=find_resumed_step(run.events) if is_running else None,

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from runner.errors import DataError
 from runner.resolved_plan import PlanResolver, Trial
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.sweep_section import SweepOptions
@@ -161,11 +162,14 @@ class Search:
         return (self._earlier_seconds + time.monotonic() - self._started) / 3600
 
     def _gpu_hours(self) -> float:
-        """The GPU hours of the ended trials, from the records of their last launch."""
+        """The GPU hours of the ended trials, from the records of their last launch; a damaged record counts as none."""
         total = 0.0
         for name in self._results:
             compute = self._proposed[name].plan.spec.compute
-            steps = RunDirectory(self._experiment_folder / name).read_record().get("steps", {})
+            try:
+                steps = RunDirectory(self._experiment_folder / name).read_record().get("steps", {})
+            except DataError:  # The launch has reported it as the trial's error.
+                continue
             total += sum(step["seconds"] for step in steps.values()) * compute.workers * compute.gpus_per_worker
         return total / 3600
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from runner.files import write_json, write_text
+from runner.errors import DataError
+from runner.files import read_json_object, write_json, write_text
 from runner.redaction import redact_passwords
 from runner.resolved_plan import Plan, Trial, plan_json
 from runner.trial.run_directory_and_events import LOCK, OBJECTIVE, TRACKER_LOCK, TRACKER_STATE, EventLog, lock_folder
@@ -20,14 +20,25 @@ SWEEP_FOLDER = "sweep"
 """The folder's name; the names of trials begin with another word."""
 SWEEP_FILE = "sweep.json"
 """The file in it with the trials and their values."""
+SWEEP_REMEDY = "Restore the file from a copy, or remove it: the next launch of the sweep writes it again"
 SEED = "seed"
 """The parameter in which the repetitions of a point differ."""
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:
-    """Read the `sweep.json` of a folder; empty if there is none."""
+    """Read the `sweep.json` of a folder; empty if there is none.
+
+    Raises:
+        DataError: The file is damaged.
+    """
     file = folder / SWEEP_FILE
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+    if not file.exists():
+        return {}
+    sweep = read_json_object(file, SWEEP_REMEDY)
+    trials = sweep.get("trials", [])
+    if not isinstance(trials, list) or not all(isinstance(each, dict) and "name" in each for each in trials):
+        raise DataError(f"{file}: the file is damaged (`trials` must be a list of objects with a name). {SWEEP_REMEDY}")
+    return sweep
 
 
 class SweepFolder:
@@ -68,7 +79,7 @@ class SweepFolder:
         With another base plan or another objective this is another sweep, whose trials are numbered anew.
         """
         self.objective = objective
-        saved = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
+        saved = read_sweep(self.path)
         if (saved.get("fingerprint"), saved.get("objective")) == (self._plan.fingerprint, objective):
             self._trials = {trial["name"]: trial for trial in saved["trials"]}
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +12,7 @@ from runner.redaction import redact_passwords
 from runner.resolved_plan import create_plugin, read_plan
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import DatasetInfo, TrackedRun, Tracker
-from runner.status.running_launches import LaunchRecord, launch_records
+from runner.status.running_launches import LaunchRecord, damaged_launch_records, launch_records
 from runner.status.status import ExperimentSelection
 from runner.sweep.sweep_folder import SWEEP_FOLDER, read_sweep
 from runner.tracking.run_description import tracked_sweep, tracked_trial, tracker_identity
@@ -69,6 +69,9 @@ class StorageSync:
         if launches:
             self.refused[name] = "; ".join(_describe_running(launch, name) for launch in launches)
             return
+        if damaged := damaged_launch_records(selection.experiment):
+            self.refused[name] = "; ".join(damaged)
+            return
         sweep = _SweepSync(selection.experiment / SWEEP_FOLDER, self._storage)
         for path in selection.trials:
             if self._refuse_if_unreachable(name):
@@ -88,9 +91,10 @@ class StorageSync:
         return is_unreachable
 
     def _sync_trial(self, run: RunDirectory, sweep: _SweepSync) -> SyncResult:
-        result = SyncResult(run.path.parent.name, run.path.name, _status(run))
+        result = SyncResult(run.path.parent.name, run.path.name, "interrupted")
         entry = sweep.trials.get(run.path.name)
         try:
+            result = replace(result, status=_status(run))
             spec, tracked = trial_from_folder(run, entry or {})
         except RunnerError as error:
             return SyncResult(result.experiment, result.name, result.status, error=str(error))
@@ -120,10 +124,14 @@ class _SweepSync:
     def __init__(self, folder: Path, storage: Path) -> None:
         self.sync: RunSync | None = None
         self.error: str | None = None
-        sweep = read_sweep(folder)
+        sweep: dict[str, Any] = {}
+        try:
+            sweep = read_sweep(folder)
+        except DataError as error:
+            self.error = str(error)
         self.trials: dict[str, dict[str, Any]] = {trial["name"]: trial for trial in sweep.get("trials", ())}
         self.status: Status = sweep["status"] if sweep.get("status") in get_args(Status) else "interrupted"
-        if not (folder / "plan.json").exists():
+        if self.error is not None or not (folder / "plan.json").exists():
             return
         try:
             spec, run = sweep_from_folder(folder)
@@ -179,7 +187,7 @@ def sweep_from_folder(folder: Path) -> tuple[ExperimentSpec, TrackedRun]:
 def _plan(file: Path) -> ExperimentSpec:
     try:
         return read_plan(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # the last two: JSON, but no object
         raise DataError(f"{file} cannot be read: {error}") from error
 
 
@@ -188,10 +196,13 @@ def _dataset(recorded: Mapping[str, Any] | None, spec: ExperimentSpec) -> Datase
     if recorded is None:
         assert spec.pinned is not None, "a plan is pinned"
         return DatasetInfo(spec.data.type, "", spec.pinned.data, (), {})
-    return DatasetInfo(
-        recorded["name"],
-        recorded["location"],
-        recorded["fingerprint"],
-        tuple(recorded["labels"]),
-        recorded["num_samples"],
-    )
+    try:
+        return DatasetInfo(
+            recorded["name"],
+            recorded["location"],
+            recorded["fingerprint"],
+            tuple(recorded["labels"]),
+            recorded["num_samples"],
+        )
+    except (KeyError, TypeError) as error:
+        raise DataError(f"the recorded data set is damaged ({type(error).__name__}: {error})") from error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,8 +16,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from runner.errors import RequirementError, RunnerError, StepError
-from runner.files import write_json
+from runner.errors import DataError, RequirementError, RunnerError, StepError
+from runner.files import read_json_object, write_json
 from runner.redaction import redact_passwords
 from runner.stages import TrackedRun, Tracker
 from runner.trial.run_directory_and_events import TRACKER_LOCK, TRACKER_STATE, EventTail
@@ -41,10 +41,15 @@ def tracker_state(folder: Path) -> dict[str, Any]:
 
     Returns:
         `run_id`, `link`, `delivered` (bytes of the log), `complete`, `status` (the last one that was sent), and
-        `store` (which tracker it is). Empty if nothing was uploaded yet.
+        `store` (which tracker it is). Empty if nothing was uploaded yet, or if the file is damaged: the tracker then
+        finds the run by its tags and receives the whole log again.
     """
-    file = folder / TRACKER_STATE
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+    try:
+        state = read_json_object(folder / TRACKER_STATE, "")
+    except (FileNotFoundError, DataError):
+        return {}
+    types = {"run_id": (str, type(None)), "delivered": (int,), "status": (str, type(None)), "link": (str,)}
+    return state if all(isinstance(state.get(name), type_) for name, type_ in types.items()) else {}
 
 
 class RunSync:
@@ -268,7 +273,8 @@ class TrackerUploader(threading.Thread):
         while not self._closing.is_set():
             self._wake.wait(UPLOAD_SECONDS)
             self._wake.clear()
-            self._upload_due()
+            with suppress(Exception):  # The warning could not be displayed; without this thread nothing is uploaded.
+                self._upload_due()
         self._upload_due()
 
     def close(self, is_hurried: Callable[[], bool]) -> None:
@@ -344,8 +350,8 @@ class TrackerUploader(threading.Thread):
 
     def _warn_once(self, problem: str) -> None:
         if not self._has_warned:
+            self._has_warned = True
             self._warn(
                 f"{redact_passwords(problem)}; the run continues. What is missing is uploaded when the tracker "
                 "answers, by `runner sync`, or when this spec is launched again"
             )
-        self._has_warned = True

@@ -17,7 +17,7 @@ from uuid import uuid4
 from filelock import SoftFileLease, Timeout
 
 from runner.errors import RunnerError
-from runner.files import link_or_copy, write_json, write_text
+from runner.files import link_or_copy, sync_tree, write_json, write_text
 from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options, host_info
 from runner.resolved_plan import PARSING
 from runner.spec.experiment_spec import VALIDATION_PREFIX, ExperimentSpec, Pins, Section
@@ -233,6 +233,7 @@ class CacheEntry:
 
     def move_into_place(self, complete: Path) -> None:
         """Rename a complete folder, with its description, to this entry; an existing entry stays as it is."""
+        sync_tree(complete)
         try:
             complete.rename(self.folder)
         except OSError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.files import read_jsonl, write_text
+from runner.files import write_text
 from runner.preflight.check_samples import CheckProgress, check_prompt_lengths
 from runner.prompt_rendering import training_texts
 from runner.spec.experiment_spec import ExperimentSpec
@@ -26,7 +26,7 @@ from runner.trial.cache_entry import (
     training_key,
     validation_metric_identities,
 )
-from runner.trial.run_directory_and_events import Event, RunDirectory
+from runner.trial.run_directory_and_events import Event, EventTail, RunDirectory
 from runner.trial.trial_components import TrialContext
 
 RANK_POLL_SECONDS = 0.1
@@ -94,7 +94,7 @@ def training_record(context: TrialContext) -> str:
     """The record of the training so far, as the text of `RECORD_FILE`."""
     run = context.run
     record = {
-        "events": [event for event in read_jsonl(run.events) if _is_training_event(event)],
+        "events": [event for event in EventTail(run.events).read() if _is_training_event(event)],
         "metrics": validation_metric_identities(context.spec),
         "preflight": run.read_record().get("preflight"),
         "answer_limit": context.spec.generator_options.max_answer_tokens,

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -17,8 +17,8 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from runner.errors import StepError
-from runner.files import write_json, write_text
+from runner.errors import DataError, StepError
+from runner.files import read_json_object, write_json, write_text
 from runner.fingerprint_and_provenance import Provenance, host_info, package_versions
 from runner.redaction import redact_passwords
 from runner.resolved_plan import Plan, plan_json
@@ -89,6 +89,40 @@ class EventLog:
         self.append("warning", message=message)
 
 
+_NUMBER = (int, float)
+_EVENT_FIELDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
+    "state": {"step": (str,), "state": (str,)},
+    "metrics": {"step": (int, type(None)), "values": (dict,)},
+    "system": {"values": (dict,)},
+    "progress": {"stage": (str,), "done": _NUMBER, "total": _NUMBER, "shown": (dict,)},
+    "artifact": {"name": (str,), "path": (str,)},
+    "warning": {"message": (str,)},
+    "cache": {"message": (str,)},
+    "parameters": {"groups": (list,)},
+}
+"""The fields of each kind of event that readers use, with their types. Other kinds have no fields that readers use."""
+
+
+def is_event(value: object) -> bool:
+    """Return whether a value from a log is an event that all readers can use."""
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        return False
+    fields = _EVENT_FIELDS.get(value["kind"], {})
+    if not all(name in value and isinstance(value[name], types) for name, types in fields.items()):
+        return False
+    if "values" in fields and not _are_numbers(value["values"].values()):
+        return False
+    try:
+        return datetime.fromisoformat(value["time"]).tzinfo is not None
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _are_numbers(values: Iterable[object]) -> bool:
+    """Whether all values are numbers or null."""
+    return all(isinstance(value, (*_NUMBER, type(None))) for value in values)
+
+
 class EventTail:
     """Reads the new events of a growing log."""
 
@@ -97,7 +131,7 @@ class EventTail:
         self._path, self.offset = path, offset
 
     def read(self) -> Iterator[Event]:
-        """Yield the events of the complete lines since the last call; a truncated line is skipped."""
+        """Yield the events of the complete lines since the last call; a line that is no event is skipped."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -107,9 +141,11 @@ class EventTail:
                     return
                 self.offset += len(line)
                 try:
-                    yield json.loads(line)
-                except ValueError:
+                    event = json.loads(line)
+                except (ValueError, RecursionError):
                     continue
+                if is_event(event):
+                    yield event
 
 
 class StepReporter:
@@ -153,6 +189,15 @@ TRACKER_STATE = "tracker.json"
 """The progress of the upload of a run or sweep to the tracker."""
 TRACKER_LOCK = ".tracker.lock"
 """The lock file of the process that uploads: a launch and `runner sync` wait for each other."""
+
+
+RECORD_REMEDY = (
+    "Restore the file from a copy, or remove it: the next launch then repeats the steps of this trial and reuses its "
+    "checkpoints and the cache"
+)
+METRICS_REMEDY = (
+    "Restore the file from a copy, or launch the spec with `--rerun score`, which computes the metrics again"
+)
 
 
 class RunDirectory:
@@ -249,8 +294,34 @@ class RunDirectory:
         self.no_cache_marker.touch()
 
     def read_record(self) -> dict[str, Any]:
-        """Read `record.json`; empty before the first launch."""
-        return json.loads(self.record.read_text(encoding="utf-8")) if self.record.exists() else {}
+        """Read `record.json`; empty before the first launch.
+
+        Raises:
+            DataError: The file is damaged.
+        """
+        if not self.record.exists():
+            return {}
+        record = read_json_object(self.record, RECORD_REMEDY)
+        steps = record.get("steps", {})
+        if not (isinstance(steps, dict) and all(isinstance(step, dict) for step in steps.values())):
+            raise DataError(
+                f"{self.record}: the file is damaged (`steps` must be an object of objects). {RECORD_REMEDY}"
+            )
+        if not isinstance(record.get("status", ""), str):
+            raise DataError(f"{self.record}: the file is damaged (`status` must be a text). {RECORD_REMEDY}")
+        return record
+
+    def check_readable(self, *, metrics: bool) -> None:
+        """Read the files that say what earlier launches did, so that a damaged one is reported before the trial runs.
+
+        Args:
+            metrics: Whether the metrics are needed, if the trial is finished.
+
+        Raises:
+            DataError: A file is damaged; the message names the file and what to do.
+        """
+        if self.is_finished("score") and metrics:
+            self.read_metrics()
 
     @property
     def id(self) -> str | None:
@@ -299,8 +370,17 @@ class RunDirectory:
             record["steps"] = {**record.get("steps", {}), step: entry}
 
     def read_metrics(self) -> dict[str, float | None]:
-        """Read `metrics.json`; empty before the trial has results."""
-        return json.loads(self.metrics.read_text(encoding="utf-8")) if self.metrics.exists() else {}
+        """Read `metrics.json`; empty before the trial has results.
+
+        Raises:
+            DataError: The file is damaged.
+        """
+        if not self.metrics.exists():
+            return {}
+        metrics = read_json_object(self.metrics, METRICS_REMEDY)
+        if not _are_numbers(metrics.values()):
+            raise DataError(f"{self.metrics}: the file is damaged (each metric is a number or null). {METRICS_REMEDY}")
+        return metrics
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from runner.errors import DivergedError, OutOfMemoryError, Problem, RunnerError,
 from runner.resolved_plan import check_code
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import StopRequestedError
+from runner.stages.registry import describe_error
 from runner.trial.generate import generate
 from runner.trial.resource_usage import sample_usage
 from runner.trial.restore_from_cache import (
@@ -69,9 +70,10 @@ def _run_step(context: TrialContext, step: str) -> None:
         _record_end(context, step, "failed", started, error=str(error), **diverged)
         raise
     except Exception as error:
-        _record_end(context, step, "failed", started, error=f"{type(error).__name__}: {error}")
+        message = describe_error(error)
+        _record_end(context, step, "failed", started, error=message)
         error_class = OutOfMemoryError if is_out_of_memory(error) else StepError
-        raise error_class(f"{step}: {type(error).__name__}: {error}") from error
+        raise error_class(f"{step}: {message}") from error
     _record_end(context, step, "finished", started, **cache_record)
 
 

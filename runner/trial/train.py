@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from runner.errors import DataError, StepError
-from runner.files import apply_umask, write_jsonl
+from runner.files import apply_umask, sync_tree, write_jsonl
 from runner.fingerprint_and_provenance import fingerprint
 from runner.preflight.check_samples import check_samples
 from runner.preflight.sample_checker import SampleChecker
@@ -103,6 +103,7 @@ def train(context: TrialContext) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     trained.save(unfinished, trainer.precision())
     apply_umask(*(file for file in unfinished.rglob("*") if file.is_file()))
+    sync_tree(unfinished)
     unfinished.rename(context.run.model)
     context.log.artifact("model", context.run.model)
 

@@ -231,9 +231,9 @@ def test_a_run_that_moves_to_another_tracker_is_uploaded_there_from_its_beginnin
 
 def test_a_follower_distinguishes_old_and_new_events_and_reads_the_rest_on_removal(tmp_path, log):
     log.metrics(1, {"loss": 1})
-    events, polls = [], []
+    events, polls, errors = [], [], []
     follower = EventFollower(
-        lambda trial, event, new: events.append((trial, event["step"], new)), lambda: polls.append(1)
+        lambda trial, event, new: events.append((trial, event["step"], new)), lambda: polls.append(1), errors.append
     )
     follower.add("a", tmp_path / "events.jsonl")
     follower.start()
@@ -245,6 +245,55 @@ def test_a_follower_distinguishes_old_and_new_events_and_reads_the_rest_on_remov
     follower.stop()
     assert events == [("a", 1, False), ("a", 2, True), ("a", 3, True)]
     assert polls
+    assert not errors
+
+
+def test_a_follower_survives_callbacks_that_raise(tmp_path, log):
+    seen, polls, errors = [], [], []
+
+    def on_event(trial, event, new):
+        seen.append(event["step"])
+        raise ValueError(event["step"])
+
+    def on_poll():
+        polls.append(1)
+        raise OSError("poll")
+
+    follower = EventFollower(on_event, on_poll, errors.append)
+    log.metrics(1, {"loss": 1})
+    follower.add("a", tmp_path / "events.jsonl")
+    follower.start()
+    log.metrics(2, {"loss": 2})
+    while len(seen) < 2 or len(polls) < 2:
+        time.sleep(0.01)
+    log.metrics(3, {"loss": 3})
+    follower.remove("a")
+    assert follower.is_alive()
+    follower.stop()
+    assert seen == [1, 2, 3]
+    assert {str(error) for error in errors} == {"1", "2", "3", "poll"}
+
+
+def test_an_uploader_continues_if_its_warning_cannot_be_shown(log, sync_of):
+    tracker = RecordingTracker()
+    sync = sync_of(tracker)
+
+    def warn(message):
+        raise BrokenPipeError
+
+    uploader = TrackerUploader(warn)
+    uploader.start()
+    uploader.add(sync)
+    uploader.wait_until_open(lambda: False)
+    tracker.is_down = True
+    log.metrics(1, {"loss": 1})
+    uploader.finish(sync, "finished")
+    while not uploader._has_warned:
+        time.sleep(0.01)
+    tracker.is_down = False
+    assert uploader.is_alive()
+    close(uploader)
+    assert tracker.status == "finished"
 
 
 def test_a_search_uses_only_validation_metrics():

@@ -168,6 +168,53 @@ def test_ctrl_c_stops_all_running_trials_and_starts_no_more(launcher, listener, 
     assert listener.started[:2] == [("trial-1", True), ("trial-2", True)]
 
 
+class Broken(FixedTrials):
+    """A search whose reports raise an exception for the first trial."""
+
+    def report(self, trial, step, values):
+        if trial.name == "trial-1":
+            raise RuntimeError("no storage")
+        return True
+
+
+def test_ctrl_c_stops_trials_although_the_display_raises(launcher, listener):
+    def fail(*arguments):
+        raise BrokenPipeError("no terminal")
+
+    listener.on_start = lambda: press() if len(listener.started) == 2 else None
+    listener.event = listener.stopping = fail
+    results, executor, _ = launcher.launch(
+        FixedTrials(launcher.trials(1, 2)), {1: ENDLESS, 2: ENDLESS}, listener=listener
+    )
+    assert {result.status for result in results.values()} == {"interrupted"}
+    assert not any(running.was_killed for running in executor.started)
+    assert len([warning for warning in listener.warnings if "BrokenPipeError: no terminal" in warning]) == 1
+
+
+def test_a_trial_is_pruned_although_a_report_of_another_raises(launcher, listener):
+    scripts = {1: [(step, 1.0) for step in range(20)], 2: ENDLESS}
+    results, _, _ = launcher.launch(Broken(launcher.trials(1, 2)), scripts, has_pruning=True, listener=listener)
+    assert {name: result.status for name, result in results.items()} == {"trial-1": "finished", "trial-2": "pruned"}
+    assert len([warning for warning in listener.warnings if "RuntimeError: no storage" in warning]) == 1
+
+
+def test_ctrl_c_stops_the_other_trials_if_one_cannot_be_asked(launcher, listener):
+    def start():
+        if len(listener.started) == 2:
+            stop_request = launcher.folder / "runs" / "many" / "trial-1" / ".stop"
+            stop_request.symlink_to(launcher.folder / "missing" / "folder")  # cannot be touched
+            press()
+
+    listener.on_start = start
+    results, _, _ = launcher.launch(
+        FixedTrials(launcher.trials(1, 2)), {1: [(1, 1.0)] * 30, 2: ENDLESS}, listener=listener
+    )
+    assert {name: result.status for name, result in results.items()} == {
+        "trial-1": "finished",
+        "trial-2": "interrupted",
+    }
+
+
 def test_a_second_ctrl_c_kills_the_trials(launcher, listener):
     listener.on_start = press
     listener.on_stopping = press
@@ -199,6 +246,17 @@ def test_a_tracker_that_cannot_be_opened_stops_the_launch(launcher):
     launcher.tracker.is_down = True
     with pytest.raises(RequirementError, match="nobody there"):
         launcher.launch(FixedTrials(launcher.trials(1)), {})
+
+
+def test_a_launch_that_the_tracker_refuses_leaves_no_trial_that_seems_to_run(launcher):
+    launcher.tracker.is_down = True
+    with pytest.raises(RequirementError):
+        launcher.launch(FixedTrials(launcher.trials(1)), {})
+    run = RunDirectory(launcher.folder / "runs" / "many" / "trial-1")
+    assert run.read_record()["status"] == "interrupted"
+    launcher.tracker.is_down = False
+    results, _, _ = launcher.launch(FixedTrials(launcher.trials(1)), {})
+    assert results["trial-1"].status == "finished"
 
 
 def test_a_folder_locked_by_another_launch_fails_only_that_trial(launcher):

@@ -61,11 +61,12 @@ def test_launches_the_best_point_and_errors_are_printed_verbatim():
         "parameters": {"optimizer.lr": 0.1, "seed": 3},
         "trials": ["trial-a", "trial-b"],
     }
-    assert status_lines({"launches": [launch], "best": best}) == [
+    assert status_lines({"launches": [launch], "best": best, "problems": ["x: the file is damaged"]}) == [
         "best validation/loss: 0.125, mean of 2 (trial-a, trial-b; optimizer.lr=0.1)",
         "launched 2026-01-01T00:00:00+00:00 on head (process 7, job tiny-12)",
+        "x: the file is damaged",
     ]
-    assert status_lines({"launches": [], "best": None}) == []
+    assert status_lines({"launches": [], "best": None, "problems": []}) == []
     assert "[red] is not a rate" in render([trial(status="failed", error="[red] is not a rate")])
 
 

@@ -13,7 +13,7 @@ from runner.dataset.build.crop_stage import crop_corpus, crop_key
 from runner.dataset.build.import_stage import import_corpus, import_key
 from runner.dataset.build.split_and_publish_stage import PublishStage, ReviewProgress, count_decisions
 from runner.dataset.build.work_folder import BuildStage, WorkFolder
-from runner.dataset.folder_writer import check_replaceable, exclusive_build
+from runner.dataset.folder_writer import NewContent, check_replaceable, exclusive_build
 from runner.errors import StepError
 from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options
 from runner.resolved_plan import create_plugin, smoke_section
@@ -83,23 +83,26 @@ def smoke_spec(spec: DatasetSpec) -> DatasetSpec:
     )
 
 
-def build_dataset(spec: DatasetSpec, listener: BuildListener, *, dry_run: bool = False) -> BuildResult:
+def build_dataset(
+    spec: DatasetSpec, listener: BuildListener, *, dry_run: bool = False, replace: bool = False
+) -> BuildResult:
     """Build the data set of a spec; the folder appears atomically, and finished stages are not repeated.
 
     Args:
         spec: The spec.
         listener: Receives messages and progress.
         dry_run: Whether to stop before any summary is requested, with an estimate.
+        replace: Whether another data set, or files of the user, in the folder may be deleted.
 
     Raises:
-        DataError: The corpus or its images cannot be used, or the splits leak.
+        DataError: The corpus or its images cannot be used, the splits leak, or the folder may not be replaced.
         StepError: Annotation failed, its budget is spent, or a file cannot be read or written.
         RequirementError: There is no API key for the annotator.
     """
     with exclusive_build(spec.output, lambda: listener.say(f"waiting for another build of {spec.output}")):
-        check_replaceable(spec.output)
+        check_replaceable(spec.output, NewContent(spec.name, replace=replace))
         try:
-            return _Build(spec, listener).run(dry_run=dry_run)
+            return _Build(spec, listener, replace=replace).run(dry_run=dry_run)
         except OSError as error:  # For example a full disk or a read-only folder.
             path = error.filename or WorkFolder.for_dataset(spec.output).path
             raise StepError(
@@ -110,8 +113,8 @@ def build_dataset(spec: DatasetSpec, listener: BuildListener, *, dry_run: bool =
 class _Build:
     """One run of a build."""
 
-    def __init__(self, spec: DatasetSpec, listener: BuildListener) -> None:
-        self._spec, self._listener = spec, listener
+    def __init__(self, spec: DatasetSpec, listener: BuildListener, *, replace: bool) -> None:
+        self._spec, self._listener, self._replace = spec, listener, replace
         self._work = WorkFolder.for_dataset(spec.output)
         self._publish_stage = PublishStage(spec, self._work)
         self._stages: dict[str, str] = {}
@@ -172,7 +175,8 @@ class _Build:
         published = stage.load_published(key)
         self._stages["publish"] = "made" if published is None else "unchanged"
         if published is None:
-            published = stage.publish(key, list(split["digests"]), imported["labels"], provenance)
+            new = NewContent(self._spec.name, imported["name"], self._replace)
+            published = stage.publish(key, list(split["digests"]), imported["labels"], provenance, new)
         else:
             self._listener.say(f"publish: {self._spec.output} is unchanged")
         # Details after a colon are dropped, so that entries with the same reason are counted together.

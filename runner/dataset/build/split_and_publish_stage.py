@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.dataset.build.work_folder import JsonlStore, WorkFolder
 from runner.dataset.folder_reader import DESCRIPTION_FILE, JsonlSamples
-from runner.dataset.folder_writer import publish_atomically, write_rows
+from runner.dataset.folder_writer import NewContent, publish_atomically, write_rows
 from runner.dataset.leaks import find_leaks, leak_message
 from runner.dataset.review.decisions import ReviewedSample, reviewed_samples
 from runner.dataset.split import split_by_ratios
@@ -129,7 +129,7 @@ class PublishStage:
         return result if result and file.is_file() and result["description"] == _file_sha256(file) else None
 
     def publish(
-        self, key: str, splits: Sequence[str], labels: Sequence[str], provenance: Mapping[str, Any]
+        self, key: str, splits: Sequence[str], labels: Sequence[str], provenance: Mapping[str, Any], new: NewContent
     ) -> Mapping[str, Any]:
         """Write the folder atomically, replacing an earlier one.
 
@@ -138,11 +138,12 @@ class PublishStage:
             splits: The names of the splits, in order.
             labels: The entity labels, in order.
             provenance: How the data set was made, as plain data.
+            new: Decides whether an earlier folder may be replaced.
 
         Returns:
             The stage's result record: `fingerprint`, `num_samples` and `statistics` of `dataset.json`.
         """
-        with publish_atomically(self._spec.output) as writer:
+        with publish_atomically(self._spec.output, new) as writer:
             samples = {split: JsonlSamples(self._work.split_samples(split), writer.path) for split in splits}
             for row in iter_jsonl(self._work.selected_samples):
                 self._link_images(row, writer.path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 import socket
 from importlib.resources import files
@@ -19,6 +18,7 @@ from runner.dataset.review.queue import ReviewItem, ReviewQueue
 from runner.dataset.review.review_page import ReviewPage
 from runner.dataset.review.session import Session
 from runner.errors import RequirementError
+from runner.redaction import is_loopback
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 """Host names of this machine as browsers send them."""
@@ -26,14 +26,6 @@ RECONNECT_SECONDS = 30
 """How long the server keeps a page whose connection is lost; after that, the page reloads."""
 GRACE_SECONDS = 2
 """How long open pages may delay the shutdown."""
-
-
-def is_loopback(host: str) -> bool:
-    """Return True if only this machine can reach the address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_port_free(host: str, port: int) -> None:

@@ -3,8 +3,9 @@
 import pytest
 
 from runner.dataset.review.queue import open_review
-from runner.dataset.review.server import find_image, is_loopback
+from runner.dataset.review.server import find_image
 from runner.errors import DataError, SpecError
+from runner.redaction import is_loopback
 
 SPEC = """\
 name: tweets

@@ -323,7 +323,7 @@ def test_serve_command_names_store_and_port(storage, monkeypatch):
     tracker = open_tracker(storage)
     monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "true")
     command = tracker.serve_command("127.0.0.1", 5123)
-    assert command[:4] == (sys.executable, "-m", "mlflow", "server")
+    assert command[:4] == (sys.executable, "-m", "mlflow", "server"), "MLFLOW_DISABLE_TELEMETRY is inherited"
     assert f"sqlite:///{storage}/mlflow.db" in command and "5123" in command
 
 

@@ -109,14 +109,21 @@ def test_selection_needs_a_validation_split(deciding):
         SftOptions(**deciding)
 
 
-def test_folder_without_tensors_is_not_a_checkpoint(begin, recorder, tmp_path):
-    torn = tmp_path / "checkpoints" / "step-00000004"
-    torn.mkdir(parents=True)
-    (torn / "course.pt").write_text("half")
-    reporter = recorder()
-    begin(reporter, save_steps=4)
-    assert len(reporter.series("train/loss")) == 8
-    assert _kept(tmp_path) == [4]
+def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(begin, recorder, tmp_path):
+    first, resumed, options = recorder(stop_after=4), recorder(), {"save_steps": 2, "save_total_limit": 3}
+    with pytest.raises(StopRequestedError):
+        begin(first, **options)
+    undisturbed = recorder()
+    shutil.copytree(tmp_path / "checkpoints", tmp_path / "copy")
+    begin(undisturbed, **options)
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "copy").rename(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / "step-00000004" / ".metadata").unlink()
+    begin(resumed, **options)
+    assert next(step for step, _ in resumed.recorded) == 3
+    assert "step-00000004 is damaged" in resumed.warnings[0]
+    assert resumed.weights[8].equal(undisturbed.weights[8])
+    assert _kept(tmp_path) == [2, 4, 6]
 
 
 def test_disk_too_small_for_one_checkpoint_is_an_error_before_training(begin, recorder, monkeypatch):

@@ -67,7 +67,11 @@ class TableTracker:
         """Return the path of the file."""
         return str(self._run_dir / "metrics.csv")
 
-    def serve_command(self, host: str, port: int) -> Sequence[str]:
+    def pages_path(self) -> str:
+        """The path of the first page."""
+        return ""
+
+    def serve_command(self, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> Sequence[str]:
         """Return the command that serves the folder of all runs with Python's HTTP server."""
         return [sys.executable, "-m", "http.server", str(port), "--bind", host, "--directory", str(self._storage)]
 
