@@ -71,7 +71,7 @@ class Run:
         """The part of its `pinned.code` that parsed and scored the answers."""
         return {
             unit: modules
-            for unit, modules in self.plan["pinned"]["code"].items()
+            for unit, modules in self.plan["pinned"].get("code", {}).items()
             if unit.startswith("metric.") or unit.endswith(".parse") or unit == "engine.score"
         }
 
