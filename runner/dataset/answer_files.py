@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import DataError, data_line_error
+from runner.records import replace_lone_surrogates
 
 MAX_LISTED_PROBLEMS = 10
 """Number of problems that an error lists; it only counts the others."""
@@ -112,8 +113,3 @@ def _parse_line(path: Path, number: int, line: bytes, field: str) -> tuple[str, 
             problem = f"{key!r} is not text: {row[key]!r}" if key in row else f"the key {key!r} is missing"
             raise data_line_error(path, number, f'{problem}. A line is {{"id": …, "{field}": …}}')
     return replace_lone_surrogates(row["id"]), replace_lone_surrogates(row[field])
-
-
-def replace_lone_surrogates(text: str) -> str:
-    """Replace unpaired surrogates with U+FFFD: a token limit can cut an emoji apart, which JSON can hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

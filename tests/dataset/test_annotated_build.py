@@ -180,7 +180,7 @@ def test_suspicious_answers_are_flagged_and_empty_ones_left_out(corpus, annotate
     # Requests are in the order of the corpus: the training split first.
     asked = [name for split in ("train", "test") for name in names if name.startswith(split)]
     few_words = ["fewer words than expected"]
-    assert [flags[name] for name in asked] == [[], few_words, ["refused"], few_words]
+    assert [flags[name] for name in asked] == [[], few_words, ["refused"], ["no text", *few_words]]
     assert built.left_out == {"answer without a summary": 1}
     assert sum(built.num_samples.values()) == 3
     assert "flagged: 2 × fewer words than expected" in reporter.messages
