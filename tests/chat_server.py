@@ -16,7 +16,7 @@ Reply = tuple[int, Any, dict[str, str]]
 
 
 def completion(
-    text: str | None, finish_reason: str = "stop", refusal: str | None = None, tokens: tuple[int, int] | None = None
+    text: Any, finish_reason: str = "stop", refusal: str | None = None, tokens: tuple[int, int] | None = None
 ) -> Reply:
     message = {"role": "assistant", "content": text, "refusal": refusal}
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}

@@ -79,6 +79,24 @@ def test_a_served_model_is_scored_and_after_a_failure_only_the_rest_is_requested
     assert KEY not in failed.stderr + failed.stdout + done.stderr
 
 
+def test_unusual_answers_end_no_later_launch(served):
+    """An answer that is not text is not stored, and neither is what an earlier version stored of such answers."""
+    with serving(lambda body, before: completion(5 if len(server.requests) == 3 else ANSWER + "\ud83d")) as server:
+        (served.folder / "served.yaml").write_text(SERVED.format(url=server.url, more="concurrency: 1"))
+        failed = served.run("launch", "served.yaml", "--local")
+        assert failed.returncode == 1
+        assert f"{server.url} answered without a completion: `content` is 5" in failed.stderr
+        [unfinished] = served.folder.glob("runs/served/*/.*predictions*")
+        rows = [json.loads(line) for line in unfinished.read_text().splitlines()]
+        assert [row["output"] for row in rows] == [ANSWER + "\ufffd"] * 2
+        unfinished.write_text(json.dumps(rows[0]) + "\n" + json.dumps({**rows[1], "output": 5}) + "\n[1\n")
+        server.answer = lambda body, before: completion(ANSWER)
+        done = served.run("launch", "served.yaml", "--local")
+    assert done.returncode == 0, done.stderr
+    assert "2 lines are no answers" in done.stderr
+    assert len(server.requests) == 3 + 5
+
+
 @pytest.fixture
 def plan_of(tmp_path, monkeypatch):
     """A function that resolves a spec of these lines."""
