@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -60,6 +60,16 @@ class ChatServerOptions(Options):
     """What happens if an answer begins with reasoning, such as `<think>…</think>`. `cut`: the reasoning is removed.
     `flag`: the reasoning stays; a launch prints a warning with the number of such answers, and a build flags such
     summaries for review."""
+
+    @property
+    def remote_address(self) -> str:
+        """The URL of the server."""
+        return self.base_url
+
+    @property
+    def key_variables(self) -> Sequence[str]:
+        """The variable with the API key."""
+        return (self.api_key_env,) if self.api_key_env else ()
 
     def key(self, stage: str) -> str | None:
         """Read the key from the environment; None if the server needs none.

@@ -63,10 +63,12 @@ def ui(
     debug: Debug = False,
 ) -> None:
     """Serve the web interface of the tracker (MLflow)."""
+    from runner.redaction import without_api_keys
+
     set_environment()
     command = _serve_command(spec, host, port)
     print(f"serving http://{host}:{port} (Ctrl-C ends it)", file=sys.stderr)
-    os.execv(command[0], list(command))
+    os.execve(command[0], list(command), without_api_keys(os.environ))
 
 
 def _serve_command(spec: Path | None, host: str, port: int) -> Sequence[str]:

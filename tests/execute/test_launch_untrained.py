@@ -56,6 +56,8 @@ def test_a_served_model_is_scored_and_after_a_failure_only_the_rest_is_requested
         done = served.run("launch", "served.yaml", "--local", "--json")
         assert done.returncode == 0, done.stderr
         after = [question(body) for body in server.requests[len(before) :]]
+    sent = f"the value of the environment variable CHAT_KEY (generator) is sent to {server.url}"
+    assert sent in " ".join(failed.stderr.split())
     assert len(before) == 4
     assert len(after) == 3
     assert set(before[:3]).isdisjoint(after)
@@ -95,6 +97,17 @@ def test_unusual_answers_end_no_later_launch(served):
     assert done.returncode == 0, done.stderr
     assert "2 lines are no answers" in done.stderr
     assert len(server.requests) == 3 + 5
+
+
+def test_a_key_of_another_service_is_warned_about_before_anything_is_asked(served):
+    (served.folder / "served.yaml").write_text(SERVED.format(url="https://models.example/v1", more="num_few_shot: 0"))
+    plan = served.run("plan", "served.yaml", "--set", "generator.api_key_env=AWS_SECRET_ACCESS_KEY", "--json")
+    [variable] = json.loads(plan.stdout)["variables"]
+    assert (variable["variable"], variable["address"]) == ("AWS_SECRET_ACCESS_KEY", "https://models.example/v1")
+    assert "warning: AWS_SECRET_ACCESS_KEY: its name is that of another service" in plan.stderr
+    smoke = served.run("launch", "served.yaml", "--smoke")
+    assert smoke.returncode == 0, smoke.stderr
+    assert "is sent to" not in smoke.stderr
 
 
 @pytest.fixture
