@@ -66,7 +66,7 @@ def count_tokens(
 
 def _sections(source: str, splits: Mapping[str, Sequence[Sample]]) -> tuple[Section, Section]:
     """The `model` and `adapter` sections to render and count samples with."""
-    if source.endswith(SPEC_SUFFIXES):
+    if source.lower().endswith(SPEC_SUFFIXES):
         spec = load_spec(Path(source)).spec
         if spec.model is None:
             raise SpecError(f"--model: {source} has no model whose tokens could be counted")

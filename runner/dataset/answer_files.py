@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.errors import DataError, data_line_error
+from runner.files import HEAD_BYTES, other_format
 from runner.records import replace_lone_surrogates
 
 MAX_LISTED_PROBLEMS = 10
@@ -36,7 +37,10 @@ def read_answer_file(path: Path, field: str) -> dict[str, AnswerLine]:
     """
     answers: dict[str, AnswerLine] = {}
     problems: list[str] = []
-    for number, line in enumerate(_read_lines(path), start=1):
+    content = _read_file(path)
+    if problem := other_format(content[:HEAD_BYTES]):
+        raise data_line_error(path, 1, problem)
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -92,9 +96,9 @@ def raise_problems(problems: list[str]) -> None:
         raise DataError("\n".join(listed))
 
 
-def _read_lines(path: Path) -> Iterator[bytes]:
+def _read_file(path: Path) -> bytes:
     try:
-        yield from path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:
