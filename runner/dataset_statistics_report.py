@@ -91,7 +91,7 @@ def _model_plugin(folder: Path, checkpoint: str) -> str:
     if folder.is_dir():
         try:
             model_type = str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RequirementError(f"--model: {folder} holds no config.json with a model_type: {error}") from error
         return model_type if model_type in plugins else GENERIC_MODEL
     normalized = re.sub(r"[^a-z0-9]+", "_", checkpoint.lower())

@@ -113,7 +113,7 @@ def read_run(folder: Path, group: str = "", arm: str = "") -> Run:
         scores = {str(row["id"]): row for row in read_jsonl(directory.scores)}
         run = Run(folder, plan, scores, directory.read_metrics(), group, arm)
         _check_fields(run)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise DataError(f"{directory.name}: is not a readable run of this version ({reason}); {remedy}") from error
     if not scores:
