@@ -205,6 +205,10 @@ def final_answer(text: str, finish_reason: str, thinking: Thinking) -> tuple[str
     return answer, notes
 
 
+MAX_KINDS = 10
+"""Number of kinds of unusual answers that are told; a server decides how many kinds there are."""
+
+
 @dataclass
 class AnswerNotes:
     """Counts what was unusual about answers, to warn once for each kind.
@@ -226,9 +230,11 @@ class AnswerNotes:
             self._examples.setdefault(note, sample)
 
     def warn(self, reporter: Reporter) -> None:
-        """Warn of each kind of note with the number of answers and an example."""
-        for note, count in self._counts.items():
+        """Warn of each kind of note with the number of answers and an example; of many kinds, the most frequent."""
+        for note, count in self._counts.most_common(MAX_KINDS):
             reporter.warn(
                 f"{self.source}: {count:,} of {self._num_answers:,} answers {note}. Example: sample "
                 f"{self._examples[note]}"
             )
+        if len(self._counts) > MAX_KINDS:
+            reporter.warn(f"{self.source}: there are {len(self._counts) - MAX_KINDS:,} more kinds of unusual answers")

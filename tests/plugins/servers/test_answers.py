@@ -112,3 +112,12 @@ def test_final_answer_follows_the_option_and_empty_answers_are_told(recorder):
     [warning] = reporter.warnings
     assert warning.startswith("http://host/v1: 2 of 4 answers have no text (finish reason 'length')")
     assert warning.endswith("raise max_new_tokens. Example: sample s1")
+
+
+def test_a_server_with_many_kinds_of_unusual_answers_causes_few_warnings(recorder):
+    counts, reporter = AnswerNotes("server"), recorder()
+    for number in range(50):
+        counts.add(f"s{number}", final_answer("", f"reason {number}", "cut")[1])
+    counts.warn(reporter)
+    assert len(reporter.warnings) == 11
+    assert reporter.warnings[-1] == "server: there are 40 more kinds of unusual answers"
