@@ -174,10 +174,12 @@ def compare(
 def _resolve_experiment(spec: Spec, *, smoke: bool, rerun: str | None, on_cluster: bool) -> LaunchContext:
     from runner.execute.launch import resolve_for_launch
     from runner.execute.launch_context import LaunchContext
+    from runner.preflight.sent_variables import report_sent_variables, without_sweep
     from runner.resolved_plan import smoke_spec
 
-    experiment_spec = smoke_spec(spec.spec) if smoke else spec.spec
-    plan = resolve_for_launch(experiment_spec, _LogDisplay(), on_cluster=on_cluster)
+    experiment_spec, display = smoke_spec(spec.spec) if smoke else spec.spec, _LogDisplay()
+    report_sent_variables(without_sweep(spec, experiment_spec) if smoke else spec, _LOG.info, display.warn)
+    plan = resolve_for_launch(experiment_spec, display, on_cluster=on_cluster)
     storage = experiment_spec.compute.storage or Path("runs").resolve()
     return LaunchContext(spec, plan, storage, spec.overrides, from_scratch=smoke, rerun=rerun)
 

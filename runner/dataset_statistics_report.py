@@ -66,7 +66,7 @@ def count_tokens(
 
 def _sections(source: str, splits: Mapping[str, Sequence[Sample]]) -> tuple[Section, Section]:
     """The `model` and `adapter` sections to render and count samples with."""
-    if source.endswith(SPEC_SUFFIXES):
+    if source.lower().endswith(SPEC_SUFFIXES):
         spec = load_spec(Path(source)).spec
         if spec.model is None:
             raise SpecError(f"--model: {source} has no model whose tokens could be counted")
@@ -91,7 +91,7 @@ def _model_plugin(folder: Path, checkpoint: str) -> str:
     if folder.is_dir():
         try:
             model_type = str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RequirementError(f"--model: {folder} holds no config.json with a model_type: {error}") from error
         return model_type if model_type in plugins else GENERIC_MODEL
     normalized = re.sub(r"[^a-z0-9]+", "_", checkpoint.lower())

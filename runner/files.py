@@ -149,6 +149,40 @@ def apply_umask(*files: Path) -> None:
                 file.chmod(mode)
 
 
+MAGIC_NUMBERS = {
+    b"PAR1": "is a Parquet file",
+    b"\x1f\x8b": "is compressed with gzip; unpack the file first",
+    b"PK\x03\x04": "is a ZIP archive; unpack the file first",
+    b"\xff\xfe": "is UTF-16 text; save the file as UTF-8",
+    b"\xfe\xff": "is UTF-16 text; save the file as UTF-8",
+}
+"""The first bytes of files that are given by mistake in place of JSON lines, and what to say about these files."""
+
+
+def other_format(head: bytes) -> str | None:
+    """Say what a file contains in place of JSON lines, and how to convert the file; None if nothing is recognised.
+
+    Args:
+        head: The first kilobytes of the file.
+    """
+    for magic, problem in MAGIC_NUMBERS.items():
+        if head.startswith(magic):
+            return f"{problem}. Expected: JSON lines, one object per line"
+    first, _, rest = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
+    if first[:1] not in {b"[", b"{"} or (first[:1] == b"{" and first.strip() != b"{"):
+        return None
+    with suppress(ValueError, RecursionError):
+        value = json.loads(first)
+        if rest.strip() or not (value and all(isinstance(item, dict) for item in value)):
+            return None  # The error message of this line says more.
+    kind, filter_ = ("a JSON array", ".[]") if first[:1] == b"[" else ("one JSON object over several lines", ".")
+    return f"is {kind}. Expected: JSON lines, one object per line. Convert the file: jq -c '{filter_}' FILE > NEW.jsonl"
+
+
+HEAD_BYTES = 65_536
+"""Number of bytes that `other_format` needs."""
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read a JSON lines file, without a last line that was only partly written; empty if there is no file."""
     if not path.exists():

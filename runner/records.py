@@ -68,6 +68,11 @@ def is_blank(text: str) -> bool:
     return all(char.isspace() or category(char) in {"Cc", "Cf"} for char in text)
 
 
+def replace_lone_surrogates(text: str) -> str:
+    """Replace unpaired surrogates with U+FFFD: a token limit can cut an emoji apart, which JSON can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def find_blank_text(sample: Sample) -> str | None:
     """Describe the first text of a sample that shows nothing; None if there is none.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 # The length of a scheme is limited, because otherwise a long line without a URL takes quadratic time.
 _ADDRESS = re.compile(
@@ -17,6 +17,8 @@ _TRACKER = re.compile(r"MLFLOW_TRACKING_(USERNAME|PASSWORD|TOKEN|AWS_SIGV4)|DATA
 """Environment variables that only the process that writes to the tracker needs: those of MLflow and its databases."""
 _CLOUD = re.compile(r"AWS_\w+|MLFLOW_S3_\w+|AZURE_\w+|GOOGLE_APPLICATION_CREDENTIALS")
 """Environment variables with credentials of object stores."""
+_API_KEY = re.compile(r"(?!AWS_|AZURE_|MLFLOW_|RAY_)\w*?(API_?(KEY|TOKEN)\w*|_KEYS?)", re.IGNORECASE)
+"""Environment variables with keys of model servers and other services."""
 
 
 def has_password(text: str) -> bool:
@@ -34,17 +36,27 @@ def redact_passwords(text: str) -> str:
     return _QUERY.sub("", _ADDRESS.sub(_redact_url, text))
 
 
-def worker_environment(environment: Mapping[str, str], *, with_cloud: bool) -> dict[str, str]:
-    """Return an environment without the variables that only the driver needs to write to the tracker.
+def worker_environment(
+    environment: Mapping[str, str], *, with_cloud: bool, keys: Collection[str] = ()
+) -> dict[str, str]:
+    """Return an environment without the credentials that a worker does not need.
 
     Args:
         environment: The environment of the driver or its node.
         with_cloud: Keep the credentials of object stores, because workers access one, such as a shared cache.
+        keys: The variables with API keys to keep, because the worker's plugins send their values to a server.
     """
-    removed = [_TRACKER] if with_cloud else [_TRACKER, _CLOUD]
+    removed = [_TRACKER, _API_KEY] if with_cloud else [_TRACKER, _CLOUD, _API_KEY]
     return {
-        name: value for name, value in environment.items() if not any(pattern.fullmatch(name) for pattern in removed)
+        name: value
+        for name, value in environment.items()
+        if name in keys or not any(pattern.fullmatch(name) for pattern in removed)
     }
+
+
+def without_api_keys(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a process that sends requests to no model server."""
+    return {name: value for name, value in environment.items() if not _API_KEY.fullmatch(name)}
 
 
 def _redact_url(match: re.Match[str]) -> str:

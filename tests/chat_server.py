@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Reply = tuple[int, dict[str, Any], dict[str, str]]
+Reply = tuple[int, Any, dict[str, str]]
+"""Status, body and headers. The body is JSON, bytes that are sent as they are, or pieces that are sent one by one."""
 
 
 def completion(
-    text: str | None, finish_reason: str = "stop", refusal: str | None = None, tokens: tuple[int, int] | None = None
+    text: Any, finish_reason: str = "stop", refusal: str | None = None, tokens: tuple[int, int] | None = None
 ) -> Reply:
     message = {"role": "assistant", "content": text, "refusal": refusal}
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
@@ -78,14 +79,16 @@ def serving(answer: Callable[[dict[str, Any], int], Reply]) -> Iterator[ChatServ
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             status, reply, headers = server.reply(self.path, self.headers["Authorization"], body)
-            content = json.dumps(reply).encode()
+            pieces = [json.dumps(reply).encode()] if isinstance(reply, dict | list) else reply
+            pieces = [pieces] if isinstance(pieces, bytes) else pieces
             try:
                 self.send_response(status)
                 for name, value in {"Content-Type": "application/json", **headers}.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(content)
+                for piece in pieces:
+                    self.wfile.write(piece)
+                    self.wfile.flush()
             except (BrokenPipeError, ConnectionResetError):
                 return  # The client timed out, as the test intends.
 
@@ -103,6 +106,18 @@ def serving(answer: Callable[[dict[str, Any], int], Reply]) -> Iterator[ChatServ
         http.shutdown()
         http.server_close()
         thread.join()
+
+
+def drip(seconds: float, reply: Reply) -> Reply:
+    """Return the reply in pieces of one byte, with a delay in seconds after each."""
+    status, body, headers = reply
+
+    def pieces() -> Iterator[bytes]:
+        for byte in json.dumps(body).encode():
+            yield bytes([byte])
+            time.sleep(seconds)
+
+    return status, pieces(), headers
 
 
 def stall(seconds: float, reply: Reply) -> Reply:

@@ -1,16 +1,20 @@
 """`runner evaluate`: outputs of any model against targets or a data set, with the values of the metric libraries."""
 
+import gzip
 import json
 import math
 import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from runner.errors import DataError, RunnerError, SpecError
 from runner.evaluate_answer_file import EvaluateOptions, evaluate
+from runner.files import other_format
 
 NINE = {"rel": 0, "abs": 1e-9}
 PAPER = (
@@ -447,3 +451,35 @@ def test_a_raw_answer_is_shown_if_all_metrics_are_0(write, workplace):
     assert "warning: all metrics are 0." in done.stderr
     files["predictions"] = write("p.jsonl", "output", OUTPUTS)
     assert score(files)["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (json.dumps([{"id": "1", "output": "a"}]).encode(), r"is a JSON array\. .*jq -c '\.\[\]' FILE > NEW\.jsonl"),
+        (json.dumps([{"id": "1"}, {"id": "2"}], indent=2).encode(), "is a JSON array"),
+        (b'\xef\xbb\xbf\n [\n{"id": "1"}]', "is a JSON array"),
+        (json.dumps({"id": "1", "output": "a"}, indent=2).encode(), "is one JSON object over several lines"),
+        (b"PAR1 and more", "is a Parquet file"),
+        (gzip.compress(b"{}"), "is compressed with gzip; unpack"),
+        ('{"id": "1"}'.encode("utf-16"), "is UTF-16 text; save the file as UTF-8"),
+    ],
+)
+def test_a_file_of_another_format_is_one_error_that_says_how_to_convert_it(files, content, message):
+    files["predictions"].write_bytes(content)
+    with pytest.raises(DataError, match=rf"^\S+p\.jsonl:1: {message}") as raised:
+        evaluate(EvaluateOptions(**files), Silent())
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@given(st.binary(max_size=60))
+def test_any_head_of_a_file_has_a_format_or_none(head):
+    problem = other_format(head)
+    assert problem is None or "Expected: JSON lines" in problem
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=3), min_size=1), max_size=4))
+def test_json_lines_are_no_other_format_and_arrays_are(rows):
+    assert other_format("".join(json.dumps(row) + "\n" for row in rows).encode()) is None
+    for indent in (None, 1):
+        assert (other_format(json.dumps(rows, indent=indent).encode()) is not None) == bool(rows)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.redaction import has_password, redact_passwords, worker_environment
+from runner.redaction import has_password, redact_passwords, without_api_keys, worker_environment
 
 SECRET = st.text("abcXYZ019%@:;.,+-_~!$&()*=?#[]{}|^`", min_size=12)
 
@@ -54,9 +54,22 @@ def test_worker_environment_has_cloud_credentials_only_if_needed():
         "AWS_SECRET_ACCESS_KEY": "secret",
         "MLFLOW_S3_ENDPOINT_URL": "http://minio",
     }
-    assert set(worker_environment(environment, with_cloud=False)) == {"PATH", "HF_TOKEN", "OPENAI_API_KEY"}
+    assert set(worker_environment(environment, with_cloud=False)) == {"PATH", "HF_TOKEN"}
     names = set(worker_environment(environment, with_cloud=True))
-    assert names == {"PATH", "HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "MLFLOW_S3_ENDPOINT_URL"}
+    assert names == {"PATH", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_S3_ENDPOINT_URL"}
+
+
+def test_worker_environment_has_the_api_keys_that_are_needed():
+    """A variable that a spec names is kept, whatever it is called; keys of other services are removed."""
+    removed = {"OPENAI_API_KEY", "WANDB_API_KEY", "GROQ_APIKEY", "CHAT_KEY", "SOME_API_TOKEN", "Other_Api_Key_2"}
+    kept = {"PATH", "HF_TOKEN", "TOKENIZERS_PARALLELISM", "KEYBOARD", "XDG_CACHE_HOME", "RAY_AUTH_TOKEN"}
+    environment = dict.fromkeys(removed | kept, "k")
+    assert set(worker_environment(environment, with_cloud=False)) == kept
+    with_key = worker_environment(environment, with_cloud=False, keys=["CHAT_KEY"])
+    assert set(with_key) == kept | {"CHAT_KEY"}
+    assert set(without_api_keys({**environment, "MLFLOW_FLASK_SERVER_SECRET_KEY": "k"})) == {
+        *kept, "MLFLOW_FLASK_SERVER_SECRET_KEY",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["x" * 1_000_000, "a://" * 250_000, "a://" + "b" * 1_000_000, "a:" * 500_000])

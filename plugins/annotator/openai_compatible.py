@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any
 
-from plugins.servers.chat import REFUSAL_CODES, ChatServer, Reply
+from plugins.servers.answers import REFUSAL_CODES, Reply, remove_thinking
+from plugins.servers.chat import ChatServer
 from plugins.servers.openai_generator_and_annotator_options import OpenAIAnnotatorOptions, Prices
 from runner.errors import StepError
-from runner.records import ImagePart, Rendered, Sample, TextPart
+from runner.records import ImagePart, Rendered, Sample, TextPart, is_blank
 from runner.stages import Annotation, AnnotationEstimate, Reporter, TokenUsage
 
 
@@ -75,9 +76,14 @@ REFUSAL_PATTERN = re.compile(
 """Matches the beginning of answers that are refusals."""
 
 
-def is_refusal(annotation: Annotation) -> bool:
-    """Return whether an answer is a refusal: by the server's statement, or by how its text begins."""
-    text = annotation.answer.replace("’", "'")
+def is_refusal(annotation: Annotation, answer: str | None = None) -> bool:
+    """Return whether an answer is a refusal: by the server's statement, or by how its text begins.
+
+    Args:
+        annotation: The annotation.
+        answer: Its text without reasoning; None for the unmodified text.
+    """
+    text = (annotation.answer if answer is None else answer).replace("’", "'")
     return (
         annotation.refusal is not None or annotation.finish_reason in REFUSAL_CODES or bool(REFUSAL_PATTERN.match(text))
     )
@@ -124,19 +130,27 @@ class OpenAICompatibleAnnotator:
 
     def summary(self, annotation: Annotation) -> str | None:
         """Return the answer in one line, as in the target; see `Annotator.summary`."""
-        return " ".join(annotation.answer.split()) or None
+        return " ".join(self._answer(annotation).split()) or None
 
     def flags(self, annotation: Annotation) -> Sequence[str]:
-        """Flag refusals, truncated answers, and too few or too many words; see `Annotator.flags`."""
-        if is_refusal(annotation):
+        """Flag refusals, empty and truncated answers, reasoning, and too few or too many words."""
+        answer = self._answer(annotation)
+        if is_refusal(annotation, answer):
             return ("refused",)
-        words, num_words = self._options.words, len(annotation.answer.split())
+        words, num_words = self._options.words, len(answer.split())
         flags = {
+            "no text": is_blank(answer),
             "cut off": annotation.finish_reason == "length",
+            "contains reasoning": remove_thinking(answer) is not None,
             "fewer words than expected": num_words < words.min,
             "more words than expected": num_words > words.max,
         }
         return tuple(flag for flag, applies in flags.items() if applies)
+
+    def _answer(self, annotation: Annotation) -> str:
+        """Return the text of an answer, without reasoning if it is to be cut."""
+        without = remove_thinking(annotation.answer) if self._options.thinking == "cut" else None
+        return annotation.answer if without is None else without
 
     def _prompt(self, sample: Sample) -> Rendered:
         assert sample.image is not None

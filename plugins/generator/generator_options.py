@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from plugins.servers.answers import Thinking
 from runner.errors import RequirementError
 from runner.stages import DecodingOptions, OutsideFingerprint
 
@@ -44,6 +45,10 @@ class VllmOptions(DecodingOptions):
     tensor_parallel_size: Annotated[int, Field(gt=0)] = 1
     """Number of GPUs over which the weights are sharded. This option is part of the fingerprint, because the number of
     GPUs changes the order of sums."""
+
+    thinking: Thinking = "cut"
+    """What happens if an answer begins with reasoning, such as `<think>…</think>`. `cut`: the reasoning is removed.
+    `flag`: the reasoning stays, and the launch prints a warning with the number of such answers."""
 
     def check_requirements(self) -> None:
         """Raise RequirementError if vLLM is not installed."""

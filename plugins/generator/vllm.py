@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from plugins.generator.generator_options import VllmOptions
+from plugins.servers.answers import AnswerNotes, final_answer
 from plugins.servers.chat import chat_messages
 from runner.records import Completion, Rendered
 from runner.stages import Reporter, StopRequestedError, Weights
@@ -50,12 +51,17 @@ class VllmGenerator:
             limit_mm_per_prompt={"image": max(len(prompt.images) for prompt in missing)},
         )
         sampling = vllm.SamplingParams(temperature=0.0, max_tokens=self._options.max_new_tokens)
+        notes = AnswerNotes("vLLM")
         for start in range(0, len(missing), CHUNK_SIZE):
             if reporter.stop_requested():
                 raise StopRequestedError
             chunk = missing[start : start + CHUNK_SIZE]
             outputs = engine.chat([chat_messages(prompt) for prompt in chunk], sampling, use_tqdm=False)
             for prompt, output in zip(chunk, outputs, strict=True):
-                answer = output.outputs[0]
-                yield Completion(prompt.id, answer.text, finished=answer.finish_reason != "length")
+                completion = output.outputs[0]
+                finish_reason = completion.finish_reason or ""
+                answer, answer_notes = final_answer(completion.text, finish_reason, self._options.thinking)
+                notes.add(prompt.id, answer_notes)
+                yield Completion(prompt.id, answer, finished=finish_reason != "length")
             reporter.progress(len(done) + start + len(chunk), len(prompts))
+        notes.warn(reporter)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import httpx2
 from openai import (
     APIConnectionError,
     APIStatusError,
@@ -24,9 +25,11 @@ from openai import (
 )
 from PIL import Image, ImageOps
 
+from plugins.servers.answers import REFUSAL_CODES, AnswerNotes, Reply, read_reply
 from plugins.servers.openai_generator_and_annotator_options import ChatServerOptions
 from runner.errors import DataError, RequirementError, RunnerError, StepError
 from runner.records import ImagePart, Rendered
+from runner.redaction import redact_passwords
 from runner.stages import Reporter, StopRequestedError
 
 Message = dict[str, Any]
@@ -118,34 +121,76 @@ class RateLimiter:
 POLL_SECONDS = 0.2
 """Maximum delay until a stop request is noticed."""
 
-REFUSAL_CODES = {"content_filter", "content_policy_violation"}
-"""Codes with which a server refuses a prompt, so that a retry would not help."""
 
+class BoundedClient(DefaultAsyncHttpxClient):
+    """Sends requests to one server within the limits of its options, and reads each response within these limits.
 
-@dataclass(frozen=True)
-class Reply:
-    """A server's reply to one prompt.
-
-    Attributes:
-        id: The prompt's id.
-        text: The answer; empty if there is none.
-        finish_reason: The server's reason for the end of the answer, such as `stop` or `length`; one of `REFUSAL_CODES`
-            for a refusal.
-        refusal: The server's explanation in place of an answer.
-        model: The model that answered, as the server names it.
-        response_id: The server's id of this response, which differs each time.
-        input_tokens: Tokens of the prompt; None if the server does not report them.
-        output_tokens: Tokens of the answer; None if the server does not report them.
+    A response that redirects to another address is not followed: prompts and key go to `base_url` alone.
     """
 
-    id: str
-    text: str
-    finish_reason: str
-    refusal: str | None = None
-    model: str | None = None
-    response_id: str | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    def __init__(self, options: ChatServerOptions, limiter: RateLimiter) -> None:
+        """Take the limits of time and size, and the limiter that every request waits for, retries included."""
+        super().__init__(follow_redirects=False)
+        self._seconds, self._max_bytes, self._limiter = options.timeout, options.max_response_bytes, limiter
+
+    async def send(self, request: httpx2.Request, **arguments: Any) -> httpx2.Response:
+        """Send a request and read the whole response.
+
+        Raises:
+            httpx2.ReadTimeout: The response was not complete in time; the package tries again.
+            UnreadableResponseError: The response is too large or cannot be unpacked; trying again would not help.
+        """
+        await self._limiter.wait()
+        try:
+            async with asyncio.timeout(self._seconds):
+                response = await super().send(request, **{**arguments, "stream": True, "follow_redirects": False})
+                try:
+                    return await self._read(response)
+                finally:
+                    await response.aclose()
+        except TimeoutError as error:
+            raise httpx2.ReadTimeout("the response is not complete", request=request) from error
+
+    async def _read(self, response: httpx2.Response) -> httpx2.Response:
+        """Return a response with its content, unpacked. The content of an error may be cut."""
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in {"identity", *ZLIB_ENCODINGS}:
+            raise UnreadableResponseError(f"is compressed as {encoding!a}, which was not requested")
+        unpacker = zlib.decompressobj(ANY_ZLIB_HEADER) if encoding in ZLIB_ENCODINGS else None
+        content = bytearray()
+        async for chunk in response.aiter_raw():
+            try:
+                # One byte more than allowed is enough to see that the response is too large.
+                content += unpacker.decompress(chunk, self._max_bytes + 1 - len(content)) if unpacker else chunk
+            except zlib.error as error:
+                raise UnreadableResponseError(f"cannot be unpacked ({error})") from error
+            if len(content) > self._max_bytes:
+                if response.is_success:
+                    raise UnreadableResponseError(f"has more than {self._max_bytes:,} bytes (max_response_bytes)")
+                break
+        headers = [(name, value) for name, value in response.headers.multi_items() if name not in CONTENT_HEADERS]
+        return httpx2.Response(
+            response.status_code, headers=headers, content=bytes(content[: self._max_bytes]), request=response.request
+        )
+
+
+class UnreadableResponseError(OpenAIError):
+    """A response that is too large or cannot be unpacked. The package does not repeat a request after such an error."""
+
+
+ZLIB_ENCODINGS = {"gzip", "x-gzip", "deflate"}
+"""Compressions that servers use although none is requested, and that can be unpacked piece by piece."""
+ANY_ZLIB_HEADER = 47
+"""The argument of `zlib.decompressobj` for data in the format of gzip or of zlib."""
+CONTENT_HEADERS = {"content-encoding", "content-length", "transfer-encoding"}
+"""Headers that describe the content as it was sent."""
+
+POLL_SECONDS = 0.2
+"""Maximum delay until a stop request is noticed."""
+
+
+class UnreadableAnswerError(StepError):
+    """A server answered, but not with a completion."""
 
 
 class ChatServer:
@@ -177,11 +222,13 @@ class ChatServer:
         Raises:
             StopRequestedError: The user asked to stop; pending requests are cancelled.
             RequirementError: The server refuses the key.
-            StepError: The server failed in spite of all retries.
+            StepError: The server failed in spite of all retries, or its answer cannot be read.
             DataError: An image cannot be read.
         """
         remaining = iter(prompts)
         pending: set[asyncio.Task[Reply]] = set()
+        notes = AnswerNotes(self._options.base_url)
+        unreadable: UnreadableAnswerError | None = None
         with asyncio.Runner() as loop:
             client = loop.run(self._make_client())
             try:
@@ -190,14 +237,22 @@ class ChatServer:
                         raise StopRequestedError
                     done, pending = loop.run(self._send_and_wait(client, remaining, pending))
                     if not done and not pending:
-                        return
+                        break
                     replies = [task.result() for task in done if task.exception() is None]
                     self._count_tokens(replies)
+                    for reply in replies:
+                        notes.add(reply.id, reply.notes)
                     yield from replies
                     for error in (task.exception() for task in done):
-                        if error is not None:
+                        if isinstance(error, UnreadableAnswerError):
+                            # The other requests are paid for as well: their answers are awaited, but no more are sent.
+                            unreadable, remaining = unreadable or error, iter(())
+                        elif error is not None:
                             raise error
+                if unreadable is not None:
+                    raise unreadable
             finally:
+                notes.warn(reporter)
                 loop.run(_cancel(client, pending))
 
     async def _make_client(self) -> AsyncOpenAI:
@@ -206,16 +261,13 @@ class ChatServer:
             options.requests_per_minute, options.tokens_per_minute, lambda: self._num_tokens / self._num_requests
         )
 
-        async def limit_rate(_: Any) -> None:
-            """Wait before every request, the package's retries included."""
-            await limiter.wait()
-
         return AsyncOpenAI(
             base_url=options.base_url,
             api_key=self._key,
             max_retries=options.max_retries,
             timeout=options.timeout,
-            http_client=DefaultAsyncHttpxClient(event_hooks={"request": [limit_rate]}),
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=BoundedClient(options, limiter),
         )
 
     async def _send_and_wait(
@@ -234,33 +286,25 @@ class ChatServer:
 
     async def _request(self, client: AsyncOpenAI, prompt: Rendered) -> Reply:
         try:
-            response: Any = await client.chat.completions.create(
+            response = await client.chat.completions.with_raw_response.create(
                 model=self._options.model,
                 messages=chat_messages(prompt),  # type: ignore[arg-type]  # plain dictionaries, as the API has it
                 **self._parameters,
             )
+            return read_reply(prompt.id, response.content)
         except APIStatusError as error:
-            if error.code not in REFUSAL_CODES:
+            code: object = error.code
+            if not isinstance(code, str) or code not in REFUSAL_CODES:
                 raise self._convert_error(prompt, error) from error
-            return Reply(prompt.id, "", error.code)
+            return Reply(prompt.id, "", code)
         except OpenAIError as error:
             raise self._convert_error(prompt, error) from error
-        if not getattr(response, "choices", None):
-            raise StepError(
-                f"sample {prompt.id}: {self._options.base_url} answered without a completion; check that this is the "
-                "URL of a chat completions server, `/v1` included"
-            )
-        choice, usage = response.choices[0], response.usage
-        return Reply(
-            id=prompt.id,
-            text=choice.message.content or "",
-            finish_reason=choice.finish_reason or "",
-            refusal=choice.message.refusal,
-            model=response.model,
-            response_id=response.id,
-            input_tokens=usage.prompt_tokens if usage else None,
-            output_tokens=usage.completion_tokens if usage else None,
-        )
+        except ValueError as error:
+            raise UnreadableAnswerError(
+                f"{self._stage}: sample {prompt.id}: {self._options.base_url} answered without a completion: {error}. "
+                "The answer is not stored. Check the server, and that `base_url` is the URL of a chat completions "
+                "server, `/v1` included; then run the same command again"
+            ) from error
 
     def _count_tokens(self, replies: Iterable[Reply]) -> None:
         """Update the expected tokens of a request; the initial estimate counts as one request."""
@@ -272,10 +316,15 @@ class ChatServer:
     def _convert_error(self, prompt: Rendered, error: OpenAIError) -> RunnerError:
         """Describe a server's failure, without the key, which some servers repeat."""
         options = self._options
-        detail = " ".join(str(error).replace(self._key, "***").split())[:400]
+        detail = _printable(str(error).replace(self._key, "***"))[:400]
         if isinstance(error, AuthenticationError | PermissionDeniedError):
             return RequirementError(
                 f"{self._stage}: {options.base_url} refused the key in {options.api_key_env}: {detail}"
+            )
+        if isinstance(error, UnreadableResponseError):
+            return UnreadableAnswerError(
+                f"{self._stage}: sample {prompt.id}: the answer of {options.base_url} {detail}. The answer is not "
+                "stored"
             )
         if isinstance(error, RateLimitError):
             reason = f"still limits the rate after {options.max_retries} retries: {detail}; lower the concurrency"
@@ -283,12 +332,20 @@ class ChatServer:
             reason = f"did not answer within {options.timeout:g} seconds in any of {options.max_retries + 1} attempts"
         elif isinstance(error, APIConnectionError):
             reason = f"cannot be reached ({detail})"
+        elif isinstance(error, APIStatusError) and error.response.is_redirect:
+            location = _printable(redact_passwords(error.response.headers.get("location", "")))[:200]
+            reason = f"redirects to {location}, which is not followed; write the URL of the server as base_url"
         else:
             reason = f"failed: {detail}"
         return StepError(
             f"sample {prompt.id}: {options.base_url} {reason}. Completed answers are saved: run the same command again "
             "for the others"
         )
+
+
+def _printable(text: str) -> str:
+    """Return a server's text in one line of printable characters."""
+    return "".join(char if char.isprintable() else "�" for char in " ".join(text.split()))
 
 
 async def _cancel(client: AsyncOpenAI, pending: set[asyncio.Task[Reply]]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from plugins.servers.answers import Thinking
 from runner.errors import RequirementError
 from runner.stages import DecodingOptions, Options, OutsideFingerprint
 
@@ -48,7 +49,27 @@ class ChatServerOptions(Options):
     used instead."""
 
     timeout: Annotated[float, Field(gt=0), OutsideFingerprint()] = 120.0
-    """Seconds to wait for an answer before the request counts as failed."""
+    """Maximum number of seconds from sending a request to the end of its answer. A request that takes longer counts as
+    failed, even if parts of the answer arrive."""
+
+    max_response_bytes: Annotated[int, Field(gt=0), OutsideFingerprint()] = 10_000_000
+    """Maximum size of a response of the server in bytes, unpacked. A larger response is an error. Default: 10 MB; an
+    answer of a thousand tokens has about 5 kB."""
+
+    thinking: Thinking = "cut"
+    """What happens if an answer begins with reasoning, such as `<think>…</think>`. `cut`: the reasoning is removed.
+    `flag`: the reasoning stays; a launch prints a warning with the number of such answers, and a build flags such
+    summaries for review."""
+
+    @property
+    def remote_address(self) -> str:
+        """The URL of the server."""
+        return self.base_url
+
+    @property
+    def key_variables(self) -> Sequence[str]:
+        """The variable with the API key."""
+        return (self.api_key_env,) if self.api_key_env else ()
 
     def key(self, stage: str) -> str | None:
         """Read the key from the environment; None if the server needs none.
@@ -57,7 +78,7 @@ class ChatServerOptions(Options):
             stage: The section of the spec with these options, for the error.
 
         Raises:
-            RequirementError: The environment has no key.
+            RequirementError: The environment has no key, or one that a request cannot contain.
         """
         if self.api_key_env is None:
             return None
@@ -66,6 +87,11 @@ class ChatServerOptions(Options):
             raise RequirementError(
                 f"{stage}: the environment variable {self.api_key_env} is not set; it should hold the key for "
                 f"{self.base_url}. Set it, or write `api_key_env: null` for a server without keys"
+            )
+        if not (key.isascii() and key.isprintable() and key.strip() == key):
+            raise RequirementError(
+                f"{stage}: the value of the environment variable {self.api_key_env} has white space at an end, or "
+                "characters that a request cannot contain; set it to the key alone, without a line end"
             )
         return key
 

@@ -17,7 +17,7 @@ from runner.stages import FilePath, Options, OutsideFingerprint, SkippedEntry, S
 SPLITS = ("train", "dev", "test")
 LABELS = {"PER": "person", "LOC": "location", "ORG": "organization", "OTHER": "other", "MISC": "other"}
 TAGS = {"O", *(f"{kind}-{label}" for kind in "BI" for label in LABELS)}
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
 
 class GmnerOptions(Options):

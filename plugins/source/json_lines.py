@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from runner.dataset.answer_files import raise_problems
-from runner.errors import DataError, SpecPath
+from runner.errors import DataError, SpecPath, data_line_error
+from runner.files import HEAD_BYTES, other_format
 from runner.records import Entity, Sample, Segment, is_blank, nfc, segment_letters
 from runner.spec.check import validation_problems
 from runner.spec.yaml_layers import Mark, Tree
@@ -125,6 +126,9 @@ class JsonLinesSource:
         for file in self._files():
             images = self._images or file.parent
             with file.open("rb") as lines:
+                if problem := other_format(lines.read(HEAD_BYTES)):
+                    raise data_line_error(file, 1, problem)
+                lines.seek(0)
                 for number, line in enumerate(lines, start=1):
                     sample = checker.check(file, number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
                     if sample is not None and not checker.problems:
@@ -136,9 +140,15 @@ class JsonLinesSource:
             raise DataError(
                 f"{self._path}: no such file or folder; source.path is a file of JSON lines, or a folder of such files"
             )
-        files = [self._path] if self._path.is_file() else sorted(self._path.glob("*.jsonl"))
-        if not files:
-            raise DataError(f"{self._path}: contains no <split>.jsonl, such as train.jsonl")
+        if self._path.is_file():
+            files = [self._path]
+        else:
+            content = sorted(self._path.iterdir())
+            files = [file for file in content if file.suffix.lower() == ".jsonl"]
+            if not files:
+                others = ", ".join(file.name for file in content[:5])
+                found = f"; the folder contains {others}" if others else ""
+                raise DataError(f"{self._path}: contains no <split>.jsonl, such as train.jsonl{found}")
         for file in files:
             if file.stem in RESERVED_NAMES:
                 raise DataError(

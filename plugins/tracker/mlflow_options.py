@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +35,17 @@ StoreUri = Annotated[str, BeforeValidator(_checked_uri)]
 """The MLflow store. A relative SQLite path is relative to the spec, like every path of a spec."""
 
 
+CREDENTIALS: Mapping[str, Sequence[str]] = {
+    **dict.fromkeys(
+        ("http", "https"), ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+    ),
+    "databricks": ("DATABRICKS_TOKEN", "DATABRICKS_USERNAME", "DATABRICKS_PASSWORD"),
+    "postgresql": ("PGPASSWORD",),
+    "mysql": ("MYSQL_PWD",),
+}
+"""Environment variables with credentials for a store, by the scheme of its address."""
+
+
 class MlflowOptions(Options):
     """Logs runs to MLflow."""
 
@@ -43,3 +56,14 @@ class MlflowOptions(Options):
     max_artifact_mb: Annotated[float, Field(ge=0), OutsideFingerprint()] = 200
     """Maximum size of a model folder that is uploaded, in megabytes (10^6 bytes). For a larger model folder, only the
     path is logged. Default: 200, our choice: small models are uploaded, a 7B model is not."""
+
+    @property
+    def remote_address(self) -> str | None:
+        """The address of the store, unless it is a file."""
+        return None if self.uri is None or self.uri.startswith("sqlite") else self.uri
+
+    @property
+    def key_variables(self) -> Sequence[str]:
+        """The variables with credentials that are set; MLflow and the libraries of databases read them."""
+        scheme = (self.remote_address or "").partition(":")[0].partition("+")[0]
+        return [name for name in CREDENTIALS.get(scheme, ()) if name in os.environ]

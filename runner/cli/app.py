@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from runner.cli.progress import Terminal
+    from runner.spec.load import LoadedSpec
 
 SETUP, RUN, RESULTS, DATASETS, INSPECT = "Set up", "Run", "Results", "Data sets", "Inspect"
 
@@ -106,3 +107,10 @@ def open_terminal(*, live: bool = True) -> Terminal:
     from runner.cli.progress import Terminal
 
     return Terminal(sys.stderr, live=live)
+
+
+def show_sent_variables(loaded: LoadedSpec[Any], terminal: Terminal) -> None:
+    """Say which environment variables a spec sends to which address, before anything is sent; warn about mistakes."""
+    from runner.preflight.sent_variables import report_sent_variables
+
+    report_sent_variables(loaded, terminal.say, terminal.warn)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runner.cli.app import DATASETS, AsJson, Debug, Overrides, app, open_terminal, set_environment
+from runner.cli.app import DATASETS, AsJson, Debug, Overrides, app, open_terminal, set_environment, show_sent_variables
 
 if TYPE_CHECKING:
     from runner.dataset.build.pipeline import BuildResult
@@ -66,6 +66,8 @@ def build(
 
     loaded = load(spec, DatasetSpec, overrides or ())
     terminal = open_terminal()
+    if not smoke:
+        show_sent_variables(loaded, terminal)
     try:
         result = build_dataset(
             smoke_spec(loaded.spec) if smoke else loaded.spec, terminal, dry_run=dry_run, replace=replace

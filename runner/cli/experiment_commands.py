@@ -22,6 +22,7 @@ from runner.cli.app import (
     app,
     open_terminal,
     set_environment,
+    show_sent_variables,
     warn_of_unusable_plugins,
 )
 from runner.errors import SpecError
@@ -111,6 +112,7 @@ def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, d
     terminal = open_terminal()
     try:
         _announce_data_generation(loaded.spec, terminal)
+        show_sent_variables(loaded, terminal)
         description = describe_plan(loaded, StageReporter(terminal, "data"), user_cache_dir("plans"))
     except SpecError as error:
         raise loaded.with_locations(error) from error
@@ -261,6 +263,7 @@ def launch(
     if detach:
         from runner.cli.launch_control_commands import launch_detached
 
+        show_sent_variables(loaded, open_terminal())
         launch_detached(loaded, address, local=local, smoke=smoke, rerun=rerun, as_json=as_json)
         return
     terminal = open_terminal(live=not local)
@@ -297,10 +300,12 @@ def _resolve_experiment(
     from runner.cli.progress import StageReporter
     from runner.execute.launch import resolve_for_launch
     from runner.execute.launch_context import LaunchContext
+    from runner.preflight.sent_variables import without_sweep
     from runner.resolved_plan import smoke_spec
 
     spec = smoke_spec(loaded.spec) if smoke else loaded.spec
     try:
+        show_sent_variables(without_sweep(loaded, spec) if smoke else loaded, terminal)
         if not elsewhere:
             _announce_data_generation(spec, terminal)
         plan = resolve_for_launch(spec, StageReporter(terminal, "data"), on_cluster=elsewhere)

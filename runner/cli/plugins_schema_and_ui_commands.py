@@ -74,6 +74,8 @@ def ui(
     debug: Debug = False,
 ) -> None:
     """Serve the web interface of the tracker (MLflow)."""
+    from runner.redaction import without_api_keys
+
     set_environment()
     command, path = _serve_command(spec, host, port, allowed_hosts or ())
     if not is_loopback(host):
@@ -83,7 +85,7 @@ def ui(
         )
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/{path}"
     print(f"serving {address} (Ctrl-C ends it)", file=sys.stderr)
-    os.execv(command[0], list(command))
+    os.execve(command[0], list(command), without_api_keys(os.environ))
 
 
 def _serve_command(spec: Path | None, host: str, port: int, allowed_hosts: Sequence[str]) -> tuple[Sequence[str], str]:

@@ -15,8 +15,9 @@ from runner.compare.comparison_plots import curve_plots, difference_plots, group
 from runner.compare.finished_runs import Run
 from runner.compare.groups import Group
 from runner.compare.tables import groups_table, intervals_table, subgroups_table, tests_table
+from runner.dataset.answer_files import read_answer_file
 from runner.errors import RequirementError, RunnerError
-from runner.files import read_jsonl, write_text
+from runner.files import write_text
 from runner.html_page import page_template
 from runner.records import Answer, Sample
 from runner.resolved_plan import create_plugin
@@ -202,9 +203,20 @@ def _compared_samples(comparison: Comparison, test_split: _TestSplit) -> Iterato
         )
 
 
+def _read_outputs(file: Path) -> dict[str, str]:
+    """Read the answers of a run by sample id.
+
+    Raises:
+        DataError: The file is broken.
+    """
+    return (
+        {sample_id: line.text for sample_id, line in read_answer_file(file, "output").items()} if file.exists() else {}
+    )
+
+
 def _answer_reader(run: Run, mode: str, labels: Sequence[str]) -> Callable[[str], ComparedAnswer]:
     """Return a function from a sample id to the run's answer, marked if the labels and the adapter are available."""
-    outputs = {row["id"]: row["output"] for row in read_jsonl(RunDirectory(run.folder).predictions)}
+    outputs = _read_outputs(RunDirectory(run.folder).predictions)
     adapter: Adapter | None = None
     problem = ""
     try:

@@ -114,7 +114,7 @@ def read_run(folder: Path, group: str = "", arm: str = "") -> Run:
         num_samples = int(directory.read_record()["dataset"]["num_samples"]["test"])
         run = Run(folder, plan, scores, directory.read_metrics(), group, arm)
         _check_fields(run)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise DataError(f"{directory.name}: is not a readable run of this version ({reason}); {remedy}") from error
     if len(scores) != num_samples:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.errors import DataError, data_line_error
+from runner.files import HEAD_BYTES, other_format
+from runner.records import replace_lone_surrogates
 
 MAX_LISTED_PROBLEMS = 10
 """Number of problems that an error lists; it only counts the others."""
@@ -35,7 +37,10 @@ def read_answer_file(path: Path, field: str) -> dict[str, AnswerLine]:
     """
     answers: dict[str, AnswerLine] = {}
     problems: list[str] = []
-    for number, line in enumerate(_read_lines(path), start=1):
+    content = _read_file(path)
+    if problem := other_format(content[:HEAD_BYTES]):
+        raise data_line_error(path, 1, problem)
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -91,9 +96,9 @@ def raise_problems(problems: list[str]) -> None:
         raise DataError("\n".join(listed))
 
 
-def _read_lines(path: Path) -> Iterator[bytes]:
+def _read_file(path: Path) -> bytes:
     try:
-        yield from path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except OSError as error:
@@ -112,8 +117,3 @@ def _parse_line(path: Path, number: int, line: bytes, field: str) -> tuple[str, 
             problem = f"{key!r} is not text: {row[key]!r}" if key in row else f"the key {key!r} is missing"
             raise data_line_error(path, number, f'{problem}. A line is {{"id": …, "{field}": …}}')
     return replace_lone_surrogates(row["id"]), replace_lone_surrogates(row[field])
-
-
-def replace_lone_surrogates(text: str) -> str:
-    """Replace unpaired surrogates with U+FFFD: a token limit can cut an emoji apart, which JSON can hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from runner.errors import DataError, data_line_error
-from runner.files import iter_jsonl
+from runner.files import HEAD_BYTES, iter_jsonl, other_format
 from runner.fingerprint_and_provenance import canonical_json
 from runner.records import Entity, Sample, Segment, find_blank_text, segment_letters
 from runner.stages import DatasetInfo
@@ -127,6 +127,19 @@ _REQUIRED_KEYS: Mapping[str, tuple[type, str]] = {
 }
 """Keys that `dataset.json` must have: the type of the value and an example for the error message."""
 
+_OPTIONAL_KEYS: Mapping[str, type] = {"provenance": dict, "statistics": dict, "license": str, "fingerprint": str}
+"""Keys that `dataset.json` may have, and the type of the value unless it is null."""
+MAX_DEPTH = 50
+"""Levels of nested objects and lists in `dataset.json`."""
+
+
+def _depth(value: Any, limit: int) -> int:
+    """Count the levels of nested objects and lists, up to one more than a limit."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    if items is None or limit < 0:
+        return 0
+    return 1 + max((_depth(item, limit - 1) for item in items), default=0)
+
 
 class DatasetFolder:
     """A data set on disk: `dataset.json`, one `<split>.jsonl` per split, `images/` and `segments/`."""
@@ -158,11 +171,19 @@ class DatasetFolder:
             )
         try:
             description = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{file}: is not JSON: {error}") from error
+        if _depth(description, MAX_DEPTH) > MAX_DEPTH:
+            raise DataError(f"{file}: is nested more than {MAX_DEPTH} levels deep")
         for key, (value_type, example) in _REQUIRED_KEYS.items():
             if not isinstance(description, dict) or not isinstance(description.get(key), value_type):
                 raise DataError(f"{file}: the key {key!r} is missing or has the wrong type. Example: {example}")
+        for key, value_type in _OPTIONAL_KEYS.items():
+            if description.get(key) is not None and not isinstance(description[key], value_type):
+                expected = "a text" if value_type is str else "a JSON object"
+                raise DataError(f"{file}: the key {key!r} is {ascii(description[key])[:80]}; {expected} is expected")
+        if not all(isinstance(label, str) for label in description["labels"]):
+            raise DataError(f"{file}: labels: each label must be a text. Example: {_REQUIRED_KEYS['labels'][1]}")
         for split, number in description["num_samples"].items():
             if not isinstance(number, int) or isinstance(number, bool):
                 example = _REQUIRED_KEYS["num_samples"][1]
@@ -191,9 +212,15 @@ class DatasetFolder:
         if not file.is_file():
             is_export = any((self.path / PARQUET_FOLDER).glob("*.parquet"))
             remedy = f". This is an export: convert it with `runner import {self.path} FOLDER`" if is_export else ""
+            for other in sorted(self.path.iterdir()):
+                if other.stem == split and other.suffix.lower() in {".json", ".jsonl"}:
+                    remedy = f", and there is {other.name}. Rename {other.name} if it contains JSON lines"
             raise DataError(f"{file}: is missing, but {DESCRIPTION_FILE} lists this split{remedy}")
         samples: dict[str, Sample] = {}
-        for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+        content = file.read_bytes()
+        if problem := other_format(content[:HEAD_BYTES]):
+            raise data_line_error(file, 1, problem)
+        for number, line in enumerate(content.split(b"\n"), start=1):
             if not line.strip():
                 continue
             sample = self._parse_line(file, number, line)
@@ -209,7 +236,7 @@ class DatasetFolder:
     def _parse_line(self, file: Path, number: int, line: bytes) -> Sample:
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise data_line_error(file, number, f"is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise data_line_error(file, number, 'is not a JSON object such as {"id": …, "text": …}')
@@ -219,12 +246,13 @@ class DatasetFolder:
                 text=_check_text(row["text"]),
                 image=self._resolve_image(row.get("image")),
                 summary=None if row.get("summary") is None else _check_text(row["summary"]),
-                entities=tuple(self._parse_entity(entity) for entity in row["entities"]),
-                segments=self._parse_segments(row["segments"]),
+                entities=tuple(self._parse_entity(entity) for entity in _list_of_objects(row, "entities")),
+                segments=self._parse_segments(_list_of_objects(row, "segments")),
             )
         except KeyError as error:
             raise data_line_error(file, number, f"the key {error} is missing") from error
-        except (TypeError, ValueError) as error:
+        # A path can be too long for the system, or a loop of links (RuntimeError in Python 3.11).
+        except (TypeError, ValueError, OSError, RuntimeError) as error:
             raise data_line_error(file, number, str(error)) from error
         if problem := find_blank_text(sample):
             raise data_line_error(file, number, problem)
@@ -312,6 +340,13 @@ def image_digest(path: Path | None) -> str | None:
 
 _digests: dict[tuple[int, int, int, int], bytes] = {}
 """Digests by file state. Each unchanged file is hashed once, although leak search and fingerprint both need it."""
+
+
+def _list_of_objects(row: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    value = row[key]
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise TypeError(f"{key!r} is {ascii(value)[:80]}; a list of objects is expected")
+    return value
 
 
 def _check_text(value: Any) -> str:

@@ -86,14 +86,24 @@ def _card_statistics(statistics: Mapping[str, Any]) -> list[str]:
         values: Any = statistics
         for key in keys:
             values = values.get(key) if isinstance(values, Mapping) else None
-        if values:
+        # The file may be somebody else's: other content has no row.
+        if isinstance(values, Mapping) and all(_is_number(values.get(name)) for name in STATISTIC_NAMES):
             rows.append([title, *(f"{values[name]:,.6g}" for name in STATISTIC_NAMES)])
-    entities = statistics.get("entities") or {}
-    counts = ", ".join(f"{number:,} × {label}" for label, number in entities.items())
+    entities = statistics.get("entities")
+    numbers = entities.items() if isinstance(entities, Mapping) else ()
+    counts = ", ".join(f"{number:,} × {label}" for label, number in numbers if _is_number(number))
     return [
         _markdown_table(["", *STATISTIC_NAMES], rows) if rows else "",
         f"Entities: {counts}." if counts else "",
     ]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_STATISTIC
+
+
+MAX_STATISTIC = 10**15
+"""A larger number is no statistic of a data set; a number with hundreds of digits could not be formatted."""
 
 
 def _card_source(description: Mapping[str, Any]) -> list[str]:

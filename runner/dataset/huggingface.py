@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -105,7 +106,7 @@ def read_parquet(file: Path) -> Iterator[dict[str, Any]]:
         with pq.ParquetFile(file) as parquet:
             for index in range(parquet.num_row_groups):
                 yield from parquet.read_row_group(index, columns=schema.names).cast(schema).to_pylist()
-    except (pa.ArrowException, ValueError, KeyError) as error:
+    except (pa.ArrowException, ValueError, KeyError, OSError) as error:  # Arrow reports damaged pages as OSError.
         raise DataError(f"{file}: is not a Parquet file written by `runner export`: {error}") from error
 
 
@@ -124,7 +125,8 @@ def check_image_name(name: str | None, sample_id: str) -> str:
         DataError: The path leaves the data set, or has no folder, where another file may have that name.
     """
     path = PurePosixPath(name or "")
-    if path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
+    is_in_subfolder = len(path.parts) >= 2 and not path.parts[0].endswith((".jsonl", ".json", ".md"))
+    if path.is_absolute() or ".." in path.parts or not is_in_subfolder:
         raise DataError(f"sample {sample_id}: the image {name!r} is not in a subfolder of the data set such as images/")
     return str(path)
 
@@ -187,6 +189,8 @@ def import_dataset(export: str, target: Path, reporter: Reporter, *, replace: bo
         DataError: The export is missing or invalid, or the target exists and may not be replaced.
         RequirementError: The hub cannot be reached, or has no such data set.
     """
+    if _is_file(Path(export).expanduser()):
+        raise DataError(f"{export}: is a file; name the folder that `runner export` wrote")
     source = Path(export).expanduser() if Path(export).expanduser().is_dir() else _download(export)
     original = DatasetFolder(source, with_images=False).description
     _check_split_names(source, original["num_samples"])
@@ -241,7 +245,8 @@ def _read_splits(
 ) -> Iterator[tuple[str, list[Sample]]]:
     total, num_read = sum(number for number in num_samples.values() if isinstance(number, int)), 0
     for split in num_samples:
-        files = sorted((source / PARQUET_FOLDER).glob(f"{split}-*.parquet"))
+        pattern = re.compile(rf"{re.escape(split)}-.*\.parquet", re.IGNORECASE)
+        files = sorted(file for file in (source / PARQUET_FOLDER).iterdir() if pattern.fullmatch(file.name))
         if not files:
             raise DataError(
                 f"{source / PARQUET_FOLDER}: {split}-….parquet is missing, but {DESCRIPTION_FILE} lists this split"
@@ -254,6 +259,18 @@ def _read_splits(
         yield split, samples
 
 
+PATH_ERRORS = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EINVAL, errno.EILSEQ, errno.ELOOP}
+"""Numbers of system errors that an unsuitable path causes, unlike those of a full disk or a missing permission."""
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether a path is a file; a path that the system refuses is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _extract_images(row: dict[str, Any], root: Path) -> Sample:
     """Write the images of a row to files, and convert the row to a sample."""
     if has_missing_values(row):
@@ -264,10 +281,18 @@ def _extract_images(row: dict[str, Any], root: Path) -> Sample:
             return None
         name = check_image_name(image["path"], row["id"])
         file = root / name
-        if file.is_file() and file.read_bytes() != image["bytes"]:
+        if _is_file(file) and file.read_bytes() != image["bytes"]:
             raise DataError(f"sample {row['id']}: another image has the name {name!r}, too")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(image["bytes"])
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(image["bytes"])
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno not in PATH_ERRORS:
+                raise
+            raise DataError(
+                f"sample {row['id']}: the image path {name[:80]!r} cannot be a file of the data set: {error}. "
+                "Write a path such as images/1.jpg"
+            ) from error
         return name
 
     segments = [{**segment, "image": extract(segment["image"])} for segment in row["segments"]]

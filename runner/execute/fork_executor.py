@@ -7,13 +7,13 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from runner.errors import LostWorkerError, OutOfMemoryError, RequirementError, StepError
 from runner.execute.fork_server import OUTPUT_FILE, ForkExit, ForkRequest, run_forked, start_server
 from runner.redaction import worker_environment
-from runner.resolved_plan import plan_json
+from runner.resolved_plan import STAGES_OF_STEP, plan_json
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.stages.registry import find_plugin
 from runner.trial.run_directory_and_events import RunDirectory, steps_of
@@ -26,16 +26,28 @@ def plugin_modules(spec: ExperimentSpec) -> list[str]:
     return [find_plugin(section.stage, section.type).entry.module for section in sections]
 
 
-def server_environment(environment: Mapping[str, str], cores: int, *, with_cloud: bool) -> dict[str, str]:
+def needed_keys(spec: ExperimentSpec, steps: Collection[str]) -> tuple[str, ...]:
+    """Return the variables with API keys that the plugins of some steps send to a server."""
+    stages = {stage for step in steps for stage in STAGES_OF_STEP[step]}
+    if "train" in steps and spec.trainer_options is not None and spec.trainer_options.generates_validation:
+        stages |= {"generator", "metric"}
+    sections = [section for section in spec.sections() if section.stage in stages]
+    return tuple(sorted({variable for section in sections for variable in section.options.key_variables}))
+
+
+def server_environment(
+    environment: Mapping[str, str], cores: int, *, with_cloud: bool, keys: Collection[str] = ()
+) -> dict[str, str]:
     """The environment of a fork server and its processes.
 
     Args:
         environment: The environment of the process that starts the server.
         cores: Number of threads of each process.
         with_cloud: See `runner.redaction.worker_environment`.
+        keys: See `runner.redaction.worker_environment`.
     """
     variables = {
-        **worker_environment(environment, with_cloud=with_cloud),
+        **worker_environment(environment, with_cloud=with_cloud, keys=keys),
         "OMP_NUM_THREADS": str(cores),
         # Threads that spin while they wait slow each other down fivefold if there are fewer cores than threads.
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -120,7 +132,7 @@ class ForkedExecutor:
     def __init__(self) -> None:
         """Initialize the executor; the server is started with the first trial."""
         self._server: tuple[subprocess.Popen[bytes], str] | None = None
-        self._server_key: tuple[Sequence[str], int, bool] | None = None
+        self._server_key: tuple[Sequence[str], int, bool, tuple[str, ...]] | None = None
         self._running: ForkedTrial | None = None
 
     def check_placeable(self, compute: ComputeOptions) -> None:
@@ -137,8 +149,9 @@ class ForkedExecutor:
         if self._running is not None and self._running.outcome() is None:
             return None
         cores = compute.cpus_per_worker or len(os.sched_getaffinity(0))
-        server, address = self._get_server(plugin_modules(spec), cores, with_cloud="://" in (compute.cache or ""))
         steps = [step for step in steps_of(spec) if not RunDirectory(folder).is_finished(step)]
+        with_cloud, keys = "://" in (compute.cache or ""), needed_keys(spec, steps)
+        server, address = self._get_server(plugin_modules(spec), cores, with_cloud=with_cloud, keys=keys)
         self._running = ForkedTrial(server, address, ForkRequest(plan_json(spec), str(folder), steps, {}))
         return self._running
 
@@ -156,12 +169,13 @@ class ForkedExecutor:
             self._server = None
 
     def _get_server(
-        self, modules: Sequence[str], cores: int, *, with_cloud: bool
+        self, modules: Sequence[str], cores: int, *, with_cloud: bool, keys: tuple[str, ...] = ()
     ) -> tuple[subprocess.Popen[bytes], str]:
         """The server for such processes; one that has loaded other plugins is stopped."""
-        key = (modules, cores, with_cloud)
+        key = (modules, cores, with_cloud, keys)
         if self._server is None or self._server_key != key or self._server[0].poll() is not None:
             self.close()
-            self._server = start_server(modules, server_environment(os.environ, cores, with_cloud=with_cloud))
+            environment = server_environment(os.environ, cores, with_cloud=with_cloud, keys=keys)
+            self._server = start_server(modules, environment)
             self._server_key = key
         return self._server

@@ -12,6 +12,7 @@ from runner.errors import DataError, RequirementError
 from runner.files import cached_json
 from runner.fingerprint_and_provenance import code_hash, fingerprint, installed_packages
 from runner.preflight.resources import check_memory, estimate_disk, estimate_hours, local_gpus, missing_requirements
+from runner.preflight.sent_variables import find_sent_variables
 from runner.prompt_rendering import split_groups, training_texts
 from runner.records import Rendered, TrainingBudget
 from runner.resolved_plan import PlanResolver, Trial, create_plugin, expand_trials
@@ -209,6 +210,7 @@ def describe_plan(loaded: LoadedSpec[ExperimentSpec], reporter: Reporter, cache:
         "advice": [],
         "sweep": None,
         "where": placement_text(spec.compute),
+        "variables": [variable.as_json() for variable in find_sent_variables(loaded)],
         "unmet": [],
     }
     factory, resolver = None, PlanResolver(reporter)

@@ -470,7 +470,7 @@ def _fill(value: Any, path: SpecPath, tree: Tree, environment: Mapping[str, str]
 
     names_used: list[str] = []
     text = _ENV.sub(substitute, value)
-    filled = LocatedStr(text, Path.cwd() if names_used else value.folder)
+    filled = LocatedStr(text, Path.cwd() if names_used else value.folder, names_used)
     kind = next((kind for kind, scalar in _SCALARS.items() if scalar.pattern.fullmatch(text.strip())), None)
     if kind is None or not _ENV.fullmatch(value):
         return filled

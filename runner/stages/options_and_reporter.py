@@ -100,14 +100,20 @@ Stage = Literal[
 
 
 class LocatedStr(str):
-    """A string of a spec with the folder of the file that it was written in."""
+    """A string of a spec with the folder of the file that it was written in.
+
+    Attributes:
+        folder: The folder.
+        variables: The environment variables whose values are a part of the string.
+    """
 
     folder: Path
+    variables: tuple[str, ...]
 
-    def __new__(cls, text: str, folder: Path) -> LocatedStr:
-        """Attach the folder to the text."""
+    def __new__(cls, text: str, folder: Path, variables: Sequence[str] = ()) -> LocatedStr:
+        """Attach the folder and the variables to the text."""
         located = super().__new__(cls, text)
-        located.folder = folder
+        located.folder, located.variables = folder, tuple(variables)
         return located
 
 
@@ -163,6 +169,19 @@ class Options(DescribedModel):
 
     former_types: ClassVar[Sequence[str]] = ()
     """Earlier names of the plugin, for the error message of a spec that uses one."""
+
+    @property
+    def remote_address(self) -> str | None:
+        """The address of the server to which the plugin sends data; None if it sends none."""
+        return None
+
+    @property
+    def key_variables(self) -> Sequence[str]:
+        """The environment variables whose values the plugin sends to `remote_address`.
+
+        A worker gets variables that look like API keys only if a plugin of one of its steps names them here.
+        """
+        return ()
 
     def smoke(self) -> Mapping[str, Any]:
         """Return what replaces this section in a smoke run.

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runner.errors import DataError, SpecError, StepError
-from runner.files import read_jsonl, write_jsonl
+from runner.files import write_jsonl
 from runner.prompt_rendering import training_texts
-from runner.stages import VisionLanguageModel
+from runner.records import Completion, replace_lone_surrogates
+from runner.stages import Reporter, VisionLanguageModel
 from runner.trial.trial_components import TrialContext
 
 
@@ -60,21 +64,21 @@ def generate(context: TrialContext) -> None:
 
     Raises:
         DataError: The test split is empty.
-        StepError: The generator left out a sample, or answered one that it was not given.
+        StepError: The generator left out a sample, answered one that it was not given, or gave an answer that is not
+            text.
     """
     samples = context.samples("test")
     if not samples:
         raise DataError("the test split holds no samples")
     unfinished = context.run.unfinished_predictions
-    rows = {row["id"]: row for row in read_jsonl(unfinished)}
+    reporter = context.reporter("generate")
+    rows = _stored_answers(unfinished, reporter)
     write_jsonl(unfinished, list(rows.values()))
     weights = TrialWeights(context) if context.spec.model else None
     with unfinished.open("a", encoding="utf-8") as file:
-        completions = context.generator.generate(
-            weights, context.test_prompts, frozenset(rows), context.reporter("generate")
-        )
+        completions = context.generator.generate(weights, context.test_prompts, frozenset(rows), reporter)
         for completion in completions:
-            row = {"id": completion.id, "output": completion.output, "finished": completion.finished}
+            row = _row(completion)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
             rows[completion.id] = row
@@ -88,3 +92,38 @@ def generate(context: TrialContext) -> None:
     write_jsonl(context.run.predictions, [rows[sample_id] for sample_id in ids])
     unfinished.unlink()
     context.log.artifact("predictions", context.run.predictions)
+
+
+def _stored_answers(file: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:
+    """Read the answers that an interrupted launch has stored, by id; a line that cannot be read counts as missing."""
+    rows, num_unreadable = {}, 0
+    *complete, _ = file.read_bytes().split(b"\n") if file.exists() else [b""]
+    for line in complete:
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("id"), str) and _is_answer(row):
+                rows[row["id"]] = row
+                continue
+        num_unreadable += 1
+    if num_unreadable:
+        reporter.warn(f"{file}: {num_unreadable:,} lines are no answers; these answers are generated again")
+    return rows
+
+
+def _is_answer(row: Mapping[str, Any]) -> bool:
+    return isinstance(row.get("output"), str) and isinstance(row.get("finished"), bool)
+
+
+def _row(completion: Completion) -> dict[str, Any]:
+    """Return the line of an answer, which can be read again.
+
+    Raises:
+        StepError: The answer is not text. It is not stored, so the next launch requests it again.
+    """
+    row = {"id": completion.id, "output": completion.output, "finished": completion.finished}
+    if not _is_answer(row):
+        raise StepError(
+            f"generator: sample {completion.id}: the plugin returned {ascii(row)[:200]}; `output` must be text, and "
+            "`finished` true or false. The answer is not stored"
+        )
+    return {**row, "output": replace_lone_surrogates(completion.output)}

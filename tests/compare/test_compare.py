@@ -224,7 +224,17 @@ def test_scores_that_lack_a_sample_are_refused(storage, spoil):
         compare(["one"], storage.runs, options())
 
 
-@pytest.mark.parametrize("spoil", [lambda run: run.scores.unlink(), lambda run: run.scores.write_text("{}\n")])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda run: run.scores.unlink(),
+        lambda run: run.scores.write_text("{}\n"),
+        lambda run: run.scores.write_text('{"id": "a", "counts": 5}\n'),
+        lambda run: run.scores.write_text("[" * 5000 + "\n"),
+        lambda run: run.plan.write_text("[]"),
+        lambda run: run.plan.write_text("[" * 5000),
+    ],
+)
 def test_a_broken_run_is_named_with_the_command_that_restores_it(storage, spoil):
     run = storage.run(experiment="one")
     spoil(run)

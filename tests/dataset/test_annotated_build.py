@@ -180,7 +180,7 @@ def test_suspicious_answers_are_flagged_and_empty_ones_left_out(corpus, annotate
     # Requests are in the order of the corpus: the training split first.
     asked = [name for split in ("train", "test") for name in names if name.startswith(split)]
     few_words = ["fewer words than expected"]
-    assert [flags[name] for name in asked] == [[], few_words, ["refused"], few_words]
+    assert [flags[name] for name in asked] == [[], few_words, ["refused"], ["no text", *few_words]]
     assert built.left_out == {"answer without a summary": 1}
     assert sum(built.num_samples.values()) == 3
     assert "flagged: 2 × fewer words than expected" in reporter.messages
@@ -255,3 +255,31 @@ def test_result_is_json(corpus, annotated):
     told = json.loads(json.dumps(built.as_json()))
     assert {"path", "fingerprint", "num_samples", "statistics", "left_out", "stages", "asked", "tokens"} <= set(told)
     assert told["tokens"] == {"input": 1400, "output": 40}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"answer": ["Two", "people"]}, {"answer": None}, {"answer": "\ud83d"}, {"tokens": {"input": -5, "output": 1}},
+     {"tokens": None}, {"origin": 5}],
+)  # fmt: skip
+def test_stored_answer_that_cannot_be_read_is_requested_again(corpus, annotated, read_rows, damage):
+    add_tweets(corpus, 3)
+    with serving(fine_summary) as server:
+        built = annotated(server)
+        store = WorkFolder.for_dataset(built.path).answers
+        first, *others = read_rows(store)
+        store.write_text("".join(json.dumps(row) + "\n" for row in [{**first, **damage}, *others]))
+        again = annotated(server)
+    assert (len(server.requests), again.asked, again.fingerprint) == (4, 1, built.fingerprint)
+
+
+def test_unusual_answers_end_no_later_build(corpus, annotated):
+    add_tweets(corpus, 4)
+    replies = [completion(FINE), completion(5), completion(FINE), completion([{"type": "text", "text": FINE}])]
+    with serving(lambda body, before: replies[len(server.requests) - 1]) as server:
+        with pytest.raises(StepError, match=r"annotator: sample .*`content` is 5.*not stored"):
+            annotated(server, concurrency=1)
+        server.answer = lambda body, before: completion([{"type": "text", "text": FINE + "\ud83d"}])
+        built = annotated(server)
+    assert sum(built.num_samples.values()) == 4
+    assert len(server.requests) == 5

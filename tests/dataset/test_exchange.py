@@ -146,6 +146,18 @@ INVALID = {
 }
 
 
+INVALID |= {
+    f"the path {name[:20]!r}": (lambda row, name=name: row["image"].update(path=name), message)
+    for name, message in {
+        "images/" + "a" * 300: "cannot be a file of the data set: .*File name too long",
+        "images/a\0b": "cannot be a file of the data set",
+        "images/2.png/1.png": "cannot be a file of the data set: .*Is a directory",
+        "segments/../../1.png": "is not in a subfolder",
+        "train.jsonl/1.png": "is not in a subfolder",
+    }.items()
+}
+
+
 @pytest.mark.parametrize(("change", "message"), INVALID.values(), ids=INVALID)
 def test_invalid_row_is_rejected_and_leaves_nothing(folder, reporter, tmp_path, change, message):
     export = exported(folder, reporter, tmp_path)
@@ -252,3 +264,18 @@ def test_the_commands(folder, tmp_path):
     fingerprint = json.loads((folder / "dataset.json").read_text())["fingerprint"]
     assert f"fingerprint: {fingerprint}" in run("import", tmp_path / "export", tmp_path / "back")
     assert "samples: train 3, test 1" in run("export", tmp_path / "back", tmp_path / "again")
+
+
+def test_damaged_pages_and_other_suffixes(folder, reporter, tmp_path):
+    export = exported(folder, reporter, tmp_path)
+    for file in list((export / "data").iterdir()):
+        file.rename(file.with_suffix(".PARQUET"))
+    assert import_dataset(str(export), tmp_path / "back", reporter)["num_samples"] == {"train": 3, "test": 1}
+    file = next((export / "data").glob("train-*"))
+    content = bytearray(file.read_bytes())
+    content[4:200] = bytes(196)
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"PARQUET: is not a Parquet file written by `runner export`"):
+        import_dataset(str(export), tmp_path / "again", reporter)
+    with pytest.raises(DataError, match=r"PARQUET: is a file; name the folder that `runner export` wrote"):
+        import_dataset(str(file), tmp_path / "again", reporter)

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from contextlib import suppress
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from runner.dataset.folder_reader import DatasetFolder
-from runner.dataset.folder_writer import publish_atomically
+from runner.dataset.folder_writer import dataset_card, publish_atomically
 from runner.errors import DataError
 from runner.records import Entity, Sample, Segment
 
@@ -108,6 +111,11 @@ INVALID = {
     "a summary of white space": (lambda row: row.update(summary="\n"), "write null if there is no summary"),
     "no JSON": (lambda row: '{"id": "s2"', "is not JSON"),
     "no object": (lambda row: '["s2"]', "is not a JSON object"),
+    "entities in a text": (lambda row: row.update(entities="Ada"), "'entities' is 'Ada'; a list of objects"),
+    "entities of text": (lambda row: row.update(entities=["Ada"]), r"'entities' is \['Ada'\]; a list of objects"),
+    "segments in an object": (lambda row: row.update(segments={"a": {}}), "a list of objects is expected"),
+    "a long path": (lambda row: row.update(image="images/" + "a" * 300), "File name too long"),
+    "a path of a number": (lambda row: row.update(image=5), "5 should be text"),
 }
 
 
@@ -249,3 +257,77 @@ def test_blank_texts_are_not_published(tmp_path):
         pytest.raises(DataError, match="sample 's1': an entity is"),
     ):
         unfinished.write_dataset("mine", ["person"], {"train": [blank]}, {})
+
+
+@pytest.mark.parametrize("depth", [60, 900, 5000])
+def test_deep_json_is_an_error_with_its_file(folder, depth):
+    edit_line(folder, lambda row: "[" * depth)
+    with pytest.raises(DataError, match=r"train\.jsonl:2: is not JSON"):
+        DatasetFolder(folder).load("train")
+    file = folder / "dataset.json"
+    content = json.loads(file.read_text()) | {"provenance": {}}
+    file.write_text(
+        json.dumps(content).replace('"provenance": {}', f'"provenance": {{"a": {"[" * depth}{"]" * depth}}}')
+    )
+    with pytest.raises(DataError, match=r"dataset\.json: is (nested more than 50 levels deep|not JSON)"):
+        _ = DatasetFolder(folder).description
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=5,
+)
+FIXTURE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+
+
+@FIXTURE
+@given(st.sampled_from(["id", "text", "image", "summary", "entities", "segments"]), JSON)
+def test_any_value_in_a_line_is_read_or_reported(folder, key, value):
+    before = (folder / "train.jsonl").read_text()
+    try:
+        edit_line(folder, lambda row: json.dumps({**row, key: value}))
+        with suppress(DataError):
+            DatasetFolder(folder).load_splits()
+    finally:
+        (folder / "train.jsonl").write_text(before)
+
+
+@FIXTURE
+@given(
+    st.sampled_from(["name", "labels", "num_samples", "provenance", "statistics", "license", "fingerprint"]),
+    JSON | st.dictionaries(st.sampled_from(["summary", "entities"]), JSON | st.just({"characters": {"max": "x"}})),
+)
+def test_any_value_in_the_description_is_read_or_reported(folder, key, value):
+    file = folder / "dataset.json"
+    before = file.read_text()
+    try:
+        file.write_text(json.dumps({**json.loads(before), key: value}))
+        with suppress(DataError):
+            dataset = DatasetFolder(folder)
+            dataset.load_splits()
+            dataset_card(dataset.description)
+    finally:
+        file.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (json.dumps, r"is a JSON array\. Expected: JSON lines.*jq -c '\.\[\]'"),
+        (lambda rows: json.dumps(rows, indent=1), "is a JSON array"),
+        (lambda rows: json.dumps(rows[0], indent=1), r"is one JSON object over several lines.*jq -c '\.' FILE"),
+        (lambda rows: "PAR1…", "is a Parquet file"),
+    ],
+)
+def test_a_file_of_another_format_is_named(folder, content, message):
+    file = folder / "train.jsonl"
+    file.write_text(content([json.loads(line) for line in file.read_text().splitlines()]))
+    with pytest.raises(DataError, match=rf"train\.jsonl:1: {message}"):
+        DatasetFolder(folder).load("train")
+
+
+def test_a_file_with_another_suffix_is_named(folder):
+    (folder / "train.jsonl").rename(folder / "train.JSONL")
+    with pytest.raises(DataError, match=r"train\.jsonl: is missing.*and there is train\.JSONL\. Rename"):
+        DatasetFolder(folder).load("train")

@@ -44,7 +44,7 @@ def test_kill_loses_at_most_the_torn_line(tmp_path_factory, added, data):
     assert all(json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line)
 
 
-@pytest.mark.parametrize("damage", [b"{nonsense\n", b'{"no": "key"}\n', b"[]\n"])
+@pytest.mark.parametrize("damage", [b"{nonsense\n", b'{"no": "key"}\n', b"[]\n", b"[" * 5000 + b"\n", b'{"key": []}\n'])
 def test_damage_in_the_middle_is_reported_with_its_line(tmp_path, damage):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"key": "a"}\n' + damage + b'{"key": "b"}\n')

@@ -72,6 +72,9 @@ def test_missing_key_stops_the_build_before_any_request(workplace, shipped):
         assert server.requests == []
     assert (done.returncode, done.stdout) == (2, "")
     assert "annotator: the environment variable OPENAI_API_KEY is not set" in done.stderr
+    # What would be sent where is said before that, and that this key belongs to another server.
+    assert "OPENAI_API_KEY (annotator) is sent to http://127.0.0.1" in " ".join(done.stderr.split())
+    assert "warning: OPENAI_API_KEY: its name is that of another service" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -82,6 +82,14 @@ def test_invalid_decision_is_reported_with_its_line(tmp_path, change, message):
     assert message in str(raised.value)
 
 
+@pytest.mark.parametrize("line", ["[" * 5000, "5", "[]", '{"sample": []}'])
+def test_line_of_any_json_is_reported_or_counts_as_torn(tmp_path, line):
+    file = tmp_path / "decisions.jsonl"
+    file.write_text(line + "\n")
+    with pytest.raises(DataError, match=r"decisions\.jsonl:1: is not a decision"):
+        read_decisions(file)
+
+
 def test_samples_have_the_decision_about_their_summary(tmp_path):
     work = WorkFolder.for_dataset(tmp_path / "made")
     rows = [{"id": name, "summary": f"Of {name}.", "annotation": name, "flags": []} for name in "abcd"]

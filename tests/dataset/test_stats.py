@@ -116,12 +116,12 @@ def test_tokens_for_a_checkpoint_that_cannot_be_had_are_estimated(folder, report
 
 def test_what_is_no_model(folder, reporter, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    (folder.parent / "none.yaml").write_text(
+    (folder.parent / "none.YAML").write_text(
         re.sub("(?m)^(model|optimizer|trainer|generator):.*", "", SPEC)
         + "model: none\noptimizer: none\ntrainer: none\ngenerator: {type: constant, answer: x}\n"
     )
     with pytest.raises(SpecError, match="has no model"):
-        describe_dataset(folder, str(folder.parent / "none.yaml"), reporter)
+        describe_dataset(folder, str(folder.parent / "none.YAML"), reporter)
     (folder.parent / "empty").mkdir()
     with pytest.raises(RequirementError, match=r"holds no config\.json"):
         describe_dataset(folder, str(folder.parent / "empty"), reporter)

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from runner.errors import LostWorkerError, RequirementError
-from runner.execute.fork_executor import ForkedExecutor
+from runner.execute.fork_executor import ForkedExecutor, needed_keys
 from runner.execute.in_process_executor import LocalExecutor
 from runner.execute.launch import make_executor
 from runner.resolved_plan import resolve
@@ -27,6 +27,9 @@ metrics: [{type: ner_f1}]
 tracker: {type: mlflow}
 compute: {cpus_per_worker: 1}
 """
+
+
+SERVED = SPEC.replace("{type: constant}", "{type: openai_compatible, model: m, api_key_env: CHAT_KEY}")
 
 
 class Silent:
@@ -54,6 +57,15 @@ def executor():
     executor = ForkedExecutor()
     yield executor
     executor.close()
+
+
+def test_only_the_step_that_asks_a_server_gets_its_key(tmp_path):
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    (tmp_path / "served.yaml").write_text(SERVED)
+    constant, served = (load_spec(tmp_path / name).spec for name in ("spec.yaml", "served.yaml"))
+    assert needed_keys(served, ["generate", "score"]) == ("CHAT_KEY",)
+    assert needed_keys(served, ["score"]) == ()
+    assert needed_keys(constant, ["train", "generate", "score"]) == ()
 
 
 def _outcome(running):

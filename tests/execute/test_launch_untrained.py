@@ -56,6 +56,8 @@ def test_a_served_model_is_scored_and_after_a_failure_only_the_rest_is_requested
         done = served.run("launch", "served.yaml", "--local", "--json")
         assert done.returncode == 0, done.stderr
         after = [question(body) for body in server.requests[len(before) :]]
+    sent = f"the value of the environment variable CHAT_KEY (generator) is sent to {server.url}"
+    assert sent in " ".join(failed.stderr.split())
     assert len(before) == 4
     assert len(after) == 3
     assert set(before[:3]).isdisjoint(after)
@@ -77,6 +79,35 @@ def test_a_served_model_is_scored_and_after_a_failure_only_the_rest_is_requested
     written = [path.read_bytes() for path in served.folder.rglob("*") if path.is_file()]
     assert not any(KEY.encode() in content for content in written)
     assert KEY not in failed.stderr + failed.stdout + done.stderr
+
+
+def test_unusual_answers_end_no_later_launch(served):
+    """An answer that is not text is not stored, and neither is what an earlier version stored of such answers."""
+    with serving(lambda body, before: completion(5 if len(server.requests) == 3 else ANSWER + "\ud83d")) as server:
+        (served.folder / "served.yaml").write_text(SERVED.format(url=server.url, more="concurrency: 1"))
+        failed = served.run("launch", "served.yaml", "--local")
+        assert failed.returncode == 1
+        assert f"{server.url} answered without a completion: `content` is 5" in failed.stderr
+        [unfinished] = served.folder.glob("runs/served/*/.*predictions*")
+        rows = [json.loads(line) for line in unfinished.read_text().splitlines()]
+        assert [row["output"] for row in rows] == [ANSWER + "\ufffd"] * 2
+        unfinished.write_text(json.dumps(rows[0]) + "\n" + json.dumps({**rows[1], "output": 5}) + "\n[1\n")
+        server.answer = lambda body, before: completion(ANSWER)
+        done = served.run("launch", "served.yaml", "--local")
+    assert done.returncode == 0, done.stderr
+    assert "2 lines are no answers" in done.stderr
+    assert len(server.requests) == 3 + 5
+
+
+def test_a_key_of_another_service_is_warned_about_before_anything_is_asked(served):
+    (served.folder / "served.yaml").write_text(SERVED.format(url="https://models.example/v1", more="num_few_shot: 0"))
+    plan = served.run("plan", "served.yaml", "--set", "generator.api_key_env=AWS_SECRET_ACCESS_KEY", "--json")
+    [variable] = json.loads(plan.stdout)["variables"]
+    assert (variable["variable"], variable["address"]) == ("AWS_SECRET_ACCESS_KEY", "https://models.example/v1")
+    assert "warning: AWS_SECRET_ACCESS_KEY: its name is that of another service" in plan.stderr
+    smoke = served.run("launch", "served.yaml", "--smoke")
+    assert smoke.returncode == 0, smoke.stderr
+    assert "is sent to" not in smoke.stderr
 
 
 @pytest.fixture

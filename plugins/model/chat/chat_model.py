@@ -242,8 +242,8 @@ def read_config(folder: Path) -> PreTrainedConfig:
     """
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+    except (ValueError, OSError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         raise SpecError(
             f"{folder} is not a checkpoint of an architecture in transformers ({reason}); many models have another "
             "checkpoint that is, often called …-hf",

@@ -78,9 +78,10 @@ def weight_files(folder: Path, *, pickled: bool) -> list[Path]:
         RequirementError: Only pickled weights exist and they may not be loaded, a file that an index names is missing,
             or a file does not contain the JSON that is expected.
     """
-    named = _read_json(folder / "config.json").get("transformers_weights")
-    if named is not None and not isinstance(named, str):
-        raise RequirementError(f"model.checkpoint: `transformers_weights` in {folder / 'config.json'} must name a file")
+    config = folder / "config.json"
+    named = read_json(config).get("transformers_weights")
+    if named is not None:
+        _check_file_names(config, "transformers_weights", [named])
     first = next((folder / name for name in ([named] if named else WEIGHTS) if (folder / name).is_file()), None)
     if first is None:
         return []
@@ -97,13 +98,14 @@ def _indexed_files(file: Path) -> list[Path]:
     """Return the files that an index names; empty for a file with weights."""
     if file.suffix != ".json":
         return []
-    weight_map = _read_json(file).get("weight_map")
-    names = {*weight_map.values()} if isinstance(weight_map, dict) else set()
-    if not names or not all(isinstance(name, str) for name in names):
+    weight_map = read_json(file).get("weight_map", {})
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else [weight_map]
+    _check_file_names(file, "weight_map", names)
+    if not names:
         raise RequirementError(
             f"model.checkpoint: {file} names no files with weights (`weight_map`); copy the file again"
         )
-    parts = [file.parent / name for name in sorted(names)]
+    parts = [file.parent / name for name in sorted(set(names))]
     missing = [part for part in parts if not part.is_file()]
     if missing:
         raise RequirementError(
@@ -113,10 +115,36 @@ def _indexed_files(file: Path) -> list[Path]:
     return parts
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _check_file_names(file: Path, key: str, names: Sequence[Any]) -> None:
+    """Check the names of files in a JSON file of a checkpoint.
+
+    Raises:
+        RequirementError: A name is not the name of a file.
+    """
+    for name in names:
+        parts = name.encode("utf-8", "replace").split(b"/") if isinstance(name, str) else []
+        if not name or not parts or b"\0" in b"".join(parts) or max(map(len, parts)) > MAX_NAME_BYTES:
+            raise RequirementError(
+                f"model.checkpoint: {file}: {key!r} contains {ascii(name)[:80]}, which is not the name of a file; copy "
+                "the file again"
+            )
+
+
+MAX_NAME_BYTES = 255
+"""Maximum length of the name of a file, on Linux."""
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON file of a checkpoint.
+
+    Raises:
+        RequirementError: The file cannot be read, or is not a JSON object.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except OSError as error:
+        raise RequirementError(f"model.checkpoint: {file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise RequirementError(f"model.checkpoint: {file} is not valid JSON ({error}); copy the file again") from error
     if not isinstance(content, dict):
         raise RequirementError(f"model.checkpoint: {file} must contain a JSON object; copy the file again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ from transformers import (
 )
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
+from plugins.model.chat.find_checkpoint import read_json
 from plugins.model.model_options_and_small_sizes import END_OF_TEXT, TURN_END, ChatFormat
 from runner.errors import DataError, RequirementError
 
@@ -193,7 +193,7 @@ def load_processor(processor_class: type[ProcessorMixin], folder: Path) -> Proce
         }
         settings, _ = derived.get_processor_dict(folder)
         processor = derived.from_args_and_dict([parts[part] for part in derived.get_attributes()], settings)
-    except (ImportError, OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+    except (ImportError, OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         if isinstance(error, KeyError):
             reason = f"the key {reason} is missing in one of its files"
@@ -212,10 +212,11 @@ def find_processor_class(folder: Path, config: PreTrainedConfig) -> type[Process
         RequirementError: There is no such class.
     """
     for file in PROCESSOR_NAME_FILES:
-        settings = json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).is_file() else {}
-        processor_class = getattr(transformers, settings.get("processor_class") or "", None)
-        if processor_class is not None:
-            return processor_class  # type: ignore[no-any-return]  # attributes of transformers are resolved at run time
+        name = read_json(folder / file).get("processor_class") if (folder / file).is_file() else None
+        # A checkpoint may name anything in transformers; only a class of processors is used.
+        processor_class = getattr(transformers, name, None) if isinstance(name, str) else None
+        if isinstance(processor_class, type) and issubclass(processor_class, ProcessorMixin):
+            return processor_class
     mapping: Any = PROCESSOR_MAPPING
     if type(config) in mapping:
         return mapping[type(config)]  # type: ignore[no-any-return]  # a mapping that loads lazily

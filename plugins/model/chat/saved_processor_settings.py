@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from plugins.model.chat.find_checkpoint import read_json
 from plugins.model.chat.processor_and_images import Processor
 from plugins.model.chat.template import ChatTemplate
 from runner.errors import RequirementError
@@ -45,7 +46,7 @@ def check_lock(folder: Path, processor: Processor) -> None:
     file = folder / LOCK_FILE
     if not file.is_file():
         return
-    trained = dict(_leaves(json.loads(file.read_text(encoding="utf-8"))))
+    trained = dict(_leaves(read_json(file)))
     current = dict(_leaves(_lock_content(processor)))
     differences = [
         f"  {field}: trained with {before}, now {after}"

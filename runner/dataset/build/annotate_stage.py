@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import reduce
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 from runner.dataset.build.work_folder import JsonlStore, WorkFolder
 from runner.dataset.folder_reader import sample_from_row
 from runner.dataset.review.decisions import utc_now
+from runner.errors import StepError
 from runner.files import iter_jsonl, stream_jsonl
 from runner.fingerprint_and_provenance import fingerprint
-from runner.records import Sample, is_blank
+from runner.records import Sample, is_blank, replace_lone_surrogates
 from runner.stages import Annotation, AnnotationEstimate, Annotator, Reporter, TokenUsage
 
 Row = dict[str, Any]
@@ -67,7 +68,13 @@ class AnnotateStage:
             annotations = self._annotator.annotate(self._request(answers, pending), _used_tokens(answers), reporter)
             for num_done, annotation in enumerate(annotations, start=1):
                 key, request = pending.pop(annotation.id)
-                answers.add(key, {**request, **_annotation_to_row(annotation)})
+                row = _annotation_to_row(annotation)
+                if not _is_readable(row):
+                    raise StepError(
+                        f"annotator: sample {annotation.id}: the plugin returned {ascii(row)[:200]}, which cannot be "
+                        "read again as an answer. The answer is not stored"
+                    )
+                answers.add(key, {**request, **row})
                 log.add(key, {"when": utc_now(), **annotation.transient})
                 tokens += annotation.tokens
                 reporter.progress(num_done, num_missing, thousand_tokens=tokens.total / 1000)
@@ -104,11 +111,11 @@ class AnnotateStage:
             yield sample
 
     def _missing_answers(self, answers: JsonlStore) -> Iterator[tuple[str, Row]]:
-        """Yield each key without an answer, with the first sample that needs it."""
+        """Yield each key without an answer that can be read, with the first sample that needs it."""
         yielded = set[str]()
         for row in iter_jsonl(self._work.cropped_samples):
             key = self._answer_key(row)
-            if key is not None and key not in answers and key not in yielded:
+            if key is not None and key not in yielded and not (key in answers and _is_readable(answers[key])):
                 yielded.add(key)
                 yield key, row
 
@@ -142,10 +149,25 @@ def _annotation_to_row(annotation: Annotation) -> Row:
     }
 
 
+def _is_readable(row: Mapping[str, Any]) -> bool:
+    """Return whether `_annotation_from_row` can read a row, and whether a file can hold its texts."""
+    tokens = row.get("tokens")
+    texts = row.get("answer"), row.get("ending"), row.get("refusal") or ""
+    return (
+        isinstance(tokens, dict)
+        and tokens.keys() == {"input", "output"}
+        and all(isinstance(count, int) and count >= 0 for count in tokens.values())
+        and isinstance(row.get("origin"), dict)
+        and all(isinstance(text, str) and replace_lone_surrogates(text) == text for text in texts)
+    )
+
+
 def _annotation_from_row(sample_id: str, row: Row) -> Annotation:
     tokens = TokenUsage(**row["tokens"])
     return Annotation(sample_id, row["answer"], row["ending"], row["refusal"], tokens, row["origin"], {})
 
 
 def _used_tokens(answers: JsonlStore) -> TokenUsage:
-    return reduce(lambda total, row: total + TokenUsage(**row["tokens"]), answers.values(), TokenUsage())
+    """Add up the token usage of all answers that can be read."""
+    readable = filter(_is_readable, answers.values())
+    return reduce(lambda total, row: total + TokenUsage(**row["tokens"]), readable, TokenUsage())

@@ -45,7 +45,7 @@ class JsonlStore(Mapping[str, dict[str, Any]]):
                 break
             try:
                 self._offsets[json.loads(line)["key"]] = end
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 message = "is damaged. Remove this line; the next build creates it again"
                 raise data_line_error(self.path, number, message) from error
             end += len(line)

@@ -108,6 +108,8 @@ def parse_decision(file: Path, number: int, line: bytes) -> Decision | None:
         row = json.loads(line)
     except ValueError:
         return None
+    except RecursionError as error:
+        raise data_line_error(file, number, f"is not a decision: {error}") from error
     try:
         return Decision(**row)
     except (TypeError, ValueError) as error:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, islice
 
-from runner.dataset.answer_files import replace_lone_surrogates
 from runner.dataset.review.decisions import Decision, DecisionConflictError, Verdict, utc_now
 from runner.dataset.review.queue import STATE_FILTERS, ReviewItem, ReviewQueue, StateFilter, decision_state
-from runner.records import is_blank
+from runner.records import is_blank, replace_lone_surrogates
 
 NO_FLAG_FILTER, ANY_FLAG = "", "any flag"
 """Values of the flag filter: samples with or without flags; samples with at least one flag."""

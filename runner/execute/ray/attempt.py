@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from runner.errors import LostWorkerError, OutOfMemoryError, RunnerError, StepError
-from runner.execute.fork_executor import plugin_modules
+from runner.execute.fork_executor import needed_keys, plugin_modules
 from runner.execute.ray.cluster_and_reservations import Reservation
 from runner.execute.ray.node_worker import LOOPBACK, WorkerTask, run_worker
 from runner.resolved_plan import plan_json, with_changed_options
@@ -53,7 +53,7 @@ class Attempt:
         """
         self._plan, self._folder, self._compute = plan_json(spec), folder, compute
         self._reservation, self._actors = reservation, actors
-        self._modules = plugin_modules(spec)
+        self._modules, self._spec = plugin_modules(spec), spec
         distributed = [step for step in steps if step == TRAIN and compute.workers > 1]
         single = [step for step in steps if step not in distributed]
         phases = ((distributed, compute.workers), (single, 1))
@@ -126,7 +126,8 @@ class Attempt:
             ),
         }
         compute = self._compute.model_dump(mode="json")
-        task = WorkerTask(self._plan, str(self._folder), list(steps), self._modules, int(cores), compute, group)
+        keys = needed_keys(self._spec, steps)
+        task = WorkerTask(self._plan, str(self._folder), list(steps), self._modules, int(cores), compute, keys, group)
         return run_worker.options(**options).remote(self._actors[node], task)
 
 

@@ -73,24 +73,25 @@ class NodeActor:
         """
         if working_folder is not None:
             os.chdir(working_folder)
-        self._servers: dict[tuple[int, bool], tuple[subprocess.Popen[bytes], str]] = {}
+        self._servers: dict[tuple[int, bool, tuple[str, ...]], tuple[subprocess.Popen[bytes], str]] = {}
         self._ports: deque[socket.socket] = deque(maxlen=MAX_RESERVED_PORTS)
 
-    def fork_server(self, cores: int, modules: Sequence[str], *, with_cloud: bool) -> str:
+    def fork_server(self, cores: int, modules: Sequence[str], *, with_cloud: bool, keys: tuple[str, ...] = ()) -> str:
         """Return the address of the server for processes with this number of threads, started if needed.
 
         OpenMP reads the number of threads when it is loaded, so that each number needs its own server. So do processes
-        that keep the credentials of an object store.
+        that keep the credentials of an object store, or an API key.
 
         Args:
             cores: Number of threads of each process.
             modules: The modules that the server imports.
             with_cloud: See `runner.redaction.worker_environment`.
+            keys: See `runner.redaction.worker_environment`.
         """
-        key = (cores, with_cloud)
+        key = (cores, with_cloud, keys)
         server, address = self._servers.get(key, (None, ""))
         if server is None or server.poll() is not None:
-            environment = server_environment(os.environ, cores, with_cloud=with_cloud)
+            environment = server_environment(os.environ, cores, with_cloud=with_cloud, keys=keys)
             server, address = self._servers[key] = start_server(modules, environment)
         return address
 
@@ -125,6 +126,7 @@ class WorkerTask:
         modules: The modules that the fork server imports, if it has to be started.
         cores: Number of threads.
         compute: The spec's `compute` section as JSON, with the resources of each worker.
+        keys: The environment variables with API keys that the steps need.
         group: `RANK`, `WORLD_SIZE` and where the workers meet; empty for a single worker.
     """
 
@@ -134,6 +136,7 @@ class WorkerTask:
     modules: Sequence[str]
     cores: int
     compute: Mapping[str, Any]
+    keys: tuple[str, ...]
     group: Mapping[str, str]
 
 
@@ -160,7 +163,7 @@ def _run_worker(node: Any, task: WorkerTask) -> Outcome:
     request = ForkRequest(task.plan, task.folder, task.steps, {**task.group, "CUDA_VISIBLE_DEVICES": visible})
     try:
         with_cloud = "://" in (compute.cache or "")
-        server = ray.get(node.fork_server.remote(task.cores, task.modules, with_cloud=with_cloud))
+        server = ray.get(node.fork_server.remote(task.cores, task.modules, with_cloud=with_cloud, keys=task.keys))
         return run_in_fork(server, request)
     except (OSError, RayError) as error:
         return Outcome("failed", LostWorkerError(f"no worker could be started on {socket.gethostname()}: {error}"))

@@ -139,6 +139,32 @@ def test_a_summary_is_one_line():
     assert made().summary(answer(" Two\n\npeople \t stand. ")) == "Two people stand."
 
 
+@pytest.mark.parametrize(
+    ("thinking", "summary", "flags"),
+    [("cut", FINE, ()), ("flag", f"<think>So?</think> {FINE}", ("contains reasoning",))],
+)
+def test_reasoning_in_an_answer_is_cut_or_flagged(thinking, summary, flags):
+    annotator = made(thinking=thinking)
+    assert annotator.summary(answer(f"<think>So?</think>\n{FINE}")) == summary
+    assert annotator.flags(answer(f"<think>So?</think>\n{FINE}")) == flags
+    assert ("refused" in annotator.flags(answer("<think>So?</think> I'm sorry, but no."))) == (thinking == "cut")
+
+
+@pytest.mark.parametrize("text", ["", " ", "<think>So? </think>", "<think>So"])
+def test_answer_without_text_is_flagged(text):
+    annotator = made(words={"min": 0})
+    assert annotator.flags(answer(text, "length")) == ("no text", "cut off")
+    assert annotator.summary(answer(text)) is None
+
+
+def test_negative_usage_does_not_extend_the_budget(annotate, samples):
+    limits = {"tokens_per_image": 50, "prompt": "1234", "max_new_tokens": 49, "concurrency": 1}
+    with serving(lambda body, before: completion(FINE, tokens=(-1000, -1000))) as server:
+        with pytest.raises(StepError, match="budget is used up"):
+            annotate(server, samples(9), token_budget=300, **limits)
+        assert len(server.requests) < 9
+
+
 def test_word_range_that_flags_everything_is_an_error():
     with pytest.raises(ValidationError, match="min 9 is above max 3"):
         OpenAIAnnotatorOptions(model="m", words={"min": 9, "max": 3})

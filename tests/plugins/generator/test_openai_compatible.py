@@ -3,12 +3,14 @@
 import asyncio
 import base64
 import gc
+import gzip
 import io
 import json
 import threading
+import time
 
 import pytest
-from chat_server import completion, failure, question, serving, stall
+from chat_server import completion, drip, failure, question, serving, stall
 from openai import AsyncOpenAI
 from PIL import Image
 from pydantic import ValidationError
@@ -132,8 +134,7 @@ def test_truncated_empty_and_refused_answers_are_kept(ask, reply, output, finish
     with serving(lambda body, before: reply) as server:
         (answer,) = ask(server, texts(1)).values()
     assert (answer.output, answer.finished) == (output, finished)
-    refused = reply[0] == 400 or reply[1]["choices"][0]["finish_reason"] == "content_filter"
-    assert bool(ask.reporter.warnings) == refused
+    assert bool(ask.reporter.warnings) == (not output)
     assert all("s0" in warning for warning in ask.reporter.warnings)
 
 
@@ -240,3 +241,123 @@ def test_key_is_not_part_of_the_options(monkeypatch):
     options = OpenAIGeneratorOptions(model="m")
     OpenAICompatibleGenerator(options)
     assert KEY not in json.dumps(options.model_dump(mode="json"))
+
+
+def changed(**changes):
+    """A completion whose message, or whose body, has other values."""
+    _, body, _ = completion("Ada", tokens=(5, 1))
+    body["choices"][0]["message"] |= changes.pop("message", {})
+    return 200, {**body, **changes}, {}
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        (changed(message={"content": 5}), "`content` is 5"),
+        (changed(message={"content": {"text": "Ada"}}), "`content` is {'text': 'Ada'}"),
+        (changed(message={"content": [{"type": "text", "text": 5}]}), "`content` has the part {'type': 'text'"),
+        (changed(choices={"0": "Ada"}), "`choices` is {'0': 'Ada'}; a list"),
+        (changed(choices=["Ada"]), "the first choice is 'Ada'"),
+        (changed(choices=[]), "`choices` is empty"),
+        ((200, [1], {}), "the answer is \\[1\\]"),
+        ((200, b"<html>no</html>", {}), "it is not JSON .* begins with b'<html>no</html>'"),
+        ((200, b"x", {"Content-Encoding": "br"}), "compressed as 'br'"),
+        ((200, b"no gzip", {"Content-Encoding": "gzip"}), "cannot be unpacked"),
+        ((200, b" " * 60_000, {}), "more than 50,000 bytes .max_response_bytes"),
+        ((200, gzip.compress(b" " * 60_000), {"Content-Encoding": "gzip"}), "more than 50,000 bytes"),
+    ],
+)
+def test_unreadable_answer_is_not_stored_and_others_are_kept(ask, reply, told):
+    """The requests that were sent already are awaited, because they are paid for; no other one is sent."""
+    gate = threading.Barrier(3, timeout=20)
+
+    def answer(body, before):
+        gate.wait()
+        return reply if question(body) == "Question 1" else stall(0.3, echo(body, before))
+
+    with serving(answer) as server:
+        with pytest.raises(StepError, match=rf"generator: sample s1: .*{server.url}.*{told}.*not stored"):
+            ask(server, texts(9), concurrency=3, max_response_bytes=50_000)
+        assert sorted(answer.id for answer in ask.answers) == ["s0", "s2"]
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("usage", [5, {"prompt_tokens": -5, "completion_tokens": True}, {"prompt_tokens": "7"}])
+def test_answer_with_wrong_usage_is_kept_and_told(ask, usage):
+    with serving(lambda body, before: changed(usage=usage)) as server:
+        answers = ask(server, texts(3), tokens_per_minute=1_000_000)
+    assert {answer.output for answer in answers.values()} == {"Ada"}
+    [warning] = ask.reporter.warnings
+    assert "3 of 3 answers report a number of tokens that cannot be right" in warning
+
+
+def test_parts_halves_and_compressed_answers_are_read(ask):
+    parts = [{"type": "text", "text": "A\ud83d"}, {"type": "text", "text": "da"}]
+    content = gzip.compress(json.dumps(changed(message={"content": parts})[1]).encode())
+    with serving(lambda body, before: (200, content, {"Content-Encoding": "gzip"})) as server:
+        (answer,) = ask(server, texts(1)).values()
+    assert answer.output == "A\ufffdda"
+    assert "half of a character" in ask.reporter.warnings[0]
+
+
+@pytest.mark.parametrize(("thinking", "output"), [("cut", "Ada"), ("flag", "<think>Who?</think>\nAda")])
+def test_reasoning_is_cut_or_told(ask, thinking, output):
+    with serving(lambda body, before: completion("<think>Who?</think>\nAda")) as server:
+        (answer,) = ask(server, texts(1), thinking=thinking).values()
+    assert answer.output == output
+    assert bool(ask.reporter.warnings) == (thinking == "flag")
+
+
+def test_empty_answers_are_counted(ask):
+    with serving(lambda body, before: completion(None, "length") if before == 0 else echo(body, 0)) as server:
+        answers = ask(server, texts(3))
+    assert {answer.output for answer in answers.values()} == {""}
+    [warning] = ask.reporter.warnings
+    assert "3 of 3 answers have no text (finish reason 'length')" in warning
+    assert "raise max_new_tokens" in warning
+
+
+def test_timeout_bounds_the_whole_answer(ask):
+    started = time.perf_counter()
+    with serving(lambda body, before: drip(0.1, echo(body, before))) as server:
+        with pytest.raises(StepError, match=r"sample s0: .* did not answer within 0\.5 seconds in any of 1 attempts"):
+            ask(server, texts(1), timeout=0.5, max_retries=0)
+        assert time.perf_counter() - started < 5
+
+
+def test_the_wait_for_the_rate_limit_is_not_part_of_the_timeout(ask):
+    with serving(echo) as server:
+        assert len(ask(server, texts(3), timeout=0.5, requests_per_minute=60, max_retries=0)) == 3
+
+
+def test_error_of_any_size_and_form_is_told(ask):
+    body = {"error": {"message": "x" * 60_000, "code": ["content_filter"]}}
+    with (
+        serving(lambda _body, before: (400, body, {})) as server,
+        pytest.raises(StepError, match=r"failed: ") as caught,
+    ):
+        ask(server, texts(1), max_response_bytes=50_000)
+    assert len(str(caught.value)) < 1000
+    with serving(lambda _body, before: (400, b"\x1b[31m red", {})) as server, pytest.raises(StepError) as caught:
+        ask(server, texts(1))
+    assert str(caught.value).isprintable()
+
+
+def test_redirect_is_not_followed(ask):
+    with serving(echo) as other:
+        redirect = 307, b"", {"Location": f"{other.url}/chat/completions"}
+        with (
+            serving(lambda body, before: redirect) as server,
+            pytest.raises(StepError, match="redirects to http") as caught,
+        ):
+            ask(server, texts(1))
+    assert other.requests == []
+    assert "base_url" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "schlüssel", " "])
+def test_key_that_no_request_can_hold_is_an_error(monkeypatch, key):
+    monkeypatch.setenv("CHAT_KEY", key)
+    with pytest.raises(RequirementError, match="CHAT_KEY") as caught:
+        OpenAICompatibleGenerator(OpenAIGeneratorOptions(model="m", api_key_env="CHAT_KEY"))
+    assert key not in str(caught.value) or not key.strip()

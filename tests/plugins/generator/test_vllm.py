@@ -26,7 +26,7 @@ def calls(monkeypatch):
             texts = [turns[-1]["content"][-1]["text"] for turns in messages]
             ends = ["length" if text.endswith("3") else "stop" for text in texts]
             return [
-                SimpleNamespace(outputs=[SimpleNamespace(text=text.upper(), finish_reason=end)])
+                SimpleNamespace(outputs=[SimpleNamespace(text=text.replace("q", "Q"), finish_reason=end)])
                 for text, end in zip(texts, ends, strict=True)
             ]
 
@@ -69,3 +69,17 @@ def test_prompts_are_sent_in_chunks(calls, recorder, held):
     answers = list(VllmGenerator(VllmOptions()).generate(held(None), prompts, frozenset(), recorder()))
     assert len(answers) == CHUNK_SIZE + 2
     assert [len(chat) for chat in calls.chats] == [CHUNK_SIZE, 2]
+
+
+@pytest.mark.parametrize(
+    ("thinking", "outputs"), [("cut", ["Q0", ""]), ("flag", ["<think>so?</think>Q0", "<think>Q1"])]
+)
+def test_reasoning_is_cut_or_told(calls, recorder, held, thinking, outputs):
+    reporter = recorder()
+    prompts = [Rendered("s0", (TextPart("<think>so?</think>q0"),)), Rendered("s1", (TextPart("<think>q1"),))]
+    answers = list(VllmGenerator(VllmOptions(thinking=thinking)).generate(held(None), prompts, frozenset(), reporter))
+    assert [answer.output for answer in answers] == outputs
+    [warning] = reporter.warnings
+    assert warning.startswith(
+        "vLLM: 1 of 2 answers have no text" if thinking == "cut" else "vLLM: 2 of 2 answers begin"
+    )

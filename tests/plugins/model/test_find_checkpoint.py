@@ -7,11 +7,14 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedConfig
 
 from plugins.model.chat import find_checkpoint
+from plugins.model.chat.chat_model import read_config
+from plugins.model.chat.processor_and_images import find_processor_class
 from plugins.model.model_options_and_small_sizes import Qwen25VLOptions
 from plugins.model.qwen_vl import Qwen25VLModel
-from runner.errors import RequirementError
+from runner.errors import RequirementError, SpecError
 
 COMMIT = "c" * 40
 
@@ -119,6 +122,12 @@ def write_index(folder, index):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def index(folder, names):
+    """Replace the weights by an index."""
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -127,9 +136,24 @@ def write_index(folder, index):
         (lambda folder: (folder / "config.json").write_text("[]"), r"config.json must contain a JSON object"),
         (lambda folder: write_index(folder, {}), "names no files with weights"),
         (lambda folder: write_index(folder, {"weight_map": {}}), "names no files with weights"),
-        (lambda folder: write_index(folder, {"weight_map": ["model.safetensors"]}), "names no files with weights"),
-        (lambda folder: write_index(folder, {"weight_map": {"a": 1}}), "names no files with weights"),
-        (lambda folder: (folder / "config.json").write_text('{"transformers_weights": 1}'), "must name a file"),
+        (lambda folder: (folder / "config.json").write_text("[" * 5000), r"config.json is not valid JSON"),
+        (lambda folder: (folder / "config.json").write_bytes(b'{"a": "\xff"}'), r"config.json is not valid JSON"),
+        *(
+            (
+                lambda folder, name=name: (folder / "config.json").write_text(
+                    json.dumps({"transformers_weights": name})
+                ),
+                r"config.json: 'transformers_weights' contains .*, which is not the name of a file",
+            )
+            for name in (5, [], {}, "", "a\0b", "a" * 300)
+        ),
+        *(
+            (
+                lambda folder, names=names: index(folder, names),
+                r"index.json: 'weight_map' contains .* not the name of a file",
+            )
+            for names in ({"a": 5}, {"a": ["b"]}, ["a"], 5, {"a": "b" * 300})
+        ),
     ],
 )
 def test_an_incomplete_checkpoint_is_an_error_that_names_the_file(folder, damage, told):
@@ -191,3 +215,20 @@ def test_damaged_weights_and_settings_are_errors_that_name_the_folder(folder):
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(RequirementError, match=r"the processor of .* cannot be loaded \(the key 'added_tokens' is"):
         Qwen25VLModel(Qwen25VLOptions(checkpoint=str(folder))).model_spec([])
+
+
+@pytest.mark.parametrize("name", [5, ["Qwen2VLProcessor"], "pipeline", "no_such_class", "AutoModel"])
+def test_only_a_class_of_processors_is_taken_from_a_checkpoint(tmp_path, name):
+    (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": name}))
+    with pytest.raises(RequirementError, match="transformers has no processor for"):
+        find_processor_class(tmp_path, PreTrainedConfig())
+    (tmp_path / "processor_config.json").write_text("[" * 5000)
+    with pytest.raises(RequirementError, match=r"processor_config\.json is not valid JSON"):
+        find_processor_class(tmp_path, PreTrainedConfig())
+
+
+@pytest.mark.parametrize("content", ["[" * 5000, "5", "[]", '{"model_type": 5}', '{"model_type": []}', "{}"])
+def test_a_configuration_of_any_json_is_an_error_of_the_spec(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(SpecError, match="is not a checkpoint of an architecture in transformers"):
+        read_config(tmp_path)

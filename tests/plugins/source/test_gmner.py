@@ -58,7 +58,7 @@ def test_ids_contain_split_and_index(tmp_path):
     assert [entry.sample.id for entry in entries] == ["train-1-1", "train-2-1", "dev-1-1", "test-1-1"]
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png"])
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".JPG", ".PNG"])
 def test_the_image_is_found_by_imgid(tmp_path, suffix):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / f"1{suffix}").write_bytes(b"x")

@@ -170,3 +170,15 @@ def test_text_of_white_space_is_an_error_with_its_line(tmp_path, path, change, b
     with pytest.raises(DataError, match=rf"mine\.jsonl:2: {path}: holds only white space; write a text") as raised:
         written(tmp_path / "mine.jsonl", GOOD, GOOD | {"id": "s2"} | change(blank))
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_suffixes_in_capitals_and_other_formats(tmp_path):
+    (tmp_path / "train.JSONL").write_text(json.dumps(GOOD))
+    [entry] = JsonLinesSource(JsonLinesOptions(path=tmp_path)).read()
+    assert entry.split == "train"
+    (tmp_path / "train.JSONL").write_text(json.dumps([GOOD, GOOD], indent=1))
+    with pytest.raises(DataError, match=r"train\.JSONL:1: is a JSON array\. Expected: JSON lines.*jq"):
+        list(JsonLinesSource(JsonLinesOptions(path=tmp_path)).read())
+    (tmp_path / "train.JSONL").rename(tmp_path / "train.json")
+    with pytest.raises(DataError, match=r"contains no <split>\.jsonl.*; the folder contains train\.json"):
+        list(JsonLinesSource(JsonLinesOptions(path=tmp_path)).read())
