@@ -22,7 +22,9 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "90")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
-from mlflow.entities import Metric, Run, RunTag
+from mlflow.entities import LifecycleStage, Metric, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.utils.mlflow_tags import (
     MLFLOW_GIT_BRANCH,
     MLFLOW_GIT_COMMIT,
@@ -147,6 +149,21 @@ class MlflowTracker:
                 if FOLDER_TAG in run.data.tags:
                     folders[self._download_run(run, into)] = None
         return list(folders)
+
+    def find_run(self, run_id: str) -> Literal["present", "deleted", "missing"]:
+        """Look a run up by its id; one of a deleted experiment is deleted.
+
+        Raises:
+            RequirementError: The store cannot be used.
+        """
+        with self._store.translated_errors():
+            try:
+                run = self._client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                    raise
+                return "missing"
+        return "present" if run.info.lifecycle_stage == LifecycleStage.ACTIVE else "deleted"
 
     def link(self) -> str:
         """Return the address of the run's page; for a database, with the command that serves it."""

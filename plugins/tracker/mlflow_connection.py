@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 from filelock import FileLock
@@ -57,6 +58,7 @@ class Store:
         self.uri = _with_driver(uri or f"sqlite:///{self._storage / 'mlflow.db'}")
         self.is_server = self.uri.startswith(("http://", "https://", "databricks"))
         file = _sqlite_file(self.uri) if self.uri.startswith("sqlite") else None
+        self._own_database = file if uri is None else None
         self._lock = (file.parent if file else self._storage) / ".mlflow.lock"
         self._display_uri = redact_passwords(self.uri)
         _silence_loggers(self.uri)
@@ -99,15 +101,25 @@ class Store:
             yield
 
     def experiment(self, name: str) -> str:
-        """Return the id of an experiment; create it, or restore it if it was deleted in MLflow."""
+        """Return the id of an experiment; create it if it does not exist.
+
+        Raises:
+            RequirementError: It was deleted in MLflow. MLflow can restore it, but only with all runs that it ever had.
+        """
         existing = self.client.get_experiment_by_name(name)
+        location = None if self.is_server else (self._storage / ARTIFACTS / name).as_uri()
         if existing is None:
-            location = None if self.is_server else (self._storage / ARTIFACTS / name).as_uri()
             # Without this, MLflow takes a run with a table of answers for a chat assistant's, and hides its curves.
             kind = {"mlflow.experimentKind": "custom_model_development"}
             return str(self.client.create_experiment(name, artifact_location=location, tags=kind))
         if existing.lifecycle_stage == "deleted":
-            self.client.restore_experiment(existing.experiment_id)
+            command = f"MLFLOW_TRACKING_URI={self._display_uri} mlflow experiments restore -x {existing.experiment_id}"
+            raise RequirementError(
+                f"the experiment {name!r} was deleted in MLflow. Restore it with `{command}`, which also restores "
+                "all of its runs that were deleted one by one, or choose another `name` in the spec"
+            )
+        if self._own_database is not None and location is not None:
+            _relocate(self._own_database, str(existing.artifact_location), location)
         return str(existing.experiment_id)
 
     def link(self, experiment_id: str, run_id: str) -> str:
@@ -252,6 +264,36 @@ def _create_tables(file: Path) -> None:
         unfinished = cached.with_name(f".{cached.name}.{os.getpid()}")
         shutil.copyfile(file, unfinished)
         unfinished.replace(cached)
+
+
+def _relocate(database: Path, recorded: str, location: str) -> None:
+    """Correct the recorded artifact folders in the database of a folder of all runs that has been moved or copied.
+
+    MLflow records absolute paths, so it would write the artifacts of new runs to the old path.
+
+    Args:
+        database: The SQLite database in the folder of all runs.
+        recorded: The recorded artifact folder of an experiment, as a `file` URI.
+        location: Where this folder is now, as a `file` URI.
+    """
+    end = f"{ARTIFACTS}/{location.rpartition('/')[2]}"
+    old, new = recorded.removesuffix(end), location.removesuffix(end)
+    if recorded == location or not recorded.startswith("file:") or not recorded.endswith(f"/{end}"):
+        return
+    with suppress(OSError):
+        if _path_of(old).samefile(_path_of(new)):
+            return  # The same folder by another path, for example through a link.
+    columns = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
+    with closing(sqlite3.connect(database, timeout=20)) as connection, connection:
+        for table, column in columns:
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                (new, len(old) + 1, len(old), old),
+            )
+
+
+def _path_of(uri: str) -> Path:
+    return Path(unquote(urlsplit(uri).path))
 
 
 def _is_intact(file: Path) -> bool:

@@ -68,6 +68,13 @@ class Tracker(Protocol):
     def finish(self, status: Literal["finished", "failed", "interrupted", "pruned"]) -> None:
         """Upload artifacts and set the final status."""
 
+    def find_run(self, run_id: str) -> Literal["present", "deleted", "missing"]:
+        """Look up a run that `start` has returned earlier, perhaps in another process.
+
+        Returns:
+            `deleted` if a user has deleted the run and can restore it; `missing` if the tracker does not know it.
+        """
+
     def log_file(self, run_id: str, file: Path, folder: str) -> None:
         """Add a file to an existing run, replacing an earlier file of the same name.
 

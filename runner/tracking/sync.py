@@ -16,7 +16,7 @@ from runner.status.running_launches import LaunchRecord, damaged_launch_records,
 from runner.status.status import ExperimentSelection
 from runner.sweep.sweep_folder import SWEEP_FOLDER, read_sweep
 from runner.tracking.run_description import tracked_sweep, tracked_trial, tracker_identity
-from runner.tracking.uploader import MAX_CONSECUTIVE_FAILURES, RunSync, UploadedElsewhereError
+from runner.tracking.uploader import MAX_CONSECUTIVE_FAILURES, DeletedRunError, RunSync, UploadedElsewhereError
 from runner.trial.run_directory_and_events import RunDirectory, objective_metric
 from runner.trial.run_trial import Status
 
@@ -104,12 +104,14 @@ class StorageSync:
 
     def _upload(self, result: SyncResult, sync: RunSync, results: dict[str, float]) -> SyncResult:
         identity = (result.experiment, result.name, result.status)
-        if not sync.needs_upload(result.status):
-            return SyncResult(*identity, run_id=sync.run_id)
         try:
+            if not sync.needs_upload(result.status):
+                sync.look_up()
+            if not sync.needs_upload(result.status):
+                return SyncResult(*identity, run_id=sync.run_id)
             num_events = sync.finish(result.status, results)
         except Exception as error:  # whatever a tracker raises is reported, and the other runs are tried
-            self._num_failures += not isinstance(error, UploadedElsewhereError)
+            self._num_failures += not isinstance(error, UploadedElsewhereError | DeletedRunError)
             lines = str(error).strip().splitlines() or [type(error).__name__]
             return SyncResult(*identity, run_id=sync.run_id, error=redact_passwords(lines[0]))
         finally:

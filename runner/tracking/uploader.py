@@ -32,6 +32,10 @@ MAX_CONSECUTIVE_FAILURES = 2
 """After this many failed runs in a row the tracker counts as unreachable, and no other run is tried for now."""
 
 
+class DeletedRunError(StepError):
+    """A user has deleted the run in the tracker."""
+
+
 class UploadedElsewhereError(StepError):
     """Another process uploads the run, and will complete it."""
 
@@ -118,6 +122,26 @@ class RunSync:
         """Whether the tracker lacks anything of a run that ended with this status."""
         has_status = self.complete if self.status is None else self.status == status
         return self.run_id is None or not has_status or self._log_size > self.delivered
+
+    def look_up(self) -> None:
+        """Check that the tracker still has a run that is complete; upload it again if the tracker's store was lost.
+
+        Raises:
+            DeletedRunError: A user has deleted the run; the message says how it comes back.
+            Exception: Whatever the tracker raises.
+        """
+        if self.run_id is None:
+            return
+        state = self._make_tracker().find_run(self.run_id)
+        if state == "deleted":
+            raise DeletedRunError(
+                f"{self._run.run_dir}: its run {self.run_id} was deleted in the tracker. Restore the run there, or "
+                f"remove {self._run.run_dir / TRACKER_STATE} to upload it again"
+            )
+        if state == "missing":
+            self.run_id, self.delivered, self.complete, self.status = None, 0, False, None
+            if self._parent is not None:
+                self._parent.look_up()
 
     def upload(self) -> int:
         """Upload new events. Whatever the tracker raises is raised; the next call sends what is missing.

@@ -38,7 +38,7 @@ class RecordingTracker:
     """A tracker that records what it receives, and can be made unreachable."""
 
     def __init__(self):
-        self.started, self.logged, self.ended, self.is_down = {}, [], {}, False
+        self.started, self.logged, self.ended, self.is_down, self.states = {}, [], {}, False, {}
 
     def of(self, run):
         return _TrackerRun(self, run)
@@ -66,6 +66,10 @@ class _TrackerRun:
         self._trial = run.trial
         self._recorder.started[run.trial] = run
         return f"id of {run.trial}"
+
+    def find_run(self, run_id):
+        self._answer()
+        return self._recorder.states.get(run_id, "present")
 
     def log_events(self, events):
         self._answer()

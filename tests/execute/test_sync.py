@@ -51,6 +51,34 @@ def test_everything_is_uploaded_once_with_the_status_and_under_the_sweep(unsynce
     assert unsynced.tracker.logged == before
 
 
+def test_a_lost_store_receives_everything_again(unsynced):
+    sync(unsynced)
+    before = [logged for logged in unsynced.tracker.logged if logged[1]]
+    sweep = f"sweep-{unsynced.plan.fingerprint[:8]}"
+    names = ("trial-1", "trial-2", sweep)
+    unsynced.tracker.states = {f"id of {name}": "missing" for name in names}
+    unsynced.tracker.started.clear()
+    unsynced.tracker.logged.clear()
+    runs, _ = sync(unsynced)
+    assert {name: (run.delivered, run.error) for name, run in runs.items()} == {
+        name: (True, None) for name in ("trial-1", "trial-2", "sweep")
+    }
+    assert set(unsynced.tracker.started) == set(names)
+    assert unsynced.tracker.started["trial-1"].parent == f"id of {sweep}"
+    assert sorted(logged for logged in unsynced.tracker.logged if logged[1]) == sorted(before)
+
+
+def test_a_run_that_was_deleted_in_the_tracker_is_named_and_not_uploaded_again(unsynced):
+    sync(unsynced)
+    unsynced.tracker.states = {"id of trial-1": "deleted"}
+    started = dict(unsynced.tracker.started)
+    runs, storage_sync = sync(unsynced)
+    assert "was deleted in the tracker. Restore the run there, or remove" in runs["trial-1"].error
+    assert "tracker.json" in runs["trial-1"].error
+    assert (runs["trial-2"].error, storage_sync.refused) == (None, {})
+    assert unsynced.tracker.started == started
+
+
 def test_a_single_trial_can_be_synced(unsynced):
     runs, _ = sync(unsynced, "trial-2")
     assert list(runs) == ["trial-2", "sweep"], "the sweep was opened again, so it is closed again"

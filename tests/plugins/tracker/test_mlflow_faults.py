@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import socket
 import sys
 import time
@@ -131,3 +132,21 @@ def test_ui_opens_the_training_pages_and_warns_beyond_loopback(workplace, storag
     outside = workplace.run("ui", "--host", "0.0.0.0", "--allowed-hosts", "gpu.example.org")
     assert "warning: anybody who can reach 0.0.0.0:5000 sees and can change all runs" in outside.stderr
     assert any("gpu.example.org:5000" in word for word in shown[1])
+
+
+def test_a_moved_folder_of_runs_has_its_artifacts_at_the_new_path(storage, tmp_path):
+    before, after = tmp_path / "old é", tmp_path / "new"
+    shutil.copytree(storage, before)
+    first = open_tracker(before).start(tracked(before, "moved", 1))
+    before.rename(after)
+    second = open_tracker(after).start(tracked(after, "moved", 2))
+    open_tracker(after).log_file(second, after / "moved" / "trial-00000002" / "metrics.json", "")
+    assert not before.exists()
+    client = MlflowClient(tracking_uri=f"sqlite:///{after}/mlflow.db")
+    for run_id in (first, second):
+        assert client.get_run(run_id).info.artifact_uri.startswith((after / "mlartifacts" / "moved").as_uri())
+    assert (after / "mlartifacts" / "moved" / second / "artifacts" / "metrics.json").is_file()
+    link = tmp_path / "link"
+    link.symlink_to(after)
+    open_tracker(link).start(tracked(link, "moved", 3))
+    assert client.get_run(first).info.artifact_uri.startswith((after / "mlartifacts").as_uri())

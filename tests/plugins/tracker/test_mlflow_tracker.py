@@ -246,11 +246,25 @@ def test_failure_of_an_artifact_still_sets_the_status(storage, tracked):
     assert client_of(storage).get_run(run_id).info.status == "FINISHED"
 
 
-def test_deleted_experiment_comes_back_with_its_run(storage, tracked):
+def test_a_deleted_experiment_is_refused_and_its_deleted_runs_stay_deleted(storage, tracked):
     run_id = open_tracker(storage).start(tracked)
     client = client_of(storage)
-    client.delete_experiment(client.get_experiment_by_name(tracked.experiment).experiment_id)
+    client.delete_run(run_id)
+    experiment = client.get_experiment_by_name(tracked.experiment)
+    client.delete_experiment(experiment.experiment_id)
+    with pytest.raises(RequirementError, match=rf"was deleted in MLflow.* restore -x {experiment.experiment_id}"):
+        open_tracker(storage).start(tracked)
+    assert client.get_run(run_id).info.lifecycle_stage == "deleted"
+    client.restore_experiment(experiment.experiment_id)
     assert open_tracker(storage).start(tracked) == run_id
+
+
+def test_a_run_is_looked_up_by_its_id(storage, tracked):
+    run_id = open_tracker(storage).start(tracked)
+    assert open_tracker(storage).find_run(run_id) == "present"
+    client_of(storage).delete_run(run_id)
+    assert open_tracker(storage).find_run(run_id) == "deleted"
+    assert open_tracker(storage).find_run("0" * 32) == "missing"
 
 
 def test_link_names_the_run_and_the_command(storage, tracked, monkeypatch):

@@ -67,6 +67,10 @@ class TableTracker:
         """Return the path of the file."""
         return str(self._run_dir / "metrics.csv")
 
+    def find_run(self, run_id: str) -> Literal["present", "deleted", "missing"]:
+        """Look up the run of a folder."""
+        return "present" if (Path(run_id) / "metrics.csv").exists() else "missing"
+
     def pages_path(self) -> str:
         """The path of the first page."""
         return ""
