@@ -66,6 +66,7 @@ def cache(
     debug: Debug = False,
 ) -> None:
     """List cached models and answers. With filters, delete those that match all filters; trials keep their files."""
+    from runner.cli.app import open_terminal
     from runner.cli.cache_and_dataset_tables import cache_table
     from runner.cli.results_display import print_tables
     from runner.errors import RequirementError
@@ -77,7 +78,7 @@ def cache(
         raise typer.BadParameter("needs --older-than, --larger-than or --unused", param_hint="--dry-run")
     artifact_cache, now = Cache.open(location, storage.resolve()), datetime.now(UTC)
     try:
-        rows = list_items(artifact_cache, storage.resolve())
+        rows = list_items(artifact_cache, storage.resolve(), open_terminal().warn)
         matching = [row for row in rows if criteria.matches(row, now)] if criteria.has_criteria else []
         if not dry_run and criteria.has_criteria:
             prune(artifact_cache, matching)

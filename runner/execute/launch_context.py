@@ -21,8 +21,14 @@ from runner.stages import Tracker
 from runner.tracking.run_description import tracked_sweep, tracked_trial, tracker_identity
 from runner.tracking.uploader import RunSync
 from runner.trial.cache_and_mirror import Cache
-from runner.trial.cache_entry import CacheEntry, DamagedEntryError, training_key
-from runner.trial.restore_from_cache import RECORD_FILE, make_staging_folder, replay_training_record, training_record
+from runner.trial.cache_entry import CacheEntry, DamagedEntryError, InvalidEntryError, training_key
+from runner.trial.restore_from_cache import (
+    RECORD_FILE,
+    make_staging_folder,
+    read_training_record,
+    replay_training_record,
+    training_record,
+)
 from runner.trial.run_directory_and_events import EventLog, RunDirectory
 from runner.trial.trial_components import TrialContext
 
@@ -61,7 +67,10 @@ class PrunedTrials:
 
     def has_record(self, trial: Trial) -> bool:
         """Whether a trial with the same training was pruned."""
-        return self._entry(trial).read_description() is not None
+        try:
+            return self._entry(trial).read_description() is not None
+        except (DamagedEntryError, InvalidEntryError, OSError):
+            return True  # `restore` says what is wrong with the entry
 
     def restore(self, trial: Trial, run: RunDirectory) -> bool:
         """Mark a trial, whose run directory exists, as pruned, with the record of the trial with the same training.
@@ -74,9 +83,12 @@ class PrunedTrials:
             description = entry.link_into(folder)
             if description is None:
                 return False
-            record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-        except (DamagedEntryError, OSError):
-            entry.remove()
+            record = read_training_record(folder)
+        except (DamagedEntryError, InvalidEntryError, OSError) as error:
+            message = f"the cache entry cannot be used: {error}; the trial runs"
+            context.log.append("cache", step="train", state="trouble", message=message)
+            if isinstance(error, DamagedEntryError):
+                entry.remove()
             return False
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from runner.trial.cache_and_mirror import Cache
-from runner.trial.cache_entry import DESCRIPTION, CacheEntry, list_files
+from runner.trial.cache_entry import DESCRIPTION, CacheEntry, DamagedEntryError, InvalidEntryError, list_files
 
 UNFINISHED_MAX_AGE = timedelta(days=1)
 """The age after which `prune` also removes unfinished folders, which killed trials left."""
@@ -85,20 +85,30 @@ class PruneFilter:
         )
 
 
-def list_items(cache: Cache, storage: Path) -> list[CachedItem]:
+Warn = Callable[[str], object]
+
+
+def list_items(cache: Cache, storage: Path, warn: Warn) -> list[CachedItem]:
     """List the items of a cache and its mirror, sorted by kind and last use.
 
     Args:
         cache: The cache.
         storage: The folder of runs whose trials may use the items.
+        warn: Called with a message for each entry that is passed over, because it is unreadable, a link, or does not
+            have the form of an entry, and for each record of a trial that cannot be read.
 
     Raises:
         MirrorError: The mirror does not respond.
     """
-    users = _users_by_entry(storage)
-    items = [_local_item(folder, users) for folder in _item_folders(cache.root)]
+    users = _users_by_entry(storage, warn)
+    items = []
+    for folder in _item_folders(cache.root, warn):
+        try:
+            items.append(_local_item(folder, users))
+        except (InvalidEntryError, OSError) as error:
+            warn(f"passed over an entry of the cache: {error}")
     if cache.mirror is not None:
-        items += [_remote_item(entry, cache.mirror.uri, users) for entry in cache.mirror.descriptions()]
+        items += [_remote_item(entry, cache.mirror.uri, users) for entry in cache.mirror.descriptions(warn)]
     return sorted(items, key=lambda item: (item.kind, item.last_used, item.key))
 
 
@@ -116,32 +126,43 @@ def prune(cache: Cache, items: Iterable[CachedItem]) -> None:
             cache.entry(item.kind, item.key).remove()
     newest = (datetime.now(UTC) - UNFINISHED_MAX_AGE).timestamp()
     for folder in (*cache.root.glob("*/.*.unfinished.*"), *cache.root.glob("*/.*.removed.*")):
-        if folder.stat().st_mtime < newest:
+        if not folder.parent.is_symlink() and folder.lstat().st_mtime < newest:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _item_folders(root: Path) -> Iterator[Path]:
-    yield from (path for path in sorted(root.glob("*/*")) if path.is_dir() and not path.name.startswith("."))
+def _item_folders(root: Path, warn: Warn) -> Iterator[Path]:
+    """Yield the folders of all entries. A link may lead out of the cache, so that its target must not be deleted."""
+    for path in sorted(path for path in root.glob("*/*") if not path.name.startswith(".")):
+        if path.is_symlink() or path.parent.is_symlink():
+            warn(f"passed over an entry of the cache: {path}: is reached through a link")
+        elif path.is_dir():
+            yield path
 
 
-def _users_by_entry(storage: Path) -> dict[str, list[str]]:
+def _users_by_entry(storage: Path, warn: Warn) -> dict[str, list[str]]:
     """List the trials whose records name an entry, by its `kind/key`."""
     users: dict[str, list[str]] = {}
     for record in sorted(storage.glob("*/*/record.json")):
         try:
             steps = json.loads(record.read_text(encoding="utf-8")).get("steps", {})
-        except (OSError, ValueError):  # removed meanwhile, or not a record of a trial
+            entries = [str(step["cache"]) for step in steps.values() if step.get("cache")]
+        except FileNotFoundError:  # removed meanwhile
             continue
-        for step in steps.values():
-            if step.get("cache"):
-                users.setdefault(step["cache"], []).append(f"{record.parent.parent.name}/{record.parent.name}")
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+            warn(f"{record}: cannot be read, so that artifacts that this trial uses may count as unused: {error}")
+            continue
+        for entry in entries:
+            users.setdefault(entry, []).append(f"{record.parent.parent.name}/{record.parent.name}")
     return users
 
 
 def _local_item(folder: Path, users: dict[str, list[str]]) -> CachedItem:
     kind, key = folder.parent.name, folder.name
-    description = CacheEntry(folder, kind, key).read_description()
-    stats = [file.stat() for _, file in list_files(folder)]
+    try:
+        description = CacheEntry(folder, kind, key).read_description()
+    except DamagedEntryError:
+        description = None
+    stats = [file.lstat() for _, file in list_files(folder)]
     # Reusing an entry touches its description (see `CacheEntry.link_into`). Without one, the newest file counts.
     last_used = (
         (folder / DESCRIPTION).stat().st_mtime
