@@ -14,16 +14,13 @@ from typing import Any
 import numpy
 import torch
 from accelerate import Accelerator
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from plugins.trainer.checkpoint_reader import METADATA, CheckpointReader
 from plugins.trainer.training_history_and_warnings import TrainingHistory
 from runner.errors import StepError
-
-METADATA = ".metadata"
-"""The file that torch writes last into a folder of tensors."""
 
 
 class TrainingState:
@@ -54,8 +51,12 @@ class TrainingState:
             save(tensors, checkpoint_id=folder, no_dist=no_dist)
 
     def read(self, folder: Path) -> None:
-        """Load the tensors of a folder; all workers take part."""
-        metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
+        """Load the tensors of a folder; all workers take part.
+
+        Raises:
+            StepError: The folder is not a checkpoint of this training; see `CheckpointReader`.
+        """
+        metadata = CheckpointReader(folder).read_metadata().state_dict_metadata
         tensors = self._weights()
         for optimizer in self._optimizers:
             optimizer.state.clear()
@@ -64,15 +65,19 @@ class TrainingState:
                 for key, stored in metadata.items():
                     if key.startswith(prefix):
                         assert isinstance(stored, TensorStorageMetadata)
+                        if stored.size.numel() > parameter.numel():
+                            raise StepError(f"{folder}: {key} is larger than its parameter; delete this checkpoint")
                         tensors[key] = _empty_moment(stored, parameter)
                         optimizer.state[parameter][key.removeprefix(prefix)] = tensors[key]
-        with _no_distributed() as no_dist:
-            load(tensors, checkpoint_id=folder, no_dist=no_dist)
+        _load(tensors, folder)
 
     def read_weights(self, folder: Path) -> None:
-        """Load only the weights of a folder; all workers take part."""
-        with _no_distributed() as no_dist:
-            load(self._weights(), checkpoint_id=folder, no_dist=no_dist)
+        """Load only the weights of a folder; all workers take part.
+
+        Raises:
+            StepError: The folder is not a checkpoint of this training; see `CheckpointReader`.
+        """
+        _load(self._weights(), folder)
 
     def lr_state(self) -> dict[str, Any]:
         """Return the states of the schedules and the current learning rates, the same on all workers."""
@@ -131,6 +136,13 @@ def _empty_moment(stored: TensorStorageMetadata, parameter: torch.nn.Parameter) 
     if stored.size == parameter.shape:
         return torch.zeros_like(parameter.detach(), dtype=dtype)
     return torch.zeros(stored.size, dtype=dtype, device=parameter.device)
+
+
+def _load(tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    reader = CheckpointReader(folder)
+    reader.read_metadata()  # torch would raise its errors as an error of its own
+    with _no_distributed() as no_dist:
+        load(tensors, storage_reader=reader, no_dist=no_dist)
 
 
 @contextmanager
