@@ -88,6 +88,7 @@ class MlflowTracker:
             with self._store.locked():
                 experiment_id = self._store.experiment(run.experiment)
                 self._run = self._find(experiment_id) or self._create(experiment_id)
+            self._store.check_artifact_uri(self._run.info.artifact_uri)
             self._client.update_run(self._run_id, status="RUNNING", name=_current_name(run, self._run))
             self._client.log_batch(self._run_id, tags=_tags(run))
             self._logged = LoggedMetrics(
@@ -129,6 +130,7 @@ class MlflowTracker:
 
     def log_file(self, run_id: str, file: Path, folder: str) -> None:
         """Add a file to the artifacts of a run; replace an earlier file of the same name."""
+        self._store.check_artifact_uri(self._client.get_run(run_id).info.artifact_uri)
         self._client.log_artifact(run_id, str(file), folder or None)
 
     def download_runs(self, experiment: str, into: Path) -> Sequence[Path]:
@@ -242,7 +244,10 @@ class MlflowTracker:
         self._client.log_batch(self._run_id, tags=entries)
 
     def _download_run(self, run: Run, into: Path) -> Path:
-        folder = into / Path(run.data.tags[FOLDER_TAG]).name
+        name = Path(run.data.tags[FOLDER_TAG]).name
+        if name in {"", ".."}:
+            raise RequirementError(f"run {run.info.run_id}: its tag {FOLDER_TAG} names no folder of a trial")
+        folder = into / name
         folder.mkdir(parents=True, exist_ok=True)
         available = {entry.path for entry in self._client.list_artifacts(run.info.run_id)}
         for name in (*FILES, SWEEP_FILE):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import mlflow
 from filelock import FileLock
@@ -43,6 +44,7 @@ class Store:
             RequirementError: The store cannot be opened.
         """
         self._storage = storage.resolve()
+        self._is_default = uri is None
         self.uri = _with_driver(uri or f"sqlite:///{self._storage / 'mlflow.db'}")
         self.is_server = self.uri.startswith(("http://", "https://", "databricks"))
         file = _sqlite_file(self.uri) if self.uri.startswith("sqlite") else None
@@ -84,6 +86,18 @@ class Store:
         self._lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._lock):
             yield
+
+    def check_artifact_uri(self, artifact_uri: str) -> None:
+        """Check that a run of the database in the folder of all runs has its artifacts on this machine.
+
+        Raises:
+            RequirementError: The database, which somebody may have copied here, sends them to another machine.
+        """
+        if self._is_default and urlsplit(artifact_uri).scheme not in {"", "file"}:
+            raise RequirementError(
+                f"{self._display_uri} sends artifacts to {redact_passwords(artifact_uri)}; if this is intended, name "
+                "the database under tracker.uri"
+            )
 
     def experiment(self, name: str) -> str:
         """Return the id of an experiment; create it, or restore it if it was deleted in MLflow."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from runner.stages import LocatedStr, Options, OutsideFingerprint
+from runner.stages import LocatedStr, OutsideFingerprint, TrackerOptions
 
 _RELATIVE_SQLITE = re.compile(r"sqlite:///(?!/)(?P<file>.+)", re.DOTALL)
 _SUPPORTED = re.compile(r"(https?|sqlite|postgresql|mysql|mssql)(\+\w+)?://.+|databricks(://.+)?", re.DOTALL)
@@ -33,7 +33,7 @@ StoreUri = Annotated[str, BeforeValidator(_checked_uri)]
 """The MLflow store. A relative SQLite path is relative to the spec, like every path of a spec."""
 
 
-class MlflowOptions(Options):
+class MlflowOptions(TrackerOptions):
     """Logs runs to MLflow."""
 
     uri: Annotated[StoreUri | None, OutsideFingerprint()] = None
@@ -43,3 +43,8 @@ class MlflowOptions(Options):
     max_artifact_mb: Annotated[float, Field(ge=0), OutsideFingerprint()] = 200
     """Maximum size of a model folder that is uploaded, in megabytes (10^6 bytes). For a larger model folder, only the
     path is logged. Default: 200, our choice: small models are uploaded, a 7B model is not."""
+
+    @property
+    def stays_in_storage(self) -> bool:
+        """Whether the store is the database in the folder of all runs."""
+        return self.uri is None

@@ -14,6 +14,7 @@ from runner.cli.app import RESULTS, AsJson, Debug, app, open_terminal, set_envir
 
 if TYPE_CHECKING:
     from runner.compare.comparison import Comparison
+    from runner.tracking.destination import Destination
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -199,7 +200,16 @@ Html = Annotated[
     Path | None,
     typer.Option(
         help="Write an HTML page with plots and samples to this file. Without --from, also add the page to the runs "
-        "in the tracker."
+        "in the tracker, if its store is in --storage or --to names it."
+    ),
+]
+Target = Annotated[
+    Path | None,
+    typer.Option(
+        "--to",
+        metavar="SPEC",
+        help="Add the page of --html to the runs in the tracker of this spec. The addresses in the plans of runs are "
+        "not used, because others may have written them.",
     ),
 ]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")]
@@ -225,6 +235,7 @@ def compare(
     confidence: Confidence = 0.95,
     storage: Storage = Path("runs"),
     source: Source = None,
+    target: Target = None,
     html: Html = None,
     markdown: Markdown = False,
     latex: Latex = False,
@@ -234,12 +245,15 @@ def compare(
     """Compare finished runs on the same test samples: means over seeds, differences, intervals and p-values."""
     if markdown + latex + as_json > 1:
         raise typer.BadParameter("choose one of --json, --markdown and --latex")
+    if target is not None and (html is None or source is not None):
+        raise typer.BadParameter("needs --html, and cannot be combined with --from", param_hint="--to")
     from tempfile import TemporaryDirectory
 
     from runner.compare.comparison import DEFAULT_NUM_DISAGREEMENTS, CompareOptions
     from runner.compare.comparison import compare as compare_runs
     from runner.compare.resampling import Resampling
     from runner.compare.tracker_exchange import fetch_runs
+    from runner.tracking.destination import Destination
 
     options = CompareOptions(
         by=by,
@@ -252,13 +266,14 @@ def compare(
         resampling=Resampling(resamples, seed, confidence),
     )
     set_environment()
+    destination = Destination.from_options(storage, target) if source is None else None
     with TemporaryDirectory() as fetched:
         if source is not None:
             fetch_runs(names, source, Path(fetched))
             storage = Path(fetched)
         comparison = compare_runs(names, storage, options)
         if html is not None:
-            _write_page(html, comparison, track=source is None)
+            _write_page(html, comparison, destination)
     if as_json:
         print(json.dumps(comparison.as_json(), ensure_ascii=False))
     elif markdown or latex:
@@ -267,13 +282,13 @@ def compare(
         _print_tables(comparison, full=full, samples=bool(samples))
 
 
-def _write_page(file: Path, comparison: Comparison, *, track: bool) -> None:
+def _write_page(file: Path, comparison: Comparison, destination: Destination | None) -> None:
     from runner.compare.comparison_page import write_page
     from runner.compare.tracker_exchange import attach_page
 
     write_page(file, comparison)
     print(f"page: {file}", file=sys.stderr)
-    for location in attach_page(file, comparison.runs) if track else ():
+    for location in attach_page(file, comparison.runs, destination) if destination else ():
         print(f"page: {location}", file=sys.stderr)
 
 

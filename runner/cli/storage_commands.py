@@ -113,16 +113,26 @@ def sync(
         ),
     ] = None,
     storage: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
+    target: Annotated[
+        Path | None,
+        typer.Option(
+            "--to",
+            metavar="SPEC",
+            help="Upload to the tracker of this spec. Without this option, only to a store in the folder of all runs: "
+            "the addresses in the plans of runs are not used, because others may have written them.",
+        ),
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Upload to the tracker the results that earlier launches could not upload."""
     from runner.status.status import find_experiments
+    from runner.tracking.destination import Destination
     from runner.tracking.sync import StorageSync, SyncResult
 
     set_environment()
     storage = storage.resolve()
-    syncing, runs = StorageSync(storage), list[SyncResult]()
+    syncing, runs = StorageSync(Destination.from_options(storage, target)), list[SyncResult]()
     for experiment in find_experiments(names or (), storage):
         for run in syncing.sync_experiment(experiment):
             runs.append(run)

@@ -173,7 +173,7 @@ class LaunchContext:
             self._pruned = PrunedTrials(self._cache, self.plan.spec.sweep)
         self.objective = str(objective["metric"]) if objective else None
         run = tracked_sweep(self.plan.spec, self.plan.dataset, sweep.path)
-        self.sweep_sync = RunSync(self._tracker, run, store=tracker_identity(self.plan.spec))
+        self.sweep_sync = RunSync(self._tracker, run, store=tracker_identity(self.plan.spec.tracker))
 
     def prepare(self, trial: Trial, run: RunDirectory) -> bool:
         """Prepare a trial's folder, and return whether it continues an earlier launch."""
@@ -225,7 +225,7 @@ class LaunchContext:
             arm = {"arm": trial.arm} if trial.arm else {}
             tags = {"group": trial.group, **arm, "trial": str(self.sweep.number(trial))}
         tracked = tracked_trial(trial.plan.spec, trial.plan.dataset, run, tags)
-        return RunSync(self._tracker, tracked, self.sweep_sync, tracker_identity(self.plan.spec))
+        return RunSync(self._tracker, tracked, self.sweep_sync, tracker_identity(self.plan.spec.tracker))
 
     def record_trial(self, trial: Trial, status: str, objective: float | None) -> None:
         """Write a trial's status and objective value into the sweep's folder, if there is a sweep."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from runner.redaction import redact_passwords
 from runner.resolved_plan import flatten_json, non_default_options
-from runner.spec.experiment_spec import ExperimentSpec
+from runner.spec.experiment_spec import ExperimentSpec, Section
 from runner.spec.sweep_section import SweepOptions
 from runner.stages import DatasetInfo, TrackedRun
 from runner.trial.run_directory_and_events import RunDirectory
@@ -64,9 +64,9 @@ def logged_parameters(spec: ExperimentSpec) -> dict[str, Any]:
     return {path: redact_passwords(value) if isinstance(value, str) else value for path, value in leaves}
 
 
-def tracker_identity(spec: ExperimentSpec) -> str:
-    """Identify the tracker of a spec, so that a run is uploaded from its beginning when the tracker changes."""
-    return redact_passwords(json.dumps(spec.tracker.as_json(), sort_keys=True))
+def tracker_identity(tracker: Section) -> str:
+    """Identify the tracker of a section, so that a run is uploaded from its beginning when the tracker changes."""
+    return redact_passwords(json.dumps(tracker.as_json(), sort_keys=True))
 
 
 def _fingerprint(spec: ExperimentSpec) -> str:
