@@ -212,6 +212,7 @@ class MlflowTracker:
     def _send_files(self, *files: Path) -> None:
         for file in files:
             if file.exists():
+                _check_no_links(file)
                 self._client.log_artifact(self._run_id, str(file))
 
     def _send_tables(self, folder: Path) -> None:
@@ -220,6 +221,7 @@ class MlflowTracker:
             tables = content.write_tables(folder, Path(temporary))
             self._send_files(*tables)
         if (folder / "mistakes").is_dir():
+            _check_no_links(folder / "mistakes")
             self._client.log_artifacts(self._run_id, str(folder / "mistakes"), "mistakes")
         if tables:
             value = content.tables_tag(file.name for file in tables)
@@ -262,7 +264,19 @@ class MlflowTracker:
         self._client.log_batch(self._run_id, tags=[RunTag("mmre.model_uri", model.resolve().as_uri())])
         size = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
         if size <= self._options.max_artifact_mb * 1e6:
+            _check_no_links(model)
             self._client.log_artifacts(self._run_id, str(model), "model")
+
+
+def _check_no_links(path: Path) -> None:
+    """Check that a file of a run, or a folder with all that it holds, is no link, which could lead to a private file.
+
+    Raises:
+        RequirementError: There is a link.
+    """
+    for file in (path, *path.rglob("*")):
+        if file.is_symlink() or not (file.is_file() or file.is_dir()):
+            raise RequirementError(f"{file}: is a link or no regular file, and is not uploaded; replace it by a copy")
 
 
 def _is_same_folder(candidate: Run, run: TrackedRun) -> bool:

@@ -1,6 +1,7 @@
 import json
 import logging
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -620,3 +621,22 @@ def test_a_run_whose_folder_has_no_name_is_not_downloaded(storage, tracked, tmp_
     with pytest.raises(RequirementError, match=f"{run_id}: its tag mmre.run_dir names no folder"):
         tracker.download_runs(tracked.experiment, tmp_path / "here")
     client_of(storage).set_tag(run_id, "mmre.run_dir", str(tracked.run_dir))
+
+
+@pytest.mark.parametrize("name", ["predictions.jsonl", "model", "model/notes.txt", "mistakes"])
+def test_links_in_the_folder_of_a_run_are_not_uploaded(storage, tracked, tmp_path, name):
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "notes.txt").write_text("private")
+    link = tracked.run_dir / name
+    (tracked.run_dir / "model").mkdir(exist_ok=True)
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.symlink_to(private / "notes.txt" if "." in name else private)
+    tracker = open_tracker(storage)
+    tracker.start(tracked)
+    with pytest.raises(RequirementError, match=re.escape(f"{link}: is a link")):
+        tracker.finish("finished")
+    uploaded = (storage / "mlartifacts" / tracked.experiment).rglob("*")
+    assert b"private" not in {path.read_bytes() for path in uploaded if path.is_file()}
