@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from runner.errors import RequirementError
 from runner.files import user_cache_dir
-from runner.redaction import redact_passwords
+from runner.redaction import redact_passwords, redact_value
 
 ARTIFACTS = "mlartifacts"
 """Folder of the artifacts, in the folder of all runs, unless a server stores them."""
@@ -49,7 +49,7 @@ class Store:
         self.is_server = self.uri.startswith(("http://", "https://", "databricks"))
         file = _sqlite_file(self.uri) if self.uri.startswith("sqlite") else None
         self._lock = (file.parent if file else self._storage) / ".mlflow.lock"
-        self._display_uri = redact_passwords(self.uri)
+        self._display_uri = redact_value(self.uri)
         _silence_loggers(self.uri)
         with self.translated_errors(), self.locked():
             self._storage.mkdir(parents=True, exist_ok=True)
@@ -73,9 +73,13 @@ class Store:
             if isinstance(error, ImportError):
                 advice = "install its driver (for PostgreSQL: pip install 'mmre-runner[postgresql]'), or name"
             raise RequirementError(
-                f"the tracker's store {self._display_uri} cannot be opened: {redact_passwords(lines[0])[:300]}; "
+                f"the tracker's store {self._display_uri} cannot be opened: {self._redact(lines[0])[:300]}; "
                 f"{advice} another one under tracker.uri"
             ) from error
+
+    def _redact(self, message: str) -> str:
+        """Remove the address of the store with its password, and other passwords, from a message."""
+        return redact_passwords(message.replace(self.uri, self._display_uri))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -95,7 +99,7 @@ class Store:
         """
         if self._is_default and urlsplit(artifact_uri).scheme not in {"", "file"}:
             raise RequirementError(
-                f"{self._display_uri} sends artifacts to {redact_passwords(artifact_uri)}; if this is intended, name "
+                f"{self._display_uri} sends artifacts to {redact_value(artifact_uri)}; if this is intended, name "
                 "the database under tracker.uri"
             )
 

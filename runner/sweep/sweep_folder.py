@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.files import write_json, write_text
-from runner.redaction import redact_passwords
+from runner.redaction import redact_yaml
 from runner.resolved_plan import Plan, Trial, plan_json
 from runner.trial.run_directory_and_events import LOCK, OBJECTIVE, TRACKER_LOCK, TRACKER_STATE, EventLog, lock_folder
 from runner.trial.run_trial import Status
@@ -74,7 +74,7 @@ class SweepFolder:
         else:
             for file in (self._file, self.events, self.path / TRACKER_STATE):
                 file.unlink(missing_ok=True)
-        write_text(self.path / "spec.yaml", redact_passwords(spec_text))
+        write_text(self.path / "spec.yaml", redact_yaml(spec_text))
         write_text(self.path / "plan.json", plan_json(self._plan.spec))
 
     def number(self, trial: Trial) -> int:

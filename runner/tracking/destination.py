@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import RequirementError
-from runner.redaction import redact_passwords
+from runner.redaction import redact_tree
 from runner.resolved_plan import create_plugin
 from runner.spec.experiment_spec import ExperimentSpec, Section
 from runner.spec.load import load_spec
@@ -61,7 +61,7 @@ class Destination:
         """
         section = self.section(planned)
         if self.spec is None and not getattr(section.options, "stays_in_storage", False):
-            named = redact_passwords(str(section.as_json()))
+            named = redact_tree(section.as_json())
             raise OtherStoreError(
                 f"the plan of the run names a store outside the folder of all runs ({named}), which may not be yours; "
                 "name a spec of yours whose tracker is to receive the results: --to SPEC"
