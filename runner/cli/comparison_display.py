@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from runner.compare import tables as paper_tables
@@ -48,7 +47,7 @@ def comparison_tables(comparison: Comparison, *, full: bool, samples: bool, widt
 def _tests_table(comparison: Comparison, width: int) -> Table:
     """One row per test; significant differences are coloured."""
     source = paper_tables.tests_table(comparison)
-    table = Table(title=escape(source.title), title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=source.title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
     columns = [
         index
         for index, heading in enumerate(source.headings)
@@ -57,10 +56,10 @@ def _tests_table(comparison: Comparison, width: int) -> Table:
     ]
     for index in columns:
         justify: Literal["left", "right"] = "left" if index < source.num_text_columns else "right"
-        table.add_column(escape(source.headings[index]), justify=justify, no_wrap=index >= source.num_text_columns - 1)
+        table.add_column(source.headings[index], justify=justify, no_wrap=index >= source.num_text_columns - 1)
     for test, row in zip(comparison.tests, source.rows, strict=True):
         style = ("green" if test.difference > 0 else "red") if test.p_holm <= SIGNIFICANCE else ""
-        table.add_row(*(escape(row[index]) for index in columns), style=style)
+        table.add_row(*(row[index] for index in columns), style=style)
     if width < WIDE_TERMINAL:
         omitted = ", ".join(WIDE_ONLY_COLUMNS)
         table.caption = f"omitted: {omitted} (see --json, or use {WIDE_TERMINAL} columns)"
@@ -68,12 +67,12 @@ def _tests_table(comparison: Comparison, width: int) -> Table:
 
 
 def _rich_table(source: paper_tables.Table) -> Table:
-    table = Table(title=escape(source.title), title_justify="left")
+    table = Table(title=source.title, title_justify="left")
     for index, heading in enumerate(source.headings):
         justify: Literal["left", "right"] = "left" if index < source.num_text_columns else "right"
-        table.add_column(escape(heading), justify=justify, overflow="fold")
+        table.add_column(heading, justify=justify, overflow="fold")
     for row in source.rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(cell for cell in row))
     return table
 
 
@@ -83,5 +82,5 @@ def _disagreements_table(comparison: Comparison) -> Table:
         table.add_column(heading, overflow="fold")
     for sample in comparison.disagreements:
         values = [f"{name} {b:.2f} → {a:.2f}" for name, (a, b) in sample.values.items() if a != b]
-        table.add_row(escape(sample.id), escape(paper_tables.pair_name(sample.pair)), escape(", ".join(values)))
+        table.add_row(sample.id, paper_tables.pair_name(sample.pair), ", ".join(values))
     return table

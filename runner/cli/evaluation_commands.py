@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runner.cli.app import RESULTS, AsJson, Debug, app, open_terminal, set_environment
+from runner.cli.printing import print_json, print_text
 
 if TYPE_CHECKING:
     from runner.compare.comparison import Comparison
@@ -97,12 +97,12 @@ def evaluate(
     if scores is not None:
         _write_scores(scores, evaluation.rows)
     if as_json:
-        print(json.dumps(evaluation.as_json(), ensure_ascii=False))
+        print_json(evaluation.as_json())
         return
     title = f"{', '.join(evaluation.tasks)} on {len(evaluation.rows):,} samples"
     print_tables([metrics_table(title, [(f"parsed as {evaluation.modes[0].mode}", evaluation.metrics)])])
     if evaluation.num_missing:
-        print(f"{evaluation.num_missing:,} samples without an output are scored as empty answers")
+        print_text(f"{evaluation.num_missing:,} samples without an output are scored as empty answers")
 
 
 def _write_scores(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -275,7 +275,7 @@ def compare(
         if html is not None:
             _write_page(html, comparison, destination)
     if as_json:
-        print(json.dumps(comparison.as_json(), ensure_ascii=False))
+        print_json(comparison.as_json())
     elif markdown or latex:
         _print_paper_tables(comparison, latex=latex, full=full)
     else:
@@ -287,23 +287,22 @@ def _write_page(file: Path, comparison: Comparison, destination: Destination | N
     from runner.compare.tracker_exchange import attach_page
 
     write_page(file, comparison)
-    print(f"page: {file}", file=sys.stderr)
+    print_text(f"page: {file}", file=sys.stderr)
     for location in attach_page(file, comparison.runs, destination) if destination else ():
-        print(f"page: {location}", file=sys.stderr)
+        print_text(f"page: {location}", file=sys.stderr)
 
 
 def _print_paper_tables(comparison: Comparison, *, latex: bool, full: bool) -> None:
     from runner.compare import tables as paper_tables
 
-    print((paper_tables.latex if latex else paper_tables.markdown)(comparison, full=full), end="")
+    print_text((paper_tables.latex if latex else paper_tables.markdown)(comparison, full=full), end="")
 
 
 def _print_tables(comparison: Comparison, *, full: bool, samples: bool) -> None:
-    from rich.console import Console
-
     from runner.cli.comparison_display import comparison_tables
+    from runner.cli.console import PlainConsole
     from runner.cli.results_display import print_tables
 
-    print_tables(comparison_tables(comparison, full=full, samples=samples, width=Console().width))
+    print_tables(comparison_tables(comparison, full=full, samples=samples, width=PlainConsole().width))
     for warning in comparison.warnings:
-        print(f"note: {warning}")
+        print_text(f"note: {warning}")

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from runner.cli.app import INSPECT, AsJson, Debug, app, set_environment
+from runner.cli.printing import print_json, print_text
 from runner.errors import SpecError
 
 
@@ -22,10 +23,10 @@ def plugins(as_json: AsJson = False, debug: Debug = False) -> None:
 
     rows = list_plugins()
     if as_json:
-        print(json.dumps(rows, ensure_ascii=False))
+        print_json(rows)
         return
     for row in rows:
-        print(f"{row['stage']:<10} {row['name']:<24} {row['distribution']}")
+        print_text(f"{row['stage']:<10} {row['name']:<24} {row['distribution']}")
 
 
 @app.command(rich_help_panel=INSPECT)
@@ -45,7 +46,7 @@ def schema(
 
     text = json.dumps(spec_schema(DatasetSpec if dataset else ExperimentSpec), indent=2, ensure_ascii=False)
     if output is None:
-        print(text)
+        print_text(text)
     else:
         output.write_text(text + "\n", encoding="utf-8")
 
@@ -65,7 +66,7 @@ def ui(
     """Serve the web interface of the tracker (MLflow)."""
     set_environment()
     command = _serve_command(spec, host, port)
-    print(f"serving http://{host}:{port} (Ctrl-C ends it)", file=sys.stderr)
+    print_text(f"serving http://{host}:{port} (Ctrl-C ends it)", file=sys.stderr)
     os.execv(command[0], list(command))
 
 

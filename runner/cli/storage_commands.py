@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from runner.cli.app import INSPECT, RUN, AsJson, Debug, app, set_environment
+from runner.cli.printing import print_json, print_text
 
 HOURS = {"h": 1, "d": 24, "w": 24 * 7}
 BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -93,14 +93,14 @@ def cache(
             "removed": len(deleted),
             "freed": sum_sizes(deleted)["freed"],
         }
-        print(json.dumps(document, ensure_ascii=False))
+        print_json(document)
         return
     listed = matching if criteria.has_criteria else rows
     title = "would be deleted" if dry_run else "deleted" if criteria.has_criteria else f"in {artifact_cache.root}"
     if listed:
         print_tables([cache_table(listed, now, f"artifacts {title}")])
     else:
-        print(f"no artifacts {title}")
+        print_text(f"no artifacts {title}")
 
 
 @app.command(rich_help_panel=RUN)
@@ -137,7 +137,9 @@ def sync(
         for run in syncing.sync_experiment(experiment):
             runs.append(run)
             if not as_json and (run.delivered or run.error):
-                print(f"{run.experiment}/{run.name}: {run.error or f'{run.status}, {run.events:,} events'}", flush=True)
+                print_text(
+                    f"{run.experiment}/{run.name}: {run.error or f'{run.status}, {run.events:,} events'}", flush=True
+                )
     delivered = [run for run in runs if run.delivered]
     incomplete = [run for run in runs if run.error]
     if as_json:
@@ -148,10 +150,10 @@ def sync(
             "lacking": len(incomplete),
             "refused": syncing.refused,
         }
-        print(json.dumps(document, ensure_ascii=False))
+        print_json(document)
     else:
         for name, reason in syncing.refused.items():
-            print(f"{name}: {reason}")
+            print_text(f"{name}: {reason}")
         num_complete = len(runs) - len(delivered) - len(incomplete)
-        print(f"{len(delivered)} run(s) uploaded, {num_complete} already complete, {len(incomplete)} incomplete")
+        print_text(f"{len(delivered)} run(s) uploaded, {num_complete} already complete, {len(incomplete)} incomplete")
     raise typer.Exit(1 if incomplete or syncing.refused else 0)

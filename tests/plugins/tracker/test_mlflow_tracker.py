@@ -439,7 +439,7 @@ def test_tags_and_description_of_a_run(storage, tracked):
     for name, value in (("seed", "3"), ("arm", "alone"), ("trial", "0"), ("status", "running")):
         assert tags[f"mmre.{name}"] == value
     assert (tags["mlflow.source.git.commit"], tags["mlflow.source.git.branch"]) == ("c0ffee", "work")
-    assert "| `trainer.precision` | fp32 |" in tags["mlflow.note.content"]
+    assert "| `trainer.precision` | `fp32` |" in tags["mlflow.note.content"]
     client.set_tag(run_id, "mlflow.note.content", "my own words")
     open_tracker(storage).start(changed)
     assert client.get_run(run_id).data.tags["mlflow.note.content"] == "my own words"
