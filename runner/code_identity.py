@@ -33,6 +33,7 @@ COMPUTING_MODULES = frozenset(
     {
         "runner.dataset.folder_reader",
         "runner.dataset.folder_writer",
+        "runner.images",
         "runner.prompt_rendering",
         "runner.records",
         "runner.stages",

@@ -20,6 +20,7 @@ from runner.dataset.dataset_statistics import (
 from runner.dataset.folder_reader import DatasetFolder
 from runner.errors import DataError, PluginError, RequirementError, SpecError
 from runner.html_page import render_page
+from runner.images import open_image
 from runner.prompt_rendering import training_texts
 from runner.records import Sample
 from runner.resolved_plan import create_plugin
@@ -163,7 +164,7 @@ def _measure_images(samples: Iterable[Sample]) -> dict[str, list[int]]:
 
 def _image_size(path: Path) -> tuple[int, int]:
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error

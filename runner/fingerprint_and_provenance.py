@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distributions, version
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Timer
 from typing import Any, Self
 
 from pydantic import BaseModel
@@ -167,29 +169,156 @@ def host_info() -> dict[str, Any]:
 
 
 def git_state(folder: Path) -> dict[str, Any]:
-    """Return folder, commit, branch and `edited` of the working tree that contains a folder; empty outside one."""
+    """Return folder, commit, branch and `edited` of the working tree that contains a folder; empty outside one.
+
+    The tree is that of the nearest folder with `.git`. A tree whose configuration says that its files lie elsewhere
+    counts as none, as its files may be private files of this user.
+    """
     try:
+        git = _Git.for_folder(folder)
+        tree = Path(git.ask("rev-parse", "--show-toplevel"))
+        roots = (parent for parent in (folder.resolve(), *folder.resolve().parents) if (parent / ".git").exists())
+        if tree.resolve() != next(roots, None):
+            return {}
         return {
-            "folder": _git(folder, "rev-parse", "--show-toplevel"),
-            "commit": _git(folder, "rev-parse", "HEAD"),
-            "branch": _git(folder, "rev-parse", "--abbrev-ref", "HEAD"),
-            "edited": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")),
+            "folder": str(tree),
+            "commit": git.ask("rev-parse", "HEAD"),
+            "branch": git.ask("rev-parse", "--abbrev-ref", "HEAD"),
+            "edited": bool(git.ask("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")),
         }
     except (OSError, subprocess.SubprocessError):
         return {}
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_SECONDS).stdout.strip()
+_NO_COMMANDS = {"core.fsmonitor": "false", "core.hooksPath": os.devnull, "protocol.allow": "never"}
+"""Git configuration without programs that git would start: a file monitor, hooks, and transports to remotes."""
+_FILTER = re.compile(r"(filter\..*)\.(clean|smudge|process|required)", re.DOTALL)
+_KEPT_VARIABLES = {"GIT_CEILING_DIRECTORIES", "GIT_DISCOVERY_ACROSS_FILESYSTEM"}
+
+
+@dataclass(frozen=True)
+class _Git:
+    """Git for a folder whose own configuration, perhaps a stranger's, must not start programs.
+
+    Attributes:
+        folder: The folder.
+        environment: The environment of git; its configuration overrides that of the folder.
+    """
+
+    folder: Path
+    environment: Mapping[str, str]
+
+    @classmethod
+    def for_folder(cls, folder: Path) -> Self:
+        """Override all settings of the folder with which git starts programs; reading the settings starts none."""
+        names = cls(folder, _git_environment(_NO_COMMANDS)).ask("config", "--list", "--name-only", "-z").split("\0")
+        # An empty command switches a filter off. Git lists no filters for attributes, so each configured one is set.
+        filters = {f"{match[1]}.{key}": "" for name in names if (match := _FILTER.fullmatch(name)) for key in _FILTERS}
+        required = {name: "false" for name in filters if name.endswith(".required")}
+        return cls(folder, _git_environment({**_NO_COMMANDS, **filters, **required}))
+
+    def ask(self, *arguments: str) -> str:
+        """Return the output of a git command.
+
+        Raises:
+            OSError: Git is not installed.
+            subprocess.SubprocessError: Git fails, or takes longer than `GIT_SECONDS`.
+        """
+        command = self._command(*arguments)
+        answer = subprocess.run(
+            command,
+            capture_output=True,
+            check=True,
+            timeout=GIT_SECONDS,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+        )
+        return answer.stdout.decode("utf-8", errors="replace").strip()
+
+    def read(self, *arguments: str, limit: int) -> bytes:
+        """Return the first bytes of a git command's output, as far as it comes within `GIT_SECONDS`."""
+        with subprocess.Popen(
+            self._command(*arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=self.environment,
+        ) as process:
+            assert process.stdout is not None
+            timer = Timer(GIT_SECONDS, process.kill)
+            timer.start()
+            try:
+                return process.stdout.read(limit)
+            finally:
+                timer.cancel()
+                process.kill()
+
+    def _command(self, *arguments: str) -> list[str]:
+        return ["git", "--no-optional-locks", "--no-pager", "-C", str(self.folder), *arguments]
+
+
+_FILTERS = ("clean", "smudge", "process", "required")
+
+
+def _git_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with settings for git, which override all configuration files, and without other ones."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in _KEPT_VARIABLES}
+    environment = {
+        **kept,
+        "GIT_CONFIG_COUNT": str(len(settings)),
+        "GIT_ALLOW_PROTOCOL": "none",
+        "GIT_TERMINAL_PROMPT": "0",
+    }
+    for index, (name, value) in enumerate(settings.items()):
+        environment |= {f"GIT_CONFIG_KEY_{index}": name, f"GIT_CONFIG_VALUE_{index}": value}
+    return environment
+
+
+SECRET_FILES = (
+    ".env",
+    ".env.*",
+    "*.env",
+    "*.pem",
+    "*.key",
+    "*.p12",
+    "*.pfx",
+    "*.ppk",
+    "*.kdbx",
+    "*.jks",
+    "*.keystore",
+    "id_rsa*",
+    "id_dsa*",
+    "id_ecdsa*",
+    "id_ed25519*",
+    ".netrc",
+    "_netrc",
+    ".pgpass",
+    ".my.cnf",
+    ".npmrc",
+    ".pypirc",
+    ".htpasswd",
+    ".git-credentials",
+    "*credentials*",
+    "*secret*",
+)
+"""Names of files that hold passwords and keys, in upper or lower case; their changes are not stored."""
 
 
 def _diff(tree: Path) -> str:
-    """Return the uncommitted changes of a working tree's tracked files, cut off after `DIFF_BYTES`."""
-    command = ["git", "-C", str(tree), "diff", "--no-ext-diff", "--no-textconv", "--no-color", "HEAD"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        output = process.stdout.read(DIFF_BYTES + 1)
-        process.kill()
-    diff = redact_passwords(output[:DIFF_BYTES].decode("utf-8", errors="replace"))
-    return diff if len(output) <= DIFF_BYTES else f"{diff}\n… cut off: a diff is stored up to {DIFF_BYTES:,} bytes\n"
+    """Return the uncommitted changes of a working tree's tracked files, cut off after `DIFF_BYTES`.
+
+    Changes of `SECRET_FILES` are left out; the text names these files.
+    """
+    diff = ("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--ignore-submodules=all", "HEAD")
+    secret_names = (f":(glob,icase)**/{name}" for name in SECRET_FILES)
+    try:
+        git = _Git.for_folder(tree)
+        left_out = git.ask(*diff, "--name-only", "--", *secret_names).splitlines()
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"… git cannot show the changes: {error}\n"
+    secret = (f":(exclude,glob,icase)**/{name}" for name in SECRET_FILES)
+    output = git.read(*diff, "--", ".", *secret, limit=DIFF_BYTES + 1)
+    text = redact_passwords(output[:DIFF_BYTES].decode("utf-8", errors="replace"))
+    if len(output) > DIFF_BYTES:
+        text += f"\n… cut off: a diff is stored up to {DIFF_BYTES:,} bytes\n"
+    return text + "".join(f"\n… left out, as it may hold passwords or keys: {name}\n" for name in left_out)

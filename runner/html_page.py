@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image, ImageOps
 
 from runner.errors import RequirementError
+from runner.images import open_image
 
 THUMBNAIL_PIXELS = 240
 """The longer side of an image on the page, in pixels."""
@@ -58,7 +59,7 @@ def data_url(path: Path, side: int) -> str:
         side: The maximum length of the thumbnail's longer side, in pixels.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             small = ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return ""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from runner.code_identity import changed_modules, code_identity, own_packages
 from runner.errors import DataError, PluginError, SpecError, StepError
 from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options
-from runner.redaction import redact_passwords
+from runner.redaction import redact_tree
 from runner.spec.check import check_spec, make_section
 from runner.spec.experiment_spec import NONE, ExperimentSpec, Pins, Section
 from runner.spec.yaml_layers import Tree
@@ -329,7 +329,7 @@ def create_plugin(section: Section, *args: Any) -> Any:
 
 def plan_json(spec: ExperimentSpec) -> str:
     """Serialise the spec of a plan, without passwords in its URLs, because it is stored, displayed and sent."""
-    return redact_passwords(json.dumps(spec.as_json(), indent=2, ensure_ascii=False)) + "\n"
+    return json.dumps(redact_tree(spec.as_json()), indent=2, ensure_ascii=False) + "\n"
 
 
 def read_plan(text: str) -> ExperimentSpec:

@@ -8,13 +8,17 @@ from runner import fingerprint_and_provenance as provenance
 from runner.fingerprint_and_provenance import Provenance, git_state
 
 
+def run_git(folder, *arguments):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", "-C", folder, *identity, *arguments], check=True, capture_output=True)
+
+
 @pytest.fixture
 def tree(tmp_path):
     """Create a working tree with one commit of `spec.yaml`."""
 
     def git(*arguments):
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
-        subprocess.run(["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True)
+        run_git(tmp_path, *arguments)
 
     git("init", "--initial-branch", "work")
     (tmp_path / "spec.yaml").write_text("name: one\n")
@@ -47,3 +51,112 @@ def test_long_diff_is_cut_off_and_says_so(tree, monkeypatch):
 def test_workspace_is_empty_outside_a_working_tree(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert Provenance.collect(tmp_path).workspace == {}
+
+
+@pytest.fixture
+def marker(tmp_path):
+    """A command that a configuration of git can name, and the file that the command would create."""
+    file = tmp_path / "started"
+    command = tmp_path / "command"
+    command.write_text(f"#!/bin/sh\ntouch {file}\ncat\n")
+    command.chmod(0o755)
+    return command, file
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "core.fsmonitor",
+        "filter.odd.clean",
+        "filter.odd.process",
+        "filter.a=b.c.clean",
+        "diff.odd.command",
+        "diff.odd.textconv",
+        "diff.external",
+        "core.hooksPath",
+        "core.pager",
+        "pager.diff",
+    ],
+)
+def test_a_launch_starts_no_program_that_the_configuration_of_the_folder_names(tree, marker, key):
+    command, started = marker
+    (tree / "hooks").mkdir()
+    for hook in ("post-index-change", "fsmonitor-watchman"):
+        (tree / "hooks" / hook).symlink_to(command)
+    run_git(tree, "config", key, str(tree / "hooks" if key == "core.hooksPath" else command))
+    name = key.split(".", 1)[1].rpartition(".")[0] or "odd"
+    run_git(tree, "config", f"filter.{name}.required", "true")
+    (tree / ".git" / "info" / "attributes").write_text(f"* filter={name} diff=odd\n")
+    (tree / "spec.yaml").write_text("name: two\n")
+    collected = Provenance.collect(tree)
+    assert not started.exists()
+    assert collected.workspace["edited"]
+    assert "+name: two" in collected.diffs["workspace.diff"]
+
+
+def test_submodules_are_not_entered(tree, marker, tmp_path):
+    command, started = marker
+    inner = tree / "inner"
+    inner.mkdir()
+    run_git(inner, "init")
+    (inner / "file").write_text("x")
+    run_git(inner, "add", "file")
+    run_git(inner, "commit", "-m", "first")
+    run_git(tree, "add", "inner")
+    run_git(tree, "commit", "-m", "with submodule")
+    run_git(inner, "config", "core.fsmonitor", str(command))
+    assert git_state(tree)["edited"] is False
+    assert not started.exists()
+
+
+def test_a_tree_whose_files_lie_elsewhere_counts_as_none(tree, tmp_path):
+    clone = tree / "clone"
+    clone.mkdir()
+    run_git(clone, "init")
+    run_git(clone, "commit", "--allow-empty", "-m", "first")
+    assert git_state(clone)["folder"] == str(clone)
+    run_git(clone, "config", "core.worktree", str(tree))
+    assert git_state(clone) == {}
+
+
+def test_variables_of_git_in_the_environment_do_not_name_another_tree(tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
+    assert git_state(tree)["folder"] == str(tree)
+
+
+SECRETS = [
+    ".env",
+    "deploy/.env.local",
+    "prod.env",
+    "server.PEM",
+    "tls.key",
+    "id_rsa",
+    "aws_credentials.json",
+    ".pgpass",
+]
+
+
+def test_files_of_passwords_and_keys_stay_out_of_the_diff_and_are_named(tree):
+    for name in SECRETS:
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).write_text("nothing yet")
+    run_git(tree, "add", "--force", ".")
+    run_git(tree, "commit", "-m", "tracked")
+    for name in SECRETS:
+        (tree / name).write_text("topsecret")
+    (tree / "spec.yaml").write_text("name: two\n")
+    diff = Provenance.collect(tree).diffs["workspace.diff"]
+    assert "topsecret" not in diff
+    assert "+name: two" in diff
+    assert all(f"passwords or keys: {name}\n" in diff for name in SECRETS)
+
+
+def test_a_repository_that_git_cannot_compare_does_not_stop_a_launch(tree):
+    (tree / "spec.yaml").write_text("name: two\n")
+    for file in (tree / ".git" / "objects").glob("??/*"):
+        name = file.parent.name + file.name
+        kind = subprocess.run(["git", "-C", tree, "cat-file", "-t", name], capture_output=True, check=False)
+        if kind.stdout.strip() == b"tree":
+            file.unlink()
+    diffs = Provenance.collect(tree).diffs
+    assert all("git cannot show the changes" in diff for name, diff in diffs.items() if name == "workspace.diff")

@@ -254,6 +254,14 @@ class SyntheticData:
         folder = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
         return f"generating {num_samples:,} samples in {folder}"
 
+    def prepare_existing(self) -> DatasetInfo:
+        """Return the description of the data set, without generating it.
+
+        Raises:
+            DataError: The data set does not exist, or has changed since it was generated.
+        """
+        return self._load_checked()
+
     def prepare(self, reporter: Reporter) -> DatasetInfo:
         """Generate the data set if it is missing or damaged, and return its description.
 

@@ -53,6 +53,13 @@ def chat_template(image: str) -> str:
     )
 
 
+def is_own_template(template: str) -> bool:
+    """Return whether `chat_template` made a template, with whatever text for an image."""
+    before, after = chat_template("\0").split("\0")
+    image = template.removeprefix(before).removesuffix(after)
+    return template == before + image + after and "{" not in image
+
+
 Size = Literal["tiny", "smoke"]
 """Named sizes of models with random weights."""
 

@@ -28,6 +28,7 @@ from PIL import Image, ImageOps
 from plugins.servers.answers import REFUSAL_CODES, AnswerNotes, Reply, read_reply
 from plugins.servers.openai_generator_and_annotator_options import ChatServerOptions
 from runner.errors import DataError, RequirementError, RunnerError, StepError
+from runner.images import open_image, read_image_file
 from runner.records import ImagePart, Rendered
 from runner.redaction import redact_passwords
 from runner.stages import Reporter, StopRequestedError
@@ -70,8 +71,8 @@ def _user_message(rendered: Rendered) -> Message:
 def _data_url(path: Path, sample: str) -> str:
     """Encode an image file as a data URL: unchanged if its format is supported and it is upright, else as PNG."""
     try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
+        content = read_image_file(path)
+        with open_image(content) as image:
             media_type = SUPPORTED_FORMATS.get(image.format or "")
             if media_type is None or image.getexif().get(EXIF_ORIENTATION, 1) != 1:
                 content, media_type = _upright_png(image), "image/png"

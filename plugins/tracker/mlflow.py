@@ -90,6 +90,7 @@ class MlflowTracker:
             with self._store.locked():
                 experiment_id = self._store.experiment(run.experiment)
                 self._run = self._find(experiment_id) or self._create(experiment_id)
+            self._store.check_artifact_uri(self._run.info.artifact_uri)
             self._client.update_run(self._run_id, status="RUNNING", name=_current_name(run, self._run))
             self._client.log_batch(self._run_id, tags=_tags(run))
             self._logged = LoggedMetrics(
@@ -131,6 +132,7 @@ class MlflowTracker:
 
     def log_file(self, run_id: str, file: Path, folder: str) -> None:
         """Add a file to the artifacts of a run; replace an earlier file of the same name."""
+        self._store.check_artifact_uri(self._client.get_run(run_id).info.artifact_uri)
         self._client.log_artifact(run_id, str(file), folder or None)
 
     def download_runs(self, experiment: str, into: Path) -> Sequence[Path]:
@@ -241,6 +243,7 @@ class MlflowTracker:
     def _send_files(self, *files: Path) -> None:
         for file in files:
             if file.exists():
+                _check_no_links(file)
                 self._client.log_artifact(self._run_id, str(file))
 
     def _send_tables(self, folder: Path) -> None:
@@ -249,6 +252,7 @@ class MlflowTracker:
             tables = content.write_tables(folder, Path(temporary))
             self._send_files(*tables)
         if (folder / "mistakes").is_dir():
+            _check_no_links(folder / "mistakes")
             self._client.log_artifacts(self._run_id, str(folder / "mistakes"), "mistakes")
         if tables:
             value = content.tables_tag(file.name for file in tables)
@@ -273,7 +277,10 @@ class MlflowTracker:
         self._client.log_batch(self._run_id, tags=entries)
 
     def _download_run(self, run: Run, into: Path) -> Path:
-        folder = into / Path(run.data.tags[FOLDER_TAG]).name
+        name = Path(run.data.tags[FOLDER_TAG]).name
+        if name in {"", ".."}:
+            raise RequirementError(f"run {run.info.run_id}: its tag {FOLDER_TAG} names no folder of a trial")
+        folder = into / name
         folder.mkdir(parents=True, exist_ok=True)
         available = {entry.path for entry in self._client.list_artifacts(run.info.run_id)}
         for name in (*FILES, SWEEP_FILE):
@@ -288,7 +295,19 @@ class MlflowTracker:
         self._client.log_batch(self._run_id, tags=[RunTag("mmre.model_uri", model.resolve().as_uri())])
         size = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
         if size <= self._options.max_artifact_mb * 1e6:
+            _check_no_links(model)
             self._client.log_artifacts(self._run_id, str(model), "model")
+
+
+def _check_no_links(path: Path) -> None:
+    """Check that a file of a run, or a folder with all that it holds, is no link, which could lead to a private file.
+
+    Raises:
+        RequirementError: There is a link.
+    """
+    for file in (path, *path.rglob("*")):
+        if file.is_symlink() or not (file.is_file() or file.is_dir()):
+            raise RequirementError(f"{file}: is a link or no regular file, and is not uploaded; replace it by a copy")
 
 
 def _is_same_folder(candidate: Run, run: TrackedRun) -> bool:

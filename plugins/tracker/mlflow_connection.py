@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from runner.errors import RequirementError
 from runner.files import apply_umask, user_cache_dir
-from runner.redaction import is_loopback, redact_passwords
+from runner.redaction import is_loopback, redact_passwords, redact_value
 
 INVALID_HOST = "Invalid Host header"
 """Part of the answer of an MLflow server that does not accept the host name of its address."""
@@ -55,12 +55,13 @@ class Store:
             RequirementError: The store cannot be opened.
         """
         self._storage = storage.resolve()
+        self._is_default = uri is None
         self.uri = _with_driver(uri or f"sqlite:///{self._storage / 'mlflow.db'}")
         self.is_server = self.uri.startswith(("http://", "https://", "databricks"))
         file = _sqlite_file(self.uri) if self.uri.startswith("sqlite") else None
         self._own_database = file if uri is None else None
         self._lock = (file.parent if file else self._storage) / ".mlflow.lock"
-        self._display_uri = redact_passwords(self.uri)
+        self._display_uri = redact_value(self.uri)
         _silence_loggers(self.uri)
         with self.translated_errors(), self.locked():
             self._storage.mkdir(parents=True, exist_ok=True)
@@ -86,9 +87,13 @@ class Store:
             if isinstance(error, ImportError):
                 advice = "install its driver (for PostgreSQL: pip install 'mmre-runner[postgresql]'), or name"
             raise RequirementError(
-                f"the tracker's store {self._display_uri} cannot be opened: {redact_passwords(lines[0])[:300]}; "
+                f"the tracker's store {self._display_uri} cannot be opened: {self._redact(lines[0])[:300]}; "
                 f"{advice} another one under tracker.uri"
             ) from error
+
+    def _redact(self, message: str) -> str:
+        """Remove the address of the store with its password, and other passwords, from a message."""
+        return redact_passwords(message.replace(self.uri, self._display_uri))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -99,6 +104,18 @@ class Store:
         self._lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self._lock):
             yield
+
+    def check_artifact_uri(self, artifact_uri: str) -> None:
+        """Check that a run of the database in the folder of all runs has its artifacts on this machine.
+
+        Raises:
+            RequirementError: The database, which somebody may have copied here, sends them to another machine.
+        """
+        if self._is_default and urlsplit(artifact_uri).scheme not in {"", "file"}:
+            raise RequirementError(
+                f"{self._display_uri} sends artifacts to {redact_value(artifact_uri)}; if this is intended, name "
+                "the database under tracker.uri"
+            )
 
     def experiment(self, name: str) -> str:
         """Return the id of an experiment; create it if it does not exist.

@@ -70,15 +70,19 @@ def description(plan: Mapping[str, Any], non_default: Collection[str]) -> str:
     MLflow sorts parameters by name and cannot pin any. A prefix would make them harder to search, so every value of
     the plan, default or not, is a parameter under its own path.
     """
-    rows = [f"| `{path}` | {_cell(as_text(value))} |" for path, value in plan.items() if path in non_default]
+    rows = [f"| {_code(path)} | {_code(as_text(value))} |" for path, value in plan.items() if path in non_default]
     head = "Settings of the spec; everything else is a default.\n\n| setting | value |\n|---|---|\n"
     while rows and len(head) + sum(len(row) + 1 for row in rows) > MAX_TAG_VAL_LENGTH:
         rows.pop()
     return storable_text(head + "\n".join(rows), MAX_TAG_VAL_LENGTH)
 
 
-def _cell(text: str) -> str:
-    return storable_text(" ".join(text.split()), 200).replace("|", "\\|")
+def _code(text: str) -> str:
+    """Write a text as code in a table of Markdown, so that MLflow shows its links, images and HTML as text."""
+    shown = storable_text(" ".join(text.split()), 200)
+    fence = "`" * (max((len(run) for run in re.findall("`+", shown)), default=0) + 1)
+    padding = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{fence}{padding}{shown}{padding}{fence}".replace("|", "\\|") if shown else ""
 
 
 def as_text(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from runner.stages import LocatedStr, Options, OutsideFingerprint
+from runner.stages import LocatedStr, OutsideFingerprint, TrackerOptions
 
 _RELATIVE_SQLITE = re.compile(r"sqlite:///(?!/)(?P<file>.+)", re.DOTALL)
 _SUPPORTED = re.compile(r"(https?|sqlite|postgresql|mysql|mssql)(\+\w+)?://.+|databricks(://.+)?", re.DOTALL)
@@ -46,7 +46,7 @@ CREDENTIALS: Mapping[str, Sequence[str]] = {
 """Environment variables with credentials for a store, by the scheme of its address."""
 
 
-class MlflowOptions(Options):
+class MlflowOptions(TrackerOptions):
     """Logs runs to MLflow."""
 
     uri: Annotated[StoreUri | None, OutsideFingerprint()] = None
@@ -67,3 +67,8 @@ class MlflowOptions(Options):
         """The variables with credentials that are set; MLflow and the libraries of databases read them."""
         scheme = (self.remote_address or "").partition(":")[0].partition("+")[0]
         return [name for name in CREDENTIALS.get(scheme, ()) if name in os.environ]
+
+    @property
+    def stays_in_storage(self) -> bool:
+        """Whether the store is the database in the folder of all runs."""
+        return self.uri is None

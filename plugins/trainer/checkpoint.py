@@ -16,11 +16,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from plugins.trainer.checkpoint_reader import CheckpointReader
 from plugins.trainer.training_history_and_warnings import TrainingHistory
 from runner.errors import OutOfMemoryError, StepError, is_out_of_memory
 from runner.files import sync_file, sync_folder
@@ -61,6 +61,9 @@ class TrainingState:
         Args:
             folder: The folder.
             metadata: What `read_metadata` returned for this folder; by default read here.
+
+        Raises:
+            StepError: The folder is not a checkpoint of this training; see `CheckpointReader`.
         """
         stored_tensors = (metadata or read_metadata(folder)).state_dict_metadata
         tensors = self._weights()
@@ -71,15 +74,19 @@ class TrainingState:
                 for key, stored in stored_tensors.items():
                     if key.startswith(prefix):
                         assert isinstance(stored, TensorStorageMetadata)
+                        if stored.size.numel() > parameter.numel():
+                            raise StepError(f"{folder}: {key} is larger than its parameter; delete this checkpoint")
                         tensors[key] = _empty_moment(stored, parameter)
                         optimizer.state[parameter][key.removeprefix(prefix)] = tensors[key]
-        with _single_error(), _no_distributed() as no_dist:
-            load(tensors, checkpoint_id=folder, no_dist=no_dist)
+        _load(tensors, folder)
 
     def read_weights(self, folder: Path) -> None:
-        """Load only the weights of a folder; all workers take part."""
-        with _single_error(), _no_distributed() as no_dist:
-            load(self._weights(), checkpoint_id=folder, no_dist=no_dist)
+        """Load only the weights of a folder; all workers take part.
+
+        Raises:
+            StepError: The folder is not a checkpoint of this training; see `CheckpointReader`.
+        """
+        _load(self._weights(), folder)
 
     def lr_state(self) -> dict[str, Any]:
         """Return the states of the schedules and the current learning rates, the same on all workers."""
@@ -113,8 +120,8 @@ class TrainingState:
 
 
 def read_metadata(folder: Path) -> Metadata:
-    """Read which tensors a folder holds."""
-    return FileSystemReader(folder).read_metadata()
+    """Read which tensors a folder holds; see `CheckpointReader`."""
+    return CheckpointReader(folder).read_metadata()
 
 
 def rng_states() -> dict[str, Any]:
@@ -143,6 +150,13 @@ def _empty_moment(stored: TensorStorageMetadata, parameter: torch.nn.Parameter) 
     if stored.size == parameter.shape:
         return torch.zeros_like(parameter.detach(), dtype=dtype)
     return torch.zeros(stored.size, dtype=dtype, device=parameter.device)
+
+
+def _load(tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    reader = CheckpointReader(folder)
+    reader.read_metadata()  # torch would raise its errors as an error of its own
+    with _single_error(), _no_distributed() as no_dist:
+        load(tensors, storage_reader=reader, no_dist=no_dist)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,8 @@ from runner.stages import Features
 ABANDONED_SECONDS = 3600.0
 """Age in seconds from which an unfinished file counts as left by a killed process; writing takes less than a second."""
 
+
+_UNFINISHED_NAME = re.compile(r"\.[0-9a-f]{32}")
 
 DIGEST = "sha256"
 """The entry of a file's metadata that holds the digest of its tensors."""
@@ -59,7 +62,13 @@ class SampleFiles:
             folder: Folder for the samples of one data set as one model encodes them; created if missing.
             settings: Everything else that the encoding depends on, as plain data.
             warn: Called once if the disk has no room for a sample.
+
+        Raises:
+            DataError: The folder is a link, which another user of a shared cache may have made: files would be written
+                and removed in its target.
         """
+        if folder.is_symlink() or folder.parent.is_symlink():
+            raise DataError(f"{folder}: encoded samples must lie in a folder, not in a link; remove the link")
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._settings, self._warn = folder, settings, warn
         _remove_abandoned(folder)
@@ -69,8 +78,11 @@ class SampleFiles:
 
     def read(self, sample: Rendered) -> tuple[Features, str] | None:
         """Read an encoded sample and its digest; None if there is no file, or if it differs from what was written."""
+        path = self._file(sample)
+        if not path.is_file():  # missing, or not a file: opening a pipe would wait forever
+            return None
         try:
-            with safe_open(self._file(sample), framework="pt") as file:
+            with safe_open(path, framework="pt") as file:
                 features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 written = (file.metadata() or {}).get(DIGEST)
         except (FileNotFoundError, SafetensorError):
@@ -117,8 +129,10 @@ class SampleFiles:
 
 def _remove_abandoned(folder: Path) -> None:
     for file in folder.glob(".*"):
+        if not _UNFINISHED_NAME.fullmatch(file.name):
+            continue
         with suppress(FileNotFoundError):  # another worker removed it
-            if time.time() - file.stat().st_mtime > ABANDONED_SECONDS:
+            if time.time() - file.lstat().st_mtime > ABANDONED_SECONDS:
                 file.unlink()
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from runner.cli.printing import print_text
+
 if TYPE_CHECKING:
     from runner.cli.progress import Terminal
     from runner.spec.load import LoadedSpec
@@ -63,7 +65,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="If an error occurs, print 
 
 def _print_version(requested: bool) -> None:
     if requested:
-        print(f"mmre-runner {metadata.version('mmre-runner')}")
+        print_text(f"mmre-runner {metadata.version('mmre-runner')}")
         raise typer.Exit
 
 

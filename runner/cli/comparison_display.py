@@ -7,7 +7,6 @@ from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
-from rich.markup import escape
 from rich.table import Table
 
 from runner.compare import tables as paper_tables
@@ -76,7 +75,7 @@ def _minimum_width(table: Table) -> int:
 
 def _tests_table_without(source: paper_tables.Table, tests: Sequence[PairedTest], omitted: Sequence[str]) -> Table:
     table = Table(
-        title=escape(source.title),
+        title=source.title,
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,
@@ -94,7 +93,7 @@ def _tests_table_without(source: paper_tables.Table, tests: Sequence[PairedTest]
         can_fold = index < source.num_text_columns - 1
         widest = max(map(cell_len, [source.headings[index], *(row[index] for row in source.rows)]))
         table.add_column(
-            escape(source.headings[index]),
+            source.headings[index],
             justify=justify,
             no_wrap=not can_fold,
             overflow="fold",
@@ -102,17 +101,17 @@ def _tests_table_without(source: paper_tables.Table, tests: Sequence[PairedTest]
         )
     for test, row in zip(tests, source.rows, strict=True):
         style = ("green" if test.difference > 0 else "red") if test.p_holm <= SIGNIFICANCE else ""
-        table.add_row(*(escape(row[index]) for index in columns), style=style)
+        table.add_row(*(row[index] for index in columns), style=style)
     return table
 
 
 def _rich_table(source: paper_tables.Table) -> Table:
-    table = Table(title=escape(source.title), title_justify="left")
+    table = Table(title=source.title, title_justify="left")
     for index, heading in enumerate(source.headings):
         justify: Literal["left", "right"] = "left" if index < source.num_text_columns else "right"
-        table.add_column(escape(heading), justify=justify, overflow="fold")
+        table.add_column(heading, justify=justify, overflow="fold")
     for row in source.rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(cell for cell in row))
     return table
 
 
@@ -122,5 +121,5 @@ def _disagreements_table(comparison: Comparison) -> Table:
         table.add_column(heading, overflow="fold")
     for sample in comparison.disagreements:
         values = [f"{name} {b:.2f} → {a:.2f}" for name, (a, b) in sample.values.items() if a != b]
-        table.add_row(escape(sample.id), escape(sample.pair.name), escape(", ".join(values)))
+        table.add_row(sample.id, sample.pair.name, ", ".join(values))
     return table

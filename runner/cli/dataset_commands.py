@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runner.cli.app import DATASETS, AsJson, Debug, Overrides, app, open_terminal, set_environment, show_sent_variables
+from runner.cli.printing import print_json, print_text
 
 if TYPE_CHECKING:
     from runner.dataset.build.pipeline import BuildResult
@@ -79,10 +79,10 @@ def build(
     for reason, number in result.left_out.items():
         terminal.say(f"left out: {number:,} × {reason} (listed in {result.path / 'left_out.jsonl'})")
     if as_json:
-        print(json.dumps(result.as_json(), ensure_ascii=False))
+        print_json(result.as_json())
         return
     for line in _build_summary(result):
-        print(line)
+        print_text(line)
 
 
 def _build_summary(result: BuildResult) -> list[str]:
@@ -140,11 +140,11 @@ def stats(
     if html is not None:
         write_report(html, statistics)
     if as_json:
-        print(json.dumps(statistics.as_json(), ensure_ascii=False))
+        print_json(statistics.as_json())
         return
     print_tables(stats_tables(statistics))
     if html is not None:
-        print(f"page: {html}")
+        print_text(f"page: {html}")
 
 
 @app.command(rich_help_panel=DATASETS)
@@ -160,11 +160,11 @@ def export(
     with _reporter("export") as reporter:
         num_samples = huggingface.export_dataset(dataset.resolve(), folder.resolve(), reporter, replace=replace)
     if as_json:
-        print(json.dumps({"path": str(folder.resolve()), "num_samples": num_samples}, ensure_ascii=False))
+        print_json({"path": str(folder.resolve()), "num_samples": num_samples})
         return
-    print(f"export: {folder}")
-    print(_num_samples(num_samples))
-    print(f"upload to the hub: hf upload NAME {folder} --repo-type dataset")
+    print_text(f"export: {folder}")
+    print_text(_num_samples(num_samples))
+    print_text(f"upload to the hub: hf upload NAME {folder} --repo-type dataset")
 
 
 @app.command("import", rich_help_panel=DATASETS)
@@ -187,11 +187,11 @@ def import_(
         description = huggingface.import_dataset(source, folder.resolve(), reporter, replace=replace)
     if as_json:
         document = {name: description[name] for name in ("fingerprint", "num_samples", "statistics")}
-        print(json.dumps({"path": str(folder.resolve()), **document}, ensure_ascii=False))
+        print_json({"path": str(folder.resolve()), **document})
         return
-    print(f"data set: {folder}")
-    print(_num_samples(description["num_samples"]))
-    print(f"fingerprint: {description['fingerprint']}")
+    print_text(f"data set: {folder}")
+    print_text(_num_samples(description["num_samples"]))
+    print_text(f"fingerprint: {description['fingerprint']}")
 
 
 def _num_samples(num_samples: Mapping[str, int]) -> str:
@@ -250,7 +250,7 @@ def review(
     queue = open_review(dataset)
     _warn_torn_lines(queue)
     if as_json:
-        print(json.dumps(queue.as_json(), ensure_ascii=False))
+        print_json(queue.as_json())
         return
     try:
         from runner.dataset.review.access import review_token
@@ -261,13 +261,13 @@ def review(
     check_port_free(host, port)
     token = review_token(dataset)
     if not is_loopback(host):
-        print(
+        print_text(
             f"warning: anybody who can reach {host}:{port} and has the token sees these images and may decide; the "
             "connection is not encrypted",
             file=sys.stderr,
         )
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/?token={token}"
-    print(f"serving {address} (Ctrl-C stops it; every decision is saved)", file=sys.stderr)
+    print_text(f"serving {address} (Ctrl-C stops it; every decision is saved)", file=sys.stderr)
     next_step = f"`runner build {dataset if dataset.is_file() else 'DATASET_SPEC'}` publishes the data set."
     serve_review(queue, host=host, port=port, token=token, reviewer=reviewer, next_step=next_step)
 
@@ -287,4 +287,4 @@ def _warn_torn_lines(queue: ReviewQueue) -> None:
     log = queue.log
     torn = [*log.torn_lines, *([log.num_lines + 1] if log.ends_with_partial_line else [])]
     if torn:
-        print(f"warning: {torn_lines_message(log.path, torn)}", file=sys.stderr)
+        print_text(f"warning: {torn_lines_message(log.path, torn)}", file=sys.stderr)

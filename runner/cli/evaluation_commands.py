@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runner.cli.app import RESULTS, AsJson, Debug, app, open_terminal, set_environment
+from runner.cli.printing import print_json, print_text
 
 if TYPE_CHECKING:
     from runner.compare.comparison import Comparison
+    from runner.tracking.destination import Destination
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -96,12 +97,12 @@ def evaluate(
     if scores is not None:
         _write_scores(scores, evaluation.rows)
     if as_json:
-        print(json.dumps(evaluation.as_json(), ensure_ascii=False))
+        print_json(evaluation.as_json())
         return
     title = f"{', '.join(evaluation.tasks)} on {len(evaluation.rows):,} samples"
     print_tables([metrics_table(title, [(f"parsed as {evaluation.modes[0].mode}", evaluation.metrics)])])
     if evaluation.num_missing:
-        print(f"{evaluation.num_missing:,} samples without an output are scored as empty answers")
+        print_text(f"{evaluation.num_missing:,} samples without an output are scored as empty answers")
 
 
 def _write_scores(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -199,7 +200,16 @@ Html = Annotated[
     Path | None,
     typer.Option(
         help="Write an HTML page with plots and samples to this file. Without --from, also add the page to the runs "
-        "in the tracker."
+        "in the tracker, if its store is in --storage or --to names it."
+    ),
+]
+Target = Annotated[
+    Path | None,
+    typer.Option(
+        "--to",
+        metavar="SPEC",
+        help="Add the page of --html to the runs in the tracker of this spec. The addresses in the plans of runs are "
+        "not used, because others may have written them.",
     ),
 ]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")]
@@ -225,6 +235,7 @@ def compare(
     confidence: Confidence = 0.95,
     storage: Storage = Path("runs"),
     source: Source = None,
+    target: Target = None,
     html: Html = None,
     markdown: Markdown = False,
     latex: Latex = False,
@@ -234,12 +245,15 @@ def compare(
     """Compare finished runs on the same test samples: means over seeds, differences, intervals and p-values."""
     if markdown + latex + as_json > 1:
         raise typer.BadParameter("choose one of --json, --markdown and --latex")
+    if target is not None and (html is None or source is not None):
+        raise typer.BadParameter("needs --html, and cannot be combined with --from", param_hint="--to")
     from tempfile import TemporaryDirectory
 
     from runner.compare.comparison import DEFAULT_NUM_DISAGREEMENTS, CompareOptions
     from runner.compare.comparison import compare as compare_runs
     from runner.compare.resampling import Resampling
     from runner.compare.tracker_exchange import fetch_runs
+    from runner.tracking.destination import Destination
 
     options = CompareOptions(
         by=by,
@@ -252,43 +266,43 @@ def compare(
         resampling=Resampling(resamples, seed, confidence),
     )
     set_environment()
+    destination = Destination.from_options(storage, target) if source is None else None
     with TemporaryDirectory() as fetched:
         if source is not None:
             fetch_runs(names, source, Path(fetched))
             storage = Path(fetched)
         comparison = compare_runs(names, storage, options)
         if html is not None:
-            _write_page(html, comparison, track=source is None)
+            _write_page(html, comparison, destination)
     if as_json:
-        print(json.dumps(comparison.as_json(), ensure_ascii=False))
+        print_json(comparison.as_json())
     elif markdown or latex:
         _print_paper_tables(comparison, latex=latex, full=full)
     else:
         _print_tables(comparison, full=full, samples=bool(samples))
 
 
-def _write_page(file: Path, comparison: Comparison, *, track: bool) -> None:
+def _write_page(file: Path, comparison: Comparison, destination: Destination | None) -> None:
     from runner.compare.comparison_page import write_page
     from runner.compare.tracker_exchange import attach_page
 
     write_page(file, comparison)
-    print(f"page: {file}", file=sys.stderr)
-    for location in attach_page(file, comparison.runs) if track else ():
-        print(f"page: {location}", file=sys.stderr)
+    print_text(f"page: {file}", file=sys.stderr)
+    for location in attach_page(file, comparison.runs, destination) if destination else ():
+        print_text(f"page: {location}", file=sys.stderr)
 
 
 def _print_paper_tables(comparison: Comparison, *, latex: bool, full: bool) -> None:
     from runner.compare import tables as paper_tables
 
-    print((paper_tables.latex if latex else paper_tables.markdown)(comparison, full=full), end="")
+    print_text((paper_tables.latex if latex else paper_tables.markdown)(comparison, full=full), end="")
 
 
 def _print_tables(comparison: Comparison, *, full: bool, samples: bool) -> None:
-    from rich.console import Console
-
     from runner.cli.comparison_display import comparison_tables
+    from runner.cli.console import PlainConsole
     from runner.cli.results_display import print_tables
 
-    print_tables(comparison_tables(comparison, full=full, samples=samples, width=Console().width))
+    print_tables(comparison_tables(comparison, full=full, samples=samples, width=PlainConsole().width))
     for warning in comparison.warnings:
-        print(f"note: {warning}")
+        print_text(f"note: {warning}")

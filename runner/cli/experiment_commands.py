@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -25,6 +24,7 @@ from runner.cli.app import (
     show_sent_variables,
     warn_of_unusable_plugins,
 )
+from runner.cli.printing import print_json, print_text
 from runner.errors import SpecError
 
 if TYPE_CHECKING:
@@ -58,14 +58,14 @@ def init(
 
     if list_specs:
         for spec, description in shipped_specs().items():
-            print(f"{spec:<18}{description}")
+            print_text(f"{spec:<18}{description}")
         return
     if source is None:
         written = [write_starter(name or "experiment", Path.cwd())]
     else:
         written = copy_shipped_spec(source, name, Path.cwd())
     warn_of_unusable_plugins()
-    print(f"wrote {', '.join(path.name for path in written)}; next: runner validate {written[0].name}")
+    print_text(f"wrote {', '.join(path.name for path in written)}; next: runner validate {written[0].name}")
 
 
 @app.command(rich_help_panel=SETUP)
@@ -86,14 +86,14 @@ def validate(
         except SpecError as error:
             problems.extend(error.problems)
     if as_json:
-        print(json.dumps({"valid": not problems, "errors": [problem.as_json() for problem in problems]}))
+        print_json({"valid": not problems, "errors": [problem.as_json() for problem in problems]})
     else:
         for problem in problems:
-            print(problem)
+            print_text(problem)
         if problems:
-            print(f"{len(problems)} problem(s) in {len({problem.file for problem in problems})} file(s)")
+            print_text(f"{len(problems)} problem(s) in {len({problem.file for problem in problems})} file(s)")
         else:
-            print(f"{specs[0]} is valid" if len(specs) == 1 else f"{len(specs)} specs are valid")
+            print_text(f"{specs[0]} is valid" if len(specs) == 1 else f"{len(specs)} specs are valid")
     raise typer.Exit(2 if problems else 0)
 
 
@@ -119,13 +119,13 @@ def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, d
     finally:
         terminal.close()
     if as_json:
-        print(json.dumps(description, ensure_ascii=False))
+        print_json(description)
         return
     print_tables(plan_tables(description))
     for line in description["advice"]:
-        print(f"memory: {line}")
+        print_text(f"memory: {line}")
     for line in description["unmet"]:
-        print(f"missing: {line}")
+        print_text(f"missing: {line}")
 
 
 def _announce_data_generation(spec: ExperimentSpec, terminal: Terminal) -> None:
@@ -280,11 +280,11 @@ def launch(
             if debug and trial.trace:
                 terminal.problem(trial.trace)
     if as_json:
-        print(json.dumps(result.as_json(), ensure_ascii=False))
+        print_json(result.as_json())
     else:
         print_results(result)
         if smoke and result.exit_status == 0:
-            print("the smoke run passed: the code of this spec runs; its metrics have no meaning")
+            print_text("the smoke run passed: the code of this spec runs; its metrics have no meaning")
     raise typer.Exit(result.exit_status)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runner.cli.app import RUN, AsJson, Debug, app
+from runner.cli.printing import print_json, print_text
 
 if TYPE_CHECKING:
     from runner.execute.ray.jobs import Jobs
@@ -64,15 +65,15 @@ def status(
     else:
         result = {"experiments": _local_experiments(names or (), storage)}
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        print_json(result)
         return
     print_tables([jobs_table(result["jobs"])] if result.get("jobs") else [])
     for experiment in result["experiments"]:
         print_tables([status_table(experiment)])
         for line in status_lines(experiment):
-            print(line)
+            print_text(line)
     if not result["experiments"] and not result.get("jobs"):
-        print("the cluster has no launches" if address else "no runs here yet")
+        print_text("the cluster has no launches" if address else "no runs here yet")
 
 
 def _local_experiments(names: Sequence[str], storage: Path | None) -> list[dict[str, Any]]:
@@ -133,12 +134,12 @@ def _print_local_logs(trial: str, storage: Path | None, *, follow: bool) -> None
         is_running = follow and _is_running(run)
         for event in tail.read():
             for line in lines.format(event):
-                print(line, flush=True)
+                print_text(line, flush=True)
         if not is_running:
             break
         time.sleep(FOLLOW_SECONDS)
     for file in sorted(file for file in run.path.glob("*.log") if file.stat().st_size):
-        print(f"--- {file.name}\n{file.read_text(encoding='utf-8', errors='replace')}", end="")
+        print_text(f"--- {file.name}\n{file.read_text(encoding='utf-8', errors='replace')}", end="")
 
 
 def _is_running(run: RunDirectory) -> bool:
@@ -182,14 +183,14 @@ def stop(
         _run_on_head(jobs, ["stop", job.name, "--now", "--storage", job.storage], _print)
     else:
         jobs.stop(job)
-        print(f"{job.name} was asked to stop: its trials save and end")
+        print_text(f"{job.name} was asked to stop: its trials save and end")
 
 
 def _stop_locally(name: str, storage: Path | None, *, now: bool) -> None:
     from runner.status.status import stop
 
     for line in stop(name, _local_storage(storage), now=now):
-        print(line)
+        print_text(line)
 
 
 def launch_detached(
@@ -221,12 +222,12 @@ def launch_detached(
     flags = [*(["--smoke"] if smoke else []), *(["--rerun", rerun] if rerun else [])]
     job = _connect(address).launch(name, storage, text, flags)
     if as_json:
-        print(json.dumps({"job": job, "address": address, "experiment": name, "storage": storage}))
+        print_json({"job": job, "address": address, "experiment": name, "storage": storage})
         return
-    print(f"job: {job}")
-    print(f"output: runner logs {job} --follow --address {address}")
-    print(f"status: runner status {name} --address {address}")
-    print(f"stop: runner stop {job} --address {address}")
+    print_text(f"job: {job}")
+    print_text(f"output: runner logs {job} --follow --address {address}")
+    print_text(f"status: runner status {name} --address {address}")
+    print_text(f"stop: runner stop {job} --address {address}")
 
 
 def _connect(address: str) -> Jobs:
@@ -252,12 +253,12 @@ def _run_on_head(jobs: Jobs, arguments: Sequence[str], show: Callable[[str], Non
     exit_status = jobs.run_command(arguments, collect)
     if exit_status:
         if show is not _print:
-            print("".join(output), end="", file=sys.stderr)
+            print_text("".join(output), end="", file=sys.stderr)
         raise typer.Exit(exit_status)
 
 
 def _print(text: str) -> None:
-    print(text, end="", flush=True)
+    print_text(text, end="", flush=True)
 
 
 def _local_storage(storage: Path | None) -> Path:

@@ -15,6 +15,7 @@ from runner.cli import dataset_commands, experiment_commands, plugins_schema_and
 from runner.cli import evaluation_commands as results_commands
 from runner.cli import launch_control_commands as status_commands
 from runner.cli.app import app
+from runner.cli.printing import print_text
 from runner.errors import RequirementError, RunnerError
 from runner.signals import reliable_interrupts
 
@@ -95,4 +96,4 @@ def _escape_unencodable() -> None:
 def _print_error(message: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    print(message, file=sys.stderr)
+    print_text(message, file=sys.stderr)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from runner.cli.console import PlainConsole
+from runner.cli.printing import print_json, print_text
 from runner.cli.progress import format_duration
 from runner.preflight.preview import PreviewedImage, PreviewedSample, PromptSegment, write_page
 
@@ -231,18 +231,18 @@ def show_samples(samples: Iterator[PreviewedSample], *, html: Path | None, title
     else:
         _print_samples(counter)
     if not as_json:
-        print(f"{f'{html}: ' if html else ''}{_summary(counter)}")
+        print_text(f"{f'{html}: ' if html else ''}{_summary(counter)}")
     return counter.num_with_problems
 
 
 def _print_json(samples: ProblemCounter) -> Iterator[PreviewedSample]:
     for sample in samples:
-        print(json.dumps(sample.as_json(), ensure_ascii=False), flush=True)
+        print_json(sample.as_json(), flush=True)
         yield sample
 
 
 def _print_samples(samples: ProblemCounter) -> None:
-    console = Console(highlight=False)
+    console = PlainConsole()
     for sample in samples:
         console.print(Rule(f"sample {sample.id}", align="left", style="dim"))
         for line in sample_lines(sample):

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from runner.cli.app import INSPECT, AsJson, Debug, app, set_environment, warn_of_unusable_plugins
+from runner.cli.printing import print_json, print_text
 from runner.errors import SpecError
 from runner.redaction import is_loopback
 
@@ -24,10 +25,10 @@ def plugins(as_json: AsJson = False, debug: Debug = False) -> None:
     rows = list_plugins()
     warn_of_unusable_plugins()
     if as_json:
-        print(json.dumps(rows, ensure_ascii=False))
+        print_json(rows)
         return
     for row in rows:
-        print(f"{row['stage']:<10} {row['name']:<24} {row['distribution']}")
+        print_text(f"{row['stage']:<10} {row['name']:<24} {row['distribution']}")
 
 
 @app.command(rich_help_panel=INSPECT)
@@ -48,7 +49,7 @@ def schema(
     warn_of_unusable_plugins()
     text = json.dumps(spec_schema(DatasetSpec if dataset else ExperimentSpec), indent=2, ensure_ascii=False)
     if output is None:
-        print(text)
+        print_text(text)
     else:
         output.write_text(text + "\n", encoding="utf-8")
 
@@ -79,12 +80,12 @@ def ui(
     set_environment()
     command, path = _serve_command(spec, host, port, allowed_hosts or ())
     if not is_loopback(host):
-        print(
+        print_text(
             f"warning: anybody who can reach {host}:{port} sees and can change all runs, without a password",
             file=sys.stderr,
         )
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/{path}"
-    print(f"serving {address} (Ctrl-C ends it)", file=sys.stderr)
+    print_text(f"serving {address} (Ctrl-C ends it)", file=sys.stderr)
     os.execve(command[0], list(command), without_api_keys(os.environ))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from runner.cli.console import PlainConsole
 from runner.execute.results_and_interfaces import TrialResult
 from runner.resolved_plan import Trial
 from runner.trial.run_directory_and_events import Event
@@ -50,7 +50,7 @@ class Terminal:
             stream: Where to write.
             live: Show progress bars if the stream is a terminal.
         """
-        self.console = Console(file=stream, highlight=False, soft_wrap=True)
+        self.console = PlainConsole(file=stream, soft_wrap=True)
         self.live = live and self.console.is_terminal
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -59,15 +59,15 @@ class Terminal:
 
     def say(self, message: str) -> None:
         """Print a line."""
-        self.console.print(message, markup=False)
+        self.console.print(message)
 
     def warn(self, message: str) -> None:
         """Print a warning in yellow."""
-        self.console.print(f"warning: {message}", style="yellow", markup=False)
+        self.console.print(f"warning: {message}", style="yellow")
 
     def problem(self, message: str) -> None:
         """Print an error in red."""
-        self.console.print(message, style="red", markup=False)
+        self.console.print(message, style="red")
 
     def trial_started(self, trial: Trial, folder: Path, *, resumed: bool) -> None:
         """Announce a trial that starts or resumes."""
@@ -134,12 +134,12 @@ class Terminal:
         if self._progress is None:
             self._progress = Progress(
                 SpinnerColumn(finished_text="✓"),
-                TextColumn("{task.description:<10}"),
+                TextColumn("{task.description:<10}", markup=False),
                 BarColumn(bar_width=28),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[metrics]}"),
+                TextColumn("{task.fields[metrics]}", markup=False),
                 console=self.console,
                 refresh_per_second=5,
             )

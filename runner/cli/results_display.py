@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from runner.cli.console import PlainConsole
+from runner.cli.printing import print_text
 from runner.execute.results_and_interfaces import INTERRUPTED, LaunchResult, TrialResult
 
 Metrics = Mapping[str, float | None]
@@ -91,11 +92,11 @@ def print_results(result: LaunchResult) -> None:
 
         print_tables(sweep_tables(result))
         for line in sweep_lines(result):
-            print(line)
+            print_text(line)
     else:
         _print_trials(result.trials)
     if result.exit_status == INTERRUPTED:
-        print("run the same command again to resume")
+        print_text("run the same command again to resume")
 
 
 def _print_trials(results: Sequence[TrialResult]) -> None:
@@ -103,13 +104,13 @@ def _print_trials(results: Sequence[TrialResult]) -> None:
     if finished:
         print_tables([results_table(finished)])
     for result in results:
-        print(f"run: {result.run_dir} ({result.status})")
+        print_text(f"run: {result.run_dir} ({result.status})")
         if result.link:
-            print(f"tracker: {result.link}")
+            print_text(f"tracker: {result.link}")
 
 
 def print_tables(tables: Sequence[Table]) -> None:
     """Print tables on standard output."""
-    console = Console(highlight=False)
+    console = PlainConsole()
     for table in tables:
         console.print(table)

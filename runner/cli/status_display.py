@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from runner.cli.progress import PLAIN_LINES, STAGE_TITLES, format_duration
 from runner.cli.results_display import METRIC_ORDER
@@ -48,12 +48,11 @@ def status_table(experiment: Mapping[str, Any]) -> Table:
         table.add_column(heading, no_wrap=heading != "metrics")
     for trial in trials:
         status = trial["status"]
-        style = STYLES.get(status, "")
         table.add_row(
             trial["name"],
-            f"[{style}]{status}[/]" if style else status,
+            Text(status, STYLES.get(status, "")),
             "\n".join(_step(trial)),
-            escape(trial["error"] or format_metrics(trial["metrics"])),
+            trial["error"] or format_metrics(trial["metrics"]),
             _age(trial),
         )
     return table
@@ -110,11 +109,11 @@ def _step(trial: Mapping[str, Any]) -> Iterator[str]:
         yield f"GPU {trial['gpu_utilization']:.0f} %"
 
 
-def _age(trial: Mapping[str, Any]) -> str:
+def _age(trial: Mapping[str, Any]) -> Text:
     if trial["age"] is None:
-        return UNKNOWN
+        return Text(UNKNOWN)
     text = f"{format_duration(trial['age'])} ago"
-    return f"[red]{text}[/]" if trial["status"] == "running" and trial["age"] > STALE_SECONDS else text
+    return Text(text, "red" if trial["status"] == "running" and trial["age"] > STALE_SECONDS else "")
 
 
 class EventLines:

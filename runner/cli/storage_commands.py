@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from runner.cli.app import INSPECT, RUN, AsJson, Debug, app, set_environment
+from runner.cli.printing import print_json, print_text
 from runner.files import parse_size
 
 HOURS = {"h": 1, "d": 24, "w": 24 * 7}
@@ -74,6 +74,7 @@ def cache(
     debug: Debug = False,
 ) -> None:
     """List cached models and answers. With filters, delete those that match all filters; trials keep their files."""
+    from runner.cli.app import open_terminal
     from runner.cli.cache_and_dataset_tables import cache_table
     from runner.cli.results_display import print_tables
     from runner.errors import RequirementError
@@ -90,7 +91,7 @@ def cache(
         raise typer.BadParameter("needs --older-than, --larger-than, --unused or --max-size", param_hint="--dry-run")
     artifact_cache, now = Cache.open(location, storage.resolve()), datetime.now(UTC)
     try:
-        rows = list_items(artifact_cache, storage.resolve())
+        rows = list_items(artifact_cache, storage.resolve(), open_terminal().warn)
         matching = criteria.select(rows, now) if criteria.has_criteria else []
         if not dry_run and criteria.has_criteria:
             prune(artifact_cache, matching)
@@ -105,14 +106,14 @@ def cache(
             "removed": len(deleted),
             "freed": sum_sizes(deleted)["freed"],
         }
-        print(json.dumps(document, ensure_ascii=False))
+        print_json(document)
         return
     listed = matching if criteria.has_criteria else rows
     title = "would be deleted" if dry_run else "deleted" if criteria.has_criteria else f"in {artifact_cache.root}"
     if listed:
         print_tables([cache_table(listed, now, f"artifacts {title}")])
     else:
-        print(f"no artifacts {title}")
+        print_text(f"no artifacts {title}")
 
 
 @app.command(rich_help_panel=RUN)
@@ -125,21 +126,33 @@ def sync(
         ),
     ] = None,
     storage: Annotated[Path, typer.Option(help="The folder of all runs.")] = Path("runs"),
+    target: Annotated[
+        Path | None,
+        typer.Option(
+            "--to",
+            metavar="SPEC",
+            help="Upload to the tracker of this spec. Without this option, only to a store in the folder of all runs: "
+            "the addresses in the plans of runs are not used, because others may have written them.",
+        ),
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Upload to the tracker the results that earlier launches could not upload."""
     from runner.status.status import find_experiments
+    from runner.tracking.destination import Destination
     from runner.tracking.sync import StorageSync, SyncResult
 
     set_environment()
     storage = storage.resolve()
-    syncing, runs = StorageSync(storage), list[SyncResult]()
+    syncing, runs = StorageSync(Destination.from_options(storage, target)), list[SyncResult]()
     for experiment in find_experiments(names or (), storage):
         for run in syncing.sync_experiment(experiment):
             runs.append(run)
             if not as_json and (run.delivered or run.error):
-                print(f"{run.experiment}/{run.name}: {run.error or f'{run.status}, {run.events:,} events'}", flush=True)
+                print_text(
+                    f"{run.experiment}/{run.name}: {run.error or f'{run.status}, {run.events:,} events'}", flush=True
+                )
     delivered = [run for run in runs if run.delivered]
     incomplete = [run for run in runs if run.error]
     if as_json:
@@ -150,10 +163,10 @@ def sync(
             "lacking": len(incomplete),
             "refused": syncing.refused,
         }
-        print(json.dumps(document, ensure_ascii=False))
+        print_json(document)
     else:
         for name, reason in syncing.refused.items():
-            print(f"{name}: {reason}")
+            print_text(f"{name}: {reason}")
         num_complete = len(runs) - len(delivered) - len(incomplete)
-        print(f"{len(delivered)} run(s) uploaded, {num_complete} already complete, {len(incomplete)} incomplete")
+        print_text(f"{len(delivered)} run(s) uploaded, {num_complete} already complete, {len(incomplete)} incomplete")
     raise typer.Exit(1 if incomplete or syncing.refused else 0)

@@ -22,7 +22,7 @@ from runner.html_page import page_template
 from runner.records import Answer, Sample
 from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
-from runner.stages import Adapter, Data
+from runner.stages import Adapter, Data, GeneratedData
 from runner.trial.run_directory_and_events import RunDirectory
 
 MAX_OPEN_ROWS = 40
@@ -150,14 +150,14 @@ class _TestSplit:
 
 
 def _load_test_split(runs: Sequence[Run]) -> _TestSplit:
-    """Load the test samples of the runs if their data set exists and is unchanged; a missing one is not rebuilt."""
+    """Load the test samples of the runs if their data set exists and is unchanged; a missing one is not generated."""
     section = runs[0].plan["data"]
     path = section.get("path")
     if path is not None and not Path(path).exists():
         return _TestSplit({}, (), f"{path} does not exist")
     try:
         data: Data = create_plugin(make_section("data", section))
-        info = data.prepare(_SilentReporter())
+        info = data.prepare_existing() if isinstance(data, GeneratedData) else data.prepare(_SilentReporter())
         if info.fingerprint != runs[0].data_fingerprint:
             return _TestSplit({}, (), "the data set has changed since the runs")
         return _TestSplit({sample.id: sample for sample in data.load("test")}, info.labels)

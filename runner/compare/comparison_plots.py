@@ -185,7 +185,16 @@ def _draw_interval(
 
 def _draw_row_name(axes: Axes, row: int, name: str) -> None:
     """Write the name of a row above it, because a phone has no space beside it."""
-    axes.text(0, row - 0.28, name, transform=axes.get_yaxis_transform(), fontsize=8, va="center", clip_on=False)
+    axes.text(
+        0,
+        row - 0.28,
+        name,
+        transform=axes.get_yaxis_transform(),
+        fontsize=8,
+        va="center",
+        clip_on=False,
+        parse_math=False,
+    )
 
 
 def _svg(figure: Figure) -> str:

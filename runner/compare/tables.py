@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -193,19 +194,25 @@ def _format_mean(metric: GroupMetric | None) -> str:
 
 def markdown(comparison: Comparison, *, full: bool = False) -> str:
     """Write the tables and warnings of a comparison in Markdown."""
-    notes = [f"Note: {warning}.\n" for warning in comparison.warnings]
+    notes = [f"Note: {_escape_markdown(warning)}.\n" for warning in comparison.warnings]
     return "\n".join([*(_markdown_table(table) for table in tables(comparison, full=full)), *notes])
 
 
 def _markdown_table(table: Table) -> str:
     rule = ["---"] * table.num_text_columns + ["---:"] * (len(table.headings) - table.num_text_columns)
-    lines = [[cell.replace("|", r"\|") for cell in row] for row in (table.headings, rule, *table.rows)]
-    return f"**{table.title}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    headings, *rows = ([_escape_markdown(cell) for cell in row] for row in (table.headings, *table.rows))
+    lines = [headings, rule, *rows]
+    return f"**{_escape_markdown(table.title)}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _escape_markdown(text: str) -> str:
+    """Escape what would be a column, a line, code, a link or HTML."""
+    return re.sub(r"[\\`<|]|(?<=\])\(", r"\\\g<0>", " ".join(text.split()))
 
 
 def latex(comparison: Comparison, *, full: bool = False) -> str:
     """Write the tables of a comparison in LaTeX, for the package booktabs, with the warnings as comments."""
-    notes = "".join(f"% {warning}\n" for warning in comparison.warnings)
+    notes = "".join(f"% {' '.join(warning.split())}\n" for warning in comparison.warnings)
     return notes + "\n".join(_latex_table(table) for table in tables(comparison, full=full))
 
 

@@ -12,6 +12,7 @@ from runner.spec.check import make_section
 from runner.spec.load import load_spec
 from runner.stages import Tracker
 from runner.sweep.sweep_folder import SWEEP_FOLDER
+from runner.tracking.destination import Destination, OtherStoreError
 from runner.tracking.uploader import tracker_state
 
 PAGE_FOLDER = "compare"
@@ -38,8 +39,13 @@ def fetch_runs(experiments: Sequence[str], spec_file: Path, target: Path) -> Non
             raise SpecError(f"--from {spec_file}: the tracker has no runs of the experiment {name!r}")
 
 
-def attach_page(file: Path, runs: Sequence[Run]) -> Iterator[str]:
+def attach_page(file: Path, runs: Sequence[Run], destination: Destination) -> Iterator[str]:
     """Upload a page to the tracker runs of the sweeps that the runs belong to, else of the runs themselves.
+
+    Args:
+        file: The page.
+        runs: The runs that were compared.
+        destination: The tracker that the page may be sent to.
 
     Yields:
         A message for each tracker run, and a warning for each experiment whose upload failed. A failure does not affect
@@ -48,11 +54,15 @@ def attach_page(file: Path, runs: Sequence[Run]) -> Iterator[str]:
     failed: set[str] = set()
     for run_id, run in _tracker_runs(runs).items():
         try:
-            tracker: Tracker = create_plugin(make_section("tracker", run.plan["tracker"]), run.folder.parent.parent)
+            if destination.spec is None and run.folder.resolve().parent.parent != destination.storage.resolve():
+                raise OtherStoreError(f"the run lies outside {destination.storage}; name the tracker with --to SPEC")
+            tracker = destination.open(make_section("tracker", run.plan["tracker"]))
             tracker.log_file(run_id, file, PAGE_FOLDER)
             yield f"uploaded to the tracker run {run_id} of {run.experiment}, in {PAGE_FOLDER}/"
         except Exception as error:  # any error of a tracker plugin: the page itself is already written
-            if run.experiment not in failed:
+            if run.experiment not in failed and isinstance(error, OtherStoreError):
+                yield f"not uploaded to a tracker for {run.experiment}: {error}"
+            elif run.experiment not in failed:
                 yield f"warning: upload to the tracker of {run.experiment} failed ({type(error).__name__}: {error})"
             failed.add(run.experiment)
 

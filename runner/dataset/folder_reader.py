@@ -13,6 +13,7 @@ from typing import Any, overload
 from runner.errors import DataError, data_line_error
 from runner.files import HEAD_BYTES, iter_jsonl, other_format
 from runner.fingerprint_and_provenance import canonical_json
+from runner.images import read_image_file
 from runner.records import Entity, Sample, Segment, find_blank_text, segment_letters
 from runner.stages import DatasetInfo
 
@@ -334,7 +335,7 @@ def image_digest(path: Path | None) -> str | None:
     # The key is the inode: two names of one image share an entry, and thousands of paths need no memory.
     key = stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
     if key not in _digests:
-        _digests[key] = hashlib.sha256(path.read_bytes()).digest()
+        _digests[key] = hashlib.sha256(read_image_file(path)).digest()
     return _digests[key].hex()
 
 

@@ -26,6 +26,7 @@ from runner.dataset.folder_writer import (
     replace_folder,
 )
 from runner.errors import DataError, RequirementError
+from runner.images import read_image_file
 from runner.records import Sample
 from runner.stages import Reporter
 
@@ -89,7 +90,7 @@ def _embed_images(row: dict[str, Any], root: Path) -> dict[str, Any]:
     def embed(name: str | None) -> dict[str, Any] | None:
         if name is None:
             return None
-        return {"bytes": (root / name).read_bytes(), "path": check_image_name(name, row["id"])}
+        return {"bytes": read_image_file(root / name), "path": check_image_name(name, row["id"])}
 
     segments = [{**segment, "image": embed(segment["image"])} for segment in row["segments"]]
     return {**row, "image": embed(row["image"]), "segments": segments}
@@ -105,9 +106,50 @@ def read_parquet(file: Path) -> Iterator[dict[str, Any]]:
     try:
         with pq.ParquetFile(file) as parquet:
             for index in range(parquet.num_row_groups):
-                yield from parquet.read_row_group(index, columns=schema.names).cast(schema).to_pylist()
+                batch_size = _check_row_group(file, parquet.metadata.row_group(index))
+                for batch in parquet.iter_batches(batch_size, row_groups=[index], columns=schema.names):
+                    for row in pa.Table.from_batches([batch]).cast(schema).to_pylist():
+                        _check_text_lengths(file, row)
+                        yield row
     except (pa.ArrowException, ValueError, KeyError, OSError) as error:  # Arrow reports damaged pages as OSError.
         raise DataError(f"{file}: is not a Parquet file written by `runner export`: {error}") from error
+
+
+MAX_CHARACTERS = 1_000_000
+"""Maximum length of a text in Parquet."""
+MAX_ITEMS = 1_000
+"""Maximum number of entities, or of segments, of a sample in Parquet, on average over a row group."""
+MAX_BATCH_BYTES = 1_000_000_000
+"""Maximum size of the rows that are in memory at once. A file stores equal values once, so that a small file can
+describe more than the memory holds."""
+
+
+def _check_row_group(file: Path, group: pq.RowGroupMetaData) -> int:
+    """Return the number of rows that may be read at once.
+
+    Raises:
+        DataError: A column has too many values, or more bytes than may be in memory at once.
+    """
+    columns = [group.column(index) for index in range(group.num_columns)]
+    for column in columns:
+        if column.num_values > MAX_ITEMS * max(1, group.num_rows):
+            raise DataError(f"{file}: {column.path_in_schema} has more than {MAX_ITEMS:,} values for each sample")
+        if column.total_uncompressed_size > MAX_BATCH_BYTES:
+            raise DataError(f"{file}: {column.path_in_schema} has more than {MAX_BATCH_BYTES:,} bytes in a row group")
+    largest = max((column.total_uncompressed_size for column in columns), default=0)
+    return int(max(1, min(ROW_GROUP_SIZE, MAX_BATCH_BYTES // max(1, largest))))
+
+
+def _check_text_lengths(file: Path, row: Mapping[str, Any]) -> None:
+    texts = [row["id"], row["text"], row["summary"]]
+    texts += [text for entity in row["entities"] or () for text in (entity or {}).values()]
+    texts += [segment["entity"] for segment in row["segments"] or () if segment]
+    for text in texts:
+        if text is not None and len(text) > MAX_CHARACTERS:
+            raise DataError(
+                f"{file}: sample {str(row['id'])[:100]}: a text has {len(text):,} characters; a text may have "
+                f"{MAX_CHARACTERS:,}"
+            )
 
 
 def has_missing_values(value: Any) -> bool:
@@ -162,8 +204,8 @@ def export_dataset(dataset: Path, target: Path, reporter: Reporter, *, replace: 
             for num_rows in write_parquet(unfinished / PARQUET_FOLDER, split, samples, folder.path):
                 num_written += num_rows
                 reporter.progress(num_written, total)
-        shutil.copyfile(folder.path / DESCRIPTION_FILE, unfinished / DESCRIPTION_FILE)
-        _copy_extra_files(folder.path, unfinished)
+        for name in (DESCRIPTION_FILE, *EXTRA_FILES):
+            _copy_own_file(folder.path, unfinished, name)
         files = {split: f"{PARQUET_FOLDER}/{split}-*.parquet" for split in splits}
         (unfinished / CARD_FILE).write_text(dataset_card(folder.description, files), encoding="utf-8")
     return {split: len(samples) for split, samples in splits.items()}
@@ -192,6 +234,8 @@ def import_dataset(export: str, target: Path, reporter: Reporter, *, replace: bo
     if _is_file(Path(export).expanduser()):
         raise DataError(f"{export}: is a file; name the folder that `runner export` wrote")
     source = Path(export).expanduser() if Path(export).expanduser().is_dir() else _download(export)
+    if (source / DESCRIPTION_FILE).exists():
+        _check_own_file(source / DESCRIPTION_FILE, source)
     original = DatasetFolder(source, with_images=False).description
     _check_split_names(source, original["num_samples"])
     if not (source / PARQUET_FOLDER).is_dir():
@@ -208,7 +252,8 @@ def import_dataset(export: str, target: Path, reporter: Reporter, *, replace: bo
             original.get("license"),
         )
         DatasetFolder(writer.path).load_splits()  # Invalid lines are reported now, not when they are used.
-        _copy_extra_files(source, writer.path)
+        for name in EXTRA_FILES:
+            _copy_own_file(source, writer.path, name)
     if description["fingerprint"] != original.get("fingerprint"):
         reporter.warn(
             f"{export}: the content does not match the fingerprint in its {DESCRIPTION_FILE}; "
@@ -217,10 +262,30 @@ def import_dataset(export: str, target: Path, reporter: Reporter, *, replace: bo
     return description
 
 
-def _copy_extra_files(source: Path, target: Path) -> None:
-    for name in EXTRA_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+def _copy_own_file(source: Path, target: Path, name: str) -> None:
+    """Copy a file of a data set, if it exists, to a folder that may be published.
+
+    Raises:
+        DataError: The file is not a regular file of the data set; see `_check_own_file`.
+    """
+    file = source / name
+    if file.exists() or file.is_symlink():
+        _check_own_file(file, source)
+        shutil.copyfile(file, target / name)
+
+
+def _check_own_file(file: Path, folder: Path) -> None:
+    """Check that a file is a regular file in a folder. A link could lead to a private file of the user.
+
+    In the cache of the hub's client, the files of a snapshot are links to the folder `blobs/` of their repository.
+
+    Raises:
+        DataError: It is not.
+    """
+    root, actual = folder.resolve(), file.resolve()
+    blobs = root.parents[1] / "blobs" if root.parent.name == "snapshots" else root
+    if not (actual.is_relative_to(root) or actual.is_relative_to(blobs)) or not actual.is_file():
+        raise DataError(f"{file}: is not a regular file, or is a link out of the folder; replace it by a copy")
 
 
 def _check_split_names(dataset: Path, splits: Iterable[str]) -> None:
@@ -251,6 +316,8 @@ def _read_splits(
             raise DataError(
                 f"{source / PARQUET_FOLDER}: {split}-….parquet is missing, but {DESCRIPTION_FILE} lists this split"
             )
+        for file in files:
+            _check_own_file(file, source)
         samples = []
         for row in (row for file in files for row in read_parquet(file)):
             samples.append(_extract_images(row, writer.path))

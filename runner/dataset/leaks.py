@@ -17,10 +17,10 @@ from pathlib import Path
 import imagehash
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from runner.dataset.folder_reader import image_digest
 from runner.errors import DataError
+from runner.images import open_image
 from runner.records import Sample
 
 MIN_DECODED_SIDE = 128
@@ -61,7 +61,7 @@ def perceptual_hash(path: Path) -> int:
         DataError: The image cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.draft("L", (MIN_DECODED_SIDE, MIN_DECODED_SIDE))
             bits = imagehash.phash(image).hash
     except Exception as error:  # Damaged files make Pillow's decoders raise many types, including struct.error.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -24,8 +23,14 @@ from runner.tracking.run_description import tracked_sweep, tracked_trial, tracke
 from runner.tracking.uploader import RunSync
 from runner.trial.cache_and_mirror import Cache
 from runner.trial.cache_contents import least_recently_used, list_items, prune, sum_sizes
-from runner.trial.cache_entry import CacheEntry, DamagedEntryError, training_key
-from runner.trial.restore_from_cache import RECORD_FILE, make_staging_folder, replay_training_record, training_record
+from runner.trial.cache_entry import CacheEntry, DamagedEntryError, InvalidEntryError, training_key
+from runner.trial.restore_from_cache import (
+    RECORD_FILE,
+    make_staging_folder,
+    read_training_record,
+    replay_training_record,
+    training_record,
+)
 from runner.trial.run_directory_and_events import EventLog, RunDirectory
 from runner.trial.trial_components import TrialContext
 
@@ -65,7 +70,10 @@ class PrunedTrials:
 
     def has_record(self, trial: Trial) -> bool:
         """Whether a trial with the same training was pruned."""
-        return self._entry(trial).read_description() is not None
+        try:
+            return self._entry(trial).read_description() is not None
+        except (DamagedEntryError, InvalidEntryError, OSError):
+            return True  # `restore` says what is wrong with the entry
 
     def restore(self, trial: Trial, run: RunDirectory) -> bool:
         """Mark a trial, whose run directory exists, as pruned, with the record of the trial with the same training.
@@ -78,9 +86,12 @@ class PrunedTrials:
             description = entry.link_into(folder)
             if description is None:
                 return False
-            record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-        except (DamagedEntryError, OSError):
-            entry.remove()
+            record = read_training_record(folder)
+        except (DamagedEntryError, InvalidEntryError, OSError) as error:
+            message = f"the cache entry cannot be used: {error}; the trial runs"
+            context.log.append("cache", step="train", state="trouble", message=message)
+            if isinstance(error, DamagedEntryError):
+                entry.remove()
             return False
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -170,7 +181,7 @@ class LaunchContext:
             self._pruned = PrunedTrials(self._cache, self.plan.spec.sweep)
         self.objective = str(objective["metric"]) if objective else None
         run = tracked_sweep(self.plan.spec, self.plan.dataset, sweep.path)
-        self.sweep_sync = RunSync(self._tracker, run, store=tracker_identity(self.plan.spec))
+        self.sweep_sync = RunSync(self._tracker, run, store=tracker_identity(self.plan.spec.tracker))
 
     def prepare(self, trial: Trial, run: RunDirectory) -> bool:
         """Prepare a trial's folder, and return whether it continues an earlier launch."""
@@ -230,9 +241,9 @@ class LaunchContext:
         limit = self.plan.spec.compute.cache_limit
         if limit is None or self.from_scratch:
             return None
-        cache = Cache(self._cache.root)
+        cache, unreadable = Cache(self._cache.root), list[str]()
         try:
-            items = list_items(cache, self._storage)
+            items = list_items(cache, self._storage, unreadable.append)
             candidates = [item for item in items if set(item.used_by or ()).isdisjoint(running)]
             chosen = least_recently_used(items, candidates, parse_size(limit))
             prune(cache, chosen)
@@ -243,7 +254,7 @@ class LaunchContext:
         freed = sum_sizes(chosen)["freed"] / 1e9
         return (
             f"compute.cache_limit: the cache exceeded {limit}, so the {len(chosen)} least recently used item(s) were "
-            f"deleted ({freed:.3g} GB)"
+            f"deleted ({freed:.3g} GB){''.join(f'; {problem}' for problem in unreadable)}"
         )
 
     def make_sync(self, trial: Trial, run: RunDirectory) -> RunSync:
@@ -253,7 +264,7 @@ class LaunchContext:
             arm = {"arm": trial.arm} if trial.arm else {}
             tags = {"group": trial.group, **arm, "trial": str(self.sweep.number(trial))}
         tracked = tracked_trial(trial.plan.spec, trial.plan.dataset, run, tags)
-        return RunSync(self._tracker, tracked, self.sweep_sync, tracker_identity(self.plan.spec))
+        return RunSync(self._tracker, tracked, self.sweep_sync, tracker_identity(self.plan.spec.tracker))
 
     def record_trial(self, trial: Trial, status: str, objective: float | None) -> None:
         """Write a trial's status and objective value into the sweep's folder, if there is a sweep."""

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from runner.errors import DataError, RequirementError, RunnerError, SpecError
 from runner.html_page import render_page
+from runner.images import open_image
 from runner.preflight.sample_checker import SampleChecker
 from runner.prompt_rendering import render_few_shot, training_texts
 from runner.records import IGNORED, Rendered, Sample
@@ -201,7 +202,7 @@ def previewed_images(
 def _image_size(path: Path) -> tuple[int | None, int | None]:
     """Width and height of an image after its EXIF rotation."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return ImageOps.exif_transpose(image).size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None, None

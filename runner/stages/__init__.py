@@ -61,7 +61,7 @@ from runner.stages.options_and_reporter import (
     StopRequestedError,
     field_descriptions,
 )
-from runner.stages.tracker import TrackedRun, Tracker
+from runner.stages.tracker import TrackedRun, Tracker, TrackerOptions
 
 __all__ = [
     "Adapter",
@@ -110,6 +110,7 @@ __all__ = [
     "TokenUsage",
     "TrackedRun",
     "Tracker",
+    "TrackerOptions",
     "Trainer",
     "TrainerOptions",
     "TrainingRun",

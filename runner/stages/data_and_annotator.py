@@ -93,10 +93,17 @@ class Data(Protocol):
 
 @runtime_checkable
 class GeneratedData(Protocol):
-    """Optional for a `data` plugin that generates samples: lets the command line announce it."""
+    """For a `data` plugin that generates samples: announces it, and reads a data set without generating it."""
 
     def pending_generation(self) -> str | None:
         """Say in one line what `prepare` will generate and where; None if nothing is to be generated."""
+
+    def prepare_existing(self) -> DatasetInfo:
+        """Do what `prepare` does, but generate and write nothing; for commands that only read.
+
+        Raises:
+            DataError: The data set does not exist, or is damaged.
+        """
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,19 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from runner.stages.data_and_annotator import DatasetInfo
+from runner.stages.options_and_reporter import Options
+
+
+class TrackerOptions(Options):
+    """The base class for the options of a tracker."""
+
+    @property
+    def stays_in_storage(self) -> bool:
+        """Whether the tracker writes only into the folder of all runs, so that nothing leaves this folder.
+
+        If not, `runner sync` and `runner compare` use the tracker only if the user names a spec that has it.
+        """
+        return False
 
 
 @dataclass(frozen=True)

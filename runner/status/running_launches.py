@@ -65,7 +65,7 @@ class LaunchRecord:
                 abs(process.create_time() - self.born) < SAME_PROCESS_SECONDS
                 and process.status() != psutil.STATUS_ZOMBIE
             )
-        except psutil.Error:
+        except (psutil.Error, ValueError, OverflowError, TypeError):  # also for a number that is no process id
             return False
 
     def stop(self, *, now: bool) -> None:
@@ -76,7 +76,7 @@ class LaunchRecord:
                 kills it if it does not react.
 
         Raises:
-            RequirementError: It runs on another machine, or belongs to another user.
+            RequirementError: It runs on another machine, or belongs to another user; or the process is no launch.
         """
         if not self.is_local:
             job = f" as job {self.job}" if self.job else ""
@@ -84,9 +84,35 @@ class LaunchRecord:
             raise RequirementError(
                 f"the launch runs on {self.host} (process {self.pid}{job}), not on this machine: use {command}"
             )
+        if not self.is_alive:
+            return
+        self._require_launch()
         self._interrupt()
         if now:
             self._interrupt_or_kill()
+
+    def _require_launch(self) -> None:
+        """Require that the recorded process has this record open, as `registered_launch` does.
+
+        Others can write a record into a shared folder, and name any process in it.
+
+        Raises:
+            RequirementError: It has not, or belongs to another user.
+        """
+        try:
+            opened = [Path(file.path) for file in psutil.Process(self.pid).open_files()]
+        except psutil.AccessDenied as error:
+            raise self._other_user_error() from error
+        except psutil.NoSuchProcess:
+            return
+        if self.file.parent.resolve() / self.file.name not in opened:
+            raise RequirementError(
+                f"{self.file}: names process {self.pid}, which is not the launch of this record; the process is not "
+                "stopped. Remove the file if no launch runs here"
+            )
+
+    def _other_user_error(self) -> RequirementError:
+        return RequirementError(f"the launch (process {self.pid}) belongs to another user; only that user can stop it")
 
     def _interrupt(self) -> None:
         try:
@@ -94,9 +120,7 @@ class LaunchRecord:
         except ProcessLookupError:
             return
         except PermissionError as error:
-            raise RequirementError(
-                f"the launch (process {self.pid}) belongs to another user; only that user can stop it"
-            ) from error
+            raise self._other_user_error() from error
 
     def _interrupt_or_kill(self) -> None:
         deadline = time.monotonic() + STOP_SECONDS
@@ -124,7 +148,8 @@ def registered_launch(folder: Path) -> Iterator[None]:
     }
     write_json(file, record)
     try:
-        yield
+        with file.open("rb"):  # by which `LaunchRecord.stop` recognises this process
+            yield
     finally:
         file.unlink(missing_ok=True)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from runner.errors import DataError
 from runner.files import read_json_object, write_json, write_text
-from runner.redaction import redact_passwords
+from runner.redaction import redact_yaml
 from runner.resolved_plan import Plan, Trial, plan_json
 from runner.trial.run_directory_and_events import LOCK, OBJECTIVE, TRACKER_LOCK, TRACKER_STATE, EventLog, lock_folder
 from runner.trial.run_trial import Status
@@ -85,7 +85,7 @@ class SweepFolder:
         else:
             for file in (self._file, self.events, self.path / TRACKER_STATE):
                 file.unlink(missing_ok=True)
-        write_text(self.path / "spec.yaml", redact_passwords(spec_text))
+        write_text(self.path / "spec.yaml", redact_yaml(spec_text))
         write_text(self.path / "plan.json", plan_json(self._plan.spec))
 
     def number(self, trial: Trial) -> int:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.redaction import redact_passwords
+from runner.redaction import redact_tree
 from runner.resolved_plan import flatten_json, non_default_options
-from runner.spec.experiment_spec import ExperimentSpec
+from runner.spec.experiment_spec import ExperimentSpec, Section
 from runner.spec.sweep_section import SweepOptions
 from runner.stages import DatasetInfo, TrackedRun
 from runner.trial.run_directory_and_events import RunDirectory
@@ -61,12 +61,12 @@ def _mark_swept(parameters: Mapping[str, Any], sweep: SweepOptions | None) -> di
 def logged_parameters(spec: ExperimentSpec) -> dict[str, Any]:
     """Flatten a plan to dotted paths, without passwords in addresses and without the tracker's own section."""
     leaves = flatten_json({name: value for name, value in spec.as_json().items() if name != "tracker"})
-    return {path: redact_passwords(value) if isinstance(value, str) else value for path, value in leaves}
+    return {path: redact_tree(value) for path, value in leaves}
 
 
-def tracker_identity(spec: ExperimentSpec) -> str:
-    """Identify the tracker of a spec, so that a run is uploaded from its beginning when the tracker changes."""
-    return redact_passwords(json.dumps(spec.tracker.as_json(), sort_keys=True))
+def tracker_identity(tracker: Section) -> str:
+    """Identify the tracker of a section, so that a run is uploaded from its beginning when the tracker changes."""
+    return json.dumps(redact_tree(tracker.as_json()), sort_keys=True)
 
 
 def _fingerprint(spec: ExperimentSpec) -> str:

@@ -9,12 +9,13 @@ from typing import Any, get_args
 
 from runner.errors import DataError, RunnerError
 from runner.redaction import redact_passwords
-from runner.resolved_plan import create_plugin, read_plan
+from runner.resolved_plan import read_plan
 from runner.spec.experiment_spec import ExperimentSpec
-from runner.stages import DatasetInfo, TrackedRun, Tracker
+from runner.stages import DatasetInfo, TrackedRun
 from runner.status.running_launches import LaunchRecord, damaged_launch_records, launch_records
 from runner.status.status import ExperimentSelection
 from runner.sweep.sweep_folder import SWEEP_FOLDER, read_sweep
+from runner.tracking.destination import Destination, OtherStoreError
 from runner.tracking.run_description import tracked_sweep, tracked_trial, tracker_identity
 from runner.tracking.uploader import MAX_CONSECUTIVE_FAILURES, DeletedRunError, RunSync, UploadedElsewhereError
 from runner.trial.run_directory_and_events import RunDirectory, objective_metric
@@ -56,9 +57,9 @@ class StorageSync:
         refused: Why an experiment was skipped, by its name.
     """
 
-    def __init__(self, storage: Path) -> None:
-        """Set the folder of all runs, absolute; trackers without an address keep their store beside the runs."""
-        self._storage = storage
+    def __init__(self, destination: Destination) -> None:
+        """Set the tracker that results may be sent to."""
+        self._destination = destination
         self._num_failures = 0
         self.refused: dict[str, str] = {}
 
@@ -72,7 +73,7 @@ class StorageSync:
         if damaged := damaged_launch_records(selection.experiment):
             self.refused[name] = "; ".join(damaged)
             return
-        sweep = _SweepSync(selection.experiment / SWEEP_FOLDER, self._storage)
+        sweep = _SweepSync(selection.experiment / SWEEP_FOLDER, self._destination)
         for path in selection.trials:
             if self._refuse_if_unreachable(name):
                 return
@@ -99,7 +100,7 @@ class StorageSync:
         except RunnerError as error:
             return SyncResult(result.experiment, result.name, result.status, error=str(error))
         parent = None if entry is None else sweep.sync
-        sync = RunSync(lambda: _tracker(spec, self._storage), tracked, parent, tracker_identity(spec))
+        sync = _run_sync(spec, tracked, self._destination, parent)
         return self._upload(result, sync, objective_metric((entry or {}).get("objective")))
 
     def _upload(self, result: SyncResult, sync: RunSync, results: dict[str, float]) -> SyncResult:
@@ -111,7 +112,7 @@ class StorageSync:
                 return SyncResult(*identity, run_id=sync.run_id)
             num_events = sync.finish(result.status, results)
         except Exception as error:  # whatever a tracker raises is reported, and the other runs are tried
-            self._num_failures += not isinstance(error, UploadedElsewhereError | DeletedRunError)
+            self._num_failures += not isinstance(error, UploadedElsewhereError | DeletedRunError | OtherStoreError)
             lines = str(error).strip().splitlines() or [type(error).__name__]
             return SyncResult(*identity, run_id=sync.run_id, error=redact_passwords(lines[0]))
         finally:
@@ -123,7 +124,7 @@ class StorageSync:
 class _SweepSync:
     """The sweep of a folder, if there is one: its trials, its status, and its sync or why there is none."""
 
-    def __init__(self, folder: Path, storage: Path) -> None:
+    def __init__(self, folder: Path, destination: Destination) -> None:
         self.sync: RunSync | None = None
         self.error: str | None = None
         sweep: dict[str, Any] = {}
@@ -140,7 +141,7 @@ class _SweepSync:
         except RunnerError as error:
             self.error = str(error)
         else:
-            self.sync = RunSync(lambda: _tracker(spec, storage), run, store=tracker_identity(spec))
+            self.sync = _run_sync(spec, run, destination)
 
 
 def _describe_running(launch: LaunchRecord, experiment: str) -> str:
@@ -152,9 +153,11 @@ def _describe_running(launch: LaunchRecord, experiment: str) -> str:
     )
 
 
-def _tracker(spec: ExperimentSpec, storage: Path) -> Tracker:
-    tracker: Tracker = create_plugin(spec.tracker, storage)
-    return tracker
+def _run_sync(
+    spec: ExperimentSpec, run: TrackedRun, destination: Destination, parent: RunSync | None = None
+) -> RunSync:
+    identity = tracker_identity(destination.section(spec.tracker))
+    return RunSync(lambda: destination.open(spec.tracker), run, parent, identity)
 
 
 def _status(run: RunDirectory) -> Status:

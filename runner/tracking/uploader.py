@@ -317,13 +317,15 @@ class TrackerUploader(threading.Thread):
                 deadline = min(deadline, time.monotonic() + FINAL_UPLOAD_SECONDS)
             elif not has_said_waiting and time.monotonic() - started > PATIENCE_SECONDS:
                 has_said_waiting = True
-                self._warn("waiting for the tracker; press Ctrl-C twice to leave the rest to `runner sync`")
+                self._warn("waiting for the tracker; press Ctrl-C twice to leave the rest to `runner sync --to SPEC`")
         with self._lock:
             unfinished = [sync for sync, end in self._syncs.items() if end is not None]
         for sync in unfinished:
             sync.release()
         if unfinished and self._opening_error is None and not self._has_warned:
-            self._warn(f"{len(unfinished)} run(s) are not complete at the tracker: `runner sync` uploads the rest")
+            self._warn(
+                f"{len(unfinished)} run(s) are not complete at the tracker: `runner sync --to SPEC` uploads the rest"
+            )
 
     def _upload_due(self) -> None:
         """Upload every run that is due, until the tracker seems to be unreachable.
@@ -377,5 +379,5 @@ class TrackerUploader(threading.Thread):
             self._has_warned = True
             self._warn(
                 f"{redact_passwords(problem)}; the run continues. What is missing is uploaded when the tracker "
-                "answers, by `runner sync`, or when this spec is launched again"
+                "answers, by `runner sync --to SPEC`, or when this spec is launched again"
             )

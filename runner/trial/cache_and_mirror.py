@@ -15,7 +15,15 @@ import fsspec
 
 from runner.errors import RequirementError
 from runner.files import write_json
-from runner.trial.cache_entry import DESCRIPTION, CacheEntry, DamagedEntryError, find_damage
+from runner.trial.cache_entry import (
+    DESCRIPTION,
+    CacheEntry,
+    DamagedEntryError,
+    InvalidEntryError,
+    find_damage,
+    parse_description,
+    require_regular_file,
+)
 
 UPLOAD = "upload"
 """The field of a description at the mirror that names the folder of the files. Each upload has its own folder, so that
@@ -60,18 +68,27 @@ class Mirror:
         """Read the description of an entry; None if the mirror has no such entry.
 
         Raises:
+            InvalidEntryError: The description has another form; see `parse_description`.
             MirrorError: The mirror does not respond.
         """
         try:
-            return dict(json.loads(self._call(self._files.cat_file, self._path_of(entry, DESCRIPTION))))
+            return self._read(self._path_of(entry, DESCRIPTION), entry.kind, entry.key)
         except (FileNotFoundError, ValueError):  # ValueError: the description is being written
             return None
+
+    def _read(self, path: str, kind: str, key: str) -> dict[str, Any]:
+        location = f"{self.uri}/{kind}/{key}"
+        description = parse_description(self._call(self._files.cat_file, path), location, kind, key)
+        if not description.get(UPLOAD):
+            raise InvalidEntryError(f"{location}/{DESCRIPTION}: has no field {UPLOAD!r}")
+        return description
 
     def fetch(self, entry: CacheEntry) -> None:
         """Download an entry into the cache if the mirror has it.
 
         Raises:
             DamagedEntryError: A file is missing or differs from what was published; the entry was removed.
+            InvalidEntryError: The entry at the mirror has another form; it was not removed.
             MirrorError: The mirror does not respond.
         """
         description = self.read_description(entry)
@@ -109,6 +126,7 @@ class Mirror:
             return
         upload = uuid4().hex
         for name in description["files"]:
+            require_regular_file(entry.folder, name)
             target = self._path_of(entry, upload, name)
             self._make_folder(target.rpartition("/")[0])
             self._call(self._files.put_file, str(entry.folder / name), target)
@@ -120,16 +138,25 @@ class Mirror:
         if OBJECT_STORES.isdisjoint([protocols] if isinstance(protocols, str) else protocols):
             self._call(self._files.makedirs, folder, exist_ok=True)
 
-    def descriptions(self) -> Iterator[Mapping[str, Any]]:
+    def descriptions(self, warn: Callable[[str], object]) -> Iterator[Mapping[str, Any]]:
         """Yield the descriptions of all entries.
+
+        Args:
+            warn: Called with a message for each entry that is passed over, because it has another form.
 
         Raises:
             MirrorError: The mirror does not respond.
         """
         self._files.invalidate_cache()  # else the client lists what it saw before other machines wrote
         for path in self._call(self._files.find, self._root):
-            if path.endswith(f"/{DESCRIPTION}"):
-                yield json.loads(self._call(self._files.cat_file, path))
+            kind, key, name = ["", "", *path.split("/")][-3:]
+            if name == DESCRIPTION:
+                try:
+                    yield self._read(path, kind, key)
+                except FileNotFoundError:  # removed meanwhile
+                    continue
+                except (InvalidEntryError, ValueError) as error:
+                    warn(f"passed over an entry of the mirror: {error}")
 
     def remove(self, kind: str, key: str) -> None:
         """Remove an entry, its description first.
@@ -206,7 +233,8 @@ class Cache:
         """Download an entry from the mirror if the cache lacks it and the mirror has it.
 
         Raises:
-            DamagedEntryError: The entry at the mirror is damaged.
+            DamagedEntryError: The entry at the mirror, or in the cache, is damaged.
+            InvalidEntryError: The entry at the mirror, or in the cache, has another form.
             MirrorError: The mirror does not respond.
         """
         if self.mirror is not None and entry.read_description() is None:

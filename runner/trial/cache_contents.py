@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from runner.trial.cache_and_mirror import Cache
-from runner.trial.cache_entry import DESCRIPTION, CacheEntry, list_files
+from runner.trial.cache_entry import DESCRIPTION, CacheEntry, DamagedEntryError, InvalidEntryError, list_files
 
 UNFINISHED_MAX_AGE = timedelta(days=1)
 """The age after which `prune` also removes unfinished folders, which killed trials left."""
@@ -95,6 +95,9 @@ class PruneFilter:
         )
 
 
+Warn = Callable[[str], object]
+
+
 def least_recently_used(
     items: Sequence[CachedItem], candidates: Iterable[CachedItem], max_size: int
 ) -> list[CachedItem]:
@@ -119,20 +122,27 @@ def least_recently_used(
     return chosen
 
 
-def list_items(cache: Cache, storage: Path) -> list[CachedItem]:
+def list_items(cache: Cache, storage: Path, warn: Warn) -> list[CachedItem]:
     """List the items of a cache and its mirror, sorted by kind and last use.
 
     Args:
         cache: The cache.
         storage: The folder of runs whose trials may use the items.
+        warn: Called with a message for each entry that is passed over, because it is unreadable, a link, or does not
+            have the form of an entry, and for each record of a trial that cannot be read.
 
     Raises:
         MirrorError: The mirror does not respond.
     """
-    users = _users_by_entry(storage)
-    items = [_local_item(folder, users) for folder in _item_folders(cache.root)]
+    users = _users_by_entry(storage, warn)
+    items = []
+    for folder in _item_folders(cache.root, warn):
+        try:
+            items.append(_local_item(folder, users))
+        except (InvalidEntryError, OSError) as error:
+            warn(f"passed over an entry of the cache: {error}")
     if cache.mirror is not None:
-        items += [_remote_item(entry, cache.mirror.uri, users) for entry in cache.mirror.descriptions()]
+        items += [_remote_item(entry, cache.mirror.uri, users) for entry in cache.mirror.descriptions(warn)]
     return sorted(items, key=lambda item: (item.kind, item.last_used, item.key))
 
 
@@ -150,31 +160,43 @@ def prune(cache: Cache, items: Iterable[CachedItem]) -> None:
             cache.entry(item.kind, item.key).remove()
     newest = (datetime.now(UTC) - UNFINISHED_MAX_AGE).timestamp()
     for folder in (*cache.root.glob("*/.*.unfinished.*"), *cache.root.glob("*/.*.removed.*")):
-        if folder.stat().st_mtime < newest:
+        if not folder.parent.is_symlink() and folder.lstat().st_mtime < newest:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _item_folders(root: Path) -> Iterator[Path]:
-    yield from (path for path in sorted(root.glob("*/*")) if path.is_dir() and not path.name.startswith("."))
+def _item_folders(root: Path, warn: Warn) -> Iterator[Path]:
+    """Yield the folders of all entries. A link may lead out of the cache, so that its target must not be deleted."""
+    for path in sorted(path for path in root.glob("*/*") if not path.name.startswith(".")):
+        if path.is_symlink() or path.parent.is_symlink():
+            warn(f"passed over an entry of the cache: {path}: is reached through a link")
+        elif path.is_dir():
+            yield path
 
 
-def _users_by_entry(storage: Path) -> dict[str, list[str]]:
+def _users_by_entry(storage: Path, warn: Warn) -> dict[str, list[str]]:
     """List the trials whose records name an entry, by its `kind/key`."""
     users: dict[str, list[str]] = {}
     for record in sorted(storage.glob("*/*/record.json")):
         try:
             contents = json.loads(record.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # removed meanwhile, or not a record of a trial
+            of_steps = [str(step["cache"]) for step in contents.get("steps", {}).values() if step.get("cache")]
+            items = dict.fromkeys([*of_steps, *map(str, contents.get("cache_items", ()))])
+        except FileNotFoundError:  # removed meanwhile
             continue
-        of_steps = [step["cache"] for step in contents.get("steps", {}).values() if step.get("cache")]
-        for item in dict.fromkeys([*of_steps, *contents.get("cache_items", ())]):
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+            warn(f"{record}: cannot be read, so that artifacts that this trial uses may count as unused: {error}")
+            continue
+        for item in items:
             users.setdefault(item, []).append(f"{record.parent.parent.name}/{record.parent.name}")
     return users
 
 
 def _local_item(folder: Path, users: dict[str, list[str]]) -> CachedItem:
     kind, key = folder.parent.name, folder.name
-    description = CacheEntry(folder, kind, key).read_description()
+    try:
+        description = CacheEntry(folder, kind, key).read_description()
+    except DamagedEntryError:
+        description = None
     stats = {name: stat for name, file in list_files(folder) if (stat := _stat_or_none(file)) is not None}
     # Reusing an entry touches its description (see `CacheEntry.link_into`). Without one, the newest file counts.
     times = [stat.st_mtime for name, stat in stats.items() if description is None or name == DESCRIPTION]
@@ -195,7 +217,7 @@ def _local_item(folder: Path, users: dict[str, list[str]]) -> CachedItem:
 def _stat_or_none(path: Path) -> os.stat_result | None:
     """Return the size and times of a file; None if another process removed it meanwhile."""
     try:
-        return path.stat()
+        return path.lstat()
     except FileNotFoundError:
         return None
 

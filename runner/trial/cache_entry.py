@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
 from uuid import uuid4
 
 from filelock import SoftFileLease, Timeout
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from runner.errors import RunnerError
 from runner.files import link_or_copy, sync_tree, write_json, write_text
@@ -152,24 +153,104 @@ def describe_file(file: Path) -> dict[str, Any]:
         return {"size": file.stat().st_size, "sha256": hashlib.file_digest(content, "sha256").hexdigest()}
 
 
-def find_damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Name the first file that is missing or differs from its description; None if all files are intact."""
-    for name, expected in files.items():
-        try:
-            actual = describe_file(folder / name)
-        except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
-        if actual != dict(expected):
-            return f"{name} is not what was published ({actual['size']:,} bytes; {expected['size']:,} were published)"
-    return None
-
-
 DESCRIPTION = "entry.json"
 """The description of an entry, stored with its files: kind, key, producer, and the size and hash of each file."""
 
 
 class DamagedEntryError(RunnerError):
     """A file of an entry is missing or differs from what was published."""
+
+
+class InvalidEntryError(RunnerError):
+    """An entry does not have the form in which the runner publishes entries; it is neither used nor removed."""
+
+
+def _check_relative_name(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or str(path) != name or name in {".", DESCRIPTION} or "\0" in name:
+        raise ValueError("must be the path of a file inside the entry")
+    return name
+
+
+class _FileDescription(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+PathPart = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+$")]
+"""The name of a file or folder that cannot lead out of its folder."""
+
+
+class EntryDescription(BaseModel):
+    """The form of `entry.json`, which other users of a shared cache can write; `upload` exists only at a mirror."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    kind: PathPart
+    key: PathPart
+    made_by: str
+    run: str | None
+    created: Annotated[AwareDatetime, Field(strict=False)]
+    files: dict[Annotated[str, AfterValidator(_check_relative_name)], _FileDescription]
+    upload: PathPart | None = None
+
+
+def parse_description(text: str | bytes, location: str, kind: str, key: str) -> dict[str, Any]:
+    """Parse the description of an entry.
+
+    Args:
+        text: The content of its `entry.json`.
+        location: The folder or URI of the entry, for errors.
+        kind: The kind that the location has.
+        key: The key that the location has.
+
+    Raises:
+        ValueError: The text is not JSON, as after a write that was cut off.
+        InvalidEntryError: The text is JSON of another form, names files outside the entry, or belongs to another entry.
+    """
+    try:
+        description = json.loads(text)
+        checked = EntryDescription.model_validate(description)
+    except RecursionError as error:
+        raise InvalidEntryError(f"{location}/{DESCRIPTION}: nested too deeply for a description") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        field = " ".join(repr(part) for part in first["loc"])
+        raise InvalidEntryError(f"{location}/{DESCRIPTION}: {field or 'the content'}: {first['msg']}") from error
+    if (checked.kind, checked.key) != (kind, key):
+        raise InvalidEntryError(f"{location}/{DESCRIPTION}: describes another entry, {checked.kind}/{checked.key}")
+    return dict(description)
+
+
+def require_regular_file(folder: Path, name: str) -> None:
+    """Require that a file of an entry, if it exists, is a regular file inside the folder, not a link or a pipe.
+
+    Raises:
+        InvalidEntryError: It is not.
+    """
+    file = folder / name
+    if file.resolve() != folder.resolve() / name or (file.exists() and not file.is_file()):
+        raise InvalidEntryError(f"{file}: is not a regular file, or is reached through a link")
+
+
+def find_damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Name the first file that is missing or differs from its description; None if all files are intact.
+
+    Raises:
+        InvalidEntryError: A file is a link, or something else that is not a regular file.
+        OSError: A file cannot be read.
+    """
+    for name, expected in files.items():
+        require_regular_file(folder, name)
+        try:
+            actual = describe_file(folder / name)
+        except (FileNotFoundError, NotADirectoryError):
+            return f"{name} is missing"
+        if actual != dict(expected):
+            return f"{name} is not what was published ({actual['size']:,} bytes; {expected['size']:,} were published)"
+    return None
 
 
 @dataclass(frozen=True)
@@ -192,14 +273,22 @@ class CacheEntry:
         return f"{self.kind}/{self.key[:12]}"
 
     def read_description(self) -> dict[str, Any] | None:
-        """Read `entry.json`: `kind`, `key`, `made_by`, `run`, `created`, `files`; None if there is no such entry."""
+        """Read `entry.json`: `kind`, `key`, `made_by`, `run`, `created`, `files`; None if there is no such entry.
+
+        Raises:
+            DamagedEntryError: The description is not JSON.
+            InvalidEntryError: The description has another form; see `parse_description`.
+            OSError: The description cannot be read.
+        """
         try:
-            return dict(json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8")))
+            require_regular_file(self.folder, DESCRIPTION)
+            text = (self.folder / DESCRIPTION).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError:
-            # A broken description counts as a damaged file of the entry.
-            return {"files": {DESCRIPTION: {"size": 0, "sha256": ""}}}
+        try:
+            return parse_description(text, str(self.folder), self.kind, self.key)
+        except ValueError as error:
+            raise DamagedEntryError(f"{self.folder}/{DESCRIPTION}: is not JSON ({error})") from error
 
     def publish(self, parts: Mapping[str, Path | str], made_by: str, run_id: str | None) -> None:
         """Fill the entry with files and folders atomically; an existing entry stays as it is.
@@ -237,7 +326,7 @@ class CacheEntry:
         try:
             complete.rename(self.folder)
         except OSError:
-            if self.read_description() is None:
+            if not (self.folder / DESCRIPTION).exists():
                 raise
 
     def link_into(self, folder: Path) -> dict[str, Any] | None:
@@ -248,12 +337,15 @@ class CacheEntry:
 
         Raises:
             DamagedEntryError: A file is missing or differs from what was published; the message names it.
+            InvalidEntryError: The entry has another form, or a file of it is a link.
+            OSError: A file cannot be read or written.
         """
         description = self.read_description()
         if description is None:
             return None
         try:
             for name in description["files"]:
+                require_regular_file(self.folder, name)
                 link_or_copy(self.folder / name, folder / name)
         except FileNotFoundError:
             if self.read_description() is None:
@@ -335,7 +427,7 @@ class Lease:
 
     def _holder(self) -> str:
         try:
-            holder: dict[str, Any] = json.loads(self._holder_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            holder = json.loads(self._holder_file.read_text(encoding="utf-8"))
+            return f"{holder['trial']} on {holder['host']}"
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return "another trial"
-        return f"{holder['trial']} on {holder['host']}"

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from runner.files import write_text
 from runner.preflight.check_samples import CheckProgress, check_prompt_lengths
@@ -19,6 +21,7 @@ from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import StopRequestedError
 from runner.trial.cache_entry import (
     DamagedEntryError,
+    InvalidEntryError,
     Lease,
     LeaseHeldError,
     ReusedMetrics,
@@ -102,6 +105,45 @@ def training_record(context: TrialContext) -> str:
     return json.dumps(record, ensure_ascii=False)
 
 
+class _RecordedEvent(BaseModel):
+    kind: Literal["parameters", "preflight"]
+
+
+class _RecordedWarning(BaseModel):
+    kind: Literal["warning"]
+    message: str
+
+
+class _RecordedMetrics(BaseModel):
+    kind: Literal["metrics"]
+    step: int
+    values: dict[str, float | None]
+
+
+class _TrainingRecord(BaseModel):
+    """The form of `RECORD_FILE`."""
+
+    events: list[_RecordedMetrics | _RecordedWarning | _RecordedEvent]
+    metrics: dict[str, Any]
+    preflight: dict[str, Any] | None
+    answer_limit: int | None
+
+
+def read_training_record(folder: Path) -> dict[str, Any]:
+    """Read the record of a training from the files of its cache entry.
+
+    Raises:
+        InvalidEntryError: The record is missing or has another form.
+    """
+    file = folder / RECORD_FILE
+    try:
+        record = json.loads(file.read_bytes())
+        _TrainingRecord.model_validate(record)
+    except (FileNotFoundError, ValueError, RecursionError) as error:
+        raise InvalidEntryError(f"{RECORD_FILE} is not the record of a training: {error}") from error
+    return dict(record)
+
+
 def _training_files(context: TrialContext) -> dict[str, Path | str]:
     run = context.run
     return {"model": run.model, run.parameters.name: run.parameters, RECORD_FILE: training_record(context)}
@@ -120,7 +162,7 @@ def _restore_training(context: TrialContext, folder: Path, reused_from: str | No
         SpecError: Longer answers are allowed than when the model was trained, and they exceed its context.
     """
     run = context.run
-    record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    record = read_training_record(folder)
     if record["answer_limit"] != context.spec.generator_options.max_answer_tokens:
         _check_prompt_lengths(context)
     shutil.rmtree(run.model, ignore_errors=True)
@@ -249,7 +291,7 @@ class CachedArtifact:
         context, run = self._context, self._context.run
         try:
             context.cache.publish(self._entry, self._spec.files(context), run.name, run.id)
-        except OSError as error:
+        except (DamagedEntryError, InvalidEntryError, OSError) as error:
             self._log_trouble(f"{self._spec.label}: cannot be stored in the cache: {error}")
 
     def _restore(self) -> bool:
@@ -266,10 +308,12 @@ class CachedArtifact:
                 message = f"{self._spec.label} reused from {self._reused_from} ({self._entry.name})"
                 log_cache_event(self._context, self._step, "reused", message, trial=self._reused_from)
             self._spec.restore(self._context, folder, self._reused_from)
-        except (DamagedEntryError, OSError) as error:
+        except (DamagedEntryError, InvalidEntryError, OSError) as error:
             self._reused_from = None
             self._log_trouble(f"the cache entry cannot be used: {error}; the step runs again")
-            self._remove_entry()
+            # An entry that is not readable, or not in the runner's form, may be of use to its owner.
+            if isinstance(error, DamagedEntryError):
+                self._remove_entry()
             return False
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -278,7 +322,7 @@ class CachedArtifact:
     def _fetch_from_mirror(self) -> None:
         try:
             self._context.cache.fetch(self._entry)
-        except (DamagedEntryError, OSError) as error:
+        except (DamagedEntryError, InvalidEntryError, OSError) as error:
             self._log_trouble(f"cannot fetch from the cache mirror: {error}")
 
     def _log_trouble(self, message: str) -> None:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from runner.errors import DataError, StepError
 from runner.files import read_json_object, write_json, write_text
 from runner.fingerprint_and_provenance import Provenance, host_info, package_versions
-from runner.redaction import redact_passwords
+from runner.redaction import redact_override, redact_yaml
 from runner.resolved_plan import Plan, plan_json
 from runner.spec.experiment_spec import ExperimentSpec
 
@@ -247,7 +247,7 @@ class RunDirectory:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self.stop_request.unlink(missing_ok=True)
-        write_text(self.spec, redact_passwords(spec_text))
+        write_text(self.spec, redact_yaml(spec_text))
         write_text(self.plan, plan_json(plan.spec))
         if not self.record.exists():
             provenance = provenance or Provenance.collect(self.path)
@@ -416,7 +416,7 @@ def _first_record(plan: Plan, overrides: Sequence[str], provenance: Provenance) 
         "experiment": plan.spec.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "status": "running",
-        "overrides": [redact_passwords(override) for override in overrides],
+        "overrides": [redact_override(override) for override in overrides],
         "seeds": {"seed": plan.spec.seed},
         "inputs": {"data": plan.pins.data, "model": plan.pins.model},
         "dataset": asdict(plan.dataset),

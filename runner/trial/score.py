@@ -13,6 +13,7 @@ from typing import Any, get_args
 from PIL import Image, ImageOps
 
 from runner.files import read_jsonl, write_json, write_jsonl
+from runner.images import open_image
 from runner.records import Answer, Ending, Prediction, Sample, Score
 from runner.stages import Adapter, Metric, MetricCounts, ReferenceChecker, Reporter
 from runner.trial.trial_components import TrialContext
@@ -121,7 +122,7 @@ def _picture_strip(sample: Sample) -> Image.Image | None:
 
 def _thumbnail(path: Path) -> Image.Image | None:
     try:
-        with Image.open(path) as picture:
+        with open_image(path) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 return None
             picture.draft("RGB", (THUMBNAIL_HEIGHT * 4, THUMBNAIL_HEIGHT * 2))

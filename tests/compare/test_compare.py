@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from runner.compare import tracker_exchange
 from runner.compare.comparison import CompareOptions, compare
 from runner.compare.comparison_page import write_page
 from runner.compare.resampling import Resampling
@@ -12,6 +13,8 @@ from runner.compare.tables import markdown
 from runner.errors import DataError, SpecError
 
 FAST = Resampling(num_resamples=300)
+from runner.tracking import destination
+from runner.tracking.destination import Destination
 
 
 def options(**values):
@@ -342,11 +345,38 @@ class UnreachableTracker:
         raise ConnectionError("nobody there")
 
 
-def test_a_failed_upload_gives_one_warning(ablation, monkeypatch):
-    from runner.compare import tracker_exchange as tracker_runs
+def attach(storage, runs, opened, monkeypatch, spec_file=None, tracker=UnreachableTracker):
+    """Attach a page to runs; the sections of the trackers that are opened are added to `opened`."""
+    monkeypatch.setattr(tracker_exchange, "tracker_state", lambda folder: {"run_id": folder.parent.name})
+    monkeypatch.setattr(
+        destination, "create_plugin", lambda section, folder: opened.append((section, folder)) or tracker(None, folder)
+    )
+    permitted = Destination.from_options(storage, spec_file)
+    return list(tracker_exchange.attach_page(storage / "page.html", runs, permitted))
 
-    monkeypatch.setattr(tracker_runs, "tracker_state", lambda folder: {"run_id": folder.name})
-    monkeypatch.setattr(tracker_runs, "create_plugin", lambda part, storage: UnreachableTracker(part.options, storage))
+
+def test_a_failed_upload_gives_one_warning(ablation, monkeypatch):
     runs = compare(["swept"], ablation.runs, options(metrics=["bleu"])).runs
-    (document,) = tracker_runs.attach_page(ablation.folder / "page.html", runs)
-    assert document == "warning: upload to the tracker of swept failed (ConnectionError: nobody there)"
+    (message,) = attach(ablation.runs, runs, [], monkeypatch)
+    assert message == "warning: upload to the tracker of swept failed (ConnectionError: nobody there)"
+
+
+def test_a_page_is_not_sent_to_the_address_in_the_plan_of_a_run(storage, monkeypatch):
+    storage.run("tracker.uri=http://stranger.example:5000", experiment="theirs")
+    storage.run(experiment="mine")
+    runs, opened = compare(["theirs", "mine"], storage.runs, options(metrics=["bleu"])).runs, []
+    refused, failed = attach(storage.runs, runs, opened, monkeypatch)
+    assert refused.startswith("not uploaded to a tracker for theirs: ") and "--to SPEC" in refused
+    assert "mine failed" in failed
+    assert [(section.options.uri, folder) for section, folder in opened] == [(None, storage.runs)]
+
+
+def test_a_page_is_not_added_to_a_store_beside_runs_of_another_folder(storage, tmp_path, monkeypatch):
+    theirs = storage.run(experiment="theirs").path
+    opened, runs = [], compare([str(theirs)], storage.runs, options(metrics=["bleu"])).runs
+    (message,) = attach(tmp_path / "own", runs, opened, monkeypatch)
+    assert "--to SPEC" in message and opened == []
+    spec_file = storage.folder / "own.yaml"
+    spec_file.write_text("extends: spec.yaml\ntracker: {type: mlflow, uri: 'http://own.example:5000'}\n")
+    attach(tmp_path / "own", runs, opened, monkeypatch, spec_file)
+    assert [section.options.uri for section, _ in opened] == ["http://own.example:5000"]

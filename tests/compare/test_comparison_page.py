@@ -178,6 +178,26 @@ def test_without_the_data_set_the_page_gives_the_reason(storage):
     assert not (storage.folder / "data").exists()
 
 
+def test_a_comparison_generates_no_data_set(storage):
+    storage.run("generator.num_few_shot=1", experiment="one", error_rate=0.3)
+    storage.run(experiment="two")
+    for folder in (storage.folder / "data").glob("[!.]*"):
+        shutil.rmtree(folder)
+    left = sorted((storage.folder / "data").iterdir())
+    text = written(storage, ["one", "two"])
+    assert "Texts, pictures and marks are not available" in text
+    assert sorted((storage.folder / "data").iterdir()) == left
+
+
+def test_a_comparison_does_not_generate_a_damaged_data_set_again(storage):
+    storage.run("generator.num_few_shot=1", experiment="one", error_rate=0.3)
+    storage.run(experiment="two")
+    [file] = (storage.folder / "data").glob("*/test.jsonl")
+    file.write_text("notes of the user")
+    assert "Texts, pictures and marks are not available" in written(storage, ["one", "two"])
+    assert file.read_text() == "notes of the user"
+
+
 def test_a_file_that_cannot_be_written_is_an_error(ablation, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RequirementError, match=r"--html .*cannot be written"):

@@ -11,6 +11,7 @@ from runner.cli.comparison_display import OMISSIBLE_COLUMNS, comparison_tables
 from runner.compare import tables as paper_tables
 from runner.compare.comparison import CompareOptions, compare
 from runner.compare.resampling import Resampling
+from runner.compare.tables import _escape_markdown
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +107,9 @@ def test_a_single_group_is_shown_with_both_intervals(ablation):
     )
     assert "over seeds" in printed(alone, 120)
     assert "over samples" in printed(alone, 120)
+
+
+def test_markdown_shows_texts_of_others_as_text():
+    texts = ["a|b", "[x](https://a.example)", "<img src=x>", "`c`", "two\nlines", "[1, 2]", "ner_f1"]
+    shown = [r"a\|b", r"[x]\(https://a.example)", r"\<img src=x>", r"\`c\`", "two lines", "[1, 2]", "ner_f1"]
+    assert [_escape_markdown(text) for text in texts] == shown

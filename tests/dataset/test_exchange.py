@@ -1,6 +1,7 @@
 """Parquet for Hugging Face: `datasets` reads an export, and an import restores identical files."""
 
 import json
+import os
 import shutil
 import sys
 
@@ -279,3 +280,85 @@ def test_damaged_pages_and_other_suffixes(folder, reporter, tmp_path):
         import_dataset(str(export), tmp_path / "again", reporter)
     with pytest.raises(DataError, match=r"PARQUET: is a file; name the folder that `runner export` wrote"):
         import_dataset(str(file), tmp_path / "again", reporter)
+
+
+def lead_out(folder, name, tmp_path):
+    private = tmp_path / "private.json"
+    if (folder / name).exists():
+        (folder / name).rename(private)
+    else:
+        private.write_text("a private note")
+    (folder / name).symlink_to(private)
+
+
+@pytest.mark.parametrize("name", ["left_out.jsonl", "annotations.jsonl", "dataset.json"])
+def test_an_export_does_not_follow_links_out_of_the_data_set(folder, reporter, tmp_path, name):
+    lead_out(folder, name, tmp_path)
+    with pytest.raises(DataError, match=f"{name}: is not a regular file, or is a link out of the folder"):
+        export_dataset(folder, tmp_path / "export", reporter)
+    assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["left_out.jsonl", "annotations.jsonl", "dataset.json", "data/test-00000-of-00001.parquet"]
+)
+def test_an_import_does_not_follow_links_out_of_the_export(folder, reporter, tmp_path, name):
+    export = exported(folder, reporter, tmp_path)
+    lead_out(export, name, tmp_path)
+    with pytest.raises(DataError, match=f"{name}: is not a regular file, or is a link out of the folder"):
+        import_dataset(str(export), tmp_path / "back", reporter)
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("name", ["left_out.jsonl", "data/test-00000-of-00001.parquet"])
+def test_a_pipe_in_an_export_is_not_opened(folder, reporter, tmp_path, name):
+    export = exported(folder, reporter, tmp_path)
+    (export / name).unlink(missing_ok=True)
+    os.mkfifo(export / name)
+    with pytest.raises(DataError, match=f"{name}: is not a regular file"):
+        import_dataset(str(export), tmp_path / "back", reporter)
+
+
+def test_a_snapshot_in_the_cache_of_the_hub_has_links_to_its_blobs(folder, reporter, tmp_path):
+    (folder / "left_out.jsonl").write_text("{}\n")
+    export_dataset(folder, tmp_path / "export", reporter)
+    snapshot, blobs = tmp_path / "hub" / "snapshots" / "0123", tmp_path / "hub" / "blobs"
+    (snapshot / "data").mkdir(parents=True)
+    blobs.mkdir()
+    for number, file in enumerate(file for file in (tmp_path / "export").rglob("*") if file.is_file()):
+        file.rename(blobs / str(number))
+        (snapshot / file.relative_to(tmp_path / "export")).symlink_to(blobs / str(number))
+    import_dataset(str(snapshot), tmp_path / "back", reporter)
+    assert content(tmp_path / "back") == content(folder)
+
+
+def test_a_long_text_in_parquet_is_refused(folder, reporter, tmp_path, monkeypatch):
+    export = exported(folder, reporter, tmp_path)
+    monkeypatch.setattr(exchange, "MAX_CHARACTERS", 3)
+    with pytest.raises(DataError, match=r"parquet: sample s\d: a text has \d+ characters; a text may have 3"):
+        import_dataset(str(export), tmp_path / "back", reporter)
+
+
+def test_a_row_group_with_too_many_values_is_refused_before_reading(folder, reporter, tmp_path, monkeypatch):
+    export = exported(folder, reporter, tmp_path)
+    monkeypatch.setattr(exchange, "MAX_ITEMS", 1)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", None)
+    with pytest.raises(DataError, match=r"entities\S* has more than 1 values for each sample"):
+        import_dataset(str(export), tmp_path / "back", reporter)
+
+
+def test_few_rows_are_in_memory_at_once_if_values_are_large(folder, reporter, tmp_path, monkeypatch):
+    export = exported(folder, reporter, tmp_path)
+    file = export / "data" / "train-00000-of-00001.parquet"
+    largest = max(pq.ParquetFile(file).metadata.row_group(0).column(i).total_uncompressed_size for i in range(3))
+    sizes, read = [], pq.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pq.ParquetFile, "iter_batches", lambda self, size, **rest: sizes.append(size) or read(self, size, **rest)
+    )
+    for limit in (10**9, 10 * largest):
+        monkeypatch.setattr(exchange, "MAX_BATCH_BYTES", limit)
+        assert len(list(exchange.read_parquet(file))) == 3
+    assert sizes[0] == 50 > sizes[1] >= 1
+    monkeypatch.setattr(exchange, "MAX_BATCH_BYTES", 10)
+    with pytest.raises(DataError, match="bytes in a row group"):
+        list(exchange.read_parquet(file))

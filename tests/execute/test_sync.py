@@ -1,30 +1,33 @@
 """`runner sync` uploads what killed launches left: once, in order, with its status, never beside a running launch."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from runner.status.running_launches import registered_launch
 from runner.status.status import find_experiments
 from runner.sweep.trial_source import FixedTrials
-from runner.tracking import sync as module
-from runner.tracking.sync import StorageSync
+from runner.tracking import destination
+from runner.tracking.destination import Destination
+from runner.tracking.sync import StorageSync, trial_from_folder
+from runner.tracking.uploader import RunSync
 from runner.trial.run_directory_and_events import RunDirectory
 
 
 @pytest.fixture
 def unsynced(launcher, listener, monkeypatch):
     """A sweep of two trials whose tracker became unreachable when the first one started."""
-    monkeypatch.setattr(module, "_tracker", lambda spec, storage: launcher.tracker.of(None))
+    monkeypatch.setattr(destination, "create_plugin", lambda section, storage: launcher.tracker.of(None))
     listener.on_start = lambda: setattr(launcher.tracker, "is_down", True)
     launcher.launch(FixedTrials(launcher.trials(1, 2)), {1: [(1, 0.5)], 2: [(1, 0.25)]}, listener=listener)
     launcher.tracker.is_down = False
     return launcher
 
 
-def sync(launcher, *names):
+def sync(launcher, *names, to=None):
     storage = launcher.folder / "runs"
-    storage_sync = StorageSync(storage)
+    storage_sync = StorageSync(Destination.from_options(storage, to))
     runs = [run for selection in find_experiments(names, storage) for run in storage_sync.sync_experiment(selection)]
     return {run.name: run for run in runs}, storage_sync
 
@@ -121,8 +124,8 @@ def test_a_run_that_another_process_uploads_is_skipped(unsynced):
     runs, _ = sync(unsynced)
     run = RunDirectory(unsynced.folder / "runs" / "many" / "trial-1")
     run.update_record(status="failed", steps={})
-    _, tracked = module.trial_from_folder(run, {})
-    other = module.RunSync(lambda: unsynced.tracker.of(None), tracked)
+    _, tracked = trial_from_folder(run, {})
+    other = RunSync(lambda: unsynced.tracker.of(None), tracked)
     other.open()
     try:
         runs, _ = sync(unsynced, "trial-1")
@@ -151,3 +154,39 @@ def test_a_launch_on_another_machine_counts_as_running_and_its_record_is_named(u
     record.write_text(json.dumps({"host": "elsewhere", "pid": 7, "born": 0, "started": "", "job": None}))
     runs, storage_sync = sync(unsynced)
     assert runs == {} and str(record) in storage_sync.refused["many"]
+
+
+def name_another_store(launcher):
+    for file in (launcher.folder / "runs").glob("*/*/plan.json"):
+        plan = json.loads(file.read_text())
+        file.write_text(json.dumps({**plan, "tracker": {"type": "mlflow", "uri": "http://stranger.example:5000"}}))
+
+
+def test_the_address_in_a_plan_gets_nothing_unless_a_spec_of_the_user_names_a_tracker(unsynced, monkeypatch, tmp_path):
+    opened = []
+    monkeypatch.setattr(
+        destination, "create_plugin", lambda section, storage: opened.append(section) or unsynced.tracker.of(None)
+    )
+    name_another_store(unsynced)
+    runs, _ = sync(unsynced)
+    assert opened == []
+    assert all("stranger.example" in run.error and "--to SPEC" in run.error for run in runs.values())
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "extends: tiny_mmre\ntracker: {type: mlflow, uri: 'http://own.example:5000'}\n".replace(
+            "tiny_mmre", str(Path("specs/tiny_mmre.yaml").resolve())
+        )
+    )
+    runs, _ = sync(unsynced, to=own)
+    assert all(run.delivered for run in runs.values())
+    assert {section.options.uri for section in opened} == {"http://own.example:5000"}
+
+
+def test_completed_runs_need_no_permission(unsynced):
+    sync(unsynced)
+    for file in (unsynced.folder / "runs").glob("*/*/tracker.json"):
+        state = json.loads(file.read_text())
+        file.write_text(json.dumps({**state, "store": None}))
+    name_another_store(unsynced)
+    runs, _ = sync(unsynced)
+    assert not any(run.error for run in runs.values())

@@ -4,8 +4,8 @@ import io
 
 from hypothesis import example, given
 from hypothesis import strategies as st
-from rich.console import Console
 
+from runner.cli.console import PlainConsole
 from runner.cli.progress import format_duration
 from runner.cli.status_display import STALE_SECONDS, format_metrics, status_lines, status_table
 
@@ -18,7 +18,9 @@ def trial(**changed):
 
 def render(trials, *, color_system=None):
     experiment = {"experiment": "tiny", "trials": trials}
-    console = Console(file=io.StringIO(), width=160, force_terminal=color_system is not None, color_system=color_system)
+    console = PlainConsole(
+        file=io.StringIO(), width=160, force_terminal=color_system is not None, color_system=color_system
+    )
     console.print(status_table(experiment))
     return console.file.getvalue()
 

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from runner.errors import RequirementError
@@ -81,3 +82,55 @@ def test_a_launch_on_another_machine_counts_as_alive_and_is_not_stopped_from_her
     assert launch.host != platform.node()
     with pytest.raises(RequirementError, match=r"far \(process 1 as job emoji-12345678\).*runner stop emoji-12345678"):
         launch.stop(now=False)
+
+
+def record_of(folder, process, **changes):
+    """Write a record that names a process, as another user of a shared folder can."""
+    record = {
+        **{"host": platform.node(), "pid": process.pid, "born": psutil.Process(process.pid).create_time()},
+        **{"started": "2026-01-01T00:00:00+00:00", "job": None},
+    }
+    folder.mkdir(exist_ok=True)
+    file = folder / f".launch-{platform.node()}-{process.pid}.json"
+    file.write_text(json.dumps({**record, **changes}))
+    return file
+
+
+@pytest.mark.parametrize("now", [False, True])
+def test_a_process_that_is_no_launch_is_not_stopped(tmp_path, now):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        file = record_of(tmp_path, process)
+        [launch] = launch_records(tmp_path)
+        with pytest.raises(RequirementError, match=f"{file}: names process {process.pid}, which is not the launch"):
+            launch.stop(now=now)
+        assert process.poll() is None
+    finally:
+        process.communicate(b"\n")
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "place", [lambda link, record: link.symlink_to(record), lambda link, record: link.hardlink_to(record)]
+)
+def test_a_record_in_another_folder_does_not_stop_a_launch_of_this_user(tmp_path, place):
+    (tmp_path / "theirs").mkdir()
+    process = start_process(RESPONSIVE, tmp_path / "mine")
+    [own] = launch_records(tmp_path / "mine")
+    place(tmp_path / "theirs" / own.file.name, own.file)
+    [launch] = launch_records(tmp_path / "theirs")
+    with pytest.raises(RequirementError, match="not the launch of this record"):
+        launch.stop(now=True)
+    assert process.poll() is None
+    own.stop(now=True)
+    assert process.wait() == 130
+
+
+@pytest.mark.parametrize("pid", [0, -1, 2**70])
+def test_a_number_that_is_no_process_id_stops_nothing(tmp_path, monkeypatch, pid):
+    with registered_launch(tmp_path / "here"):
+        [own] = launch_records(tmp_path / "here")
+    monkeypatch.setattr("os.kill", lambda *arguments: pytest.fail("a signal was sent"))
+    launch = LaunchRecord(**{**vars(own), "pid": pid})
+    assert not launch.is_alive
+    launch.stop(now=True)

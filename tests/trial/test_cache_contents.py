@@ -40,7 +40,7 @@ def by_key(rows):
 
 
 def test_items_are_listed_with_size_and_users(storage):
-    rows = by_key(list_items(Cache(storage / ".cache"), storage))
+    rows = by_key(list_items(Cache(storage / ".cache"), storage, pytest.fail))
     assert {row.kind for row in rows.values()} == {"encoded", "trained"}
     assert (rows["a"].used_by, rows["b"].used_by, rows["c"].used_by) == (("x/trial-1",), (), ("x/trial-1",))
     assert rows["b"].size - rows["b"].reclaimable_size == 5000, "the trial has a link to it"
@@ -51,9 +51,9 @@ def test_reusing_an_entry_updates_its_last_use(storage, tmp_path):
     cache = Cache(storage / ".cache")
     entry = cache.entry("trained", "a" * 64)
     os.utime(entry.folder / "entry.json", (0, 0))
-    assert by_key(list_items(cache, storage))["a"].last_used.year == 1970
+    assert by_key(list_items(cache, storage, pytest.fail))["a"].last_used.year == 1970
     entry.link_into(tmp_path / "taken")
-    assert datetime.now(UTC) - by_key(list_items(cache, storage))["a"].last_used < timedelta(hours=1)
+    assert datetime.now(UTC) - by_key(list_items(cache, storage, pytest.fail))["a"].last_used < timedelta(hours=1)
 
 
 times = st.timedeltas(timedelta(0), timedelta(days=100))
@@ -105,8 +105,8 @@ def test_pruning_deletes_old_unfinished_folders(storage):
     for left in (old, new):
         left.mkdir()
     os.utime(old, (0, 0))
-    prune(cache, [by_key(list_items(cache, storage))["b"]])
-    assert set(by_key(list_items(cache, storage))) == {"a", "c"}
+    prune(cache, [by_key(list_items(cache, storage, pytest.fail))["b"]])
+    assert set(by_key(list_items(cache, storage, pytest.fail))) == {"a", "c"}
     assert not old.exists()
     assert new.exists()
 
@@ -114,11 +114,62 @@ def test_pruning_deletes_old_unfinished_folders(storage):
 def test_mirror_items_are_listed_and_pruned(storage, tmp_path):
     cache = Cache.open(f"file://{tmp_path / 'mirror'}", storage)
     cache.mirror.upload(cache.entry("trained", "b" * 64))
-    [row] = [row for row in list_items(cache, storage) if row.is_remote]
+    [row] = [row for row in list_items(cache, storage, pytest.fail) if row.is_remote]
     assert (row.key, row.used_by) == ("b" * 64, None)
     prune(cache, [row])
-    assert [row for row in list_items(cache, storage) if row.is_remote] == []
-    assert "b" in by_key(list_items(cache, storage))
+    assert [row for row in list_items(cache, storage, pytest.fail) if row.is_remote] == []
+    assert "b" in by_key(list_items(cache, storage, pytest.fail))
+
+
+def change_description(folder, **changes):
+    file = folder / "entry.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_entries_that_lead_out_of_the_cache_are_passed_over_by_name_and_not_pruned(storage, tmp_path):
+    precious = tmp_path / "precious" / "work"
+    precious.mkdir(parents=True)
+    (precious / "file").write_text("mine")
+    cache, warnings = Cache(storage / ".cache"), []
+    (cache.root / "linked").symlink_to(precious.parent)
+    (cache.root / "trained" / "linked-key").symlink_to(precious)
+    os.utime(precious, (0, 0))
+    change_description(cache.root / "trained" / ("b" * 64), kind="..", key="precious")
+    items = list_items(cache, storage, warnings.append)
+    assert set(by_key(items)) == {"a", "c"}
+    assert len(warnings) == 3
+    assert all("passed over an entry of the cache" in warning for warning in warnings)
+    assert all(any(name in warning for warning in warnings) for name in ("linked/work", "linked-key", "b" * 64))
+    prune(cache, items)
+    assert (precious / "file").read_text() == "mine"
+    assert (cache.root / "trained" / ("b" * 64)).exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"kind": "..", "key": "precious"}, {"upload": "../.."}, {"files": 1}, {"key": "b"}]
+)
+def test_mirror_entries_of_another_form_are_passed_over_by_name_and_not_pruned(storage, tmp_path, changes):
+    cache, warnings = Cache.open(f"file://{tmp_path / 'mirror'}", storage), []
+    for key in ("a" * 64, "b" * 64):
+        cache.mirror.upload(cache.entry("trained", key))
+    change_description(tmp_path / "mirror" / "trained" / ("b" * 64), **changes)
+    (tmp_path / "precious").mkdir()
+    remote = [row for row in list_items(cache, storage, warnings.append) if row.is_remote]
+    assert [row.key for row in remote] == ["a" * 64]
+    [warning] = warnings
+    assert "b" * 64 in warning
+    prune(cache, remote)
+    assert (tmp_path / "precious").is_dir()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"steps": 1}', '{"steps": {"train": 1}}'])
+def test_an_unreadable_record_of_a_trial_is_named(storage, content):
+    warnings = []
+    record = storage / "x" / "trial-1" / "record.json"
+    record.write_text(content)
+    assert len(list_items(Cache(storage / ".cache"), storage, warnings.append)) == 3
+    [warning] = warnings
+    assert str(record) in warning
 
 
 def cache_json(workplace, *arguments):

@@ -1,5 +1,6 @@
 """Cache entries are published atomically even if processes are killed, and damaged files are named."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -7,10 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runner.files import link_or_copy
 from runner.trial.cache_and_mirror import Cache
-from runner.trial.cache_entry import DESCRIPTION, DamagedEntryError
+from runner.trial.cache_entry import DESCRIPTION, DamagedEntryError, InvalidEntryError, Lease, parse_description
 
 KEY = "0123456789ab" * 5
 
@@ -89,6 +92,95 @@ def test_an_invalid_description_is_damage(entry, model, tmp_path):
     (entry.folder / DESCRIPTION).write_text("{")
     with pytest.raises(DamagedEntryError, match=DESCRIPTION):
         entry.link_into(tmp_path / "taken")
+
+
+def change_description(entry, **changes):
+    description = json.loads((entry.folder / DESCRIPTION).read_text())
+    (entry.folder / DESCRIPTION).write_text(json.dumps({**description, **changes}))
+
+
+FILE = {"size": 1, "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": {"../../outside": FILE}},
+        {"files": {"/outside": FILE}},
+        {"files": {"model/../../outside": FILE}},
+        {"files": {"": FILE}},
+        {"files": {".": FILE}},
+        {"files": {DESCRIPTION: FILE}},
+        {"files": {"model//x": FILE}},
+        {"files": ["model"]},
+        {"files": {"model": {"size": -1, "sha256": "0"}}},
+        {"kind": ".."},
+        {"key": "0" * 60},
+        {"made_by": ["x"]},
+        {"created": "yesterday"},
+    ],
+)
+def test_an_entry_of_another_form_is_neither_used_nor_removed(entry, model, tmp_path, changes):
+    publish(entry, model)
+    change_description(entry, **changes)
+    for read in (entry.read_description, lambda: entry.link_into(tmp_path / "deep" / "taken")):
+        with pytest.raises(InvalidEntryError, match=KEY):
+            read()
+    assert not list(tmp_path.rglob("outside"))
+    publish(entry, model, "x/second")
+    with pytest.raises(InvalidEntryError):
+        entry.read_description()
+
+
+names = st.lists(st.sampled_from(["a", "b.c", "..", ".", "", "\0", "~"]), min_size=1, max_size=5).map("/".join)
+
+
+@given(names)
+def test_accepted_names_stay_inside_the_entry(name):
+    description = {"kind": "k", "key": "a", "made_by": "x", "run": None, "created": "2026-01-01T00:00:00+00:00"}
+    try:
+        parse_description(json.dumps({**description, "files": {name: FILE}}), "here", "k", "a")
+    except InvalidEntryError:
+        return
+    resolved = (Path("/entry") / name).resolve()
+    assert resolved.is_relative_to("/entry")
+    assert resolved.relative_to("/entry").as_posix() == name
+
+
+def link_file(folder, outside):
+    (folder / "model" / "parts" / "weights").rename(outside)
+    (folder / "model" / "parts" / "weights").symlink_to(outside)
+
+
+def link_folder(folder, outside):
+    (folder / "model" / "parts").rename(outside)
+    (folder / "model" / "parts").symlink_to(outside)
+
+
+def pipe(folder, outside):
+    (folder / "model" / "parts" / "weights").unlink()
+    os.mkfifo(folder / "model" / "parts" / "weights")
+
+
+def link_description(folder, outside):
+    (folder / DESCRIPTION).rename(outside)
+    (folder / DESCRIPTION).symlink_to(outside)
+
+
+@pytest.mark.parametrize("change", [link_file, link_folder, pipe, link_description])
+def test_links_and_pipes_in_an_entry_are_not_followed(entry, model, tmp_path, change):
+    publish(entry, model)
+    change(entry.folder, tmp_path / "outside")
+    with pytest.raises(InvalidEntryError, match="not a regular file"):
+        entry.link_into(tmp_path / "taken")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "1"])
+def test_a_lease_whose_holder_is_unknown_names_another_trial(entry, content):
+    with Lease(entry, "x/first").acquire():
+        other = Lease(entry, "x/second")
+        other._holder_file.write_text(content)
+        assert other._holder() == "another trial"
 
 
 def test_files_are_copied_if_links_are_unsupported(tmp_path, monkeypatch):

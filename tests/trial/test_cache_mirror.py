@@ -1,5 +1,6 @@
 """Storages share complete entries through a mirror, and damaged entries are removed from it."""
 
+import json
 import os
 from pathlib import Path
 from uuid import uuid4
@@ -11,7 +12,7 @@ from runner.errors import RequirementError
 from runner.spec.experiment_spec import ComputeOptions
 from runner.stages import LocatedStr
 from runner.trial.cache_and_mirror import Cache, MirrorError
-from runner.trial.cache_entry import DESCRIPTION, DamagedEntryError
+from runner.trial.cache_entry import DESCRIPTION, DamagedEntryError, InvalidEntryError
 
 KEY = "0123456789ab" * 5
 
@@ -75,7 +76,7 @@ def test_an_entry_of_one_storage_is_found_by_another(caches, tmp_path):
     description = fetched(caches[1]).link_into(tmp_path / "taken")
     assert description == caches[0].entry("trained", KEY).read_description()
     assert (tmp_path / "taken" / "model" / "weights.bin").read_text() == "weights"
-    assert [each["key"] for each in caches[1].mirror.descriptions()] == [KEY]
+    assert [each["key"] for each in caches[1].mirror.descriptions(pytest.fail)] == [KEY]
     assert not list(caches[1].root.glob("*/.*unfinished*"))
 
 
@@ -99,10 +100,37 @@ def test_a_damaged_file_is_named_and_the_entry_removed(caches, tmp_path):
     mirror._files.pipe_file(weights, b"spoilt")
     with pytest.raises(DamagedEntryError, match=r"model/weights\.bin"):
         fetched(caches[1])
-    assert list(mirror.descriptions()) == []
+    assert list(mirror.descriptions(pytest.fail)) == []
     assert fetched(caches[1]).read_description() is None
     mirror.upload(caches[0].entry("trained", KEY))
     assert fetched(caches[1]).read_description() is not None
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "model/../../outside"])
+def test_an_entry_that_names_files_outside_itself_is_neither_fetched_nor_removed(caches, tmp_path, name):
+    publish(caches[0], tmp_path)
+    mirror, entry = caches[0].mirror, caches[0].entry("trained", KEY)
+    path = mirror._path_of(entry, DESCRIPTION)
+    description = json.loads(mirror._files.cat_file(path))
+    written = json.dumps({**description, "files": {name: description["files"]["model/weights.bin"]}}).encode()
+    mirror._files.pipe_file(path, written)
+    with pytest.raises(InvalidEntryError, match=f"{name}.*inside the entry"):
+        fetched(caches[1])
+    assert mirror._files.cat_file(path) == written
+    assert not list(tmp_path.rglob("outside"))
+
+
+def test_a_link_in_an_entry_is_not_uploaded(caches, tmp_path):
+    entry = caches[0].entry("trained", KEY)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.bin").write_text("weights")
+    entry.folder.parent.mkdir(parents=True)
+    entry.publish({"model": tmp_path / "model"}, "x/trial-1", "run-1")
+    (entry.folder / "model").rename(tmp_path / "private")
+    (entry.folder / "model").symlink_to(tmp_path / "private")
+    with pytest.raises(InvalidEntryError, match="through a link"):
+        caches[0].mirror.upload(entry)
+    assert caches[0].mirror.read_description(entry) is None
 
 
 def test_simultaneous_uploads_do_not_mix_their_files(caches, tmp_path):

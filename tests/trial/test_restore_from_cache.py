@@ -14,6 +14,7 @@ from runner.spec.load import load_spec
 from runner.stages import StopRequestedError
 from runner.trial import restore_from_cache as reuse
 from runner.trial import run_trial
+from runner.trial.cache_entry import InvalidEntryError
 from runner.trial.restore_from_cache import ARTIFACT_SPECS, ArtifactSpec
 from runner.trial.run_directory_and_events import EventLog, RunDirectory
 from runner.trial.trial_components import TrialContext
@@ -261,6 +262,44 @@ def test_damaged_entry_is_named_and_produced_again(context_of):
     [trouble] = cache_messages(other.run, "trouble")
     assert "made is not what was published" in trouble
     assert reuse_or_run(third, "train", refuse)["reused_from"] == "x/other"
+
+
+@pytest.mark.parametrize("name", ["../../../outside", "made"])
+def test_an_entry_of_another_form_is_named_passed_over_and_left(context_of, tmp_path, name):
+    maker, other = context_of("maker"), context_of("other")
+    reuse_or_run(maker, "train", writing("by a stranger"))
+    file = other.cache.root / "made" / "k" / "entry.json"
+    description = json.loads(file.read_text())
+    files = {name: description["files"]["made"]}
+    file.write_text(json.dumps({**description, "files": files, "key": "other"}))
+    before = file.read_text()
+    assert reuse_or_run(other, "train", writing("own work"))["reused_from"] is None
+    [trouble] = cache_messages(other.run, "trouble")
+    assert str(file) in trouble
+    assert (other.run.path / "made").read_text() == "own work"
+    assert (file.read_text(), list(tmp_path.rglob("outside"))) == (before, [])
+
+
+def test_an_entry_that_may_not_be_read_is_named_and_left(context_of, monkeypatch):
+    maker, other = context_of("maker"), context_of("other")
+    reuse_or_run(maker, "train", writing("private"))
+    cached = other.cache.root / "made" / "k" / "made"
+
+    def refuse_to_link(source, target):
+        raise PermissionError(13, "Permission denied", str(source))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("runner.trial.cache_entry.link_or_copy", refuse_to_link)
+        reuse_or_run(other, "train", writing("own work"))
+    assert any("Permission denied" in message for message in cache_messages(other.run, "trouble"))
+    assert cached.read_text() == "private"
+
+
+@pytest.mark.parametrize("record", ["{", "[]", "{}", '{"events": [{"kind": "state"}]}'])
+def test_a_training_record_of_another_form_is_refused(tmp_path, record):
+    (tmp_path / reuse.RECORD_FILE).write_text(record)
+    with pytest.raises(InvalidEntryError, match="not the record of a training"):
+        reuse.read_training_record(tmp_path)
 
 
 def test_storages_share_artifacts_through_a_mirror(context_of, tmp_path):

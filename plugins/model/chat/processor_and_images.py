@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from plugins.model.chat.find_checkpoint import read_json
 from plugins.model.model_options_and_small_sizes import END_OF_TEXT, TURN_END, ChatFormat
 from runner.errors import DataError, RequirementError
+from runner.images import open_image, read_image_file
 
 ImageSize = tuple[int, int]
 """Height and width in pixels after correction of the orientation, in the order of transformers' image processors."""
@@ -49,7 +49,7 @@ def load_image(path: Path, sample: str) -> Image.Image:
         DataError: The image cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             # Cameras store the rotation in an EXIF tag; the model should see the image as a person does.
             return ImageOps.exif_transpose(image).convert("RGB")
     except _UNREADABLE as error:
@@ -63,8 +63,8 @@ def read_image_size(path: Path, sample: str) -> ImageSize:
         DataError: The image cannot be read.
     """
     try:
-        content = path.read_bytes()
-        with Image.open(BytesIO(content)) as image:
+        content = read_image_file(path)
+        with open_image(content) as image:
             width, height = image.size
             # The EXIF data of a PNG may follow its pixels, and Pillow would decode the pixels first.
             has_no_exif = content.endswith(_PNG_END) and not _PNG_EXIF.search(content)

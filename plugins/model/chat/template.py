@@ -10,6 +10,8 @@ from itertools import count
 from transformers import PreTrainedTokenizerBase, TokenizersBackend
 from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
+from plugins.model.chat.limited_call import LimitError, call_with_limits
+from plugins.model.model_options_and_small_sizes import is_own_template
 from runner.errors import PluginError, RequirementError
 from runner.records import ImagePart, Rendered, TextPart
 
@@ -152,7 +154,13 @@ class ChatTemplate:
         return self._templates[shape]
 
     def _render(self, turns: Sequence[tuple[str, Sequence[bool]]], *, answer_follows: bool) -> str:
-        """Apply the template to turns of this shape, with placeholders for their texts."""
+        """Apply the template to turns of this shape, with placeholders for their texts.
+
+        The template of a checkpoint is a program, so it is rendered within limits.
+
+        Raises:
+            RequirementError: The template is not valid, or exceeds a limit.
+        """
         slots = (f"{_SLOT_BEGIN}{index}\ue001" for index in range(sum(len(parts) for _, parts in turns)))
         conversation = [
             {
@@ -161,13 +169,25 @@ class ChatTemplate:
             }
             for role, parts in turns
         ]
-        text = self.tokenizer.apply_chat_template(
-            conversation,  # type: ignore[arg-type]  # parts of a content are dictionaries, not strings
-            tokenize=False,
-            add_generation_prompt=answer_follows,
-        )
-        assert isinstance(text, str)
-        return text
+
+        def render() -> str:
+            text = self.tokenizer.apply_chat_template(
+                conversation,  # type: ignore[arg-type]  # parts of a content are dictionaries, not strings
+                tokenize=False,
+                add_generation_prompt=answer_follows,
+            )
+            assert isinstance(text, str)
+            return text
+
+        if is_own_template(str(self.tokenizer.chat_template)):
+            return render()
+        try:
+            return call_with_limits(render)
+        except LimitError as error:
+            raise RequirementError(
+                f"model.checkpoint: its chat template cannot be rendered: {error}; correct the template, or use "
+                "another checkpoint"
+            ) from error
 
     def _find_turn_end(self) -> str:
         conversation = self._render((("user", (False,)), ("assistant", (False,))), answer_follows=False)

@@ -23,6 +23,7 @@ from runner.dataset.folder_writer import DatasetWriter
 from runner.errors import DataError
 from runner.files import iter_jsonl, stream_jsonl
 from runner.fingerprint_and_provenance import canonical_json, fingerprint, fingerprinted_options
+from runner.images import open_image
 from runner.records import Sample, Segment, segment_letters
 from runner.spec.dataset_spec import CropOptions
 from runner.stages import Reporter, SkippedEntry, SourceTweet
@@ -95,7 +96,7 @@ def store_images(images: Sequence[tuple[Path, Path]]) -> None:
     """
     source_of_target: Mapping[Path, Path] = {target: source for source, target in images}
     for target, source in source_of_target.items():
-        with Image.open(source) as image:
+        with open_image(source) as image:
             if _can_copy(image):
                 shutil.copyfile(source, target)
             else:
@@ -109,7 +110,7 @@ def _read_image(path: Path, boxes: Sequence[Box], size: tuple[int, int] | None) 
     if path.stat().st_size == 0:
         raise UnusableImageError("is an empty file")
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.load()
             orientation = int(image.getexif().get(ORIENTATION, 1))
             raw_size = image.size
@@ -215,7 +216,7 @@ def _can_copy(image: Image.Image) -> bool:
 
 
 def _target_suffix(source: Path) -> str:
-    with Image.open(source) as image:
+    with open_image(source) as image:
         return COPIED_FORMATS[str(image.format)] if _can_copy(image) else ".jpg"
 
 

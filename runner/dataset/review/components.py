@@ -13,6 +13,7 @@ from PIL import Image
 
 from runner.dataset.review.queue import ReviewItem, StateFilter
 from runner.dataset.review.session import Session
+from runner.images import open_image
 
 NUM_PRELOADED = 2
 """Number of following samples whose images the browser loads in advance."""
@@ -116,7 +117,7 @@ def _read_image_size(path: Path | None) -> tuple[int, int] | None:
     try:
         if path is None:
             return None
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None

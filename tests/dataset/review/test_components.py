@@ -1,5 +1,6 @@
 """The HTML of a sample: complete, escaped, and with boxes at the right positions."""
 
+import os
 import re
 
 import pytest
@@ -82,3 +83,10 @@ def test_progress(session):
     assert "1 of 6 decided" in html
     assert "sample 2, id 2" in html
     assert 'class="accepted" style="width: 16.6' in html
+
+
+def test_a_pipe_in_place_of_a_picture_does_not_hold_up_the_page(session):
+    picture = session.current.sample.image
+    picture.unlink()
+    os.mkfifo(picture)
+    assert "<img" not in render_sample(session, url).image.partition("<div hidden>")[0]

@@ -1,5 +1,6 @@
 """Prompts in several chat templates, for any text."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, processors
 
+from plugins.model.chat import limited_call
 from plugins.model.chat.processor_and_images import train_tokenizer
 from plugins.model.chat.template import ChatTemplate
-from plugins.model.model_options_and_small_sizes import END_OF_TEXT, TURN_END, TURN_START, ChatFormat, chat_template
+from plugins.model.model_options_and_small_sizes import (
+    END_OF_TEXT,
+    TURN_END,
+    TURN_START,
+    ChatFormat,
+    chat_template,
+    is_own_template,
+)
 from runner.errors import PluginError, RequirementError
 from runner.records import ImagePart, Rendered, TextPart
 
@@ -132,3 +141,39 @@ def test_a_template_that_changes_the_prompt_is_an_error():
     ):
         with pytest.raises(PluginError, match=f"sample s1: .*{said}"):
             ChatTemplate(_tokenizer(template), "<image>").encode_prompt(sample, ["<image>"])
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        ("{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}", "takes more than 1 seconds"),
+        ("{{ 'x' * 3000000 }}", "result has more than 1,000,000 bytes"),
+        ("{% set many = 'x' * 2000000000 %}", "more memory than it may use"),
+        ("{{ raise_exception('only text') }}", "TemplateError: only text"),
+        ("{% for %}", "TemplateSyntaxError"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+    ],
+)
+def test_a_template_that_exceeds_a_limit_or_is_broken_is_refused(monkeypatch, template, problem):
+    monkeypatch.setattr(limited_call, "CPU_SECONDS", 1)
+    monkeypatch.setattr(limited_call, "OUTPUT_BYTES", 1_000_000)
+    with pytest.raises(RequirementError, match=f"chat template cannot be rendered: .*{problem}"):
+        ChatTemplate(_tokenizer(template), "<image>")
+
+
+def test_a_template_that_hangs_without_computing_is_ended(monkeypatch):
+    monkeypatch.setattr(limited_call, "WALL_SECONDS", 0.1)
+    with pytest.raises(limited_call.LimitError, match="takes more than 0 seconds"):
+        limited_call.call_with_limits(lambda: time.sleep(60) or "")
+
+
+@given(st.text(max_size=20))
+def test_only_templates_of_this_project_count_as_own(image):
+    assert is_own_template(chat_template(image)) == ("{" not in image)
+    assert not is_own_template(chat_template(image) + "{{ 1 }}")
+    assert not is_own_template(image)
+
+
+def test_a_call_with_limits_returns_the_text():
+    text = "é\ue000" * 100_000
+    assert limited_call.call_with_limits(lambda: text) == text

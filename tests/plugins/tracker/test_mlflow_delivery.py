@@ -112,15 +112,19 @@ def test_a_server_that_was_down_during_a_training_gets_everything_later(server, 
     assert right["status"] == ("FINISHED", "finished")
 
     launch_while_the_server_is_dead(synced, server)
-    gone = synced.run("sync")
+    refused = synced.run("sync")
+    assert refused.returncode == 1 and "--to SPEC" in refused.stdout
+    own = synced.folder / "own.yaml"
+    own.write_text(f"extends: emoji.yaml\ntracker: {{type: mlflow, uri: '{server.uri}'}}\n")
+    gone = synced.run("sync", "--to", own)
     assert gone.returncode == 1 and "Traceback" not in gone.stderr and server.uri in gone.stdout
     server.start()
-    done = synced.run("sync", "--json")
+    done = synced.run("sync", "--to", own, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     [told] = json.loads(done.stdout)["runs"]
     assert told["delivered"] and told["events"] > 10
     assert all_of(client, trial_of(synced), tmp_path / "one") == right
-    again = json.loads(synced.run("sync", "--json").stdout)
+    again = json.loads(synced.run("sync", "--to", own, "--json").stdout)
     assert (again["delivered"], again["lacking"]) == (0, 0)
 
     launch_while_the_server_is_dead(relaunched, server)

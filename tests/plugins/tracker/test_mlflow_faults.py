@@ -124,7 +124,7 @@ def test_pages_are_served_without_telemetry(storage, monkeypatch):
 
 def test_ui_opens_the_training_pages_and_warns_beyond_loopback(workplace, storage, monkeypatch):
     shown = []
-    monkeypatch.setattr(os, "execv", lambda program, command: shown.append(command))
+    monkeypatch.setattr(os, "execve", lambda program, command, environment: shown.append(command))
     (workplace.folder / "runs").symlink_to(storage)
     inside = workplace.run("ui")
     assert "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning" in inside.stderr

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -115,11 +116,34 @@ def test_converted_texts_can_be_stored_everywhere(text):
     fitted.encode()
 
 
+@given(st.text(max_size=60))
+def test_values_in_a_description_are_code_in_one_cell(value):
+    row = description({"a": value}, {"a"}).splitlines()[4]
+    cell = row.removeprefix("| `a` | ").removesuffix(" |")
+    assert row == f"| `a` | {cell} |"
+    shown = " ".join(value.replace("\x00", "").split())
+    if not shown:
+        return
+    fence = re.match("`+", cell)[0]
+    inside = cell[len(fence) : -len(fence)]
+    assert cell == fence + inside + fence
+    assert fence not in re.findall("`+", inside), "no run of backticks in the value ends the code"
+    assert not re.search(r"(?<!\\)\|", inside)
+
+
+@pytest.mark.parametrize(
+    "value", ["[x](https://a.example)", "![x](https://a.example/p.png)", "<img src=x>", "**x**", "a``b`"]
+)
+def test_markdown_and_html_in_a_value_are_shown_as_text(value):
+    cell = description({"a": value}, {"a"}).splitlines()[4].split(" | ", 1)[1]
+    assert re.fullmatch(r"(`+) ?(.*?) ?\1 \|", cell)[2] == value
+
+
 def test_a_description_lists_the_non_default_settings_within_the_limit():
     told = description({"seed": 1, "trainer.epochs": 3, "a|b": "x|y\nz"}, {"trainer.epochs", "a|b"})
     assert (
         told.splitlines()[2:]
-        == ["| setting | value |", "|---|---|", "| `trainer.epochs` | 3 |", "| `a|b` | x\\|y z |"][:4]
+        == ["| setting | value |", "|---|---|", "| `trainer.epochs` | `3` |", "| `a\\|b` | `x\\|y z` |"][:4]
     )
     many = {f"path.{number}": "v" * 300 for number in range(500)}
     assert len(description(many, set(many))) <= 8000

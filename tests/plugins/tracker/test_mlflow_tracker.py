@@ -1,6 +1,7 @@
 import json
 import logging
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -452,7 +453,7 @@ def test_tags_and_description_of_a_run(storage, tracked):
     for name, value in (("seed", "3"), ("arm", "alone"), ("trial", "0"), ("status", "running")):
         assert tags[f"mmre.{name}"] == value
     assert (tags["mlflow.source.git.commit"], tags["mlflow.source.git.branch"]) == ("c0ffee", "work")
-    assert "| `trainer.precision` | fp32 |" in tags["mlflow.note.content"]
+    assert "| `trainer.precision` | `fp32` |" in tags["mlflow.note.content"]
     client.set_tag(run_id, "mlflow.note.content", "my own words")
     open_tracker(storage).start(changed)
     assert client.get_run(run_id).data.tags["mlflow.note.content"] == "my own words"
@@ -612,3 +613,44 @@ def test_main_metrics_come_before_those_of_the_other_parse_mode():
     event = metrics(None, 9, **{"published/ner_f1": 0.25, "ner_f1": 0.5, "published/bleu": 0.1, "bleu": 0.2})
     names = [metric.key for metric in LoggedMetrics().select_new([event])]
     assert names == ["ner_f1", "bleu", "published/ner_f1", "published/bleu"]
+
+
+def test_a_copied_database_whose_artifacts_lie_on_another_machine_gets_nothing(tmp_path, tracked):
+    runs = tmp_path / "copied"
+    open_tracker(runs)
+    client_of(runs).create_experiment(tracked.experiment, artifact_location="s3://stranger/artifacts")
+    with pytest.raises(RequirementError, match="sends artifacts to s3://stranger"):
+        open_tracker(runs).start(tracked)
+    [run] = client_of(runs).search_runs([client_of(runs).get_experiment_by_name(tracked.experiment).experiment_id])
+    with pytest.raises(RequirementError, match="sends artifacts to s3://stranger"):
+        open_tracker(runs).log_file(run.info.run_id, tmp_path / "page.html", "")
+
+
+@pytest.mark.parametrize("folder", ["/", "/some/.."])
+def test_a_run_whose_folder_has_no_name_is_not_downloaded(storage, tracked, tmp_path, folder):
+    tracker = open_tracker(storage)
+    run_id = tracker.start(tracked)
+    tracker.finish("finished")
+    client_of(storage).set_tag(run_id, "mmre.run_dir", folder)
+    with pytest.raises(RequirementError, match=f"{run_id}: its tag mmre.run_dir names no folder"):
+        tracker.download_runs(tracked.experiment, tmp_path / "here")
+    client_of(storage).set_tag(run_id, "mmre.run_dir", str(tracked.run_dir))
+
+
+@pytest.mark.parametrize("name", ["predictions.jsonl", "model", "model/notes.txt", "mistakes"])
+def test_links_in_the_folder_of_a_run_are_not_uploaded(storage, tracked, tmp_path, name):
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "notes.txt").write_text("private")
+    link = tracked.run_dir / name
+    (tracked.run_dir / "model").mkdir(exist_ok=True)
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.symlink_to(private / "notes.txt" if "." in name else private)
+    tracker = open_tracker(storage)
+    tracker.start(tracked)
+    with pytest.raises(RequirementError, match=re.escape(f"{link}: is a link")):
+        tracker.finish("finished")
+    uploaded = (storage / "mlartifacts" / tracked.experiment).rglob("*")
+    assert b"private" not in {path.read_bytes() for path in uploaded if path.is_file()}

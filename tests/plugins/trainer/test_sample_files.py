@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import multiprocessing
 
 from plugins.trainer.encoded_samples import ABANDONED_SECONDS, SampleFiles
+from runner.errors import DataError
 from runner.records import ImagePart, Rendered, TextPart
 
 SAMPLE = Rendered("7", (ImagePart(Path("/here/7.png")), TextPart("Who?")), "Ada", (Rendered("6", (), "Alan"),))
@@ -88,12 +89,32 @@ def test_damaged_file_is_ignored_and_replaced(open_files, tmp_path, torn):
 
 def test_abandoned_file_is_removed_and_never_read(open_files, tmp_path):
     open_files()
-    old, new = (tmp_path / "encoded" / "key" / name for name in (".old", ".new"))
-    for file in (old, new):
+    names = (f".{'a' * 32}", f".{'b' * 32}", ".profile")
+    old, new, other = (tmp_path / "encoded" / "key" / name for name in names)
+    for file in (old, new, other):
         file.write_bytes(b"half")
-    os.utime(old, (0, time.time() - ABANDONED_SECONDS - 1))
+    for file in (old, other):
+        os.utime(file, (0, time.time() - ABANDONED_SECONDS - 1))
     assert open_files().read(SAMPLE) is None
-    assert [file.name for file in new.parent.iterdir()] == [".new"]
+    assert {file.name for file in new.parent.iterdir()} == {new.name, ".profile"}, "only the runner's own files"
+
+
+@pytest.mark.parametrize("link", ["encoded", "encoded/key"])
+def test_a_folder_that_is_a_link_is_refused(open_files, tmp_path, link):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="not in a link; remove the link"):
+        open_files()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_pipe_in_place_of_a_sample_is_not_opened(open_files, tmp_path):
+    open_files().write(SAMPLE, FEATURES)
+    [file] = (tmp_path / "encoded" / "key").iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    assert open_files().read(SAMPLE) is None
 
 
 def test_folder_may_be_deleted_while_in_use(open_files, tmp_path):

@@ -1,12 +1,16 @@
+import pickle
 import random
 import warnings
+from collections import Counter
 
 import numpy
 import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from plugins.trainer.checkpoint import TrainingState, rng_states, set_rng_states
+from runner.errors import StepError
 
 
 def parts(seed):
@@ -106,3 +110,57 @@ def test_rng_states_are_restored_from_a_file(tmp_path):
     assert draw() != drawn
     set_rng_states(torch.load(tmp_path / "random.pt", weights_only=True))
     assert draw() == drawn
+
+
+def another_object(metadata):
+    metadata.planner_data = Counter("abc")
+
+
+def an_object_in_place_of_a_tensor(metadata):
+    metadata.state_dict_metadata["weights/used.bias"] = BytesStorageMetadata()
+
+
+def tensors_outside(metadata):
+    for place in metadata.storage_data.values():
+        place.relative_path = f"../{place.relative_path}"
+
+
+def transformed_tensors(metadata):
+    for place in metadata.storage_data.values():
+        place.transform_descriptors = ("zstd",)
+
+
+def a_huge_moment(metadata):
+    metadata.state_dict_metadata["moments/used.bias/exp_avg"].size = torch.Size([2**60])
+
+
+@pytest.mark.parametrize(
+    "change", [another_object, an_object_in_place_of_a_tensor, tensors_outside, transformed_tensors, a_huge_moment]
+)
+def test_a_checkpoint_that_describes_more_than_its_own_tensors_is_refused(written, change):
+    _, folder, _ = written
+    metadata = FileSystemReader(folder).read_metadata()
+    change(metadata)
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    state = TrainingState(*parts(seed=2))
+    with pytest.raises(StepError, match=f"{folder}.*[Dd]elete"):
+        state.read(folder)
+    if change is not a_huge_moment:
+        with pytest.raises(StepError, match=f"{folder}.*Delete"):
+            state.read_weights(folder)
+
+
+@pytest.mark.parametrize("content", [None, 1, {"state_dict_metadata": {}}, Counter()])
+def test_metadata_of_another_type_is_refused(tmp_path, content):
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(content))
+    with pytest.raises(StepError, match="Delete its folder"):
+        TrainingState(*parts(seed=2)).read_weights(tmp_path)
+
+
+def test_a_tensor_file_that_is_a_link_is_refused(written, tmp_path):
+    _, folder, _ = written
+    for file in folder.glob("*.distcp"):
+        file.rename(tmp_path / "elsewhere")
+        file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StepError, match="not a tensor file of the checkpoint"):
+        TrainingState(*parts(seed=2)).read(folder)

@@ -10,17 +10,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from runner.stages import Options, TrackedRun
+from runner.stages import TrackedRun, TrackerOptions
 
 Row = tuple[str, str, str, str]
 """Metric, optimizer step (empty for a final result), value, time."""
 
 
-class TableOptions(Options):
+class TableOptions(TrackerOptions):
     """Writes `metrics.csv` to the folder of each run."""
 
     delimiter: Literal[",", ";", "\t"] = ","
     """Separator of the columns."""
+
+    @property
+    def stays_in_storage(self) -> bool:
+        """The tracker writes only into the folders of runs."""
+        return True
 
 
 class TableTracker:

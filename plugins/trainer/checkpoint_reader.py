@@ -1,0 +1,100 @@
+"""Reads a distributed checkpoint of torch without unpickling anything but descriptions of its tensors."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import filesystem, metadata
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.serialization import _get_layout
+
+from runner.errors import StepError
+
+METADATA = ".metadata"
+"""The file that torch writes last into a folder of tensors: a pickle that says where each tensor is stored."""
+
+_DESCRIPTIONS = {
+    (module.__name__, name): getattr(module, name)
+    for module, names in {
+        metadata: (
+            "ChunkStorageMetadata",
+            "Metadata",
+            "MetadataIndex",
+            "StorageMeta",
+            "TensorProperties",
+            "TensorStorageMetadata",
+            "_MEM_FORMAT_ENCODING",
+        ),
+        filesystem: ("_StorageInfo",),
+    }.items()
+    for name in names
+} | {
+    ("torch", "Size"): torch.Size,
+    ("torch.serialization", "_get_layout"): _get_layout,
+    # The path at which the checkpoint was written, which the reader does not use.
+    ("pathlib", "PosixPath"): PurePosixPath,
+    ("pathlib._local", "PosixPath"): PurePosixPath,
+}
+"""What the file may name. Unpickling anything else could run the code of whoever wrote the checkpoint."""
+
+_TENSOR_FILE = re.compile(r"__\d+_\d+\.distcp")
+
+
+class _DescriptionUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str, /) -> Any:
+        dtype = getattr(torch, name, None) if module == "torch" else None
+        if isinstance(dtype, torch.dtype):
+            return dtype
+        if (module, name) not in _DESCRIPTIONS:
+            raise StepError(f"names {module}.{name}, which does not describe tensors")
+        return _DESCRIPTIONS[module, name]
+
+
+class CheckpointReader(FileSystemReader):
+    """Reads checkpoints that `TrainingState.write` wrote, and refuses others.
+
+    torch's own reader unpickles any object from `.metadata`, and from the tensor files where `.metadata` names objects
+    that are not tensors.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder of a checkpoint."""
+        super().__init__(folder)
+        self._folder = folder
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """Read the descriptions of all tensors.
+
+        Raises:
+            StepError: The file holds something else, or places tensors outside the checkpoint's own files.
+        """
+        try:
+            with (self._folder / METADATA).open("rb") as file:
+                described = _DescriptionUnpickler(file).load()
+            self._check(described)
+        except StepError as error:
+            raise StepError(
+                f"{self._folder / METADATA}: {error}; the runner does not load this checkpoint. Delete its folder, and "
+                "the training resumes from the checkpoint before it, or starts anew"
+            ) from error
+        described.storage_meta = metadata.StorageMeta(load_id=self.load_id)
+        assert isinstance(described, Metadata)
+        return described
+
+    def _check(self, described: object) -> None:
+        if not isinstance(described, Metadata) or not isinstance(described.state_dict_metadata, dict):
+            raise StepError("is not the description of a checkpoint")
+        for name, tensor in described.state_dict_metadata.items():
+            if not isinstance(tensor, TensorStorageMetadata):
+                raise StepError(f"{name!r} is not a tensor")
+        for place in described.storage_data.values() if isinstance(described.storage_data, dict) else [None]:
+            if not isinstance(place, filesystem._StorageInfo) or place.transform_descriptors:
+                raise StepError("a tensor is not stored in the form in which the runner stores tensors")
+            path = place.relative_path
+            if not isinstance(path, str) or not _TENSOR_FILE.fullmatch(path) or (self._folder / path).is_symlink():
+                raise StepError(f"{path!r} is not a tensor file of the checkpoint")
