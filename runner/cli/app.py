@@ -91,7 +91,7 @@ def warn_of_unusable_plugins() -> None:
     from runner.stages.registry import plugin_problems
 
     for problem in plugin_problems():
-        print(f"warning: {problem}", file=sys.stderr)
+        print_text(f"warning: {problem}", file=sys.stderr)
 
 
 def set_environment() -> None:

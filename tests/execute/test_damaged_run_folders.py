@@ -5,7 +5,7 @@ import pytest
 from runner.errors import DataError
 from runner.sweep.sweep_folder import SweepFolder
 from runner.sweep.trial_source import FixedTrials
-from runner.tracking import sync as module
+from runner.tracking import destination
 from runner.tracking.uploader import tracker_state
 from tests.execute.test_sync import sync
 
@@ -15,7 +15,7 @@ CONTENTS = [b"", b'{"status": ', b"[1]", b"null"]
 @pytest.fixture
 def launched(launcher, monkeypatch):
     """An experiment of which two trials have finished."""
-    monkeypatch.setattr(module, "_tracker", lambda spec, storage: launcher.tracker.of(None))
+    monkeypatch.setattr(destination, "create_plugin", lambda section, storage: launcher.tracker.of(None))
     launcher.launch(FixedTrials(launcher.trials(1, 2)), {})
     return launcher
 
