@@ -48,15 +48,15 @@ def dataset_card(description: Mapping[str, Any], files: Mapping[str, str] | None
         files: The pattern of the Parquet files beside the card, by split; None for a folder of JSON lines.
     """
     header = yaml.safe_dump(_card_header(description, files), sort_keys=False, allow_unicode=True)
-    num_samples = [[split, f"{number:,}"] for split, number in description["num_samples"].items()]
+    num_samples = [[_escape(split), f"{number:,}"] for split, number in description["num_samples"].items()]
     parts = [
         f"---\n{header}---",
-        f"# {description['name']}",
+        f"# {_escape(description['name'])}",
         "Each sample consists of an image, its text, and the entities that the text names. Segments are cut from the "
         "image, and each shows one of the entities. A sample may also have a summary of the image (mutual "
         "reinforcement in multimodal information extraction, arXiv 2504.17353).",
         _markdown_table(["split", "samples"], num_samples),
-        f"Labels: {', '.join(description['labels'])}.",
+        f"Labels: {', '.join(map(_escape, description['labels']))}.",
         *_card_statistics(description.get("statistics") or {}),
         "## Source",
         *_card_source(description),
@@ -91,7 +91,7 @@ def _card_statistics(statistics: Mapping[str, Any]) -> list[str]:
             rows.append([title, *(f"{values[name]:,.6g}" for name in STATISTIC_NAMES)])
     entities = statistics.get("entities")
     numbers = entities.items() if isinstance(entities, Mapping) else ()
-    counts = ", ".join(f"{number:,} × {label}" for label, number in numbers if _is_number(number))
+    counts = ", ".join(f"{number:,} × {_escape(label)}" for label, number in numbers if _is_number(number))
     return [
         _markdown_table(["", *STATISTIC_NAMES], rows) if rows else "",
         f"Entities: {counts}." if counts else "",
@@ -111,11 +111,19 @@ def _card_source(description: Mapping[str, Any]) -> list[str]:
     license_ = description.get("license")
     provenance_yaml = yaml.safe_dump(dict(provenance), sort_keys=False, allow_unicode=True)
     return [
-        f"Made by mmre-runner from: {provenance['source']}." if provenance.get("source") else "",
-        f"Licence: {license_}." if license_ else "No licence is declared: the terms of its sources apply.",
+        f"Made by mmre-runner from: {_escape(provenance['source'])}." if provenance.get("source") else "",
+        f"Licence: {_escape(license_)}." if license_ else "No licence is declared: the terms of its sources apply.",
         f"Fingerprint of the content: `{description['fingerprint']}`.",
-        f"~~~yaml\n{provenance_yaml}~~~" if provenance else "",
+        # An indented block holds any text; the end of a fenced one could be part of the text.
+        "".join(f"    {line}\n" for line in provenance_yaml.splitlines()) if provenance else "",
     ]
+
+
+def _escape(text: object) -> str:
+    """Escape the Markdown and HTML in a text, and its control characters, so that a card shows the text."""
+    line = " ".join(str(text).split())
+    shown = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
+    return re.sub(r"[\\`*_\[\]<>|#&~]", r"\\\g<0>", shown)
 
 
 def _card_usage(*, exported: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -107,7 +108,8 @@ class StorageSync:
         identity = (result.experiment, result.name, result.status)
         try:
             if not sync.needs_upload(result.status):
-                sync.look_up()
+                with suppress(OtherStoreError):  # It has everything, as far as is known here.
+                    sync.look_up()
             if not sync.needs_upload(result.status):
                 return SyncResult(*identity, run_id=sync.run_id)
             num_events = sync.finish(result.status, results)

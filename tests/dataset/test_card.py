@@ -57,3 +57,23 @@ def test_missing_values_are_omitted():
     assert "Made by" not in text
     assert "characters" not in text
     assert "\n\n\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("[x](https://a.example)", "\\[x\\](https://a.example)"),
+        ("<img src=x>", "\\<img src=x\\>"),
+        ("a|b\n# c", "a\\|b \\# c"),
+        ("\x1b]0;x\x07", "\\\\x1b\\]0;x\\\\x07"),
+    ],
+)
+def test_texts_of_others_are_text_in_the_card(text, shown):
+    provenance = {"source": text, "spec": {"note": "~~~\n" + text}}
+    card = dataset_card({**DESCRIBED, "name": text, "labels": [text], "license": text, "provenance": provenance})
+    body = card.split("---\n", 2)[2]
+    for line in (f"# {shown}", f"Labels: {shown}.", f"Licence: {shown}.", f"Made by mmre-runner from: {shown}."):
+        assert f"\n{line}\n" in body
+    quoted = body.split("`abc`.")[1].split("## Usage")[0]
+    assert all(line.startswith("    ") for line in quoted.splitlines() if line)
+    assert yaml.safe_load(quoted) == provenance

@@ -64,7 +64,7 @@ def test_a_trial_with_the_same_training_as_a_pruned_one_is_pruned(launcher, prep
     assert other_run.read_record()["status"] == "pruned"
     assert other_run.read_record()["steps"]["train"]["reused_from"] == "many/trial-old"
     storage = launcher.folder / "runs"
-    [item] = list_items(Cache(storage / ".cache"), storage)
+    [item] = list_items(Cache(storage / ".cache"), storage, pytest.fail)
     assert item.used_by == ("many/trial-new", "many/trial-old")
 
 

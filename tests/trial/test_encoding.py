@@ -109,7 +109,7 @@ def test_trials_record_their_use_of_encoded_samples(plan_of, tmp_path):
         run.create(plan, "", ())
         run_trial(plan.spec, run.path, ["train"])
         names.append(f"{name}/trial-1")
-        [item] = [item for item in list_items(cache, storage) if item.kind == "encoded"]
+        [item] = [item for item in list_items(cache, storage, pytest.fail) if item.kind == "encoded"]
         assert item.used_by == tuple(names)
         assert item.last_used.year > 2000, "a training that only reads the samples uses them as well"
         folder = cache.entry(item.kind, item.key).folder
