@@ -23,11 +23,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from runner.errors import PluginError, RequirementError
+from runner.errors import PluginError
 from runner.files import cached_json, user_cache_dir
-
-ENGINE = "runner"
-"""The package of the engine. Of its modules, only `COMPUTING_MODULES` can change a result."""
+from runner.imported_modules import ENGINE, SHIPPED, check_unedited
 
 COMPUTING_MODULES = frozenset(
     {
@@ -71,10 +69,6 @@ distribution."""
 
 COMPUTES_WITH = {"transformers": ("tokenizers", "pillow", "numpy"), "torch": ("numpy",)}
 """Packages that a package computes with, by distribution."""
-
-SHIPPED = "plugins"
-"""The package of the shipped plugins, which other plugins may build on."""
-
 
 FORMAT = 2
 """Version of the cached definitions, to be raised whenever `read_module_code` changes."""
@@ -467,47 +461,11 @@ def module_code(module: str) -> ModuleCode | None:
     if file is None:
         return None
     content = file.read_bytes()
-    _check_loaded(module, file, content)
+    check_unedited(module, file, content)
     try:
         return _cached_module_code(content, module, is_package=file.name == "__init__.py")
     except SyntaxError as error:
         raise PluginError(f"{file} is not valid Python: {error}") from error
-
-
-_LOADED: dict[str, tuple[object, str]] = {}
-"""The modules that this process has imported: the spec of the import, and the SHA-256 of the text."""
-
-
-def note_imported(packages: Collection[str] = ()) -> None:
-    """Remember the texts of what this process has imported from the engine, the shipped plugins and some packages.
-
-    The earlier after the import this is done, the fewer edits go unnoticed.
-    """
-    followed = {ENGINE, SHIPPED, *packages}
-    for module in [name for name in sys.modules if name.partition(".")[0] in followed]:
-        _note_imported(module)
-
-
-def _note_imported(module: str) -> str | None:
-    """Return the SHA-256 of the text that a module had when this was first called after its import."""
-    import_spec = getattr(sys.modules[module], "__spec__", None)
-    noted = _LOADED.get(module)
-    origin = getattr(import_spec, "origin", None) or ""
-    # `importlib.reload` creates a new spec.
-    if (noted is None or noted[0] is not import_spec) and origin.endswith(".py"):
-        with suppress(OSError):
-            noted = _LOADED[module] = (import_spec, hashlib.sha256(Path(origin).read_bytes()).hexdigest())
-    return noted[1] if noted else None
-
-
-def _check_loaded(module: str, file: Path, content: bytes) -> None:
-    """Refuse a module that was edited after its import: Python goes on running the text that it imported."""
-    noted = _note_imported(module) if module in sys.modules else None
-    if noted is not None and noted != hashlib.sha256(content).hexdigest():
-        raise RequirementError(
-            f"{file} was edited after this process imported it, so the code that runs here is not the code in the "
-            "file; restart the process (in a notebook, the kernel)"
-        )
 
 
 @cache

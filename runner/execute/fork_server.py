@@ -22,8 +22,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from runner.code_identity import note_imported
 from runner.errors import RunnerError
+from runner.imported_modules import note_imported
 from runner.resolved_plan import read_plan
 from runner.trial.run_trial import Outcome, outcome_of_trial
 

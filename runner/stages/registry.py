@@ -11,8 +11,8 @@ from inspect import isabstract, isfunction
 from traceback import walk_tb
 from typing import Any, cast, get_args
 
-from runner.code_identity import note_imported
 from runner.errors import PluginError
+from runner.imported_modules import note_imported
 from runner.stages import (
     Adapter,
     Annotator,
