@@ -33,6 +33,7 @@ COMPUTING_MODULES = frozenset(
     {
         "runner.dataset.folder_reader",
         "runner.dataset.folder_writer",
+        "runner.dataset.leaks",
         "runner.images",
         "runner.prompt_rendering",
         "runner.records",
@@ -69,7 +70,11 @@ COMPUTING_PACKAGES = {
 """Of the packages that the runner requires, those whose version can change a result: name of the import to name of the
 distribution."""
 
-COMPUTES_WITH = {"transformers": ("tokenizers", "pillow", "numpy"), "torch": ("numpy",)}
+COMPUTES_WITH = {
+    "ImageHash": ("numpy", "pillow", "scipy"),
+    "torch": ("numpy",),
+    "transformers": ("tokenizers", "pillow", "numpy"),
+}
 """Packages that a package computes with, by distribution."""
 
 SHIPPED = "plugins"
