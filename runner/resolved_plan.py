@@ -288,6 +288,8 @@ def describe_changes(pinned: Mapping[str, Any], current: Pins) -> list[str]:
         )
         if old != new
     ]
+    if "code" not in pinned:  # a plan of an earlier version
+        return [*changes, "the plan does not say by which code its results were made"]
     return changes + changed_modules(pinned["code"], current.code)
 
 
