@@ -872,7 +872,13 @@ def _package_versions(distributions: Iterable[str]) -> dict[str, str]:
 
 
 def _version(name: str) -> str:
+    """Return the version of a distribution.
+
+    The local part of a computing package's version (after `+`) is omitted: it names the device that a build of torch is
+    for, which may differ between the machine that resolves a plan and a worker.
+    """
     try:
-        return version(name)
+        installed = version(name)
     except PackageNotFoundError:
         return "not installed"
+    return installed.partition("+")[0] if name in COMPUTING_PACKAGES.values() else installed

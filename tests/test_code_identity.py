@@ -621,6 +621,13 @@ def test_the_version_of_a_package_that_only_a_plugin_uses_counts(site):
     assert {name: value for name, value in found.items() if not name.startswith("probe")} == {"else-where": "1.5"}
 
 
+def test_builds_of_torch_for_other_devices_have_the_same_identity(monkeypatch):
+    versions = {"torch": "2.9.0+cu128", "own-package": "1.0+g0123abc"}
+    monkeypatch.setattr(code_identity_module, "version", lambda name: versions.get(name, "1"))
+    found = code_identity_module._package_versions(versions)
+    assert found == {"torch": "2.9.0", "own-package": "1.0+g0123abc", "numpy": "1"}
+
+
 def test_digest_is_the_same_in_all_versions_of_python():
     text = "def f(a: int = 1) -> int:\n    return f'{a!r:>2}' + g(*a, b=None)\n"
     [definition] = read_module_code(text, "package.module", is_package=False).definitions["f"]
