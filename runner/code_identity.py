@@ -31,6 +31,7 @@ COMPUTING_MODULES = frozenset(
     {
         "runner.dataset.folder_reader",
         "runner.dataset.folder_writer",
+        "runner.dataset.leaks",
         "runner.images",
         "runner.prompt_rendering",
         "runner.records",
@@ -67,7 +68,11 @@ COMPUTING_PACKAGES = {
 """Of the packages that the runner requires, those whose version can change a result: name of the import to name of the
 distribution."""
 
-COMPUTES_WITH = {"transformers": ("tokenizers", "pillow", "numpy"), "torch": ("numpy",)}
+COMPUTES_WITH = {
+    "ImageHash": ("numpy", "pillow", "scipy"),
+    "torch": ("numpy",),
+    "transformers": ("tokenizers", "pillow", "numpy"),
+}
 """Packages that a package computes with, by distribution."""
 
 FORMAT = 2
@@ -825,7 +830,13 @@ def _package_versions(distributions: Iterable[str]) -> dict[str, str]:
 
 
 def _version(name: str) -> str:
+    """Return the version of a distribution.
+
+    The local part of a computing package's version (after `+`) is omitted: it names the device that a build of torch is
+    for, which may differ between the machine that resolves a plan and a worker.
+    """
     try:
-        return version(name)
+        installed = version(name)
     except PackageNotFoundError:
         return "not installed"
+    return installed.partition("+")[0] if name in COMPUTING_PACKAGES.values() else installed

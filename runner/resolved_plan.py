@@ -45,7 +45,7 @@ STAGES_OF_STEP = {
     "generate": ("data", "adapter", "model", "generator"),
     "score": ("data", "adapter", "metric"),
 }
-"""The stages whose plugins a step runs."""
+"""The stages whose plugins a step always runs; see `stages_of_step`."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +220,12 @@ def _code_units(spec: ExperimentSpec) -> dict[str, Callable[[], dict[str, str]]]
     return units
 
 
+def stages_of_step(spec: ExperimentSpec, step: str) -> set[str]:
+    """Return the stages whose plugins a step runs; some trainings also generate and score validation answers."""
+    stages = set(STAGES_OF_STEP[step])
+    return stages | {"generator", "metric"} if step == "train" and _generates_validation(spec) else stages
+
+
 def check_code(spec: ExperimentSpec, step: str) -> None:
     """Compare the code that a step of a trial can run with the code that its plan is pinned to.
 
@@ -232,9 +238,7 @@ def check_code(spec: ExperimentSpec, step: str) -> None:
         RequirementError: This process runs an older text of a module; see `module_code`.
     """
     assert spec.pinned is not None
-    stages = {*STAGES_OF_STEP[step], f"engine.{step}"}
-    if step == "train" and _generates_validation(spec):
-        stages |= {"generator", "metric"}
+    stages = {*stages_of_step(spec, step), f"engine.{step}"}
     current = {
         name: compute()
         for name, compute in _code_units(spec).items()
@@ -288,6 +292,8 @@ def describe_changes(pinned: Mapping[str, Any], current: Pins) -> list[str]:
         )
         if old != new
     ]
+    if "code" not in pinned:  # a plan of an earlier version
+        return [*changes, "the plan does not say by which code its results were made"]
     return changes + changed_modules(pinned["code"], current.code)
 
 

@@ -49,6 +49,7 @@ STEPS_BY_MODULE = {
     "plugins.trainer.loss": {TRAIN, GENERATE},
     "plugins.trainer.train_loop": {TRAIN, GENERATE},
     "plugins.trainer.train_step": {TRAIN, GENERATE},
+    "runner.dataset.leaks": {TRAIN, GENERATE},
     "runner.prompt_rendering": {TRAIN, GENERATE},
     "runner.trial.generate": {GENERATE},
     "runner.trial.score": {SCORE},
@@ -85,6 +86,8 @@ NOT_USED_HERE = {
     "plugins.metric.extraction": UNUSED_METRICS,
     "plugins.metric.summary": {"CorpusBleu", "CorpusBleuOptions"},
     "plugins.data.synthetic": set(),
+    # The first compares the texts of the data, too; the others only report leaks.
+    "runner.dataset.leaks": {"text_key", "Leak", "find_leaks", "leak_message", "MAX_LISTED_LEAKS"},
     # These write texts that the launch shows.
     "runner.trial.score": {"describe_total_failure", "describe_mistake"},
 }
@@ -616,6 +619,13 @@ def test_the_version_of_a_package_that_only_a_plugin_uses_counts(site):
     text = f"import json\n\nimport pydantic\nimport yaml\nfrom elsewhere_code import work\n\n{PLUGIN}"
     found = identity_of(site / "probe", {"plugin.py": text.replace("work()", "work(json, yaml, pydantic)")})
     assert {name: value for name, value in found.items() if not name.startswith("probe")} == {"else-where": "1.5"}
+
+
+def test_builds_of_torch_for_other_devices_have_the_same_identity(monkeypatch):
+    versions = {"torch": "2.9.0+cu128", "own-package": "1.0+g0123abc"}
+    monkeypatch.setattr(code_identity_module, "version", lambda name: versions.get(name, "1"))
+    found = code_identity_module._package_versions(versions)
+    assert found == {"torch": "2.9.0", "own-package": "1.0+g0123abc", "numpy": "1"}
 
 
 def test_digest_is_the_same_in_all_versions_of_python():

@@ -7,7 +7,15 @@ import sys
 import pytest
 
 from runner.errors import SpecError
-from runner.resolved_plan import expand_trials, flatten_json, plan_json, read_plan, resolve, smoke_spec
+from runner.resolved_plan import (
+    describe_changes,
+    expand_trials,
+    flatten_json,
+    plan_json,
+    read_plan,
+    resolve,
+    smoke_spec,
+)
 from runner.spec.load import load_spec
 
 SPEC = """\
@@ -52,6 +60,14 @@ def test_plan_resolves_to_itself(plan_of):
     again = resolve(read_plan(plan_json(plan.spec)), Quiet())
     assert again == plan
     assert plan_json(again.spec) == plan_json(plan.spec)
+
+
+def test_plan_of_a_version_that_did_not_record_code_is_described(plan_of):
+    pins = plan_of().pins
+    earlier = pins.model_dump(exclude={"code"}) | {"data": "d"}
+    [data, code] = describe_changes(earlier, pins)
+    assert data.startswith("the data set's fingerprint was 'd'")
+    assert "does not say by which code" in code
 
 
 def test_plan_is_resolved_without_importing_training_packages(plan_of, tmp_path):

@@ -55,7 +55,6 @@ class Store:
             RequirementError: The store cannot be opened.
         """
         self._storage = storage.resolve()
-        self._is_default = uri is None
         self.uri = _with_driver(uri or f"sqlite:///{self._storage / 'mlflow.db'}")
         self.is_server = self.uri.startswith(("http://", "https://", "databricks"))
         file = _sqlite_file(self.uri) if self.uri.startswith("sqlite") else None
@@ -111,7 +110,7 @@ class Store:
         Raises:
             RequirementError: The database, which somebody may have copied here, sends them to another machine.
         """
-        if self._is_default and urlsplit(artifact_uri).scheme not in {"", "file"}:
+        if self._own_database is not None and urlsplit(artifact_uri).scheme not in {"", "file"}:
             raise RequirementError(
                 f"{self._display_uri} sends artifacts to {redact_value(artifact_uri)}; if this is intended, name "
                 "the database under tracker.uri"

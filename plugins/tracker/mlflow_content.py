@@ -26,6 +26,8 @@ from mlflow.utils.validation import (
     MAX_TAG_VAL_LENGTH,
 )
 
+from runner.errors import DataError
+from runner.files import read_json_object
 from runner.stages import DatasetInfo
 
 DATASET_CONTEXTS = {"train": "training", "test": "testing"}
@@ -326,7 +328,10 @@ def _mean_objective(trials: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _mean_metrics(files: Iterable[Path]) -> dict[str, float]:
-    """Average each metric that all of these trials have."""
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    """Average each metric that all of these trials have; none if a file is damaged, which `runner status` reports."""
+    try:
+        results: list[Any] = [read_json_object(file, "") for file in files if file.exists()]
+    except DataError:
+        return {}
     columns = {name: [metrics.get(name) for metrics in results] for name in (results[0] if results else ())}
     return {name: fmean(values) for name, values in columns.items() if None not in values}

@@ -75,7 +75,7 @@ class TrainingState:
                     if key.startswith(prefix):
                         assert isinstance(stored, TensorStorageMetadata)
                         if stored.size.numel() > parameter.numel():
-                            raise StepError(f"{folder}: {key} is larger than its parameter; delete this checkpoint")
+                            raise StepError(f"{folder}: {key} is larger than its parameter")
                         tensors[key] = _empty_moment(stored, parameter)
                         optimizer.state[parameter][key.removeprefix(prefix)] = tensors[key]
         _load(tensors, folder)

@@ -78,10 +78,7 @@ class CheckpointReader(FileSystemReader):
                 described = _DescriptionUnpickler(file).load()
             self._check(described)
         except StepError as error:
-            raise StepError(
-                f"{self._folder / METADATA}: {error}; the runner does not load this checkpoint. Delete its folder, and "
-                "the training resumes from the checkpoint before it, or starts anew"
-            ) from error
+            raise StepError(f"{self._folder / METADATA}: {error}; the runner does not load it") from error
         described.storage_meta = metadata.StorageMeta(load_id=self.load_id)
         assert isinstance(described, Metadata)
         return described

@@ -9,12 +9,10 @@ from rich.table import Table
 
 from runner.dataset.dataset_statistics import STATISTIC_NAMES, DatasetStatistics
 from runner.dataset_statistics_report import MEASURE_TITLES, format_value
+from runner.files import SIZE_UNITS
 from runner.trial.cache_contents import CachedItem, sum_sizes
 
 AGE_UNITS = {"d": 86400, "h": 3600, "min": 60, "s": 1}
-
-
-SIZE_UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3, "B": 1}
 
 
 def cache_table(items: Sequence[CachedItem], now: datetime, title: str) -> Table:
@@ -49,7 +47,7 @@ def _format_users(item: CachedItem) -> str:
 
 def format_size(num_bytes: int) -> str:
     """Format a number of bytes: `1.5 GB`."""
-    unit = next((name for name, size in SIZE_UNITS.items() if num_bytes >= size), "B")
+    unit = next((name for name, size in reversed(SIZE_UNITS.items()) if num_bytes >= size), "B")
     return f"{num_bytes:,} B" if unit == "B" else f"{num_bytes / SIZE_UNITS[unit]:,.1f} {unit}"
 
 

@@ -111,7 +111,7 @@ def _rich_table(source: paper_tables.Table) -> Table:
         justify: Literal["left", "right"] = "left" if index < source.num_text_columns else "right"
         table.add_column(heading, justify=justify, overflow="fold")
     for row in source.rows:
-        table.add_row(*(cell for cell in row))
+        table.add_row(*row)
     return table
 
 

@@ -14,7 +14,7 @@ import typer
 from runner.cli.app import INSPECT, AsJson, Debug, app, set_environment, warn_of_unusable_plugins
 from runner.cli.printing import print_json, print_text
 from runner.errors import SpecError
-from runner.redaction import is_loopback
+from runner.redaction import is_loopback, without_api_keys
 
 
 @app.command(rich_help_panel=INSPECT)
@@ -75,8 +75,6 @@ def ui(
     debug: Debug = False,
 ) -> None:
     """Serve the web interface of the tracker (MLflow)."""
-    from runner.redaction import without_api_keys
-
     set_environment()
     command, path = _serve_command(spec, host, port, allowed_hosts or ())
     if not is_loopback(host):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from runner.cli.app import INSPECT, RUN, AsJson, Debug, app, set_environment
+from runner.cli.app import INSPECT, RUN, AsJson, Debug, app, open_terminal, set_environment
 from runner.cli.printing import print_json, print_text
 from runner.files import parse_size
 
@@ -74,7 +74,6 @@ def cache(
     debug: Debug = False,
 ) -> None:
     """List cached models and answers. With filters, delete those that match all filters; trials keep their files."""
-    from runner.cli.app import open_terminal
     from runner.cli.cache_and_dataset_tables import cache_table
     from runner.cli.results_display import print_tables
     from runner.errors import RequirementError

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from runner.compare.finished_runs import Run
 from runner.errors import SpecError
+from runner.redaction import redact_passwords
 from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
 from runner.spec.load import load_spec
@@ -63,7 +64,8 @@ def attach_page(file: Path, runs: Sequence[Run], destination: Destination) -> It
             if run.experiment not in failed and isinstance(error, OtherStoreError):
                 yield f"not uploaded to a tracker for {run.experiment}: {error}"
             elif run.experiment not in failed:
-                yield f"warning: upload to the tracker of {run.experiment} failed ({type(error).__name__}: {error})"
+                cause = redact_passwords(f"{type(error).__name__}: {error}")
+                yield f"warning: upload to the tracker of {run.experiment} failed ({cause})"
             failed.add(run.experiment)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from runner.errors import LostWorkerError, OutOfMemoryError, RequirementError, StepError
 from runner.execute.fork_server import OUTPUT_FILE, ForkExit, ForkRequest, run_forked, start_server
 from runner.redaction import worker_environment
-from runner.resolved_plan import STAGES_OF_STEP, plan_json
+from runner.resolved_plan import plan_json, stages_of_step
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.stages.registry import find_plugin
 from runner.trial.run_directory_and_events import RunDirectory, steps_of
@@ -28,9 +28,7 @@ def plugin_modules(spec: ExperimentSpec) -> list[str]:
 
 def needed_keys(spec: ExperimentSpec, steps: Collection[str]) -> tuple[str, ...]:
     """Return the variables with API keys that the plugins of some steps send to a server."""
-    stages = {stage for step in steps for stage in STAGES_OF_STEP[step]}
-    if "train" in steps and spec.trainer_options is not None and spec.trainer_options.generates_validation:
-        stages |= {"generator", "metric"}
+    stages = {stage for step in steps for stage in stages_of_step(spec, step)}
     sections = [section for section in spec.sections() if section.stage in stages]
     return tuple(sorted({variable for section in sections for variable in section.options.key_variables}))
 

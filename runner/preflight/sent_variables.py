@@ -6,12 +6,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
 from runner.errors import SpecError, SpecPath, dotted_path
-from runner.redaction import redact_passwords
+from runner.redaction import is_loopback, redact_passwords
 from runner.spec.check import check_spec
 from runner.spec.experiment_spec import ExperimentSpec, Section, Specification
 from runner.spec.load import LoadedSpec
@@ -183,13 +182,6 @@ def _doubt(variable: str, address: str) -> str | None:
             f"its name is that of another service than {host}; name the variable with the key for {host}, or write "
             "null for a server without keys"
         )
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(host):
         return f"the connection to {host} is not encrypted (http)"
     return None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

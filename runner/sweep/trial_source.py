@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from runner.resolved_plan import Trial
+from runner.spec.experiment_spec import VALIDATION_PREFIX
 from runner.trial.run_directory_and_events import Event
 from runner.trial.run_trial import Status
 
@@ -84,10 +85,6 @@ class FixedTrials:
     def summary(self) -> Mapping[str, Any]:
         """Return the number of trials."""
         return {"expected": self._num_trials, "objective": None, "best": None, "dropped": [], "refused": []}
-
-
-VALIDATION_PREFIX = "validation/"
-"""Prefix of the metrics that a search may use; the test split is evaluated once, at the end."""
 
 
 def validation_metrics_of(event: Event) -> dict[str, float]:

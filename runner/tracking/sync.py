@@ -194,7 +194,7 @@ def sweep_from_folder(folder: Path) -> tuple[ExperimentSpec, TrackedRun]:
 def _plan(file: Path) -> ExperimentSpec:
     try:
         return read_plan(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, AttributeError) as error:  # the last two: JSON, but no object
+    except (OSError, ValueError, RecursionError, TypeError, AttributeError) as error:  # the last two: no JSON object
         raise DataError(f"{file} cannot be read: {error}") from error
 
 

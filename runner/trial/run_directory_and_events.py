@@ -93,11 +93,11 @@ _NUMBER = (int, float)
 _EVENT_FIELDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "state": {"step": (str,), "state": (str,)},
     "metrics": {"step": (int, type(None)), "values": (dict,)},
-    "system": {"values": (dict,)},
+    "system": {"step": (int, type(None)), "values": (dict,)},
     "progress": {"stage": (str,), "done": _NUMBER, "total": _NUMBER, "shown": (dict,)},
     "artifact": {"name": (str,), "path": (str,)},
     "warning": {"message": (str,)},
-    "cache": {"message": (str,)},
+    "cache": {"state": (str,), "message": (str,)},
     "parameters": {"groups": (list,)},
 }
 """The fields of each kind of event that readers use, with their types. Other kinds have no fields that readers use."""

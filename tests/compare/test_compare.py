@@ -342,7 +342,7 @@ class UnreachableTracker:
     def __init__(self, options, storage): ...
 
     def log_file(self, run_id, file, folder):
-        raise ConnectionError("nobody there")
+        raise ConnectionError("nobody at postgresql://me:hunter2@there/runs")
 
 
 def attach(storage, runs, opened, monkeypatch, spec_file=None, tracker=UnreachableTracker):
@@ -358,7 +358,8 @@ def attach(storage, runs, opened, monkeypatch, spec_file=None, tracker=Unreachab
 def test_a_failed_upload_gives_one_warning(ablation, monkeypatch):
     runs = compare(["swept"], ablation.runs, options(metrics=["bleu"])).runs
     (message,) = attach(ablation.runs, runs, [], monkeypatch)
-    assert message == "warning: upload to the tracker of swept failed (ConnectionError: nobody there)"
+    cause = "ConnectionError: nobody at postgresql://me@there/runs"
+    assert message == f"warning: upload to the tracker of swept failed ({cause})"
 
 
 def test_a_page_is_not_sent_to_the_address_in_the_plan_of_a_run(storage, monkeypatch):

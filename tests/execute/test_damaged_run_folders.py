@@ -9,7 +9,7 @@ from runner.tracking import destination
 from runner.tracking.uploader import tracker_state
 from tests.execute.test_sync import sync
 
-CONTENTS = [b"", b'{"status": ', b"[1]", b"null"]
+CONTENTS = [b"", b'{"status": ', b"[1]", b"null", b"[" * 100_000]
 
 
 @pytest.fixture

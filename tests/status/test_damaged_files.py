@@ -84,6 +84,13 @@ def test_only_events_that_readers_can_use_are_events(value):
             assert not is_event({name: each for name, each in whole.items() if name != field})
 
 
+@pytest.mark.parametrize(("kind", "field"), [("system", "step"), ("cache", "state")])
+def test_events_without_a_field_that_trackers_or_displays_read_are_skipped(kind, field):
+    whole = event(kind, step=1, state="reused", values={}, message="")
+    assert is_event(whole)
+    assert not is_event({name: value for name, value in whole.items() if name != field})
+
+
 @given(st.lists(JSON, max_size=4))
 def test_the_events_between_other_lines_are_read(tmp_path_factory, values):
     log = tmp_path_factory.mktemp("log") / "events.jsonl"

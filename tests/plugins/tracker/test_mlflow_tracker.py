@@ -587,6 +587,14 @@ def test_a_point_with_a_trial_that_has_no_value_is_not_the_best(storage, sweep):
     assert best_tags(storage, run_id)["mmre.best"] == "low-1, low-2"
 
 
+def test_damaged_metrics_of_a_trial_do_not_keep_the_sweep_from_being_uploaded(storage, sweep):
+    (sweep.run_dir.parent / "high-2" / "metrics.json").write_text("")
+    tracker = open_tracker(storage)
+    run_id = tracker.start(sweep)
+    tracker.finish("finished")
+    assert client_of(storage).get_run(run_id).data.metrics == pytest.approx({"validation/ner_f1": 0.7})
+
+
 def test_a_sweep_without_an_objective_has_no_best_point(storage, sweep):
     content = json.loads((sweep.run_dir / "sweep.json").read_text())
     (sweep.run_dir / "sweep.json").write_text(json.dumps(content | {"objective": None}))

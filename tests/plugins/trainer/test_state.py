@@ -143,17 +143,17 @@ def test_a_checkpoint_that_describes_more_than_its_own_tensors_is_refused(writte
     change(metadata)
     (folder / ".metadata").write_bytes(pickle.dumps(metadata))
     state = TrainingState(*parts(seed=2))
-    with pytest.raises(StepError, match=f"{folder}.*[Dd]elete"):
+    with pytest.raises(StepError, match=f"{folder}.*(does not load|larger than)"):
         state.read(folder)
     if change is not a_huge_moment:
-        with pytest.raises(StepError, match=f"{folder}.*Delete"):
+        with pytest.raises(StepError, match=f"{folder}.*does not load"):
             state.read_weights(folder)
 
 
 @pytest.mark.parametrize("content", [None, 1, {"state_dict_metadata": {}}, Counter()])
 def test_metadata_of_another_type_is_refused(tmp_path, content):
     (tmp_path / ".metadata").write_bytes(pickle.dumps(content))
-    with pytest.raises(StepError, match="Delete its folder"):
+    with pytest.raises(StepError, match="does not load it"):
         TrainingState(*parts(seed=2)).read_weights(tmp_path)
 
 
