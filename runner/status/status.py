@@ -152,8 +152,6 @@ def _find(name: str, storage: Path) -> ExperimentSelection:
             return _select_all(path.resolve())
     folders = list_experiments(storage)
     begun = [folder for folder in folders if folder.name.startswith(name)]
-    if len(begun) == 1:
-        return _select_all(begun[0])
     experiment, _, prefix = name.rpartition("/")
     trials = [
         trial
@@ -162,11 +160,15 @@ def _find(name: str, storage: Path) -> ExperimentSelection:
         for trial in _trials(folder)
         if trial.name.startswith((prefix, f"trial-{prefix}"))
     ]
-    if len(trials) == 1:
+    if len(begun) == 1 and not trials:
+        return _select_all(begun[0])
+    if len(trials) == 1 and not begun:
         return ExperimentSelection(trials[0].parent, trials, is_whole=False)
     if begun:
-        names = ", ".join(folder.name for folder in begun)
-        raise SpecError(f"{name!r} matches {len(begun)} experiments; write more of the name: {names}")
+        # `runner stop` must not stop the wrong ones, so that a name for an experiment and for a trial is refused too.
+        names = ", ".join([*(folder.name for folder in begun), *([_join_names(trials)] if trials else [])])
+        number = f"{len(begun)} experiment(s) and {len(trials)} trial(s)" if trials else f"{len(begun)} experiments"
+        raise SpecError(f"{name!r} matches {number}; write more of the name: {names}")
     if trials:
         raise SpecError(f"{name!r} matches {len(trials)} trials; write more of the name: {_join_names(trials)}")
     known = [folder.name for folder in folders]

@@ -88,8 +88,13 @@ def test_the_beginning_of_a_name_is_enough_if_one_trial_has_it(storage):
 def test_ambiguous_names_are_listed_and_unknown_ones_refused(storage):
     with pytest.raises(SpecError, match=r"2 trials.*tall/trial-aa000009, tiny/trial-aa000001"):
         find_trial("aa", storage)
-    with pytest.raises(SpecError, match="'t' matches 2 experiments; write more of the name: tall, tiny"):
+    with pytest.raises(
+        SpecError, match=r"'t' matches 2 experiment\(s\) and 5 trial\(s\); write more of the name: tall, tiny, tall/"
+    ):
         find_experiments(["t"], storage)
+    (storage / "tall").rename(storage / "aall")
+    with pytest.raises(SpecError, match=r"'aa' matches 1 experiment\(s\) and 2 trial\(s\).*aall, aall/trial-aa"):
+        find_experiments(["aa"], storage)
     with pytest.raises(SpecError, match="4 trials; name one"):
         find_trial("tiny", storage)
     with pytest.raises(SpecError, match="did you mean 'tiny'"):

@@ -151,6 +151,9 @@ def connect(address: str | None) -> None:
         check_token_present()
         check_token_accepted(address)
     sigterm_handler = signal.getsignal(signal.SIGTERM)
+    if token_path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        # Ray reads it in another current folder, see below.
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(Path(token_path).expanduser().absolute())
     options: dict[str, Any] = {}
     if not address:
         make_token_private()
