@@ -12,15 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-# MLflow reads these variables when it is imported. Usage data must not leave the machine.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# With MLflow's default of seven retries, an unreachable server blocks the upload for minutes. One retry is enough,
-# because the engine uploads the missing events later. The timeout still allows a server that needs a minute to answer.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "90")
-# MLflow would print run addresses into a command's JSON output, and progress bars between its messages.
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+from plugins.tracker.mlflow_options import ENVIRONMENT
+
+# MLflow reads some of these variables when it is imported.
+os.environ.update({**ENVIRONMENT, **os.environ})
 
 from mlflow.entities import LifecycleStage, Metric, Run, RunTag
 from mlflow.exceptions import MlflowException

@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from plugins.tracker.mlflow_options import ENVIRONMENT
 from runner.errors import RequirementError
 from runner.files import apply_umask, user_cache_dir
 from runner.redaction import is_loopback, redact_passwords, redact_value
@@ -61,6 +62,8 @@ class Store:
         self._own_database = file if uri is None else None
         self._lock = (file.parent if file else self._storage) / ".mlflow.lock"
         self._display_uri = redact_value(self.uri)
+        # Again for each store, because a caller may have reset the environment.
+        os.environ.update({**ENVIRONMENT, **os.environ})
         _silence_loggers(self.uri)
         with self.translated_errors(), self.locked():
             self._storage.mkdir(parents=True, exist_ok=True)

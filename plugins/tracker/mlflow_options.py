@@ -16,6 +16,20 @@ _RELATIVE_SQLITE = re.compile(r"sqlite:///(?!/)(?P<file>.+)", re.DOTALL)
 _SUPPORTED = re.compile(r"(https?|sqlite|postgresql|mysql|mssql)(\+\w+)?://.+|databricks(://.+)?", re.DOTALL)
 
 
+ENVIRONMENT = {
+    # Usage data must not leave the machine.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # With MLflow's default of seven retries, an unreachable server blocks the upload for minutes. One retry is enough,
+    # because the engine uploads the missing events later. The timeout allows a server that needs a minute to answer.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "90",
+    # MLflow would print run addresses, with their passwords, into a command's output, and bars between its messages.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""Settings of MLflow, unless the environment has others."""
+
+
 def _checked_uri(value: object) -> object:
     if not isinstance(value, str):
         return value
