@@ -164,7 +164,8 @@ def _memory_table(memory: Mapping[str, Any]) -> Table:
 
     No machine needs variants of a spec that needs as little memory as `LITTLE_MEMORY`.
     """
-    table = Table(title="peak memory of a worker in GB", title_justify="left", caption_justify="left")
+    title = "peak memory of a worker in GB"
+    table = Table(title=title, title_justify="left", caption_justify="left", min_width=len(title))
     ways = memory["ways"] if memory["total"] > LITTLE_MEMORY else []
     variants = [memory, *ways]
     table.add_column("")

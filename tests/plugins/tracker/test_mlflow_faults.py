@@ -118,8 +118,9 @@ def test_pages_beyond_loopback_accept_the_names_of_this_machine(storage, monkeyp
 
 
 def test_pages_are_served_without_telemetry(storage, monkeypatch):
-    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
-    assert settings_of(open_tracker(storage).serve_command("127.0.0.1", 1))["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    tracker = open_tracker(storage)
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
+    assert settings_of(tracker.serve_command("127.0.0.1", 1))["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
 def test_ui_opens_the_training_pages_and_warns_beyond_loopback(workplace, storage, monkeypatch):
