@@ -12,16 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import code_identity as code_identity_module
-from runner.code_identity import (
-    ModuleCode,
-    changed_modules,
-    code_identity,
-    module_code,
-    module_file,
-    own_packages,
-    read_module_code,
-)
+from runner.code_identity import changed_modules, code_identity, own_packages
 from runner.errors import PluginError, StepError
+from runner.module_code import ModuleCode, module_code, module_file, read_module_code
 from runner.resolved_plan import PlanResolver, check_code
 from runner.spec.experiment_spec import Pins
 from runner.spec.load import load_spec
