@@ -45,9 +45,12 @@ def cached_json(file: Path, compute: Callable[[], T], *, keep: Callable[[T], boo
     if keep(data):
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, json.dumps(data))
-            for old in sorted(file.parent.glob("*.json"), key=lambda cached: cached.stat().st_mtime)[:-max_files]:
-                old.unlink(missing_ok=True)
+            # A file that a loss of power damages is computed again, so that no write has to wait for the disk.
+            write_text(file, json.dumps(data), durable=False)
+            files = list(file.parent.glob("*.json"))
+            if len(files) > max_files:
+                for old in sorted(files, key=lambda cached: cached.stat().st_mtime)[:-max_files]:
+                    old.unlink(missing_ok=True)
     return data
 
 
@@ -76,14 +79,19 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: readers see the old or the new content, also after a loss of power."""
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a text file atomically: readers see the old or the new content, and if durable, also after a loss of power.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     # mkstemp would create a private file, but the umask decides who may read and write a run directory.
     unfinished = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         with unfinished.open("x", encoding="utf-8") as file:
             file.write(text)
-            sync_file(file)
+            if durable:
+                sync_file(file)
         unfinished.replace(path)
     except BaseException:  # a full disk, for example
         unfinished.unlink(missing_ok=True)
