@@ -199,22 +199,28 @@ class LaunchContext:
     def _provenance(self) -> Provenance:
         return Provenance.collect(self.loaded.file.resolve().parent)
 
+    @cached_property
+    def _earlier_plans(self) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+        """Trial, options and pins of the plans in the folder before this launch, the newest first, read once."""
+        plans: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = []
+        files = sorted(self.folder.glob("trial-*/plan.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for file in files:
+            with suppress(DataError):  # A damaged plan explains nothing; `runner status` names it.
+                plan = read_json_object(file, "")
+                if "pinned" in plan:
+                    plans.append((file.parent.name, _compared_options(plan), plan["pinned"]))
+        return plans
+
     def explain_new_trial(self, trial: Trial) -> str | None:
         """Say why no earlier trial of the same options is reused: what has changed since; None if there is none."""
         options = _compared_options(trial.plan.spec.as_json())
-        plans = sorted(self.folder.glob("trial-*/plan.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-        for file in plans:
-            try:
-                earlier = read_json_object(file, "")
-            except DataError:
-                continue  # It explains nothing; `runner status` names it.
-            if file.parent.name == trial.name or "pinned" not in earlier or _compared_options(earlier) != options:
-                continue
-            changes = describe_changes(earlier["pinned"], trial.plan.pins)
-            return (
-                f"{trial.name} has the options of {file.parent.name}, but does not continue or repeat it: "
-                f"{'; '.join(changes)}. Results that this change cannot affect are reused from the cache"
-            )
+        for name, earlier_options, pinned in self._earlier_plans:
+            if name != trial.name and earlier_options == options:
+                changes = describe_changes(pinned, trial.plan.pins)
+                return (
+                    f"{trial.name} has the options of {name}, but does not continue or repeat it: "
+                    f"{'; '.join(changes)}. Results that this change cannot affect are reused from the cache"
+                )
         return None
 
     def store_pruned(self, trial: Trial, run: RunDirectory) -> None:
