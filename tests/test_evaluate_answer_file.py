@@ -461,7 +461,7 @@ def test_a_raw_answer_is_shown_if_all_metrics_are_0(write, workplace):
         (b'\xef\xbb\xbf\n [\n{"id": "1"}]', "is a JSON array"),
         (json.dumps({"id": "1", "output": "a"}, indent=2).encode(), "is one JSON object over several lines"),
         (b"PAR1 and more", "is a Parquet file"),
-        (gzip.compress(b"{}"), "is compressed with gzip; unpack"),
+        (gzip.compress(b"{}", mtime=0), "is compressed with gzip; unpack"),
         ('{"id": "1"}'.encode("utf-16"), "is UTF-16 text; save the file as UTF-8"),
     ],
 )
