@@ -32,8 +32,9 @@ import torch
 from models import SHAPES, Features, collate_samples, mmre_lengths, random_model, random_sample
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from plugins.model.chat.batching import pack_samples, prepare_packing
+from plugins.model.chat.batching import pack_samples
 from plugins.model.chat.precomputed_image_features import FrozenVisionTower, to_encoder_outputs
+from plugins.model.chat.vision_tower import prepare_attention
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions
 from plugins.trainer.sft import SftTrainer
@@ -67,7 +68,7 @@ class RandomModel:
     supports_packing: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.supports_packing = prepare_packing(self.module)
+        self.supports_packing = prepare_attention(self.module)
 
     def encode(self, rendered: Rendered, target_suffix: str = "") -> Features:
         """Return the prepared sample."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from runner.stages import LocatedStr, ModelOptions, OutsideFingerprint
 
@@ -179,6 +180,19 @@ def _resolve_folder(value: object) -> object:
     return str(folder) if is_path or (isinstance(value, LocatedStr) and folder.is_dir()) else str(value)
 
 
+ATTENTION_NAMES = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
+_HUB_KERNEL = re.compile(r"kernels-community/[A-Za-z0-9_.-]+(@[A-Za-z0-9_.-]+)?")
+
+
+def _check_attention_name(name: str) -> str:
+    if name not in ATTENTION_NAMES and not _HUB_KERNEL.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is no attention implementation; use {', '.join(ATTENTION_NAMES)}, or a kernel of the hub, such "
+            "as kernels-community/flash-attn2"
+        )
+    return name
+
+
 class ChatModelOptions(ModelOptions):
     """A vision-language model, loaded from a checkpoint or created in a small size with random weights."""
 
@@ -203,8 +217,11 @@ class ChatModelOptions(ModelOptions):
     """Whether the weights may be loaded from files in torch's pickle format (`pytorch_model.bin`), if the checkpoint
     has no weights in the safetensors format. Use this option only if you trust the author of the checkpoint."""
 
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Attention implementation in transformers; `flash_attention_2` requires the package flash-attn and a CUDA GPU."""
+    attention: Annotated[str, AfterValidator(_check_attention_name)] = "sdpa"
+    """Attention implementation in transformers: `sdpa`, `eager`, `flash_attention_2` or `flash_attention_3` (which need
+    their package and a CUDA GPU), or a kernel of the hub, such as `kernels-community/flash-attn2` (which needs the
+    package kernels and a CUDA GPU; a revision may follow after `@`). With `sdpa`, the Qwen-VL families use torch's
+    attention for variable lengths on GPUs in half precision, so that no package is needed."""
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:

@@ -13,8 +13,8 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from plugins.model.chat.batching import prepare_packing
 from plugins.model.chat.processor_and_images import read_image_size, unusable_image_error
+from plugins.model.chat.vision_tower import prepare_attention
 from plugins.model.qwen2_5_vl_published_sizes import (
     MAX_PIXELS,
     MERGE_SIZE,
@@ -62,13 +62,13 @@ class PublishedModelSpec:
         """
         config = Qwen2_5_VLConfig(**published_config(size))
         # Memory and tokens do not depend on the kernel, which may not be installed here.
-        available = attention if attention != "flash_attention_2" else "sdpa"
+        available = "eager" if attention == "eager" else "sdpa"
         with torch.device("meta"):
             module: PreTrainedModel = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
                 config, attn_implementation=available, dtype=torch.float32
             )
         self.module = module
-        self.supports_packing = prepare_packing(module)
+        self.supports_packing = prepare_attention(module)
         self.context_length = config.get_text_config().max_position_embeddings
         self._images = Qwen2VLImageProcessorPil(
             patch_size=PATCH_SIZE, merge_size=MERGE_SIZE, size={"shortest_edge": min_pixels, "longest_edge": max_pixels}

@@ -19,11 +19,12 @@ from transformers import (
     Qwen3VLProcessor,
 )
 
-from plugins.model.chat.batching import pack_samples, prepare_packing
+from plugins.model.chat.batching import compute_positions, pack_samples
 from plugins.model.chat.chat_model import ChatModel
 from plugins.model.chat.loaded_chat_model import LoadedChatModel
 from plugins.model.chat.precomputed_image_features import FrozenVisionTower, to_encoder_outputs
 from plugins.model.chat.processor_and_images import ImageSize, Processor
+from plugins.model.chat.vision_tower import prepare_attention
 from plugins.model.model_options_and_small_sizes import (
     IMAGE_PAD,
     VIDEO_PAD,
@@ -51,18 +52,24 @@ class LoadedQwenVL(LoadedChatModel):
     replaces_pixels = True
 
     def __init__(self, module: PreTrainedModel, processor: Processor) -> None:
-        """Store module and processor, and prepare the module for `pack`."""
+        """Store module and processor, and prepare the module's attention."""
         super().__init__(module, processor)
-        self.supports_packing = prepare_packing(module)
+        self.supports_packing = prepare_attention(module)
 
     def pack(self, batch: Sequence[Features]) -> dict[str, Any]:
         """Concatenate encoded samples into one row; see `VisionLanguageModel.pack`."""
         return pack_samples(batch, self.module)
 
     def collate(self, batch: Sequence[Features], padding_side: Literal["left", "right"]) -> dict[str, Any]:
-        """Pad and stack encoded samples that have pixels or image features; see `LoadedChatModel.collate`."""
-        width = self.module.config.get_text_config().hidden_size
-        return to_encoder_outputs(super().collate(batch, padding_side), width)
+        """Pad and stack encoded samples that have pixels or image features; see `LoadedChatModel.collate`.
+
+        For training, with padding on the right, the positions are computed here, on the CPU: in its forward pass the
+        model would wait for the device several times for each image. For generation the model computes them.
+        """
+        inputs = super().collate(batch, padding_side)
+        if padding_side == "right" and "image_grid_thw" in inputs:
+            inputs["position_ids"] = compute_positions(inputs, self.module.base_model)
+        return to_encoder_outputs(inputs, self.module.config.get_text_config().hidden_size)
 
     def frozen_vision(self) -> FrozenVisionTower | None:
         """Return the vision tower if it is frozen; see `VisionLanguageModel.frozen_vision`."""

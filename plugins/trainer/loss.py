@@ -122,7 +122,8 @@ class AnswerLoss(torch.nn.Module):
             A scalar in nats, summed, in float32.
         """
         targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-        is_labelled = targets != IGNORED
+        # Two masks would wait for the device twice.
+        labelled = (targets != IGNORED).nonzero(as_tuple=True)
         hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
         head = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        return summed_cross_entropy(hidden[is_labelled], targets[is_labelled], head)
+        return summed_cross_entropy(hidden[labelled], targets[labelled], head)

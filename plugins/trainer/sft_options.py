@@ -60,7 +60,7 @@ class SftOptions(TrainerOptions):
 
     packing: Annotated[Literal["auto", "off"], OutsideFingerprint()] = "auto"
     """`auto`: the samples of a micro-batch are concatenated, without padding, if the model supports this; the Qwen-VL
-    families do with `sdpa` or `flash_attention_2`. For other models, and with `off`, samples of similar length are
+    families do, except with `eager` attention. For other models, and with `off`, samples of similar length are
     padded. The two ways give equal results except for rounding."""
 
     strategy: Literal["ddp", "fsdp"] = "ddp"

@@ -8,11 +8,9 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from plugins.model.chat.precomputed_image_features import IMAGE_FEATURES, to_encoder_outputs
+from plugins.model.chat.segment_attention import PACKED_ATTENTION
 from runner.records import IGNORED
 from runner.stages import Features
 
@@ -54,56 +52,6 @@ def _pad_to(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return functional.pad(tensor, [amount for after in reversed(missing) for amount in (0, after)])
 
 
-PACKED_ATTENTION = "sdpa_within_samples"
-"""Name of `packed_attention` in transformers' registry; without `sample_lengths` it equals `sdpa`."""
-
-
-def packed_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    sample_lengths: Sequence[int] | None = None,
-    **settings: Any,
-) -> tuple[torch.Tensor, None]:
-    """Compute `sdpa` attention, within each sample if a row contains several.
-
-    Args:
-        module: The attention layer, which defines whether it is causal.
-        query: (rows, heads, length, head width); `key` and `value` likewise.
-        key: May have fewer heads.
-        value: Has as many heads as `key`.
-        attention_mask: Mask of rows that contain one sample each.
-        sample_lengths: Lengths of the samples in the only row; their sum is its length.
-        settings: Further arguments from transformers.
-
-    Returns:
-        The output (rows, length, heads, head width), and None for the weights.
-    """
-    if sample_lengths is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
-    samples = zip(*(torch.split(tensor, list(sample_lengths), dim=2) for tensor in (query, key, value)), strict=True)
-    outputs = [sdpa_attention_forward(module, q, k, v, None, **settings)[0] for q, k, v in samples]
-    return torch.cat(outputs, dim=1), None
-
-
-AttentionInterface.register(PACKED_ATTENTION, packed_attention)
-AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
-
-
-def prepare_packing(module: PreTrainedModel) -> bool:
-    """Enable packed attention in the language model.
-
-    Returns:
-        Whether the attention implementation supports packing; eager attention does not.
-    """
-    language = module.config.get_text_config()
-    if language._attn_implementation == "sdpa":
-        module.set_attn_implementation({"text_config": PACKED_ATTENTION})
-    return language._attn_implementation in (PACKED_ATTENTION, "flash_attention_2")
-
-
 def pack_samples(batch: Sequence[Features], module: Any) -> dict[str, Any]:
     """Pack encoded samples into one row without padding, for a model whose positions have three axes.
 
@@ -132,11 +80,24 @@ def pack_samples(batch: Sequence[Features], module: Any) -> dict[str, Any]:
     return to_encoder_outputs(row, module.config.get_text_config().hidden_size)
 
 
-def _positions(sample: Features, base: Any) -> torch.Tensor:
-    """Compute time, height and width positions of each token of one sample: (3, 1, length)."""
-    ids, type_ids = sample["input_ids"][None], sample["mm_token_type_ids"][None]
-    positions: torch.Tensor = base.get_rope_index(ids, type_ids, image_grid_thw=sample.get("image_grid_thw"))[0]
+def compute_positions(rows: Mapping[str, torch.Tensor], base: Any) -> torch.Tensor:
+    """Compute time, height and width positions of each token: (3, rows, length).
+
+    Args:
+        rows: `input_ids` and `mm_token_type_ids` (rows, length), with padding on the right only, and `image_grid_thw`
+            of all images, if there are any.
+        base: The base model; it computes the positions on the device of the rows.
+    """
+    ids, type_ids = rows["input_ids"], rows["mm_token_type_ids"]
+    positions: torch.Tensor = base.get_rope_index(ids, type_ids, image_grid_thw=rows.get("image_grid_thw"))[0]
     return positions
+
+
+def _positions(sample: Features, base: Any) -> torch.Tensor:
+    """Compute the positions of one sample: (3, 1, length)."""
+    rows = {name: sample[name][None] for name in ("input_ids", "mm_token_type_ids")}
+    images = {"image_grid_thw": sample["image_grid_thw"]} if "image_grid_thw" in sample else {}
+    return compute_positions({**rows, **images}, base)
 
 
 def _labels(sample: Features) -> torch.Tensor:

@@ -20,7 +20,11 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
-from transformers.utils.import_utils import is_flash_attn_2_available
+from transformers.utils.import_utils import (
+    is_flash_attn_2_available,
+    is_flash_attn_3_available,
+    is_kernels_available,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from plugins.model.chat.find_checkpoint import hub_folder, local_folder
@@ -32,7 +36,7 @@ from plugins.model.chat.processor_and_images import (
     train_tokenizer,
 )
 from plugins.model.chat.saved_processor_settings import check_lock
-from plugins.model.model_options_and_small_sizes import SIZES, ChatModelOptions, SmallSize
+from plugins.model.model_options_and_small_sizes import ATTENTION_NAMES, SIZES, ChatModelOptions, SmallSize
 from runner.errors import RequirementError, SpecError
 from runner.stages import ModelSpec
 
@@ -84,7 +88,7 @@ class ChatModel(ABC, Generic[FamilyOptions]):
             config, processor = self._small(texts)
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
-                return self._without_weights(config, processor)
+                return self._without_weights(config, processor, self._options.attention)
         folder = self.checkpoint()
         assert folder is not None
         return self.loaded_class(self._weights(folder, torch.float32), self._processor(folder))
@@ -101,8 +105,10 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         else:
             folder = self._folder(weights=False)
             config, processor = self._config(folder), self._processor(folder)
+        # Memory and tokens do not depend on the kernel, which may not be installed here.
+        attention = "eager" if self._options.attention == "eager" else "sdpa"
         with torch.device("meta"):
-            return self._without_weights(config, processor)
+            return self._without_weights(config, processor, attention)
 
     def meta_model(self, texts: Iterable[str] | None) -> ModelSpec:
         """Build the model on the meta device, from the published configuration if the checkpoint is not available.
@@ -152,9 +158,22 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         return self.loaded_class(self._weights(folder, "auto"), processor)
 
     def _check_attention(self) -> None:
-        if self._options.attention == "flash_attention_2" and not is_flash_attn_2_available():
+        """Check that the attention implementation can be used on this machine.
+
+        Raises:
+            RequirementError: It cannot; the message names the package.
+        """
+        attention = self._options.attention
+        package, is_available = None, True
+        if attention == "flash_attention_2":
+            package, is_available = "flash-attn", is_flash_attn_2_available()
+        elif attention == "flash_attention_3":
+            package, is_available = "flash-attn-3", is_flash_attn_3_available()
+        elif attention not in ATTENTION_NAMES:
+            package, is_available = "kernels", is_kernels_available() and torch.cuda.is_available()
+        if not is_available:
             raise RequirementError(
-                "model.attention: flash_attention_2 needs the package flash-attn and a CUDA GPU; sdpa runs everywhere"
+                f"model.attention: {attention} needs the package {package} and a CUDA GPU; sdpa runs everywhere"
             )
 
     def _folder(self, *, weights: bool) -> Path:
@@ -193,9 +212,9 @@ class ChatModel(ABC, Generic[FamilyOptions]):
             image_processor=images, tokenizer=tokenizer, chat_template=self._options.chat_format.template, **settings
         )
 
-    def _without_weights(self, config: PreTrainedConfig, processor: Processor) -> LoadedChatModel:
+    def _without_weights(self, config: PreTrainedConfig, processor: Processor, attention: str) -> LoadedChatModel:
         module = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
-            config, attn_implementation=self._options.attention, dtype=torch.float32
+            config, attn_implementation=attention, dtype=torch.float32
         )
         tokenizer = processor.tokenizer
         module.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]

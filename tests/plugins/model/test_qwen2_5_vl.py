@@ -84,10 +84,15 @@ def test_padding_changes_no_prediction(model, colour_samples, side):
             torch.testing.assert_close(logits[row][kept], single, atol=1e-4, rtol=1e-4)
 
 
-def test_positions_depend_on_the_token_types(model, colour_samples):
-    batch = model.collate([model.encode(colour_samples[0])], "right")
-    without = {name: tensor for name, tensor in batch.items() if name != "mm_token_type_ids"}
-    assert not torch.allclose(model.module(**batch).logits, model.module(**without).logits)
+def test_positions_of_a_padded_batch_are_those_that_the_model_computes_from_the_token_types(model, colour_samples):
+    batch = model.collate([model.encode(sample) for sample in colour_samples[:3]], "right")
+    own = {name: tensor for name, tensor in batch.items() if name != "position_ids"}
+    logits = model.module(**batch).logits
+    assert len(own) < len(batch)
+    assert model.module(**own).logits.equal(logits)
+    model.module.model.rope_deltas = None
+    without = {name: tensor for name, tensor in own.items() if name != "mm_token_type_ids"}
+    assert not torch.allclose(model.module(**without).logits, logits)
 
 
 def test_tokens_are_counted_without_reading_pixels(model, colour_samples, draw):
