@@ -43,12 +43,14 @@ class PublishedModelSpec:
         module: The module on the meta device.
         supports_packing: Whether samples can be packed with this attention.
         replaces_pixels: Whether features can replace pixels; true for this family.
+        stores_raw_pixels: Whether encoded samples hold pixels as bytes; true for this family.
         context_length: The published value.
     """
 
     module: torch.nn.Module
     supports_packing: bool
     replaces_pixels = True
+    stores_raw_pixels = True
     context_length: int | None
 
     def __init__(self, size: PublishedSize, min_pixels: int, max_pixels: int, attention: str) -> None:

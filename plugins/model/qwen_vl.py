@@ -24,6 +24,7 @@ from plugins.model.chat.chat_model import ChatModel
 from plugins.model.chat.loaded_chat_model import LoadedChatModel
 from plugins.model.chat.precomputed_image_features import FrozenVisionTower, to_encoder_outputs
 from plugins.model.chat.processor_and_images import ImageSize, Processor
+from plugins.model.chat.raw_pixels import RawPixels
 from plugins.model.chat.vision_tower import prepare_attention
 from plugins.model.model_options_and_small_sizes import (
     IMAGE_PAD,
@@ -52,9 +53,14 @@ class LoadedQwenVL(LoadedChatModel):
     replaces_pixels = True
 
     def __init__(self, module: PreTrainedModel, processor: Processor) -> None:
-        """Store module and processor, and prepare the module's attention."""
+        """Store module and processor, and prepare the module's attention and vision tower."""
         super().__init__(module, processor)
         self.supports_packing = prepare_attention(module)
+        images = processor.image_processor
+        self._raw_pixels = RawPixels(images) if type(images) is Qwen2VLImageProcessorPil else None
+        self.stores_raw_pixels = self._raw_pixels is not None
+        if self._raw_pixels is not None:
+            self._raw_pixels.add_to(module.base_model.visual)
 
     def pack(self, batch: Sequence[Features]) -> dict[str, Any]:
         """Concatenate encoded samples into one row; see `VisionLanguageModel.pack`."""
@@ -83,9 +89,12 @@ class LoadedQwenVL(LoadedChatModel):
         return 0 if grid is None else int(grid.prod(dim=1).sum()) // block_size
 
     def _process_images(self, images: Sequence[Image.Image]) -> tuple[Features, Sequence[str]]:
-        # The processor does the same, but tokenizes a text as well.
-        features = self.processor.image_processor(images=list(images), return_tensors="pt")
-        return dict(features), self._texts_for_sizes(tuple((image.height, image.width) for image in images))
+        if self._raw_pixels is not None:
+            features = self._raw_pixels.encode(images)
+        else:
+            # The processor does the same, but tokenizes a text as well.
+            features = dict(self.processor.image_processor(images=list(images), return_tensors="pt"))
+        return features, self._texts_for_sizes(tuple((image.height, image.width) for image in images))
 
     def _image_texts(self, sizes: Sequence[ImageSize]) -> list[str]:
         patches = [self.processor.image_processor.get_number_of_image_patches(*size) for size in sizes]

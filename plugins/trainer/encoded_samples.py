@@ -49,7 +49,7 @@ class SampleFiles:
 
     A file is complete or absent: it is written under a temporary name first. So neither a kill nor two workers that
     encode the same sample do harm. Files are memory-mapped: the operating system keeps one copy for all processes, and
-    drops it when memory is needed. An image of a megapixel takes 24 MB.
+    drops it when memory is needed. An image of a megapixel takes 3 MB, or 24 MB as float32.
 
     This folder and its siblings together use at most half of the disk space that is free without them: checkpoints need
     the rest.

@@ -72,7 +72,7 @@ class ModelProfile:
         hidden_size: Size of a hidden state.
         vocab_size: Rows of the output layer.
         patches_per_token: Patches that are merged into one image token.
-        patch_bytes: Bytes of the pixels of one patch, in float32.
+        patch_bytes: Bytes of the pixels of one patch in an encoded sample.
         image_feature_size: Number of values that the vision tower computes for one image token.
     """
 
@@ -90,12 +90,13 @@ class ModelProfile:
     image_feature_size: int
 
 
-def profile_model(module: PreTrainedModel, value_bytes: int) -> ModelProfile:
+def profile_model(module: PreTrainedModel, value_bytes: int, *, raw_pixels: bool = False) -> ModelProfile:
     """Profile a model as it is about to be trained.
 
     Args:
         module: The model, possibly on the meta device; frozen weights are frozen, and adapters are added.
         value_bytes: Bytes of a value in the compute precision: 2 beside float32 master weights, or 4.
+        raw_pixels: Whether encoded samples hold pixels as bytes, without the copies of a frame.
     """
     decoder: nn.Module = module.get_decoder()  # type: ignore[no-untyped-call]
     head, embeddings = module.get_output_embeddings(), module.get_input_embeddings()  # type: ignore[no-untyped-call]
@@ -114,7 +115,7 @@ def profile_model(module: PreTrainedModel, value_bytes: int) -> ModelProfile:
         hidden_size=head.in_features,
         vocab_size=head.out_features,
         patches_per_token=patches,
-        patch_bytes=_patch_bytes(vision),
+        patch_bytes=_raw_patch_bytes(vision) if raw_pixels else _patch_bytes(vision),
         image_feature_size=head.in_features * (1 + len(getattr(module.config.vision_config, INNER_FEATURES, ()))),
     )
 
@@ -125,6 +126,10 @@ INNER_FEATURES = "deepstack_visual_indexes"
 
 def _patch_bytes(modules: Sequence[nn.Module]) -> int:
     return sum(FLOAT32_BYTES * part.weight[0].numel() for part in modules if isinstance(part, PATCH_LAYERS))
+
+
+def _raw_patch_bytes(modules: Sequence[nn.Module]) -> int:
+    return sum(part.weight[0, :, 0].numel() for part in modules if isinstance(part, nn.Conv3d))
 
 
 def patches_per_token(module: PreTrainedModel) -> int:

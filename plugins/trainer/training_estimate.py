@@ -52,7 +52,7 @@ def estimate_training(
     float32 and the optimizer state; a new one is written before the oldest is deleted.
     """
     value_bytes, module = BYTES_PER_VALUE[options.precision], model.module
-    profile = profile_model(cast(PreTrainedModel, module), value_bytes)
+    profile = profile_model(cast(PreTrainedModel, module), value_bytes, raw_pixels=model.stores_raw_pixels)
     state = optimizer_state_bytes(optimizer, module)
     lengths = sorted((_length(count) for count in counts), key=lambda length: length.total, reverse=True)
     longest = lengths[: max(1, options.global_batch_size // workers)]

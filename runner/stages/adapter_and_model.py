@@ -129,6 +129,10 @@ class ModelSpec(Protocol):
         """Whether features can replace pixels if the vision encoder is frozen; see `FrozenVisionEncoder`."""
 
     @property
+    def stores_raw_pixels(self) -> bool:
+        """Whether encoded samples hold a byte for each channel of a pixel; see `VisionLanguageModel`."""
+
+    @property
     def context_length(self) -> int | None:
         """Maximum number of tokens of prompt and answer together; None if the model has no limit."""
 
@@ -169,6 +173,9 @@ class VisionLanguageModel(Protocol):
 
     replaces_pixels: bool
     """Whether `frozen_vision` can return an encoder. If not, the model needs pixels at every step."""
+
+    stores_raw_pixels: bool
+    """Whether encoded samples hold a byte for each channel of a pixel, instead of the inputs of the vision tower."""
 
     def frozen_vision(self) -> FrozenVisionEncoder | None:
         """Return the vision encoder; call this before anything wraps the module, whose weights it shares.

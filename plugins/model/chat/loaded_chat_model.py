@@ -53,11 +53,14 @@ class LoadedChatModel(ABC):
         context_length: Maximum number of positions in the configuration of the language model.
         supports_packing: Whether packed samples are computed as if alone; false unless tested for the family.
         replaces_pixels: Whether `frozen_vision` may return an encoder; false unless tested for the family.
+        stores_raw_pixels: Whether encoded samples hold pixels as bytes.
     """
 
     supports_packing = False
 
     replaces_pixels = False
+
+    stores_raw_pixels = False
 
     needs_right_padding_mask = False
     """Whether padding on the right needs a mask. Causal attention ignores it, and without a mask its kernels skip half

@@ -119,7 +119,7 @@ def test_a_rotated_photograph_is_loaded_upright(model, tmp_path):
 def test_every_image_mode_becomes_three_channels(model, draw, mode):
     name = "picture.tif" if mode == "CMYK" else "picture.png"
     features = model.encode(Rendered("x", (ImagePart(draw(16, 16, name, mode)),)))
-    assert features["pixel_values"].shape == (4, 3 * 2 * 8 * 8)
+    assert (features["pixel_values"].shape, features["pixel_values"].dtype) == ((4, 3 * 8 * 8), torch.uint8)
 
 
 def test_images_that_cannot_be_used_are_named(model, tmp_path, draw):

@@ -52,7 +52,7 @@ def adamw(groups):
 class RandomModel:
     """A model of the benchmarks, as the trainer sees one."""
 
-    supports_packing = replaces_pixels = False
+    supports_packing = replaces_pixels = stores_raw_pixels = False
 
     def __init__(self, module, models):
         self.module, self.models = module, models
@@ -260,7 +260,7 @@ def test_cached_features_reduce_flops_and_keep_the_tower_on_each_worker(build_sm
     adamw(FROZEN_VISION).prepare(model.module, 0)
     count = TokenCounts(20, 20, 5)
     ours = estimate_training(options, model, adamw(FROZEN_VISION), [count], 2, gpus=True)
-    model.replaces_pixels = False
+    model.replaces_pixels = model.stores_raw_pixels = False
     theirs = estimate_training(options, model, adamw(FROZEN_VISION), [count], 2, gpus=True)
     profile = profile_model(model.module, 2)
     vision = profile.vision
