@@ -25,7 +25,8 @@ import torch
 from models import END, PAD, SHAPES, Features, Lengths, collate_samples, mmre_lengths, random_model, random_sample
 
 from plugins.generator.decoding.continuous_batching import generate_continuously, supports_continuous_batching
-from plugins.generator.decoding.greedy import GenerationOutput, GreedyDecoder
+from plugins.generator.decoding.encoded_prompts import EncodedPrompts
+from plugins.generator.decoding.greedy import GenerationBatch, GenerationOutput, GreedyDecoder
 from runner.records import Rendered
 
 TIE = 1e-4
@@ -92,14 +93,18 @@ class Bench:
 
     def _generate_in_batches(self, size: int) -> Iterable[GenerationOutput]:
         for start in range(0, len(self.prompts), size):
-            yield from self.decoder.generate_batch(self.prompts[start : start + size])
+            yield from self.decoder.generate_batch(self._make_batch(self.prompts[start : start + size]))
+
+    def _make_batch(self, prompts: Sequence[Rendered]) -> GenerationBatch:
+        return self.decoder.make_batch([(prompt, self.decoder.model.encode(prompt)) for prompt in prompts])
 
     def _generate_continuously(self) -> Iterable[GenerationOutput]:
-        return generate_continuously(self.decoder, self.prompts, self.batch_size, lambda: False)
+        with EncodedPrompts(self.decoder.model, self.prompts, self.batch_size) as encoded:
+            yield from generate_continuously(self.decoder, encoded, self.batch_size, lambda: False)
 
     def gap_of_best_two(self, prompt: Rendered, answer: Sequence[int]) -> float:
         """Compute the gap between the two best logits after an answer, in one forward pass of a single prompt."""
-        batch = self.decoder.encode_batch([prompt])
+        batch = self._make_batch([prompt])
         tokens = torch.tensor([answer], dtype=torch.long)
         inputs = dict(batch.inputs)
         for name, added in {"input_ids": tokens, "mm_token_type_ids": torch.zeros_like(tokens)}.items():

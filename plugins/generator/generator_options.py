@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,18 +18,26 @@ class TransformersOptions(DecodingOptions):
 
     former_names: ClassVar[Mapping[str, str]] = {"refill": "continuous_batching"}
 
-    batch_size: Annotated[int, Field(gt=0)] = 8
-    """Number of answers that are generated at once. This option is part of the fingerprint, because padding changes the
-    last bits of the logits. Default: 8, our choice."""
+    divides_prompts: ClassVar[bool] = True
+
+    batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] = 8
+    """Number of answers that are generated at once. `auto`: as many as fit into the memory of the device, at most 64.
+    This option is part of the fingerprint, because padding changes the last bits of the logits; with `auto`, these bits
+    depend on the device. Default: 8, our choice."""
 
     continuous_batching: bool = True
     """If true, the next prompt replaces a finished answer in the batch at once. If false, the batch waits for its
     longest answer. This option is part of the fingerprint, because padding changes the last bits of the logits. If the
     model does not support continuous batching, the launch prints a warning and generates in batches."""
 
+    compile: bool = False
+    """Whether torch compiles the step of continuous batching that decodes a token; on a GPU, torch records the step as
+    a CUDA graph. Compiling takes about a minute, so the option pays off for many answers. Never tested on a GPU. This
+    option is part of the fingerprint, because a compiled step sums in another order."""
+
     def smoke(self) -> Mapping[str, Any]:
         """Generate only a few tokens of each answer."""
-        return {"max_new_tokens": 8}
+        return {"max_new_tokens": 8, "compile": False}
 
 
 class VllmOptions(DecodingOptions):

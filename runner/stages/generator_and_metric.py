@@ -29,6 +29,10 @@ class GeneratorOptions(Options):
     `Weights.load` and must not move the model to another device. False for a generator that reads weights from a folder
     or calls a server."""
 
+    divides_prompts: ClassVar[bool] = False
+    """Whether each worker of a trial answers a share of the prompts. The generator then gets its worker's share, and
+    must use the GPU with the number `LOCAL_RANK`. If not, one worker answers all prompts."""
+
     num_few_shot: Annotated[int, Field(ge=0)] = 0
     """Number of few-shot examples before each prompt. The examples are drawn from the training split with the spec's
     seed and are the same for every prompt of the test split. If you increase the number, the previous examples stay,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,10 @@ from typing import Any
 from runner.errors import DataError, SpecError, StepError
 from runner.files import write_jsonl
 from runner.prompt_rendering import training_texts
-from runner.records import Completion, replace_lone_surrogates
-from runner.stages import Reporter, VisionLanguageModel
-from runner.trial.trial_components import TrialContext
+from runner.records import Completion, Rendered, replace_lone_surrogates
+from runner.stages import Reporter, StopRequestedError, VisionLanguageModel
+from runner.trial.run_directory_and_events import RunDirectory
+from runner.trial.trial_components import TrialContext, is_main_process, num_processes, process_rank
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,49 @@ class TrialWeights:
         return self.context.model.checkpoint()
 
 
+class _ShareReporter:
+    """Reports the progress of all workers, from the main one; see `Reporter`."""
+
+    def __init__(self, reporter: Reporter, others: Sequence[Path], num_prompts: int) -> None:
+        self._reporter, self._others, self._num_prompts = reporter, others, num_prompts
+        self._num_other, self._counted_at = 0, -math.inf
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        if is_main_process():
+            self._reporter.metrics(step, values)
+
+    def progress(self, done: int, total: int, **metrics: float) -> None:
+        if is_main_process():
+            if time.monotonic() - self._counted_at >= COUNT_SECONDS:
+                self._num_other, self._counted_at = sum(map(_num_lines, self._others)), time.monotonic()
+            # Answers of an earlier launch with another number of workers may count twice.
+            num_done = min(done + self._num_other, self._num_prompts)
+            self._reporter.progress(num_done, self._num_prompts, **metrics)
+
+    def warn(self, message: str) -> None:
+        if is_main_process():
+            self._reporter.warn(message)
+
+    def stop_requested(self) -> bool:
+        return self._reporter.stop_requested()
+
+
+COUNT_SECONDS = 1.0
+"""How often the answers of the other workers are counted."""
+
+POLL_SECONDS = 0.25
+"""How often the main worker looks for the last answers of the others."""
+
+
+def _num_lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
 def generate(context: TrialContext) -> None:
     """Generate the answers that are missing, and write `predictions.jsonl` in the order of the test split.
+
+    If several workers run this step, each answers an equal share of the prompts, as their order in the test split
+    decides. The main worker waits for the others.
 
     Raises:
         DataError: The test split is empty.
@@ -70,32 +114,58 @@ def generate(context: TrialContext) -> None:
     samples = context.samples("test")
     if not samples:
         raise DataError("the test split holds no samples")
-    unfinished = context.run.unfinished_predictions
-    reporter = context.reporter("generate")
-    rows = _stored_answers(unfinished, reporter)
-    write_jsonl(unfinished, list(rows.values()))
-    weights = TrialWeights(context) if context.spec.model else None
-    with unfinished.open("a", encoding="utf-8") as file:
-        completions = context.generator.generate(weights, context.test_prompts, frozenset(rows), reporter)
-        for completion in completions:
-            row = _row(completion)
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-            rows[completion.id] = row
+    run, rank, num_workers = context.run, process_rank(), num_processes()
     ids = [sample.id for sample in samples]
-    if rows.keys() != set(ids):
-        different = sorted(rows.keys() ^ set(ids))
+    own_file = run.unfinished_predictions(rank)
+    others = [run.unfinished_predictions(other) for other in range(num_workers) if other != rank]
+    reporter = _ShareReporter(context.reporter("generate"), others, len(ids))
+    share = context.test_prompts[rank::num_workers]
+    # In the files of an earlier launch with another number of workers, a worker may find answers of its share in the
+    # file of another one. So no worker removes an answer, and each removes the lines of its own file that are none.
+    stored = _all_stored_answers(run, reporter)
+    write_jsonl(own_file, list(_stored_answers(own_file, None).values()))
+    _answer(context, share, frozenset(prompt.id for prompt in share if prompt.id in stored), reporter)
+    if not is_main_process():
+        return
+    while not (rows := _all_stored_answers(run)).keys() >= set(ids):
+        # A worker that fails or is lost ends this one too.
+        if reporter.stop_requested():
+            raise StopRequestedError
+        reporter.progress(len(share), len(share))
+        time.sleep(POLL_SECONDS)
+    write_jsonl(run.predictions, [rows[sample_id] for sample_id in ids])
+    for file in run.all_unfinished_predictions():
+        file.unlink()
+    context.log.artifact("predictions", run.predictions)
+
+
+def _answer(context: TrialContext, share: Sequence[Rendered], done: frozenset[str], reporter: Reporter) -> None:
+    """Answer this worker's prompts that are not done, and store each answer at once."""
+    weights = TrialWeights(context) if context.spec.model else None
+    ids = set(done)
+    with context.run.unfinished_predictions(process_rank()).open("a", encoding="utf-8") as file:
+        for completion in context.generator.generate(weights, share, done, reporter):
+            file.write(json.dumps(_row(completion), ensure_ascii=False) + "\n")
+            file.flush()
+            ids.add(completion.id)
+    different = sorted(ids ^ {prompt.id for prompt in share})
+    if different:
         raise StepError(
             f"the generator's answers do not match the test split: {len(different)} ids differ, "
             f"such as {different[0]!r}"
         )
-    write_jsonl(context.run.predictions, [rows[sample_id] for sample_id in ids])
-    unfinished.unlink()
-    context.log.artifact("predictions", context.run.predictions)
 
 
-def _stored_answers(file: Path, reporter: Reporter) -> dict[str, dict[str, Any]]:
-    """Read the answers that an interrupted launch has stored, by id; a line that cannot be read counts as missing."""
+def _all_stored_answers(run: RunDirectory, reporter: Reporter | None = None) -> dict[str, dict[str, Any]]:
+    """Read the answers that the workers of this and of earlier launches have stored, by id."""
+    rows: dict[str, dict[str, Any]] = {}
+    for file in run.all_unfinished_predictions():
+        rows |= _stored_answers(file, reporter)
+    return rows
+
+
+def _stored_answers(file: Path, reporter: Reporter | None) -> dict[str, dict[str, Any]]:
+    """Read the answers in a file, by id; a line that cannot be read counts as missing."""
     rows, num_unreadable = {}, 0
     *complete, _ = file.read_bytes().split(b"\n") if file.exists() else [b""]
     for line in complete:
@@ -105,7 +175,7 @@ def _stored_answers(file: Path, reporter: Reporter) -> dict[str, dict[str, Any]]
                 rows[row["id"]] = row
                 continue
         num_unreadable += 1
-    if num_unreadable:
+    if num_unreadable and reporter is not None:
         reporter.warn(f"{file}: {num_unreadable:,} lines are no answers; these answers are generated again")
     return rows
 

@@ -213,7 +213,8 @@ def _generation_files(context: TrialContext) -> dict[str, Path | str]:
 def _restore_generation(context: TrialContext, folder: Path, reused_from: str | None) -> None:
     run = context.run
     (folder / run.predictions.name).replace(run.predictions)
-    run.unfinished_predictions.unlink(missing_ok=True)
+    for file in run.all_unfinished_predictions():
+        file.unlink(missing_ok=True)
     context.log.artifact("predictions", run.predictions)
 
 

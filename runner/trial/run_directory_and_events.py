@@ -211,7 +211,6 @@ class RunDirectory:
         self.record = path / "record.json"
         self.events = path / "events.jsonl"
         self.predictions = path / "predictions.jsonl"
-        self.unfinished_predictions = path / ".predictions.jsonl"
         self.scores = path / "scores.jsonl"
         self.metrics = path / "metrics.json"
         self.mistakes = path / "mistakes"
@@ -226,6 +225,14 @@ class RunDirectory:
     def storage(self) -> Path:
         """The folder of all runs; this folder is `<storage>/<experiment>/<trial>`."""
         return self.path.parent.parent
+
+    def unfinished_predictions(self, rank: int) -> Path:
+        """The file with the answers of one worker, until all prompts are answered."""
+        return self.path / (f".predictions-{rank}.jsonl" if rank else ".predictions.jsonl")
+
+    def all_unfinished_predictions(self) -> list[Path]:
+        """The files with answers of all workers, also of an earlier launch with another number of workers."""
+        return sorted(self.path.glob(".predictions*.jsonl"))
 
     @property
     def name(self) -> str:
@@ -270,7 +277,7 @@ class RunDirectory:
                 record["steps"] = {step: entry for step, entry in record["steps"].items() if step not in forgotten}
         files = [self.scores, self.metrics, self.mistakes.with_suffix(".jsonl")]
         if "generate" in forgotten:
-            files += [self.predictions, self.unfinished_predictions]
+            files += [self.predictions, *self.all_unfinished_predictions()]
         for file in files:
             file.unlink(missing_ok=True)
         shutil.rmtree(self.mistakes, ignore_errors=True)

@@ -18,9 +18,19 @@ from runner.trial.cache_and_mirror import Cache
 from runner.trial.run_directory_and_events import EventLog, RunDirectory, StepReporter
 
 
+def process_rank() -> int:
+    """The rank of this process in its worker group; torchrun and Ray set `RANK`."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def num_processes() -> int:
+    """The number of processes of the worker group."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_main_process() -> bool:
-    """Whether this process has rank 0 in its worker group and writes the files; torchrun and Ray set `RANK`."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process has rank 0 in its worker group and writes the files."""
+    return process_rank() == 0
 
 
 @dataclass

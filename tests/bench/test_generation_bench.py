@@ -25,7 +25,7 @@ def test_an_answer_that_differs_by_more_than_a_tie_is_an_error(monkeypatch):
     import generation
 
     bench = generation.Bench.create("balanced", num_samples=1, batch_size=1, seed=0)
-    [output] = bench.decoder.generate_batch(bench.prompts)
+    [output] = bench.decoder.generate_batch(bench._make_batch(bench.prompts))
     expected = {output.prompt.id: output.tokens}
     assert generation.count_ties(bench, expected, expected) == 0
     with pytest.raises(SystemExit, match="token 5 differs, and its two best logits are"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
+from plugins.generator.decoding.encoded_prompts import EncodedPrompts
 from plugins.generator.decoding.greedy import GenerationBatch, GenerationOutput, GreedyDecoder
 from runner.records import Rendered
 from runner.stages import StopRequestedError
@@ -26,18 +26,30 @@ class KVCacheSlots:
     columns; the order of columns does not matter to attention.
 
     Attributes:
-        lengths: (rows,) number of tokens in each row.
+        num_rows: Number of rows.
+        lengths: Number of tokens in each row.
+        columns: (rows,) the same on the device: the column of each row's next token.
         offsets: (rows,) difference between the position of a row's next token and its length. It is not 0 for families
             that give an image fewer positions than tokens.
-        width: Columns up to the end of the longest row, including the token that is being written.
+        width: Columns up to the end of the longest row, including the token that is being written; or `static_width`.
     """
 
-    def __init__(self, num_rows: int, num_layers: int, device: torch.device) -> None:
-        """Create empty rows for a decoder with `num_layers` layers."""
-        self.lengths = torch.zeros(num_rows, dtype=torch.long, device=device)
+    def __init__(self, num_rows: int, num_layers: int, device: torch.device, static_width: int | None = None) -> None:
+        """Create empty rows for a decoder with `num_layers` layers.
+
+        Args:
+            num_rows: Number of rows.
+            num_layers: Number of layers.
+            device: The device of the model.
+            static_width: If not None, every step computes all rows, with this number of columns. The shapes of all
+                steps are then equal, and no row may become longer.
+        """
+        self.num_rows, self._static_width = num_rows, static_width
+        self.lengths = [0] * num_rows
+        self.columns = torch.zeros(num_rows, dtype=torch.long, device=device)
         self.offsets = torch.zeros(num_rows, dtype=torch.long, device=device)
-        self.width = 0
-        self.layers = [SlotLayer(self) for _ in range(num_layers)]
+        self.width = static_width or 0
+        self.layers = [SlotLayer(self, static_width) for _ in range(num_layers)]
         self.cache = Cache(layers=list(self.layers))
 
     @torch.inference_mode()
@@ -57,40 +69,48 @@ class KVCacheSlots:
             assert keys is not None
             assert values is not None
             layer.fill(row, keys[index, :, -length:], values[index, :, -length:])
-        self.lengths[row], self.offsets[row] = length, offset
+        self.lengths[row] = length
+        self.columns[row], self.offsets[row] = length, offset
 
     @torch.inference_mode()
     def move(self, source: int, target: int) -> None:
         """Copy one row to another."""
-        length = int(self.lengths[source])
+        length = self.lengths[source]
         for layer in self.layers:
             layer.fill(target, layer.keys[source, :, :length], layer.values[source, :, :length])
-        self.lengths[target], self.offsets[target] = self.lengths[source], self.offsets[source]
+        self.lengths[target] = length
+        self.columns[target], self.offsets[target] = self.columns[source], self.offsets[source]
 
     @torch.inference_mode()
-    def step(self, module: Any, tokens: torch.Tensor) -> torch.Tensor:
+    def step(self, forward: Callable[..., Any], tokens: Sequence[int], *, whole_mask: bool) -> torch.Tensor:
         """Write one token into each of the first rows.
 
         Args:
-            module: The transformers model.
-            tokens: (rows,), one token for each row in use.
+            forward: The transformers model, possibly compiled.
+            tokens: One token for each row in use.
+            whole_mask: Whether the model gets the mask of each query. From a mask of columns it would make the same
+                one, but wait for the device.
 
         Returns:
             (rows, vocabulary) logits of the next tokens.
         """
-        num_rows = len(tokens)
-        lengths = self.lengths[:num_rows]
-        self.width = int(lengths.max()) + 1
-        mask = torch.arange(self.width, device=tokens.device) <= lengths[:, None]
-        logits: torch.Tensor = module(
-            input_ids=tokens[:, None],
-            attention_mask=mask.long(),
-            position_ids=(lengths + self.offsets[:num_rows])[:, None],
+        num_used = len(tokens)
+        num_rows = num_used if self._static_width is None else self.num_rows
+        unused = [0] * (num_rows - num_used)
+        columns = self.columns[:num_rows]
+        self.width = self._static_width or max(self.lengths[:num_used]) + 1
+        mask = torch.arange(self.width, device=columns.device) <= columns[:, None]
+        logits: torch.Tensor = forward(
+            input_ids=torch.tensor([*tokens, *unused], device=columns.device)[:, None],
+            attention_mask=mask[:, None, None] if whole_mask else mask.long(),
+            position_ids=(columns + self.offsets[:num_rows])[:, None],
             past_key_values=self.cache,
             use_cache=True,
         ).logits
-        self.lengths[:num_rows] += 1
-        return logits[:, -1]
+        self.columns[:num_used] += 1
+        for row in range(num_used):
+            self.lengths[row] += 1
+        return logits[:num_used, -1]
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # by its base's __init_subclass__
@@ -99,16 +119,20 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # by its bas
     keys: torch.Tensor
     values: torch.Tensor
 
-    def __init__(self, slots: KVCacheSlots) -> None:
-        """Take the rows that all layers share."""
+    def __init__(self, slots: KVCacheSlots, static_width: int | None) -> None:
+        """Take the rows that all layers share; see `KVCacheSlots`."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self._slots = slots
+        self._slots, self._static_width = slots, static_width
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Allocate rows without columns; heads, head size and dtype are those of the first states."""
-        num_rows = len(self._slots.lengths)
-        self.keys = key_states.new_zeros(num_rows, key_states.shape[-3], 0, key_states.shape[-1])
-        self.values = value_states.new_zeros(num_rows, value_states.shape[-3], 0, value_states.shape[-1])
+        """Allocate the rows; heads, head size and dtype are those of the first states."""
+        num_rows, width = self._slots.num_rows, self._static_width or 0
+        self.keys = key_states.new_zeros(num_rows, key_states.shape[-3], width, key_states.shape[-1])
+        self.values = value_states.new_zeros(num_rows, value_states.shape[-3], width, value_states.shape[-1])
+        if self._static_width is not None:
+            # CUDA graphs write to the addresses that they have recorded.
+            torch._dynamo.mark_static_address(self.keys)
+            torch._dynamo.mark_static_address(self.values)
         self.is_initialized = True
 
     def fill(self, row: int, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -125,7 +149,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # by its bas
         """Write one column per row, and return the keys and values for attention; called by the model."""
         num_rows, width = len(key_states), self._slots.width
         self._reserve(width)
-        rows, columns = torch.arange(num_rows, device=key_states.device), self._slots.lengths[:num_rows]
+        rows, columns = torch.arange(num_rows, device=key_states.device), self._slots.columns[:num_rows]
         # Within autocast, transformers' own cache keeps both in the precision of the keys.
         self.keys[rows, :, columns] = key_states[:, :, 0].to(self.keys.dtype)
         self.values[rows, :, columns] = value_states[:, :, 0].to(self.values.dtype)
@@ -190,7 +214,7 @@ def supports_continuous_batching(decoder: GreedyDecoder, prompts: Sequence[Rende
         decoder: The decoder of the model.
         prompts: Two prompts of very different length.
     """
-    batch = decoder.encode_batch(prompts)
+    batch = decoder.make_batch([(prompt, decoder.model.encode(prompt)) for prompt in prompts])
     reference = decoder.generate(batch, 2, min_new_tokens=2, output_logits=True)
     cache = reference.past_key_values
     if not supports_cache_slots(cache, batch.width + 1):
@@ -199,7 +223,8 @@ def supports_continuous_batching(decoder: GreedyDecoder, prompts: Sequence[Rende
         layer.crop(-1)
     slots = KVCacheSlots(len(prompts), len(cache.layers), decoder.device)
     _fill_rows(decoder, slots, batch, cache, 0)
-    logits = slots.step(decoder.module, reference.sequences[:, batch.width])
+    first_tokens = reference.sequences[:, batch.width].tolist()
+    logits = slots.step(decoder.module, first_tokens, whole_mask=decoder.takes_whole_masks)
     expected = reference.logits[1].float()
     # The tolerance follows the compute precision, which may differ from that of the weights.
     tolerance = torch.finfo(logits.dtype).eps ** 0.5
@@ -207,43 +232,66 @@ def supports_continuous_batching(decoder: GreedyDecoder, prompts: Sequence[Rende
 
 
 def generate_continuously(
-    decoder: GreedyDecoder, prompts: Sequence[Rendered], num_rows: int, stop_requested: Callable[[], bool]
+    decoder: GreedyDecoder,
+    prompts: EncodedPrompts,
+    num_rows: int,
+    stop_requested: Callable[[], bool],
+    *,
+    compiled: bool = False,
 ) -> Iterator[GenerationOutput]:
     """Yield answers as they are completed.
 
     Args:
         decoder: The decoder of a model that `supports_continuous_batching`.
-        prompts: Prompts in the order in which they get a row.
+        prompts: Prompts in the order in which they get a row, the longest first.
         num_rows: Number of answers generated at once.
         stop_requested: Called before each token.
+        compiled: Whether torch compiles the step that decodes a token; all steps then have the same shapes.
 
     Raises:
         StopRequestedError: The user asked to stop; unfinished answers are discarded.
     """
-    waiting, answers = deque(prompts), list[_ActiveAnswer]()
+    answers = list[_ActiveAnswer]()
     num_rows = min(num_rows, len(prompts))
     min_refill = max(1, num_rows // REFILL_DIVISOR)
+    forward: Callable[..., Any] = compile_step(decoder.module) if compiled else decoder.module
     slots: KVCacheSlots | None = None
-    while waiting or answers:
+    while prompts or answers:
         if stop_requested():
             raise StopRequestedError
         num_free = num_rows - len(answers)
-        if waiting and num_free >= min(min_refill, len(waiting)):
-            next_prompts = [waiting.popleft() for _ in range(min(num_free, len(waiting)))]
-            batch = decoder.encode_batch(next_prompts)
+        if prompts and num_free >= min(min_refill, len(prompts)):
+            batch = decoder.make_batch(prompts.take(num_free))
             output = decoder.generate(batch, 1)
             cache = output.past_key_values
-            slots = slots or KVCacheSlots(num_rows, len(cache.layers), decoder.device)
+            if slots is None:
+                slots = KVCacheSlots(
+                    num_rows, len(cache.layers), decoder.device, static_width(batch) if compiled else None
+                )
             _fill_rows(decoder, slots, batch, cache, len(answers))
             first_tokens = output.sequences[:, batch.width :].tolist()
             answers += [
                 _ActiveAnswer(prompt, limit, tokens)
-                for prompt, limit, tokens in zip(next_prompts, batch.limits, first_tokens, strict=True)
+                for prompt, limit, tokens in zip(batch.prompts, batch.limits, first_tokens, strict=True)
             ]
         else:
             assert slots is not None
-            _decode_step(decoder, slots, answers)
+            last_tokens = [answer.tokens[-1] for answer in answers]
+            logits = slots.step(forward, last_tokens, whole_mask=decoder.takes_whole_masks)
+            for answer, token in zip(answers, logits.argmax(dim=-1).tolist(), strict=True):
+                answer.tokens.append(token)
         yield from _remove_finished(decoder, slots, answers)
+
+
+def compile_step(module: torch.nn.Module) -> Callable[..., Any]:
+    """Let torch compile a forward pass of one token per row; on a GPU, torch records it as a CUDA graph."""
+    return torch.compile(module.forward, dynamic=False, mode="reduce-overhead")
+
+
+def static_width(batch: GenerationBatch) -> int:
+    """Return a number of columns that is enough for the answers to a batch of the longest prompts."""
+    longest = max(length + limit for length, limit in zip(batch.lengths, batch.limits, strict=True))
+    return -(-longest // CACHE_GROWTH) * CACHE_GROWTH
 
 
 def _fill_rows(
@@ -255,13 +303,6 @@ def _fill_rows(
     offsets = [0] * len(batch.prompts) if deltas is None else deltas.flatten().tolist()
     for index, (length, offset) in enumerate(zip(batch.lengths, offsets, strict=True)):
         slots.fill(first_row + index, cache, index, length, offset)
-
-
-def _decode_step(decoder: GreedyDecoder, slots: KVCacheSlots, answers: Sequence[_ActiveAnswer]) -> None:
-    last_tokens = torch.tensor([answer.tokens[-1] for answer in answers], device=decoder.device)
-    next_tokens = slots.step(decoder.module, last_tokens).argmax(dim=-1).tolist()
-    for answer, token in zip(answers, next_tokens, strict=True):
-        answer.tokens.append(token)
 
 
 def _remove_finished(

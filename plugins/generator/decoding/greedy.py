@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from plugins.generator.decoding.encoded_prompts import EncodedPrompt
 from runner.errors import DataError
 from runner.records import Rendered
 from runner.stages import VisionLanguageModel
@@ -71,18 +73,25 @@ class GreedyDecoder:
         self.model, self._max_new_tokens = model, max_new_tokens
         module: Any = model.module
         if module.device.type == "cpu" and torch.cuda.is_available():
-            module = module.to("cuda")
+            # Each worker of a node sees all GPUs of its trial there.
+            module = module.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
         self.device: torch.device = module.device
         self.module = module.eval()
         self.stop_token_ids = frozenset(model.stop_token_ids)
 
-    def encode_batch(self, prompts: Sequence[Rendered]) -> GenerationBatch:
-        """Encode prompts and pad them to a batch.
+    @property
+    def takes_whole_masks(self) -> bool:
+        """Whether the decoder takes a mask for each query, (rows, 1, queries, keys), as its `sdpa` attention does."""
+        attention = self.module.config.get_text_config()._attn_implementation or ""
+        return "sdpa" in attention and "flash" not in attention
+
+    def make_batch(self, prompts_and_features: Sequence[EncodedPrompt]) -> GenerationBatch:
+        """Pad encoded prompts to a batch.
 
         Raises:
             DataError: A prompt leaves no room for an answer.
         """
-        encoded = [self.model.encode(prompt) for prompt in prompts]
+        prompts, encoded = zip(*prompts_and_features, strict=True)
         lengths = [len(features["input_ids"]) for features in encoded]
         limits = [self._answer_limit(prompt, length) for prompt, length in zip(prompts, lengths, strict=True)]
         padded = self.model.collate(encoded, padding_side="left")
@@ -133,13 +142,12 @@ class GreedyDecoder:
                 **batch.inputs, generation_config=config, stopping_criteria=stopping_criteria, synced_gpus=False
             )
 
-    def generate_batch(self, prompts: Sequence[Rendered]) -> list[GenerationOutput]:
+    def generate_batch(self, batch: GenerationBatch) -> list[GenerationOutput]:
         """Answer a batch of prompts; it takes as long as its longest answer."""
-        batch = self.encode_batch(prompts)
         criteria = StoppingCriteriaList([_AnswerLimits(batch)])
         output = self.generate(batch, max(batch.limits), criteria)
         answers = output.sequences[:, batch.width :].tolist()
-        return [self.make_output(*answer) for answer in zip(prompts, answers, batch.limits, strict=True)]
+        return [self.make_output(*answer) for answer in zip(batch.prompts, answers, batch.limits, strict=True)]
 
     def make_output(self, prompt: Rendered, tokens: list[int], limit: int) -> GenerationOutput:
         """Truncate an answer at its first stop token or its limit; the tokens after that are padding of the batch."""

@@ -1,16 +1,24 @@
 """Answers do not depend on the other prompts of a batch."""
 
+import threading
 from collections import Counter
 from functools import wraps
+from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
+from torch.overrides import TorchFunctionMode
 
+from plugins.generator import transformers as plugin
+from plugins.generator.decoding import continuous_batching as decoding
 from plugins.generator.decoding.continuous_batching import supports_continuous_batching
+from plugins.generator.decoding.encoded_prompts import EncodedPrompts
 from plugins.generator.decoding.greedy import GreedyDecoder
 from plugins.generator.generator_options import TransformersOptions
-from plugins.generator.transformers import TransformersGenerator
+from plugins.generator.transformers import MAX_ROWS, TransformersGenerator, rows_in_memory
 from runner.errors import DataError
+from runner.records import ImagePart, Rendered
 from runner.stages import StopRequestedError
 
 WAYS = pytest.mark.parametrize("continuous_batching", [True, False], ids=["refilling", "batches"])
@@ -37,11 +45,15 @@ def generate(model, prompts, recorder, held):
 def ends(model, prompts, monkeypatch):
     """Let tokens that the model writes end its answers, so that they end at different places."""
     decoder = GreedyDecoder(model, lambda prompt, length: 12)
-    written = [decoder.generate_batch([prompt])[0].tokens for prompt in prompts]
+    written = [decoder.generate_batch(_batch(decoder, prompt))[0].tokens for prompt in prompts]
     shared = Counter(token for tokens in written for token in {*tokens[1:]} - {tokens[0]})
     stops = sorted({*model.stop_token_ids, *sorted(token for token, count in shared.items() if count < 4)[::4]})
     monkeypatch.setattr(model, "stop_token_ids", stops)
     return stops
+
+
+def _batch(decoder, *prompts):
+    return decoder.make_batch([(prompt, decoder.model.encode(prompt)) for prompt in prompts])
 
 
 def by_id(answers):
@@ -172,7 +184,8 @@ def test_answer_is_limited_by_the_model_context(model, prompts, generate, monkey
 
 def _tokens(model, prompts, limit):
     decoder = GreedyDecoder(model, lambda prompt, length: limit)
-    return [(written.prompt, written.tokens) for prompt in prompts for written in decoder.generate_batch([prompt])]
+    outputs = (decoder.generate_batch(_batch(decoder, prompt)) for prompt in prompts)
+    return [(written.prompt, written.tokens) for output in outputs for written in output]
 
 
 def test_model_without_continuous_batching_is_answered_in_batches(model, generate, ends, monkeypatch):
@@ -207,3 +220,126 @@ def test_bfloat16_model_supports_continuous_batching(build_smoke, prompts):
     model.module.to(torch.bfloat16)
     decoder = GreedyDecoder(model, lambda prompt, length: 12)
     assert supports_continuous_batching(decoder, [prompts[0], prompts[5]])
+
+
+class _Waits(TorchFunctionMode):
+    """Counts the calls that would wait for a GPU."""
+
+    NAMES = frozenset({"item", "tolist", "__bool__", "__int__", "__float__", "nonzero"})
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_function__(self, function, types, arguments=(), told=None):
+        if getattr(function, "__name__", "") in self.NAMES:
+            self.names.append(function.__name__)
+        return function(*arguments, **(told or {}))
+
+
+def test_decoding_a_token_waits_for_the_device_once(model, prompts, generate, monkeypatch):
+    step, seen = decoding.KVCacheSlots.step, []
+
+    def counted(slots, *arguments, **told):
+        with _Waits() as waits:
+            logits = step(slots, *arguments, **told)
+        seen.append(waits.names)
+        return logits
+
+    monkeypatch.setattr(decoding.KVCacheSlots, "step", counted)
+    generate()
+    assert len(seen) > 12
+    assert not any(seen[1:])  # beside `tolist` of the tokens; the first step tests whether the model supports it
+
+
+@pytest.mark.parametrize("batch_size", [3, 5])
+def test_a_compiled_step_always_has_the_same_shapes_and_gives_the_same_answers(
+    model, prompts, generate, ends, monkeypatch, batch_size
+):
+    plain = by_id(generate(batch_size=batch_size))
+    shapes, compiled = [], []
+
+    def compile(function, **told):
+        compiled.append(told)
+
+        def forward(**inputs):
+            keys = [layer.keys for layer in inputs["past_key_values"].layers]
+            tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
+            shapes.append([tensor.shape for tensor in [*tensors, *keys]])
+            return function(**inputs)
+
+        return forward
+
+    monkeypatch.setattr(decoding.torch, "compile", compile)
+    assert by_id(generate(batch_size=batch_size, compile=True)) == plain
+    assert compiled == [{"dynamic": False, "mode": "reduce-overhead"}]
+    assert len(shapes) > 12
+    assert all(shape == shapes[0] for shape in shapes)
+    assert shapes[0][0][0] == batch_size
+
+
+@pytest.mark.slow
+def test_torch_traces_a_step_once(model, prompts, generate, ends, monkeypatch):
+    plain = by_id(generate())
+    compile, counter = torch.compile, CompileCounter()
+    monkeypatch.setattr(
+        decoding.torch, "compile", lambda function, dynamic, mode: compile(function, dynamic=dynamic, backend=counter)
+    )
+    torch._dynamo.reset()
+    assert by_id(generate(compile=True)) == plain
+    assert 1 <= counter.frame_count <= 4
+
+
+def test_rows_follow_the_memory_and_the_longest_prompt(model):
+    text = model.module.config.get_text_config()
+    key_value_size = 2 * text.num_hidden_layers * text.hidden_size  # as many heads of keys as of queries
+    row = 100 * 4 * (key_value_size + 3 * text.intermediate_size)
+    assert rows_in_memory(model.module, 100, int(10.5 * row / 0.6)) == 10
+    assert rows_in_memory(model.module, 200, int(10.5 * row / 0.6)) == 5
+    assert rows_in_memory(model.module, 100, 0) == 1
+    assert rows_in_memory(model.module, 100, 10**12) == MAX_ROWS
+
+
+def test_an_automatic_batch_size_is_computed_and_recorded(model, prompts, generate, ends, monkeypatch):
+    plain = by_id(generate(batch_size=3))
+    asked = []
+    monkeypatch.setattr(plugin, "rows_in_memory", lambda module, tokens, free: asked.append((tokens, free)) or 3)
+    assert by_id(generate(batch_size="auto")) == plain
+    lengths = [model.count(prompt) for prompt in prompts]
+    [(tokens, free)] = asked
+    assert tokens == max(length.text + length.image for length in lengths) + 12
+    assert free > 10**8
+    assert (0, {"generate/batch_size": 3}) in generate.reporter.recorded
+
+
+def test_prompts_are_encoded_ahead_in_order(model, prompts):
+    with EncodedPrompts(model, prompts, 3) as encoded:
+        taken = []
+        while encoded:
+            taken += encoded.take(2)
+            assert len(encoded) + len(taken) == len(prompts)
+        assert encoded.take(1) == []
+    for (prompt, features), expected in zip(taken, prompts, strict=True):
+        assert prompt is expected
+        assert all(features[name].equal(value) for name, value in model.encode(expected).items())
+
+
+def test_the_thread_waits_while_the_tokenizer_is_used(model, prompts, monkeypatch):
+    begun, encode = threading.Event(), model.encode
+    monkeypatch.setattr(model, "encode", lambda prompt: (begun.set(), encode(prompt))[1])
+    with EncodedPrompts(model, prompts, 2) as encoded:
+        encoded.take(1)
+        with encoded.paused():
+            begun.clear()
+            assert not begun.wait(0.2)
+        assert begun.wait(20) or len(encoded.take(11)) == 11
+
+
+def test_a_prompt_that_cannot_be_encoded_is_named_when_it_is_due(model, prompts, generate):
+    broken = Rendered("broken", (ImagePart(Path("missing.png")),))
+    with (
+        pytest.raises(DataError, match=r"sample broken: image missing\.png cannot be used"),
+        EncodedPrompts(model, [prompts[0], broken], 2) as encoded,
+    ):
+        assert encoded.take(1)[0][0] is prompts[0]
+        encoded.take(1)
