@@ -52,8 +52,23 @@ def _list_gpus(gpus: Sequence[Gpu]) -> str:
 
 
 def _matches(gpu: Gpu, compute: ComputeOptions) -> bool:
-    words = re.split(r"[^a-z0-9]+", gpu.name.lower())
-    return (compute.accelerator is None or compute.accelerator.lower() in words) and _has_memory(gpu, compute)
+    return (compute.accelerator is None or is_named(gpu, compute.accelerator)) and _has_memory(gpu, compute)
+
+
+def is_named(gpu: Gpu, accelerator: str) -> bool:
+    """Return whether Ray's name of a type of GPU, such as `GeForce-RTX-4090`, belongs to a GPU.
+
+    Ray takes one or more successive words of the driver's name and joins them with hyphens; it omits words such as the
+    maker, the form factor or the size of the memory, in ways that differ between versions of Ray.
+    """
+    name, accelerator_words = _words(gpu.name), _words(accelerator)
+    length = len(accelerator_words)
+    starts = range(len(name) - length + 1)
+    return length > 0 and any(name[start : start + length] == accelerator_words for start in starts)
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", name.lower())
 
 
 def gpu_memory_problem(compute: ComputeOptions, gpus: Sequence[Gpu], gpu_ids: Sequence[int | str]) -> str | None:

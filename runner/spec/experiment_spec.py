@@ -176,8 +176,8 @@ class ComputeOptions(Options):
     """Number of CPU cores of each worker. Null: with GPUs, the share of a node's cores that corresponds to the worker's
     share of the node's GPUs; without GPUs, the cores of a node divided by the number of workers."""
     accelerator: str | None = None
-    """Type of the GPUs, as Ray names it, such as `A100`. Ray uses this name both for A100 cards with 40 GB and for A100
-    cards with 80 GB. Null: any type."""
+    """Type of the GPUs, as Ray names it, such as `A100`, `RTX-A6000` or `GeForce-RTX-4090`. Ray uses the name `A100`
+    both for cards with 40 GB and for cards with 80 GB. Null: any type."""
     gpu_memory: Annotated[str | None, Field(pattern=r"^\d+ ?GB$")] = None
     """Minimum memory of each GPU, such as `80GB`. A trial on a GPU with less memory stops with an error."""
     placement: Literal["node", "any"] = "node"

@@ -1,8 +1,10 @@
 """What a machine lacks is said in a line; what fits is not complained of."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from runner.preflight.resources import Gpu, gpu_memory_problem, missing_requirements
+from runner.preflight.resources import Gpu, gpu_memory_problem, is_named, missing_requirements
 from runner.spec.experiment_spec import ComputeOptions
 
 A100 = Gpu("NVIDIA A100-SXM4-80GB", 85.9)
@@ -31,10 +33,47 @@ def test_no_gpu_is_needed_for_a_cpu_run():
 
 
 @pytest.mark.parametrize(
-    ("given", "told"), [([0], None), ([1], "PCIE-40GB (43 GB)"), (["GPU-1f"], None), ([], None), ([7], None)]
+    ("driver", "accelerator"),
+    [
+        ("NVIDIA GeForce RTX 4090", "GeForce-RTX-4090"),
+        ("NVIDIA GeForce RTX 3080 Ti", "GeForce-RTX-3080-Ti"),
+        ("NVIDIA RTX A6000", "RTX-A6000"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX-PRO-6000"),
+        ("Quadro RTX 8000", "RTX-8000"),
+        ("Tesla V100-SXM2-16GB", "V100"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+    ],
 )
-def test_a_gpu_that_is_too_small_is_reported(given, told):
-    lacking = gpu_memory_problem(PAPER, [A100, SMALL], given)
+def test_a_card_has_the_name_that_ray_gives_it(driver, accelerator):
+    from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager as Manager
+
+    assert Manager._gpu_name_to_accelerator_type(driver) == accelerator
+    compute = ComputeOptions(gpus_per_worker=1, accelerator=accelerator)
+    assert missing_requirements(compute, [Gpu(driver, 26)]) == []
+    assert missing_requirements(compute, [Gpu("NVIDIA GeForce RTX 4070", 12)])
+
+
+@given(
+    st.sampled_from(["NVIDIA", "Tesla", "Quadro"]),
+    st.lists(st.from_regex(r"[A-Z][A-Za-z0-9]{0,5}|[0-9]{1,4}[A-Z]{0,2}", fullmatch=True), min_size=1, max_size=4),
+)
+def test_a_name_from_ray_is_accepted_and_a_part_of_a_word_is_not(maker, words):
+    from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager as Manager
+
+    gpu = Gpu(" ".join([maker, *words]), 26)
+    named = Manager._gpu_name_to_accelerator_type(gpu.name)
+    # Ray cuts a word such as `H100a` at its small letter; no card is called so.
+    if set(named.split("-")) <= {maker, *words}:
+        assert is_named(gpu, named)
+    assert not is_named(gpu, f"{words[-1]}000000")
+    assert not is_named(gpu, "-")
+
+
+@pytest.mark.parametrize(
+    ("gpu_ids", "told"), [([0], None), ([1], "PCIE-40GB (43 GB)"), (["GPU-1f"], None), ([], None), ([7], None)]
+)
+def test_a_gpu_that_is_too_small_is_reported(gpu_ids, told):
+    lacking = gpu_memory_problem(PAPER, [A100, SMALL], gpu_ids)
     assert lacking is None if told is None else told in lacking
 
 
