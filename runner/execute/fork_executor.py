@@ -150,7 +150,9 @@ class ForkedExecutor:
         steps = [step for step in steps_of(spec) if not RunDirectory(folder).is_finished(step)]
         with_cloud, keys = "://" in (compute.cache or ""), needed_keys(spec, steps)
         server, address = self._get_server(plugin_modules(spec), cores, with_cloud=with_cloud, keys=keys)
-        self._running = ForkedTrial(server, address, ForkRequest(plan_json(spec), str(folder), steps, {}))
+        # The spec asks for no GPUs, so that none is visible.
+        request = ForkRequest(plan_json(spec), str(folder), steps, {"CUDA_VISIBLE_DEVICES": ""})
+        self._running = ForkedTrial(server, address, request)
         return self._running
 
     def describe_wait(self, compute: ComputeOptions) -> str:

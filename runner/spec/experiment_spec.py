@@ -171,7 +171,8 @@ class ComputeOptions(Options):
     number."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """Number of GPUs of each worker. A fraction, such as 0.5, is possible only with `workers: 1`: several trials then
-    share one GPU."""
+    share one GPU. With 0, the workers see no GPUs and compute on the CPU, except with `launch --local`, which uses the
+    GPUs that the command sees."""
     cpus_per_worker: Annotated[int, Field(ge=1)] | None = None
     """Number of CPU cores of each worker. Null: with GPUs, the share of a node's cores that corresponds to the worker's
     share of the node's GPUs; without GPUs, the cores of a node divided by the number of workers."""

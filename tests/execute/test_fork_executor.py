@@ -79,6 +79,7 @@ def _outcome(running):
 def test_trials_run_one_after_the_other_in_processes_of_one_server(executor, trial):
     first, second = trial("one"), trial("two")
     running = executor.start(*first)
+    assert running._request.environment == {"CUDA_VISIBLE_DEVICES": ""}  # the spec asks for no GPUs
     assert executor.start(*second) is None
     assert _outcome(running).status == "finished"
     assert RunDirectory(first[1]).is_finished("score")

@@ -147,6 +147,40 @@ def test_trials_of_four_gpus_pack_on_a_node_and_one_of_eight_spans_two(rack):
     assert rack.figures("four") == rack.figures("four more") == rack.figures("eight")
 
 
+@pytest.mark.parametrize(("gpus", "num_seen"), [(1, 3), (0, 0)])
+def test_the_workers_of_a_node_see_the_gpus_of_their_trial_alike(rack, monkeypatch, gpus, num_seen):
+    import ray
+
+    from runner.execute.ray import attempt, node_worker
+
+    folder = rack.folder
+
+    def run_worker(node, task):  # as a closure, Ray sends the function itself to the workers
+        def run_in_fork(server, request):
+            environment = request.environment
+            (folder / f"rank-{environment['RANK']}").write_text(json.dumps(environment))
+            return node_worker.Outcome("finished")
+
+        node_worker.run_in_fork = run_in_fork
+        return node_worker._run_worker(node, task).as_json()
+
+    monkeypatch.setattr(attempt, "run_worker", ray.remote(max_retries=0, max_calls=1)(run_worker))
+    options = {"workers": 3, "gpus_per_worker": gpus, "cpus_per_worker": 1}
+    running, _ = rack.start(f"seen {gpus}", **options)
+    while running.outcome() is None and len(list(folder.glob("rank-*"))) < 3:
+        time.sleep(0.1)
+    running.kill()
+    environments = [json.loads((folder / f"rank-{rank}").read_text()) for rank in range(3)]
+    [visible] = {each["CUDA_VISIBLE_DEVICES"] for each in environments}
+    seen = visible.split(",") if visible else []
+    assert len(seen) == num_seen
+    assert seen == sorted(set(seen))
+    assert [each["LOCAL_RANK"] for each in environments] == ["0", "1", "2"]
+    assert {each["LOCAL_WORLD_SIZE"] for each in environments} == {"3"}
+    for rank in range(3):
+        (folder / f"rank-{rank}").unlink()
+
+
 def test_sixteen_gpus_are_refused_with_the_reason(rack):
     with pytest.raises(
         RequirementError, match=r"16 GPUs and .* in total, but the cluster can hold 12 of them. Its nodes: 3 ×"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +13,7 @@ from runner.errors import LostWorkerError, OutOfMemoryError, RunnerError, StepEr
 from runner.execute.fork_executor import needed_keys, plugin_modules
 from runner.execute.ray.cluster_and_reservations import Reservation
 from runner.execute.ray.node_worker import LOOPBACK, WorkerTask, run_worker
+from runner.execute.ray.placement import WorkerPlace
 from runner.resolved_plan import plan_json, with_changed_options
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.trial.run_directory_and_events import EventLog, RunDirectory, steps_of
@@ -92,7 +95,7 @@ class Attempt:
 
     def _begin_phase(self) -> None:
         """Start the worker of the next phase; if it has several, first ask for an address where they can meet."""
-        self._running, self._failed_at = [], 0.0
+        self._running, self._failed_at, self._group_id = [], 0.0, uuid.uuid4().hex
         if not self._phases:
             return
         _, num_workers = self._phases[0]
@@ -100,20 +103,24 @@ class Attempt:
             nodes = self._reservation.nodes
             self._rendezvous = self._actors[nodes[0]].rendezvous_address.remote(is_only_node=len(set(nodes)) == 1)
         else:
-            bundle, node = next(self._reservation.workers())
-            self._running = [self._start_worker(bundle, node, {})]
+            first = self._reservation.workers()[0]
+            self._running = [self._start_worker(replace(first, local_world_size=1), {})]
 
     def _start_workers(self, address: str, port: int) -> None:
         _, num_workers = self._phases[0]
-        # Each worker sees only its own GPUs, so that its local rank is 0.
-        local = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        group = {"WORLD_SIZE": str(num_workers), "MASTER_ADDR": address, "MASTER_PORT": str(port)}
         if address == LOOPBACK:
-            local |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-        group = {"WORLD_SIZE": str(num_workers), "MASTER_ADDR": address, "MASTER_PORT": str(port), **local}
-        for rank, (bundle, node) in enumerate(self._reservation.workers()):
-            self._running.append(self._start_worker(bundle, node, {**group, "RANK": str(rank)}))
+            group |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+        for place in self._reservation.workers():
+            # Accelerate uses the GPU with the number LOCAL_RANK among those that the worker sees.
+            ranks = {
+                "RANK": str(place.rank),
+                "LOCAL_RANK": str(place.local_rank),
+                "LOCAL_WORLD_SIZE": str(place.local_world_size),
+            }
+            self._running.append(self._start_worker(place, group | ranks))
 
-    def _start_worker(self, bundle: int, node: str, group: Mapping[str, str]) -> Any:
+    def _start_worker(self, place: WorkerPlace, group: Mapping[str, str]) -> Any:
         steps, _ = self._phases[0]
         resources = dict(self._reservation.request.per_worker)
         cores = resources.pop("CPU")
@@ -122,13 +129,25 @@ class Attempt:
             "num_gpus": resources.pop("GPU", 0),
             "resources": resources,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
-                self._reservation.group, placement_group_bundle_index=bundle
+                self._reservation.group, placement_group_bundle_index=place.bundle
             ),
         }
         compute = self._compute.model_dump(mode="json")
         keys = needed_keys(self._spec, steps)
-        task = WorkerTask(self._plan, str(self._folder), list(steps), self._modules, int(cores), compute, keys, group)
-        return run_worker.options(**options).remote(self._actors[node], task)
+        task = WorkerTask(
+            plan=self._plan,
+            folder=str(self._folder),
+            steps=list(steps),
+            modules=self._modules,
+            cores=int(cores),
+            compute=compute,
+            keys=keys,
+            group=group,
+            group_id=self._group_id,
+            local_rank=place.local_rank,
+            local_world_size=place.local_world_size,
+        )
+        return run_worker.options(**options).remote(self._actors[place.node], task)
 
 
 def _outcome(task: Any) -> Outcome:

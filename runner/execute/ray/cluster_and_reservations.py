@@ -12,7 +12,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import chdir, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +26,7 @@ from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from runner.errors import RequirementError
-from runner.execute.ray.placement import PlacementRequest, Resources
+from runner.execute.ray.placement import PlacementRequest, Resources, WorkerPlace, worker_places
 
 # Ray's own commands ask a head with this class; no public function tries just once. It is compiled, so that mypy cannot
 # see it.
@@ -124,7 +124,8 @@ def token_message(address: str) -> str:
 
 # Ray reads this when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# A worker without accelerators still sees those of its node. On a CPU this makes no difference, but Ray warns about it.
+# Ray hides no GPUs from its own processes without GPUs, and warns if this is not set. `run_worker` hides them from the
+# processes that compute.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # Nothing waits for the result of a worker that is killed; Ray would print that as an error.
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
@@ -260,11 +261,9 @@ class Reservation:
     request: PlacementRequest
     nodes: tuple[str, ...]
 
-    def workers(self) -> Iterator[tuple[int, str]]:
-        """Yield the bundle and the node of each worker."""
-        for bundle, (size, node) in enumerate(zip(self.request.workers_per_bundle, self.nodes, strict=True)):
-            for _ in range(size):
-                yield bundle, node
+    def workers(self) -> list[WorkerPlace]:
+        """List the place of each worker, by rank."""
+        return worker_places(self.request.workers_per_bundle, self.nodes)
 
 
 class ReservationPool:

@@ -59,6 +59,59 @@ class PlacementRequest:
         return {name: num_workers * amount for name, amount in self.per_worker.items()}
 
 
+@dataclass(frozen=True)
+class WorkerPlace:
+    """Where a worker runs, and its number among the workers of its trial.
+
+    Attributes:
+        rank: Its number among all workers.
+        bundle: The bundle from which it takes its resources.
+        node: The id of its node.
+        local_rank: Its number among the workers on its node.
+        local_world_size: How many workers its node has.
+    """
+
+    rank: int
+    bundle: int
+    node: str
+    local_rank: int
+    local_world_size: int
+
+
+def worker_places(workers_per_bundle: Sequence[int], nodes: Sequence[str]) -> list[WorkerPlace]:
+    """Number the workers so that those of a node follow each other, as torch's launcher does.
+
+    Args:
+        workers_per_bundle: The number of workers of each bundle.
+        nodes: The id of each bundle's node. The workers of the first bundle's node come first.
+    """
+    bundles_by_node: dict[str, list[int]] = {}
+    for bundle, (size, node) in enumerate(zip(workers_per_bundle, nodes, strict=True)):
+        bundles_by_node.setdefault(node, []).extend([bundle] * size)
+    places: list[WorkerPlace] = []
+    for node, bundles in bundles_by_node.items():
+        for local_rank, bundle in enumerate(bundles):
+            places.append(WorkerPlace(len(places), bundle, node, local_rank, len(bundles)))
+    return places
+
+
+def sort_gpu_ids(gpu_ids: Iterable[str], visible: str | None) -> list[str]:
+    """Sort GPUs in the order that they have on their node.
+
+    Args:
+        gpu_ids: Ray's ids: indices, or parts of `visible` if the node's Ray was started with it.
+        visible: The variable `CUDA_VISIBLE_DEVICES` of the node's Ray; None if it is not set.
+    """
+    given = (visible or "").split(",")
+
+    def position(gpu_id: str) -> tuple[int, str]:
+        if gpu_id.isdecimal():
+            return int(gpu_id), ""
+        return given.index(gpu_id) if gpu_id in given else len(given), gpu_id
+
+    return sorted(set(gpu_ids), key=position)
+
+
 def worker_resources(compute: ComputeOptions, totals: Sequence[Resources]) -> dict[str, float]:
     """The resources of each worker.
 

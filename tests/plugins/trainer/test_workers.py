@@ -21,7 +21,7 @@ from plugins.optimizer.optimizer_options import AdamWOptions
 from plugins.trainer.accelerator_and_sharding import LOOPBACK, make_accelerator
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
-from runner.errors import SpecError, StepError
+from runner.errors import RequirementError, SpecError, StepError
 from runner.stages import StopRequestedError, TrainingRun
 
 SEED = 11
@@ -228,3 +228,30 @@ def test_workers_of_one_machine_meet_where_no_other_machine_can_connect():
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind(("", 0))  # as the launch does
         together(_listen, reserved.getsockname()[1])
+
+
+def _gather_swapped(gathered, tensor, gather=distributed.all_gather):
+    gather(gathered[::-1], tensor)
+
+
+def _scatter_swapped(scattered, tensors, scatter=distributed.reduce_scatter):
+    scatter(scattered, tensors[::-1])
+
+
+def _exchange(rank: int, folder: Path) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="0")
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    before = torch.get_rng_state()
+    make_accelerator("fp32")
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, swapped in (("all_gather", _gather_swapped), ("reduce_scatter", _scatter_swapped)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(distributed, name, swapped)
+            with pytest.raises(RequirementError, match=rf"{name} of tensors with 1 elements gave worker {rank} of 2"):
+                make_accelerator("fp32")
+    distributed.destroy_process_group()
+
+
+def test_tensors_that_arrive_in_a_wrong_order_are_noticed_before_training(tmp_path):
+    """As with NCCL's error 1906, where shards changed places without an error."""
+    together(_exchange, tmp_path)
