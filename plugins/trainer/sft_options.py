@@ -216,6 +216,13 @@ class SftOptions(TrainerOptions):
         }
 
     def with_less_memory(self, workers: int) -> Mapping[str, Any]:
-        """Halve the micro-batch; if its size is not set, start from the worker's part of the batch."""
+        """Halve the micro-batch; for a single sample, recompute activations, and then shard the weights.
+
+        If the size of the micro-batch is not set, it is half of the worker's part of the batch.
+        """
         size = self.micro_batch_size or self.global_batch_size // workers
-        return {"micro_batch_size": size // 2} if size > 1 else {}
+        if size > 1:
+            return {"micro_batch_size": size // 2}
+        if not self.gradient_checkpointing:
+            return {"gradient_checkpointing": True}
+        return {"strategy": "fsdp"} if self.strategy == "ddp" and workers > 1 else {}

@@ -162,7 +162,8 @@ class ComputeOptions(Options):
     former_names: ClassVar[Mapping[str, str]] = {
         "pack": "placement",
         "retries": "max_retries",
-        "smaller_micro_batch": "reduce_micro_batch_on_oom",
+        "smaller_micro_batch": "reduce_memory_on_oom",
+        "reduce_micro_batch_on_oom": "reduce_memory_on_oom",
         "sample_every": "usage_interval",
     }
 
@@ -186,11 +187,12 @@ class ComputeOptions(Options):
     as possible; the trial waits until these nodes have free resources. `any`: on any nodes with free resources, on few
     nodes if possible."""
     max_retries: Annotated[int, Field(ge=0)] = 3
-    """Maximum number of times that a launch resumes a trial that lost a worker or a node, or ran out of memory. A
-    launch does not resume a trial that fails with any other error."""
-    reduce_micro_batch_on_oom: bool = True
-    """If true, a launch resumes a training that ran out of memory, now with a smaller micro-batch. This changes results
-    only by rounding. If false, such a trial fails."""
+    """Maximum number of times that a launch resumes a trial that lost a worker, a GPU or a node, or ran out of memory.
+    A launch does not resume a trial that fails with any other error."""
+    reduce_memory_on_oom: bool = True
+    """If true, a launch resumes a training that ran out of memory with options that need less: the trainer `sft` halves
+    the micro-batch, then uses gradient checkpointing, then, with several workers, `strategy: fsdp`. These options
+    change results only by rounding. If false, such a trial fails."""
     usage_interval: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
     """Seconds between two measurements of CPU, memory and GPU usage, which the tracker shows. 0 disables the
     measurements. Default: 10, as in MLflow."""

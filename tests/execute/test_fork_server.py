@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runner.errors import LostWorkerError, OutOfMemoryError, StepError
+from runner.errors import LostConnectionError, LostWorkerError, OutOfMemoryError, StepError
 from runner.execute.fork_executor import failure_cause
 from runner.execute.fork_server import OUTPUT_FILE, ForkExit, ForkRequest, run_forked, start_server
 
@@ -144,7 +144,10 @@ def test_a_client_without_a_request_is_harmless(server, tmp_path):
         (-signal.SIGKILL, False, LostWorkerError),
         (-signal.SIGTERM, False, LostWorkerError),
         (None, False, LostWorkerError),
-        (-signal.SIGSEGV, True, StepError),
+        (-signal.SIGSEGV, True, LostWorkerError),
+        (-signal.SIGBUS, False, LostWorkerError),
+        (-signal.SIGABRT, False, LostConnectionError),
+        (-signal.SIGILL, False, StepError),
         (1, False, StepError),
     ],
 )

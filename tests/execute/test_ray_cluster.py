@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from cluster import Cluster
 
@@ -197,6 +199,32 @@ def test_a_trial_has_the_same_metrics_first_or_fifth_on_a_node_and_in_a_separate
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", ALONE, str(run.path)], env=environment, check=True)
     assert first == fifth == after_a_death == rack.figures("alone")
+
+
+def test_a_training_resumes_after_one_of_its_two_workers_has_aborted(rack):
+    """As NCCL's watchdog aborts a worker. The other worker only notices that the connection is lost."""
+    undisturbed = rack.run("no abort", **FOUR)
+    while (running := rack.start("abort", **FOUR)[0]) is None:
+        time.sleep(0.1)
+    run = rack.directory("abort")
+    while not list(run.checkpoints.glob("step-*")):
+        assert running.outcome() is None
+        time.sleep(0.02)
+    workers = [process for process in psutil.process_iter() if _writes(process, run.path / "output.log")]
+    assert len(workers) == 2
+    max(workers, key=lambda process: process.pid).send_signal(signal.SIGABRT)
+    rack.finish(running)
+    assert rack.figures("abort") == undisturbed
+    log = run.events.read_text()
+    assert "retried from its last checkpoint (retry 1 of 3)" in log
+
+
+def _writes(process: psutil.Process, file: Path) -> bool:
+    """Whether the standard output of a process is a file."""
+    try:
+        return Path(f"/proc/{process.pid}/fd/1").resolve() == file.resolve()
+    except OSError:
+        return False
 
 
 def test_a_killed_node_loses_no_finished_trial_and_its_running_one_gets_the_same_result(rack):

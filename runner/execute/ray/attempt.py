@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from runner.errors import LostWorkerError, OutOfMemoryError, RunnerError, StepError
+from runner.errors import LostConnectionError, LostWorkerError, OutOfMemoryError, RunnerError, StepError
 from runner.execute.fork_executor import needed_keys, plugin_modules
 from runner.execute.ray.cluster_and_reservations import Reservation
 from runner.execute.ray.node_worker import LOOPBACK, WorkerTask, run_worker
@@ -177,6 +177,8 @@ def failure_precedence(outcome: Outcome) -> int:
         return 0
     if isinstance(outcome.error, OutOfMemoryError):
         return 1
+    if isinstance(outcome.error, LostConnectionError):
+        return 5
     if isinstance(outcome.error, LostWorkerError):
         return 2
     return 4 if type(outcome.error) is StepError else 3
@@ -247,10 +249,27 @@ class RetryingTrial:
             self._attempt = self._start_attempt(self._spec, self._run.path, self._compute)
             return None
         outcome = self._attempt.outcome()
-        if outcome is None or not self._prepare_retry(outcome):
-            return outcome
+        if outcome is None:
+            return None
+        if not self._prepare_retry(outcome):
+            return self._explain_end(outcome)
         self._release()
         return None
+
+    def _explain_end(self, outcome: Outcome) -> Outcome:
+        """Add to a training that ran out of memory why it is not retried, and what would help."""
+        if not isinstance(outcome.error, OutOfMemoryError) or not self._may_reduce_memory():
+            return outcome
+        options, trainer = self._reduced_options(), self._spec.trainer
+        assert trainer is not None
+        if options:
+            advice = f"no retry is left (compute.max_retries: {self._compute.max_retries}); set {_describe(options)}"
+        else:
+            advice = (
+                f"the trainer {trainer.type} has no option left that needs less memory; use more workers, "
+                "GPUs with more memory, fewer pixels per image (model.max_pixels) or a smaller model"
+            )
+        return replace(outcome, error=OutOfMemoryError(f"{outcome.error}; {advice}"))
 
     def _release(self) -> None:
         if self._attempt is not None:
@@ -267,16 +286,24 @@ class RetryingTrial:
             if not options:
                 return False
             self._spec = with_changed_options(self._spec, {"trainer": options})
-            change = f"with {', '.join(f'trainer.{name} {value}' for name, value in options.items())}"
+            change = f"with {_describe(options)}"
         self._retries_left -= 1
         number = f"{self._compute.max_retries - self._retries_left} of {self._compute.max_retries}"
         EventLog(self._run.events).warning(f"{outcome.error}; the trial is retried {change} (retry {number})")
         return True
 
+    def _may_reduce_memory(self) -> bool:
+        spec = self._spec
+        return self._compute.reduce_memory_on_oom and TRAIN in steps_of(spec) and not self._run.is_finished(TRAIN)
+
     def _reduced_options(self) -> Mapping[str, Any]:
         """Trainer options with which a training needs less memory; empty if none may or can be changed."""
-        spec = self._spec
-        if not self._compute.reduce_micro_batch_on_oom or TRAIN not in steps_of(spec) or self._run.is_finished(TRAIN):
+        if not self._may_reduce_memory():
             return {}
-        assert spec.trainer is not None
-        return spec.trainer.options.with_less_memory(self._compute.workers)
+        assert self._spec.trainer is not None
+        return self._spec.trainer.options.with_less_memory(self._compute.workers)
+
+
+def _describe(options: Mapping[str, Any]) -> str:
+    """Describe changed options of the trainer, with the values as a spec has them."""
+    return ", ".join(f"trainer.{name}: {str(value).lower()}" for name, value in options.items())
