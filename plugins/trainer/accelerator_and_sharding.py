@@ -24,7 +24,7 @@ from torch.distributed.rendezvous import register_rendezvous_handler
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from runner.errors import RequirementError
+from runner.errors import LostConnectionError, RequirementError
 
 
 def layer_classes(module: torch.nn.Module) -> list[str]:
@@ -175,7 +175,7 @@ def check_order(device: torch.device) -> None:
                 )
 
 
-def make_accelerator(precision: str, sharded_layers: Sequence[str] = ()) -> Accelerator:
+def make_accelerator(precision: str, sharded_layers: Sequence[str] = (), timeout: float = 3600) -> Accelerator:
     """Make an accelerator for this process, or for its rank in a worker group that is initialised already.
 
     Accelerate keeps its settings for the life of the process, so they are reset: a process may train several trials.
@@ -184,8 +184,10 @@ def make_accelerator(precision: str, sharded_layers: Sequence[str] = ()) -> Acce
     Args:
         precision: `fp32` or `bf16`.
         sharded_layers: Class names of the layers that FSDP shards; empty for DDP.
+        timeout: Seconds that a worker waits for the others, here and in each collective operation.
 
     Raises:
+        LostConnectionError: The other workers did not come in time.
         RequirementError: Collective operations of the workers return wrong results.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -193,15 +195,21 @@ def make_accelerator(precision: str, sharded_layers: Sequence[str] = ()) -> Acce
     os.environ.pop("ACCELERATE_USE_FSDP", None)
     plugin = sharding_plugin(sharded_layers, precision) if sharded_layers else None
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-    handlers: list[KwargsHandler] = [parallel]
-    if os.environ.get("MASTER_ADDR") == LOOPBACK:
-        handlers.append(InitProcessGroupKwargs(init_method="loopback://"))
-    accelerator = Accelerator(
-        fsdp_plugin=plugin,
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="bf16" if precision == "bf16" else "no",
-        kwargs_handlers=handlers,
-    )
+    init_method = "loopback://" if os.environ.get("MASTER_ADDR") == LOOPBACK else None
+    group = InitProcessGroupKwargs(init_method=init_method, timeout=timedelta(seconds=timeout))
+    handlers: list[KwargsHandler] = [parallel, group]
+    try:
+        accelerator = Accelerator(
+            fsdp_plugin=plugin,
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="bf16" if precision == "bf16" else "no",
+            kwargs_handlers=handlers,
+        )
+    except distributed.DistError as error:
+        raise LostConnectionError(
+            f"not all workers of the trial were ready within {timeout:g} seconds ({error}); if the first worker is "
+            "still checking the samples, increase trainer.ddp_timeout"
+        ) from error
     if plugin is not None and accelerator.distributed_type is DistributedType.MULTI_CPU:
         # Accelerate enables FSDP only on GPUs; on CPUs the state must be set. The code that runs is the same.
         PartialState().distributed_type = accelerator.state.distributed_type = DistributedType.FSDP

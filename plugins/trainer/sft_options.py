@@ -128,6 +128,11 @@ class SftOptions(TrainerOptions):
     """Number of newest checkpoints to keep. With AdamW, a checkpoint has three times the size of the trainable float32
     weights."""
 
+    ddp_timeout: Annotated[Count, OutsideFingerprint()] = 3600
+    """Seconds that a worker waits for the other workers of its trial: until they start training, while the first worker
+    checks the samples, and in each exchange of tensors. A longer wait counts as a lost worker. Default: 3600, because
+    the checks of a large data set take long; Hugging Face's trainer waits 1800 seconds."""
+
     gradient_checkpointing: Annotated[bool, OutsideFingerprint()] = False
     """If true, activations are not stored, but computed again in the backward pass. This needs less memory, and about a
     third more time."""

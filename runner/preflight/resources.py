@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from runner.errors import LostWorkerError, RequirementError
 from runner.records import TrainingEstimate, TrainingVariant
 from runner.spec.experiment_spec import ComputeOptions
 
@@ -84,6 +86,40 @@ def gpu_memory_problem(compute: ComputeOptions, gpus: Sequence[Gpu], gpu_ids: Se
     if not too_small:
         return None
     return f"the spec requests GPUs with {compute.gpu_memory}, but the worker has {_list_gpus(too_small)}"
+
+
+FAKE_GPUS = "RUNNER_FAKE_GPUS"
+"""A variable for tests of clusters: if it is set to 1, workers for which Ray has reserved GPUs compute on the CPU."""
+
+
+def check_torch_gpus(torch: Any, num_gpus: int, environment: Mapping[str, str]) -> None:
+    """Check that torch can use the GPUs of a worker, which would otherwise compute on the CPU without a message.
+
+    Args:
+        torch: The module; None if no plugin of the trial has imported it.
+        num_gpus: The number of GPUs that the worker should see.
+        environment: The worker's environment.
+
+    Raises:
+        RequirementError: Torch is a build for CPUs, or its driver is missing or too old.
+        LostWorkerError: Some of the GPUs are missing.
+    """
+    if torch is None or not num_gpus or environment.get(FAKE_GPUS) == "1":
+        return
+    num_visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if num_visible >= num_gpus:
+        return
+    machine = f"on {socket.gethostname()}"
+    if num_visible:
+        raise LostWorkerError(f"torch sees {num_visible} of the {num_gpus} GPUs of the trial {machine}")
+    if torch.version.cuda is None and torch.version.hip is None:
+        cause = f"torch {torch.__version__} {machine} is a build for CPUs; install a build for CUDA"
+    else:
+        cause = (
+            f"torch {torch.__version__}, a build for CUDA {torch.version.cuda}, sees no GPU {machine}; compare its "
+            "CUDA version with the one that `nvidia-smi` shows there"
+        )
+    raise RequirementError(f"the spec requests GPUs (compute.gpus_per_worker), but {cause}")
 
 
 def _has_memory(gpu: Gpu, compute: ComputeOptions) -> bool:

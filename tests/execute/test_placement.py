@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from runner.errors import RequirementError
 from runner.execute.ray.placement import (
+    NodeHistory,
     describe_shortage,
     plan_placement,
     sort_gpu_ids,
@@ -114,3 +115,26 @@ def test_gpus_have_the_order_of_their_node(shuffled):
     names = [f"GPU-{index * 7 % 12:x}" for index in range(12)]
     assert sort_gpu_ids([names[index] for index in shuffled], ",".join(names)) == names
     assert sort_gpu_ids(names[:3] * 2, None) == sorted(names[:3])
+
+
+@given(st.lists(st.lists(st.sampled_from("abc"), max_size=5), min_size=1, max_size=6))
+def test_nodes_that_are_away_and_alive_are_together_the_most_that_were_alive_at_once(snapshots):
+    history = NodeHistory()
+    for now, names in enumerate(snapshots):
+        history.update([(name, {**NODE, "memory": now}) for name in names], now)
+    most = {name: max(names.count(name) for names in snapshots) for name in "abc"}
+    assert len(history.away()) + len(snapshots[-1]) == sum(most.values())
+    assert all(node.keys() == {"CPU", "GPU", "accelerator_type:A100"} for node in history.away())
+    assert bool(history.describe(now)) == bool(history.away())
+
+
+def test_nodes_that_are_away_are_named_with_the_time():
+    history = NodeHistory()
+    history.update([("one", NODE), ("two", NODE), ("two", NODE)], 0)
+    history.update([("two", NODE)], 60)
+    history.update([("two", {**NODE, "memory": 5})], 120)
+    assert history.describe(240) == "one, away for 3 min; two, away for 3 min"
+    history.update([], 240)
+    assert history.describe(360) == "one, away for 5 min; 2 × two, away for 5 min"
+    history.update([("one", NODE), ("two", NODE), ("two", NODE)], 400)
+    assert history.describe(400) == ""

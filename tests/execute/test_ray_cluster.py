@@ -231,7 +231,7 @@ def test_a_killed_node_loses_no_finished_trial_and_its_running_one_gets_the_same
     undisturbed = rack.run("undisturbed", **FOUR)
     fillers = []
     while HEAD not in {place for nodes in rack.nodes_held() for place in nodes}:
-        filler = rack.executor._pool.reserve(rack.executor._request(ComputeOptions(**FOUR), 2))
+        filler = rack.executor._pool.reserve(rack.executor._pool.request(ComputeOptions(**FOUR), 2))
         fillers += [filler] if filler else []
     for filler in fillers[:-1]:
         rack.executor._pool.release(filler)
@@ -249,3 +249,24 @@ def test_a_killed_node_loses_no_finished_trial_and_its_running_one_gets_the_same
     assert rack.figures("undisturbed") == undisturbed
     log = rack.directory("disturbed").events.read_text()
     assert "retried from its last checkpoint (retry 1 of 3)" in log
+
+
+def test_a_trial_that_needs_a_node_that_is_away_waits_until_it_is_back(rack):
+    import ray
+
+    everything = {"workers": 3, "gpus_per_worker": 4, "cpus_per_worker": 1, "accelerator": "A100"}
+    compute = ComputeOptions(**everything)
+    for place in {0, 1, 2} - {rack.place(node["NodeID"]) for node in ray.nodes() if node["Alive"]}:
+        rack.cluster.restart(place)
+    while len(rack.executor._pool.nodes()) < 3:
+        time.sleep(0.1)
+    rack.cluster.kill(2)
+    while len(rack.executor._pool.nodes()) == 3:
+        time.sleep(0.1)
+    rack.executor.check_placeable(compute)
+    assert rack.start("all nodes", **everything)[0] is None
+    assert ", away for 0 min" in rack.executor.describe_wait(compute)
+    rack.cluster.restart(2)
+    while (running := rack.executor.start(rack.plan.spec, rack.directory("all nodes").path, compute)) is None:
+        time.sleep(0.1)
+    running.kill()

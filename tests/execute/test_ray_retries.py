@@ -12,6 +12,7 @@ from runner.errors import (
     RequirementError,
     StepError,
 )
+from runner.execute.ray import attempt
 from runner.execute.ray.attempt import RetryingTrial, failure_precedence
 from runner.spec.experiment_spec import ComputeOptions
 from runner.spec.load import load_spec
@@ -74,7 +75,7 @@ class Attempt:
 def run(plan, folder, *ends, **compute):
     """Run a trial with scripted attempts; returns its outcome, micro-batches and warnings."""
     attempts, options = Attempts(*ends), ComputeOptions(**compute)
-    running = RetryingTrial(plan, folder, options, attempts.start, attempts.start(plan, folder, options))
+    running = RetryingTrial(plan, folder, options, attempts.start, attempts.start(plan, folder, options), str)
     outcome = None
     while outcome is None:
         outcome = running.outcome()
@@ -113,7 +114,7 @@ def test_out_of_memory_halves_the_micro_batch_of_a_worker(plan, tmp_path):
 
 def test_a_training_with_one_sample_per_gpu_recomputes_activations_and_then_shards_its_weights(plan, tmp_path):
     attempts, options = Attempts(*[NO_MEMORY] * 3), ComputeOptions(workers=8)
-    running = RetryingTrial(plan, tmp_path, options, attempts.start, attempts.start(plan, tmp_path, options))
+    running = RetryingTrial(plan, tmp_path, options, attempts.start, attempts.start(plan, tmp_path, options), str)
     while (outcome := running.outcome()) is None:
         pass
     used = [(each.micro_batch_size, each.gradient_checkpointing, each.strategy) for each in attempts.options]
@@ -157,3 +158,12 @@ def test_the_most_informative_outcome_explains_why_a_group_ended():
     stopped, data_error = Outcome("interrupted"), Outcome("failed", DataError("broken.png"))
     ranked = [stopped, NO_MEMORY, LOST, data_error, WRONG, DISCONNECTED]
     assert sorted(reversed(ranked), key=failure_precedence) == ranked
+
+
+def test_a_retry_that_waits_for_a_while_says_once_what_it_waits_for(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(attempt, "WAIT_WARNING_SECONDS", -1)
+    outcome, _, messages = run(plan, tmp_path, LOST, None, None, None, LOST, FINISHED, workers=3)
+    assert outcome == FINISHED
+    assert [message for message in messages if "waits" in message] == [
+        f"the retry waits for {ComputeOptions(workers=3)}"
+    ]

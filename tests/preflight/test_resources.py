@@ -1,10 +1,13 @@
 """What a machine lacks is said in a line; what fits is not complained of."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.preflight.resources import Gpu, gpu_memory_problem, is_named, missing_requirements
+from runner.errors import LostWorkerError, RequirementError
+from runner.preflight.resources import Gpu, check_torch_gpus, gpu_memory_problem, is_named, missing_requirements
 from runner.spec.experiment_spec import ComputeOptions
 
 A100 = Gpu("NVIDIA A100-SXM4-80GB", 85.9)
@@ -75,6 +78,38 @@ def test_a_name_from_ray_is_accepted_and_a_part_of_a_word_is_not(maker, words):
 def test_a_gpu_that_is_too_small_is_reported(gpu_ids, told):
     lacking = gpu_memory_problem(PAPER, [A100, SMALL], gpu_ids)
     assert lacking is None if told is None else told in lacking
+
+
+def fake_torch(num_gpus, cuda="13.0"):
+    return SimpleNamespace(
+        __version__="2.13.0",
+        version=SimpleNamespace(cuda=cuda, hip=None),
+        cuda=SimpleNamespace(is_available=lambda: num_gpus > 0, device_count=lambda: num_gpus),
+    )
+
+
+@pytest.mark.parametrize(
+    ("torch", "error", "told"),
+    [
+        (
+            fake_torch(0, cuda=None),
+            RequirementError,
+            "torch 2.13.0 on .* is a build for CPUs; install a build for CUDA",
+        ),
+        (fake_torch(0), RequirementError, "a build for CUDA 13.0, sees no GPU on .*nvidia-smi"),
+        (fake_torch(3), LostWorkerError, "torch sees 3 of the 4 GPUs"),
+    ],
+)
+def test_a_worker_whose_torch_cannot_use_its_gpus_is_refused(torch, error, told):
+    with pytest.raises(error, match=told):
+        check_torch_gpus(torch, 4, {})
+    check_torch_gpus(torch, 4, {"RUNNER_FAKE_GPUS": "1"})
+    check_torch_gpus(torch, 0, {})
+
+
+def test_a_worker_that_uses_its_gpus_or_no_torch_is_accepted():
+    check_torch_gpus(fake_torch(4), 4, {})
+    check_torch_gpus(None, 4, {})
 
 
 @pytest.mark.parametrize(("workers", "gpus"), [(1, 0.5), (1, 1), (1, 2), (4, 0), (4, 1)])

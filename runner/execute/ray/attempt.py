@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,10 @@ TRAIN = "train"
 GRACE_SECONDS = 10.0
 """How long the other workers of a trial may take to end after one has failed. A worker that only lost the connection to
 another one does not know the cause."""
+
+
+WAIT_WARNING_SECONDS = 60.0
+"""A retry that waits for resources longer than this time causes a warning."""
 
 
 class Attempt:
@@ -208,6 +213,7 @@ class RetryingTrial:
         compute: ComputeOptions,
         start_attempt: StartAttempt,
         first: ReservedAttempt,
+        describe_wait: Callable[[ComputeOptions], str],
     ) -> None:
         """Initialize the trial.
 
@@ -217,7 +223,10 @@ class RetryingTrial:
             compute: The spec's `compute` section.
             start_attempt: Starts another attempt.
             first: The first attempt, which has been started.
+            describe_wait: Describes what a trial is waiting for.
         """
+        self._describe_wait = describe_wait
+        self._waits_since: float | None = None
         self._spec, self._compute, self._start_attempt = spec, compute, start_attempt
         self._run = RunDirectory(folder)
         self._attempt: ReservedAttempt | None = first
@@ -247,6 +256,7 @@ class RetryingTrial:
             if self._run.stop_request.exists():
                 return Outcome("interrupted")
             self._attempt = self._start_attempt(self._spec, self._run.path, self._compute)
+            self._warn_of_wait()
             return None
         outcome = self._attempt.outcome()
         if outcome is None:
@@ -270,6 +280,16 @@ class RetryingTrial:
                 "GPUs with more memory, fewer pixels per image (model.max_pixels) or a smaller model"
             )
         return replace(outcome, error=OutOfMemoryError(f"{outcome.error}; {advice}"))
+
+    def _warn_of_wait(self) -> None:
+        """Warn once if a retry waits for resources for a while."""
+        if self._attempt is not None:
+            self._waits_since = None
+        elif self._waits_since is None:
+            self._waits_since = time.monotonic()
+        elif time.monotonic() - self._waits_since > WAIT_WARNING_SECONDS:
+            self._waits_since = math.inf
+            EventLog(self._run.events).warning(f"the retry waits for {self._describe_wait(self._compute)}")
 
     def _release(self) -> None:
         if self._attempt is not None:

@@ -208,3 +208,48 @@ def _describe(resources: Resources, separator: str = " and ") -> str:
     if types and separator == " and ":
         return f"{separator.join(parts)} ({', '.join(types)})"
     return separator.join([*parts, *types])
+
+
+NodeKind = tuple[str, frozenset[tuple[str, float]]]
+"""The name of a node, and those of its resources that decide which workers it can hold."""
+
+
+class NodeHistory:
+    """The nodes that a launch has seen, so that a trial can wait for a node that is away.
+
+    A node that returns has a new id. It is recognised by its name and resources; several nodes may have the same.
+    """
+
+    def __init__(self) -> None:
+        """Initialize the history without nodes."""
+        self._max_alive: Counter[NodeKind] = Counter()
+        self._away: Counter[NodeKind] = Counter()
+        self._away_since: dict[NodeKind, float] = {}
+
+    def update(self, alive: Iterable[tuple[str, Resources]], now: float) -> None:
+        """Compare the nodes that are alive with those that were alive before.
+
+        Args:
+            alive: Name and resources of each node that is alive.
+            now: The time in seconds.
+        """
+        present = Counter(_kind(name, total) for name, total in alive)
+        self._max_alive |= present
+        self._away = self._max_alive - present
+        self._away_since = {kind: self._away_since.get(kind, now) for kind in self._away}
+
+    def away(self) -> list[Resources]:
+        """The resources of the nodes that were alive before, but are not alive now."""
+        return [dict(resources) for _, resources in self._away.elements()]
+
+    def describe(self, now: float) -> str:
+        """Describe the nodes that are away: `node-3 (10.0.0.3), away for 12 min`; empty if there are none."""
+        parts = []
+        for kind, number in self._away.items():
+            count = f"{number} × " if number > 1 else ""
+            parts.append(f"{count}{kind[0]}, away for {(now - self._away_since[kind]) / 60:.0f} min")
+        return "; ".join(parts)
+
+
+def _kind(name: str, total: Resources) -> NodeKind:
+    return name, frozenset(item for item in total.items() if item[0] in {"CPU", "GPU"} or item[0].startswith(TYPE))
