@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +101,57 @@ class OutOfMemoryError(StepError):
     """A step needed more memory than the GPU or the machine has."""
 
 
+class LostConnectionError(LostWorkerError):
+    """A worker could not go on without another worker. The cause may be an error of that worker, which counts more."""
+
+
+OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory"
+    r"|CUDA (driver )?error: out of memory"
+    r"|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED"
+    r"|Cuda failure (\d+ )?'out of memory'|Failed to CUDA calloc"
+)
+"""What torch, cuBLAS, cuDNN and NCCL report if memory ran out, apart from torch's own `OutOfMemoryError`."""
+
+LOST_CONNECTION = re.compile(r"\bgloo/(transport|rendezvous)/|\bNCCL (error|communicator was aborted)")
+"""What gloo and NCCL report if another worker does not answer."""
+
+HARDWARE_FAULT = re.compile(
+    r"CUDA (driver )?error: ("
+    r"CUDA-capable device\(s\) is/are busy or unavailable"
+    r"|no CUDA-capable device is detected"
+    r"|uncorrectable ECC error encountered"
+    r"|uncorrectable NVLink error detected during the execution"
+    r"|Invalid access of peer GPU memory over nvlink or a hardware error"
+    r"|an illegal memory access was encountered"
+    r"|the launch timed out and was terminated"
+    r"|hardware stack error"
+    r"|an illegal instruction was encountered"
+    r"|unspecified launch failure"
+    r"|system not yet initialized"
+    r"|unknown error)"
+)
+"""The texts of `cudaGetErrorString` for errors that a GPU or its connections can cause. `device-side assert triggered`
+is an error of a program, which would be repeated."""
+
+
+def step_error_class(error: BaseException) -> type[StepError]:
+    """Return the class of a step's failure by its cause: what a launch may retry is a lost worker or out of memory.
+
+    Torch is not imported, so that its exceptions are recognised by their names and messages.
+    """
+    if is_out_of_memory(error):
+        return OutOfMemoryError
+    name, message = type(error).__name__, str(error)
+    if name in {"DistBackendError", "DistNetworkError", "DistStoreError"} or LOST_CONNECTION.search(message):
+        return LostConnectionError
+    return LostWorkerError if HARDWARE_FAULT.search(message) else StepError
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether Python or torch ran out of memory; torch is not imported, so its error is recognised by name."""
+    """Return whether Python, torch or a library of CUDA ran out of memory."""
     by_type = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return by_type or "can't allocate memory" in str(error)
+    return by_type or OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def data_line_error(path: Path, line: int, message: str) -> DataError:

@@ -344,7 +344,7 @@ def read_plan(text: str) -> ExperimentSpec:
 
 
 def with_changed_options(spec: ExperimentSpec, changes: Mapping[str, Mapping[str, Any]]) -> ExperimentSpec:
-    """Change options of a plan that cannot change a result, such as the micro-batch size.
+    """Change options of a plan that change a result at most by rounding, such as the micro-batch size.
 
     Args:
         spec: The spec of the plan.

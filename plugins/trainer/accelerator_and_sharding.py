@@ -17,11 +17,14 @@ from accelerate import (
 )
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, KwargsHandler
+from torch import distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.rendezvous import register_rendezvous_handler
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
+
+from runner.errors import LostConnectionError, RequirementError
 
 
 def layer_classes(module: torch.nn.Module) -> list[str]:
@@ -135,7 +138,44 @@ def _meet_on_loopback(_url: str, timeout: timedelta, **_options: object) -> Iter
 register_rendezvous_handler("loopback", _meet_on_loopback)  # type: ignore[no-untyped-call]
 
 
-def make_accelerator(precision: str, sharded_layers: Sequence[str] = ()) -> Accelerator:
+CHECKED_SIZES = (1, 2**20)
+"""Elements per worker of the tensors that `check_order` exchanges. NCCL selects its algorithm by the size."""
+
+
+def check_order(device: torch.device) -> None:
+    """Check that collective operations deliver every worker's tensor at the place of its rank.
+
+    FSDP relies on this order; a shard at a wrong place would spoil the weights without any error. NCCL had such an
+    error in all-gather and reduce-scatter with NVLS (https://github.com/NVIDIA/nccl/issues/1906).
+
+    Args:
+        device: The device of this worker. All workers must call this function together.
+
+    Raises:
+        RequirementError: A tensor arrived at a wrong place.
+    """
+    rank, num_workers = distributed.get_rank(), distributed.get_world_size()
+    for size in CHECKED_SIZES:
+        sent = [torch.full((size,), float(place), device=device) for place in range(num_workers)]
+        gathered = [torch.empty_like(sent[0]) for _ in sent]
+        distributed.all_gather(gathered, sent[rank])
+        scattered = torch.empty_like(sent[0])
+        distributed.reduce_scatter(scattered, sent)
+        results = {
+            "all_gather": (gathered, sent),
+            "reduce_scatter": ([scattered], [sent[rank] * num_workers]),
+        }
+        for operation, (received, expected) in results.items():
+            if not all(map(torch.equal, received, expected)):
+                first, right = ([tensor[0].item() for tensor in tensors] for tensors in (received, expected))
+                raise RequirementError(
+                    f"{operation} of tensors with {size:,} elements gave worker {rank} of {num_workers} on "
+                    f"{socket.gethostname()} the values {first} instead of {right}: training would spoil the weights. "
+                    "Install a newer NCCL, or set NCCL_NVLS_ENABLE=0 where Ray is started, which disables NVLS"
+                )
+
+
+def make_accelerator(precision: str, sharded_layers: Sequence[str] = (), timeout: float = 3600) -> Accelerator:
     """Make an accelerator for this process, or for its rank in a worker group that is initialised already.
 
     Accelerate keeps its settings for the life of the process, so they are reset: a process may train several trials.
@@ -144,23 +184,36 @@ def make_accelerator(precision: str, sharded_layers: Sequence[str] = ()) -> Acce
     Args:
         precision: `fp32` or `bf16`.
         sharded_layers: Class names of the layers that FSDP shards; empty for DDP.
+        timeout: Seconds that a worker waits for the others, here and in each collective operation.
+
+    Raises:
+        LostConnectionError: The other workers did not come in time.
+        RequirementError: Collective operations of the workers return wrong results.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
     # Accelerate stores its choice of FSDP in the environment, where the next trial would read it.
     os.environ.pop("ACCELERATE_USE_FSDP", None)
     plugin = sharding_plugin(sharded_layers, precision) if sharded_layers else None
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-    handlers: list[KwargsHandler] = [parallel]
-    if os.environ.get("MASTER_ADDR") == LOOPBACK:
-        handlers.append(InitProcessGroupKwargs(init_method="loopback://"))
-    accelerator = Accelerator(
-        fsdp_plugin=plugin,
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="bf16" if precision == "bf16" else "no",
-        kwargs_handlers=handlers,
-    )
+    init_method = "loopback://" if os.environ.get("MASTER_ADDR") == LOOPBACK else None
+    group = InitProcessGroupKwargs(init_method=init_method, timeout=timedelta(seconds=timeout))
+    handlers: list[KwargsHandler] = [parallel, group]
+    try:
+        accelerator = Accelerator(
+            fsdp_plugin=plugin,
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="bf16" if precision == "bf16" else "no",
+            kwargs_handlers=handlers,
+        )
+    except distributed.DistError as error:
+        raise LostConnectionError(
+            f"not all workers of the trial were ready within {timeout:g} seconds ({error}); if the first worker is "
+            "still checking the samples, increase trainer.ddp_timeout"
+        ) from error
     if plugin is not None and accelerator.distributed_type is DistributedType.MULTI_CPU:
         # Accelerate enables FSDP only on GPUs; on CPUs the state must be set. The code that runs is the same.
         PartialState().distributed_type = accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
+    if accelerator.num_processes > 1:
+        check_order(accelerator.device)
     return accelerator

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from plugins.trainer.checkpoint_reader import CheckpointReader
 from plugins.trainer.training_history_and_warnings import TrainingHistory
-from runner.errors import OutOfMemoryError, StepError, is_out_of_memory
+from runner.errors import LostWorkerError, OutOfMemoryError, StepError, step_error_class
 from runner.files import sync_file, sync_folder
 
 T = TypeVar("T")
@@ -238,13 +238,14 @@ class Checkpoints:
         Raises:
             StepError: There are checkpoints, but none can be read.
             OutOfMemoryError: There is not enough memory to read a checkpoint.
+            LostWorkerError: The GPU of a worker failed, which says nothing about the checkpoint.
         """
         saved = self._saved()
         problems = []
         for step in sorted(saved, reverse=True):
             try:
                 self._load(step, keep_best=keep_best)
-            except OutOfMemoryError:
+            except (OutOfMemoryError, LostWorkerError):
                 raise
             except StepError as error:
                 self._damaged.add(step)
@@ -269,7 +270,7 @@ class Checkpoints:
         folder = self._path(step)
         try:
             self._on_all_workers(lambda: self._state.read_weights(folder))
-        except OutOfMemoryError:
+        except (OutOfMemoryError, LostWorkerError):
             raise
         except StepError as error:
             raise StepError(
@@ -296,7 +297,7 @@ class Checkpoints:
             self._on_all_workers(lambda: self._write_local_files(unfinished))
             self._on_all_workers(lambda: self._state.write(unfinished))
             self._on_all_workers(lambda: self._publish(unfinished, target, best_step))
-        except OutOfMemoryError:
+        except (OutOfMemoryError, LostWorkerError):
             raise
         except StepError as error:
             raise StepError(self._describe_failed_write(step, error, unfinished)) from error
@@ -341,7 +342,7 @@ class Checkpoints:
             best = self._path(best_step)
             try:
                 self._on_all_workers(lambda: self._state.read_weights(best))
-            except OutOfMemoryError:
+            except (OutOfMemoryError, LostWorkerError):
                 raise
             except StepError as error:
                 raise StepError(f"{best.name}, which has the best weights, cannot be read: {error}") from error
@@ -399,16 +400,17 @@ class Checkpoints:
         Raises:
             StepError: It has failed on a worker; raised on all of them, with the error of the first.
             OutOfMemoryError: A worker did not have enough memory for it.
+            LostWorkerError: The GPU of a worker failed.
         """
         result, failure = None, None
         try:
             result = work()
         except Exception as error:  # torch raises exceptions of many kinds for a damaged file
-            failure = is_out_of_memory(error), _describe(error)
+            failure = step_error_class(error), _describe(error)
         failures = [each for each in gather_object([failure]) if each is not None]
         if failures:
-            is_memory, reason = failures[0]
-            raise (OutOfMemoryError if is_memory else StepError)(reason)
+            error_class, reason = failures[0]
+            raise error_class(reason)
         return result  # type: ignore[return-value]
 
     def _path(self, step: int) -> Path:

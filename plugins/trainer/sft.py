@@ -148,7 +148,7 @@ class SftTrainer:
             DivergedError: The loss or its gradient is not finite.
         """
         sharded_layers = layer_classes(model.module) if self._options.strategy == "fsdp" else ()
-        accelerator = make_accelerator(self._options.precision, sharded_layers)
+        accelerator = make_accelerator(self._options.precision, sharded_layers, self._options.ddp_timeout)
         self._check_workers(accelerator.num_processes)
         set_seed(run.seed, device_specific=True)
         split = self._split(groups, run.seed)

@@ -128,6 +128,11 @@ class SftOptions(TrainerOptions):
     """Number of newest checkpoints to keep. With AdamW, a checkpoint has three times the size of the trainable float32
     weights."""
 
+    ddp_timeout: Annotated[Count, OutsideFingerprint()] = 3600
+    """Seconds that a worker waits for the other workers of its trial: until they start training, while the first worker
+    checks the samples, and in each exchange of tensors. A longer wait counts as a lost worker. Default: 3600, because
+    the checks of a large data set take long; Hugging Face's trainer waits 1800 seconds."""
+
     gradient_checkpointing: Annotated[bool, OutsideFingerprint()] = False
     """If true, activations are not stored, but computed again in the backward pass. This needs less memory, and about a
     third more time."""
@@ -216,6 +221,13 @@ class SftOptions(TrainerOptions):
         }
 
     def with_less_memory(self, workers: int) -> Mapping[str, Any]:
-        """Halve the micro-batch; if its size is not set, start from the worker's part of the batch."""
+        """Halve the micro-batch; for a single sample, recompute activations, and then shard the weights.
+
+        If the size of the micro-batch is not set, it is half of the worker's part of the batch.
+        """
         size = self.micro_batch_size or self.global_batch_size // workers
-        return {"micro_batch_size": size // 2} if size > 1 else {}
+        if size > 1:
+            return {"micro_batch_size": size // 2}
+        if not self.gradient_checkpointing:
+            return {"gradient_checkpointing": True}
+        return {"strategy": "fsdp"} if self.strategy == "ddp" and workers > 1 else {}

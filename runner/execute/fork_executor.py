@@ -10,7 +10,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from runner.errors import LostWorkerError, OutOfMemoryError, RequirementError, StepError
+from runner.errors import LostConnectionError, LostWorkerError, OutOfMemoryError, RequirementError, StepError
 from runner.execute.fork_server import OUTPUT_FILE, ForkExit, ForkRequest, run_forked, start_server
 from runner.redaction import worker_environment
 from runner.resolved_plan import plan_json, stages_of_step
@@ -91,7 +91,17 @@ def failure_cause(fork_exit: ForkExit, folder: str, *, memory_ran_out: bool) -> 
         if fork_exit.code < 0
         else f"exited with status {fork_exit.code}"
     )
-    return StepError(f"{worker} {end} without a result; its output is in {Path(folder) / OUTPUT_FILE}")
+    error_class = CRASHES.get(-fork_exit.code, StepError)
+    return error_class(f"{worker} {end} without a result; its output is in {Path(folder) / OUTPUT_FILE}")
+
+
+CRASHES: Mapping[int, type[StepError]] = {
+    signal.SIGABRT: LostConnectionError,
+    signal.SIGSEGV: LostWorkerError,
+    signal.SIGBUS: LostWorkerError,
+}
+"""The kind of error by the signal of a crash. NCCL's watchdog aborts a worker that waits for another one in vain. A
+faulty GPU, driver or machine can cause the others."""
 
 
 class ForkedTrial:
@@ -150,7 +160,9 @@ class ForkedExecutor:
         steps = [step for step in steps_of(spec) if not RunDirectory(folder).is_finished(step)]
         with_cloud, keys = "://" in (compute.cache or ""), needed_keys(spec, steps)
         server, address = self._get_server(plugin_modules(spec), cores, with_cloud=with_cloud, keys=keys)
-        self._running = ForkedTrial(server, address, ForkRequest(plan_json(spec), str(folder), steps, {}))
+        # The spec asks for no GPUs, so that none is visible.
+        request = ForkRequest(plan_json(spec), str(folder), steps, {"CUDA_VISIBLE_DEVICES": ""})
+        self._running = ForkedTrial(server, address, request)
         return self._running
 
     def describe_wait(self, compute: ComputeOptions) -> str:

@@ -24,6 +24,7 @@ from typing import Any
 
 from runner.errors import RunnerError
 from runner.imported_modules import note_imported
+from runner.preflight.resources import check_torch_gpus
 from runner.resolved_plan import read_plan
 from runner.trial.run_trial import Outcome, outcome_of_trial
 
@@ -189,7 +190,9 @@ def kill_process(process: int) -> None:
 
 
 def _run_trial(request: ForkRequest) -> Outcome:
+    visible = request.environment.get("CUDA_VISIBLE_DEVICES")
     try:
+        check_torch_gpus(sys.modules.get("torch"), len(visible.split(",")) if visible else 0, os.environ)
         spec = read_plan(request.plan)
     except RunnerError as error:
         return Outcome("failed", error, traceback.format_exc())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from runner.errors import LostWorkerError, RequirementError
 from runner.records import TrainingEstimate, TrainingVariant
 from runner.spec.experiment_spec import ComputeOptions
 
@@ -52,8 +54,23 @@ def _list_gpus(gpus: Sequence[Gpu]) -> str:
 
 
 def _matches(gpu: Gpu, compute: ComputeOptions) -> bool:
-    words = re.split(r"[^a-z0-9]+", gpu.name.lower())
-    return (compute.accelerator is None or compute.accelerator.lower() in words) and _has_memory(gpu, compute)
+    return (compute.accelerator is None or is_named(gpu, compute.accelerator)) and _has_memory(gpu, compute)
+
+
+def is_named(gpu: Gpu, accelerator: str) -> bool:
+    """Return whether Ray's name of a type of GPU, such as `GeForce-RTX-4090`, belongs to a GPU.
+
+    Ray takes one or more successive words of the driver's name and joins them with hyphens; it omits words such as the
+    maker, the form factor or the size of the memory, in ways that differ between versions of Ray.
+    """
+    name, accelerator_words = _words(gpu.name), _words(accelerator)
+    length = len(accelerator_words)
+    starts = range(len(name) - length + 1)
+    return length > 0 and any(name[start : start + length] == accelerator_words for start in starts)
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", name.lower())
 
 
 def gpu_memory_problem(compute: ComputeOptions, gpus: Sequence[Gpu], gpu_ids: Sequence[int | str]) -> str | None:
@@ -69,6 +86,40 @@ def gpu_memory_problem(compute: ComputeOptions, gpus: Sequence[Gpu], gpu_ids: Se
     if not too_small:
         return None
     return f"the spec requests GPUs with {compute.gpu_memory}, but the worker has {_list_gpus(too_small)}"
+
+
+FAKE_GPUS = "RUNNER_FAKE_GPUS"
+"""A variable for tests of clusters: if it is set to 1, workers for which Ray has reserved GPUs compute on the CPU."""
+
+
+def check_torch_gpus(torch: Any, num_gpus: int, environment: Mapping[str, str]) -> None:
+    """Check that torch can use the GPUs of a worker, which would otherwise compute on the CPU without a message.
+
+    Args:
+        torch: The module; None if no plugin of the trial has imported it.
+        num_gpus: The number of GPUs that the worker should see.
+        environment: The worker's environment.
+
+    Raises:
+        RequirementError: Torch is a build for CPUs, or its driver is missing or too old.
+        LostWorkerError: Some of the GPUs are missing.
+    """
+    if torch is None or not num_gpus or environment.get(FAKE_GPUS) == "1":
+        return
+    num_visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if num_visible >= num_gpus:
+        return
+    machine = f"on {socket.gethostname()}"
+    if num_visible:
+        raise LostWorkerError(f"torch sees {num_visible} of the {num_gpus} GPUs of the trial {machine}")
+    if torch.version.cuda is None and torch.version.hip is None:
+        cause = f"torch {torch.__version__} {machine} is a build for CPUs; install a build for CUDA"
+    else:
+        cause = (
+            f"torch {torch.__version__}, a build for CUDA {torch.version.cuda}, sees no GPU {machine}; compare its "
+            "CUDA version with the one that `nvidia-smi` shows there"
+        )
+    raise RequirementError(f"the spec requests GPUs (compute.gpus_per_worker), but {cause}")
 
 
 def _has_memory(gpu: Gpu, compute: ComputeOptions) -> bool:

@@ -162,7 +162,8 @@ class ComputeOptions(Options):
     former_names: ClassVar[Mapping[str, str]] = {
         "pack": "placement",
         "retries": "max_retries",
-        "smaller_micro_batch": "reduce_micro_batch_on_oom",
+        "smaller_micro_batch": "reduce_memory_on_oom",
+        "reduce_micro_batch_on_oom": "reduce_memory_on_oom",
         "sample_every": "usage_interval",
     }
 
@@ -171,13 +172,14 @@ class ComputeOptions(Options):
     number."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """Number of GPUs of each worker. A fraction, such as 0.5, is possible only with `workers: 1`: several trials then
-    share one GPU."""
+    share one GPU. With 0, the workers see no GPUs and compute on the CPU, except with `launch --local`, which uses the
+    GPUs that the command sees."""
     cpus_per_worker: Annotated[int, Field(ge=1)] | None = None
     """Number of CPU cores of each worker. Null: with GPUs, the share of a node's cores that corresponds to the worker's
     share of the node's GPUs; without GPUs, the cores of a node divided by the number of workers."""
     accelerator: str | None = None
-    """Type of the GPUs, as Ray names it, such as `A100`. Ray uses this name both for A100 cards with 40 GB and for A100
-    cards with 80 GB. Null: any type."""
+    """Type of the GPUs, as Ray names it, such as `A100`, `RTX-A6000` or `GeForce-RTX-4090`. Ray uses the name `A100`
+    both for cards with 40 GB and for cards with 80 GB. Null: any type."""
     gpu_memory: Annotated[str | None, Field(pattern=r"^\d+ ?GB$")] = None
     """Minimum memory of each GPU, such as `80GB`. A trial on a GPU with less memory stops with an error."""
     placement: Literal["node", "any"] = "node"
@@ -185,11 +187,12 @@ class ComputeOptions(Options):
     as possible; the trial waits until these nodes have free resources. `any`: on any nodes with free resources, on few
     nodes if possible."""
     max_retries: Annotated[int, Field(ge=0)] = 3
-    """Maximum number of times that a launch resumes a trial that lost a worker or a node, or ran out of memory. A
-    launch does not resume a trial that fails with any other error."""
-    reduce_micro_batch_on_oom: bool = True
-    """If true, a launch resumes a training that ran out of memory, now with a smaller micro-batch. This changes results
-    only by rounding. If false, such a trial fails."""
+    """Maximum number of times that a launch resumes a trial that lost a worker, a GPU or a node, or ran out of memory.
+    A launch does not resume a trial that fails with any other error."""
+    reduce_memory_on_oom: bool = True
+    """If true, a launch resumes a training that ran out of memory with options that need less: the trainer `sft` halves
+    the micro-batch, then uses gradient checkpointing, then, with several workers, `strategy: fsdp`. These options
+    change results only by rounding. If false, such a trial fails."""
     usage_interval: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
     """Seconds between two measurements of CPU, memory and GPU usage, which the tracker shows. 0 disables the
     measurements. Default: 10, as in MLflow."""

@@ -192,7 +192,7 @@ class Options(DescribedModel):
         return {}
 
     def with_less_memory(self, workers: int) -> Mapping[str, Any]:
-        """Return options that need less memory and do not change results.
+        """Return options that need less memory and change results at most by rounding.
 
         Args:
             workers: Number of workers that share the batch.

@@ -109,10 +109,7 @@ def _resident_bytes() -> int:
 
 
 def _visible_gpus() -> Iterator[tuple[int, Any]]:
-    """Yield index and NVML handle of this process's GPUs, numbered as on the machine.
-
-    With several workers, each of which sees only one GPU, yield all GPUs of the machine.
-    """
+    """Yield index and NVML handle of the GPUs that the trial has on this machine, numbered as on the machine."""
     try:
         nvml: Any = import_module("pynvml")
         nvml.nvmlInit()
@@ -120,7 +117,7 @@ def _visible_gpus() -> Iterator[tuple[int, Any]]:
     except Exception:  # a missing library, driver or GPU raises errors of different classes
         return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if visible is not None:
         indices = [int(part) for part in visible.split(",") if part.strip().isdecimal() and int(part) in indices]
     for index in indices:
         yield index, nvml.nvmlDeviceGetHandleByIndex(index)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import runner.errors
-from runner.errors import DivergedError, OutOfMemoryError, Problem, RunnerError, SpecError, StepError, is_out_of_memory
+from runner.errors import DivergedError, Problem, RunnerError, SpecError, StepError, step_error_class
 from runner.resolved_plan import check_code
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import StopRequestedError
@@ -72,8 +72,7 @@ def _run_step(context: TrialContext, step: str) -> None:
     except Exception as error:
         message = describe_error(error)
         _record_end(context, step, "failed", started, error=message)
-        error_class = OutOfMemoryError if is_out_of_memory(error) else StepError
-        raise error_class(f"{step}: {message}") from error
+        raise step_error_class(error)(f"{step}: {message}") from error
     _record_end(context, step, "finished", started, **cache_record)
 
 

@@ -33,6 +33,7 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RUNNER_FAKE_GPUS": "1",
             # Processes that wait for work are no part of the test, and this machine is small.
             "RAY_prestart_worker_first_driver": "0",
             "RAY_health_check_period_ms": "500",
@@ -45,23 +46,29 @@ class Cluster:
             self._start(f"--address={self.address}")
 
     def _start(self, *arguments: str) -> None:
+        self.nodes.append(self._begin(len(self.nodes), *arguments))
+
+    def _begin(self, place: int, *arguments: str) -> subprocess.Popen:
         """Start a node; where it takes longer than Ray allows, as on a machine that is busy, start it again."""
-        own = json.dumps({"accelerator_type:A100": 1, f"place-{len(self.nodes)}": 1})
+        own = json.dumps({"accelerator_type:A100": 1, f"place-{place}": 1})
         command = [RAY, "start", "--block", "--disable-usage-stats", *arguments, *NODE, f"--resources={own}"]
-        log = self._folder / f"node-{len(self.nodes)}.log"
+        log = self._folder / f"node-{place}.log"
         for _ in range(ATTEMPTS):
             with log.open("wb") as told:
                 node = subprocess.Popen(command, env=self.environment, stdout=told, stderr=told, start_new_session=True)
             while node.poll() is None and "Ray runtime started" not in log.read_text():
                 time.sleep(0.2)
             if node.poll() is None:
-                self.nodes.append(node)
-                return
+                return node
         raise RuntimeError(log.read_text())
 
     def kill(self, place: int) -> None:
         """End all that runs on a node, as when its power goes."""
         self._end(self.nodes[place])
+
+    def restart(self, place: int) -> None:
+        """Start a node again that was killed."""
+        self.nodes[place] = self._begin(place, f"--address={self.address}")
 
     def close(self) -> None:
         with ExitStack() as all_of_them:

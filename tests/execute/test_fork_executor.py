@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -79,6 +81,7 @@ def _outcome(running):
 def test_trials_run_one_after_the_other_in_processes_of_one_server(executor, trial):
     first, second = trial("one"), trial("two")
     running = executor.start(*first)
+    assert running._request.environment == {"CUDA_VISIBLE_DEVICES": ""}  # the spec asks for no GPUs
     assert executor.start(*second) is None
     assert _outcome(running).status == "finished"
     assert RunDirectory(first[1]).is_finished("score")
@@ -114,3 +117,14 @@ def test_a_trial_that_needs_ray_is_refused(executor):
 def test_a_smoke_run_without_an_address_needs_no_ray():
     assert isinstance(make_executor(None, local=False, smoke=True), ForkedExecutor)
     assert isinstance(make_executor(None, local=True, smoke=True), LocalExecutor)
+
+
+def test_a_trial_of_this_process_is_refused_if_torch_cannot_use_the_gpus_that_it_asks_for(trial, monkeypatch):
+    cuda = SimpleNamespace(is_available=lambda: False)
+    torch = SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda=None, hip=None), __version__="2.13.0")
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    spec, folder, compute = trial("one")
+    outcome = LocalExecutor().start(spec, folder, compute.model_copy(update={"gpus_per_worker": 0.5})).outcome()
+    assert isinstance(outcome.error, RequirementError)
+    assert "is a build for CPUs" in str(outcome.error)
+    assert LocalExecutor().start(spec, folder, compute).outcome().status == "finished"

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runner.errors import LostWorkerError, OutOfMemoryError, StepError
+from runner.errors import LostConnectionError, LostWorkerError, OutOfMemoryError, RequirementError, StepError
 from runner.execute.fork_executor import failure_cause
 from runner.execute.fork_server import OUTPUT_FILE, ForkExit, ForkRequest, run_forked, start_server
 
@@ -21,7 +21,11 @@ ACTS = """\
 import __main__, os, signal, sys, time
 from pathlib import Path
 from runner.errors import StepError
+from types import SimpleNamespace
 from runner.trial.run_trial import Outcome
+
+cuda = SimpleNamespace(is_available=lambda: False)
+sys.modules["torch"] = SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda=None, hip=None), __version__="2.13.0")
 
 def act(plan, folder, steps):
     (folder / "pid").write_text(str(os.getpid()))
@@ -97,6 +101,15 @@ def test_each_process_has_the_environment_of_its_request(server, tmp_path):
     assert str(_run(server, "environment", tmp_path).outcome.error) == "None seen"
 
 
+def test_a_process_with_gpus_that_its_torch_cannot_use_is_refused(server, tmp_path):
+    refused = _run(server, "finish", tmp_path, CUDA_VISIBLE_DEVICES="0,1").outcome
+    assert isinstance(refused.error, RequirementError)
+    assert "is a build for CPUs" in str(refused.error)
+    assert _run(server, "finish", tmp_path, CUDA_VISIBLE_DEVICES="").outcome.status == "finished"
+    pretended = _run(server, "finish", tmp_path, CUDA_VISIBLE_DEVICES="0,1", RUNNER_FAKE_GPUS="1")
+    assert pretended.outcome.status == "finished"
+
+
 def test_a_process_that_exits_by_itself_reports_its_status(server, tmp_path):
     assert _run(server, "exit", tmp_path) == ForkExit(None, 1)
     assert _run(server, "crash", tmp_path) == ForkExit(None, -signal.SIGSEGV)
@@ -144,7 +157,10 @@ def test_a_client_without_a_request_is_harmless(server, tmp_path):
         (-signal.SIGKILL, False, LostWorkerError),
         (-signal.SIGTERM, False, LostWorkerError),
         (None, False, LostWorkerError),
-        (-signal.SIGSEGV, True, StepError),
+        (-signal.SIGSEGV, True, LostWorkerError),
+        (-signal.SIGBUS, False, LostWorkerError),
+        (-signal.SIGABRT, False, LostConnectionError),
+        (-signal.SIGILL, False, StepError),
         (1, False, StepError),
     ],
 )

@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import RequirementError
-from runner.execute.ray.placement import describe_shortage, plan_placement, worker_capacity, worker_resources
+from runner.execute.ray.placement import (
+    NodeHistory,
+    describe_shortage,
+    plan_placement,
+    sort_gpu_ids,
+    worker_capacity,
+    worker_places,
+    worker_resources,
+)
 from runner.spec.experiment_spec import ComputeOptions
 
 NODE = {"CPU": 8.0, "GPU": 4.0, "accelerator_type:A100": 1.0, "memory": 1e10}
@@ -83,3 +91,50 @@ def test_a_request_holds_all_workers_and_fits_the_empty_cluster(cluster, workers
         assert sum(places[: len(made.workers_per_bundle) - 1]) < workers  # no fewer nodes hold it
     taken = sum(bundle["GPU"] for bundle in made.bundles())
     assert taken == pytest.approx(workers)
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.sampled_from("abc")), min_size=1, max_size=6))
+def test_workers_of_a_node_follow_each_other_and_are_numbered_from_zero(bundles):
+    sizes, nodes = [size for size, _ in bundles], [node for _, node in bundles]
+    places = worker_places(sizes, nodes)
+    assert [place.rank for place in places] == list(range(sum(sizes)))
+    assert places[0].node == nodes[0]
+    assert [sum(place.bundle == bundle for place in places) for bundle in range(len(sizes))] == sizes
+    assert all(place.node == nodes[place.bundle] for place in places)
+    for node in set(nodes):
+        here = [place for place in places if place.node == node]
+        assert [place.local_rank for place in here] == list(range(len(here)))
+        assert {place.local_world_size for place in here} == {len(here)}
+        assert here[-1].rank - here[0].rank == len(here) - 1
+
+
+@given(st.permutations(range(12)))
+def test_gpus_have_the_order_of_their_node(shuffled):
+    in_order = [str(index) for index in range(12)]
+    assert sort_gpu_ids(map(str, shuffled), None) == in_order
+    names = [f"GPU-{index * 7 % 12:x}" for index in range(12)]
+    assert sort_gpu_ids([names[index] for index in shuffled], ",".join(names)) == names
+    assert sort_gpu_ids(names[:3] * 2, None) == sorted(names[:3])
+
+
+@given(st.lists(st.lists(st.sampled_from("abc"), max_size=5), min_size=1, max_size=6))
+def test_nodes_that_are_away_and_alive_are_together_the_most_that_were_alive_at_once(snapshots):
+    history = NodeHistory()
+    for now, names in enumerate(snapshots):
+        history.update([(name, {**NODE, "memory": now}) for name in names], now)
+    most = {name: max(names.count(name) for names in snapshots) for name in "abc"}
+    assert len(history.away()) + len(snapshots[-1]) == sum(most.values())
+    assert all(node.keys() == {"CPU", "GPU", "accelerator_type:A100"} for node in history.away())
+    assert bool(history.describe(now)) == bool(history.away())
+
+
+def test_nodes_that_are_away_are_named_with_the_time():
+    history = NodeHistory()
+    history.update([("one", NODE), ("two", NODE), ("two", NODE)], 0)
+    history.update([("two", NODE)], 60)
+    history.update([("two", {**NODE, "memory": 5})], 120)
+    assert history.describe(240) == "one, away for 3 min; two, away for 3 min"
+    history.update([], 240)
+    assert history.describe(360) == "one, away for 5 min; 2 × two, away for 5 min"
+    history.update([("one", NODE), ("two", NODE), ("two", NODE)], 400)
+    assert history.describe(400) == ""

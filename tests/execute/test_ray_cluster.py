@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from cluster import Cluster
 
@@ -147,6 +149,40 @@ def test_trials_of_four_gpus_pack_on_a_node_and_one_of_eight_spans_two(rack):
     assert rack.figures("four") == rack.figures("four more") == rack.figures("eight")
 
 
+@pytest.mark.parametrize(("gpus", "num_seen"), [(1, 3), (0, 0)])
+def test_the_workers_of_a_node_see_the_gpus_of_their_trial_alike(rack, monkeypatch, gpus, num_seen):
+    import ray
+
+    from runner.execute.ray import attempt, node_worker
+
+    folder = rack.folder
+
+    def run_worker(node, task):  # as a closure, Ray sends the function itself to the workers
+        def run_in_fork(server, request):
+            environment = request.environment
+            (folder / f"rank-{environment['RANK']}").write_text(json.dumps(environment))
+            return node_worker.Outcome("finished")
+
+        node_worker.run_in_fork = run_in_fork
+        return node_worker._run_worker(node, task).as_json()
+
+    monkeypatch.setattr(attempt, "run_worker", ray.remote(max_retries=0, max_calls=1)(run_worker))
+    options = {"workers": 3, "gpus_per_worker": gpus, "cpus_per_worker": 1}
+    running, _ = rack.start(f"seen {gpus}", **options)
+    while running.outcome() is None and len(list(folder.glob("rank-*"))) < 3:
+        time.sleep(0.1)
+    running.kill()
+    environments = [json.loads((folder / f"rank-{rank}").read_text()) for rank in range(3)]
+    [visible] = {each["CUDA_VISIBLE_DEVICES"] for each in environments}
+    seen = visible.split(",") if visible else []
+    assert len(seen) == num_seen
+    assert seen == sorted(set(seen))
+    assert [each["LOCAL_RANK"] for each in environments] == ["0", "1", "2"]
+    assert {each["LOCAL_WORLD_SIZE"] for each in environments} == {"3"}
+    for rank in range(3):
+        (folder / f"rank-{rank}").unlink()
+
+
 def test_sixteen_gpus_are_refused_with_the_reason(rack):
     with pytest.raises(
         RequirementError, match=r"16 GPUs and .* in total, but the cluster can hold 12 of them. Its nodes: 3 ×"
@@ -165,11 +201,37 @@ def test_a_trial_has_the_same_metrics_first_or_fifth_on_a_node_and_in_a_separate
     assert first == fifth == after_a_death == rack.figures("alone")
 
 
+def test_a_training_resumes_after_one_of_its_two_workers_has_aborted(rack):
+    """As NCCL's watchdog aborts a worker. The other worker only notices that the connection is lost."""
+    undisturbed = rack.run("no abort", **FOUR)
+    while (running := rack.start("abort", **FOUR)[0]) is None:
+        time.sleep(0.1)
+    run = rack.directory("abort")
+    while not list(run.checkpoints.glob("step-*")):
+        assert running.outcome() is None
+        time.sleep(0.02)
+    workers = [process for process in psutil.process_iter() if _writes(process, run.path / "output.log")]
+    assert len(workers) == 2
+    max(workers, key=lambda process: process.pid).send_signal(signal.SIGABRT)
+    rack.finish(running)
+    assert rack.figures("abort") == undisturbed
+    log = run.events.read_text()
+    assert "retried from its last checkpoint (retry 1 of 3)" in log
+
+
+def _writes(process: psutil.Process, file: Path) -> bool:
+    """Whether the standard output of a process is a file."""
+    try:
+        return Path(f"/proc/{process.pid}/fd/1").resolve() == file.resolve()
+    except OSError:
+        return False
+
+
 def test_a_killed_node_loses_no_finished_trial_and_its_running_one_gets_the_same_result(rack):
     undisturbed = rack.run("undisturbed", **FOUR)
     fillers = []
     while HEAD not in {place for nodes in rack.nodes_held() for place in nodes}:
-        filler = rack.executor._pool.reserve(rack.executor._request(ComputeOptions(**FOUR), 2))
+        filler = rack.executor._pool.reserve(rack.executor._pool.request(ComputeOptions(**FOUR), 2))
         fillers += [filler] if filler else []
     for filler in fillers[:-1]:
         rack.executor._pool.release(filler)
@@ -187,3 +249,24 @@ def test_a_killed_node_loses_no_finished_trial_and_its_running_one_gets_the_same
     assert rack.figures("undisturbed") == undisturbed
     log = rack.directory("disturbed").events.read_text()
     assert "retried from its last checkpoint (retry 1 of 3)" in log
+
+
+def test_a_trial_that_needs_a_node_that_is_away_waits_until_it_is_back(rack):
+    import ray
+
+    everything = {"workers": 3, "gpus_per_worker": 4, "cpus_per_worker": 1, "accelerator": "A100"}
+    compute = ComputeOptions(**everything)
+    for place in {0, 1, 2} - {rack.place(node["NodeID"]) for node in ray.nodes() if node["Alive"]}:
+        rack.cluster.restart(place)
+    while len(rack.executor._pool.nodes()) < 3:
+        time.sleep(0.1)
+    rack.cluster.kill(2)
+    while len(rack.executor._pool.nodes()) == 3:
+        time.sleep(0.1)
+    rack.executor.check_placeable(compute)
+    assert rack.start("all nodes", **everything)[0] is None
+    assert ", away for 0 min" in rack.executor.describe_wait(compute)
+    rack.cluster.restart(2)
+    while (running := rack.executor.start(rack.plan.spec, rack.directory("all nodes").path, compute)) is None:
+        time.sleep(0.1)
+    running.kill()

@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-from runner.errors import DataError, LostWorkerError, OutOfMemoryError, RequirementError, StepError
+from runner.errors import (
+    DataError,
+    LostConnectionError,
+    LostWorkerError,
+    OutOfMemoryError,
+    RequirementError,
+    StepError,
+)
+from runner.execute.ray import attempt
 from runner.execute.ray.attempt import RetryingTrial, failure_precedence
 from runner.spec.experiment_spec import ComputeOptions
 from runner.spec.load import load_spec
@@ -22,6 +30,7 @@ metrics: [{type: ner_f1}]
 tracker: {type: mlflow}
 """
 LOST = Outcome("failed", LostWorkerError("the node was lost"))
+DISCONNECTED = Outcome("failed", LostConnectionError("train: DistBackendError: NCCL error"))
 NO_MEMORY = Outcome("failed", OutOfMemoryError("train: OutOfMemoryError: CUDA out of memory"))
 WRONG = Outcome("failed", StepError("train: ZeroDivisionError"))
 FINISHED = Outcome("finished")
@@ -38,7 +47,7 @@ class Attempts:
     """Attempts with scripted ends; None if no resources are free."""
 
     def __init__(self, *ends):
-        self.ends, self.plans, self.num_reserved = list(ends), [], 0
+        self.ends, self.plans, self.options, self.num_reserved = list(ends), [], [], 0
 
     def start(self, spec, folder, compute):
         end = self.ends.pop(0)
@@ -47,6 +56,7 @@ class Attempts:
         if end is None:
             return None
         self.plans.append(spec.trainer.options.micro_batch_size)
+        self.options.append(spec.trainer.options)
         self.num_reserved += 1
         return Attempt(self, end)
 
@@ -65,7 +75,7 @@ class Attempt:
 def run(plan, folder, *ends, **compute):
     """Run a trial with scripted attempts; returns its outcome, micro-batches and warnings."""
     attempts, options = Attempts(*ends), ComputeOptions(**compute)
-    running = RetryingTrial(plan, folder, options, attempts.start, attempts.start(plan, folder, options))
+    running = RetryingTrial(plan, folder, options, attempts.start, attempts.start(plan, folder, options), str)
     outcome = None
     while outcome is None:
         outcome = running.outcome()
@@ -84,6 +94,12 @@ def test_a_lost_worker_is_replaced_as_soon_as_resources_are_free(plan, tmp_path)
     assert len(messages) == 2
 
 
+def test_a_lost_connection_is_retried(plan, tmp_path):
+    outcome, _, messages = run(plan, tmp_path, DISCONNECTED, FINISHED)
+    assert outcome == FINISHED
+    assert "retried from its last checkpoint" in messages[0]
+
+
 def test_a_trial_fails_when_its_retries_are_used_up(plan, tmp_path):
     assert run(plan, tmp_path, LOST, LOST, max_retries=1)[0] == LOST
     assert run(plan, tmp_path, LOST, max_retries=0)[0] == LOST
@@ -93,12 +109,35 @@ def test_out_of_memory_halves_the_micro_batch_of_a_worker(plan, tmp_path):
     outcome, sizes, messages = run(plan, tmp_path, NO_MEMORY, NO_MEMORY, FINISHED, workers=2)
     assert outcome == FINISHED
     assert sizes == [None, 2, 1]
-    assert "retried with trainer.micro_batch_size 2" in messages[0]
+    assert "retried with trainer.micro_batch_size: 2" in messages[0]
 
 
-def test_out_of_memory_with_nothing_left_to_halve_fails(plan, tmp_path):
-    assert run(plan, tmp_path, NO_MEMORY, NO_MEMORY, workers=4)[0] == NO_MEMORY
-    assert run(plan, tmp_path, NO_MEMORY, reduce_micro_batch_on_oom=False)[0] == NO_MEMORY
+def test_a_training_with_one_sample_per_gpu_recomputes_activations_and_then_shards_its_weights(plan, tmp_path):
+    attempts, options = Attempts(*[NO_MEMORY] * 3), ComputeOptions(workers=8)
+    running = RetryingTrial(plan, tmp_path, options, attempts.start, attempts.start(plan, tmp_path, options), str)
+    while (outcome := running.outcome()) is None:
+        pass
+    used = [(each.micro_batch_size, each.gradient_checkpointing, each.strategy) for each in attempts.options]
+    assert used == [(None, False, "ddp"), (None, True, "ddp"), (None, True, "fsdp")]
+    assert isinstance(outcome.error, OutOfMemoryError)
+    assert str(outcome.error).startswith(
+        f"{NO_MEMORY.error}; the trainer sft has no option left that needs less memory"
+    )
+    assert "fewer pixels per image (model.max_pixels)" in str(outcome.error)
+
+
+def test_a_single_worker_shards_nothing(plan, tmp_path):
+    ends = [NO_MEMORY] * 5
+    outcome, sizes, messages = run(plan, tmp_path, *ends, workers=1, max_retries=9)
+    assert sizes == [None, 4, 2, 1, 1]
+    assert "retried with trainer.gradient_checkpointing: true" in messages[-1]
+    assert "no option left" in str(outcome.error)
+
+
+def test_out_of_memory_without_a_retry_names_the_option_that_would_be_next(plan, tmp_path):
+    [error] = [run(plan, tmp_path, NO_MEMORY, workers=4, max_retries=0)[0].error]
+    assert "no retry is left (compute.max_retries: 0); set trainer.micro_batch_size: 1" in str(error)
+    assert run(plan, tmp_path, NO_MEMORY, reduce_memory_on_oom=False)[0] == NO_MEMORY
 
 
 def test_an_error_of_the_trial_itself_is_not_retried(plan, tmp_path):
@@ -117,5 +156,14 @@ def test_a_retry_that_waits_for_resources_obeys_a_stop_and_fails_if_it_can_never
 
 def test_the_most_informative_outcome_explains_why_a_group_ended():
     stopped, data_error = Outcome("interrupted"), Outcome("failed", DataError("broken.png"))
-    ranked = [stopped, NO_MEMORY, LOST, data_error, WRONG]
+    ranked = [stopped, NO_MEMORY, LOST, data_error, WRONG, DISCONNECTED]
     assert sorted(reversed(ranked), key=failure_precedence) == ranked
+
+
+def test_a_retry_that_waits_for_a_while_says_once_what_it_waits_for(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(attempt, "WAIT_WARNING_SECONDS", -1)
+    outcome, _, messages = run(plan, tmp_path, LOST, None, None, None, LOST, FINISHED, workers=3)
+    assert outcome == FINISHED
+    assert [message for message in messages if "waits" in message] == [
+        f"the retry waits for {ComputeOptions(workers=3)}"
+    ]

@@ -73,7 +73,8 @@ class Nvml:
 
 
 @pytest.mark.parametrize(
-    ("visible", "workers", "expected"), [(None, "1", {0, 2}), ("2", "1", {2}), ("", "1", set()), ("2", "4", {0, 2})]
+    ("visible", "workers", "expected"),
+    [(None, "1", {0, 2}), ("2", "1", {2}), ("", "1", set()), ("1,2", "2", {2}), ("0,2", "4", {0, 2})],
 )
 def test_only_visible_gpus_are_read(monkeypatch, visible, workers, expected):
     monkeypatch.setitem(sys.modules, "pynvml", Nvml)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from runner.errors import LostWorkerError, OutOfMemoryError, RunnerError, StepError
+from runner.errors import LostConnectionError, LostWorkerError, OutOfMemoryError, RunnerError, StepError
 from runner.execute.fork_executor import needed_keys, plugin_modules
 from runner.execute.ray.cluster_and_reservations import Reservation
 from runner.execute.ray.node_worker import LOOPBACK, WorkerTask, run_worker
+from runner.execute.ray.placement import WorkerPlace
 from runner.resolved_plan import plan_json, with_changed_options
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.trial.run_directory_and_events import EventLog, RunDirectory, steps_of
@@ -27,6 +31,10 @@ TRAIN = "train"
 GRACE_SECONDS = 10.0
 """How long the other workers of a trial may take to end after one has failed. A worker that only lost the connection to
 another one does not know the cause."""
+
+
+WAIT_WARNING_SECONDS = 60.0
+"""A retry that waits for resources longer than this time causes a warning."""
 
 
 class Attempt:
@@ -92,7 +100,7 @@ class Attempt:
 
     def _begin_phase(self) -> None:
         """Start the worker of the next phase; if it has several, first ask for an address where they can meet."""
-        self._running, self._failed_at = [], 0.0
+        self._running, self._failed_at, self._group_id = [], 0.0, uuid.uuid4().hex
         if not self._phases:
             return
         _, num_workers = self._phases[0]
@@ -100,20 +108,24 @@ class Attempt:
             nodes = self._reservation.nodes
             self._rendezvous = self._actors[nodes[0]].rendezvous_address.remote(is_only_node=len(set(nodes)) == 1)
         else:
-            bundle, node = next(self._reservation.workers())
-            self._running = [self._start_worker(bundle, node, {})]
+            first = self._reservation.workers()[0]
+            self._running = [self._start_worker(replace(first, local_world_size=1), {})]
 
     def _start_workers(self, address: str, port: int) -> None:
         _, num_workers = self._phases[0]
-        # Each worker sees only its own GPUs, so that its local rank is 0.
-        local = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        group = {"WORLD_SIZE": str(num_workers), "MASTER_ADDR": address, "MASTER_PORT": str(port)}
         if address == LOOPBACK:
-            local |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-        group = {"WORLD_SIZE": str(num_workers), "MASTER_ADDR": address, "MASTER_PORT": str(port), **local}
-        for rank, (bundle, node) in enumerate(self._reservation.workers()):
-            self._running.append(self._start_worker(bundle, node, {**group, "RANK": str(rank)}))
+            group |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+        for place in self._reservation.workers():
+            # Accelerate uses the GPU with the number LOCAL_RANK among those that the worker sees.
+            ranks = {
+                "RANK": str(place.rank),
+                "LOCAL_RANK": str(place.local_rank),
+                "LOCAL_WORLD_SIZE": str(place.local_world_size),
+            }
+            self._running.append(self._start_worker(place, group | ranks))
 
-    def _start_worker(self, bundle: int, node: str, group: Mapping[str, str]) -> Any:
+    def _start_worker(self, place: WorkerPlace, group: Mapping[str, str]) -> Any:
         steps, _ = self._phases[0]
         resources = dict(self._reservation.request.per_worker)
         cores = resources.pop("CPU")
@@ -122,13 +134,25 @@ class Attempt:
             "num_gpus": resources.pop("GPU", 0),
             "resources": resources,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
-                self._reservation.group, placement_group_bundle_index=bundle
+                self._reservation.group, placement_group_bundle_index=place.bundle
             ),
         }
         compute = self._compute.model_dump(mode="json")
         keys = needed_keys(self._spec, steps)
-        task = WorkerTask(self._plan, str(self._folder), list(steps), self._modules, int(cores), compute, keys, group)
-        return run_worker.options(**options).remote(self._actors[node], task)
+        task = WorkerTask(
+            plan=self._plan,
+            folder=str(self._folder),
+            steps=list(steps),
+            modules=self._modules,
+            cores=int(cores),
+            compute=compute,
+            keys=keys,
+            group=group,
+            group_id=self._group_id,
+            local_rank=place.local_rank,
+            local_world_size=place.local_world_size,
+        )
+        return run_worker.options(**options).remote(self._actors[place.node], task)
 
 
 def _outcome(task: Any) -> Outcome:
@@ -158,6 +182,8 @@ def failure_precedence(outcome: Outcome) -> int:
         return 0
     if isinstance(outcome.error, OutOfMemoryError):
         return 1
+    if isinstance(outcome.error, LostConnectionError):
+        return 5
     if isinstance(outcome.error, LostWorkerError):
         return 2
     return 4 if type(outcome.error) is StepError else 3
@@ -187,6 +213,7 @@ class RetryingTrial:
         compute: ComputeOptions,
         start_attempt: StartAttempt,
         first: ReservedAttempt,
+        describe_wait: Callable[[ComputeOptions], str],
     ) -> None:
         """Initialize the trial.
 
@@ -196,7 +223,10 @@ class RetryingTrial:
             compute: The spec's `compute` section.
             start_attempt: Starts another attempt.
             first: The first attempt, which has been started.
+            describe_wait: Describes what a trial is waiting for.
         """
+        self._describe_wait = describe_wait
+        self._waits_since: float | None = None
         self._spec, self._compute, self._start_attempt = spec, compute, start_attempt
         self._run = RunDirectory(folder)
         self._attempt: ReservedAttempt | None = first
@@ -226,12 +256,40 @@ class RetryingTrial:
             if self._run.stop_request.exists():
                 return Outcome("interrupted")
             self._attempt = self._start_attempt(self._spec, self._run.path, self._compute)
+            self._warn_of_wait()
             return None
         outcome = self._attempt.outcome()
-        if outcome is None or not self._prepare_retry(outcome):
-            return outcome
+        if outcome is None:
+            return None
+        if not self._prepare_retry(outcome):
+            return self._explain_end(outcome)
         self._release()
         return None
+
+    def _explain_end(self, outcome: Outcome) -> Outcome:
+        """Add to a training that ran out of memory why it is not retried, and what would help."""
+        if not isinstance(outcome.error, OutOfMemoryError) or not self._may_reduce_memory():
+            return outcome
+        options, trainer = self._reduced_options(), self._spec.trainer
+        assert trainer is not None
+        if options:
+            advice = f"no retry is left (compute.max_retries: {self._compute.max_retries}); set {_describe(options)}"
+        else:
+            advice = (
+                f"the trainer {trainer.type} has no option left that needs less memory; use more workers, "
+                "GPUs with more memory, fewer pixels per image (model.max_pixels) or a smaller model"
+            )
+        return replace(outcome, error=OutOfMemoryError(f"{outcome.error}; {advice}"))
+
+    def _warn_of_wait(self) -> None:
+        """Warn once if a retry waits for resources for a while."""
+        if self._attempt is not None:
+            self._waits_since = None
+        elif self._waits_since is None:
+            self._waits_since = time.monotonic()
+        elif time.monotonic() - self._waits_since > WAIT_WARNING_SECONDS:
+            self._waits_since = math.inf
+            EventLog(self._run.events).warning(f"the retry waits for {self._describe_wait(self._compute)}")
 
     def _release(self) -> None:
         if self._attempt is not None:
@@ -248,16 +306,24 @@ class RetryingTrial:
             if not options:
                 return False
             self._spec = with_changed_options(self._spec, {"trainer": options})
-            change = f"with {', '.join(f'trainer.{name} {value}' for name, value in options.items())}"
+            change = f"with {_describe(options)}"
         self._retries_left -= 1
         number = f"{self._compute.max_retries - self._retries_left} of {self._compute.max_retries}"
         EventLog(self._run.events).warning(f"{outcome.error}; the trial is retried {change} (retry {number})")
         return True
 
+    def _may_reduce_memory(self) -> bool:
+        spec = self._spec
+        return self._compute.reduce_memory_on_oom and TRAIN in steps_of(spec) and not self._run.is_finished(TRAIN)
+
     def _reduced_options(self) -> Mapping[str, Any]:
         """Trainer options with which a training needs less memory; empty if none may or can be changed."""
-        spec = self._spec
-        if not self._compute.reduce_micro_batch_on_oom or TRAIN not in steps_of(spec) or self._run.is_finished(TRAIN):
+        if not self._may_reduce_memory():
             return {}
-        assert spec.trainer is not None
-        return spec.trainer.options.with_less_memory(self._compute.workers)
+        assert self._spec.trainer is not None
+        return self._spec.trainer.options.with_less_memory(self._compute.workers)
+
+
+def _describe(options: Mapping[str, Any]) -> str:
+    """Describe changed options of the trainer, with the values as a spec has them."""
+    return ", ".join(f"trainer.{name}: {str(value).lower()}" for name, value in options.items())

@@ -12,7 +12,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import chdir, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +26,16 @@ from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from runner.errors import RequirementError
-from runner.execute.ray.placement import PlacementRequest, Resources
+from runner.execute.ray.placement import (
+    NodeHistory,
+    PlacementRequest,
+    Resources,
+    WorkerPlace,
+    describe_shortage,
+    plan_placement,
+    worker_places,
+)
+from runner.spec.experiment_spec import ComputeOptions
 
 # Ray's own commands ask a head with this class; no public function tries just once. It is compiled, so that mypy cannot
 # see it.
@@ -124,7 +133,8 @@ def token_message(address: str) -> str:
 
 # Ray reads this when it is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# A worker without accelerators still sees those of its node. On a CPU this makes no difference, but Ray warns about it.
+# Ray hides no GPUs from its own processes without GPUs, and warns if this is not set. `run_worker` hides them from the
+# processes that compute.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 # Nothing waits for the result of a worker that is killed; Ray would print that as an error.
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
@@ -260,11 +270,9 @@ class Reservation:
     request: PlacementRequest
     nodes: tuple[str, ...]
 
-    def workers(self) -> Iterator[tuple[int, str]]:
-        """Yield the bundle and the node of each worker."""
-        for bundle, (size, node) in enumerate(zip(self.request.workers_per_bundle, self.nodes, strict=True)):
-            for _ in range(size):
-                yield bundle, node
+    def workers(self) -> list[WorkerPlace]:
+        """List the place of each worker, by rank."""
+        return worker_places(self.request.workers_per_bundle, self.nodes)
 
 
 class ReservationPool:
@@ -275,13 +283,39 @@ class ReservationPool:
         self._reservations: list[Reservation] = []
         self._nodes: list[Node] = []
         self._cached_until = 0.0
+        self._history = NodeHistory()
 
     def nodes(self) -> list[Node]:
         """The nodes that are alive, from a list that is at most `NODES_CACHE_SECONDS` old."""
         if time.monotonic() > self._cached_until:
             self._nodes = nodes()
+            self._history.update(((node.name, node.total) for node in self._nodes), time.monotonic())
             self._cached_until = time.monotonic() + NODES_CACHE_SECONDS
         return self._nodes
+
+    def request(self, compute: ComputeOptions, workers: int) -> PlacementRequest:
+        """Compute the resources of a trial on the nodes that are alive; if they are too few, also on those away.
+
+        Args:
+            compute: The spec's `compute` section.
+            workers: How many workers run.
+
+        Raises:
+            RequirementError: The cluster cannot hold the trial, even if all nodes that are away come back.
+        """
+        alive = [node.total for node in self.nodes()]
+        try:
+            return plan_placement(compute, alive, workers)
+        except RequirementError:
+            away = self._history.away()
+            if not away:
+                raise
+            return plan_placement(compute, [*alive, *away], workers)
+
+    def describe_wait(self, request: PlacementRequest) -> str:
+        """Describe what a trial is waiting for, what is free, and which nodes are away."""
+        shortage, away = describe_shortage(request, self.free()), self._history.describe(time.monotonic())
+        return f"{shortage}; nodes that are away: {away}" if away else shortage
 
     def free(self) -> list[dict[str, float]]:
         """The free resources of each node that is alive.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 from runner.errors import LostWorkerError, RequirementError
 from runner.execute.fork_executor import run_in_fork, server_environment
 from runner.execute.fork_server import ForkRequest, start_server
+from runner.execute.ray.placement import sort_gpu_ids
 from runner.fingerprint_and_provenance import code_hash, package_versions
 from runner.preflight.resources import gpu_memory_problem, local_gpus
 from runner.spec.experiment_spec import ComputeOptions
@@ -57,8 +59,12 @@ def version_differences(ours: Versions, theirs: Versions) -> list[str]:
 
 LOOPBACK = "127.0.0.1"
 """An address that only this machine can reach."""
-MAX_RESERVED_PORTS = 256
-"""How many ports a node keeps reserved; not more trials than this start at the same time."""
+MAX_STARTING_TRIALS = 256
+"""For how many groups of workers a node keeps ports reserved and GPUs registered; not more start at the same time."""
+GPUS_SECONDS = 300.0
+"""How long a worker waits until Ray has started the other workers of its trial on the node."""
+GPUS_POLL_SECONDS = 0.05
+"""How long a worker sleeps before it asks again for the GPUs of the other workers of its trial."""
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
@@ -74,7 +80,8 @@ class NodeActor:
         if working_folder is not None:
             os.chdir(working_folder)
         self._servers: dict[tuple[int, bool, tuple[str, ...]], tuple[subprocess.Popen[bytes], str]] = {}
-        self._ports: deque[socket.socket] = deque(maxlen=MAX_RESERVED_PORTS)
+        self._ports: deque[socket.socket] = deque(maxlen=MAX_STARTING_TRIALS)
+        self._gpu_groups: dict[str, dict[int, list[str]]] = {}
 
     def fork_server(self, cores: int, modules: Sequence[str], *, with_cloud: bool, keys: tuple[str, ...] = ()) -> str:
         """Return the address of the server for processes with this number of threads, started if needed.
@@ -110,6 +117,29 @@ class NodeActor:
         address = LOOPBACK if is_only_node else str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         return address, reserved.getsockname()[1]
 
+    def register_gpus(
+        self, group_id: str, local_rank: int, local_world_size: int, gpu_ids: Sequence[str]
+    ) -> list[str] | None:
+        """Register the GPUs of one worker, and return those of all workers that its trial has on this node.
+
+        Args:
+            group_id: The name of the group of workers.
+            local_rank: The worker's number on this node.
+            local_world_size: How many workers the group has on this node.
+            gpu_ids: The worker's GPUs.
+
+        Returns:
+            The ids in the order of the node's GPUs; None until all workers are registered.
+        """
+        group = self._gpu_groups.setdefault(group_id, {})
+        group[local_rank] = list(gpu_ids)
+        while len(self._gpu_groups) > MAX_STARTING_TRIALS:
+            del self._gpu_groups[next(iter(self._gpu_groups))]
+        if len(group) < local_world_size:
+            return None
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return sort_gpu_ids((gpu_id for gpu_ids in group.values() for gpu_id in gpu_ids), visible)
+
     def software_versions(self) -> dict[str, str]:
         """Return the versions of this node's software."""
         return software_versions()
@@ -128,6 +158,9 @@ class WorkerTask:
         compute: The spec's `compute` section as JSON, with the resources of each worker.
         keys: The environment variables with API keys that the steps need.
         group: `RANK`, `WORLD_SIZE` and where the workers meet; empty for a single worker.
+        group_id: A name that no other group of workers has.
+        local_rank: Its number among the group's workers on this node.
+        local_world_size: How many workers of the group this node has.
     """
 
     plan: str
@@ -138,6 +171,9 @@ class WorkerTask:
     compute: Mapping[str, Any]
     keys: tuple[str, ...]
     group: Mapping[str, str]
+    group_id: str
+    local_rank: int
+    local_world_size: int
 
 
 @ray.remote(max_retries=0, max_calls=0)
@@ -156,14 +192,41 @@ def run_worker(node: Any, task: WorkerTask) -> dict[str, Any]:
 
 def _run_worker(node: Any, task: WorkerTask) -> Outcome:
     compute = ComputeOptions.model_validate(task.compute)
-    problem = gpu_memory_problem(compute, local_gpus(), ray.get_gpu_ids())
+    own_gpus = [str(gpu_id) for gpu_id in ray.get_gpu_ids()]
+    problem = gpu_memory_problem(compute, local_gpus(), own_gpus)
     if problem:
         return Outcome("failed", RequirementError(f"{problem} on {socket.gethostname()}"))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    request = ForkRequest(task.plan, task.folder, task.steps, {**task.group, "CUDA_VISIBLE_DEVICES": visible})
     try:
+        gpus = _gpus_of_trial(node, task, own_gpus)
+        # An empty value hides all GPUs. Without the variable, a worker without GPUs would use the node's first one.
+        environment: dict[str, str | None] = {**task.group, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+        request = ForkRequest(task.plan, task.folder, task.steps, environment)
         with_cloud = "://" in (compute.cache or "")
         server = ray.get(node.fork_server.remote(task.cores, task.modules, with_cloud=with_cloud, keys=task.keys))
         return run_in_fork(server, request)
+    except LostWorkerError as error:
+        return Outcome("failed", error)
     except (OSError, RayError) as error:
         return Outcome("failed", LostWorkerError(f"no worker could be started on {socket.gethostname()}: {error}"))
+
+
+def _gpus_of_trial(node: Any, task: WorkerTask, own_gpus: Sequence[str]) -> list[str]:
+    """Return the GPUs of all workers of a trial on this node; waits until Ray has started the other workers.
+
+    All of them see the same GPUs in the same order, because NCCL had errors where each worker saw only its own, or
+    where the order differed from that of the machine (https://github.com/NVIDIA/nccl/issues/1906).
+
+    Raises:
+        LostWorkerError: Another worker did not start in time, or the node's actor has lost its registration.
+    """
+    deadline = time.monotonic() + GPUS_SECONDS
+    while time.monotonic() < deadline:
+        arguments = (task.group_id, task.local_rank, task.local_world_size, own_gpus)
+        gpus: list[str] | None = ray.get(node.register_gpus.remote(*arguments))
+        if gpus is not None:
+            return gpus
+        time.sleep(GPUS_POLL_SECONDS)
+    raise LostWorkerError(
+        f"the {task.local_world_size} workers of the trial on {socket.gethostname()} did not start within "
+        f"{GPUS_SECONDS:g} seconds"
+    )

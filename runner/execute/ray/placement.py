@@ -59,6 +59,59 @@ class PlacementRequest:
         return {name: num_workers * amount for name, amount in self.per_worker.items()}
 
 
+@dataclass(frozen=True)
+class WorkerPlace:
+    """Where a worker runs, and its number among the workers of its trial.
+
+    Attributes:
+        rank: Its number among all workers.
+        bundle: The bundle from which it takes its resources.
+        node: The id of its node.
+        local_rank: Its number among the workers on its node.
+        local_world_size: How many workers its node has.
+    """
+
+    rank: int
+    bundle: int
+    node: str
+    local_rank: int
+    local_world_size: int
+
+
+def worker_places(workers_per_bundle: Sequence[int], nodes: Sequence[str]) -> list[WorkerPlace]:
+    """Number the workers so that those of a node follow each other, as torch's launcher does.
+
+    Args:
+        workers_per_bundle: The number of workers of each bundle.
+        nodes: The id of each bundle's node. The workers of the first bundle's node come first.
+    """
+    bundles_by_node: dict[str, list[int]] = {}
+    for bundle, (size, node) in enumerate(zip(workers_per_bundle, nodes, strict=True)):
+        bundles_by_node.setdefault(node, []).extend([bundle] * size)
+    places: list[WorkerPlace] = []
+    for node, bundles in bundles_by_node.items():
+        for local_rank, bundle in enumerate(bundles):
+            places.append(WorkerPlace(len(places), bundle, node, local_rank, len(bundles)))
+    return places
+
+
+def sort_gpu_ids(gpu_ids: Iterable[str], visible: str | None) -> list[str]:
+    """Sort GPUs in the order that they have on their node.
+
+    Args:
+        gpu_ids: Ray's ids: indices, or parts of `visible` if the node's Ray was started with it.
+        visible: The variable `CUDA_VISIBLE_DEVICES` of the node's Ray; None if it is not set.
+    """
+    given = (visible or "").split(",")
+
+    def position(gpu_id: str) -> tuple[int, str]:
+        if gpu_id.isdecimal():
+            return int(gpu_id), ""
+        return given.index(gpu_id) if gpu_id in given else len(given), gpu_id
+
+    return sorted(set(gpu_ids), key=position)
+
+
 def worker_resources(compute: ComputeOptions, totals: Sequence[Resources]) -> dict[str, float]:
     """The resources of each worker.
 
@@ -155,3 +208,48 @@ def _describe(resources: Resources, separator: str = " and ") -> str:
     if types and separator == " and ":
         return f"{separator.join(parts)} ({', '.join(types)})"
     return separator.join([*parts, *types])
+
+
+NodeKind = tuple[str, frozenset[tuple[str, float]]]
+"""The name of a node, and those of its resources that decide which workers it can hold."""
+
+
+class NodeHistory:
+    """The nodes that a launch has seen, so that a trial can wait for a node that is away.
+
+    A node that returns has a new id. It is recognised by its name and resources; several nodes may have the same.
+    """
+
+    def __init__(self) -> None:
+        """Initialize the history without nodes."""
+        self._max_alive: Counter[NodeKind] = Counter()
+        self._away: Counter[NodeKind] = Counter()
+        self._away_since: dict[NodeKind, float] = {}
+
+    def update(self, alive: Iterable[tuple[str, Resources]], now: float) -> None:
+        """Compare the nodes that are alive with those that were alive before.
+
+        Args:
+            alive: Name and resources of each node that is alive.
+            now: The time in seconds.
+        """
+        present = Counter(_kind(name, total) for name, total in alive)
+        self._max_alive |= present
+        self._away = self._max_alive - present
+        self._away_since = {kind: self._away_since.get(kind, now) for kind in self._away}
+
+    def away(self) -> list[Resources]:
+        """The resources of the nodes that were alive before, but are not alive now."""
+        return [dict(resources) for _, resources in self._away.elements()]
+
+    def describe(self, now: float) -> str:
+        """Describe the nodes that are away: `node-3 (10.0.0.3), away for 12 min`; empty if there are none."""
+        parts = []
+        for kind, number in self._away.items():
+            count = f"{number} × " if number > 1 else ""
+            parts.append(f"{count}{kind[0]}, away for {(now - self._away_since[kind]) / 60:.0f} min")
+        return "; ".join(parts)
+
+
+def _kind(name: str, total: Resources) -> NodeKind:
+    return name, frozenset(item for item in total.items() if item[0] in {"CPU", "GPU"} or item[0].startswith(TYPE))

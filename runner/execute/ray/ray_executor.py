@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,13 @@ from typing import Any
 from runner.errors import RequirementError
 from runner.execute.ray.attempt import TRAIN, Attempt, RetryingTrial
 from runner.execute.ray.cluster_and_reservations import Node, Reservation, ReservationPool, connect, disconnect, nodes
-from runner.execute.ray.node_worker import NodeActor, software_versions, version_differences
-from runner.execute.ray.placement import PlacementRequest, describe_shortage, plan_placement
+from runner.execute.ray.node_worker import NodeActor, Versions, software_versions, version_differences
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.trial.run_directory_and_events import RunDirectory, steps_of
 from runner.trial.run_trial import Outcome
 
 import ray  # isort: skip - after cluster.py, which sets what Ray reads when it is imported
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 SOFTWARE_SECONDS = 120.0
@@ -49,16 +51,16 @@ class RayExecutor:
 
     def check_placeable(self, compute: ComputeOptions) -> None:
         """Check that the cluster can hold a trial at some time; see `Executor.check_placeable`."""
-        self._request(compute, compute.workers)
+        self._pool.request(compute, compute.workers)
 
     def start(self, spec: ExperimentSpec, folder: Path, compute: ComputeOptions) -> RetryingTrial | None:
         """Start a trial if its resources are free; see `Executor.start`."""
         first = self._start_attempt(spec, folder, compute)
-        return RetryingTrial(spec, folder, compute, self._start_attempt, first) if first else None
+        return RetryingTrial(spec, folder, compute, self._start_attempt, first, self.describe_wait) if first else None
 
     def describe_wait(self, compute: ComputeOptions) -> str:
         """Describe what a trial is waiting for; see `Executor.describe_wait`."""
-        return describe_shortage(self._request(compute, compute.workers), self._pool.free())
+        return self._pool.describe_wait(self._pool.request(compute, compute.workers))
 
     def close(self) -> None:
         """Disconnect from the cluster, which ends what still runs."""
@@ -66,27 +68,32 @@ class RayExecutor:
 
     def _start_attempt(self, spec: ExperimentSpec, folder: Path, compute: ComputeOptions) -> PlacedAttempt | None:
         is_distributed = compute.workers > 1 and TRAIN in _unfinished_steps(spec, folder)
-        reservation = self._pool.reserve(self._request(compute, compute.workers if is_distributed else 1))
+        reservation = self._pool.reserve(self._pool.request(compute, compute.workers if is_distributed else 1))
         if reservation is None:
             return None
         try:
             self._add_new_nodes()
+            if not self._actors.keys() >= set(reservation.nodes):  # a node went away again at once
+                self._pool.release(reservation)
+                return None
             attempt = Attempt(spec, folder, _unfinished_steps(spec, folder), compute, reservation, self._actors)
             return PlacedAttempt(attempt, self._pool, reservation)
         except BaseException:
             self._pool.release(reservation)
             raise
 
-    def _request(self, compute: ComputeOptions, workers: int) -> PlacementRequest:
-        return plan_placement(compute, [node.total for node in self._pool.nodes()], workers)
-
     def _add_new_nodes(self) -> None:
-        """Start an actor on each new node, and compare its software with this machine's."""
-        new = [node for node in nodes() if node.id not in self._actors]
+        """Start an actor on each new node, and compare its software with this machine's.
+
+        A node that is gone before it has answered is left out; it is new again when it comes back.
+        """
         working_folder = None if self._is_remote else str(Path.cwd())
-        actors = {node.id: _start_actor(node, working_folder) for node in new}
+        new = {node.id: node for node in nodes() if node.id not in self._actors}
+        actors = {node_id: _start_actor(node, working_folder) for node_id, node in new.items()}
         if self._is_remote:
-            _check_software({node.name: actors[node.id] for node in new})
+            versions = _software_of(actors)
+            _check_software({new[node_id].name: theirs for node_id, theirs in versions.items()})
+            actors = {node_id: actors[node_id] for node_id in versions}
         self._actors |= actors
 
 
@@ -117,18 +124,24 @@ def _start_actor(node: Node, working_folder: str | None) -> Any:
     return NodeActor.options(scheduling_strategy=strategy).remote(working_folder)  # type: ignore[attr-defined]
 
 
-def _check_software(actors: dict[str, Any]) -> None:
-    """Compare the software versions of nodes with those of this machine.
+def _software_of(actors: Mapping[str, Any]) -> dict[str, Versions]:
+    """Ask nodes for their software versions, by id; nodes that are gone are left out."""
+    requests = {node_id: actor.software_versions.remote() for node_id, actor in actors.items()}
+    versions: dict[str, Versions] = {}
+    for node_id, request in requests.items():
+        with suppress(RayActorError):
+            versions[node_id] = ray.get(request, timeout=SOFTWARE_SECONDS)
+    return versions
+
+
+def _check_software(theirs: Mapping[str, Versions]) -> None:
+    """Compare the software versions of nodes, by name, with those of this machine.
 
     Raises:
         RequirementError: They differ; the message lists nodes and packages with both versions.
     """
     ours = software_versions()
-    requests = {name: actor.software_versions.remote() for name, actor in actors.items()}
-    differences = {
-        name: version_differences(ours, ray.get(request, timeout=SOFTWARE_SECONDS))
-        for name, request in requests.items()
-    }
+    differences = {name: version_differences(ours, versions) for name, versions in theirs.items()}
     problems = [f"node {name}: {'; '.join(lines)}" for name, lines in differences.items() if lines]
     if problems:
         raise RequirementError(

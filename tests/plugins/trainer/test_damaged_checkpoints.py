@@ -19,7 +19,7 @@ from plugins.trainer.accelerator_and_sharding import make_accelerator
 from plugins.trainer.checkpoint import Checkpoints, TrainingState
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.training_history_and_warnings import TrainingHistory
-from runner.errors import OutOfMemoryError, StepError
+from runner.errors import LostWorkerError, OutOfMemoryError, StepError
 
 ONE_WORKER = SimpleNamespace(is_main_process=True, process_index=0, num_processes=1, wait_for_everyone=lambda: None)
 FILES = (".metadata", "__0_0.distcp", "course.pt", "random-0.pt")
@@ -154,14 +154,18 @@ def test_best_weights_that_were_damaged_during_the_training_are_an_error(tmp_pat
         training.checkpoints.restore_weights(2)
 
 
-def test_too_little_memory_is_not_damage(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("cause", "expected"),
+    [(MemoryError(), OutOfMemoryError), (RuntimeError("CUDA error: unspecified launch failure"), LostWorkerError)],
+)
+def test_too_little_memory_and_a_fault_of_the_gpu_are_not_damage(tmp_path, monkeypatch, cause, expected):
     Training(tmp_path).train(2, 4)
 
     def fail(self, folder, metadata=None):
-        raise MemoryError
+        raise cause
 
     monkeypatch.setattr(TrainingState, "read", fail)
-    with pytest.raises(OutOfMemoryError):
+    with pytest.raises(expected):
         Training(tmp_path).restore()
 
 

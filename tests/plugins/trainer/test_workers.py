@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -21,7 +23,7 @@ from plugins.optimizer.optimizer_options import AdamWOptions
 from plugins.trainer.accelerator_and_sharding import LOOPBACK, make_accelerator
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
-from runner.errors import SpecError, StepError
+from runner.errors import LostConnectionError, RequirementError, SpecError, StepError
 from runner.stages import StopRequestedError, TrainingRun
 
 SEED = 11
@@ -212,8 +214,7 @@ def test_losses_of_twenty_steps_agree_on_one_and_two_workers(colour_samples, tmp
 
 
 def _listen(rank: int, port: int) -> None:
-    group = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port)}
-    os.environ.update(group, GLOO_SOCKET_IFNAME="lo")
+    _set_group(rank, port)
     accelerator = make_accelerator("fp32")
     assert accelerator.num_processes == 2
     connections = psutil.Process().net_connections()
@@ -228,3 +229,61 @@ def test_workers_of_one_machine_meet_where_no_other_machine_can_connect():
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind(("", 0))  # as the launch does
         together(_listen, reserved.getsockname()[1])
+
+
+def _gather_swapped(gathered, tensor, gather=distributed.all_gather):
+    gather(gathered[::-1], tensor)
+
+
+def _scatter_swapped(scattered, tensors, scatter=distributed.reduce_scatter):
+    scatter(scattered, tensors[::-1])
+
+
+def _exchange(rank: int, folder: Path) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="0")
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    before = torch.get_rng_state()
+    make_accelerator("fp32")
+    assert torch.equal(torch.get_rng_state(), before)
+    for name, swapped in (("all_gather", _gather_swapped), ("reduce_scatter", _scatter_swapped)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(distributed, name, swapped)
+            with pytest.raises(RequirementError, match=rf"{name} of tensors with 1 elements gave worker {rank} of 2"):
+                make_accelerator("fp32")
+    distributed.destroy_process_group()
+
+
+def test_tensors_that_arrive_in_a_wrong_order_are_noticed_before_training(tmp_path):
+    """As with NCCL's error 1906, where shards changed places without an error."""
+    together(_exchange, tmp_path)
+
+
+def _set_group(rank: int, port: int) -> None:
+    group = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port)}
+    os.environ.update(group, GLOO_SOCKET_IFNAME="lo")
+
+
+def _begin_without_the_first(rank: int, port: int) -> None:
+    _set_group(rank, port)
+    if rank == 1:
+        with pytest.raises(LostConnectionError, match=r"within 1 seconds [\s\S]*increase trainer.ddp_timeout"):
+            make_accelerator("fp32", timeout=1)
+
+
+def _begin_after_the_first(rank: int, port: int) -> None:
+    _set_group(rank, port)
+    if rank == 0:
+        time.sleep(2)  # as the checks of the samples take time
+    make_accelerator("fp32", timeout=500)
+    options = distributed.distributed_c10d._get_default_group()._get_backend(torch.device("cpu")).options
+    assert options._timeout == timedelta(seconds=500)
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("work", [_begin_without_the_first, _begin_after_the_first])
+def test_a_worker_waits_for_the_checks_of_the_first_one_as_long_as_the_option_says(work):
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("", 0))
+        together(work, reserved.getsockname()[1])
+    assert SftOptions().ddp_timeout == 3600

@@ -1,0 +1,76 @@
+"""A trial waits for a node that is away for a while, and is refused only if no node that was seen could hold it."""
+
+import pytest
+
+from runner.errors import RequirementError
+from runner.execute.ray import cluster_and_reservations, ray_executor
+from runner.execute.ray.cluster_and_reservations import Node, ReservationPool
+from runner.execute.ray.ray_executor import RayExecutor
+from runner.spec.experiment_spec import ComputeOptions
+
+TOTAL = {"CPU": 8.0, "GPU": 4.0, "accelerator_type:A100": 1.0}
+BOTH = ComputeOptions(workers=8, gpus_per_worker=1, accelerator="A100")
+
+
+@pytest.fixture
+def nodes(monkeypatch):
+    """The nodes that are alive, in a list that a test changes; Ray itself does not run."""
+    alive = [Node(f"id-{name}", f"{name} (10.0.0.1)", TOTAL) for name in ("one", "two")]
+    for module in (cluster_and_reservations, ray_executor):
+        monkeypatch.setattr(module, "nodes", lambda: alive)
+    monkeypatch.setattr(cluster_and_reservations, "NODES_CACHE_SECONDS", -1)
+    free = lambda: {node.id: node.total for node in alive}  # noqa: E731
+    monkeypatch.setattr(cluster_and_reservations, "available_resources_per_node", free)
+    return alive
+
+
+@pytest.fixture
+def executor():
+    """An executor without a connection to a cluster."""
+    executor = RayExecutor.__new__(RayExecutor)
+    executor._pool, executor._actors, executor._is_remote = ReservationPool(), {}, True
+    return executor
+
+
+def test_a_trial_waits_for_a_node_that_is_away_and_names_it(executor, nodes):
+    executor.check_placeable(BOTH)
+    lost = nodes.pop()
+    executor.check_placeable(BOTH)
+    assert executor._pool.reserve(executor._pool.request(BOTH, 8)) is None
+    told = executor.describe_wait(BOTH)
+    assert told.startswith(
+        "4 GPUs and 8 CPUs (A100) on each of 2 nodes; free now: 4 GPUs, 8 CPUs, A100; nodes that are"
+    )
+    assert told.endswith("nodes that are away: two (10.0.0.1), away for 0 min")
+    nodes.append(Node("new id", lost.name, {**TOTAL, "memory": 1.0}))
+    assert "away" not in executor.describe_wait(BOTH)
+
+
+def test_a_trial_that_no_node_could_ever_hold_is_refused_also_while_one_is_away(executor, nodes):
+    executor.check_placeable(BOTH)
+    nodes.pop()
+    with pytest.raises(RequirementError, match="the cluster can hold 8 of them"):
+        executor.check_placeable(BOTH.model_copy(update={"workers": 12}))
+
+
+def test_a_node_that_the_launch_has_never_seen_is_not_waited_for(executor, nodes):
+    nodes.pop()
+    with pytest.raises(RequirementError, match=r"compute\.workers: 4 would fit"):
+        executor.check_placeable(BOTH)
+
+
+def test_a_node_that_leaves_again_before_it_has_answered_is_left_out(executor, nodes, monkeypatch):
+    def get(request, timeout):
+        if request == "id-two":
+            raise ray_executor.RayActorError
+        return ray_executor.software_versions()
+
+    class Actor:
+        def __init__(self, node):
+            self.software_versions = self
+            self.remote = lambda: node.id
+
+    monkeypatch.setattr(ray_executor.ray, "get", get)
+    monkeypatch.setattr(ray_executor, "_start_actor", lambda node, _: Actor(node))
+    executor._add_new_nodes()
+    assert executor._actors.keys() == {"id-one"}
