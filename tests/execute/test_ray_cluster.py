@@ -219,6 +219,42 @@ def test_a_training_resumes_after_one_of_its_two_workers_has_aborted(rack):
     assert "retried from its last checkpoint (retry 1 of 3)" in log
 
 
+def test_each_worker_answers_its_share_and_a_kill_loses_no_answer(rack):
+    file = rack.folder / "answers.yaml"
+    file.write_text(
+        SPEC.replace("test: 4", "test: 40")
+        .replace("max_new_tokens: 8", "max_new_tokens: 60")
+        .replace("epochs: 3", "epochs: 1")
+    )
+    plan = resolve(load_spec(file).spec, Quiet())
+
+    def start(name, **compute):
+        run = rack.directory(name)
+        run.create(plan, file.read_text(), [])
+        while (running := rack.executor.start(plan.spec, run.path, ComputeOptions(**compute))) is None:
+            time.sleep(0.1)
+        return run, running
+
+    alone, running = start("answers of one", cpus_per_worker=1)
+    rack.finish(running)
+    run, running = start("answers of two", **FOUR)
+    shares = [run.unfinished_predictions(rank) for rank in range(2)]
+    while not all(share.exists() and share.read_text().count("\n") for share in shares):
+        assert running.outcome() is None
+        time.sleep(0.01)
+    answered = [[json.loads(line)["id"] for line in share.read_text().splitlines()[:-1]] for share in shares]
+    workers = [process for process in psutil.process_iter() if _writes(process, run.path / "output.log")]
+    assert len(workers) == 2
+    workers[0].kill()
+    rack.finish(running)
+    predictions = [json.loads(line) for line in run.predictions.read_text().splitlines()]
+    ids = [row["id"] for row in predictions]
+    assert all(set(share) <= set(ids[rank::2]) for rank, share in enumerate(answered))
+    assert len(ids) == 40
+    assert run.predictions.read_text() == alone.predictions.read_text()
+    assert "retried from its last checkpoint (retry 1 of 3)" in run.events.read_text()
+
+
 def _writes(process: psutil.Process, file: Path) -> bool:
     """Whether the standard output of a process is a file."""
     try:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from plugins.generator.generator_options import TransformersOptions
 from runner.errors import (
     DataError,
     LostConnectionError,
@@ -13,7 +14,7 @@ from runner.errors import (
     StepError,
 )
 from runner.execute.ray import attempt
-from runner.execute.ray.attempt import RetryingTrial, failure_precedence
+from runner.execute.ray.attempt import RetryingTrial, failure_precedence, phases
 from runner.spec.experiment_spec import ComputeOptions
 from runner.spec.load import load_spec
 from runner.trial.run_trial import Outcome
@@ -167,3 +168,13 @@ def test_a_retry_that_waits_for_a_while_says_once_what_it_waits_for(plan, tmp_pa
     assert [message for message in messages if "waits" in message] == [
         f"the retry waits for {ComputeOptions(workers=3)}"
     ]
+
+
+def test_the_training_and_answers_of_local_weights_run_on_all_workers(plan, monkeypatch):
+    steps = ["train", "generate", "score"]
+    assert phases(plan, steps, 2) == [(["train"], 2), (["generate"], 2), (["score"], 1)]
+    assert phases(plan, steps, 1) == [(steps, 1)]
+    assert phases(plan, steps[1:], 4) == [(["generate"], 4), (["score"], 1)]
+    assert phases(plan, ["score"], 4) == [(["score"], 1)]
+    monkeypatch.setattr(TransformersOptions, "divides_prompts", False)
+    assert phases(plan, steps, 2) == [(["train"], 2), (["generate", "score"], 1)]

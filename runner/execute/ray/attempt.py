@@ -26,7 +26,30 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 TRAIN = "train"
-"""The step that runs on all workers; the other steps run on one."""
+
+
+def uses_all_workers(spec: ExperimentSpec, step: str) -> bool:
+    """Whether a step runs on all workers of a trial; the other steps run on one."""
+    return step == TRAIN or (step == "generate" and spec.generator_options.divides_prompts)
+
+
+def phases(spec: ExperimentSpec, steps: Sequence[str], num_workers: int) -> list[tuple[list[str], int]]:
+    """Group steps by the processes that run them.
+
+    Each step of several workers is a phase of its own: the next step needs what all of them have written.
+
+    Returns:
+        The steps of each phase, and its number of workers.
+    """
+    grouped: list[tuple[list[str], int]] = []
+    for step in steps:
+        size = num_workers if uses_all_workers(spec, step) else 1
+        if size == 1 and grouped and grouped[-1][1] == 1:
+            grouped[-1][0].append(step)
+        else:
+            grouped.append(([step], size))
+    return grouped
+
 
 GRACE_SECONDS = 10.0
 """How long the other workers of a trial may take to end after one has failed. A worker that only lost the connection to
@@ -38,7 +61,7 @@ WAIT_WARNING_SECONDS = 60.0
 
 
 class Attempt:
-    """The workers of a trial's steps: in the first phase all of them train, in the second one runs the other steps."""
+    """The workers of a trial's steps, phase by phase; see `phases`."""
 
     def __init__(
         self,
@@ -62,10 +85,7 @@ class Attempt:
         self._plan, self._folder, self._compute = plan_json(spec), folder, compute
         self._reservation, self._actors = reservation, actors
         self._modules, self._spec = plugin_modules(spec), spec
-        distributed = [step for step in steps if step == TRAIN and compute.workers > 1]
-        single = [step for step in steps if step not in distributed]
-        phases = ((distributed, compute.workers), (single, 1))
-        self._phases = [(phase_steps, num_workers) for phase_steps, num_workers in phases if phase_steps]
+        self._phases = phases(spec, steps, compute.workers)
         self._running: list[Any] = []
         self._rendezvous: Any = None
         self._failed_at = 0.0

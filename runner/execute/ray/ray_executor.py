@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import RequirementError
-from runner.execute.ray.attempt import TRAIN, Attempt, RetryingTrial
+from runner.execute.ray.attempt import Attempt, RetryingTrial, uses_all_workers
 from runner.execute.ray.cluster_and_reservations import Node, Reservation, ReservationPool, connect, disconnect, nodes
 from runner.execute.ray.node_worker import NodeActor, Versions, software_versions, version_differences
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
@@ -67,7 +67,8 @@ class RayExecutor:
         disconnect()
 
     def _start_attempt(self, spec: ExperimentSpec, folder: Path, compute: ComputeOptions) -> PlacedAttempt | None:
-        is_distributed = compute.workers > 1 and TRAIN in _unfinished_steps(spec, folder)
+        steps = _unfinished_steps(spec, folder)
+        is_distributed = compute.workers > 1 and any(uses_all_workers(spec, step) for step in steps)
         reservation = self._pool.reserve(self._pool.request(compute, compute.workers if is_distributed else 1))
         if reservation is None:
             return None
@@ -76,7 +77,7 @@ class RayExecutor:
             if not self._actors.keys() >= set(reservation.nodes):  # a node went away again at once
                 self._pool.release(reservation)
                 return None
-            attempt = Attempt(spec, folder, _unfinished_steps(spec, folder), compute, reservation, self._actors)
+            attempt = Attempt(spec, folder, steps, compute, reservation, self._actors)
             return PlacedAttempt(attempt, self._pool, reservation)
         except BaseException:
             self._pool.release(reservation)
