@@ -120,10 +120,6 @@ class RateLimiter:
             await asyncio.sleep(start - now)
 
 
-POLL_SECONDS = 0.2
-"""Maximum delay until a stop request is noticed."""
-
-
 class BoundedClient(DefaultAsyncHttpxClient):
     """Sends requests to one server within the limits of its options, and reads each response within these limits.
 
