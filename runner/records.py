@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count, product
+from itertools import count, groupby, product
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, Literal
-from unicodedata import category, normalize
+from unicodedata import category, combining, normalize
 
 IGNORED = -100
 """The label of positions that do not contribute to the loss, as in torch and transformers."""
@@ -146,9 +147,34 @@ class Completion:
     finished: bool = True
 
 
+MAX_COMBINING_MARKS = 30
+"""Number of combining marks in a row that any text needs at most: the limit of Unicode's Stream-Safe Text Format."""
+
+_CANDIDATES = re.compile(rf"[^\x00-\u02ff]{{{MAX_COMBINING_MARKS + 1},}}")
+"""Matches where a longer row could be: no character before U+0300 is a combining mark."""
+
+
 def nfc(text: str) -> str:
-    """Normalize a text to Unicode NFC, in which equivalent spellings of a character are equal."""
-    return normalize("NFC", text)
+    """Normalize a text to Unicode NFC, in which equivalent spellings of a character are equal.
+
+    A text for which `can_be_normalized` is false stays as it is.
+    """
+    return normalize("NFC", text) if can_be_normalized(text) else text
+
+
+def can_be_normalized(text: str) -> bool:
+    """Return whether a text has no row of more than `MAX_COMBINING_MARKS` combining marks.
+
+    Normalizing takes a time that is quadratic in the length of such a row, and no writing has longer rows. See Unicode
+    Standard Annex 15, section 13.
+    """
+    return all(_longest_row_of_marks(found[0]) <= MAX_COMBINING_MARKS for found in _CANDIDATES.finditer(text))
+
+
+def _longest_row_of_marks(text: str) -> int:
+    """Count by the first character of each decomposition, because some marks only decompose to combining marks."""
+    rows = groupby(text, lambda char: combining(normalize("NFKD", char)[0]) > 0)
+    return max((sum(1 for _ in row) for is_mark, row in rows if is_mark), default=0)
 
 
 @dataclass(frozen=True, slots=True)

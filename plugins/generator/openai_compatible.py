@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from plugins.servers.answers import REFUSAL_CODES, AnswerNotes, final_answer
 from plugins.servers.chat import ChatServer
 from plugins.servers.openai_generator_and_annotator_options import OpenAIGeneratorOptions
-from runner.records import Completion, Rendered
+from runner.records import Completion, Rendered, is_blank
 from runner.stages import Reporter, Weights
 
 
@@ -50,12 +50,12 @@ class OpenAICompatibleGenerator:
         notes = AnswerNotes(self._options.base_url)
         try:
             for num_new, reply in enumerate(self._server.complete(missing, reporter), 1):
-                if reply.finish_reason in REFUSAL_CODES and not reply.text:
+                answer, answer_notes = final_answer(reply.text, reply.finish_reason, self._options.thinking)
+                if reply.finish_reason in REFUSAL_CODES and is_blank(answer):
                     reporter.warn(
                         f"sample {reply.id}: the server refused to answer ({reply.finish_reason}); saved as an empty "
                         "answer"
                     )
-                answer, answer_notes = final_answer(reply.text, reply.finish_reason, self._options.thinking)
                 notes.add(reply.id, answer_notes)
                 yield Completion(reply.id, answer, finished=reply.finish_reason != "length")
                 speed = num_new / (time.perf_counter() - started)

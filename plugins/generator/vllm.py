@@ -52,16 +52,18 @@ class VllmGenerator:
         )
         sampling = vllm.SamplingParams(temperature=0.0, max_tokens=self._options.max_new_tokens)
         notes = AnswerNotes("vLLM")
-        for start in range(0, len(missing), CHUNK_SIZE):
-            if reporter.stop_requested():
-                raise StopRequestedError
-            chunk = missing[start : start + CHUNK_SIZE]
-            outputs = engine.chat([chat_messages(prompt) for prompt in chunk], sampling, use_tqdm=False)
-            for prompt, output in zip(chunk, outputs, strict=True):
-                completion = output.outputs[0]
-                finish_reason = completion.finish_reason or ""
-                answer, answer_notes = final_answer(completion.text, finish_reason, self._options.thinking)
-                notes.add(prompt.id, answer_notes)
-                yield Completion(prompt.id, answer, finished=finish_reason != "length")
-            reporter.progress(len(done) + start + len(chunk), len(prompts))
-        notes.warn(reporter)
+        try:
+            for start in range(0, len(missing), CHUNK_SIZE):
+                if reporter.stop_requested():
+                    raise StopRequestedError
+                chunk = missing[start : start + CHUNK_SIZE]
+                outputs = engine.chat([chat_messages(prompt) for prompt in chunk], sampling, use_tqdm=False)
+                for prompt, output in zip(chunk, outputs, strict=True):
+                    completion = output.outputs[0]
+                    finish_reason = completion.finish_reason or ""
+                    answer, answer_notes = final_answer(completion.text, finish_reason, self._options.thinking)
+                    notes.add(prompt.id, answer_notes)
+                    yield Completion(prompt.id, answer, finished=finish_reason != "length")
+                reporter.progress(len(done) + start + len(chunk), len(prompts))
+        finally:
+            notes.warn(reporter)

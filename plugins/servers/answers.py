@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,14 +15,16 @@ from runner.stages import Reporter
 REFUSAL_CODES = {"content_filter", "content_policy_violation"}
 """Codes with which a server refuses a prompt, so that a retry would not help."""
 
-MAX_TOKENS = 10**9
+MAX_TOKENS = 10**7
 """A larger number of tokens of one request is not plausible and counts as not reported."""
 
 Thinking = Literal["cut", "flag"]
 """What happens to the reasoning at the beginning of an answer."""
 
-THINKING_TAGS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("[THINK]", "[/THINK]"))
-"""Begin and end of the reasoning in the answers of reasoning models."""
+THINKING_TAGS = {"<think>": "</think>", "<thinking>": "</thinking>", "[THINK]": "[/THINK]"}
+"""Begin of the reasoning in the answers of reasoning models, with its end."""
+
+THINKING_TAG = re.compile("|".join(re.escape(tag) for pair in THINKING_TAGS.items() for tag in pair))
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def _get(value: Any, key: str, kind: type, name: str) -> Any:
         raise ValueError(f"{name} is {_excerpt(value)}, not a JSON object")
     if not isinstance(value.get(key), kind):
         expected = "a list" if kind is list else "a JSON object"
-        problem = f"`{key}` is {_excerpt(value[key])}" if key in value else f"it has no `{key}`"
+        problem = f"`{key}` is {_excerpt(value[key])}" if key in value else f"{name} has no `{key}`: {_excerpt(value)}"
         raise ValueError(f"{problem}; {expected} is expected")
     return value[key]
 
@@ -113,19 +116,21 @@ def _read_content(content: Any, notes: list[str]) -> tuple[str, str | None]:
         return content or "", None
     if not isinstance(content, list):
         raise ValueError(f"`content` is {_excerpt(content)}; a text, or a list of parts with text, is expected")
-    texts, refusals = [], []
+    texts, refusals, left_out = [], [], None
     for part in content:
         kind, value = ("text", part) if isinstance(part, str) else _read_part(part)
         if kind == "thinking" and isinstance(value, list):
             value = _read_content(value, notes)[0]
         if kind not in PART_KEYS:
-            notes.append(f"have parts of the type {_excerpt(kind)}, which were left out")
+            left_out = left_out or kind
         elif not isinstance(value, str):
             raise ValueError(f"`content` has the part {_excerpt(part)}; a part with text is expected")
         elif kind == "refusal":
             refusals.append(value)
         else:
             texts.append(f"<think>{value}</think>" if kind == "thinking" else value)
+    if left_out is not None:
+        notes.append(f"have parts without text, such as of the type {_excerpt(left_out)}, which were left out")
     return "".join(texts), "".join(refusals) or None
 
 
@@ -168,23 +173,23 @@ def remove_thinking(text: str) -> str | None:
     A template can put the opening tag into the prompt, so reasoning may also begin without a tag. Reasoning that was
     cut off by the token limit leaves an empty answer.
     """
-    removed = None
-    while True:
-        rest = _after_thinking(text)
-        if rest is None:
-            return removed
-        removed = text = rest.lstrip()
+    start = 0
+    # A long answer of many tags takes linear time, because positions move and no text is copied.
+    while (end := _end_of_thinking(text, start)) is not None:
+        start = end
+    return text[start:].lstrip() if start else None
 
 
-def _after_thinking(text: str) -> str | None:
-    for begin, end in THINKING_TAGS:
-        has_begin = text.lstrip().startswith(begin)
-        before, found_end, after = text.partition(end)
-        if found_end and (has_begin or begin not in before):
-            return after
-        if has_begin:
-            return ""
-    return None
+def _end_of_thinking(text: str, start: int) -> int | None:
+    """Return the position after the reasoning that begins at a position; None if none begins there."""
+    tag = THINKING_TAG.search(text, start)
+    if tag is None or (tag[0] in THINKING_TAGS and text[start : tag.start()].strip()):
+        return None
+    if tag[0] not in THINKING_TAGS:
+        return tag.end()
+    close = THINKING_TAGS[tag[0]]
+    end = text.find(close, tag.end())
+    return len(text) if end < 0 else end + len(close)
 
 
 def final_answer(text: str, finish_reason: str, thinking: Thinking) -> tuple[str, list[str]]:
@@ -198,7 +203,9 @@ def final_answer(text: str, finish_reason: str, thinking: Thinking) -> tuple[str
     if without is not None and thinking == "flag":
         notes.append("begin with reasoning, such as <think>…</think>, which is scored as a part of the answer")
     answer = without if without is not None and thinking == "cut" else text
-    if is_blank(answer) and finish_reason not in REFUSAL_CODES:
+    if finish_reason in REFUSAL_CODES:
+        notes += [] if is_blank(answer) else ["were cut off by the content filter of the server"]
+    elif is_blank(answer):
         cause = " after their reasoning was cut" if without is not None and thinking == "cut" else ""
         remedy = "; they reached the token limit: raise max_new_tokens" if finish_reason == "length" else ""
         notes.append(f"have no text{cause} (finish reason {_excerpt(finish_reason)}) and count as empty{remedy}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -119,20 +120,23 @@ class RateLimiter:
             await asyncio.sleep(start - now)
 
 
-POLL_SECONDS = 0.2
-"""Maximum delay until a stop request is noticed."""
-
-
 class BoundedClient(DefaultAsyncHttpxClient):
     """Sends requests to one server within the limits of its options, and reads each response within these limits.
 
-    A response that redirects to another address is not followed: prompts and key go to `base_url` alone.
+    A response that redirects to another address is not followed: prompts and key go to `base_url` alone. Headers that
+    the package takes from the environment (`OPENAI_ORG_ID`, `OPENAI_CUSTOM_HEADERS`) and cookies are not sent.
+
+    Attributes:
+        sending: The tasks whose requests are sent and not answered yet.
+        is_stopped: Whether a task is cancelled in place of sending another request.
     """
 
     def __init__(self, options: ChatServerOptions, limiter: RateLimiter) -> None:
         """Take the limits of time and size, and the limiter that every request waits for, retries included."""
         super().__init__(follow_redirects=False)
         self._seconds, self._max_bytes, self._limiter = options.timeout, options.max_response_bytes, limiter
+        self.sending: set[asyncio.Task[Any] | None] = set()
+        self.is_stopped = False
 
     async def send(self, request: httpx2.Request, **arguments: Any) -> httpx2.Response:
         """Send a request and read the whole response.
@@ -142,20 +146,41 @@ class BoundedClient(DefaultAsyncHttpxClient):
             UnreadableResponseError: The response is too large or cannot be unpacked; trying again would not help.
         """
         await self._limiter.wait()
+        if self.is_stopped:
+            raise asyncio.CancelledError
+        headers = [(name, value) for name, value in request.headers.raw if name.lower() in SENT_HEADERS]
+        sent = httpx2.Request(
+            request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
+        )
+        task = asyncio.current_task()
+        self.sending.add(task)
         try:
             async with asyncio.timeout(self._seconds):
-                response = await super().send(request, **{**arguments, "stream": True, "follow_redirects": False})
+                response = await super().send(sent, **{**arguments, "stream": True, "follow_redirects": False})
                 try:
-                    return await self._read(response)
+                    return await self._read(response, request)
                 finally:
                     await response.aclose()
         except TimeoutError as error:
             raise httpx2.ReadTimeout("the response is not complete", request=request) from error
+        finally:
+            self.sending.discard(task)
 
-    async def _read(self, response: httpx2.Response) -> httpx2.Response:
-        """Return a response with its content, unpacked. The content of an error may be cut."""
-        encoding = response.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in {"identity", *ZLIB_ENCODINGS}:
+    async def _read(self, response: httpx2.Response, request: httpx2.Request) -> httpx2.Response:
+        """Return the response to a request of the package: its unpacked content, and the headers that are read."""
+        try:
+            content = await self._read_content(response)
+        except UnreadableResponseError:
+            if response.is_success:
+                raise
+            content = b""  # The status says what failed, and whether another attempt can help.
+        # A server chooses its headers: their characters, and a character set that decodes the content of an error.
+        headers = [(name, value) for name, value in response.headers.raw if name.lower() in READ_HEADERS]
+        return httpx2.Response(response.status_code, headers=headers, content=content, request=request)
+
+    async def _read_content(self, response: httpx2.Response) -> bytes:
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        if encoding not in {"", "identity", *ZLIB_ENCODINGS}:
             raise UnreadableResponseError(f"is compressed as {encoding!a}, which was not requested")
         unpacker = zlib.decompressobj(ANY_ZLIB_HEADER) if encoding in ZLIB_ENCODINGS else None
         content = bytearray()
@@ -166,13 +191,8 @@ class BoundedClient(DefaultAsyncHttpxClient):
             except zlib.error as error:
                 raise UnreadableResponseError(f"cannot be unpacked ({error})") from error
             if len(content) > self._max_bytes:
-                if response.is_success:
-                    raise UnreadableResponseError(f"has more than {self._max_bytes:,} bytes (max_response_bytes)")
-                break
-        headers = [(name, value) for name, value in response.headers.multi_items() if name not in CONTENT_HEADERS]
-        return httpx2.Response(
-            response.status_code, headers=headers, content=bytes(content[: self._max_bytes]), request=response.request
-        )
+                raise UnreadableResponseError(f"has more than {self._max_bytes:,} bytes (max_response_bytes)")
+        return bytes(content)
 
 
 class UnreadableResponseError(OpenAIError):
@@ -183,15 +203,24 @@ ZLIB_ENCODINGS = {"gzip", "x-gzip", "deflate"}
 """Compressions that servers use although none is requested, and that can be unpacked piece by piece."""
 ANY_ZLIB_HEADER = 47
 """The argument of `zlib.decompressobj` for data in the format of gzip or of zlib."""
-CONTENT_HEADERS = {"content-encoding", "content-length", "transfer-encoding"}
-"""Headers that describe the content as it was sent."""
+SENT_HEADERS = {
+    b"accept",
+    b"accept-encoding",
+    b"authorization",
+    b"connection",
+    b"content-length",
+    b"content-type",
+    b"host",
+    b"user-agent",
+}
+"""The headers of a request."""
+READ_HEADERS = {b"location", b"retry-after", b"retry-after-ms", b"x-should-retry"}
+"""The headers of a response that are read once its content is unpacked."""
+CONNECTION_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Environment variables that decide how connections are made; those of proxies may be written in lower case."""
 
 POLL_SECONDS = 0.2
 """Maximum delay until a stop request is noticed."""
-
-
-class UnreadableAnswerError(StepError):
-    """A server answered, but not with a completion."""
 
 
 class ChatServer:
@@ -211,27 +240,28 @@ class ChatServer:
         """
         self._options, self._stage, self._parameters = options, stage, dict(parameters)
         self._num_requests, self._num_tokens = 1, expected
-        # The package requires a key; a server without keys ignores it.
-        self._key = options.key(stage) or "none"
+        self._key = options.key(stage)
 
     def complete(self, prompts: Iterable[Rendered], reporter: Reporter) -> Iterator[Reply]:
         """Request answers and yield them as they arrive.
 
         No request is sent while the caller processes an answer, and a prompt is taken only when its request is sent. So
-        at most `concurrency` requests are sent whose answers have not been yielded.
+        at most `concurrency` requests are sent whose answers have not been yielded. After an error, no more requests
+        are sent. The answers to those that are sent already are paid for and are yielded before the error is raised.
 
         Raises:
             StopRequestedError: The user asked to stop; pending requests are cancelled.
-            RequirementError: The server refuses the key.
+            RequirementError: The server refuses the key, or the environment allows no connections.
             StepError: The server failed in spite of all retries, or its answer cannot be read.
             DataError: An image cannot be read.
         """
         remaining = iter(prompts)
         pending: set[asyncio.Task[Reply]] = set()
         notes = AnswerNotes(self._options.base_url)
-        unreadable: UnreadableAnswerError | None = None
+        failure: BaseException | None = None
         with asyncio.Runner() as loop:
-            client = loop.run(self._make_client())
+            http_client = self._make_http_client()
+            client = loop.run(self._make_client(http_client))
             try:
                 while True:
                     if reporter.stop_requested():
@@ -239,36 +269,51 @@ class ChatServer:
                     done, pending = loop.run(self._send_and_wait(client, remaining, pending))
                     if not done and not pending:
                         break
+                    done = {task for task in done if not task.cancelled()}
                     replies = [task.result() for task in done if task.exception() is None]
                     self._count_tokens(replies)
                     for reply in replies:
                         notes.add(reply.id, reply.notes)
                     yield from replies
                     for error in (task.exception() for task in done):
-                        if isinstance(error, UnreadableAnswerError):
-                            # The other requests are paid for as well: their answers are awaited, but no more are sent.
-                            unreadable, remaining = unreadable or error, iter(())
-                        elif error is not None:
-                            raise error
-                if unreadable is not None:
-                    raise unreadable
+                        failure = failure or error
+                    if failure is not None:
+                        remaining, http_client.is_stopped = iter(()), True
+                        for task in pending - http_client.sending:
+                            task.cancel()
+                if failure is not None:
+                    raise failure
             finally:
                 notes.warn(reporter)
                 loop.run(_cancel(client, pending))
 
-    async def _make_client(self) -> AsyncOpenAI:
+    def _make_http_client(self) -> BoundedClient:
         options = self._options
         limiter = RateLimiter(
             options.requests_per_minute, options.tokens_per_minute, lambda: self._num_tokens / self._num_requests
         )
+        try:
+            return BoundedClient(options, limiter)
+        except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:
+            variables = [name for name in os.environ if name.upper() in CONNECTION_VARIABLES]
+            reason = redact_passwords(str(error)).rstrip(".")
+            raise RequirementError(
+                f"{self._stage}: no connection to {options.base_url} can be made: {reason}. Check the environment "
+                f"variables {', '.join(variables) or 'of proxies and certificates'}"
+            ) from error
 
+    async def _make_client(self, http_client: BoundedClient) -> AsyncOpenAI:
+        # The package requires a key; a server without keys ignores it. It would also take values from the environment.
+        key = self._key or "none"
         return AsyncOpenAI(
-            base_url=options.base_url,
-            api_key=self._key,
-            max_retries=options.max_retries,
-            timeout=options.timeout,
-            default_headers={"Accept-Encoding": "identity"},
-            http_client=BoundedClient(options, limiter),
+            base_url=self._options.base_url,
+            api_key=key,
+            organization="",
+            project="",
+            max_retries=self._options.max_retries,
+            timeout=self._options.timeout,
+            default_headers={"Accept-Encoding": "identity", "Authorization": f"Bearer {key}"},
+            http_client=http_client,
         )
 
     async def _send_and_wait(
@@ -286,13 +331,13 @@ class ChatServer:
         return await asyncio.wait(pending, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
 
     async def _request(self, client: AsyncOpenAI, prompt: Rendered) -> Reply:
+        messages = chat_messages(prompt)
         try:
             response = await client.chat.completions.with_raw_response.create(
                 model=self._options.model,
-                messages=chat_messages(prompt),  # type: ignore[arg-type]  # plain dictionaries, as the API has it
+                messages=messages,  # type: ignore[arg-type]  # plain dictionaries, as the API has it
                 **self._parameters,
             )
-            return read_reply(prompt.id, response.content)
         except APIStatusError as error:
             code: object = error.code
             if not isinstance(code, str) or code not in REFUSAL_CODES:
@@ -300,9 +345,14 @@ class ChatServer:
             return Reply(prompt.id, "", code)
         except OpenAIError as error:
             raise self._convert_error(prompt, error) from error
+        try:
+            return read_reply(prompt.id, response.content)
         except ValueError as error:
-            raise UnreadableAnswerError(
-                f"{self._stage}: sample {prompt.id}: {self._options.base_url} answered without a completion: {error}. "
+            # The message shows a part of the content, which could hold a part of the key.
+            has_key = self._key is not None and self._key.encode() in response.content
+            reason = "it repeats the API key and is therefore not shown" if has_key else str(error)
+            raise StepError(
+                f"{self._stage}: sample {prompt.id}: {self._options.base_url} answered without a completion: {reason}. "
                 "The answer is not stored. Check the server, and that `base_url` is the URL of a chat completions "
                 "server, `/v1` included; then run the same command again"
             ) from error
@@ -317,13 +367,13 @@ class ChatServer:
     def _convert_error(self, prompt: Rendered, error: OpenAIError) -> RunnerError:
         """Describe a server's failure, without the key, which some servers repeat."""
         options = self._options
-        detail = _printable(str(error).replace(self._key, "***"))[:400]
+        detail = self._printable(_error_text(error))[:400]
         if isinstance(error, AuthenticationError | PermissionDeniedError):
             return RequirementError(
                 f"{self._stage}: {options.base_url} refused the key in {options.api_key_env}: {detail}"
             )
         if isinstance(error, UnreadableResponseError):
-            return UnreadableAnswerError(
+            return StepError(
                 f"{self._stage}: sample {prompt.id}: the answer of {options.base_url} {detail}. The answer is not "
                 "stored"
             )
@@ -333,8 +383,8 @@ class ChatServer:
             reason = f"did not answer within {options.timeout:g} seconds in any of {options.max_retries + 1} attempts"
         elif isinstance(error, APIConnectionError):
             reason = f"cannot be reached ({detail})"
-        elif isinstance(error, APIStatusError) and error.response.is_redirect:
-            location = _printable(redact_passwords(error.response.headers.get("location", "")))[:200]
+        elif isinstance(error, APIStatusError) and error.response.has_redirect_location:
+            location = self._printable(redact_passwords(error.response.headers["location"]))[:200]
             reason = f"redirects to {location}, which is not followed; write the URL of the server as base_url"
         else:
             reason = f"failed: {detail}"
@@ -343,10 +393,19 @@ class ChatServer:
             "for the others"
         )
 
+    def _printable(self, text: str) -> str:
+        """Return a server's text in one line of printable characters, without the key."""
+        text = text if self._key is None else text.replace(self._key, "***")
+        return "".join(char if char.isprintable() else "�" for char in " ".join(text.split()))
 
-def _printable(text: str) -> str:
-    """Return a server's text in one line of printable characters."""
-    return "".join(char if char.isprintable() else "�" for char in " ".join(text.split()))
+
+def _error_text(error: OpenAIError) -> str:
+    """Return the message of an error, and what the package leaves out of it: its cause, or a body of another form."""
+    if isinstance(error, APIStatusError) and str(error) == f"Error code: {error.status_code}":
+        return f"{error} {error.response.text}"
+    if isinstance(error, APIConnectionError) and error.__cause__ is not None:
+        return f"{error.__cause__ or type(error.__cause__).__name__}"
+    return str(error)
 
 
 async def _cancel(client: AsyncOpenAI, pending: set[asyncio.Task[Reply]]) -> None:

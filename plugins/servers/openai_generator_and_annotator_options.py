@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
@@ -12,6 +13,12 @@ from pydantic import Field, field_validator, model_validator
 from plugins.servers.answers import Thinking
 from runner.errors import RequirementError
 from runner.stages import DecodingOptions, Options, OutsideFingerprint
+
+PLAIN_URL = re.compile(
+    r"https?://([a-z0-9_-]+(\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?(/[a-z0-9._~!$&'()*+,;=:@%/-]*)?",
+    re.IGNORECASE | re.ASCII,
+)
+"""Matches addresses that all programs read in the same way, so that a plan names the host that gets the key."""
 
 
 class ChatServerOptions(Options):
@@ -99,12 +106,15 @@ class ChatServerOptions(Options):
     @classmethod
     def _is_plain_url(cls, url: str) -> str:
         parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.netloc:
-            raise ValueError("must be a URL such as http://127.0.0.1:8000/v1")
         if parts.username is not None or parts.password is not None or parts.query:
             raise ValueError(
                 "must not contain a user, password or query, as it is written into plans and logs; put a key into the "
                 "environment variable that `api_key_env` names"
+            )
+        if not PLAIN_URL.fullmatch(url):
+            raise ValueError(
+                "must be a URL such as http://127.0.0.1:8000/v1, with a host of ASCII letters and digits (for another "
+                "host, its form with xn--), and without spaces and `#`"
             )
         return url.rstrip("/")
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from runner.dataset.folder_reader import image_digest
 from runner.errors import DataError
 from runner.images import open_image
-from runner.records import Sample
+from runner.records import Sample, can_be_normalized
 
 MIN_DECODED_SIDE = 128
 """A JPEG may be reduced to this size in pixels while it is decoded; the perceptual hash uses 32 by 32 pixels."""
@@ -134,7 +134,12 @@ def content_keys(sample: Sample) -> dict[str, str]:
 
 
 def text_key(text: str) -> str:
-    """Normalize a text for comparison: without case and spacing, in Unicode's compatibility form (NFKC)."""
+    """Normalize a text for comparison: without case and spacing, in Unicode's compatibility form (NFKC).
+
+    A text for which `can_be_normalized` is false stays in its form.
+    """
+    if not can_be_normalized(text):
+        return " ".join(text.casefold().split())
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
 
 

@@ -67,6 +67,9 @@ SERVICES: Mapping[str, Sequence[str]] = {
 SECRET = re.compile(r"(?i)(^|_)(API|APIKEY|KEY|KEYS|TOKEN|SECRET|PASSWORD|PASSWD|PWD|CREDENTIALS?)(_|$)|^PGPASSWORD$")
 """Matches names of variables that usually hold a secret."""
 
+KEY_NAME = re.compile(r"(?i)KEY|TOKEN|SECRET|PASS|PWD|AUTH|CRED|BEARER")
+"""Matches names of variables that may hold the key of a server; others, such as HOME, hold something else."""
+
 SECTIONS_OF_PROMPTS = frozenset({"generator", "annotator", "adapter", "sweep"})
 """Sections whose texts go to the server that writes answers."""
 
@@ -116,8 +119,10 @@ def find_sent_variables(loaded: LoadedSpec[Any]) -> list[SentVariable]:
         stage = str(spec_path[0])
         kind = "tracker" if stage == "tracker" else "server" if stage in SECTIONS_OF_PROMPTS else ""
         is_secret = SECRET.search(variable) is not None
-        for address in addresses.get(kind) or ([None] if is_secret else []):
-            suspicious = is_secret and kind != "tracker"
+        suspicious = is_secret and kind != "tracker"
+        # A tracker gets every option of the plan.
+        targets = {**addresses.get(kind, {}), **addresses.get("tracker", {})}
+        for address in targets or ([None] if is_secret else []):
             warning = "a secret does not belong into a spec: plans and records store this value" if suspicious else None
             found[SentVariable(dotted_path(spec_path), variable, address, warning)] = None
     return list(found)
@@ -182,6 +187,8 @@ def _doubt(variable: str, address: str) -> str | None:
             f"its name is that of another service than {host}; name the variable with the key for {host}, or write "
             "null for a server without keys"
         )
+    if not KEY_NAME.search(variable):
+        return f"its name does not say that it holds a key; name the variable with the key for {host}, such as CHAT_KEY"
     if parts.scheme == "http" and not is_loopback(host):
         return f"the connection to {host} is not encrypted (http)"
     return None

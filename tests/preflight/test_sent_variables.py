@@ -61,6 +61,9 @@ def test_the_key_of_a_server_is_listed_with_its_address(sent):
         ("PGPASSWORD", "https://models.example/v1", True),
         ("MLFLOW_TRACKING_TOKEN", "https://models.example/v1", True),
         ("CHAT_KEY", "https://models.example/v1", False),
+        ("VLLM_BEARER", "https://models.example/v1", False),
+        ("HOME", "https://models.example/v1", True),
+        ("DATABASE_URL", "https://models.example/v1", True),
         ("CHAT_KEY", "http://models.example/v1", True),
         ("CHAT_KEY", "http://localhost:8000/v1", False),
         ("CHAT_KEY", "http://[::1]:8000/v1", False),
@@ -110,3 +113,18 @@ def test_credentials_of_a_tracker_are_listed_if_they_are_set(sent, monkeypatch):
         ("CHAT_KEY", "https://models.example/v1"),
         ("MLFLOW_TRACKING_TOKEN", "https://tracker.example"),
     ]
+
+
+def test_a_tracker_gets_the_variables_of_all_sections(sent, monkeypatch):
+    """Every option of a plan is a parameter in the tracker."""
+    monkeypatch.setenv("CORPUS", "data")
+    monkeypatch.setenv("MODEL", "m")
+    text = SPEC.replace("{type: mlflow}", '{type: mlflow, uri: "https://tracker.example"}')
+    text = text.replace("path: data", 'path: "${env:CORPUS}"').replace("model: m,", 'model: "${env:MODEL}",')
+    found = {(variable.path, variable.variable, variable.address) for variable in sent(text)}
+    assert found == {
+        ("generator", "CHAT_KEY", "https://models.example/v1"),
+        ("data.path", "CORPUS", "https://tracker.example"),
+        ("generator.model", "MODEL", "https://models.example/v1"),
+        ("generator.model", "MODEL", "https://tracker.example"),
+    }

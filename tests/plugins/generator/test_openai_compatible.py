@@ -8,9 +8,13 @@ import io
 import json
 import threading
 import time
+from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 from chat_server import completion, drip, failure, question, serving, stall
+from hypothesis import given
+from hypothesis import strategies as st
 from openai import AsyncOpenAI
 from PIL import Image
 from pydantic import ValidationError
@@ -126,6 +130,7 @@ def test_unreadable_image_error_names_the_sample(ask, tmp_path):
         (completion("half an ans", "length"), "half an ans", False),
         (completion(None), "", True),
         (completion("", "content_filter"), "", True),
+        (completion("<think>no</think>", "content_filter"), "", True),
         (completion("ends in \u2028 and  "), "ends in \u2028 and  ", True),
         (failure(400, "not this picture", "content_policy_violation"), "", True),
     ],
@@ -229,7 +234,24 @@ def test_server_without_keys_gets_no_key_from_the_environment(ask, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "url", ["https://me:secret@host/v1", "http://host/v1?key=secret", "host:8000/v1", "ftp://host", ""]
+    "url",
+    [
+        "https://me:secret@host/v1",
+        "http://host/v1?key=secret",
+        "host:8000/v1",
+        "ftp://host",
+        "",
+        "http://:8000/v1",
+        "http://host:port/v1",
+        "http://[::1]x/v1",
+        "http://host/v1#fragment",
+        "http://two words/v1",
+        "http://two\nlines/v1",
+        "https://models.example\\.openai.com/v1",
+        "https://models.example%2f.openai.com/v1",
+        "https://models.example;.openai.com/v1",
+        "http://h\u00f6st/v1",
+    ],
 )
 def test_base_url_must_be_plain(url):
     with pytest.raises(ValidationError, match=r"must be a URL|must not contain a user"):
@@ -361,3 +383,111 @@ def test_key_that_no_request_can_hold_is_an_error(monkeypatch, key):
     with pytest.raises(RequirementError, match="CHAT_KEY") as caught:
         OpenAICompatibleGenerator(OpenAIGeneratorOptions(model="m", api_key_env="CHAT_KEY"))
     assert key not in str(caught.value) or not key.strip()
+
+
+@given(st.text("ab.-_:/[]1%@?#\\\\ \u00fc", max_size=20))
+def test_any_base_url_is_refused_or_names_one_host(rest):
+    try:
+        url = OpenAIGeneratorOptions(model="m", base_url=f"http://{rest}").base_url
+    except ValidationError:
+        return
+    assert httpx2.URL(url).host == urlsplit(url).hostname.strip("[]")
+
+
+@pytest.mark.parametrize("reply", [failure(400, "too long"), failure(401), (200, [1], {})])
+def test_after_any_failure_sent_requests_are_awaited_and_no_more_are_sent(ask, reply):
+    """A request that waits for the rate limit, or for its next attempt, is not sent any more."""
+    gate = threading.Barrier(3, timeout=20)
+
+    def answer(body, before):
+        gate.wait()
+        if question(body) == "Question 0":
+            return reply
+        return stall(0.5, failure(503, retry_after_ms="100") if question(body) == "Question 1" else echo(body, before))
+
+    with serving(answer) as server:
+        with pytest.raises((StepError, RequirementError), match=r"sample s0|refused the key"):
+            ask(server, texts(9), concurrency=3)
+        assert [answer.id for answer in ask.answers] == ["s2"]
+        assert len(server.requests) == 3
+
+
+def test_requests_that_wait_for_the_rate_limit_are_not_sent_after_a_failure(ask):
+    with serving(lambda body, before: failure(400)) as server:
+        with pytest.raises(StepError):
+            ask(server, texts(9), concurrency=9, requests_per_minute=60)
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("value", ["caf\u00e9", "a=b; expires=never"])
+def test_headers_of_any_form_do_not_cost_an_answer(ask, value):
+    _, body, _ = completion("Ada")
+    headers = {"Server": value, "Set-Cookie": value, "Content-Encoding": ""}
+    with serving(lambda _body, before: (200, body, headers)) as server:
+        assert [answer.output for answer in ask(server, texts(1)).values()] == ["Ada"]
+
+
+@pytest.mark.parametrize("charset", ["rot13", "undefined", "idna", "no-such-charset"])
+def test_character_set_of_an_error_is_not_used(ask, charset):
+    headers = {"Content-Type": f"text/html; charset={charset}"}
+    told = pytest.raises(StepError, match="failed: Error code: 400 no such model")
+    with serving(lambda body, before: (400, b"no such model", headers)) as server, told:
+        ask(server, texts(1))
+
+
+def test_failure_whose_content_cannot_be_unpacked_is_retried(ask):
+    unreadable = 502, b"no gzip", {"Content-Encoding": "gzip", "retry-after-ms": "5"}
+    with serving(lambda body, before: echo(body, 1) if before else unreadable) as server:
+        assert len(ask(server, texts(1))) == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        (200, f"Authorization: Bearer {KEY}".encode(), {}),
+        (200, b"x" * 90 + KEY.encode(), {}),
+        (200, {"headers": {"Authorization": f"Bearer {KEY}"}}, {}),
+        (302, b"", {"Location": f"http://host/?key={KEY}"}),
+        (400, f"Authorization: Bearer {KEY}".encode(), {}),
+    ],
+)
+def test_key_that_a_server_repeats_is_not_shown(ask, reply):
+    with serving(lambda body, before: reply) as server, pytest.raises(StepError) as caught:
+        ask(server, texts(1))
+    assert not any(KEY[:length] in str(caught.value) for length in range(6, len(KEY) + 1))
+
+
+def test_only_the_key_is_sent_of_the_environment(ask, monkeypatch):
+    seen = []
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-private")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-private")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Secret: private\nauthorization: Bearer private")
+    send = httpx2.AsyncClient.send
+
+    async def record(client, request, **arguments):
+        seen.append(request)
+        return await send(client, request, **arguments)
+
+    monkeypatch.setattr(httpx2.AsyncClient, "send", record)
+    with serving(lambda body, before: (*completion("Ada")[:2], {"Set-Cookie": "a=b"})) as server:
+        ask(server, texts(2), concurrency=1)
+    assert server.authorizations == [f"Bearer {KEY}"] * 2
+    for request in seen:
+        assert "private" not in str(request.headers.raw)
+        assert "cookie" not in request.headers
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("all_proxy", "ftp://127.0.0.1:1"), ("HTTP_PROXY", "ftp://127.0.0.1:1"), ("SSL_CERT_FILE", "/no/such/file")],
+)
+def test_environment_that_allows_no_connection_is_named(ask, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with serving(echo) as server, pytest.raises(RequirementError, match=rf"no connection to .* can be made: .*{name}"):
+        ask(server, texts(1))
+
+
+def test_cause_of_a_failed_connection_is_told(ask):
+    told = pytest.raises(StepError, match=r"cannot be reached \(peer closed connection")
+    with serving(lambda body, before: (200, b"{}", {"Content-Length": "50"})) as server, told:
+        ask(server, texts(1), max_retries=0)

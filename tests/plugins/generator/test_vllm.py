@@ -10,6 +10,7 @@ from plugins.generator.generator_options import VllmOptions
 from plugins.generator.vllm import CHUNK_SIZE, VllmGenerator
 from runner.errors import RequirementError
 from runner.records import ImagePart, Rendered, TextPart
+from runner.stages import StopRequestedError
 
 
 @pytest.fixture
@@ -83,3 +84,12 @@ def test_reasoning_is_cut_or_told(calls, recorder, held, thinking, outputs):
     assert warning.startswith(
         "vLLM: 1 of 2 answers have no text" if thinking == "cut" else "vLLM: 2 of 2 answers begin"
     )
+
+
+def test_empty_answers_are_told_if_the_generation_is_stopped(calls, recorder, held):
+    prompts = [Rendered(f"s{n}", (TextPart(" "),)) for n in range(CHUNK_SIZE + 2)]
+    reporter = recorder(stop_after=1)
+    with pytest.raises(StopRequestedError):
+        list(VllmGenerator(VllmOptions()).generate(held(None), prompts, frozenset(), reporter))
+    [warning] = reporter.warnings
+    assert f"{CHUNK_SIZE} of {CHUNK_SIZE} answers have no text" in warning

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.servers.answers import AnswerNotes, final_answer, read_reply, remove_thinking
+from plugins.servers.answers import THINKING_TAG, AnswerNotes, final_answer, read_reply, remove_thinking
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=8),
@@ -68,7 +68,10 @@ def test_parts_are_joined_and_halves_are_replaced(content, text):
 
 def test_unusual_parts_are_told():
     reply = read_reply("s", body([{"type": "text", "text": "A"}, {"type": "audio", "audio": "…"}]))
-    assert (reply.text, list(reply.notes)) == ("A", ["have parts of the type 'audio', which were left out"])
+    assert (reply.text, [*reply.notes]) == (
+        "A",
+        ["have parts without text, such as of the type 'audio', which were left out"],
+    )
     assert read_reply("s", body([{"type": "refusal", "refusal": "no"}])).refusal == "no"
 
 
@@ -99,6 +102,37 @@ def test_reasoning_before_an_answer_is_removed(thoughts, answer, form):
 )
 def test_only_reasoning_at_the_beginning_is_removed(text, rest):
     assert remove_thinking(text) == rest
+
+
+@pytest.mark.parametrize("block", ["<think></think>", "[THINK]a[/THINK] ", "</think>"])
+def test_reasoning_in_many_blocks_takes_linear_time(block, monkeypatch):
+    """Each block is searched once: the searched stretches together are about as long as the text."""
+    searched = []
+
+    class CountingPattern:
+        def search(self, text, start):
+            found = THINKING_TAG.search(text, start)
+            searched.append((found.end() if found else len(text)) - start)
+            return found
+
+    monkeypatch.setattr("plugins.servers.answers.THINKING_TAG", CountingPattern())
+    assert remove_thinking(block * 1000 + "Ada") == "Ada"
+    assert sum(searched) <= 2 * len(block * 1000 + "Ada")
+
+
+def test_content_filter_is_told_if_it_cut_an_answer():
+    assert final_answer(" ", "content_filter", "cut") == (" ", [])
+    assert final_answer("Ada an", "content_filter", "cut")[1] == ["were cut off by the content filter of the server"]
+
+
+def test_many_types_of_parts_are_one_note():
+    [note] = read_reply("s", body([{"type": f"t{number}"} for number in range(50)])).notes
+    assert "such as of the type 't0'" in note
+
+
+def test_error_in_place_of_a_completion_is_shown():
+    with pytest.raises(ValueError, match=r"has no `choices`: .'error': 'quota exceeded'.; a list"):
+        read_reply("s", b'{"error": "quota exceeded"}')
 
 
 def test_final_answer_follows_the_option_and_empty_answers_are_told(recorder):
