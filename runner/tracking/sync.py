@@ -193,9 +193,12 @@ def sweep_from_folder(folder: Path) -> tuple[ExperimentSpec, TrackedRun]:
 
 def _plan(file: Path) -> ExperimentSpec:
     try:
-        return read_plan(file.read_text(encoding="utf-8"))
+        spec = read_plan(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, TypeError, AttributeError) as error:  # the last two: no JSON object
         raise DataError(f"{file} cannot be read: {error}") from error
+    if spec.pinned is None:
+        raise DataError(f"{file} is not the plan of a run: it must contain `pinned`. Restore the file from a copy")
+    return spec
 
 
 def _dataset(recorded: Mapping[str, Any] | None, spec: ExperimentSpec) -> DatasetInfo:
