@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 from uuid import uuid4
@@ -69,6 +69,17 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
+@contextmanager
+def name_file_in_errors(path: Path) -> Iterator[None]:
+    """Add the name of a file to errors of the operating system; a write to an open file fails without the name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -88,7 +99,7 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     # mkstemp would create a private file, but the umask decides who may read and write a run directory.
     unfinished = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        with unfinished.open("x", encoding="utf-8") as file:
+        with name_file_in_errors(path), unfinished.open("x", encoding="utf-8") as file:
             file.write(text)
             if durable:
                 sync_file(file)
@@ -134,10 +145,14 @@ def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        DataError: The file is empty, cut or otherwise damaged.
+        DataError: The file cannot be read, or is empty, cut or otherwise damaged.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # no permission, a defect of the disk, or a folder in its place
+        raise DataError(f"{path}: the file cannot be read ({error.strerror}). {remedy}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: the file is damaged ({error}). {remedy}") from error
     if not isinstance(value, dict):

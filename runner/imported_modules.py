@@ -25,7 +25,7 @@ def note_imported(packages: Collection[str] = ()) -> None:
     command.
     """
     followed = {ENGINE, SHIPPED, *packages}
-    for module in [name for name in sys.modules if name.partition(".")[0] in followed]:
+    for module in [name for name in list(sys.modules) if name.partition(".")[0] in followed]:
         _note(module)
 
 

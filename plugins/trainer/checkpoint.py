@@ -336,8 +336,7 @@ class Checkpoints:
         """Load a checkpoint. All workers have read their own files before the first tensor is exchanged."""
         folder = self._path(step)
         course, states, metadata = self._on_all_workers(lambda: self._read_local_files(folder))
-        self._history.restore(course["history"])
-        best_step = self._history.best_step() if keep_best else None
+        best_step = self._on_all_workers(lambda: self._restore_history(course, keep_best=keep_best))
         if best_step is not None and best_step != step:
             best = self._path(best_step)
             try:
@@ -347,6 +346,14 @@ class Checkpoints:
             except StepError as error:
                 raise StepError(f"{best.name}, which has the best weights, cannot be read: {error}") from error
         self._on_all_workers(lambda: self._state.read(folder, metadata))
+        self._on_all_workers(lambda: self._restore_rates_and_rng(course, states))
+
+    def _restore_history(self, course: dict[str, Any], *, keep_best: bool) -> int | None:
+        """Restore the history, and return its best step; None if that is not needed."""
+        self._history.restore(course["history"])
+        return self._history.best_step() if keep_best else None
+
+    def _restore_rates_and_rng(self, course: dict[str, Any], states: dict[str, Any] | None) -> None:
         self._state.load_lr_state(course["rates"])
         if states is not None:
             set_rng_states(states)

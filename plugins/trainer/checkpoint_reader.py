@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch.distributed.checkpoint import filesystem, metadata
@@ -75,13 +75,20 @@ class CheckpointReader(FileSystemReader):
         """
         try:
             with (self._folder / METADATA).open("rb") as file:
-                described = _DescriptionUnpickler(file).load()
+                described = self._unpickle(file)
             self._check(described)
         except StepError as error:
             raise StepError(f"{self._folder / METADATA}: {error}; the runner does not load it") from error
         described.storage_meta = metadata.StorageMeta(load_id=self.load_id)
         assert isinstance(described, Metadata)
         return described
+
+    @staticmethod
+    def _unpickle(file: BinaryIO) -> Any:
+        try:
+            return _DescriptionUnpickler(file).load()
+        except MemoryError as error:  # the file is small, so that a length in it is wrong
+            raise StepError("is damaged: it describes more data than fit into memory") from error
 
     def _check(self, described: object) -> None:
         if not isinstance(described, Metadata) or not isinstance(described.state_dict_metadata, dict):

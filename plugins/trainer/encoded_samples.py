@@ -91,19 +91,26 @@ class SampleFiles:
         return (features, digest) if digest == written else None
 
     def write(self, sample: Rendered, features: Features) -> str:
-        """Write an encoded sample if there is room for it, and return its digest."""
+        """Write an encoded sample if there is room for it, and return its digest.
+
+        If the disk takes no file although there seemed to be room, a warning says so, and the training continues.
+        """
         digest = digest_of(features)
         self._folder.mkdir(parents=True, exist_ok=True)  # The cache may have been cleared.
         size = sum(tensor.nbytes for tensor in features.values())
         if shutil.disk_usage(self._folder).free - size < self._min_free:
-            self._warn_full()
+            self._warn_once(f"{self._folder.parent} uses half of the free space on its disk")
             return digest
         target = self._file(sample)
         unfinished = target.with_name(f".{uuid4().hex}")
-        save_file({name: tensor.contiguous() for name, tensor in features.items()}, unfinished, {DIGEST: digest})
-        with suppress(FileNotFoundError):  # cleared just now
-            apply_umask(unfinished)  # safetensors makes files private; a storage is shared.
-            unfinished.replace(target)
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in features.items()}, unfinished, {DIGEST: digest})
+            with suppress(FileNotFoundError):  # cleared just now
+                apply_umask(unfinished)  # safetensors makes files private; a storage is shared.
+                unfinished.replace(target)
+        except (OSError, SafetensorError) as error:  # for example, other programs have filled the disk just now
+            unfinished.unlink(missing_ok=True)
+            self._warn_once(f"{self._folder}: an encoded sample cannot be written ({error})")
         return digest
 
     def warn_of_other_content(self, sample: Rendered) -> None:
@@ -118,12 +125,12 @@ class SampleFiles:
         content = json.dumps([self._settings, asdict(sample)], sort_keys=True, default=lambda path: path.name)
         return self._folder / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
 
-    def _warn_full(self) -> None:
+    def _warn_once(self, problem: str) -> None:
         if not self._has_warned:
             self._has_warned = True
             self._warn(
-                f"{self._folder.parent} uses half of the free space on its disk, so further samples are encoded "
-                "again in every epoch; delete folders of earlier experiments there, or set another compute.storage"
+                f"{problem}, so samples without a file are encoded again in every epoch; delete folders of earlier "
+                f"experiments in {self._folder.parent}, or set another compute.storage"
             )
 
 

@@ -63,9 +63,10 @@ def main() -> NoReturn:
             _print_error("interrupted; run the same command again to resume", debug)
         raise
     except OSError as error:
-        if error.filename is None or error.errno not in REMEDIES:
+        if error.errno not in REMEDIES:
             _exit_with_internal_error(error, debug)
-        _print_error(f"{error.filename}: {error.strerror}; {REMEDIES[error.errno]}", debug)
+        file = "" if error.filename is None else f"{error.filename}: "
+        _print_error(f"{file}{error.strerror}; {REMEDIES[error.errno]}", debug)
         sys.exit(RequirementError.exit_status)
     except Exception as error:
         _exit_with_internal_error(error, debug)

@@ -114,7 +114,7 @@ def read_run(folder: Path, group: str = "", arm: str = "") -> Run:
         num_samples = int(directory.read_record()["dataset"]["num_samples"]["test"])
         run = Run(folder, plan, scores, directory.read_metrics(), group, arm)
         _check_fields(run)
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise DataError(f"{directory.name}: is not a readable run of this version ({reason}); {remedy}") from error
     if len(scores) != num_samples:
@@ -129,6 +129,10 @@ def _check_fields(run: Run) -> None:
     """Access the fields that a comparison needs, so that an error in a file is reported with its run."""
     assert run.data_fingerprint
     assert run.seed >= 0
+    assert "model" in run.plan["pinned"]
+    assert all("type" in section.keys() for section in (run.plan["data"], run.plan["adapter"]))  # noqa: SIM118
+    assert run.metric_sections is not None
+    changed_modules(run.scoring_code, run.scoring_code)
     for row in run.scores.values():
         row["counts"].keys()
         row.get("reference", {})

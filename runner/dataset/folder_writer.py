@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from runner.dataset.dataset_statistics import STATISTIC_NAMES, compute_statistics
 from runner.dataset.folder_reader import DESCRIPTION_FILE, PARQUET_FOLDER, content_fingerprint, sample_to_row
 from runner.errors import DataError
-from runner.files import read_json_object, sync_file
+from runner.files import read_json_object, sync_file, sync_folder, sync_tree
 from runner.records import Sample, find_blank_text
 
 CARD_FILE = "README.md"
@@ -264,6 +264,8 @@ def replace_folder(
 ) -> Iterator[Path]:
     """Create a folder beside its final path and move it there at the end, replacing an earlier one of its kind.
 
+    All files are on the disk before the move, except in a cache, whose data sets can be created again.
+
     Args:
         path: The final path.
         new: As for `publish_atomically`.
@@ -280,9 +282,12 @@ def replace_folder(
     try:
         unfinished.mkdir(parents=True)
         yield unfinished
+        if new is not None:
+            sync_tree(unfinished)
         if path.exists():
             path.rename(previous)
         unfinished.rename(path)
+        sync_folder(path.parent)  # The earlier folder is deleted next.
     finally:
         _restore_previous(previous, path)
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -111,12 +111,14 @@ class LaunchLoop:
                 if not has_progress:
                     time.sleep(POLL_SECONDS)
         except BaseException:
-            self._stop_all()
-            sync = self._experiment.sweep_sync
-            if sync is not None and self.uploader.has_pending(sync):
-                self.uploader.finish(sync, "failed")
-            self.uploader.close(lambda: True)
-            self._release_locks()
+            try:
+                self._stop_all()
+            finally:
+                sync = self._experiment.sweep_sync
+                if sync is not None and self.uploader.has_pending(sync):
+                    self.uploader.finish(sync, "failed")
+                self.uploader.close(lambda: True)
+                self._release_locks()
             raise
         self._stop_all()
 
@@ -176,13 +178,14 @@ class LaunchLoop:
             return
         if not run.record.exists() and (explanation := self._experiment.explain_new_trial(trial)):
             self._listener.warn(explanation)
-        is_resumed = self._experiment.prepare(trial, run)
-        sync = self._experiment.make_sync(trial, run)
         try:
+            is_resumed = self._experiment.prepare(trial, run)
+            sync = self._experiment.make_sync(trial, run)
             self._upload(sync)
             executor = self._get_executor()
         except BaseException:  # The launch ends before the trial has begun.
-            run.update_record(status="interrupted")
+            if run.record.exists():
+                self._record_status(trial, run, "interrupted")
             lock.close()
             raise
         active = self._active[trial.name] = ActiveTrial(trial, run, sync, lock, is_resumed)
@@ -309,7 +312,7 @@ class LaunchLoop:
         self._follower.remove(trial.name)
         del self._active[trial.name]
         status: Status = "pruned" if active.is_pruned and outcome.status == "interrupted" else outcome.status
-        run.update_record(status=status)
+        self._record_status(trial, run, status)
         if status == "pruned":
             self._experiment.store_pruned(trial, run)
         if isinstance(outcome.error, DivergedError):
@@ -325,6 +328,13 @@ class LaunchLoop:
         message = self._experiment.limit_cache([each.run.name for each in self._active.values()])
         if message:
             self._listener.warn(message)
+
+    def _record_status(self, trial: Trial, run: RunDirectory, status: Status) -> None:
+        """Record how a trial ended. If this fails, a warning says so, and the launch handles the other trials."""
+        try:
+            run.update_record(status=status)
+        except (OSError, DataError) as error:
+            self._listener.warn(f"{trial.name}: {run.record} could not be changed to the status {status}: {error}")
 
     def _tell(
         self, trial: Trial, status: Status, metrics: dict[str, float | None], last_values: dict[str, float]
@@ -394,14 +404,17 @@ class LaunchLoop:
                 )
 
     def _kill_all(self) -> None:
-        for active in list(self._active.values()):
+        for active in self._active.values():
             if active.running is not None:
                 active.running.kill()
+        for active in list(self._active.values()):
             self._end(active, Outcome("interrupted"))
 
     def _stop_all(self) -> None:
         """Stop everything that runs, also if the loop itself failed."""
-        self._kill_all()
-        self._follower.stop()
-        if self._executor is not None:
-            self._executor.close()
+        try:
+            self._kill_all()
+        finally:
+            self._follower.stop()
+            if self._executor is not None:
+                self._executor.close()

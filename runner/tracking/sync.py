@@ -18,7 +18,13 @@ from runner.status.status import ExperimentSelection
 from runner.sweep.sweep_folder import SWEEP_FOLDER, read_sweep
 from runner.tracking.destination import Destination, OtherStoreError
 from runner.tracking.run_description import tracked_sweep, tracked_trial, tracker_identity
-from runner.tracking.uploader import MAX_CONSECUTIVE_FAILURES, DeletedRunError, RunSync, UploadedElsewhereError
+from runner.tracking.uploader import (
+    MAX_CONSECUTIVE_FAILURES,
+    DeletedRunError,
+    RunSync,
+    UploadedElsewhereError,
+    describe_tracker_error,
+)
 from runner.trial.run_directory_and_events import RunDirectory, objective_metric
 from runner.trial.run_trial import Status
 
@@ -115,8 +121,8 @@ class StorageSync:
             num_events = sync.finish(result.status, results)
         except Exception as error:  # whatever a tracker raises is reported, and the other runs are tried
             self._num_failures += not isinstance(error, UploadedElsewhereError | DeletedRunError | OtherStoreError)
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            return SyncResult(*identity, run_id=sync.run_id, error=redact_passwords(lines[0]))
+            message = redact_passwords(str(error)) if isinstance(error, RunnerError) else describe_tracker_error(error)
+            return SyncResult(*identity, run_id=sync.run_id, error=message)
         finally:
             sync.release()
         self._num_failures = 0
@@ -193,9 +199,12 @@ def sweep_from_folder(folder: Path) -> tuple[ExperimentSpec, TrackedRun]:
 
 def _plan(file: Path) -> ExperimentSpec:
     try:
-        return read_plan(file.read_text(encoding="utf-8"))
+        spec = read_plan(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, TypeError, AttributeError) as error:  # the last two: no JSON object
         raise DataError(f"{file} cannot be read: {error}") from error
+    if spec.pinned is None:
+        raise DataError(f"{file} is not the plan of a run: it must contain `pinned`. Restore the file from a copy")
+    return spec
 
 
 def _dataset(recorded: Mapping[str, Any] | None, spec: ExperimentSpec) -> DatasetInfo:

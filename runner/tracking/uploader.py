@@ -56,6 +56,16 @@ def tracker_state(folder: Path) -> dict[str, Any]:
     return state if all(isinstance(state.get(name), type_) for name, type_ in types.items()) else {}
 
 
+MAX_ERROR_CHARACTERS = 300
+"""Length of the part of a tracker's error that a message shows. The errors of databases contain the whole statement."""
+
+
+def describe_tracker_error(error: Exception) -> str:
+    """Describe an exception of a tracker in one line, without passwords; the first of its lines may not say why."""
+    text = redact_passwords(" ".join(f"{type(error).__name__}: {error}".split()))
+    return text if len(text) <= MAX_ERROR_CHARACTERS else f"{text[:MAX_ERROR_CHARACTERS]}…"
+
+
 class RunSync:
     """Uploads the event log of one run to the tracker, and remembers its progress across launches.
 
@@ -278,7 +288,7 @@ class TrackerUploader(threading.Thread):
         if isinstance(self._opening_error, RunnerError):
             raise self._opening_error
         if self._opening_error is not None:
-            cause = redact_passwords(f"{type(self._opening_error).__name__}: {self._opening_error}")
+            cause = describe_tracker_error(self._opening_error)
             raise RequirementError(f"the tracker cannot be opened: {cause}") from self._opening_error
 
     def finish(self, sync: RunSync, status: Status, results: Mapping[str, float] | None = None) -> None:
@@ -368,7 +378,7 @@ class TrackerUploader(threading.Thread):
                 self._opening_error = error
                 self._opened.set()
                 return False
-            self._warn_once(f"the tracker does not answer ({type(error).__name__}: {str(error).strip()[:200]})")
+            self._warn_once(f"the tracker does not answer ({describe_tracker_error(error)})")
             self._backoff(sync).increase()
             return False
         self._backoffs.pop(sync, None)
@@ -378,6 +388,6 @@ class TrackerUploader(threading.Thread):
         if not self._has_warned:
             self._has_warned = True
             self._warn(
-                f"{redact_passwords(problem)}; the run continues. What is missing is uploaded when the tracker "
+                f"{problem}; the run continues. What is missing is uploaded when the tracker "
                 "answers, by `runner sync --to SPEC`, or when this spec is launched again"
             )

@@ -353,6 +353,7 @@ class CacheEntry:
         damage = find_damage(folder, description["files"])
         if damage is not None:
             raise DamagedEntryError(f"{self.folder}: {damage}")
+        sync_tree(folder)  # The caller renames the files into place, and copies may not be on the disk yet.
         with suppress(OSError):  # the time records the last use; without it the entry is still usable
             os.utime(self.folder / DESCRIPTION)
         return description

@@ -18,7 +18,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from runner.errors import DataError, StepError
-from runner.files import read_json_object, write_json, write_text
+from runner.files import name_file_in_errors, read_json_object, write_json, write_text
 from runner.fingerprint_and_provenance import Provenance, host_info, package_versions
 from runner.redaction import redact_override, redact_yaml
 from runner.resolved_plan import Plan, plan_json
@@ -42,6 +42,7 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         """Open a log. A last line that an earlier kill truncated gets a line end."""
         self._path = path
+        self._is_truncated = False
         self._last_progress = -math.inf
         self._started: dict[str, float] = {}
         if path.exists() and path.stat().st_size:
@@ -51,12 +52,21 @@ class EventLog:
                     file.write(b"\n")
 
     def append(self, kind: str, **fields: Any) -> None:
-        """Append one event with the current time."""
+        """Append one event with the current time.
+
+        Raises:
+            OSError: The event cannot be written, or only a part of its line, as on a full disk.
+        """
         event = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "kind": kind, **fields}
-        line = json.dumps(event, ensure_ascii=False) + "\n"
+        line = (json.dumps(event, ensure_ascii=False) + "\n").encode()
+        # A line that could not be written whole must not absorb the next one. Readers skip an empty line.
+        content = b"\n" + line if self._is_truncated else line
         # Unbuffered, because several threads append and a buffer would split a long line.
-        with self._path.open("ab", buffering=0) as file:
-            file.write(line.encode())
+        with name_file_in_errors(self._path), self._path.open("ab", buffering=0) as file:
+            self._is_truncated = True
+            while content:  # A full disk may take only a part of the line; the attempt to write the rest then raises.
+                content = content[file.write(content) :]
+            self._is_truncated = False
 
     def state(self, step: str, state: str, detail: str | None = None) -> None:
         """Log that a step, or the whole `trial`, was started, finished, reused, failed or interrupted."""

@@ -176,4 +176,6 @@ def outcome_of_trial(spec: ExperimentSpec, folder: Path, steps: Sequence[str] | 
         return Outcome("interrupted")
     except RunnerError as error:
         return Outcome("failed", error, traceback.format_exc())
+    except OSError as error:  # The end of a step could not be recorded, for example because the disk is full.
+        return Outcome("failed", StepError(describe_error(error)), traceback.format_exc())
     return Outcome("finished")

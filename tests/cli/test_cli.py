@@ -220,7 +220,7 @@ def test_output_without_utf8_is_escaped(tmp_path):
         (PermissionError(errno.EACCES, "Permission denied", "/x/runs"), "/x/runs: Permission denied; ask its owner", 2),
         (OSError(errno.EROFS, "Read-only file system", "/x/runs"), "/x/runs: Read-only file system; choose another", 2),
         (OSError(errno.ENOSPC, "No space left on device", "/x/f"), "/x/f: No space left on device; free some space", 2),
-        (OSError(errno.ENOSPC, "No space left on device"), "internal error", 1),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; free some space", 2),
         (OSError(errno.ENOTDIR, "Not a directory", "/x/runs"), "internal error", 1),
     ],
 )

@@ -1,6 +1,7 @@
 """Comparisons of runs: grouping, rejected runs, the JSON document, and the mutual reinforcement effect."""
 
 import json
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -243,6 +244,25 @@ def test_a_broken_run_is_named_with_the_command_that_restores_it(storage, spoil)
     spoil(run)
     with pytest.raises(DataError, match=r"one/trial-\w+: .*runner launch .*plan.json"):
         compare(["one"], storage.runs, options())
+
+
+OTHER_VALUES = (None, 3, "x", [[1]])
+
+
+@pytest.mark.parametrize("file", ["plan.json", "scores.jsonl"])
+def test_a_field_of_another_type_is_an_error_that_names_the_run_or_has_no_effect(storage, file):
+    run = storage.run(experiment="one", error_rate=0.3)
+    path = run.path / file
+    text = path.read_text()
+    rows = [json.loads(line) for line in (text.splitlines() if file == "scores.jsonl" else [text])]
+    for field in rows[0]:
+        for value in OTHER_VALUES:
+            path.write_text("".join(f"{json.dumps({**row, field: value})}\n" for row in rows))
+            with suppress(SpecError, DataError):
+                comparison = compare(["one"], storage.runs, options())
+                json.dumps(comparison.as_json())
+    path.write_text(text)
+    compare(["one"], storage.runs, options())
 
 
 def test_a_page_and_the_warnings_say_where_p_value_and_interval_disagree(storage, monkeypatch):

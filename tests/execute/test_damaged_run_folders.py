@@ -1,5 +1,7 @@
 """A launch and `runner sync` name a run whose files are damaged, and go on with the others."""
 
+import json
+
 import pytest
 
 from runner.errors import DataError
@@ -82,6 +84,17 @@ def test_sync_names_a_damaged_run_and_uploads_the_others(launched, file, content
     assert [str(path(launched, file)) in (run.error or "") for run in runs.values()].count(True) == 1
     assert runs["trial-2"].delivered
     assert runs["trial-2"].error is None
+
+
+@pytest.mark.parametrize("file", ["trial-1/plan.json", "sweep/plan.json"])
+def test_sync_names_a_plan_without_pins_and_uploads_the_others(launched, file):
+    plan = path(launched, file)
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"pinned": None}))
+    path(launched, "trial-1/record.json").write_text("{}")
+    path(launched, "trial-2/tracker.json").unlink()
+    runs, _ = sync(launched)
+    assert [f"{plan} is not the plan of a run" in (run.error or "") for run in runs.values()].count(True) == 1
+    assert runs["trial-2"].delivered
 
 
 @pytest.mark.parametrize("content", CONTENTS)

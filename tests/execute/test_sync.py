@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runner.status.running_launches import registered_launch
 from runner.status.status import find_experiments
@@ -11,7 +13,7 @@ from runner.sweep.trial_source import FixedTrials
 from runner.tracking import destination
 from runner.tracking.destination import Destination
 from runner.tracking.sync import StorageSync, trial_from_folder
-from runner.tracking.uploader import RunSync
+from runner.tracking.uploader import MAX_ERROR_CHARACTERS, RunSync, describe_tracker_error
 from runner.trial.run_directory_and_events import RunDirectory
 
 
@@ -113,7 +115,7 @@ def test_nothing_is_uploaded_while_a_launch_is_running(unsynced):
 def test_an_unreachable_tracker_is_not_tried_for_every_run(unsynced):
     unsynced.tracker.is_down = True
     runs, storage_sync = sync(unsynced)
-    assert [run.error for run in runs.values()] == ["nobody there"] * 2
+    assert [run.error for run in runs.values()] == ["ConnectionError: nobody there"] * 2
     assert "does not answer" in storage_sync.refused["many"]
     unsynced.tracker.is_down = False
     runs, storage_sync = sync(unsynced)
@@ -190,3 +192,18 @@ def test_completed_runs_need_no_permission(unsynced):
     name_another_store(unsynced)
     runs, _ = sync(unsynced)
     assert not any(run.error for run in runs.values())
+
+
+@given(
+    before=st.text(st.sampled_from("a \n"), max_size=400),
+    password=st.text(st.characters(categories=("L", "N")), min_size=4, max_size=20).map(lambda text: f"§{text}§"),
+)
+def test_the_error_of_a_tracker_is_one_line_with_its_reason_and_without_passwords(before, password):
+    error = RuntimeError(
+        f"while saving\n(OperationalError) disk is full\n[SQL: {before} postgresql://me:{password}@db/x"
+    )
+    message = describe_tracker_error(error)
+    assert message.startswith("RuntimeError: while saving (OperationalError) disk is full [SQL:")
+    assert "\n" not in message
+    assert len(message) <= MAX_ERROR_CHARACTERS + 1
+    assert password[:3] not in message

@@ -62,6 +62,18 @@ def test_a_damaged_file_is_named_and_the_other_runs_are_shown(storage, file, kin
         assert result.trials[0].status == "damaged"
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_that_cannot_be_read_is_named_and_the_other_runs_are_shown(storage, file):
+    unreadable = storage / "tiny" / file
+    unreadable.unlink(missing_ok=True)
+    unreadable.mkdir()
+    result = status(storage)
+    problems = [*result.problems, *(trial.error for trial in result.trials if trial.error)]
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{unreadable}: the file cannot be read (Is a directory)")
+    assert [trial.status for trial in result.trials if trial.name == "trial-2"] == ["finished"]
+
+
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_damaged_lines_of_an_event_log_are_skipped(storage, kind):
     log = storage / "tiny" / "trial-1" / "events.jsonl"

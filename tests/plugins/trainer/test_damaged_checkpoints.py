@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,8 +16,10 @@ from test_state import parts, step
 from torch import distributed
 from torch.distributed.checkpoint.filesystem import FileSystem
 
+from plugins.trainer import checkpoint_reader
 from plugins.trainer.accelerator_and_sharding import make_accelerator
 from plugins.trainer.checkpoint import Checkpoints, TrainingState
+from plugins.trainer.checkpoint_reader import _DescriptionUnpickler
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.training_history_and_warnings import TrainingHistory
 from runner.errors import LostWorkerError, OutOfMemoryError, StepError
@@ -82,6 +85,42 @@ def test_the_checkpoint_before_a_damaged_one_is_restored_with_a_warning(tmp_path
     assert resumed.parts[0]["used"].weight.equal(expected[4])
     resumed.train(6)
     assert resumed.weights[6].equal(expected[6])
+
+
+@pytest.mark.parametrize("file", ["course.pt", "random-0.pt"])
+def test_a_checkpoint_with_other_values_than_a_training_writes_is_passed_over(tmp_path, file):
+    expected = Training(tmp_path).train(2, 4).weights
+    content = torch.load(path(tmp_path, 4) / file)
+    for entry in content:
+        torch.save({**content, entry: [[-1]]}, path(tmp_path, 4) / file)
+        resumed = Training(tmp_path)
+        if resumed.restore() == 2:
+            assert len(resumed.warnings) == 1
+            assert resumed.parts[0]["used"].weight.equal(expected[2])
+        else:
+            assert entry == "cuda"  # A machine without a GPU does not read this entry.
+
+
+def test_descriptions_with_a_wrong_length_are_damaged_and_no_lack_of_memory(tmp_path, monkeypatch):
+    Training(tmp_path).train(2, 4)
+    load = _DescriptionUnpickler.load
+
+    def load_wrong_length(unpickler):
+        if path(tmp_path, 4) / ".metadata" == Path(unpickler.file.name):
+            raise MemoryError
+        return load(unpickler)
+
+    class Unpickler(_DescriptionUnpickler):
+        def __init__(self, file):
+            super().__init__(file)
+            self.file = file
+
+        load = load_wrong_length
+
+    monkeypatch.setattr(checkpoint_reader, "_DescriptionUnpickler", Unpickler)
+    resumed = Training(tmp_path)
+    assert resumed.restore() == 2
+    assert "describes more data than fit into memory" in resumed.warnings[0]
 
 
 @settings(max_examples=30)

@@ -1,6 +1,7 @@
 """Files of encoded samples: complete or absent, keyed by everything they depend on, within their part of the disk."""
 
 import os
+import resource
 import shutil
 import time
 from dataclasses import replace
@@ -159,3 +160,20 @@ def test_folder_uses_at_most_half_of_the_free_space(open_files, tmp_path, monkey
     assert len(told) == 4
     assert "encoded again in every epoch" in told[0]
     assert str(encoded) in told[0]
+
+
+def test_a_sample_that_the_disk_does_not_take_is_encoded_again_with_one_warning(open_files, tmp_path):
+    warnings, limits = [], resource.getrlimit(resource.RLIMIT_FSIZE)
+    files = open_files(warn=warnings.append)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # A write then fails in the middle of the file.
+    try:
+        digests = {files.write(SAMPLE, FEATURES) for _ in range(2)}
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    [warning] = warnings
+    assert "an encoded sample cannot be written" in warning
+    assert "encoded again in every epoch" in warning
+    assert not list((tmp_path / "encoded" / "key").iterdir())
+    assert files.read(SAMPLE) is None
+    assert {files.write(SAMPLE, FEATURES)} == digests
+    assert _same(files.read(SAMPLE))
