@@ -22,6 +22,8 @@ MAX_VALUES = 100_000
 """Upper limit for the values of a spec, against files whose aliases expand without end."""
 MAX_DEPTH = 50
 """Upper limit for the nesting of a spec; each level takes space on the stack of the parser."""
+MAX_DIGITS = 18
+"""Upper limit for the digits of an integer: estimates multiply integers with fractions, which hold up to 308 digits."""
 MAX_LAYERS = 100
 """Upper limit for the number of files in a chain of `extends`."""
 
@@ -41,11 +43,18 @@ class _Scalar:
     convert: Callable[[str], Any]
 
 
+def _to_int(text: str) -> int:
+    digits = text.lstrip("+-0")
+    if len(digits) > MAX_DIGITS:
+        raise ValueError
+    return int(text)
+
+
 _NUMBER = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
 _SCALARS = {
     "null": _Scalar(re.compile("~|null|Null|NULL|"), ["~", "n", "N", ""], lambda _: None),
     "bool": _Scalar(re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"), lambda text: text.lower() == "true"),
-    "int": _Scalar(re.compile("[-+]?[0-9]+"), list("-+0123456789"), int),
+    "int": _Scalar(re.compile("[-+]?[0-9]+"), list("-+0123456789"), _to_int),
     "float": _Scalar(
         re.compile(rf"{_NUMBER}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"),
         list("-+0123456789."),

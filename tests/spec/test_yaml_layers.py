@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from yaml.reader import Reader
 
 from runner.errors import SpecError
-from runner.spec.yaml_layers import MAX_BYTES, MAX_DEPTH, parse_tree, read_tree
+from runner.spec.yaml_layers import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, parse_tree, read_tree
 
 HERE = Path(".")
 
@@ -66,6 +66,7 @@ def test_every_value_has_the_mark_of_its_key():
         ("a: !!null text", 1, "'text' is not of the type null"),
         ("a: !!str {b: 1}", 1, "tag"),
         (f"a: 1\nb: {'9' * 5000}", 2, "has too many digits"),
+        (f"a: 1\nb: -{'9' * (MAX_DIGITS + 1)}", 2, "has too many digits"),
         ("a:\n  ? [1]\n  : 2", 2, "plain word"),
     ],
 )
@@ -141,7 +142,11 @@ def test_exponential_aliases_are_an_error():
 words = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]))
 keys = words.filter(bool)
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words,
+    st.none()
+    | st.booleans()
+    | st.integers(1 - 10**MAX_DIGITS, 10**MAX_DIGITS - 1)
+    | st.floats(allow_nan=False)
+    | words,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
     max_leaves=20,
 )
