@@ -54,6 +54,22 @@ def cached_json(file: Path, compute: Callable[[], T], *, keep: Callable[[T], boo
     return data
 
 
+def resolve_path(name: str | Path, folder: Path) -> Path:
+    """Expand `~`, and make a path absolute and free of links; the file need not exist.
+
+    Args:
+        name: The path.
+        folder: The folder that a relative path refers to.
+
+    Raises:
+        ValueError: The path names an unknown user, goes through a loop of links, or has a null character.
+    """
+    try:
+        return (folder / Path(name).expanduser()).resolve()
+    except (RuntimeError, ValueError) as error:  # pathlib of Python 3.11 raises a RuntimeError for users and loops
+        raise ValueError(f"{str(name)!r} cannot be a path: {str(error).removesuffix('.')}") from error
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Create a hard link to a file, which needs no more disk space, or a copy if hard links are not possible.
 
@@ -172,6 +188,26 @@ def apply_umask(*files: Path) -> None:
                 file.chmod(mode)
 
 
+def describe_decode_error(error: UnicodeDecodeError) -> tuple[int, int, str]:
+    """Describe where bytes are not UTF-8.
+
+    Returns:
+        Line and column of the first wrong byte, counted from 1, and a message with a remedy.
+    """
+    before = error.object[: error.start]
+    line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+    return line, column, f"is not UTF-8 text: byte 0x{error.object[error.start]:02x}; save the file as UTF-8"
+
+
+def describe_json_error(error: ValueError | RecursionError) -> str:
+    """Say why `json.loads` refused a text or bytes."""
+    if isinstance(error, UnicodeDecodeError):
+        return describe_decode_error(error)[2]
+    if isinstance(error, json.JSONDecodeError):
+        return f"is not JSON: {error}"
+    return "is nested too deeply" if isinstance(error, RecursionError) else "has a number with too many digits"
+
+
 MAGIC_NUMBERS = {
     b"PAR1": "is a Parquet file",
     b"\x1f\x8b": "is compressed with gzip; unpack the file first",
@@ -246,9 +282,9 @@ def parse_size(text: str) -> int:
     """Convert a size such as `1.5GB` to bytes.
 
     Raises:
-        ValueError: The text is not a number with one of the units kB, MB, GB and TB.
+        ValueError: The text is not a number of at most nine digits with one of the units kB, MB, GB and TB.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]B)", text)
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]+)?) ?([kMGT]B)", text)
     if not match:
         raise ValueError(f"{text!r} is not a size such as 500MB or 1.5GB")
     return int(float(match[1]) * SIZE_UNITS[match[2]])

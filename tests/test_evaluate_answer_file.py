@@ -226,8 +226,9 @@ def test_missing_output_is_an_empty_answer_with_allow_missing(files, write):
         ('{"id": "4", "output": null}', r"p.jsonl:4: 'output' is not text: None"),
         ('["4"]', r"p.jsonl:4: is not a JSON object"),
         ("{", r"p.jsonl:4: is not JSON"),
-        ("[" * 100_000, r"p.jsonl:4: is not JSON"),
-        (b"\xff", r"p.jsonl:4: is not JSON"),
+        ("[" * 100_000, r"p.jsonl:4: is nested too deeply"),
+        (b"\xff", r"p.jsonl:4: is not UTF-8 text: byte 0xff; save the file as UTF-8"),
+        ("9" * 5000, r"p.jsonl:4: has a number with too many digits"),
     ],
 )
 def test_invalid_lines_are_named(files, line, says):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from runner.files import resolve_path
 from runner.stages import LocatedStr, ModelOptions, OutsideFingerprint
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def _resolve_folder(value: object) -> object:
     if not isinstance(value, str):
         return value
     base = value.folder if isinstance(value, LocatedStr) else Path.cwd()
-    folder = (base / Path(value).expanduser()).resolve()
+    folder = resolve_path(value, base)
     is_path = value.startswith((".", "/", "~"))
     return str(folder) if is_path or (isinstance(value, LocatedStr) and folder.is_dir()) else str(value)
 

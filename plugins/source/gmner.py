@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import ElementTree
 
 from runner.errors import DataError, data_line_error
+from runner.files import describe_decode_error
 from runner.records import Entity, Sample, Segment, is_blank, nfc, segment_letters
 from runner.stages import FilePath, Options, OutsideFingerprint, SkippedEntry, SourceTweet
 
@@ -140,7 +141,8 @@ def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: is not valid UTF-8: {error}") from error
+        line, _, message = describe_decode_error(error)
+        raise data_line_error(file, line, message) from error
 
 
 def _entities(tweet: _Tweet) -> tuple[Entity, ...]:

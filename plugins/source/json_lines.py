@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from runner.dataset.answer_files import raise_problems
 from runner.errors import DataError, SpecPath, data_line_error
-from runner.files import HEAD_BYTES, other_format
+from runner.files import HEAD_BYTES, describe_json_error, other_format
 from runner.records import Entity, Sample, Segment, is_blank, nfc, segment_letters
 from runner.spec.check import validation_problems
 from runner.spec.yaml_layers import Mark, Tree
@@ -174,7 +174,7 @@ class _LineChecker:
         try:
             row: Any = json.loads(line)
         except (ValueError, RecursionError) as error:
-            self.problems.append(f"{location}: is not JSON: {error}")
+            self.problems.append(f"{location}: {describe_json_error(error)}")
             return None
         if not isinstance(row, dict):
             self.problems.append(f'{location}: is not a JSON object: {{"id": …, "text": …, "image": …}}')

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+from runner.files import resolve_path
 from runner.stages import LocatedStr, OutsideFingerprint, TrackerOptions
 
 _RELATIVE_SQLITE = re.compile(r"sqlite:///(?!/)(?P<file>.+)", re.DOTALL)
@@ -42,7 +43,7 @@ def _checked_uri(value: object) -> object:
     if relative is None:
         return str(value)
     folder = value.folder if isinstance(value, LocatedStr) else Path.cwd()
-    return f"sqlite:///{(folder / relative['file']).resolve()}"
+    return f"sqlite:///{resolve_path(relative['file'], folder)}"
 
 
 StoreUri = Annotated[str, BeforeValidator(_checked_uri)]

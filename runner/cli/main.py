@@ -36,6 +36,10 @@ REMEDIES = {
     errno.EACCES: f"ask its owner for the permission, or {OTHER_FOLDER}",
     errno.EPERM: f"ask its owner for the permission, or {OTHER_FOLDER}",
     errno.EROFS: OTHER_FOLDER,
+    errno.ENAMETOOLONG: "use shorter names of files and folders",
+    errno.ELOOP: "correct the link, which leads to itself",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENOTDIR: "a file is where a folder is expected; choose another path",
     errno.ENOSPC: f"free some space, for example with `runner cache`, or {OTHER_FOLDER}",
     errno.EDQUOT: f"free some space, for example with `runner cache`, or {OTHER_FOLDER}",
 }

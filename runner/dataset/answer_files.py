@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import DataError, data_line_error
-from runner.files import HEAD_BYTES, other_format
+from runner.files import HEAD_BYTES, describe_json_error, other_format
 from runner.records import replace_lone_surrogates
 
 MAX_LISTED_PROBLEMS = 10
@@ -109,7 +109,7 @@ def _parse_line(path: Path, number: int, line: bytes, field: str) -> tuple[str, 
     try:
         row: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise data_line_error(path, number, f"is not JSON: {error}") from error
+        raise data_line_error(path, number, describe_json_error(error)) from error
     if not isinstance(row, dict):
         raise data_line_error(path, number, f'is not a JSON object such as {{"id": …, "{field}": …}}')
     for key in ("id", field):

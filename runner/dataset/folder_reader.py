@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from runner.errors import DataError, data_line_error
-from runner.files import HEAD_BYTES, iter_jsonl, other_format
+from runner.files import HEAD_BYTES, describe_json_error, iter_jsonl, other_format
 from runner.fingerprint_and_provenance import canonical_json
 from runner.images import read_image_file
 from runner.records import Entity, Sample, Segment, find_blank_text, segment_letters
@@ -173,7 +173,7 @@ class DatasetFolder:
         try:
             description = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{file}: is not JSON: {error}") from error
+            raise DataError(f"{file}: {describe_json_error(error)}") from error
         if _depth(description, MAX_DEPTH) > MAX_DEPTH:
             raise DataError(f"{file}: is nested more than {MAX_DEPTH} levels deep")
         for key, (value_type, example) in _REQUIRED_KEYS.items():
@@ -238,7 +238,7 @@ class DatasetFolder:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise data_line_error(file, number, f"is not JSON: {error}") from error
+            raise data_line_error(file, number, describe_json_error(error)) from error
         if not isinstance(row, dict):
             raise data_line_error(file, number, 'is not a JSON object such as {"id": …, "text": …}')
         try:

@@ -58,10 +58,10 @@ def _message(details: Any, model: type[BaseModel]) -> str:
         return f"is missing: {description}" if description else "is missing"
     if kind in {"literal_error", "enum"}:
         expected = [part.strip("' ") for part in details["ctx"]["expected"].replace(" or ", ",").split(",")]
-        return f"{value!r} is not valid{suggestion(str(value), expected)}"
+        return f"{_abbreviate(value)} is not valid{suggestion(str(value), expected)}"
     if kind == "union_tag_invalid":
         tags = [part.strip("' ") for part in details["ctx"]["expected_tags"].split(",")]
-        return f"{details['ctx']['tag']!r} is not valid{suggestion(details['ctx']['tag'], tags)}"
+        return f"{_abbreviate(details['ctx']['tag'])} is not valid{suggestion(details['ctx']['tag'], tags)}"
     if kind == "union_tag_not_found":
         return "needs a `type`, such as {type: random}"
     return _other_message(details)
@@ -99,7 +99,8 @@ def _abbreviate(value: Any) -> str:
 
 def _field_description(model: type[BaseModel], location: tuple[Any, ...]) -> str | None:
     owner = _model_at(model, location[:-1])
-    return field_descriptions(owner).get(str(location[-1])) if owner else None
+    description = field_descriptions(owner).get(str(location[-1])) if owner else None
+    return description and " ".join(description.split())
 
 
 def _model_at(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:

@@ -180,7 +180,7 @@ class ComputeOptions(Options):
     accelerator: str | None = None
     """Type of the GPUs, as Ray names it, such as `A100`, `RTX-A6000` or `GeForce-RTX-4090`. Ray uses the name `A100`
     both for cards with 40 GB and for cards with 80 GB. Null: any type."""
-    gpu_memory: Annotated[str | None, Field(pattern=r"^\d+ ?GB$")] = None
+    gpu_memory: Annotated[str | None, Field(pattern=r"^[0-9]{1,6} ?GB$")] = None
     """Minimum memory of each GPU, such as `80GB`. A trial on a GPU with less memory stops with an error."""
     placement: Literal["node", "any"] = "node"
     """Placement of a trial's workers. `node`: all workers on one node or, if no node is large enough, on as few nodes

@@ -49,7 +49,8 @@ def _check_steps(bounds: tuple[float, float, float]) -> tuple[float, float, floa
     low, high, step = bounds
     if not step > 0:
         raise ValueError(f"takes [low, high, step] with a step above 0, not {step:g}")
-    if not math.isclose((high - low) / step, round((high - low) / step), abs_tol=1e-9):
+    steps = (high - low) / step
+    if math.isinf(steps) or not math.isclose(steps, round(steps), abs_tol=1e-9):
         raise ValueError(f"steps of {step:g} from {low:g} do not reach {high:g} exactly")
     return bounds
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.reader import Reader
 
 from runner.errors import Problem, SpecError, SpecPath
+from runner.files import describe_decode_error
 from runner.stages import LocatedStr
 
 MAX_BYTES = 5_000_000
@@ -20,6 +22,8 @@ MAX_VALUES = 100_000
 """Upper limit for the values of a spec, against files whose aliases expand without end."""
 MAX_DEPTH = 50
 """Upper limit for the nesting of a spec; each level takes space on the stack of the parser."""
+MAX_DIGITS = 18
+"""Upper limit for the digits of an integer: estimates multiply integers with fractions, which hold up to 308 digits."""
 MAX_LAYERS = 100
 """Upper limit for the number of files in a chain of `extends`."""
 
@@ -39,11 +43,18 @@ class _Scalar:
     convert: Callable[[str], Any]
 
 
+def _to_int(text: str) -> int:
+    digits = text.lstrip("+-0")
+    if len(digits) > MAX_DIGITS:
+        raise ValueError
+    return int(text)
+
+
 _NUMBER = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
 _SCALARS = {
     "null": _Scalar(re.compile("~|null|Null|NULL|"), ["~", "n", "N", ""], lambda _: None),
     "bool": _Scalar(re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"), lambda text: text.lower() == "true"),
-    "int": _Scalar(re.compile("[-+]?[0-9]+"), list("-+0123456789"), int),
+    "int": _Scalar(re.compile("[-+]?[0-9]+"), list("-+0123456789"), _to_int),
     "float": _Scalar(
         re.compile(rf"{_NUMBER}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"),
         list("-+0123456789."),
@@ -127,19 +138,18 @@ def read_tree(path: Path, display_name: str | None = None) -> Tree:
     """
     display_name = display_name or str(path)
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            message = f"has {size:,} bytes; a spec has at most {MAX_BYTES:,}"
-            raise SpecError([Problem(message, file=display_name)])
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            # The size is not known before: a pipe has none, a device such as /dev/zero has no end.
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise SpecError([Problem(f"cannot be read: {error.strerror}", file=display_name)]) from error
+    if len(content) > MAX_BYTES:
+        message = f"has more than {MAX_BYTES:,} bytes, the largest size of a spec"
+        raise SpecError([Problem(message, file=display_name)])
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = content[: error.start]
-        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
-        message = f"is not UTF-8 text: byte 0x{content[error.start]:02x}; save the file as UTF-8"
+        line, column, message = describe_decode_error(error)
         raise SpecError([Mark(display_name, line, column).problem(message)]) from error
     tree = parse_tree(text, display_name, path.resolve().parent)
     if not isinstance(tree.value, dict):
@@ -153,6 +163,7 @@ def parse_tree(text: str, display_name: str, folder: Path, *, has_lines: bool = 
     builder = _TreeBuilder(display_name, folder, has_lines=has_lines)
     loader = None
     try:
+        _check_characters(text, builder)
         _check_depth(text, builder)
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -167,6 +178,19 @@ def parse_tree(text: str, display_name: str, folder: Path, *, has_lines: bool = 
         if loader is not None:
             loader.dispose()
     return Tree(value, builder.marks, builder.problems)
+
+
+def _check_characters(text: str, builder: _TreeBuilder) -> None:
+    """Refuse characters that YAML does not allow; the parser would say their position in bytes, without a line.
+
+    Raises:
+        SpecError: The text has a control character or half of a surrogate pair.
+    """
+    if match := Reader.NON_PRINTABLE.search(text):
+        name, before = builder.display_name, text[: match.start()]
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        mark = Mark(name, line, column) if builder.has_lines else Mark(name)
+        raise SpecError([mark.problem(f"is not YAML: the character {match[0]!a} is not allowed; remove it")])
 
 
 def _check_depth(text: str, builder: _TreeBuilder) -> None:
@@ -316,11 +340,16 @@ def _base_path(base: object, mark: Mark, chain: Sequence[Path]) -> Path:
     """
     if not isinstance(base, str):
         raise SpecError([mark.problem("must name one file, such as `extends: base.yaml`", ("extends",))])
-    path = (chain[-1].parent / base).resolve()
+    try:
+        path = (chain[-1].parent / base).resolve()
+        exists = path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # a name of 300 characters, or a loop of links, for example
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SpecError([mark.problem(f"{_abbreviate(base)} cannot be read: {reason}", ("extends",))]) from error
     if path in chain:
         names = " → ".join(file.name for file in (*chain[chain.index(path) :], path))
         raise SpecError([mark.problem(f"extends itself: {names}", ("extends",))])
-    if not path.is_file():
+    if not exists:
         raise SpecError([mark.problem(f"no such file: {path}", ("extends",))])
     if len(chain) == MAX_LAYERS:
         message = f"is the {MAX_LAYERS}th file in a chain of `extends`; at most {MAX_LAYERS} are allowed"

@@ -15,6 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError
 
+from runner.files import resolve_path
+
 
 @cache
 def field_descriptions(model: type[BaseModel]) -> dict[str, str]:
@@ -118,9 +120,9 @@ class LocatedStr(str):
 
 
 def _resolve_path(value: object) -> object:
-    if isinstance(value, LocatedStr):
-        return (value.folder / Path(value).expanduser()).resolve()
-    return Path(value).expanduser().resolve() if isinstance(value, str | Path) else value
+    if not isinstance(value, str | Path):
+        return value
+    return resolve_path(value, value.folder if isinstance(value, LocatedStr) else Path())
 
 
 FilePath = Annotated[Path, BeforeValidator(_resolve_path)]

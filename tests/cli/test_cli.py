@@ -221,7 +221,9 @@ def test_output_without_utf8_is_escaped(tmp_path):
         (OSError(errno.EROFS, "Read-only file system", "/x/runs"), "/x/runs: Read-only file system; choose another", 2),
         (OSError(errno.ENOSPC, "No space left on device", "/x/f"), "/x/f: No space left on device; free some space", 2),
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; free some space", 2),
-        (OSError(errno.ENOTDIR, "Not a directory", "/x/runs"), "internal error", 1),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/x/n"), "/x/n: File name too long; use shorter names", 2),
+        (OSError(errno.ENOTDIR, "Not a directory", "/x/runs"), "/x/runs: Not a directory; a file is where a folder", 2),
+        (OSError(errno.EBADF, "Bad file descriptor", "/x/runs"), "internal error", 1),
     ],
 )
 def test_errors_of_the_file_system_name_the_file_and_a_remedy(tmp_path, monkeypatch, error, message, status):

@@ -68,6 +68,16 @@ def test_circular_extends_is_an_error(write):
         read(write("b.yaml", "extends: a.yaml\n"))
 
 
+@pytest.mark.parametrize(
+    ("base", "reason"),
+    [("n" * 300, "File name too long"), ("loop", "Symlink loop from"), ('"a\\0b"', "embedded null byte")],
+)
+def test_a_base_whose_path_cannot_be_used_is_an_error_with_its_line(write, tmp_path, base, reason):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(SpecError, match=rf"^top\.yaml:2:1: extends: '.*' cannot be read: {reason}"):
+        read(write("top.yaml", f"a: 1\nextends: {base}\n"))
+
+
 def test_a_long_chain_is_merged_and_a_longer_one_is_an_error_with_its_line(write):
     write("0.yaml", "a: 0\nfirst: 1\n")
     for number in range(1, MAX_LAYERS + 1):

@@ -104,6 +104,12 @@ def test_a_range_with_fractions_over_an_integer_is_refused(problems, dimension, 
     assert hint in message and "`logint`" in message
 
 
+@pytest.mark.parametrize("bounds", ["[0, 1, 5.0e-324]", "[-1.0e+308, 1.0e+308, 1.0e+307]"])
+def test_more_steps_than_a_float_can_count_are_refused(problems, bounds):
+    found = problems(f"space: {{trainer.max_grad_norm: {{quantized: {bounds}}}}}\n{DRAWN}")
+    assert any("do not reach" in message for *_, message in found)
+
+
 @pytest.mark.parametrize(
     "dimension",
     [

@@ -101,6 +101,34 @@ def test_a_misspelt_type_is_named_with_its_line(workplace):
     )
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("compute.storage", "~no-such-user/x", "compute.storage: '~no-such-user/x' cannot be a path: Could not deter"),
+        ("compute.storage", "loop/x", "compute.storage: 'loop/x' cannot be a path: Symlink loop from"),
+        ("compute.cache", "loop", "compute.cache: 'loop' cannot be a path: Symlink loop from"),
+        ("data.path", "~no-such-user/x", "data.path: '~no-such-user/x' cannot be a path: Could not determine"),
+        ("model.checkpoint", "./loop", "model.checkpoint: './loop' cannot be a path: Symlink loop from"),
+        ("tracker.uri", "sqlite:///loop", "tracker.uri: 'loop' cannot be a path: Symlink loop from"),
+        ("compute.cache_limit", f"{'9' * 400}GB", "compute.cache_limit: '999"),
+        ("compute.gpu_memory", f"{'9' * 400}GB", "compute.gpu_memory: string should match pattern"),
+        ("adapter.images", "x" * 500, f"adapter.images: '{'x' * 56}… is not valid"),
+    ],
+)
+def test_paths_and_sizes_that_cannot_exist_are_errors_of_the_spec(five, path, value, message):
+    (five.folder / "loop").symlink_to("loop")
+    done = five.run("validate", "five.yaml", "--set", f"{path}={value}")
+    assert done.returncode == 2, done.stderr
+    assert f": {message}" in done.stdout
+
+
+def test_the_description_of_a_missing_value_is_one_line(workplace):
+    (workplace.folder / "spec.yaml").write_text("name: x\nmetrics: [{type: rouge}]\n")
+    *problems, _ = workplace.run("validate", "spec.yaml").stdout.splitlines()
+    assert all(problem.startswith("spec.yaml:1:1: ") for problem in problems)
+    assert any("or `constant`, which needs no model." in problem for problem in problems)
+
+
 def _booleans_as_numbers(schema, definitions):
     """Yield values that put `true` where the schema expects a number, each with the path of that number."""
     if "$ref" in schema:

@@ -1,6 +1,9 @@
 """YAML with marks: values, errors and their locations."""
 
 import contextlib
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,9 +11,10 @@ import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
+from yaml.reader import Reader
 
 from runner.errors import SpecError
-from runner.spec.yaml_layers import MAX_BYTES, MAX_DEPTH, parse_tree, read_tree
+from runner.spec.yaml_layers import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, parse_tree, read_tree
 
 HERE = Path(".")
 
@@ -62,6 +66,7 @@ def test_every_value_has_the_mark_of_its_key():
         ("a: !!null text", 1, "'text' is not of the type null"),
         ("a: !!str {b: 1}", 1, "tag"),
         (f"a: 1\nb: {'9' * 5000}", 2, "has too many digits"),
+        (f"a: 1\nb: -{'9' * (MAX_DIGITS + 1)}", 2, "has too many digits"),
         ("a:\n  ? [1]\n  : 2", 2, "plain word"),
     ],
 )
@@ -92,12 +97,30 @@ def test_aliases_that_expand_deeply_or_without_end_are_errors_with_their_place()
         parse("b: 1\na: &x [*x]")
 
 
-def test_large_file_is_refused_before_it_is_read(tmp_path):
+def test_large_file_is_refused(tmp_path):
     file = tmp_path / "spec.yaml"
     with file.open("wb") as opened:
         opened.truncate(MAX_BYTES + 1)
-    with pytest.raises(SpecError, match=r"has 5,000,001 bytes; a spec has at most 5,000,000"):
+    with pytest.raises(SpecError, match=r"has more than 5,000,000 bytes, the largest size of a spec"):
         read_tree(file)
+
+
+def test_a_pipe_is_read_up_to_the_limit(tmp_path):
+    reader, writer = os.pipe()
+    with ThreadPoolExecutor() as threads, os.fdopen(writer, "wb") as file:
+        threads.submit(file.write, b" " * (MAX_BYTES + 1))
+        with pytest.raises(SpecError, match="has more than"):
+            read_tree(Path(f"/dev/fd/{reader}"))
+        os.close(reader)
+
+
+@given(st.text(), st.sampled_from("\0\a\x1b\x7f\udcff"))
+def test_a_character_that_yaml_does_not_allow_is_an_error_with_line_and_column(before, character):
+    before = Reader.NON_PRINTABLE.sub("", before)
+    line, column = before.count("\n") + 1, len(before.rpartition("\n")[2]) + 1
+    message = f"spec.yaml:{line}:{column}: is not YAML: the character {character!a} is not allowed; remove it"
+    with pytest.raises(SpecError, match=re.escape(message)):
+        parse(before + character)
 
 
 def test_bytes_that_are_not_utf8_are_an_error_with_line_and_column(tmp_path):
@@ -119,7 +142,11 @@ def test_exponential_aliases_are_an_error():
 words = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]))
 keys = words.filter(bool)
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words,
+    st.none()
+    | st.booleans()
+    | st.integers(1 - 10**MAX_DIGITS, 10**MAX_DIGITS - 1)
+    | st.floats(allow_nan=False)
+    | words,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
     max_leaves=20,
 )

@@ -174,10 +174,10 @@ def test_an_error_names_the_invalid_xml(tmp_path, xml, message):
     assert message in str(raised.value)
 
 
-def test_an_error_names_the_file_with_another_encoding(tmp_path):
+def test_an_error_names_the_line_with_another_encoding(tmp_path):
     corpus(tmp_path)
     (tmp_path / "txt" / "dev.txt").write_bytes("IMGID:1\nZoé\tB-PER\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"dev\.txt: is not valid UTF-8"):
+    with pytest.raises(DataError, match=r"dev\.txt:2: is not UTF-8 text: byte 0xe9; save the file as UTF-8"):
         list(GmnerSource(GmnerOptions(path=tmp_path)).read())
 
 
