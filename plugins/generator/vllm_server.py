@@ -12,11 +12,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-import httpx2
 import torch
 
 from plugins.generator import run_until_closed
@@ -151,13 +152,13 @@ class VllmServer:
             key: The key that the server requires.
             log: The file of its output.
         """
-        port = _free_port()
-        self.url, self._health = f"http://127.0.0.1:{port}/v1", f"http://127.0.0.1:{port}/health"
+        self._port = _free_port()
+        self.url = f"http://127.0.0.1:{self._port}/v1"
         self._log, self._seconds = log, options.startup_timeout
         runner = [sys.executable, "-I", run_until_closed.__file__, str(SECONDS_TO_END)]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [*runner, *serve_command(options, folder, port, num_images)],
+                [*runner, *serve_command(options, folder, self._port, num_images)],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -187,10 +188,12 @@ class VllmServer:
             time.sleep(POLL_SECONDS)
 
     def _is_ready(self) -> bool:
-        try:
-            return httpx2.get(self._health, timeout=HEALTH_TIMEOUT, trust_env=False).is_success
-        except httpx2.HTTPError:
-            return False
+        with closing(HTTPConnection("127.0.0.1", self._port, timeout=HEALTH_TIMEOUT)) as connection:
+            try:
+                connection.request("GET", "/health")
+                return connection.getresponse().status == HTTPStatus.OK
+            except (OSError, HTTPException):
+                return False
 
     def check_running(self) -> None:
         """Raise StepError if the server has ended."""
