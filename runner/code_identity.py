@@ -56,7 +56,6 @@ COMPUTING_PACKAGES = {
     "tokenizers": "tokenizers",
     "torch": "torch",
     "transformers": "transformers",
-    "vllm": "vllm",
 }
 """Of the packages that the runner requires, those whose version can change a result: name of the import to name of the
 distribution."""

@@ -1,19 +1,25 @@
-"""Greedy answers by vLLM, an optional package. Written against its documentation; never run by the project's tests."""
+"""Greedy answers by `vllm serve`, which runs in its own Python environment.
+
+Written from vLLM's documentation and source. The tests use a program that answers in its place; no test has run vLLM.
+"""
 
 from __future__ import annotations
 
-import importlib
+import gc
 from collections.abc import Iterator, Sequence
-from typing import Any
+
+import torch
 
 from plugins.generator.generator_options import VllmOptions
-from plugins.servers.answers import AnswerNotes, final_answer
-from plugins.servers.chat import chat_messages
+from plugins.generator.vllm_server import MODEL_NAME, serve_model, worker_gpus
+from plugins.servers.answer_prompts import answer_prompts
+from plugins.servers.chat import ChatServer
+from plugins.servers.openai_generator_and_annotator_options import ChatServerOptions
 from runner.records import Completion, Rendered
-from runner.stages import Reporter, StopRequestedError, Weights
+from runner.stages import Reporter, Weights
 
-CHUNK_SIZE = 256
-"""Prompts per call: vLLM batches them itself, and the answers of a completed call survive a kill of the next."""
+MAX_RETRIES = 2
+"""Number of retries of a request: a server on this machine fails only if it has ended."""
 
 
 class VllmGenerator:
@@ -23,7 +29,7 @@ class VllmGenerator:
         """Take the section's options.
 
         Raises:
-            RequirementError: vLLM is not installed.
+            RequirementError: This machine does not have the environment of the options, or another version of vLLM.
         """
         options.check_requirements()
         self._options = options
@@ -31,10 +37,12 @@ class VllmGenerator:
     def generate(
         self, weights: Weights | None, prompts: Sequence[Rendered], done: frozenset[str], reporter: Reporter
     ) -> Iterator[Completion]:
-        """Yield the missing answers in chunks; see `Generator.generate`.
+        """Start the servers, yield the missing answers as they arrive, and end the servers; see `Generator.generate`.
 
         Raises:
-            StopRequestedError: The user asked to stop; it is checked before each chunk.
+            StopRequestedError: The user asked to stop; pending requests are cancelled.
+            RequirementError: The number of GPUs of this worker does not suit the options.
+            StepError: A server cannot be started, or failed; answers before that are saved.
             DataError: An image cannot be read.
         """
         missing = [prompt for prompt in prompts if prompt.id not in done]
@@ -42,28 +50,26 @@ class VllmGenerator:
         if not missing:
             return
         assert weights is not None
-        # Importing vLLM takes hold of the GPU, so only the process that generates does it.
-        vllm: Any = importlib.import_module("vllm")
-        engine = vllm.LLM(
-            model=str(weights.folder()),
-            tensor_parallel_size=self._options.tensor_parallel_size,
-            gpu_memory_utilization=self._options.gpu_memory_utilization,
-            limit_mm_per_prompt={"image": max(len(prompt.images) for prompt in missing)},
-        )
-        sampling = vllm.SamplingParams(temperature=0.0, max_tokens=self._options.max_new_tokens)
-        notes = AnswerNotes("vLLM")
-        try:
-            for start in range(0, len(missing), CHUNK_SIZE):
-                if reporter.stop_requested():
-                    raise StopRequestedError
-                chunk = missing[start : start + CHUNK_SIZE]
-                outputs = engine.chat([chat_messages(prompt) for prompt in chunk], sampling, use_tqdm=False)
-                for prompt, output in zip(chunk, outputs, strict=True):
-                    completion = output.outputs[0]
-                    finish_reason = completion.finish_reason or ""
-                    answer, answer_notes = final_answer(completion.text, finish_reason, self._options.thinking)
-                    notes.add(prompt.id, answer_notes)
-                    yield Completion(prompt.id, answer, finished=finish_reason != "length")
-                reporter.progress(len(done) + start + len(chunk), len(prompts))
-        finally:
-            notes.warn(reporter)
+        options, max_tokens = self._options, self._options.max_new_tokens
+        num_images = max(len(prompt.images) for prompt in missing)
+        _release_gpu_memory()
+        with serve_model(options, weights.folder(), num_images, worker_gpus(), reporter) as served:
+            requests = ChatServerOptions(
+                model=MODEL_NAME,
+                base_url=served.urls[0],
+                concurrency=options.concurrency,
+                max_retries=MAX_RETRIES,
+                timeout=options.timeout,
+            )
+            parameters = {"temperature": 0.0, "max_tokens": max_tokens}
+            server = ChatServer(
+                requests, "generator", parameters, expected=max_tokens, urls=served.urls, key=served.key
+            )
+            yield from answer_prompts(server, prompts, done, reporter, options.thinking)
+
+
+def _release_gpu_memory() -> None:
+    """Return the memory of a training in this process to the GPU, where the server needs it."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        gc.collect()
+        torch.cuda.empty_cache()

@@ -7,7 +7,8 @@ import base64
 import io
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -123,8 +124,9 @@ class RateLimiter:
 class BoundedClient(DefaultAsyncHttpxClient):
     """Sends requests to one server within the limits of its options, and reads each response within these limits.
 
-    A response that redirects to another address is not followed: prompts and key go to `base_url` alone. Headers that
-    the package takes from the environment (`OPENAI_ORG_ID`, `OPENAI_CUSTOM_HEADERS`) and cookies are not sent.
+    A response that redirects to another address is not followed: prompts and key go to the server's URL alone. Headers
+    that the package takes from the environment (`OPENAI_ORG_ID`, `OPENAI_CUSTOM_HEADERS`) and cookies are not sent.
+    Requests to this machine do not go through the proxy that the environment names.
 
     Attributes:
         sending: The tasks whose requests are sent and not answered yet.
@@ -133,7 +135,7 @@ class BoundedClient(DefaultAsyncHttpxClient):
 
     def __init__(self, options: ChatServerOptions, limiter: RateLimiter) -> None:
         """Take the limits of time and size, and the limiter that every request waits for, retries included."""
-        super().__init__(follow_redirects=False)
+        super().__init__(follow_redirects=False, mounts={f"all://{host}": None for host in LOOPBACK_HOSTS})
         self._seconds, self._max_bytes, self._limiter = options.timeout, options.max_response_bytes, limiter
         self.sending: set[asyncio.Task[Any] | None] = set()
         self.is_stopped = False
@@ -219,35 +221,56 @@ READ_HEADERS = {b"location", b"retry-after", b"retry-after-ms", b"x-should-retry
 CONNECTION_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Environment variables that decide how connections are made; those of proxies may be written in lower case."""
 
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+"""Hosts of a URL that name this machine."""
+
 POLL_SECONDS = 0.2
 """Maximum delay until a stop request is noticed."""
 
 
 class ChatServer:
-    """A server, its key, and the parameters of every request."""
+    """A server or several equal ones, their key, and the parameters of every request."""
 
-    def __init__(self, options: ChatServerOptions, stage: str, parameters: Mapping[str, Any], expected: float) -> None:
-        """Take the options, and the key from the environment.
+    def __init__(
+        self,
+        options: ChatServerOptions,
+        stage: str,
+        parameters: Mapping[str, Any],
+        expected: float,
+        *,
+        urls: Sequence[str] = (),
+        key: str | None = None,
+    ) -> None:
+        """Take the options, and the key from the environment unless it is given.
 
         Args:
-            options: The server and its limits.
+            options: The server and its limits. `concurrency` holds for each server.
             stage: The section of the spec with these options, for errors.
             parameters: Parameters of every request, as the API names them.
             expected: Expected tokens of a request until one is completed.
+            urls: URLs of several servers with the same model; by default that of the options alone.
+            key: The key of the servers.
 
         Raises:
             RequirementError: The environment has no key.
         """
         self._options, self._stage, self._parameters = options, stage, dict(parameters)
+        self._urls = tuple(urls) or (options.base_url,)
         self._num_requests, self._num_tokens = 1, expected
-        self._key = options.key(stage)
+        self._key = key or options.key(stage)
+
+    @property
+    def address(self) -> str:
+        """The URLs of the servers, for messages."""
+        return ", ".join(self._urls)
 
     def complete(self, prompts: Iterable[Rendered], reporter: Reporter) -> Iterator[Reply]:
         """Request answers and yield them as they arrive.
 
         No request is sent while the caller processes an answer, and a prompt is taken only when its request is sent. So
-        at most `concurrency` requests are sent whose answers have not been yielded. After an error, no more requests
-        are sent. The answers to those that are sent already are paid for and are yielded before the error is raised.
+        at most `concurrency` requests are sent to each server whose answers have not been yielded. The next request
+        goes to the server with the fewest pending requests. After an error, no more requests are sent. The answers to
+        those that are sent already are paid for and are yielded before the error is raised.
 
         Raises:
             StopRequestedError: The user asked to stop; pending requests are cancelled.
@@ -256,17 +279,17 @@ class ChatServer:
             DataError: An image cannot be read.
         """
         remaining = iter(prompts)
-        pending: set[asyncio.Task[Reply]] = set()
-        notes = AnswerNotes(self._options.base_url)
+        pending: dict[asyncio.Task[Reply], str] = {}
+        notes = AnswerNotes(self.address)
         failure: BaseException | None = None
         with asyncio.Runner() as loop:
-            http_client = self._make_http_client()
-            client = loop.run(self._make_client(http_client))
+            http_clients = self._make_http_clients()
+            clients = loop.run(self._make_clients(http_clients))
             try:
                 while True:
                     if reporter.stop_requested():
                         raise StopRequestedError
-                    done, pending = loop.run(self._send_and_wait(client, remaining, pending))
+                    done = loop.run(self._send_and_wait(clients, remaining, pending))
                     if not done and not pending:
                         break
                     done = {task for task in done if not task.cancelled()}
@@ -278,59 +301,83 @@ class ChatServer:
                     for error in (task.exception() for task in done):
                         failure = failure or error
                     if failure is not None:
-                        remaining, http_client.is_stopped = iter(()), True
-                        for task in pending - http_client.sending:
+                        remaining = iter(())
+                        sending: set[asyncio.Task[Any] | None] = set()
+                        for http_client in http_clients.values():
+                            http_client.is_stopped = True
+                            sending |= http_client.sending
+                        for task in pending.keys() - sending:
                             task.cancel()
                 if failure is not None:
                     raise failure
             finally:
                 notes.warn(reporter)
-                loop.run(_cancel(client, pending))
+                loop.run(_cancel(clients.values(), pending))
 
-    def _make_http_client(self) -> BoundedClient:
+    def _make_http_clients(self) -> dict[str, BoundedClient]:
+        """Return a client for each URL. The limits of requests and tokens hold for all of them together."""
         options = self._options
         limiter = RateLimiter(
             options.requests_per_minute, options.tokens_per_minute, lambda: self._num_tokens / self._num_requests
         )
         try:
-            return BoundedClient(options, limiter)
+            return {url: BoundedClient(options, limiter) for url in self._urls}
         except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:
             variables = [name for name in os.environ if name.upper() in CONNECTION_VARIABLES]
             reason = redact_passwords(str(error)).rstrip(".")
             raise RequirementError(
-                f"{self._stage}: no connection to {options.base_url} can be made: {reason}. Check the environment "
+                f"{self._stage}: no connection to {self.address} can be made: {reason}. Check the environment "
                 f"variables {', '.join(variables) or 'of proxies and certificates'}"
             ) from error
 
-    async def _make_client(self, http_client: BoundedClient) -> AsyncOpenAI:
+    async def _make_clients(self, http_clients: Mapping[str, BoundedClient]) -> dict[str, AsyncOpenAI]:
         # The package requires a key; a server without keys ignores it. It would also take values from the environment.
         key = self._key or "none"
-        return AsyncOpenAI(
-            base_url=self._options.base_url,
-            api_key=key,
-            organization="",
-            project="",
-            max_retries=self._options.max_retries,
-            timeout=self._options.timeout,
-            default_headers={"Accept-Encoding": "identity", "Authorization": f"Bearer {key}"},
-            http_client=http_client,
-        )
+        return {
+            url: AsyncOpenAI(
+                base_url=url,
+                api_key=key,
+                organization="",
+                project="",
+                max_retries=self._options.max_retries,
+                timeout=self._options.timeout,
+                default_headers={"Accept-Encoding": "identity", "Authorization": f"Bearer {key}"},
+                http_client=http_client,
+            )
+            for url, http_client in http_clients.items()
+        }
 
     async def _send_and_wait(
-        self, client: AsyncOpenAI, remaining: Iterator[Rendered], pending: set[asyncio.Task[Reply]]
-    ) -> tuple[set[asyncio.Task[Reply]], set[asyncio.Task[Reply]]]:
-        """Send requests up to `concurrency`, and wait up to `POLL_SECONDS` for one to complete.
+        self,
+        clients: Mapping[str, AsyncOpenAI],
+        remaining: Iterator[Rendered],
+        pending: dict[asyncio.Task[Reply], str],
+    ) -> set[asyncio.Task[Reply]]:
+        """Send requests up to `concurrency` for each server, and wait up to `POLL_SECONDS` for one to complete.
+
+        Args:
+            clients: The client of each URL.
+            remaining: The prompts whose requests have not been sent.
+            pending: The URL of each pending request; it is updated.
 
         Returns:
-            The completed and the pending requests.
+            The completed requests.
         """
-        while len(pending) < self._options.concurrency and (prompt := next(remaining, None)) is not None:
-            pending.add(asyncio.create_task(self._request(client, prompt)))
+        num_pending = Counter(pending.values())
+        while num_pending[url := min(clients, key=num_pending.__getitem__)] < self._options.concurrency:
+            prompt = next(remaining, None)
+            if prompt is None:
+                break
+            pending[asyncio.create_task(self._request(clients[url], url, prompt))] = url
+            num_pending[url] += 1
         if not pending:
-            return set(), pending
-        return await asyncio.wait(pending, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            return set()
+        done, _ = await asyncio.wait(pending, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            del pending[task]
+        return done
 
-    async def _request(self, client: AsyncOpenAI, prompt: Rendered) -> Reply:
+    async def _request(self, client: AsyncOpenAI, url: str, prompt: Rendered) -> Reply:
         messages = chat_messages(prompt)
         try:
             response = await client.chat.completions.with_raw_response.create(
@@ -341,10 +388,10 @@ class ChatServer:
         except APIStatusError as error:
             code: object = error.code
             if not isinstance(code, str) or code not in REFUSAL_CODES:
-                raise self._convert_error(prompt, error) from error
+                raise self._convert_error(url, prompt, error) from error
             return Reply(prompt.id, "", code)
         except OpenAIError as error:
-            raise self._convert_error(prompt, error) from error
+            raise self._convert_error(url, prompt, error) from error
         try:
             return read_reply(prompt.id, response.content)
         except ValueError as error:
@@ -352,7 +399,7 @@ class ChatServer:
             has_key = self._key is not None and self._key.encode() in response.content
             reason = "it repeats the API key and is therefore not shown" if has_key else str(error)
             raise StepError(
-                f"{self._stage}: sample {prompt.id}: {self._options.base_url} answered without a completion: {reason}. "
+                f"{self._stage}: sample {prompt.id}: {url} answered without a completion: {reason}. "
                 "The answer is not stored. Check the server, and that `base_url` is the URL of a chat completions "
                 "server, `/v1` included; then run the same command again"
             ) from error
@@ -364,18 +411,15 @@ class ChatServer:
                 self._num_requests += 1
                 self._num_tokens += reply.input_tokens + (reply.output_tokens or 0)
 
-    def _convert_error(self, prompt: Rendered, error: OpenAIError) -> RunnerError:
+    def _convert_error(self, url: str, prompt: Rendered, error: OpenAIError) -> RunnerError:
         """Describe a server's failure, without the key, which some servers repeat."""
         options = self._options
         detail = self._printable(_error_text(error))[:400]
         if isinstance(error, AuthenticationError | PermissionDeniedError):
-            return RequirementError(
-                f"{self._stage}: {options.base_url} refused the key in {options.api_key_env}: {detail}"
-            )
+            return RequirementError(f"{self._stage}: {url} refused the key in {options.api_key_env}: {detail}")
         if isinstance(error, UnreadableResponseError):
             return StepError(
-                f"{self._stage}: sample {prompt.id}: the answer of {options.base_url} {detail}. The answer is not "
-                "stored"
+                f"{self._stage}: sample {prompt.id}: the answer of {url} {detail}. The answer is not stored"
             )
         if isinstance(error, RateLimitError):
             reason = f"still limits the rate after {options.max_retries} retries: {detail}; lower the concurrency"
@@ -389,7 +433,7 @@ class ChatServer:
         else:
             reason = f"failed: {detail}"
         return StepError(
-            f"sample {prompt.id}: {options.base_url} {reason}. Completed answers are saved: run the same command again "
+            f"sample {prompt.id}: {url} {reason}. Completed answers are saved: run the same command again "
             "for the others"
         )
 
@@ -408,9 +452,10 @@ def _error_text(error: OpenAIError) -> str:
     return str(error)
 
 
-async def _cancel(client: AsyncOpenAI, pending: set[asyncio.Task[Reply]]) -> None:
+async def _cancel(clients: Iterable[AsyncOpenAI], pending: Collection[asyncio.Task[Reply]]) -> None:
     """Cancel pending requests; their errors are ignored, as one failure was reported already."""
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
-    await client.close()
+    for client in clients:
+        await client.close()

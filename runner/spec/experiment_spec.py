@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -356,3 +356,5 @@ class ExperimentSpec(Specification):
         elif self.model is not None:
             yield Problem(f"would have no effect, because {no_model}; write `model: none`", ("model",))
         yield from selection_problems(self)
+        for problem in self.generator_options.resource_problems(self.compute.gpus_per_worker):
+            yield replace(problem, path=("generator", *problem.path))

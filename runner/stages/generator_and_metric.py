@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import Field
 
+from runner.errors import Problem
 from runner.records import Answer, Completion, Rendered
 from runner.stages.adapter_and_model import VisionLanguageModel
 from runner.stages.options_and_reporter import Options, Reporter
@@ -44,6 +45,14 @@ class GeneratorOptions(Options):
         Raises:
             RequirementError: This machine lacks something that generation needs.
         """
+
+    def resource_problems(self, gpus_per_worker: float) -> Iterator[Problem]:
+        """Yield the options that do not suit the resources of a worker, with paths inside this section.
+
+        Args:
+            gpus_per_worker: The spec's `compute.gpus_per_worker`.
+        """
+        yield from ()
 
     @property
     def max_answer_tokens(self) -> int | None:

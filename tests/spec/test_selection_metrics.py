@@ -76,7 +76,7 @@ def test_validation_metrics_depend_on_whether_answers_are_generated(spec_of):
             "set trainer.eval_generate_steps",
         ),
         (
-            ["generator={type: vllm}"],
+            ["generator={type: vllm, python: vllm, version: 0.30.0}", "compute.gpus_per_worker=1"],
             "small.yaml:10:3: trainer.eval_generate_steps",
             "'vllm' cannot generate with a model",
         ),

@@ -1,7 +1,5 @@
 """The training step: errors of the plugins for later steps appear before the training."""
 
-import importlib.util
-
 import pytest
 
 from runner.errors import DivergedError, RequirementError
@@ -9,11 +7,15 @@ from runner.files import read_jsonl
 from runner.trial.run_directory_and_events import RunDirectory
 
 
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_an_unavailable_generator_fails_the_trial_before_the_training(trial, monkeypatch):
     monkeypatch.chdir(trial.folder)
-    with pytest.raises(RequirementError, match="needs the package vllm"):
-        trial("unmet", "trainer.eval_generate_steps=null", "generator={type: vllm, max_new_tokens: 8}")
+    with pytest.raises(RequirementError, match=r"no-such-python .* cannot be run"):
+        trial(
+            "unmet",
+            "trainer.eval_generate_steps=null",
+            "generator={type: vllm, python: no-such-python, version: 0.30.0}",
+            "compute.gpus_per_worker=1",
+        )
     run = RunDirectory(trial.folder / "runs" / "shared" / "unmet")
     assert run.read_record()["steps"]["train"]["status"] == "failed"
     assert not any(event["kind"] in {"parameters", "metrics"} for event in read_jsonl(run.events))
