@@ -134,15 +134,22 @@ def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        DataError: The file is empty, cut or otherwise damaged.
+        DataError: The file is empty, cut or otherwise damaged, or this user may not read the file.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+    except PermissionError as error:
+        raise DataError(unreadable_message(error)) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: the file is damaged ({error}). {remedy}") from error
     if not isinstance(value, dict):
         raise DataError(f"{path}: the file is damaged (it must contain a JSON object). {remedy}")
     return value
+
+
+def unreadable_message(error: OSError) -> str:
+    """Say which file or folder of another user cannot be read, and what to do."""
+    return f"{error.filename}: cannot be read ({error.strerror}). Ask its owner for the permission"
 
 
 def apply_umask(*files: Path) -> None:
