@@ -65,8 +65,8 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except FileNotFoundError:
         raise
-    except OSError:  # another file system, or one without hard links
-        shutil.copy2(source, target)
+    except OSError:  # another file system, one without hard links, or a file of another user
+        shutil.copyfile(source, target)  # The umask decides the permissions, not the owner of the source.
 
 
 def write_json(path: Path, value: Any) -> None:
