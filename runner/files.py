@@ -81,8 +81,8 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except FileNotFoundError:
         raise
-    except OSError:  # another file system, or one without hard links
-        shutil.copy2(source, target)
+    except OSError:  # another file system, one without hard links, or a file of another user
+        shutil.copyfile(source, target)  # The umask decides the permissions, not the owner of the source.
 
 
 @contextmanager
@@ -167,13 +167,20 @@ def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise
-    except OSError as error:  # no permission, a defect of the disk, or a folder in its place
+    except PermissionError as error:
+        raise DataError(unreadable_message(error)) from error
+    except OSError as error:  # a defect of the disk, or a folder in its place
         raise DataError(f"{path}: the file cannot be read ({error.strerror}). {remedy}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: the file is damaged ({error}). {remedy}") from error
     if not isinstance(value, dict):
         raise DataError(f"{path}: the file is damaged (it must contain a JSON object). {remedy}")
     return value
+
+
+def unreadable_message(error: OSError) -> str:
+    """Say which file or folder of another user cannot be read, and what to do."""
+    return f"{error.filename}: cannot be read ({error.strerror}). Ask its owner for the permission"
 
 
 def apply_umask(*files: Path) -> None:

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from runner.errors import DataError, RequirementError, SpecError
+from runner.files import unreadable_message
 from runner.stages.registry import suggestion
 from runner.status.running_launches import LaunchRecord, damaged_launch_records, launch_records
 from runner.sweep.sweep_folder import SWEEP_FOLDER, read_sweep
@@ -19,7 +20,7 @@ from runner.trial.run_directory_and_events import Event, EventTail, RunDirectory
 RUNNING, WAITING, LOST = "running", "waiting", "lost"
 """States of an unfinished trial: it has written events; it has written none yet; its launch no longer exists."""
 DAMAGED = "damaged"
-"""The state of a trial whose `record.json` or `metrics.json` is damaged; its error says which, and what to do."""
+"""The state of a trial of which a file is damaged or cannot be read; its error says which, and what to do."""
 
 TAIL_BYTES = 1_000_000
 """How much of a long log is read, from its end. That is some thousand steps, enough for the last of most metrics."""
@@ -79,7 +80,7 @@ class ExperimentStatus:
         trials: The status of each selected trial.
         launches: The running launches.
         best: For a sweep with an objective: `metric`, `mode`, `value`, and the `parameters` and `trials` of the best.
-        problems: Damaged files of the experiment that belong to no trial, each with what to do.
+        problems: Damaged or unreadable files of the experiment that belong to no trial, each with what to do.
     """
 
     name: str
@@ -146,7 +147,7 @@ def find_trial(name: str, storage: Path) -> Path:
 
 def _find(name: str, storage: Path) -> ExperimentSelection:
     for path in (Path(name), storage / name):
-        if path.is_dir() and path.resolve() in _trials(path.resolve().parent):
+        if path.is_dir() and _is_trial(path.resolve()):
             return ExperimentSelection(path.resolve().parent, [path.resolve()], is_whole=False)
         if path.is_dir() and _trials(path):
             return _select_all(path.resolve())
@@ -157,7 +158,7 @@ def _find(name: str, storage: Path) -> ExperimentSelection:
         trial
         for folder in folders
         if folder.name.startswith(experiment)
-        for trial in _trials(folder)
+        for trial in _readable_trials(folder)
         if trial.name.startswith((prefix, f"trial-{prefix}"))
     ]
     if len(begun) == 1 and not trials:
@@ -182,22 +183,62 @@ def _join_names(trials: Sequence[Path]) -> str:
 
 
 def _select_all(folder: Path) -> ExperimentSelection:
-    return ExperimentSelection(folder, _trials(folder), is_whole=True)
+    return ExperimentSelection(folder, _readable_trials(folder), is_whole=True)
 
 
 def list_experiments(storage: Path) -> list[Path]:
-    """List the folders of experiments, which are those that hold trials, under the folder of all runs."""
+    """List the folders of experiments under the folder of all runs.
+
+    These are the folders that hold trials, and those that this user may not read; see `experiment_problem`.
+    """
     folders = sorted(storage.iterdir()) if storage.is_dir() else []
-    return [folder for folder in folders if folder.is_dir() and _trials(folder)]
+    return [
+        folder
+        for folder in folders
+        if folder.is_dir()
+        and (_readable_trials(folder) or (experiment_problem(folder) and not folder.name.startswith(".")))
+    ]
+
+
+def experiment_problem(folder: Path) -> str | None:
+    """Say that this user may not read the folder of an experiment; None if the folder can be read."""
+    try:
+        _trials(folder)
+    except PermissionError as error:
+        return unreadable_message(error)
+    return None
 
 
 def _trials(folder: Path) -> list[Path]:
-    return sorted(plan.parent for plan in folder.glob("trial-*/plan.json"))
+    # `glob` would pass over unreadable folders without an error.
+    return sorted(entry for entry in folder.iterdir() if _is_trial(entry))
+
+
+def _readable_trials(folder: Path) -> list[Path]:
+    try:
+        return _trials(folder)
+    except PermissionError:
+        return []
+
+
+def _is_trial(folder: Path) -> bool:
+    """Whether a folder is a trial's. One that this user may not read counts too, so that a command can name it."""
+    if not folder.name.startswith("trial-"):
+        return False
+    try:
+        (folder / "plan.json").stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def experiment_status(selection: ExperimentSelection) -> ExperimentStatus:
     """Read the status of an experiment, or of some of its trials."""
     folder = selection.experiment
+    if problem := experiment_problem(folder):
+        return ExperimentStatus(folder.name, folder, [], [], None, [problem])
     launches = [launch for launch in launch_records(folder) if launch.is_alive]
     trials = [trial_status(trial, is_launched=bool(launches)) for trial in selection.trials]
     best, problems = None, damaged_launch_records(folder)
@@ -232,12 +273,15 @@ def trial_status(folder: Path, *, is_launched: bool) -> TrialStatus:
         is_launched: Whether a launch of its experiment runs.
     """
     run = RunDirectory(folder)
-    events = _last_events(run.events)
+    events: list[Event] = []
     record, results, damage = dict[str, Any](), dict[str, float | None](), None
     try:
+        events = _last_events(run.events)
         record, results = run.read_record(), run.read_metrics()
     except DataError as error:
         damage = str(error)
+    except PermissionError as error:
+        damage = unreadable_message(error)
     progress = next((event for event in reversed(events) if event["kind"] == "progress"), None)
     status = DAMAGED if damage else str(record.get("status", RUNNING))
     if status == RUNNING:

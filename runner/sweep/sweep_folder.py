@@ -29,12 +29,13 @@ def read_sweep(folder: Path) -> dict[str, Any]:
     """Read the `sweep.json` of a folder; empty if there is none.
 
     Raises:
-        DataError: The file is damaged.
+        DataError: The file is damaged, or this user may not read the file.
     """
     file = folder / SWEEP_FILE
-    if not file.exists():
+    try:
+        sweep = read_json_object(file, SWEEP_REMEDY)
+    except FileNotFoundError:
         return {}
-    sweep = read_json_object(file, SWEEP_REMEDY)
     trials = sweep.get("trials", [])
     if not isinstance(trials, list) or not all(isinstance(each, dict) and "name" in each for each in trials):
         raise DataError(f"{file}: the file is damaged (`trials` must be a list of objects with a name). {SWEEP_REMEDY}")

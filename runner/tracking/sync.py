@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from runner.errors import DataError, RunnerError
+from runner.files import unreadable_message
 from runner.redaction import redact_passwords
 from runner.resolved_plan import read_plan
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import DatasetInfo, TrackedRun
 from runner.status.running_launches import LaunchRecord, damaged_launch_records, launch_records
-from runner.status.status import ExperimentSelection
+from runner.status.status import ExperimentSelection, experiment_problem
 from runner.sweep.sweep_folder import SWEEP_FOLDER, read_sweep
 from runner.tracking.destination import Destination, OtherStoreError
 from runner.tracking.run_description import tracked_sweep, tracked_trial, tracker_identity
@@ -77,6 +78,9 @@ class StorageSync:
         if launches:
             self.refused[name] = "; ".join(_describe_running(launch, name) for launch in launches)
             return
+        if problem := experiment_problem(selection.experiment):
+            self.refused[name] = problem
+            return
         if damaged := damaged_launch_records(selection.experiment):
             self.refused[name] = "; ".join(damaged)
             return
@@ -106,6 +110,8 @@ class StorageSync:
             spec, tracked = trial_from_folder(run, entry or {})
         except RunnerError as error:
             return SyncResult(result.experiment, result.name, result.status, error=str(error))
+        except PermissionError as error:
+            return SyncResult(result.experiment, result.name, result.status, error=unreadable_message(error))
         parent = None if entry is None else sweep.sync
         sync = _run_sync(spec, tracked, self._destination, parent)
         return self._upload(result, sync, objective_metric((entry or {}).get("objective")))

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from runner.files import unreadable_message
 from runner.trial.cache_and_mirror import Cache
 from runner.trial.cache_entry import DESCRIPTION, CacheEntry, DamagedEntryError, InvalidEntryError, list_files
 
@@ -173,10 +174,29 @@ def _item_folders(root: Path, warn: Warn) -> Iterator[Path]:
             yield path
 
 
+def _trial_records(storage: Path, warn: Warn) -> Iterator[Path]:
+    """Yield the records of all trials. `glob` would pass over unreadable folders without an error."""
+
+    def warn_if_unreadable(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            warn(f"{unreadable_message(error)}; artifacts that are used there may count as unused")
+
+    for name, subfolders, files in os.walk(storage, onerror=warn_if_unreadable):
+        depth = len(Path(name).relative_to(storage).parts)
+        if depth == 0:
+            subfolders[:] = sorted(experiment for experiment in subfolders if not experiment.startswith("."))
+        elif depth == 1:
+            subfolders[:] = sorted(trial for trial in subfolders if trial.startswith("trial-"))
+        else:
+            subfolders.clear()
+            if "record.json" in files:
+                yield Path(name, "record.json")
+
+
 def _users_by_entry(storage: Path, warn: Warn) -> dict[str, list[str]]:
     """List the trials whose records name an entry, by its `kind/key`."""
     users: dict[str, list[str]] = {}
-    for record in sorted(storage.glob("*/*/record.json")):
+    for record in _trial_records(storage, warn):
         try:
             contents = json.loads(record.read_text(encoding="utf-8"))
             of_steps = [str(step["cache"]) for step in contents.get("steps", {}).values() if step.get("cache")]

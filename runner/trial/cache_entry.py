@@ -411,13 +411,16 @@ class Lease:
 
         Raises:
             LeaseHeldError: Another live trial holds it.
-            OSError: The cache cannot be written to.
+            OSError: The cache cannot be written to, or the lease of another user cannot be read.
         """
         folder = self._holder_file.parent
         folder.mkdir(parents=True, exist_ok=True)
         try:
             self._lease.acquire(timeout=0)
         except Timeout as error:
+            # An unreadable lease never shows that its holder is dead, so that waiting for it could last forever.
+            with suppress(FileNotFoundError), Path(self._lease.lock_file).open("rb"):
+                pass
             raise LeaseHeldError(self._holder()) from error
         try:
             write_json(self._holder_file, {"trial": self._trial, "host": host_info()["name"]})

@@ -415,15 +415,23 @@ def lock_folder(folder: Path, label: str) -> Iterator[None]:
         label: What the folder belongs to, for the error.
 
     Raises:
-        StepError: Another launch has locked it.
+        StepError: Another launch has locked it, or this user may not write there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
-        with lock.acquire(timeout=0):
-            yield
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
     except Timeout as error:
         raise StepError(f"{folder}: another launch is running {label}; wait until it ends, or stop it") from error
+    except PermissionError as error:
+        raise StepError(
+            f"{error.filename}: cannot be written ({error.strerror}). Ask its owner for the permission, or choose "
+            "another folder with compute.storage"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _first_record(plan: Plan, overrides: Sequence[str], provenance: Provenance) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from runner.sweep.trial_source import FixedTrials
 from runner.tracking import destination
 from runner.tracking.uploader import tracker_state
 from tests.execute.test_sync import sync
+from tests.permissions import permissions_apply
 
 CONTENTS = [b"", b'{"status": ', b"[1]", b"null", b"[" * 100_000]
 
@@ -104,3 +105,35 @@ def test_sync_refuses_only_the_experiment_with_a_damaged_record_of_a_launch(laun
     runs, storage_sync = sync(launched)
     assert not runs
     assert str(file) in storage_sync.refused["many"]
+
+
+@pytest.mark.parametrize(
+    "private", ["", "trial-1", "trial-1/record.json", "trial-1/plan.json", "sweep", "sweep/sweep.json"]
+)
+def test_sync_names_a_run_of_another_user_and_uploads_the_others(launched, private):
+    path(launched, "trial-2/tracker.json").unlink()
+    mode = path(launched, private).stat().st_mode
+    path(launched, private).chmod(0)
+    with permissions_apply():
+        runs, storage_sync = sync(launched)
+    path(launched, private).chmod(mode)
+    told = [run.error for run in runs.values() if run.error] + list(storage_sync.refused.values())
+    assert len(told) == 1
+    assert str(path(launched, private)) in told[0]
+    assert "Permission denied" in told[0]
+    assert [run.delivered for run in runs.values() if run.name == "trial-2"] == ([True] if private else [])
+
+
+@pytest.mark.parametrize("private", ["trial-1", "trial-1/record.json"])
+def test_a_launch_fails_only_the_trial_of_another_user(launched, private):
+    mode = path(launched, private).stat().st_mode
+    path(launched, private).chmod(0)
+    with permissions_apply():
+        results, _, _ = launched.launch(FixedTrials(launched.trials(1, 2, 3)), {})
+    path(launched, private).chmod(mode)
+    assert {name: result.status for name, result in results.items()} == {
+        "trial-1": "failed",
+        "trial-2": "finished",
+        "trial-3": "finished",
+    }
+    assert str(path(launched, private)) in str(results["trial-1"].error)

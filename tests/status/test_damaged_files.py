@@ -11,6 +11,7 @@ from runner.status.results_table import result_rows
 from runner.status.running_launches import launch_records, registered_launch
 from runner.status.status import experiment_status, find_experiments
 from runner.trial.run_directory_and_events import EventTail, is_event
+from tests.permissions import permissions_apply
 from tests.status.test_status import TRAINING, event, make_trial
 
 DAMAGED = {
@@ -145,3 +146,35 @@ def test_deeply_nested_json_is_a_data_error(tmp_path):
     (tmp_path / "file").write_text("[" * 1000)
     with pytest.raises(DataError, match="damaged"):
         read_json_object(tmp_path / "file", "")
+
+
+@pytest.mark.parametrize("file", ["trial-1", "trial-1/events.jsonl", "sweep", *FILES])
+def test_a_file_of_another_user_is_named_and_the_other_runs_are_shown(storage, file):
+    private = storage / "tiny" / file
+    if not private.exists():
+        private.write_text("{}")
+    private.chmod(0)
+    with permissions_apply():
+        result = status(storage)
+    problems = [*result.problems, *(trial.error for trial in result.trials if trial.error)]
+    assert len(problems) == 1
+    assert problems[0].startswith(str(private))
+    assert problems[0].endswith("cannot be read (Permission denied). Ask its owner for the permission")
+    assert [trial.status for trial in result.trials] == ["damaged" if "trial-1" in file else "finished", "finished"]
+
+
+@pytest.mark.parametrize("mode", [0, 0o111])
+def test_an_experiment_of_another_user_is_named_and_the_others_are_shown(storage, mode):
+    private = make_trial(storage, "private", "trial-1").parent
+    make_trial(storage, ".cache", "trial-1").parent.chmod(0)  # no experiment has such a name
+    private.chmod(mode)
+    with permissions_apply():
+        shown = {result.name: result for result in map(experiment_status, find_experiments([], storage))}
+        with pytest.raises(PermissionError, match=str(private)):
+            find_experiments([str(private)], storage)
+    assert set(shown) == {"private", "tiny"}
+    assert len(shown["tiny"].trials) == 2
+    told = [*shown["private"].problems, *(trial.error for trial in shown["private"].trials)]
+    assert len(told) == 1
+    assert told[0].startswith(str(private))
+    private.chmod(0o755)

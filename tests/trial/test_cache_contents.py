@@ -13,6 +13,7 @@ from runner.files import SIZE_UNITS, parse_size
 from runner.spec.experiment_spec import ComputeOptions
 from runner.trial.cache_and_mirror import Cache
 from runner.trial.cache_contents import CachedItem, PruneFilter, list_items, prune
+from tests.permissions import permissions_apply
 
 
 @pytest.fixture
@@ -170,6 +171,18 @@ def test_an_unreadable_record_of_a_trial_is_named(storage, content):
     assert len(list_items(Cache(storage / ".cache"), storage, warnings.append)) == 3
     [warning] = warnings
     assert str(record) in warning
+
+
+@pytest.mark.parametrize("private", ["x", "x/trial-1", "x/trial-1/record.json"])
+def test_a_trial_of_another_user_is_named(storage, private):
+    (storage / private).chmod(0)
+    warnings = []
+    with permissions_apply():
+        assert len(list_items(Cache(storage / ".cache"), storage, warnings.append)) == 3
+    [warning] = warnings
+    assert str(storage / private) in warning
+    assert "may count as unused" in warning
+    (storage / private).chmod(0o755)
 
 
 def cache_json(workplace, *arguments):

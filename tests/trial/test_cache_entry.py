@@ -216,3 +216,19 @@ def test_a_kill_while_publishing_leaves_only_complete_entries(model, tmp_path):
     assert len(visible) >= 4
     for place in visible:
         assert Cache(root).entry("trained", place.name).link_into(tmp_path / "taken" / place.name) is not None
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o077])
+def test_a_copy_has_the_permissions_of_the_umask(tmp_path, monkeypatch, umask):
+    def refuse(source, target):
+        raise PermissionError("the file belongs to another user")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "source").write_text("x")
+    (tmp_path / "source").chmod(0o644)
+    earlier = os.umask(umask)
+    try:
+        link_or_copy(tmp_path / "source", tmp_path / "target")
+    finally:
+        os.umask(earlier)
+    assert (tmp_path / "target").stat().st_mode & 0o777 == 0o666 & ~umask

@@ -11,6 +11,7 @@ import pytest
 import runner.trial.cache_entry
 from runner.trial.cache_and_mirror import Cache
 from runner.trial.cache_entry import Lease, LeaseHeldError
+from tests.permissions import permissions_apply
 
 LEASE = 4.0
 """The lease time in most of these tests, in seconds: long enough for heartbeats on a busy machine."""
@@ -86,3 +87,13 @@ def test_a_lease_ends_if_the_block_raises(entry):
         with pytest.raises(ValueError, match="failed"), Lease(entry, "x/mine").acquire():
             raise ValueError("failed")
     assert list(entry.folder.parent.iterdir()) == []
+
+
+def test_an_unreadable_lease_of_another_user_is_no_reason_to_wait(tmp_path):
+    entry = Cache(tmp_path).entry("trained", "k")
+    with Lease(entry, "x/other").acquire():
+        claim = entry.folder.with_name(".k.claim")
+        claim.chmod(0o200)
+        with permissions_apply(), pytest.raises(PermissionError, match="claim"), Lease(entry, "x/mine").acquire():
+            pass
+        claim.chmod(0o600)

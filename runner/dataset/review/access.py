@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import secrets
 from contextlib import suppress
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -77,24 +76,17 @@ class AccessMiddleware:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        has_token_in_address = self._is_token(parse_qs(scope["query_string"].decode("latin-1")).get(TOKEN, [""])[0])
-        if not _is_own_origin(headers):
+        request = HTTPConnection(scope)
+        has_token_in_address = self._is_token(request.query_params.get(TOKEN, ""))
+        if not _is_own_origin(request.headers):
             await self._refuse(scope, receive, send, OTHER_ORIGIN)
-        elif not has_token_in_address and not self._is_token(self._token_in_cookie(headers)):
+        elif not has_token_in_address and not self._is_token(request.cookies.get(self._cookie, "")):
             await self._refuse(scope, receive, send, NO_TOKEN)
         else:
             await self._app(scope, receive, self._with_headers(send, set_cookie=has_token_in_address))
 
     def _is_token(self, candidate: str) -> bool:
         return secrets.compare_digest(candidate.encode(), self._token.encode())
-
-    def _token_in_cookie(self, headers: Headers) -> str:
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
-        except CookieError:
-            return ""
-        return cookie.value if cookie else ""
 
     def _with_headers(self, send: Send, *, set_cookie: bool) -> Send:
         async def send_with_headers(message: Message) -> None:
@@ -117,5 +109,5 @@ class AccessMiddleware:
 
 def _is_own_origin(headers: Headers) -> bool:
     """Whether a request comes from a page of this server, or from no page. Browsers name the page's origin."""
-    origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
+    origin, host = headers.get("origin"), headers.get("host")
+    return origin is None or origin in {f"http://{host}", f"https://{host}"}

@@ -198,10 +198,15 @@ def connect(address: str | None) -> None:
 
 @cache
 def _private_folder() -> str:
-    """Create a folder for Ray's sockets and logs that no other user can read or write, until this process ends."""
-    folder = tempfile.mkdtemp(prefix="runner-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    """Create a folder for Ray's sockets and logs that no other user can reach, until this process ends.
+
+    Ray lets all users write into the folder that it is given, so this folder lies in one that only this user can enter.
+    """
+    private = tempfile.mkdtemp(prefix="runner-")
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    folder = Path(private) / "ray"
+    folder.mkdir()
+    return str(folder)
 
 
 def make_token_private() -> None:

@@ -1,17 +1,22 @@
 """What is asked of a cluster, as far as no cluster is needed for it."""
 
+import os
 import socket
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
 from hypothesis import given
 from hypothesis import strategies as st
+from ray._common.utils import try_to_create_directory
 
 from runner.errors import RequirementError
 from runner.execute.ray.cluster_and_reservations import (
     check_reachable,
     check_token_present,
+    connect,
     make_token_private,
     token_message,
 )
@@ -110,3 +115,19 @@ def test_no_token_is_created_where_ray_uses_none_or_another_one(ray_home, monkey
     monkeypatch.setenv(*variable.split("="))
     make_token_private()
     assert not ray_home.exists()
+
+
+def test_no_other_user_reaches_the_folder_of_ray_on_this_machine(ray_home, monkeypatch):
+    def start(*, _temp_dir, **_options):
+        try_to_create_directory(_temp_dir)  # as `ray.init` does; all users may then read and write this folder
+        started_in.extend([_temp_dir, os.getcwd()])
+
+    started_in = []
+    monkeypatch.setattr(ray, "init", start)
+    connect(None)
+    assert len(started_in) == 2
+    for folder in map(Path, started_in):
+        modes = [
+            parent.stat().st_mode & 0o077 for parent in (folder, *folder.parents) if parent.name.startswith("runner-")
+        ]
+        assert 0 in modes
