@@ -335,8 +335,8 @@ class Checkpoints:
         """Load a checkpoint. All workers have read their own files before the first tensor is exchanged."""
         folder = self._path(step)
         course, states, metadata = self._on_all_workers(lambda: self._read_local_files(folder))
-        self._history.restore(course["history"])
-        best_step = self._history.best_step() if keep_best else None
+        self._on_all_workers(lambda: self._history.restore(course["history"]))
+        best_step = self._on_all_workers(self._history.best_step) if keep_best else None
         if best_step is not None and best_step != step:
             best = self._path(best_step)
             try:
@@ -346,9 +346,8 @@ class Checkpoints:
             except StepError as error:
                 raise StepError(f"{best.name}, which has the best weights, cannot be read: {error}") from error
         self._on_all_workers(lambda: self._state.read(folder, metadata))
-        self._state.load_lr_state(course["rates"])
-        if states is not None:
-            set_rng_states(states)
+        self._on_all_workers(lambda: self._state.load_lr_state(course["rates"]))
+        self._on_all_workers(lambda: None if states is None else set_rng_states(states))
 
     def _read_local_files(self, folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None, Metadata]:
         course = torch.load(folder / "course.pt", weights_only=True)
