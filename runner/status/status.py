@@ -232,9 +232,10 @@ def trial_status(folder: Path, *, is_launched: bool) -> TrialStatus:
         is_launched: Whether a launch of its experiment runs.
     """
     run = RunDirectory(folder)
-    events = _last_events(run.events)
-    record, results, damage = dict[str, Any](), dict[str, float | None](), None
+    events, damage = list[Event](), None
+    record, results = dict[str, Any](), dict[str, float | None]()
     try:
+        events = _last_events(run.events)
         record, results = run.read_record(), run.read_metrics()
     except DataError as error:
         damage = str(error)
