@@ -152,6 +152,20 @@ def sync_tree(folder: Path) -> None:
     sync_folder(folder)
 
 
+def check_is_file(path: Path, remedy: str) -> None:
+    """Check that a path, if it exists, is a regular file; at a pipe, a reader would wait forever.
+
+    Args:
+        path: The path.
+        remedy: What to do about something else, for the error.
+
+    Raises:
+        DataError: It is something else.
+    """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: the file is damaged (it is not a regular file). {remedy}")
+
+
 def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
     """Read a file that holds one JSON object.
 
@@ -163,6 +177,7 @@ def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         DataError: The file cannot be read, or is empty, cut or otherwise damaged.
     """
+    check_is_file(path, remedy)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -250,7 +265,12 @@ HEAD_BYTES = 65_536
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON lines file, without a last line that was only partly written; empty if there is no file."""
+    """Read a JSON lines file, without a last line that was only partly written; empty if there is no file.
+
+    Raises:
+        DataError: The path is not a regular file.
+    """
+    check_is_file(path, "Restore the file from a copy")
     if not path.exists():
         return []
     complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")

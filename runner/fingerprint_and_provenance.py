@@ -304,6 +304,21 @@ SECRET_FILES = (
 """Names of files that hold passwords and keys, in upper or lower case; their changes are not stored."""
 
 
+def _names_tree(git: _Git, tree: Path) -> bool:
+    """Return whether a repository names a folder as its working tree.
+
+    The file `.git` of a folder from somebody else may name a private repository of this user. Its files are missing in
+    the folder, so that their text would be in the diff.
+    """
+    listed = git.ask("worktree", "list", "--porcelain").splitlines()
+    trees = {Path(line.removeprefix("worktree ")) for line in listed if line.startswith("worktree ")}
+    # A submodule, whose repository lies in that of the main project, is not listed, but configured.
+    configured = git.ask("config", "--default", "", "--get", "core.worktree")
+    if configured:
+        trees.add(Path(git.ask("rev-parse", "--absolute-git-dir")) / configured)
+    return tree.resolve() in {each.resolve() for each in trees}
+
+
 def _diff(tree: Path) -> str:
     """Return the uncommitted changes of a working tree's tracked files, cut off after `DIFF_BYTES`.
 
@@ -313,6 +328,8 @@ def _diff(tree: Path) -> str:
     secret_names = (f":(glob,icase)**/{name}" for name in SECRET_FILES)
     try:
         git = _Git.for_folder(tree)
+        if not _names_tree(git, tree):
+            return "… left out: the repository does not name this folder as its working tree (core.worktree)\n"
         left_out = git.ask(*diff, "--name-only", "--", *secret_names).splitlines()
     except (OSError, subprocess.SubprocessError) as error:
         return f"… git cannot show the changes: {error}\n"

@@ -119,6 +119,28 @@ def test_a_tree_whose_files_lie_elsewhere_counts_as_none(tree, tmp_path):
     assert git_state(clone) == {}
 
 
+@pytest.mark.parametrize("kind", ["file", "link", "common folder"])
+def test_a_repository_that_lies_elsewhere_is_not_shown(tree, tmp_path_factory, kind):
+    folder = tmp_path_factory.mktemp("given")
+    if kind == "file":
+        (folder / ".git").write_text(f"gitdir: {tree / '.git'}\n")
+    elif kind == "link":
+        (folder / ".git").symlink_to(tree / ".git")
+    else:
+        run_git(folder, "init", "--initial-branch", "work")
+        (folder / ".git" / "commondir").write_text(str(tree / ".git"))
+    diff = Provenance.collect(folder).diffs["workspace.diff"]
+    assert "does not name this folder" in diff
+    assert "name: one" not in diff
+
+
+def test_a_linked_working_tree_is_shown(tree, tmp_path_factory):
+    linked = tmp_path_factory.mktemp("linked") / "tree"
+    run_git(tree, "worktree", "add", linked, "-b", "other")
+    (linked / "spec.yaml").write_text("name: two\n")
+    assert "+name: two" in Provenance.collect(linked).diffs["workspace.diff"]
+
+
 def test_variables_of_git_in_the_environment_do_not_name_another_tree(tree, tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
     assert git_state(tree)["folder"] == str(tree)

@@ -127,6 +127,7 @@ class MlflowTracker:
 
     def log_file(self, run_id: str, file: Path, folder: str) -> None:
         """Add a file to the artifacts of a run; replace an earlier file of the same name."""
+        self._store.relocate(self._client.get_experiment(self._client.get_run(run_id).info.experiment_id))
         self._store.check_artifact_uri(self._client.get_run(run_id).info.artifact_uri)
         self._client.log_artifact(run_id, str(file), folder or None)
 
@@ -141,6 +142,7 @@ class MlflowTracker:
             existing = self._client.get_experiment_by_name(experiment)
             if existing is None:
                 raise RequirementError(f"the tracker has no experiment {experiment!r}")
+            self._store.relocate(existing)
             oldest_first = ["attributes.start_time ASC"]
             for run in self._search_runs(existing.experiment_id, "", oldest_first):
                 if FOLDER_TAG in run.data.tags:
@@ -243,6 +245,8 @@ class MlflowTracker:
 
     def _send_tables(self, folder: Path) -> None:
         """Upload the tables of predictions and of mistakes, with the images of the mistakes."""
+        if (folder / "mistakes.jsonl").exists():
+            _check_no_links(folder / "mistakes.jsonl")
         with tempfile.TemporaryDirectory() as temporary:
             tables = content.write_tables(folder, Path(temporary))
             self._send_files(*tables)
@@ -275,6 +279,7 @@ class MlflowTracker:
         name = Path(run.data.tags[FOLDER_TAG]).name
         if name in {"", ".."}:
             raise RequirementError(f"run {run.info.run_id}: its tag {FOLDER_TAG} names no folder of a trial")
+        self._store.check_artifact_uri(run.info.artifact_uri)
         folder = into / name
         folder.mkdir(parents=True, exist_ok=True)
         available = {entry.path for entry in self._client.list_artifacts(run.info.run_id)}

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import mlflow
 from filelock import FileLock
 from mlflow import MlflowClient
+from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -108,16 +109,30 @@ class Store:
             yield
 
     def check_artifact_uri(self, artifact_uri: str) -> None:
-        """Check that a run of the database in the folder of all runs has its artifacts on this machine.
+        """Check that a run of the database in the folder of all runs has its artifacts in that folder, too.
 
         Raises:
-            RequirementError: The database, which somebody may have copied here, sends them to another machine.
+            RequirementError: The database, which somebody may have copied here, sends them to another machine or to
+                another folder, or a link among them leads to another folder.
         """
-        if self._own_database is not None and urlsplit(artifact_uri).scheme not in {"", "file"}:
+        if self._own_database is None:
+            return
+        folder = _path_of(artifact_uri)
+        if urlsplit(artifact_uri).scheme not in {"", "file"} or not folder.resolve().is_relative_to(
+            (self._storage / ARTIFACTS).resolve()
+        ):
             raise RequirementError(
-                f"{self._display_uri} sends artifacts to {redact_value(artifact_uri)}; if this is intended, name "
-                "the database under tracker.uri"
+                f"{self._display_uri} sends artifacts to {redact_value(artifact_uri)}, not to {ARTIFACTS}/ beside the "
+                "database; if this is intended, name the database under tracker.uri"
             )
+        if link := next((file for file in folder.rglob("*") if file.is_symlink()), None):
+            raise RequirementError(f"{link}: is a link, so that an artifact would be written elsewhere; remove it")
+
+    def relocate(self, experiment: Experiment) -> None:
+        """Correct the recorded artifact folders of an experiment if the folder of all runs was moved or copied."""
+        if self._own_database is not None:
+            location = (self._storage / ARTIFACTS / experiment.name).as_uri()
+            _relocate(self._own_database, str(experiment.artifact_location), location)
 
     def experiment(self, name: str) -> str:
         """Return the id of an experiment; create it if it does not exist.
@@ -137,8 +152,7 @@ class Store:
                 f"the experiment {name!r} was deleted in MLflow. Restore it with `{command}`, which also restores "
                 "all of its runs that were deleted one by one, or choose another `name` in the spec"
             )
-        if self._own_database is not None and location is not None:
-            _relocate(self._own_database, str(existing.artifact_location), location)
+        self.relocate(existing)
         return str(existing.experiment_id)
 
     def link(self, experiment_id: str, run_id: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import torch
 from torch.distributed.checkpoint import filesystem, metadata
@@ -45,7 +45,18 @@ _DESCRIPTIONS = {
 _TENSOR_FILE = re.compile(r"__\d+_\d+\.distcp")
 
 
-class _DescriptionUnpickler(pickle.Unpickler):
+class _DescriptionUnpickler(pickle._Unpickler):
+    """Creates descriptions. Python's unpickler, unlike that in C, lets a subclass check what a file changes."""
+
+    def load_build(self) -> None:
+        """Set the attributes of a description; those of a class or function would stay changed in this process."""
+        described = self.stack[-2]  # type: ignore[attr-defined]  # not in the type stubs
+        if isinstance(described, type) or callable(described):
+            raise StepError(f"changes {described!r}, which is not the description of a tensor")
+        super().load_build()  # type: ignore[misc]
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
+
     def find_class(self, module: str, name: str, /) -> Any:
         dtype = getattr(torch, name, None) if module == "torch" else None
         if isinstance(dtype, torch.dtype):

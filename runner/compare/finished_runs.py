@@ -11,7 +11,7 @@ from typing import Any
 
 from runner.code_identity import changed_modules
 from runner.errors import DataError, SpecError
-from runner.files import read_jsonl
+from runner.files import check_is_file, read_jsonl
 from runner.status.status import ExperimentSelection, find_experiments
 from runner.sweep.sweep_folder import SWEEP_FOLDER, read_sweep
 from runner.trial.run_directory_and_events import RunDirectory
@@ -109,6 +109,7 @@ def read_run(folder: Path, group: str = "", arm: str = "") -> Run:
         if not file.exists():
             raise DataError(f"{directory.name}: {file.name} is missing; {remedy}")
     try:
+        check_is_file(directory.plan, "Launch the spec again")
         plan = json.loads(directory.plan.read_text(encoding="utf-8"))
         scores = {str(row["id"]): row for row in read_jsonl(directory.scores)}
         num_samples = int(directory.read_record()["dataset"]["num_samples"]["test"])

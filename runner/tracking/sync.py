@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from runner.errors import DataError, RunnerError
-from runner.files import unreadable_message
+from runner.files import check_is_file, unreadable_message
 from runner.redaction import redact_passwords
 from runner.resolved_plan import read_plan
 from runner.spec.experiment_spec import ExperimentSpec
@@ -204,6 +204,7 @@ def sweep_from_folder(folder: Path) -> tuple[ExperimentSpec, TrackedRun]:
 
 
 def _plan(file: Path) -> ExperimentSpec:
+    check_is_file(file, "Launch the spec again")
     try:
         spec = read_plan(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, TypeError, AttributeError) as error:  # the last two: no JSON object

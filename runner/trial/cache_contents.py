@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from runner.files import unreadable_message
+from runner.errors import DataError
+from runner.files import read_json_object, unreadable_message
 from runner.trial.cache_and_mirror import Cache
 from runner.trial.cache_entry import DESCRIPTION, CacheEntry, DamagedEntryError, InvalidEntryError, list_files
 
@@ -198,12 +198,12 @@ def _users_by_entry(storage: Path, warn: Warn) -> dict[str, list[str]]:
     users: dict[str, list[str]] = {}
     for record in _trial_records(storage, warn):
         try:
-            contents = json.loads(record.read_text(encoding="utf-8"))
+            contents = read_json_object(record, "")
             of_steps = [str(step["cache"]) for step in contents.get("steps", {}).values() if step.get("cache")]
             items = dict.fromkeys([*of_steps, *map(str, contents.get("cache_items", ()))])
         except FileNotFoundError:  # removed meanwhile
             continue
-        except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        except (OSError, DataError, AttributeError, TypeError) as error:
             warn(f"{record}: cannot be read, so that artifacts that this trial uses may count as unused: {error}")
             continue
         for item in items:

@@ -138,7 +138,7 @@ def read_training_record(folder: Path) -> dict[str, Any]:
     file = folder / RECORD_FILE
     try:
         record = json.loads(file.read_bytes())
-        _TrainingRecord.model_validate(record)
+        _TrainingRecord.model_validate(record, strict=True)
     except (FileNotFoundError, ValueError, RecursionError) as error:
         raise InvalidEntryError(f"{RECORD_FILE} is not the record of a training: {error}") from error
     return dict(record)

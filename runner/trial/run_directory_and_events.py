@@ -18,7 +18,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from runner.errors import DataError, StepError
-from runner.files import name_file_in_errors, read_json_object, write_json, write_text
+from runner.files import check_is_file, name_file_in_errors, read_json_object, write_json, write_text
 from runner.fingerprint_and_provenance import Provenance, host_info, package_versions
 from runner.redaction import redact_override, redact_yaml
 from runner.resolved_plan import Plan, plan_json
@@ -51,7 +51,7 @@ class EventLog:
                 if file.read() != b"\n":
                     file.write(b"\n")
 
-    def append(self, kind: str, **fields: Any) -> None:
+    def append(self, kind: str, /, **fields: Any) -> None:
         """Append one event with the current time.
 
         Raises:
@@ -141,7 +141,12 @@ class EventTail:
         self._path, self.offset = path, offset
 
     def read(self) -> Iterator[Event]:
-        """Yield the events of the complete lines since the last call; a line that is no event is skipped."""
+        """Yield the events of the complete lines since the last call; a line that is no event is skipped.
+
+        Raises:
+            DataError: The path is not a regular file.
+        """
+        check_is_file(self._path, "Remove it: the next launch writes a new log")
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -416,10 +421,12 @@ def lock_folder(folder: Path, label: str) -> Iterator[None]:
 
     Raises:
         StepError: Another launch has locked it, or this user may not write there.
+        DataError: It contains a link to a file, or something that is neither a file nor a folder.
     """
     lock = FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _check_no_links(folder)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise StepError(f"{folder}: another launch is running {label}; wait until it ends, or stop it") from error
@@ -432,6 +439,19 @@ def lock_folder(folder: Path, label: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _check_no_links(folder: Path) -> None:
+    """Check that a launch would write to nothing but files and folders in a trial's folder.
+
+    The folder may be somebody else's. A link to a folder, such as one for checkpoints on another disk, is kept.
+    """
+    for path in folder.iterdir():
+        if not path.is_dir() and (path.is_symlink() or not path.is_file()):
+            raise DataError(
+                f"{path}: is a link or no regular file, and a launch would write to what is behind it. Remove it, or "
+                "replace it by a copy of the file"
+            )
 
 
 def _first_record(plan: Plan, overrides: Sequence[str], provenance: Provenance) -> dict[str, Any]:

@@ -44,6 +44,25 @@ def test_a_launch_fails_only_the_trial_with_a_damaged_file(launched, file, conte
     assert damaged.read_bytes() == content
 
 
+@pytest.mark.parametrize("file", ["events.jsonl", ".lock", ".stop"])
+def test_a_launch_does_not_write_through_a_link(launched, tmp_path, file):
+    private = tmp_path / "private"
+    private.write_text("private")
+    link = path(launched, "trial-1") / file
+    link.unlink(missing_ok=True)
+    link.symlink_to(private)
+    path(launched, "trial-1/record.json").unlink()
+    results, executor, _ = launched.launch(FixedTrials(launched.trials(1, 2, 3)), {})
+    assert {name: result.status for name, result in results.items()} == {
+        "trial-1": "failed",
+        "trial-2": "finished",
+        "trial-3": "finished",
+    }
+    assert str(results["trial-1"].error).startswith(f"{link}: is a link")
+    assert [trial.run.path.name for trial in executor.started] == ["trial-3"]
+    assert private.read_text() == "private"
+
+
 def test_a_removed_record_lets_the_trial_run_again(launched):
     path(launched, "trial-1/record.json").unlink()
     results, executor, _ = launched.launch(FixedTrials(launched.trials(1, 2)), {})

@@ -1,6 +1,7 @@
 """One damaged file of one run is named; the status of all other runs is shown as before."""
 
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -71,7 +72,19 @@ def test_a_file_that_cannot_be_read_is_named_and_the_other_runs_are_shown(storag
     result = status(storage)
     problems = [*result.problems, *(trial.error for trial in result.trials if trial.error)]
     assert len(problems) == 1
-    assert problems[0].startswith(f"{unreadable}: the file cannot be read (Is a directory)")
+    assert problems[0].startswith(f"{unreadable}: the file is damaged (it is not a regular file)")
+    assert [trial.status for trial in result.trials if trial.name == "trial-2"] == ["finished"]
+
+
+@pytest.mark.parametrize("file", [*FILES, "trial-1/events.jsonl"])
+def test_a_pipe_in_place_of_a_file_is_named_without_waiting(storage, file):
+    pipe = storage / "tiny" / file
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+    result = status(storage)
+    problems = [*result.problems, *(trial.error for trial in result.trials if trial.error)]
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{pipe}: the file is damaged (it is not a regular file)")
     assert [trial.status for trial in result.trials if trial.name == "trial-2"] == ["finished"]
 
 

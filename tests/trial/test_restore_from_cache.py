@@ -295,11 +295,25 @@ def test_an_entry_that_may_not_be_read_is_named_and_left(context_of, monkeypatch
     assert cached.read_text() == "private"
 
 
-@pytest.mark.parametrize("record", ["{", "[]", "{}", '{"events": [{"kind": "state"}]}'])
+OF_TEXTS = {"events": [{"kind": "metrics", "step": "1", "values": {}}], "metrics": {}, "preflight": {}}
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["{", "[]", "{}", '{"events": [{"kind": "state"}]}', json.dumps({**OF_TEXTS, "answer_limit": 1})],
+)
 def test_a_training_record_of_another_form_is_refused(tmp_path, record):
     (tmp_path / reuse.RECORD_FILE).write_text(record)
     with pytest.raises(InvalidEntryError, match="not the record of a training"):
         reuse.read_training_record(tmp_path)
+
+
+def test_fields_of_a_recorded_event_may_have_any_name(context_of):
+    context = context_of("reader")
+    event = {"kind": "warning", "message": "text", "self": 1, "kind_": 2}
+    reuse.replay_training_record(context, {"events": [event], "metrics": {}}, "other/trial")
+    [line] = [json.loads(line) for line in context.run.events.read_text().splitlines() if '"self"' in line]
+    assert (line["message"], line["self"], line["reused_from"]) == ("text", 1, "other/trial")
 
 
 def test_storages_share_artifacts_through_a_mirror(context_of, tmp_path):

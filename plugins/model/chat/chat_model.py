@@ -27,7 +27,7 @@ from transformers.utils.import_utils import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from plugins.model.chat.find_checkpoint import hub_folder, local_folder
+from plugins.model.chat.find_checkpoint import check_no_adapter, hub_folder, local_folder
 from plugins.model.chat.loaded_chat_model import LoadedChatModel
 from plugins.model.chat.processor_and_images import (
     Processor,
@@ -214,7 +214,7 @@ class ChatModel(ABC, Generic[FamilyOptions]):
 
     def _without_weights(self, config: PreTrainedConfig, processor: Processor, attention: str) -> LoadedChatModel:
         module = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
-            config, attn_implementation=attention, dtype=torch.float32
+            config, attn_implementation=attention, dtype=torch.float32, trust_remote_code=False
         )
         tokenizer = processor.tokenizer
         module.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
@@ -225,15 +225,22 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         return self.loaded_class(module, processor)
 
     def _weights(self, folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
-        """Load the weights in a folder.
+        """Load the weights in a folder, which somebody else may have written, also as a trained model in a cache.
 
         Raises:
             RequirementError: The files do not hold all weights, or are damaged. Transformers would draw missing weights
-                at random.
+                at random. Or the folder contains an adapter.
+            SpecError: The files have another architecture.
         """
+        check_no_adapter(folder)
+        config = self._config(folder)
+        # A configuration may name a package of the hub whose code computes the attention.
+        config._attn_implementation = self._options.attention
         try:
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
                 folder,
+                config=config,
+                trust_remote_code=False,
                 dtype=dtype,
                 attn_implementation=self._options.attention,
                 use_safetensors=None if self._options.pickled_weights else True,

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from transformers import AutoTokenizer
 
-from runner.errors import RequirementError
+from runner.errors import RequirementError, SpecError
 
 
 @pytest.fixture
@@ -44,6 +44,31 @@ def test_another_template_is_refused(family, folder):
     before, now = told["chat_template"].split(", now ")
     assert "message.role }}" in before
     assert "message.role | upper" in now
+
+
+def test_code_in_a_saved_model_is_not_run_and_nobody_is_asked(family, folder, monkeypatch):
+    questions = []
+    monkeypatch.setattr("builtins.input", lambda question="": questions.append(question) or "y")
+    marker = folder.parent / "was-run"
+    (folder / "code.py").write_text(f"open({str(marker)!r}, 'w')")
+    code = {"AutoConfig": "code.Config", "AutoModelForImageTextToText": "code.Model"}
+    for model_type in ("unknown", "bert"):
+        _edit(folder / "config.json", lambda config: config.update(model_type=model_type, auto_map=code))  # noqa: B023
+        with pytest.raises((SpecError, RequirementError), match=str(folder)):
+            family.plugin().load(folder)
+    assert not questions
+    assert not marker.exists()
+
+
+def test_a_saved_model_does_not_choose_the_code_of_its_attention(family, folder):
+    _edit(folder / "config.json", lambda config: config.update(_attn_implementation="nobody/attention"))
+    assert family.plugin().load(folder).module.config._attn_implementation == "sdpa"
+
+
+def test_an_adapter_in_a_saved_model_is_refused(family, folder):
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "nobody/base"}))
+    with pytest.raises(RequirementError, match="contains an adapter"):
+        family.plugin().load(folder)
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision"], indirect=True)

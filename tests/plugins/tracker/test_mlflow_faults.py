@@ -11,6 +11,7 @@ from threading import Thread
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.tracking._tracking_service import utils
 
 from plugins.tracker import mlflow_connection
 from plugins.tracker.mlflow import MlflowTracker
@@ -135,11 +136,21 @@ def test_ui_opens_the_training_pages_and_warns_beyond_loopback(workplace, storag
     assert any("gpu.example.org:5000" in word for word in shown[1])
 
 
-def test_a_moved_folder_of_runs_has_its_artifacts_at_the_new_path(storage, tmp_path):
+@pytest.mark.parametrize("command", ["launch", "attach a page", "download"])
+def test_a_moved_folder_of_runs_has_its_artifacts_at_the_new_path(storage, tmp_path, command):
     before, after = tmp_path / "old é", tmp_path / "new"
     shutil.copytree(storage, before)
-    first = open_tracker(before).start(tracked(before, "moved", 1))
+    tracker = open_tracker(before)
+    first = tracker.start(tracked(before, "moved", 1))
+    tracker.finish("finished")
     before.rename(after)
+    utils._artifact_repos_cache.clear()  # as in a new process
+    if command == "attach a page":
+        open_tracker(after).log_file(first, after / "moved" / "trial-00000001" / "metrics.json", "")
+    if command == "download":
+        [folder] = open_tracker(after).download_runs("moved", tmp_path / "downloaded")
+        assert (folder / "metrics.json").read_text() == "{}"
+    assert not before.exists()
     second = open_tracker(after).start(tracked(after, "moved", 2))
     open_tracker(after).log_file(second, after / "moved" / "trial-00000002" / "metrics.json", "")
     assert not before.exists()

@@ -634,6 +634,30 @@ def test_a_copied_database_whose_artifacts_lie_on_another_machine_gets_nothing(t
         open_tracker(runs).log_file(run.info.run_id, tmp_path / "page.html", "")
 
 
+@pytest.mark.parametrize("place", ["another folder", "a link to a folder", "a link to a file"])
+def test_artifacts_of_a_copied_database_are_written_nowhere_else(tmp_path, tracked, place):
+    runs, private = tmp_path / "copied", tmp_path / "private"
+    private.mkdir()
+    (private / "spec.yaml").write_text("private")
+    open_tracker(runs)
+    folder = private if place == "another folder" else runs / "mlartifacts" / tracked.experiment
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    location = folder.as_uri()
+    experiment = client_of(runs).create_experiment(tracked.experiment, artifact_location=location)
+    if place == "a link to a folder":
+        folder.symlink_to(private)
+    run_id = open_tracker(runs)._client.create_run(experiment).info.run_id
+    if place == "a link to a file":
+        folder = folder / run_id / "artifacts"
+        folder.mkdir(parents=True)
+        (folder / "page.html").symlink_to(private / "spec.yaml")
+    (tmp_path / "page.html").write_text("page")
+    with pytest.raises(RequirementError, match=r"sends artifacts to file:|is a link"):
+        open_tracker(runs).log_file(run_id, tmp_path / "page.html", "")
+    assert [path.name for path in private.rglob("*")] == ["spec.yaml"]
+    assert (private / "spec.yaml").read_text() == "private"
+
+
 @pytest.mark.parametrize("folder", ["/", "/some/.."])
 def test_a_run_whose_folder_has_no_name_is_not_downloaded(storage, tracked, tmp_path, folder):
     tracker = open_tracker(storage)
@@ -645,7 +669,7 @@ def test_a_run_whose_folder_has_no_name_is_not_downloaded(storage, tracked, tmp_
     client_of(storage).set_tag(run_id, "mmre.run_dir", str(tracked.run_dir))
 
 
-@pytest.mark.parametrize("name", ["predictions.jsonl", "model", "model/notes.txt", "mistakes"])
+@pytest.mark.parametrize("name", ["predictions.jsonl", "mistakes.jsonl", "model", "model/notes.txt", "mistakes"])
 def test_links_in_the_folder_of_a_run_are_not_uploaded(storage, tracked, tmp_path, name):
     private = tmp_path / "private"
     private.mkdir()

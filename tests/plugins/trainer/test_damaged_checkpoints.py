@@ -123,6 +123,25 @@ def test_descriptions_with_a_wrong_length_are_damaged_and_no_lack_of_memory(tmp_
     assert "describes more data than fit into memory" in resumed.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("course.pt", {"workers": 1, "history": {}, "rates": {}}),
+        ("course.pt", {"workers": 1, "history": {"figures": {}, "num_skipped": 0}, "rates": {}}),
+        ("course.pt", {"workers": 1, "history": {"figures": {"a": 3}, "num_skipped": 0}, "rates": {}}),
+        ("course.pt", [1]),
+        ("random-0.pt", {"python": [3, [1, 2], None]}),
+    ],
+)
+def test_a_file_with_other_content_counts_as_damaged(tmp_path, file, content):
+    Training(tmp_path).train(2, 4)
+    torch.save(content, path(tmp_path, 4) / file)
+    resumed = Training(tmp_path)
+    assert resumed.restore(keep_best=True) == 2
+    [warning] = resumed.warnings
+    assert f"{path(tmp_path, 4)} is damaged" in warning
+
+
 @settings(max_examples=30)
 @given(file=st.sampled_from(FILES), part=st.floats(0, 1, exclude_max=True))
 def test_a_file_cut_anywhere_never_ends_the_training(tmp_path_factory, file, part):

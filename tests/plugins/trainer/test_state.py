@@ -1,3 +1,4 @@
+import importlib
 import pickle
 import random
 import warnings
@@ -155,6 +156,19 @@ def test_metadata_of_another_type_is_refused(tmp_path, content):
     (tmp_path / ".metadata").write_bytes(pickle.dumps(content))
     with pytest.raises(StepError, match="does not load it"):
         TrainingState(*parts(seed=2)).read_weights(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("torch.distributed.checkpoint.metadata", "Metadata"), ("torch.serialization", "_get_layout")],
+)
+def test_a_checkpoint_does_not_change_the_classes_of_this_process(tmp_path, module, name):
+    changed = f"c{module}\n{name}\n".encode()
+    attributes = pickle.dumps((None, {"changed_by_a_file": 1}), protocol=2)[2:-1]
+    (tmp_path / ".metadata").write_bytes(b"\x80\x02" + changed + attributes + b"b.")
+    with pytest.raises(StepError, match=f"changes .*{name}.*does not load it"):
+        TrainingState(*parts(seed=2)).read_weights(tmp_path)
+    assert not hasattr(getattr(importlib.import_module(module), name), "changed_by_a_file")
 
 
 def test_a_tensor_file_that_is_a_link_is_refused(written, tmp_path):
