@@ -160,9 +160,13 @@ def check_is_file(path: Path, remedy: str) -> None:
         remedy: What to do about something else, for the error.
 
     Raises:
-        DataError: It is something else.
+        DataError: It is something else, or this user may not look it up.
     """
-    if path.exists() and not path.is_file():
+    try:
+        is_other = path.exists() and not path.is_file()
+    except PermissionError as error:
+        raise DataError(unreadable_message(error)) from error
+    if is_other:
         raise DataError(f"{path}: the file is damaged (it is not a regular file). {remedy}")
 
 
