@@ -223,6 +223,10 @@ class TrainStep:
         """Return whether the condition holds on at least one worker; all workers get the same answer."""
         return self._sum(condition)[0] > 0
 
+    def any_worker_each(self, *conditions: bool) -> list[bool]:
+        """Return for each condition whether it holds on at least one worker; all workers get the same answers."""
+        return [count > 0 for count in self._sum(*conditions)]
+
     def _micro_batches(self, batches: Iterable[Sequence[Features]]) -> Iterator[list[Features]]:
         """Split batches into micro-batches of samples of similar length."""
         limit = CPU_POSITIONS if self._accelerator.device.type == "cpu" else MICRO_BATCH_POSITIONS
