@@ -23,6 +23,7 @@ import argparse
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -102,7 +103,7 @@ class Drill:
         """Return the names of the checkpoints of a launch; incomplete ones match `.step-*`."""
         return {folder.name for folder in self.folder.glob(f"{name}/runs/drill/*/checkpoints/{pattern}")}
 
-    def kill_at(self, name: str, seconds: float, moment: str, *, all_processes: bool) -> tuple[int, bool]:
+    def kill_at(self, name: str, seconds: float, moment: str, *, all_processes: bool) -> tuple[int, bool] | None:
         """Launch, and kill the launch at the first such moment after a time.
 
         Args:
@@ -113,12 +114,15 @@ class Drill:
 
         Returns:
             The last step with a checkpoint, from which the next launch resumes, and whether a checkpoint is incomplete.
+            None if the launch ended before the moment came.
         """
         launch = self.start(name)
         while launch.poll() is None and not self.has_trained_step(name):
             time.sleep(0.02)
         time.sleep(seconds)
         self._wait_for(name, launch, moment)
+        if launch.poll() is not None:
+            return None
         children = psutil.Process(launch.pid).children(recursive=True) if all_processes else []
         for process in (launch, *children):
             try:
@@ -159,9 +163,12 @@ def run_drill(
     for kill in range(kills):
         moment, name = moments[kill % len(moments)], f"killed-{kill}"
         # The other moments need some more steps.
-        seconds = rng.uniform(0, duration if moment == "any" else duration * 0.7)
+        seconds = rng.uniform(0, duration if moment == "any" else duration / 2)
         all_processes = kill // len(moments) % 2 == 0
-        resumed_step, is_incomplete = drill.kill_at(name, seconds, moment, all_processes=all_processes)
+        while (killed := drill.kill_at(name, seconds, moment, all_processes=all_processes)) is None:
+            shutil.rmtree(folder / name)
+            seconds /= 2
+        resumed_step, is_incomplete = killed
         same = drill.finish(name) == expected_hash
         results.append(
             {
