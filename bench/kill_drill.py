@@ -1,12 +1,20 @@
-"""Kills launches at random moments, and checks that relaunched trainings end with bit-identical weights.
+"""Kills launches while they train, and checks that relaunched trainings end with bit-identical weights.
 
     python bench/kill_drill.py [--kills 10] [--workers 1 2] [--strategy ddp|fsdp] [--seed 0]
+        [--moments any step write end]
 
-For each number of workers, a small experiment runs once undisturbed. Further launches of it are killed with SIGKILL at
-random moments of their training, and relaunched. Kills alternate between the launch with all its child processes
-and the launch process alone. Prints a JSON document with an entry per kill: its moment, the step from which the second
-launch resumed, and whether the weights equal the undisturbed ones. The exit status is 1 if any differ. One worker runs
-in the process of the launch (`--local`), several run on Ray.
+For each number of workers, a small experiment runs once undisturbed. Further launches of it are killed with SIGKILL in
+their training, and relaunched. Kills alternate between the launch with all its child processes and the launch process
+alone. The moments of the kills take turns:
+
+- `any`: a random moment of the training
+- `step`: right after a random optimizer step
+- `write`: while a checkpoint is written in the background, after a random number of steps
+- `end`: right after a checkpoint is complete, after a random number of steps
+
+Prints a JSON document with an entry per kill: its moment, the step from which the second launch resumed, whether the
+kill left an incomplete checkpoint, and whether the weights equal the undisturbed ones. The exit status is 1 if any
+differ. One worker runs in the process of the launch (`--local`), several run on Ray.
 """
 
 from __future__ import annotations
@@ -15,10 +23,12 @@ import argparse
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -41,6 +51,9 @@ generator: {type: transformers, max_new_tokens: 2}
 metrics: [{type: ner_f1}]
 tracker: {type: mlflow}
 """
+
+
+MOMENTS = ("any", "step", "write", "end")
 
 
 @dataclass(frozen=True)
@@ -86,16 +99,30 @@ class Drill:
         [last] = [event for event in events if event.get("step") == "train" and event.get("state") == "finished"]
         return (datetime.fromisoformat(last["time"]) - datetime.fromisoformat(first["time"])).total_seconds()
 
-    def kill_at(self, name: str, seconds: float, *, all_processes: bool) -> int:
-        """Launch, and kill the launch this number of seconds after the first training step.
+    def checkpoints(self, name: str, pattern: str = "step-*") -> set[str]:
+        """Return the names of the checkpoints of a launch; incomplete ones match `.step-*`."""
+        return {folder.name for folder in self.folder.glob(f"{name}/runs/drill/*/checkpoints/{pattern}")}
+
+    def kill_at(self, name: str, seconds: float, moment: str, *, all_processes: bool) -> tuple[int, bool] | None:
+        """Launch, and kill the launch at the first such moment after a time.
+
+        Args:
+            name: Folder of the launch.
+            seconds: Time after the first training step.
+            moment: See the module.
+            all_processes: Whether child processes are killed too.
 
         Returns:
-            The last step with a checkpoint, from which the next launch resumes.
+            The last step with a checkpoint, from which the next launch resumes, and whether a checkpoint is incomplete.
+            None if the launch ended before the moment came.
         """
         launch = self.start(name)
         while launch.poll() is None and not self.has_trained_step(name):
             time.sleep(0.02)
         time.sleep(seconds)
+        self._wait_for(name, launch, moment)
+        if launch.poll() is not None:
+            return None
         children = psutil.Process(launch.pid).children(recursive=True) if all_processes else []
         for process in (launch, *children):
             try:
@@ -103,28 +130,54 @@ class Drill:
             except psutil.NoSuchProcess:
                 continue
         launch.wait()
-        return max(
-            (int(checkpoint.name[5:]) for checkpoint in self.folder.glob(f"{name}/runs/drill/*/checkpoints/step-*")),
-            default=0,
-        )
+        saved, unfinished = self.checkpoints(name), self.checkpoints(name, ".step-????????")
+        return max((int(checkpoint[5:]) for checkpoint in saved), default=0), bool(unfinished)
+
+    def _wait_for(self, name: str, launch: subprocess.Popen[bytes], moment: str) -> None:
+        """Wait until the moment comes, or the launch ends."""
+        saved, num_events = self.checkpoints(name), len(self.read_events(name))
+        while launch.poll() is None:
+            if moment == "write" and self.checkpoints(name, ".step-????????"):
+                return
+            if moment == "end" and self.checkpoints(name) - saved:
+                return
+            if moment == "step" and any(map(_is_training_loss, self.read_events(name)[num_events:])):
+                return
+            if moment == "any":
+                return
+            time.sleep(0.0005)
 
 
 def _is_training_loss(event: dict[str, Any]) -> bool:
     return event["kind"] == "metrics" and "train/loss" in event["values"]
 
 
-def run_drill(workers: int, strategy: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
+def run_drill(
+    workers: int, strategy: str, kills: int, seed: int, folder: Path, moments: Sequence[str] = MOMENTS
+) -> dict[str, Any]:
     """Kill and relaunch the experiment this number of times; see the module."""
     drill, rng = Drill(folder, workers, strategy), random.Random(f"{seed} {workers} {strategy}")
     expected_hash = drill.finish("undisturbed")
     duration = drill.training_seconds("undisturbed")
     results = []
     for kill in range(kills):
-        seconds, name = rng.uniform(0, duration), f"killed-{kill}"
-        resumed_step = drill.kill_at(name, seconds, all_processes=kill % 2 == 0)
+        moment, name = moments[kill % len(moments)], f"killed-{kill}"
+        # The other moments need some more steps.
+        seconds = rng.uniform(0, duration if moment == "any" else duration / 2)
+        all_processes = kill // len(moments) % 2 == 0
+        while (killed := drill.kill_at(name, seconds, moment, all_processes=all_processes)) is None:
+            shutil.rmtree(folder / name)
+            seconds /= 2
+        resumed_step, is_incomplete = killed
         same = drill.finish(name) == expected_hash
         results.append(
-            {"seconds_after_first_step": round(seconds, 2), "steps_done": resumed_step, "same_weights": same}
+            {
+                "moment": moment,
+                "seconds_after_first_step": round(seconds, 2),
+                "steps_done": resumed_step,
+                "incomplete_checkpoint": is_incomplete,
+                "same_weights": same,
+            }
         )
         print(f"workers {workers}: {results[-1]}", file=sys.stderr)
     return {"workers": workers, "strategy": strategy, "training_seconds": round(duration, 1), "kills": results}
@@ -136,12 +189,15 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--strategy", choices=("ddp", "fsdp"), default="ddp")
+    parser.add_argument("--moments", choices=MOMENTS, nargs="+", default=MOMENTS)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     results = []
     for workers in arguments.workers:
         with tempfile.TemporaryDirectory() as folder:
-            results.append(run_drill(workers, arguments.strategy, arguments.kills, arguments.seed, Path(folder)))
+            results.append(
+                run_drill(workers, arguments.strategy, arguments.kills, arguments.seed, Path(folder), arguments.moments)
+            )
     print(json.dumps(results, indent=2))
     sys.exit(not all(kill["same_weights"] for result in results for kill in result["kills"]))
 

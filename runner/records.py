@@ -299,6 +299,52 @@ class TrainingBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointSchedule:
+    """When a training writes checkpoints.
+
+    Attributes:
+        seconds: Time between two checkpoints; at the end of an epoch, half of it. None: the time does not matter.
+        steps: Number of optimizer steps between two checkpoints; None: the number of steps does not matter.
+        steps_per_epoch: Optimizer steps of an epoch.
+        best_steps: Number of optimizer steps between two evaluations, after each of which the best model may be saved;
+            None if the best model is not saved.
+    """
+
+    seconds: float | None
+    steps: int | None
+    steps_per_epoch: int
+    best_steps: int | None = None
+
+    def is_due(self, step: int, seconds_since_last: float) -> bool:
+        """Return whether a checkpoint is due after a step.
+
+        Args:
+            step: Optimizer steps done.
+            seconds_since_last: Time since the last checkpoint, or since the training was started or resumed.
+        """
+        if self.steps is not None and step % self.steps == 0:
+            return True
+        if self.seconds is None:
+            return False
+        is_epoch_end = step % self.steps_per_epoch == 0
+        return seconds_since_last >= (self.seconds / 2 if is_epoch_end else self.seconds)
+
+    def count(self, num_steps: int, seconds_per_step: float) -> int:
+        """Count the checkpoints of a training that is not interrupted; none is written after the last step.
+
+        Args:
+            num_steps: Optimizer steps of the training.
+            seconds_per_step: Time of each step.
+        """
+        number, last = 0, 0
+        for step in range(1, num_steps):
+            may_be_best = self.best_steps is not None and step % self.best_steps == 0
+            if may_be_best or self.is_due(step, (step - last) * seconds_per_step):
+                number, last = number + 1, step
+        return number
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingEstimate:
     """The resources of a training, estimated before it runs.
 
@@ -309,6 +355,7 @@ class TrainingEstimate:
         num_checkpoints: Maximum number of checkpoints on disk at once.
         model: Size of the trained model in bytes.
         encoded: Size in bytes of the encoded samples that the trainer stores; 0 if it stores none.
+        schedule: When checkpoints are written; None if the trainer does not say.
     """
 
     variants: tuple[TrainingVariant, ...]
@@ -317,3 +364,4 @@ class TrainingEstimate:
     num_checkpoints: int
     model: int
     encoded: int = 0
+    schedule: CheckpointSchedule | None = None

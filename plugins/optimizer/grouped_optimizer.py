@@ -114,9 +114,12 @@ def make_fused_adamw(torch_groups: list[dict[str, Any]], constants: AdamWConstan
 
 
 def _digests(module: torch.nn.Module) -> dict[str, str]:
-    """Return the SHA-256 of the bytes of each frozen weight, except on the meta device."""
+    """Return the SHA-256 of the bytes of each frozen weight in float32, except on the meta device.
+
+    A trainer may convert weights from bfloat16, which float32 contains exactly.
+    """
     return {
-        name: hashlib.sha256(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()
+        name: hashlib.sha256(parameter.detach().cpu().float().contiguous().view(torch.uint8).numpy().data).hexdigest()
         for name, parameter in module.named_parameters()
         if not parameter.requires_grad and not parameter.is_meta
     }

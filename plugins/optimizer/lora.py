@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
 
 import torch
 from peft import LoraConfig
@@ -12,6 +14,8 @@ from transformers import PreTrainedModel
 
 from plugins.optimizer.param_groups import GROUPS_PATH, ParamGroup
 from runner.errors import Problem, SpecError
+
+FLOAT32_BYTES = 4
 
 ADAPTER_NAME = "default"
 """The name under which peft keeps the adapters of all groups."""
@@ -37,13 +41,31 @@ def add_adapters(module: torch.nn.Module, groups: Sequence[ParamGroup], seed: in
     if problems := [_no_layer_problem(group) for group, layers in lora_groups if not layers]:
         raise SpecError(problems)
     trainable = [parameter for group in groups if group.options.lora is None for parameter in group.trainable.values()]
-    with torch.random.fork_rng():
+    adapted = [cast(torch.nn.Linear, module.get_submodule(layer)) for _, layers in lora_groups for layer in layers]
+    with torch.random.fork_rng(), _float32_placeholders(adapted):
         torch.manual_seed(seed)
         lora_model = LoraModel(module, _lora_config(lora_groups), ADAPTER_NAME)
     # peft freezes everything but adapters; groups without `lora` stay trainable.
     for parameter in trainable:
         parameter.requires_grad_(True)
     return lora_model
+
+
+@contextmanager
+def _float32_placeholders(layers: Sequence[torch.nn.Linear]) -> Iterator[None]:
+    """Replace weights that are not float32 by placeholders without memory.
+
+    peft gives adapters the number format of the weights that they adapt, and would round the adapters' first values.
+    """
+    replaced = [(layer, layer.weight) for layer in layers if layer.weight.dtype.itemsize < FLOAT32_BYTES]
+    for layer, weight in replaced:
+        empty = torch.zeros((), device=weight.device).expand(weight.shape)
+        layer.weight = torch.nn.Parameter(empty, requires_grad=False)
+    try:
+        yield
+    finally:
+        for layer, weight in replaced:
+            layer.weight = weight.requires_grad_(False)  # peft has frozen all other weights
 
 
 def merge_adapters(lora_model: LoraModel) -> None:

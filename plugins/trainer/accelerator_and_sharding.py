@@ -16,7 +16,7 @@ from accelerate import (
     InitProcessGroupKwargs,
 )
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedType, KwargsHandler
+from accelerate.utils import DistributedType, KwargsHandler, fsdp2_prepare_model
 from torch import distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
@@ -54,10 +54,43 @@ def sharding_plugin(layers: Sequence[str], precision: str) -> FullyShardedDataPa
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,
+        # Each worker reads its shards from the mapped files, so no worker needs to send all weights to the others.
+        cpu_ram_efficient_loading=False,
         auto_wrap_policy="transformer_based_wrap",
         transformer_cls_names_to_wrap=list(layers),
         mixed_precision_policy=policy if precision == "bf16" else None,
     )
+
+
+@torch.no_grad()
+def move_and_convert(module: torch.nn.Module, device: torch.device) -> None:
+    """Move the weights to a device in the format in which they are stored, and convert each to float32 there."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(device).float()
+    _convert_buffers(module)
+
+
+@torch.no_grad()
+def shard_and_convert(accelerator: Accelerator, module: torch.nn.Module) -> None:
+    """Shard a module with FSDP2, and convert the shards to float32; no worker gets a full copy in float32.
+
+    Args:
+        accelerator: An accelerator with the settings of `sharding_plugin`.
+        module: The module, with weights in the format in which they are stored, mapped from their files.
+    """
+    trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    # Accelerate would convert all trainable weights before it shards them.
+    module.requires_grad_(False)
+    fsdp2_prepare_model(accelerator, module)
+    module.float()
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in trainable)
+
+
+def _convert_buffers(module: torch.nn.Module) -> None:
+    for buffer in module.buffers():
+        if buffer.is_floating_point():
+            buffer.data = buffer.data.float()
 
 
 def reshard(module: torch.nn.Module) -> None:
@@ -91,7 +124,7 @@ def unsharded_weights(module: torch.nn.Module) -> Iterator[None]:
             module.reset_iter_state()
 
 
-def gather_weights(module: torch.nn.Module, *, keep: bool) -> None:
+def gather_weights(module: torch.nn.Module, *, keep: bool, dtype: torch.dtype = torch.float32) -> None:
     """Replace sharded weights by full weights on the CPU, in place; all workers must take part.
 
     Afterwards the module can be saved, but not trained.
@@ -99,9 +132,12 @@ def gather_weights(module: torch.nn.Module, *, keep: bool) -> None:
     Args:
         module: The whole model.
         keep: Whether this worker keeps the full weights; on the others they stay sharded.
+        dtype: The number format in which the model will be saved. Trained weights are converted at once, so that they
+            never need memory in float32. Frozen weights and adapters stay in float32: the former are compared, and the
+            latter are added to the former, before the model is saved.
     """
     full_parameters: dict[int, torch.nn.Parameter] = {}
-    for submodule in module.modules():
+    for path, submodule in module.named_modules():
         for name, parameter in submodule.named_parameters(recurse=False):
             if not isinstance(parameter, DTensor):
                 continue
@@ -109,9 +145,14 @@ def gather_weights(module: torch.nn.Module, *, keep: bool) -> None:
                 full = parameter.full_tensor().detach()
                 if not keep:
                     continue
+                is_final = parameter.requires_grad and ADAPTER not in name and f".{ADAPTER}" not in path
+                full = full.to(dtype) if is_final else full
                 full_parameters[id(parameter)] = torch.nn.Parameter(full.cpu(), requires_grad=parameter.requires_grad)
             setattr(submodule, name, full_parameters[id(parameter)])
 
+
+ADAPTER = "lora_"
+"""The beginning of the names that peft gives to adapters."""
 
 LOOPBACK = "127.0.0.1"
 """`MASTER_ADDR` of a group of workers on one machine."""

@@ -7,7 +7,9 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,12 +17,17 @@ import numpy
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 
 from plugins.trainer.checkpoint_reader import CheckpointReader
+from plugins.trainer.checkpoint_writer import (
+    NOT_DISTRIBUTED,
+    BackgroundWriter,
+    is_distributed,
+    single_error,
+    write_tensors,
+)
 from plugins.trainer.training_history_and_warnings import TrainingHistory
 from runner.errors import LostWorkerError, OutOfMemoryError, StepError, step_error_class
 from runner.files import sync_file, sync_folder
@@ -45,15 +52,24 @@ class TrainingState:
         """Take module, optimizers and schedules, after accelerate has wrapped them."""
         self._module, self._optimizers, self._schedules = module, optimizers, schedules
 
-    def write(self, folder: Path) -> None:
-        """Write the tensors; all workers take part."""
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the tensors to write: whole, or this worker's shards."""
         tensors = self._weights()
         for optimizer in self._optimizers:
             for name, parameter in self._named_parameters(optimizer).items():
                 moments = optimizer.state.get(parameter, {})
                 tensors |= {f"moments/{name}/{entry}": tensor for entry, tensor in moments.items()}
-        with _single_error(), _no_distributed() as no_dist:
-            save(tensors, checkpoint_id=folder, no_dist=no_dist)
+        return tensors
+
+    def write(self, folder: Path, threads: int = 1) -> None:
+        """Write the tensors; all workers take part.
+
+        Args:
+            folder: The folder, which exists.
+            threads: Number of threads of each worker that write.
+        """
+        with _no_warning():
+            write_tensors(self.tensors(), folder, threads)
 
     def read(self, folder: Path, metadata: Metadata | None = None) -> None:
         """Load the tensors of a folder; all workers take part.
@@ -155,26 +171,15 @@ def _empty_moment(stored: TensorStorageMetadata, parameter: torch.nn.Parameter) 
 def _load(tensors: dict[str, torch.Tensor], folder: Path) -> None:
     reader = CheckpointReader(folder)
     reader.read_metadata()  # torch would raise its errors as an error of its own
-    with _single_error(), _no_distributed() as no_dist:
-        load(tensors, storage_reader=reader, no_dist=no_dist)
+    with single_error(), _no_warning():
+        load(tensors, storage_reader=reader, no_dist=not is_distributed())
 
 
 @contextmanager
-def _no_distributed() -> Iterator[bool]:
-    """Yield whether this process is in no process group; torch would warn about that although it is passed on."""
+def _no_warning() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        yield not (torch.distributed.is_available() and torch.distributed.is_initialized())
-
-
-@contextmanager
-def _single_error() -> Iterator[None]:
-    """Raise the error of the first failed worker in place of torch's exception, which is not an `Exception`."""
-    try:
+        warnings.filterwarnings("ignore", NOT_DISTRIBUTED)
         yield
-    except CheckpointException as error:
-        cause, _ = next(iter(error.failures.values()))
-        raise cause from error
 
 
 def _describe(error: BaseException) -> str:
@@ -199,6 +204,15 @@ BYTES_PER_WEIGHT = 12
 """Bytes of a checkpoint for each trainable weight: the weight and two moments of AdamW in float32. Muon keeps one."""
 
 
+@dataclass(frozen=True)
+class _PendingWrite:
+    """A checkpoint that a thread writes: its step, its folder until it is complete, and the result of the thread."""
+
+    step: int
+    unfinished: Path
+    done: Future[None]
+
+
 class Checkpoints:
     """The checkpoints of one training, in a folder that all workers share.
 
@@ -207,9 +221,17 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, limit: int, accelerator: Accelerator, state: TrainingState, history: TrainingHistory
+        self,
+        folder: Path,
+        limit: int,
+        accelerator: Accelerator,
+        state: TrainingState,
+        history: TrainingHistory,
+        *,
+        threads: int = 1,
+        is_async: bool = False,
     ) -> None:
-        """Take the folder and what to save and restore.
+        """Take the folder and what to save and restore. All workers must take part if `is_async` is set.
 
         Args:
             folder: The folder of the checkpoints.
@@ -217,8 +239,13 @@ class Checkpoints:
             accelerator: The accelerator of this worker.
             state: Weights, optimizer states and learning rates.
             history: Validation metrics and counts.
+            threads: Number of threads with which each worker writes its tensors.
+            is_async: Whether the training continues while a checkpoint is written; `close` then ends the thread.
         """
         self._folder, self._limit = folder, limit
+        self._threads = threads
+        self._background = BackgroundWriter(threads) if is_async else None
+        self._pending: _PendingWrite | None = None
         self._accelerator, self._state, self._history = accelerator, state, history
         self._damaged: set[int] = set()
 
@@ -281,27 +308,60 @@ class Checkpoints:
     def save(self, step: int, best_step: int | None = None) -> None:
         """Write the state after a step, and delete outdated checkpoints.
 
+        With a background writer, the state is copied, and written after this returns; see `wait`.
+
         Args:
             step: Optimizer steps done.
             best_step: A step whose checkpoint is kept whatever its age.
 
         Raises:
-            StepError: The checkpoint could not be written. Earlier ones are unchanged.
+            StepError: This checkpoint, or the one before, could not be written. Earlier ones are unchanged.
         """
+        self.wait()
         if step in self._saved() and step not in self._damaged:
             return
         target = self._path(step)
         unfinished = target.with_name(f".{target.name}")
-        try:
+        with self._described_failure(step, unfinished):
             self._on_all_workers(lambda: self._clear(unfinished))
             self._on_all_workers(lambda: self._write_local_files(unfinished))
-            self._on_all_workers(lambda: self._state.write(unfinished))
-            self._on_all_workers(lambda: self._publish(unfinished, target, best_step))
+            background = self._background
+            if background is None:
+                self._on_all_workers(lambda: self._state.write(unfinished, self._threads))
+                self._on_all_workers(lambda: self._publish(unfinished, target, best_step))
+                self._damaged.clear()
+            else:
+                staged = self._on_all_workers(lambda: background.stage(self._state.tensors()))
+                done = background.submit(staged, unfinished, lambda: self._publish(unfinished, target, best_step))
+                self._pending = _PendingWrite(step, unfinished, done)
+
+    def wait(self) -> None:
+        """Wait until the checkpoint of the last `save` is complete; all workers must take part.
+
+        Raises:
+            StepError: The checkpoint could not be written. Earlier ones are unchanged.
+        """
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        with self._described_failure(pending.step, pending.unfinished):
+            self._on_all_workers(pending.done.result)
+        self._damaged.clear()
+
+    def close(self) -> None:
+        """End the thread of the background writer. A checkpoint that it writes is completed if it can be."""
+        if self._background is not None:
+            self._background.close()
+
+    @contextmanager
+    def _described_failure(self, step: int, unfinished: Path) -> Iterator[None]:
+        """Describe the error of a checkpoint that cannot be written, and how the training can continue."""
+        try:
+            yield
         except (OutOfMemoryError, LostWorkerError):
             raise
         except StepError as error:
             raise StepError(self._describe_failed_write(step, error, unfinished)) from error
-        self._damaged.clear()
 
     def check_disk_space(self, *, keep_best: bool) -> str | None:
         """Estimate whether the disk has room for all checkpoints to be kept.

@@ -7,12 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 
-from plugins.trainer.accelerator_and_sharding import gather_weights, layer_classes, make_accelerator
+from plugins.trainer.accelerator_and_sharding import (
+    gather_weights,
+    layer_classes,
+    make_accelerator,
+    move_and_convert,
+    shard_and_convert,
+)
 from plugins.trainer.checkpoint import Checkpoints, TrainingState
 from plugins.trainer.encoded_samples import EncodedSamples, SampleFiles, apply_length_limit, is_skipped
+from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.train_loop import TrainLoop
 from plugins.trainer.train_step import TrainStep, without_labels
@@ -34,6 +42,9 @@ from runner.stages import (
 
 class SftTrainer:
     """The plugin `sft` of the stage `trainer`."""
+
+    converts_weights = True
+    """The trainer converts weights to float32 itself; see `BuildsAsStored`."""
 
     def __init__(self, options: SftOptions) -> None:
         """Take the section's options."""
@@ -154,13 +165,18 @@ class SftTrainer:
         split = self._split(groups, run.seed)
         sampler = self._sampler(split, run.seed)
         num_steps = self._num_steps(model, samples, sampler)
-        scheduled_optimizers = optimizer.build(model.module, num_steps)
         vision = model.frozen_vision()
         encode = self._make_encoder(model, vision, accelerator, run)
         files = self._sample_files(model, vision, accelerator, run)
         is_sharded = accelerator.distributed_type is DistributedType.FSDP
         dummy_sample = self._dummy_sample(encode, samples) if is_sharded else None
-        train_step = TrainStep(accelerator, model, scheduled_optimizers, self._options, dummy_sample)
+        sharded_loss = AnswerLoss(model.module) if is_sharded else None
+        if sharded_loss is not None:
+            shard_and_convert(accelerator, sharded_loss)
+        else:
+            move_and_convert(model.module, accelerator.device)
+        scheduled_optimizers = optimizer.build(model.module, num_steps)
+        train_step = TrainStep(accelerator, model, scheduled_optimizers, self._options, dummy_sample, sharded_loss)
         optimizer.check(model.module, train_step.optimizers)
         if accelerator.is_main_process:
             self._warn_of_small_validation_split(split, run)
@@ -174,7 +190,15 @@ class SftTrainer:
             options=self._options,
             accelerator=accelerator,
             train_step=train_step,
-            checkpoints=Checkpoints(run.checkpoints, self._options.save_total_limit, accelerator, state, history),
+            checkpoints=Checkpoints(
+                run.checkpoints,
+                self._options.save_total_limit,
+                accelerator,
+                state,
+                history,
+                threads=self._options.save_threads,
+                is_async=self._options.save_async,
+            ),
             history=history,
             encoded=EncodedSamples(samples, encode, files, partial(_passes_check, run.check)),
             sampler=sampler,
@@ -182,7 +206,9 @@ class SftTrainer:
             num_steps=num_steps,
             run=run,
         ).run_to_end()
-        gather_weights(model.module, keep=accelerator.is_main_process)
+        train_step.free_memory()
+        dtype = torch.bfloat16 if self._options.precision == "bf16" else torch.float32
+        gather_weights(model.module, keep=accelerator.is_main_process, dtype=dtype)
         # A worker that leaves earlier would break off transfers of the others.
         accelerator.wait_for_everyone()
         accelerator.free_memory()

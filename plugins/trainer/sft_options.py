@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from plugins.trainer.validation_split_and_batches import num_validation
 from runner.errors import SpecError
+from runner.records import CheckpointSchedule
 from runner.stages import OutsideFingerprint, SelectionMetric, TrainerOptions
 
 Count = Annotated[int, Field(gt=0)]
@@ -121,12 +122,26 @@ class SftOptions(TrainerOptions):
     metric_for_best_model: SelectionMetric = SelectionMetric(metric=VALIDATION_LOSS, mode="min")
     """Metric by which `load_best_model_at_end` and `early_stopping_patience` compare models."""
 
-    save_steps: Annotated[Count, OutsideFingerprint()] = 100
-    """Number of optimizer steps between two checkpoints. An interrupted training resumes from the last checkpoint."""
+    save_minutes: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, OutsideFingerprint()] = 20.0
+    """Minutes between two checkpoints. A checkpoint is also written at the end of an epoch, if at least half of this
+    time has passed since the last checkpoint. An interrupted training resumes from the last checkpoint. Null: only
+    `save_steps` counts."""
 
-    save_total_limit: Annotated[Count, OutsideFingerprint()] = 1
-    """Number of newest checkpoints to keep. With AdamW, a checkpoint has three times the size of the trainable float32
-    weights."""
+    save_steps: Annotated[Count | None, OutsideFingerprint()] = None
+    """Number of optimizer steps between two checkpoints, in addition to `save_minutes`. Default: the number of steps
+    does not matter."""
+
+    save_total_limit: Annotated[Count, OutsideFingerprint()] = 2
+    """Number of newest checkpoints to keep. If the newest one is damaged, the training resumes from the one before.
+    With AdamW, a checkpoint has three times the size of the trainable float32 weights."""
+
+    save_async: Annotated[bool, OutsideFingerprint()] = True
+    """If true, the training continues while a checkpoint is written. The workers first copy the checkpoint to the main
+    memory; together, they need main memory for a whole checkpoint. If false, the training waits until the checkpoint is
+    on the disk."""
+
+    save_threads: Annotated[Count, OutsideFingerprint()] = 2
+    """Number of threads with which each worker writes its part of a checkpoint, each to a file of its own."""
 
     ddp_timeout: Annotated[Count, OutsideFingerprint()] = 3600
     """Seconds that a worker waits for the other workers of its trial: until they start training, while the first worker
@@ -144,6 +159,15 @@ class SftOptions(TrainerOptions):
             raise ValueError(
                 f"exactly one of `epochs` and `tokens` sets the length of training, but {state} set; "
                 "to use `tokens`, write `epochs: null`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _saves_checkpoints(self) -> SftOptions:
+        if self.save_minutes is None and self.save_steps is None:
+            raise ValueError(
+                "save_minutes and save_steps are both null, so an interrupted training would start from the beginning; "
+                "set one of them, such as save_minutes: 20"
             )
         return self
 
@@ -189,6 +213,15 @@ class SftOptions(TrainerOptions):
     def selection_metric(self) -> SelectionMetric | None:
         """The metric that selects the best model; None if none is selected."""
         return self.metric_for_best_model if self.early_stopping_patience or self.load_best_model_at_end else None
+
+    def checkpoint_schedule(self, steps_per_epoch: int) -> CheckpointSchedule:
+        """Return when checkpoints are written, given the optimizer steps of an epoch."""
+        best_steps = None
+        if self.load_best_model_at_end:
+            uses_loss = self.metric_for_best_model.metric == VALIDATION_LOSS
+            best_steps = (self.eval_steps if uses_loss else self.eval_generate_steps) or steps_per_epoch
+        seconds = None if self.save_minutes is None else 60 * self.save_minutes
+        return CheckpointSchedule(seconds, self.save_steps, steps_per_epoch, best_steps)
 
     def check_num_samples(self, num_samples: int) -> None:
         """Refuse a validation split without samples; see `TrainerOptions.check_num_samples`."""

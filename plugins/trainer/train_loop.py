@@ -18,7 +18,26 @@ from plugins.trainer.train_step import LocalBatch, TrainStep, without_labels
 from plugins.trainer.training_history_and_warnings import TrainingHistory, TrainingMonitor
 from plugins.trainer.validation_loop import ValidationLoop
 from plugins.trainer.validation_split_and_batches import EpochSampler
+from runner.errors import StepError
+from runner.records import CheckpointSchedule
 from runner.stages import StopRequestedError, TrainingRun
+
+
+class SaveTimer:
+    """Measures the time since the last checkpoint of a training."""
+
+    def __init__(self, schedule: CheckpointSchedule) -> None:
+        """Start the timer."""
+        self._schedule = schedule
+        self.restart()
+
+    def restart(self) -> None:
+        """Start again, after a checkpoint."""
+        self._last = time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        """Return whether a checkpoint is due after a step."""
+        return self._schedule.is_due(step, time.monotonic() - self._last)
 
 
 @dataclass(frozen=True)
@@ -73,11 +92,21 @@ class TrainLoop:
         """
         self._warn(self.checkpoints.check_disk_space(keep_best=self.options.load_best_model_at_end))
         self._validation_loop.prepare()
+        try:
+            self._run_steps()
+        except StopRequestedError:
+            self.checkpoints.wait()
+            raise
+        finally:
+            self.checkpoints.close()
+
+    def _run_steps(self) -> None:
         first_step = num_done = self.checkpoints.restore(self._warn, keep_best=self.options.load_best_model_at_end)
         if num_done:
             self._evaluate(num_done)
         monitor = TrainingMonitor(self.num_steps)
         started, num_samples = time.perf_counter(), 0
+        timer = SaveTimer(self.options.checkpoint_schedule(self.sampler.steps_per_epoch))
         for step, indices, local_batch in self._prefetched_batches(first_step):
             if self._should_stop_early(num_done):
                 break
@@ -88,7 +117,8 @@ class TrainLoop:
             num_samples += len(indices)
             self._report_progress(num_done, metrics, num_samples / (time.perf_counter() - started))
             self._evaluate(num_done)
-            self._save_or_stop(num_done)
+            self._save_or_stop(num_done, timer)
+        self._finish_last_checkpoint()
         self._load_best_weights(num_done)
 
     def _evaluate(self, num_done: int) -> None:
@@ -99,15 +129,28 @@ class TrainLoop:
             self.checkpoints.save(num_done, self._best_step())
             raise
 
-    def _save_or_stop(self, num_done: int) -> None:
+    def _save_or_stop(self, num_done: int, timer: SaveTimer) -> None:
+        """Save a checkpoint if one is due. The clock of the main process decides for all workers."""
         best_step = self._best_step()
-        stop = self.train_step.any_worker(self.run.reporter.stop_requested())
+        is_due = self.accelerator.is_main_process and timer.is_due(num_done)
+        stop, is_due = self.train_step.any_worker_each(self.run.reporter.stop_requested(), is_due)
         if num_done == self.num_steps:
             return
-        if stop or best_step == num_done or num_done % self.options.save_steps == 0:
+        if stop or best_step == num_done or is_due:
             self.checkpoints.save(num_done, best_step)
+            timer.restart()
         if stop:
             raise StopRequestedError
+
+    def _finish_last_checkpoint(self) -> None:
+        """Wait for the last checkpoint. A failure is a warning only: all steps are done, and the model is saved next.
+
+        If this checkpoint has the best weights, loading them raises an error.
+        """
+        try:
+            self.checkpoints.wait()
+        except StepError as error:
+            self._warn(str(error))
 
     def _best_step(self) -> int | None:
         """Return the step whose checkpoint is kept as the best one; None if the last model is the result."""

@@ -74,6 +74,7 @@ class TrainStep:
         scheduled_optimizers: Sequence[ScheduledOptimizer],
         options: SftOptions,
         dummy_sample: Features | None = None,
+        sharded_loss: AnswerLoss | None = None,
     ) -> None:
         """Move the model to its device and let accelerate wrap model and optimizers.
 
@@ -84,6 +85,8 @@ class TrainStep:
             options: The trainer's options.
             dummy_sample: A sample with every input that a sample can have, and no labels. It is needed if the weights
                 are sharded: all workers must then run the same layers equally often.
+            sharded_loss: The model with its loss, if the weights are sharded already (`shard_and_convert`). The
+                optimizers then have the shards.
         """
         self._accelerator = accelerator
         self.model = model
@@ -93,9 +96,18 @@ class TrainStep:
         self._schedules = [scheduled.schedule for scheduled in scheduled_optimizers]
         if options.gradient_checkpointing:
             model.module.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        self._loss, *self.optimizers = accelerator.prepare(
-            AnswerLoss(model.module), *(scheduled.optimizer for scheduled in scheduled_optimizers)
-        )
+        optimizers = [scheduled.optimizer for scheduled in scheduled_optimizers]
+        if sharded_loss is not None:
+            self._loss: torch.nn.Module = sharded_loss
+            self.optimizers = [accelerator.prepare_optimizer(optimizer) for optimizer in optimizers]
+        else:
+            self._loss, *self.optimizers = accelerator.prepare(AnswerLoss(model.module), *optimizers)
+
+    def free_memory(self) -> None:
+        """Free gradients and optimizer states after the last step; only the weights stay."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+            optimizer.optimizer.state.clear()
 
     def run(self, step: int, sample_ids: Sequence[str], batch: LocalBatch) -> dict[str, float]:
         """Train on one batch: gradient, clipping, optimizer update, learning-rate schedule.
@@ -222,6 +234,10 @@ class TrainStep:
     def any_worker(self, condition: bool) -> bool:
         """Return whether the condition holds on at least one worker; all workers get the same answer."""
         return self._sum(condition)[0] > 0
+
+    def any_worker_each(self, *conditions: bool) -> list[bool]:
+        """Return for each condition whether it holds on at least one worker; all workers get the same answers."""
+        return [count > 0 for count in self._sum(*conditions)]
 
     def _micro_batches(self, batches: Iterable[Sequence[Features]]) -> Iterator[list[Features]]:
         """Split batches into micro-batches of samples of similar length."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -26,7 +27,12 @@ from plugins.trainer.step_memory import (
     peak_memory,
     profile_model,
 )
-from plugins.trainer.validation_split_and_batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, EpochSampler
+from plugins.trainer.validation_split_and_batches import (
+    CPU_POSITIONS,
+    MICRO_BATCH_POSITIONS,
+    EpochSampler,
+    num_validation,
+)
 from runner.errors import SpecError
 from runner.records import TrainingBudget, TrainingEstimate, TrainingVariant
 from runner.stages import ModelSpec, Optimizer, TokenCounts
@@ -80,7 +86,14 @@ def estimate_training(
         num_checkpoints=options.save_total_limit + 1 + options.load_best_model_at_end,
         model=value_bytes * count_parameters(profile),
         encoded=round(_encoded_ratio(options, counts) * sum(encoded_bytes(profile, setup, count) for count in counts)),
+        schedule=options.checkpoint_schedule(steps_per_epoch(options, len(counts))),
     )
+
+
+def steps_per_epoch(options: SftOptions, num_samples: int) -> int:
+    """Count the optimizer steps of an epoch of a training split."""
+    num_trained = num_samples - num_validation(num_samples, options.validation_ratio)
+    return math.ceil(num_trained / options.global_batch_size)
 
 
 TOKEN_BYTES = 24

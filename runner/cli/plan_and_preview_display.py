@@ -14,6 +14,7 @@ from runner.cli.console import PlainConsole
 from runner.cli.printing import print_json, print_text
 from runner.cli.progress import format_duration
 from runner.preflight.preview import PreviewedImage, PreviewedSample, PromptSegment, write_page
+from runner.preflight.resources import ASSUMED_WRITE_SPEED
 
 MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "total")
 """The parts of a worker's memory, in the order of the rows."""
@@ -127,12 +128,23 @@ def _cost_rows(description: Mapping[str, Any]) -> dict[str, str]:
     rows = {}
     if disk := description["disk"]:
         rows["disk"] = f"{_format_gigabytes(disk['total'])} GB: {_format_disk(disk)}"
+        if disk.get("written") is not None:
+            rows["written to disk"] = _format_written(disk)
     if hours := description["hours"]:
         assumption = f"at {hours['share_of_peak']:.0%} of the {hours['accelerator']}'s peak"
         rows["seconds per step"] = f"{hours['seconds_per_step']:.2f} {assumption}"
         if hours["gpu"] is not None:
             rows["GPU hours"] = f"{hours['gpu']:.1f} (training takes {format_duration(hours['training'] * 3600)})"
     return rows
+
+
+def _format_written(disk: Mapping[str, Any]) -> str:
+    duration = format_duration(disk["write_minutes"] * 60)
+    speed = f"{_format_gigabytes(ASSUMED_WRITE_SPEED)} GB/s"
+    return (
+        f"{_format_gigabytes(disk['written'])} GB in the whole trial, with {disk['checkpoints_written']} checkpoints; "
+        f"takes {duration} at an assumed {speed}"
+    )
 
 
 def _format_disk(disk: Mapping[str, Any]) -> str:

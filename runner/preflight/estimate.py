@@ -314,12 +314,18 @@ def _estimate_resources(spec: ExperimentSpec, model_spec: ModelSpec, split: Trai
     gpus = spec.compute.gpus_per_worker > 0
     estimate = trainer.estimate_training(model_spec, optimizer, counts, spec.compute.workers, gpus=gpus)
     budget = split.training_budget(spec) if split else TrainingBudget(None, None)
+    hours = estimate_hours(estimate, spec.compute, budget.steps)
     return {
         "tokens": {**summarize_lengths(counts, assumed=split is None), "trained": budget.tokens},
         "parameters": parameters,
         **check_memory(estimate, spec.compute),
-        "disk": estimate_disk(estimate, assumed=split is None),
-        "hours": estimate_hours(estimate, spec.compute, budget.steps),
+        "disk": estimate_disk(
+            estimate,
+            assumed=split is None,
+            num_steps=budget.steps,
+            seconds_per_step=hours.get("seconds_per_step"),
+        ),
+        "hours": hours,
     }
 
 

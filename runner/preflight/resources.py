@@ -200,25 +200,55 @@ def _gigabytes(variant: TrainingVariant) -> str:
     return f"{variant.memory.total / 1e9:.0f} GB"
 
 
-def estimate_disk(estimate: TrainingEstimate, *, assumed: bool = False) -> dict[str, int | None]:
-    """Estimate the disk space of a trial.
+ASSUMED_WRITE_SPEED = 1e9
+"""Bytes per second that a trial writes to its storage; shown as an assumption. One NVMe disk writes 2 to 5 GB/s, a
+shared file system of a cluster often less than 1 GB/s for a node."""
+
+
+def estimate_disk(
+    estimate: TrainingEstimate,
+    *,
+    assumed: bool = False,
+    num_steps: int | None = None,
+    seconds_per_step: float | None = None,
+) -> dict[str, int | float | None]:
+    """Estimate the disk space of a trial, and what the trial writes.
 
     Args:
         estimate: The resources of the training.
         assumed: Whether the samples are assumed, so that the size of the encoded samples is not known.
+        num_steps: Optimizer steps of the training; None if they are not known.
+        seconds_per_step: Time of an optimizer step; None if it is not known.
 
     Returns:
         In bytes: `checkpoint` (one), `model`, `encoded_samples` (null if it is not known), and `total`;
-        `num_checkpoints` kept at once.
+        `num_checkpoints` kept at once. For the whole trial without an interruption: `checkpoints_written`, `written`
+        (bytes of checkpoints, model and encoded samples) and `write_minutes` at `ASSUMED_WRITE_SPEED`; these are null
+        if the number of checkpoints is not known.
     """
     encoded = None if assumed else estimate.encoded
+    num_written = _count_checkpoints(estimate, num_steps, seconds_per_step)
+    written = None
+    if num_written is not None:
+        written = num_written * estimate.checkpoint + estimate.model + (encoded or 0)
     return {
         "checkpoint": estimate.checkpoint,
         "num_checkpoints": estimate.num_checkpoints,
         "model": estimate.model,
         "encoded_samples": encoded,
         "total": estimate.checkpoint * estimate.num_checkpoints + estimate.model + (encoded or 0),
+        "checkpoints_written": num_written,
+        "written": written,
+        "write_minutes": None if written is None else written / ASSUMED_WRITE_SPEED / 60,
     }
+
+
+def _count_checkpoints(estimate: TrainingEstimate, num_steps: int | None, seconds_per_step: float | None) -> int | None:
+    """Count the checkpoints of a training; None if its length is not known, or its time if the time matters."""
+    schedule = estimate.schedule
+    if schedule is None or num_steps is None or (seconds_per_step is None and schedule.seconds is not None):
+        return None
+    return schedule.count(num_steps, seconds_per_step or 0.0)
 
 
 def estimate_hours(estimate: TrainingEstimate, compute: ComputeOptions, num_steps: int | None) -> dict[str, Any]:

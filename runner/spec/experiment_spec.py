@@ -182,6 +182,9 @@ class ComputeOptions(Options):
     both for cards with 40 GB and for cards with 80 GB. Null: any type."""
     gpu_memory: Annotated[str | None, Field(pattern=r"^[0-9]{1,6} ?GB$")] = None
     """Minimum memory of each GPU, such as `80GB`. A trial on a GPU with less memory stops with an error."""
+    memory: Annotated[str | None, Field(pattern=r"^\d+ ?GB$")] = None
+    """Main memory of each worker, such as `64GB`. Ray places a trial only on nodes that have this memory free. Null: a
+    trial waits for no main memory."""
     placement: Literal["node", "any"] = "node"
     """Placement of a trial's workers. `node`: all workers on one node or, if no node is large enough, on as few nodes
     as possible; the trial waits until these nodes have free resources. `any`: on any nodes with free resources, on few
@@ -208,6 +211,11 @@ class ComputeOptions(Options):
     recently used artifacts and encoded samples until the folder takes no more. The launch keeps what its running trials
     use. Files that a trial also has do not count. Null: no limit."""
 
+    @property
+    def memory_bytes(self) -> int | None:
+        """The main memory of each worker in bytes; None if the spec requests none."""
+        return None if self.memory is None else int(self.memory.removesuffix("GB")) * 10**9
+
     @field_validator("cache_limit")
     @classmethod
     def _check_size(cls, size: str | None) -> str | None:
@@ -227,7 +235,7 @@ class ComputeOptions(Options):
 
     def smoke(self) -> Mapping[str, Any]:
         """Use one worker on the CPU, so that the smoke run works on any machine."""
-        return {"workers": 1, "gpus_per_worker": 0, "accelerator": None, "gpu_memory": None}
+        return {"workers": 1, "gpus_per_worker": 0, "accelerator": None, "gpu_memory": None, "memory": None}
 
 
 class Pins(DescribedModel):

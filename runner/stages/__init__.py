@@ -2,6 +2,7 @@
 
 from runner.stages.adapter_and_model import (
     Adapter,
+    BuildsAsStored,
     Features,
     FrozenVisionEncoder,
     Model,
@@ -68,6 +69,7 @@ __all__ = [
     "Annotation",
     "AnnotationEstimate",
     "Annotator",
+    "BuildsAsStored",
     "Data",
     "DataOptions",
     "DatasetInfo",

@@ -276,3 +276,16 @@ class Model(Protocol):
         Raises:
             RequirementError: Image processing, chat template or tokenizer differ from those used in training.
         """
+
+
+@runtime_checkable
+class BuildsAsStored(Model, Protocol):
+    """Optional for a model plugin: builds the model to train without converting the weights of a checkpoint.
+
+    The runner uses it for trainers with the class attribute `converts_weights = True`, which convert the weights to
+    float32 themselves, on the device or after sharding. Weights in bfloat16 can stay mapped from their files, so that
+    the workers of a machine share their memory.
+    """
+
+    def build_as_stored(self, texts: Iterable[str], seed: int) -> VisionLanguageModel:
+        """Build the model as `Model.build` does, with weights in the precision in which they are stored."""

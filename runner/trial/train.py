@@ -16,7 +16,7 @@ from runner.preflight.sample_checker import SampleChecker
 from runner.prompt_rendering import split_groups, training_texts
 from runner.records import Rendered, Sample
 from runner.resolved_plan import create_plugin
-from runner.stages import Trainer, TrainingRun
+from runner.stages import BuildsAsStored, Trainer, TrainingRun
 from runner.stages.optimizer_and_trainer import summarize_groups
 from runner.trial.cache_entry import plugin_identity
 from runner.trial.trial_components import TrialContext, is_main_process
@@ -71,15 +71,18 @@ def train(context: TrialContext) -> None:
         raise DataError("the training split holds no samples")
     rendered = [context.adapter.render_training(sample) for sample in samples]
     context.check_initial_weights()
-    model = context.model.build(training_texts(rendered), context.spec.seed)
     assert context.spec.optimizer is not None
     assert context.spec.trainer is not None
+    trainer = create_plugin(context.spec.trainer)
+    plugin, build = context.model, context.model.build
+    if getattr(trainer, "converts_weights", False) and isinstance(plugin, BuildsAsStored):
+        build = plugin.build_as_stored
+    model = build(training_texts(rendered), context.spec.seed)
     optimizer = create_plugin(context.spec.optimizer)
     manifest = optimizer.prepare(model.module, context.spec.seed)
     if is_main_process():
         write_jsonl(context.run.parameters, [vars(row) for row in manifest])
         context.log.append("parameters", groups=summarize_groups(manifest))
-    trainer = create_plugin(context.spec.trainer)
     checker = SampleChecker.of(model, trainer)
     if is_main_process():
         _run_preflight(context, checker, trainer, samples, rendered)

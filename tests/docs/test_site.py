@@ -141,7 +141,7 @@ def test_every_setting_of_the_engine_is_in_the_reference(site, kind, folder, nam
 def test_type_default_and_docstring_of_an_option_are_shown(site):
     page = unescape(re.sub(r"<[^>]+>", "", (site / "reference" / "experiment-trainer.html").read_text()))
     docstring = field_descriptions(SftOptions)["save_total_limit"]
-    assert f"save_total_limit¶\nwhole number, above 0; default 1\n{docstring}\n" in page
+    assert f"save_total_limit¶\nwhole number, above 0; default 2\n{docstring}\n" in page
 
 
 def test_every_shipped_spec_has_a_page(site):

@@ -44,6 +44,19 @@ def test_a_trial_across_nodes_is_described_by_node():
     assert told == "4 GPUs and 8 CPUs (A100) on each of 2 nodes; free now: no node"
 
 
+def test_workers_are_placed_where_their_main_memory_is_free():
+    request = plan_placement(compute(memory="5GB", workers=4), [NODE] * 2, 4)
+    assert request.workers_per_bundle == (2, 2)
+    assert request.bundles()[0]["memory"] == 1e10
+    assert not request.fits([NODE, {**NODE, "memory": 9e9}])
+    assert request.fits([NODE, NODE])
+    told = describe_shortage(request, [{**NODE, "memory": 9e9}])
+    assert told.startswith("2 GPUs and 4 CPUs and 10 GB of memory (A100) on each of 2 nodes; free now: ")
+    assert told.endswith("4 GPUs, 8 CPUs, 9 GB of memory, A100")
+    with pytest.raises(RequirementError, match=r"no node has enough memory; request less per worker"):
+        plan_placement(compute(memory="11GB"), [NODE], 1)
+
+
 @pytest.mark.parametrize(
     ("asked", "told"),
     [

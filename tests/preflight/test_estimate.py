@@ -11,7 +11,7 @@ from runner.cli.plan_and_preview_display import LITTLE_MEMORY, _memory_table, pl
 from runner.errors import RequirementError
 from runner.preflight.estimate import ASSUMED_LENGTH, assumed_sample_length, describe_plan
 from runner.preflight.resources import USABLE_MEMORY_RATIO, check_memory, estimate_disk, estimate_hours
-from runner.records import Memory, TrainingEstimate, TrainingVariant
+from runner.records import CheckpointSchedule, Memory, TrainingEstimate, TrainingVariant
 from runner.spec.experiment_spec import ComputeOptions
 from runner.spec.load import load_spec
 
@@ -152,6 +152,28 @@ def test_the_disk_row_names_the_encoded_samples(offline, encoded, text):
             console.print(table)
     [row] = [line for line in shown.get().splitlines() if line.startswith("│ disk")]
     assert text in row
+
+
+def test_the_plan_says_what_a_whole_trial_writes(offline):
+    schedule = CheckpointSchedule(seconds=1200, steps=None, steps_per_epoch=967)
+    estimate = replace(estimate_training(1), checkpoint=100 * GIGABYTE, encoded=7, schedule=schedule)
+    disk = estimate_disk(estimate, num_steps=2901, seconds_per_step=0.83)
+    assert (disk["checkpoints_written"], disk["written"]) == (2, 200 * GIGABYTE + 5 + 7)
+    assert disk["write_minutes"] == pytest.approx(200 / 60)
+    console = Console(width=300)
+    with console.capture() as shown:
+        for table in plan_tables({**plan_of(), "disk": disk}):
+            console.print(table)
+    assert "200.0 GB in the whole trial, with 2 checkpoints; takes" in shown.get()
+
+
+def test_what_is_written_is_unknown_without_the_time_that_decides_it():
+    by_time = replace(estimate_training(1), schedule=CheckpointSchedule(1200, None, 10))
+    by_steps = replace(estimate_training(1), schedule=CheckpointSchedule(None, 5, 10))
+    assert estimate_disk(by_time, num_steps=100)["written"] is None
+    assert estimate_disk(by_steps, num_steps=100)["checkpoints_written"] == 19
+    assert estimate_disk(by_steps)["written"] is None
+    assert estimate_disk(estimate_training(1), num_steps=100, seconds_per_step=1)["written"] is None
 
 
 def test_hours_are_operations_over_an_assumed_fraction_of_the_peak():

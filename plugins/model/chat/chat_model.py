@@ -9,7 +9,7 @@ from pickle import UnpicklingError
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -83,6 +83,18 @@ class ChatModel(ABC, Generic[FamilyOptions]):
             RequirementError: The checkpoint or the attention implementation is not available.
             SpecError: The checkpoint has another architecture.
         """
+        return self._build(texts, seed, as_stored=False)
+
+    def build_as_stored(self, texts: Iterable[str], seed: int) -> LoadedChatModel:
+        """Create the model to train, with the weights of a checkpoint as stored; see `BuildsAsStored`.
+
+        Raises:
+            RequirementError: The checkpoint or the attention implementation is not available.
+            SpecError: The checkpoint has another architecture.
+        """
+        return self._build(texts, seed, as_stored=True)
+
+    def _build(self, texts: Iterable[str], seed: int, *, as_stored: bool) -> LoadedChatModel:
         self._check_attention()
         if self._options.checkpoint is None:
             config, processor = self._small(texts)
@@ -91,7 +103,8 @@ class ChatModel(ABC, Generic[FamilyOptions]):
                 return self._without_weights(config, processor, self._options.attention)
         folder = self.checkpoint()
         assert folder is not None
-        return self.loaded_class(self._weights(folder, torch.float32), self._processor(folder))
+        dtype = stored_dtype(folder) if as_stored else torch.float32
+        return self.loaded_class(self._weights(folder, dtype), self._processor(folder))
 
     def model_spec(self, texts: Iterable[str]) -> LoadedChatModel:
         """Create the same model on the meta device, without weights; see `Model.model_spec`.
@@ -258,6 +271,27 @@ class ChatModel(ABC, Generic[FamilyOptions]):
                 f"({len(missing)} in all); copy the whole checkpoint, or use one of this architecture"
             )
         return module
+
+
+STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}
+"""The names in safetensors files of the number formats that float32 contains exactly."""
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """Return the number format in which a checkpoint can be loaded without a change of its weights.
+
+    Returns:
+        The format of all weights in the safetensors files, if float32 contains it exactly: transformers then maps the
+        files into memory, and workers on one machine share this memory. Otherwise float32.
+    """
+    names = set()
+    for file in folder.glob("*.safetensors"):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                names |= {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 - no mapping
+        except SafetensorError:
+            return torch.float32  # `_weights` describes the error.
+    return STORED_DTYPES.get(names.pop(), torch.float32) if len(names) == 1 else torch.float32
 
 
 def read_config(folder: Path) -> PreTrainedConfig:

@@ -14,7 +14,7 @@ from runner.errors import LostConnectionError, LostWorkerError, OutOfMemoryError
 from runner.execute.fork_executor import needed_keys, plugin_modules
 from runner.execute.ray.cluster_and_reservations import Reservation
 from runner.execute.ray.node_worker import LOOPBACK, WorkerTask, run_worker
-from runner.execute.ray.placement import WorkerPlace
+from runner.execute.ray.placement import MEMORY, WorkerPlace
 from runner.resolved_plan import plan_json, with_changed_options
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.trial.run_directory_and_events import EventLog, RunDirectory, steps_of
@@ -152,6 +152,7 @@ class Attempt:
         options = {
             "num_cpus": cores,
             "num_gpus": resources.pop("GPU", 0),
+            MEMORY: resources.pop(MEMORY, None),
             "resources": resources,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
                 self._reservation.group, placement_group_bundle_index=place.bundle

@@ -16,6 +16,8 @@ TYPE = "accelerator_type:"
 TYPE_AMOUNT = 0.001
 """What a worker takes of its node's `accelerator_type`. The node has 1 of it, which only says what its GPUs are."""
 ROUNDING = 1e-6
+MEMORY = "memory"
+"""Ray's name for the main memory of a node or a worker, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ def worker_resources(compute: ComputeOptions, totals: Sequence[Resources]) -> di
     counts.
     """
     accelerators: dict[str, float] = {}
+    if compute.memory_bytes is not None:
+        accelerators[MEMORY] = float(compute.memory_bytes)
     if compute.gpus_per_worker:
         accelerators["GPU"] = compute.gpus_per_worker
     if compute.accelerator:
@@ -166,12 +170,18 @@ def worker_capacity(node: Resources, per_worker: Resources) -> int:
 
 def describe_shortage(request: PlacementRequest, free: Sequence[Resources]) -> str:
     """Describe what a trial is waiting for, and what is free."""
-    return f"{request}; free now: {describe_nodes(free)}"
+    return f"{request}; free now: {describe_nodes(free, memory=MEMORY in request.per_worker)}"
 
 
-def describe_nodes(nodes: Sequence[Resources]) -> str:
-    """Describe nodes, with equal ones grouped: `2 × 4 GPUs, 8 CPUs, A100`."""
-    counts = Counter(_describe(node, ", ") for node in nodes)
+def describe_nodes(nodes: Sequence[Resources], *, memory: bool = False) -> str:
+    """Describe nodes, with equal ones grouped: `2 × 4 GPUs, 8 CPUs, A100`.
+
+    Args:
+        nodes: The resources of each node.
+        memory: Whether the main memory is stated.
+    """
+    shown = [node if memory else {name: node[name] for name in node if name != MEMORY} for node in nodes]
+    counts = Counter(_describe(node, ", ") for node in shown)
     return "; ".join(f"{number} × {node}" if number > 1 else node for node, number in counts.items()) or "no node"
 
 
@@ -194,7 +204,8 @@ def _refusal(
         ]
         names = ", ".join(name.removeprefix(TYPE) for name in missing) or "all of it at once"
         remedy = f"no node has enough {names}; request less per worker"
-    found = f"the cluster can hold {capacity or 'none'} of them. Its nodes: {describe_nodes(totals)}"
+    nodes = describe_nodes(totals, memory=MEMORY in per_worker)
+    found = f"the cluster can hold {capacity or 'none'} of them. Its nodes: {nodes}"
     return f"{request}, but {found}; {remedy}"
 
 
@@ -204,6 +215,8 @@ def _describe(resources: Resources, separator: str = " and ") -> str:
         for name in ("GPU", "CPU")
         if name in resources
     ]
+    if MEMORY in resources:
+        parts.append(f"{resources[MEMORY] / 1e9:.0f} GB of memory")
     types = [name.removeprefix(TYPE) for name in resources if name.startswith(TYPE)]
     if types and separator == " and ":
         return f"{separator.join(parts)} ({', '.join(types)})"

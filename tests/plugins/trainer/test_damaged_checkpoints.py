@@ -38,10 +38,10 @@ DAMAGES = {
 class Training:
     """A small training, its checkpoints, and the weights after each step."""
 
-    def __init__(self, folder, accelerator=ONE_WORKER, limit=9):
+    def __init__(self, folder, accelerator=ONE_WORKER, limit=9, **writing):
         self.parts, self.folder = parts(seed=1), folder
         self.history = TrainingHistory(SftOptions(validation_ratio=0.1).metric_for_best_model)
-        self.checkpoints = Checkpoints(folder, limit, accelerator, TrainingState(*self.parts), self.history)
+        self.checkpoints = Checkpoints(folder, limit, accelerator, TrainingState(*self.parts), self.history, **writing)
         self.warnings, self.weights = [], {}
 
     def train(self, *steps, losses=(), best=None):

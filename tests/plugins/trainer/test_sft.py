@@ -123,7 +123,7 @@ def test_resumed_training_equals_uninterrupted_training(train, recorder, stops, 
         reporter = recorder(stop_after=stop)
         with pytest.raises(StopRequestedError):
             train(reporter, "parts", _muon(), epochs=3, validation_ratio=0.2)
-        assert [folder.name for folder in (tmp_path / "parts").iterdir()] == [f"step-{stop:08d}"]
+        assert max(folder.name for folder in (tmp_path / "parts").iterdir()) == f"step-{stop:08d}"
     resumed = train(parts, "parts", _muon(), epochs=3, validation_ratio=0.2)
     assert _weights(resumed).equal(expected)
     assert parts.recorded[0][0] == stops[-1] + 1

@@ -86,12 +86,12 @@ def test_best_checkpoint_survives_newer_ones_and_an_interruption(begin, validate
     first, second = recorder(stop_after=4), recorder()
     with pytest.raises(StopRequestedError):
         begin(first, **options)
-    assert _kept(tmp_path) == [2, 4]
+    assert _kept(tmp_path) == [2, 3, 4]
     validate_as(1.5)
     model = begin(second, **options)
     assert [step for step, _ in second.recorded] == [5, 5]  # a step and its evaluation, the third that is no better
     assert _weights(model).equal(first.weights[2])
-    assert _kept(tmp_path) == [2, 5]
+    assert _kept(tmp_path) == [2, 4, 5]
 
 
 def test_resumed_training_that_stopped_early_runs_no_step(begin, validate_as, recorder):

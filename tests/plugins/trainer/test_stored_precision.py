@@ -1,0 +1,121 @@
+"""Weights of a checkpoint stay mapped from its files until the trainer has moved or sharded them."""
+
+import os
+
+import pytest
+import torch
+from ranks import together
+from torch import distributed
+from torch.distributed.tensor import DTensor
+
+from plugins.model.chat.chat_model import stored_dtype
+from plugins.model.model_options_and_small_sizes import Qwen25VLOptions
+from plugins.model.qwen_vl import Qwen25VLModel
+from plugins.optimizer.adamw import AdamWOptimizer
+from plugins.optimizer.optimizer_options import AdamWOptions
+from plugins.trainer.accelerator_and_sharding import (
+    gather_weights,
+    layer_classes,
+    make_accelerator,
+    move_and_convert,
+    shard_and_convert,
+)
+from plugins.trainer.loss import AnswerLoss
+from runner.stages import BuildsAsStored
+
+GROUPS = {"vision": {"match": "*visual*", "frozen": True}, "rest": {"match": "*", "lr": 1e-3, "lora": {"rank": 2}}}
+
+
+@pytest.fixture
+def checkpoint(build_smoke, tmp_path):
+    """A function that saves the smoke-sized model in a precision, and returns its folder."""
+
+    def save(precision):
+        build_smoke().save(tmp_path / precision, precision)
+        return tmp_path / precision
+
+    return save
+
+
+def _plugin(folder):
+    return Qwen25VLModel(Qwen25VLOptions(size=None, checkpoint=str(folder)))
+
+
+def _assert_equal(ours, theirs):
+    ours, theirs = ours.state_dict() | dict(ours.named_buffers()), theirs.state_dict() | dict(theirs.named_buffers())
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype and ours[name].equal(tensor), name
+
+
+def test_weights_in_bfloat16_are_mapped_from_their_file_and_converted_later(checkpoint):
+    folder = checkpoint("bf16")
+    plugin = _plugin(folder)
+    assert isinstance(plugin, BuildsAsStored)
+    module = plugin.build_as_stored([], 0).module
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.bfloat16}
+    begins, ends = _mapped(folder)
+    assert all(begins <= parameter.data_ptr() < ends for parameter in module.parameters())
+    move_and_convert(module, torch.device("cpu"))
+    _assert_equal(module, plugin.build([], 0).module)
+
+
+def _mapped(folder):
+    """The addresses at which the file with the weights is mapped."""
+    with open("/proc/self/maps") as maps:
+        lines = [line.split()[0] for line in maps if str(folder / "model.safetensors") in line]
+    ranges = [tuple(int(address, 16) for address in line.split("-")) for line in lines]
+    return min(begin for begin, _ in ranges), max(end for _, end in ranges)
+
+
+def test_other_precisions_are_loaded_in_float32(checkpoint):
+    assert stored_dtype(checkpoint("bf16")) == torch.bfloat16
+    assert stored_dtype(checkpoint("fp32")) == torch.float32
+    folder = checkpoint("bf16")
+    (folder / "model-2.safetensors").write_bytes((checkpoint("fp32") / "model.safetensors").read_bytes())
+    assert stored_dtype(folder) == torch.float32
+    (folder / "model-2.safetensors").write_bytes(b"")
+    assert stored_dtype(folder) == torch.float32
+
+
+def test_adapters_and_digests_do_not_depend_on_the_stored_precision(checkpoint):
+    plugin = _plugin(checkpoint("bf16"))
+    optimizers, modules = [], []
+    for build in (plugin.build, plugin.build_as_stored):
+        optimizers.append(AdamWOptimizer(AdamWOptions(groups=GROUPS)))
+        modules.append(build([], 0).module)
+        optimizers[-1].prepare(modules[-1], 3)
+    assert optimizers[0]._frozen_digests == optimizers[1]._frozen_digests
+    move_and_convert(modules[1], torch.device("cpu"))
+    _assert_equal(modules[1], modules[0])
+    for one, other in zip(modules[0].named_parameters(), modules[1].named_parameters(), strict=True):
+        assert (one[0], one[1].requires_grad) == (other[0], other[1].requires_grad)
+    optimizers[1].finish(modules[1])
+
+
+def _work(rank, folder):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="0")
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    plugin = _plugin(folder / "bf16")
+    expected = {name: weight.detach() for name, weight in plugin.build([], 0).module.named_parameters()}
+    module = plugin.build_as_stored([], 0).module
+    module.get_input_embeddings().requires_grad_(False)
+    accelerator = make_accelerator("bf16", layer_classes(module))
+    shard_and_convert(accelerator, AnswerLoss(module))
+    assert {type(parameter) for parameter in module.parameters()} == {DTensor}
+    for name, parameter in module.named_parameters():
+        assert parameter.dtype == parameter.to_local().dtype == torch.float32
+        assert parameter.requires_grad == ("embed_tokens" not in name)
+        assert parameter.full_tensor().equal(expected[name])
+    gather_weights(module, keep=rank == 0, dtype=torch.bfloat16)
+    if rank == 0:
+        for name, parameter in module.named_parameters():
+            assert parameter.dtype == (torch.float32 if "embed_tokens" in name else torch.bfloat16)
+            assert parameter.float().equal(expected[name])
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def test_shards_are_converted_and_trained_weights_gathered_as_they_are_saved(checkpoint, tmp_path):
+    checkpoint("bf16")
+    together(_work, tmp_path)
