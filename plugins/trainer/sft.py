@@ -18,7 +18,7 @@ from plugins.trainer.accelerator_and_sharding import (
     move_and_convert,
     shard_and_convert,
 )
-from plugins.trainer.checkpoint import Checkpoints, TrainingState
+from plugins.trainer.checkpoint import Checkpoints
 from plugins.trainer.encoded_samples import EncodedSamples, SampleFiles, apply_length_limit, is_skipped
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
@@ -26,6 +26,7 @@ from plugins.trainer.train_loop import TrainLoop
 from plugins.trainer.train_step import TrainStep, without_labels
 from plugins.trainer.training_estimate import count_target_tokens, estimate_training, training_budget
 from plugins.trainer.training_history_and_warnings import TrainingHistory
+from plugins.trainer.training_state import TrainingState
 from plugins.trainer.validation_split_and_batches import EpochSampler, ValidationSplit, num_validation, split_validation
 from runner.errors import SpecError, StepError
 from runner.records import ImagePart, Rendered, TrainingBudget, TrainingEstimate

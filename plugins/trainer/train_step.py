@@ -17,10 +17,10 @@ from accelerate.utils import send_to_device
 from torch.distributed.tensor import DTensor
 
 from plugins.trainer.accelerator_and_sharding import reshard, unsharded_weights
-from plugins.trainer.checkpoint import rng_states, set_rng_states
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.training_history_and_warnings import peak_memory_gb
+from plugins.trainer.training_state import rng_states, set_rng_states
 from plugins.trainer.validation_split_and_batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, group_by_length
 from runner.errors import DivergedError
 from runner.records import IGNORED

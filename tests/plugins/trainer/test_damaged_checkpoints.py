@@ -18,10 +18,11 @@ from torch.distributed.checkpoint.filesystem import FileSystem
 
 from plugins.trainer import checkpoint_reader
 from plugins.trainer.accelerator_and_sharding import make_accelerator
-from plugins.trainer.checkpoint import Checkpoints, TrainingState
+from plugins.trainer.checkpoint import Checkpoints
 from plugins.trainer.checkpoint_reader import _DescriptionUnpickler
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.training_history_and_warnings import TrainingHistory
+from plugins.trainer.training_state import TrainingState
 from runner.errors import LostWorkerError, OutOfMemoryError, StepError
 
 ONE_WORKER = SimpleNamespace(is_main_process=True, process_index=0, num_processes=1, wait_for_everyone=lambda: None)

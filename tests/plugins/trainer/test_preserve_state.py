@@ -4,8 +4,8 @@ import numpy
 import pytest
 import torch
 
-from plugins.trainer.checkpoint import rng_states
 from plugins.trainer.train_step import preserve_training_state
+from plugins.trainer.training_state import rng_states
 
 
 def _module():

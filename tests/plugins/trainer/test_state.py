@@ -10,7 +10,7 @@ import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
-from plugins.trainer.checkpoint import TrainingState, rng_states, set_rng_states
+from plugins.trainer.training_state import TrainingState, rng_states, set_rng_states
 from runner.errors import StepError
 
 
