@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.servers.chat import SECONDS_PER_MINUTE, RateLimiter
+from plugins.servers.bounded_client import SECONDS_PER_MINUTE, RateLimiter
 
 
 def starts(number, requests, tokens, each):
