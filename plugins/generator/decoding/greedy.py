@@ -73,8 +73,9 @@ class GreedyDecoder:
         self.model, self._max_new_tokens = model, max_new_tokens
         module: Any = model.module
         if module.device.type == "cpu" and torch.cuda.is_available():
-            # Each worker of a node sees all GPUs of its trial there.
-            module = module.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
+            # Each worker of a node sees all GPUs of its trial there; several may share one.
+            index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+            module = module.to(torch.device("cuda", index))
         self.device: torch.device = module.device
         self.module = module.eval()
         self.stop_token_ids = frozenset(model.stop_token_ids)
