@@ -9,11 +9,13 @@ from functools import partial
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
+from transformers import PreTrainedModel
 
 from plugins.trainer.accelerator_and_sharding import gather_weights, layer_classes, make_accelerator
 from plugins.trainer.checkpoint import Checkpoints, TrainingState
 from plugins.trainer.encoded_samples import EncodedSamples, SampleFiles, apply_length_limit, is_skipped
 from plugins.trainer.sft_options import SftOptions
+from plugins.trainer.throughput import MfuMeter, device_peak_flops
 from plugins.trainer.train_loop import TrainLoop
 from plugins.trainer.train_step import TrainStep, without_labels
 from plugins.trainer.training_estimate import count_target_tokens, estimate_training, training_budget
@@ -160,7 +162,8 @@ class SftTrainer:
         files = self._sample_files(model, vision, accelerator, run)
         is_sharded = accelerator.distributed_type is DistributedType.FSDP
         dummy_sample = self._dummy_sample(encode, samples) if is_sharded else None
-        train_step = TrainStep(accelerator, model, scheduled_optimizers, self._options, dummy_sample)
+        mfu_meter = self._mfu_meter(model, vision, accelerator)
+        train_step = TrainStep(accelerator, model, scheduled_optimizers, self._options, dummy_sample, mfu_meter)
         optimizer.check(model.module, train_step.optimizers)
         if accelerator.is_main_process:
             self._warn_of_small_validation_split(split, run)
@@ -206,6 +209,19 @@ class SftTrainer:
                 return vision.replace_pixels(features)
 
         return encode
+
+    def _mfu_meter(
+        self, model: VisionLanguageModel, vision: FrozenVisionEncoder | None, accelerator: Accelerator
+    ) -> MfuMeter | None:
+        """Return the meter of MFU; None if the peak of the device or the parts of the model are not known."""
+        peak = device_peak_flops(accelerator.device, self._options.precision)
+        if peak is None or not isinstance(model.module, PreTrainedModel):
+            return None
+        return MfuMeter.of(
+            model.module,
+            peak,
+            caches_features=vision is not None,
+        )
 
     def _sample_files(
         self, model: VisionLanguageModel, vision: FrozenVisionEncoder | None, accelerator: Accelerator, run: TrainingRun

@@ -137,6 +137,13 @@ class SftOptions(TrainerOptions):
     """If true, activations are not stored, but computed again in the backward pass. This needs less memory, and about a
     third more time."""
 
+    profile_steps: Annotated[Count | None, OutsideFingerprint()] = None
+    """Number of optimizer steps of the first worker to profile with torch.profiler, after two other steps of the
+    launch. The trace is written to `profile/trace.json.gz` in the run directory; open it in https://ui.perfetto.dev or
+    in chrome://tracing. A trace of one step of a large model takes some 100 MB before compression, so a few steps are
+    enough. A training that is reused from the cache has no trace; `runner launch --rerun train` repeats the
+    training. Default: no profile."""
+
     @model_validator(mode="after")
     def _one_length(self) -> SftOptions:
         if (self.epochs is None) == (self.tokens is None):
