@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from peft import LoraConfig
-from peft.tuners.lora import LoraModel
+from peft.tuners.lora import LoraLayer, LoraModel
 from transformers import PreTrainedModel
 
+from plugins.optimizer.optimizer_options import require_bitsandbytes
 from plugins.optimizer.param_groups import GROUPS_PATH, ParamGroup
 from runner.errors import Problem, SpecError
 
@@ -20,7 +22,8 @@ ADAPTER_NAME = "default"
 def add_adapters(module: torch.nn.Module, groups: Sequence[ParamGroup], seed: int) -> LoraModel:
     """Add adapters to the linear layers of the groups with `lora`, in place.
 
-    Afterwards only the adapters of these groups are trainable.
+    Afterwards only the adapters of these groups are trainable. Layers of groups with `load_in_4bit` are quantized,
+    except on the meta device.
 
     Args:
         module: The whole model, without adapters.
@@ -32,6 +35,7 @@ def add_adapters(module: torch.nn.Module, groups: Sequence[ParamGroup], seed: in
 
     Raises:
         SpecError: A group with `lora` has no linear layer.
+        RequirementError: A group has `load_in_4bit`, and bitsandbytes is not installed.
     """
     lora_groups = [(group, _linear_layers(module, group)) for group in groups if group.options.lora is not None]
     if problems := [_no_layer_problem(group) for group, layers in lora_groups if not layers]:
@@ -39,11 +43,27 @@ def add_adapters(module: torch.nn.Module, groups: Sequence[ParamGroup], seed: in
     trainable = [parameter for group in groups if group.options.lora is None for parameter in group.trainable.values()]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        for group, layers in lora_groups:
+            if group.options.lora is not None and group.options.lora.load_in_4bit:
+                _quantize(module, layers)
         lora_model = LoraModel(module, _lora_config(lora_groups), ADAPTER_NAME)
     # peft freezes everything but adapters; groups without `lora` stay trainable.
     for parameter in trainable:
         parameter.requires_grad_(True)
     return lora_model
+
+
+def _quantize(module: torch.nn.Module, layers: Sequence[str]) -> None:
+    """Replace linear layers by layers with weights in 4 bits, one after another."""
+    if any(parameter.is_meta for parameter in module.parameters()):
+        return
+    require_bitsandbytes("lora.load_in_4bit", "remove load_in_4bit")
+    from plugins.optimizer.quantized import FourBitLinear
+
+    for path in layers:
+        linear = module.get_submodule(path)
+        assert isinstance(linear, torch.nn.Linear)
+        module.set_submodule(path, FourBitLinear.of(linear))
 
 
 def merge_adapters(lora_model: LoraModel) -> None:
@@ -52,7 +72,27 @@ def merge_adapters(lora_model: LoraModel) -> None:
     Raises:
         ValueError: A merged weight is not finite.
     """
+    module = lora_model.model
+    for path, layer in list(module.named_modules()):
+        if isinstance(layer, LoraLayer) and hasattr(layer.get_base_layer(), "dequantized"):
+            module.set_submodule(path, _merged(layer))
     lora_model.merge_and_unload(safe_merge=True)
+
+
+def _merged(layer: Any) -> torch.nn.Linear:
+    """Return the layer as trained, on the CPU: the dequantized weight plus the adapter.
+
+    peft would quantize the sum again, which loses most of what was trained.
+    """
+    quantized = layer.get_base_layer()
+    weight = quantized.dequantized() + layer.get_delta_weight(ADAPTER_NAME)
+    if not weight.isfinite().all():
+        raise ValueError(f"the adapter of a layer of {tuple(weight.shape)} is not finite")
+    merged = torch.nn.Linear(layer.in_features, layer.out_features, bias=quantized.bias is not None, device="meta")
+    merged.weight = torch.nn.Parameter(weight.cpu(), requires_grad=False)
+    if quantized.bias is not None:
+        merged.bias = torch.nn.Parameter(quantized.bias.detach().cpu(), requires_grad=False)
+    return merged
 
 
 def _lora_config(lora_groups: Sequence[tuple[ParamGroup, Sequence[str]]]) -> LoraConfig:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from transformers import PreTrainedModel
@@ -149,6 +150,7 @@ class SftTrainer:
                 sample can be held out for validation.
             DivergedError: The loss or its gradient is not finite.
         """
+        self._check_can_shard(model.module)
         sharded_layers = layer_classes(model.module) if self._options.strategy == "fsdp" else ()
         accelerator = make_accelerator(self._options.precision, sharded_layers, self._options.ddp_timeout)
         self._check_workers(accelerator.num_processes)
@@ -241,6 +243,14 @@ class SftTrainer:
         )
         encoded = (encode(sample) for sample in images_first)
         return without_labels(next(features for features in encoded if not is_skipped(features)))
+
+    def _check_can_shard(self, module: torch.nn.Module) -> None:
+        """Refuse to shard quantized weights, which have no gradient and no place in float32 shards."""
+        if self._options.strategy == "fsdp" and any(not each.is_floating_point() for each in module.parameters()):
+            raise SpecError(
+                "fsdp cannot shard weights in 4 bits (lora.load_in_4bit); use ddp, as each worker has memory for them",
+                path=("trainer", "strategy"),
+            )
 
     def _check_workers(self, num_workers: int) -> None:
         if self._options.global_batch_size % num_workers:
