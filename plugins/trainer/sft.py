@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from transformers import PreTrainedModel
 
-from plugins.trainer.accelerator_and_sharding import gather_weights, layer_classes, make_accelerator
+from plugins.trainer.accelerator_and_sharding import Sharding, gather_weights, layer_classes, make_accelerator
 from plugins.trainer.checkpoint import Checkpoints, TrainingState
 from plugins.trainer.encoded_samples import EncodedSamples, SampleFiles, apply_length_limit, is_skipped
 from plugins.trainer.sft_options import SftOptions
@@ -150,9 +151,7 @@ class SftTrainer:
                 sample can be held out for validation.
             DivergedError: The loss or its gradient is not finite.
         """
-        self._check_can_shard(model.module)
-        sharded_layers = layer_classes(model.module) if self._options.strategy == "fsdp" else ()
-        accelerator = make_accelerator(self._options.precision, sharded_layers, self._options.ddp_timeout)
+        accelerator = make_accelerator(self._options.precision, self._sharding(model.module), self._options.ddp_timeout)
         self._check_workers(accelerator.num_processes)
         set_seed(run.seed, device_specific=True)
         split = self._split(groups, run.seed)
@@ -244,13 +243,33 @@ class SftTrainer:
         encoded = (encode(sample) for sample in images_first)
         return without_labels(next(features for features in encoded if not is_skipped(features)))
 
-    def _check_can_shard(self, module: torch.nn.Module) -> None:
-        """Refuse to shard quantized weights, which have no gradient and no place in float32 shards."""
-        if self._options.strategy == "fsdp" and any(not each.is_floating_point() for each in module.parameters()):
+    def _sharding(self, module: torch.nn.Module) -> Sharding | None:
+        """Return how FSDP shards the model; None for DDP, or if no layer of the model can be sharded.
+
+        Raises:
+            SpecError: The options ask for sharding that is not possible with these weights or this number of workers.
+        """
+        options, num_workers = self._options, int(os.environ.get("WORLD_SIZE", "1"))
+        if options.strategy != "fsdp":
+            return None
+        if any(not parameter.is_floating_point() for parameter in module.parameters()):
             raise SpecError(
                 "fsdp cannot shard weights in 4 bits (lora.load_in_4bit); use ddp, as each worker has memory for them",
                 path=("trainer", "strategy"),
             )
+        if options.dp_shard_size is not None and num_workers % options.dp_shard_size:
+            raise SpecError(
+                f"{num_workers} worker(s) cannot be divided into groups of {options.dp_shard_size}; dp_shard_size must "
+                "divide compute.workers",
+                path=("trainer", "dp_shard_size"),
+            )
+        if options.cpu_offload and num_workers == 1:
+            raise SpecError(
+                "a single worker shards nothing, so cpu_offload has no effect; use two workers or more, or false",
+                path=("trainer", "cpu_offload"),
+            )
+        layers = tuple(layer_classes(module))
+        return Sharding(layers, options.dp_shard_size, options.cpu_offload) if layers else None
 
     def _check_workers(self, num_workers: int) -> None:
         if self._options.global_batch_size % num_workers:
