@@ -46,6 +46,7 @@ cannot change weights, answers or metrics."""
 COMPUTING_PACKAGES = {
     "PIL": "pillow",
     "accelerate": "accelerate",
+    "bitsandbytes": "bitsandbytes",
     "imagehash": "ImageHash",
     "nltk": "nltk",
     "numpy": "numpy",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig
-from peft.tuners.lora import LoraModel
+from peft.tuners.lora import LoraLayer, LoraModel
 from transformers import PreTrainedModel
 
+from plugins.optimizer.optimizer_options import require_bitsandbytes
 from plugins.optimizer.param_groups import GROUPS_PATH, ParamGroup
 from runner.errors import Problem, SpecError
 
@@ -24,7 +25,8 @@ ADAPTER_NAME = "default"
 def add_adapters(module: torch.nn.Module, groups: Sequence[ParamGroup], seed: int) -> LoraModel:
     """Add adapters to the linear layers of the groups with `lora`, in place.
 
-    Afterwards only the adapters of these groups are trainable.
+    Afterwards only the adapters of these groups are trainable. Layers of groups with `load_in_4bit` are quantized,
+    except on the meta device.
 
     Args:
         module: The whole model, without adapters.
@@ -36,11 +38,15 @@ def add_adapters(module: torch.nn.Module, groups: Sequence[ParamGroup], seed: in
 
     Raises:
         SpecError: A group with `lora` has no linear layer.
+        RequirementError: A group has `load_in_4bit`, and bitsandbytes is not installed.
     """
     lora_groups = [(group, _linear_layers(module, group)) for group in groups if group.options.lora is not None]
     if problems := [_no_layer_problem(group) for group, layers in lora_groups if not layers]:
         raise SpecError(problems)
     trainable = [parameter for group in groups if group.options.lora is None for parameter in group.trainable.values()]
+    for group, layers in lora_groups:
+        if group.options.lora is not None and group.options.lora.load_in_4bit:
+            _quantize(module, layers)
     adapted = [cast(torch.nn.Linear, module.get_submodule(layer)) for _, layers in lora_groups for layer in layers]
     with torch.random.fork_rng(), _float32_placeholders(adapted):
         torch.manual_seed(seed)
@@ -56,8 +62,13 @@ def _float32_placeholders(layers: Sequence[torch.nn.Linear]) -> Iterator[None]:
     """Replace weights that are not float32 by placeholders without memory.
 
     peft gives adapters the number format of the weights that they adapt, and would round the adapters' first values.
+    Weights in 4 bits stay, as peft gives their adapters float32.
     """
-    replaced = [(layer, layer.weight) for layer in layers if layer.weight.dtype.itemsize < FLOAT32_BYTES]
+    replaced = [
+        (layer, layer.weight)
+        for layer in layers
+        if layer.weight.is_floating_point() and layer.weight.dtype.itemsize < FLOAT32_BYTES
+    ]
     for layer, weight in replaced:
         empty = torch.zeros((), device=weight.device).expand(weight.shape)
         layer.weight = torch.nn.Parameter(empty, requires_grad=False)
@@ -68,13 +79,46 @@ def _float32_placeholders(layers: Sequence[torch.nn.Linear]) -> Iterator[None]:
             layer.weight = weight.requires_grad_(False)  # peft has frozen all other weights
 
 
+def _quantize(module: torch.nn.Module, layers: Sequence[str]) -> None:
+    """Replace linear layers by layers with weights in 4 bits, one after another."""
+    if any(parameter.is_meta for parameter in module.parameters()):
+        return
+    require_bitsandbytes("lora.load_in_4bit", "remove load_in_4bit")
+    from plugins.optimizer.quantized import FourBitLinear
+
+    for path in layers:
+        linear = module.get_submodule(path)
+        assert isinstance(linear, torch.nn.Linear)
+        module.set_submodule(path, FourBitLinear.of(linear))
+
+
 def merge_adapters(lora_model: LoraModel) -> None:
     """Merge the adapters into the weights of the module that `add_adapters` was given.
 
     Raises:
         ValueError: A merged weight is not finite.
     """
+    module = lora_model.model
+    for path, layer in list(module.named_modules()):
+        if isinstance(layer, LoraLayer) and hasattr(layer.get_base_layer(), "dequantized"):
+            module.set_submodule(path, _merged(layer))
     lora_model.merge_and_unload(safe_merge=True)
+
+
+def _merged(layer: Any) -> torch.nn.Linear:
+    """Return the layer as trained, on the CPU: the dequantized weight plus the adapter.
+
+    peft would quantize the sum again, which loses most of what was trained.
+    """
+    quantized = layer.get_base_layer()
+    weight = quantized.dequantized() + layer.get_delta_weight(ADAPTER_NAME)
+    if not weight.isfinite().all():
+        raise ValueError(f"the adapter of a layer of {tuple(weight.shape)} is not finite")
+    merged = torch.nn.Linear(layer.in_features, layer.out_features, bias=quantized.bias is not None, device="meta")
+    merged.weight = torch.nn.Parameter(weight.cpu(), requires_grad=False)
+    if quantized.bias is not None:
+        merged.bias = torch.nn.Parameter(quantized.bias.detach().cpu(), requires_grad=False)
+    return merged
 
 
 def _lora_config(lora_groups: Sequence[tuple[ParamGroup, Sequence[str]]]) -> LoraConfig:

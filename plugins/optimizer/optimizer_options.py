@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from runner.errors import RequirementError
 from runner.stages import Options
+
+
+def require_bitsandbytes(user: str, alternative: str) -> None:
+    """Check that bitsandbytes is installed.
+
+    Args:
+        user: What needs the package, for the message.
+        alternative: What needs no package.
+
+    Raises:
+        RequirementError: The package is missing.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise RequirementError(
+            f"{user} needs the package bitsandbytes. Install it with pip install 'mmre-runner[bitsandbytes]', or "
+            f"{alternative}"
+        )
+
 
 Rate = Annotated[float, Field(ge=0)]
 
@@ -21,6 +41,11 @@ class LoraOptions(Options):
     alpha: Annotated[float, Field(gt=0)] = 32.0
     """The output of the adapters is multiplied by alpha / rank. Default: 32, our choice. With the default rank, the
     factor is 2."""
+
+    load_in_4bit: bool = False
+    """QLoRA (Dettmers et al. 2023): during training, the adapted weights are stored in 4 bits (NF4, with quantized
+    scales), an eighth of float32. The saved model has the dequantized weights plus the adapters, which is what was
+    trained. Needs the package bitsandbytes and `strategy: ddp`. Default: the weights stay as they are."""
 
 
 class GroupOptions(Options):
@@ -96,6 +121,14 @@ class AdamWOptions(AdamWConstants, ScheduleOptions):
     groups: Annotated[dict[str, GroupOptions], Field(min_length=1)]
     """Parameter groups by name. A parameter belongs to the first group whose pattern matches the parameter's name. A
     group without parameters is an error, and so is a trainable parameter that is in no group."""
+
+
+class AdamW8bitOptions(AdamWOptions):
+    """AdamW with moments in 8 bits (Dettmers et al. 2022): 2 bytes for each trainable weight instead of 8.
+
+    It needs the package bitsandbytes. Parameters of less than 4,096 weights keep moments in 32 bits. The results differ
+    slightly from those of `adamw`. The weights must not be sharded (`strategy: ddp`).
+    """
 
 
 class MuonGroupOptions(GroupOptions):

@@ -55,7 +55,7 @@ class ParamGroup:
                 lr=self.options.lr if parameter.requires_grad else None,
                 weight_decay=self._decay(name) if parameter.requires_grad else None,
                 trainable=parameter.requires_grad,
-                num_parameters=parameter.numel(),
+                num_parameters=count_weights(parameter),
             )
             for name, parameter in self.parameters.items()
         ]
@@ -75,6 +75,12 @@ class ParamGroup:
             for parameters, weight_decay in ((decayed, self.weight_decay), (not_decayed, 0.0))
             if parameters
         ]
+
+
+def count_weights(parameter: torch.nn.Parameter) -> int:
+    """Count the weights of a parameter; two weights of 4 bits share a byte."""
+    quant_state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if quant_state is None else int(quant_state.shape.numel())
 
 
 def assign_param_groups(

@@ -117,6 +117,7 @@ class MlflowTracker:
         try:
             self._client.log_batch(self._run_id, tags=[RunTag("mmre.status", status)])
             self._send_files(*(folder / name for name in (*FILES, SWEEP_FILE, *SWEEP_PLOTS)))
+            self._send_small_folder(folder / "profile")
             if status == "finished":
                 self._send_tables(folder)
                 self._send_model(folder / "model")
@@ -293,10 +294,14 @@ class MlflowTracker:
         if not model.is_dir():
             return
         self._client.log_batch(self._run_id, tags=[RunTag("mmre.model_uri", model.resolve().as_uri())])
-        size = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
-        if size <= self._options.max_artifact_mb * 1e6:
-            _check_no_links(model)
-            self._client.log_artifacts(self._run_id, str(model), "model")
+        self._send_small_folder(model)
+
+    def _send_small_folder(self, folder: Path) -> None:
+        """Upload a folder if it exists and is not larger than `max_artifact_mb`."""
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        if folder.is_dir() and size <= self._options.max_artifact_mb * 1e6:
+            _check_no_links(folder)
+            self._client.log_artifacts(self._run_id, str(folder), folder.name)
 
 
 def _check_no_links(path: Path) -> None:

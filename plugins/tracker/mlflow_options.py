@@ -69,8 +69,8 @@ class MlflowOptions(TrackerOptions):
     with the artifacts in `mlartifacts/` next to the database."""
 
     max_artifact_mb: Annotated[float, Field(ge=0), OutsideFingerprint()] = 200
-    """Maximum size of a model folder that is uploaded, in megabytes (10^6 bytes). For a larger model folder, only the
-    path is logged. Default: 200, our choice: small models are uploaded, a 7B model is not."""
+    """Maximum size of a folder that is uploaded, the model's or the profile's, in megabytes (10^6 bytes). For a larger
+    model folder, only the path is logged. Default: 200, our choice: small models are uploaded, a 7B model is not."""
 
     @property
     def remote_address(self) -> str | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
@@ -15,11 +16,12 @@ from accelerate import (
     FullyShardedDataParallelPlugin,
     InitProcessGroupKwargs,
 )
+from accelerate.parallelism_config import ParallelismConfig
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, KwargsHandler, fsdp2_prepare_model
 from torch import distributed
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy
 from torch.distributed.rendezvous import register_rendezvous_handler
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
@@ -43,21 +45,39 @@ def layer_classes(module: torch.nn.Module) -> list[str]:
     return sorted(present & set(no_split or ()))
 
 
-def sharding_plugin(layers: Sequence[str], precision: str) -> FullyShardedDataParallelPlugin:
+@dataclass(frozen=True)
+class Sharding:
+    """How FSDP shards a model.
+
+    Attributes:
+        layers: Class names of the layers that FSDP shards, from `layer_classes`.
+        size: Number of workers that share one copy of the weights; None for all workers.
+        cpu_offload: Whether the shards, their gradients and the optimizer's moments are in main memory.
+    """
+
+    layers: tuple[str, ...]
+    size: int | None = None
+    cpu_offload: bool = False
+
+
+def sharding_plugin(sharding: Sharding, precision: str) -> FullyShardedDataParallelPlugin:
     """Configure accelerate to shard each of these layers on its own, and all other weights together.
 
     Args:
-        layers: Class names from `layer_classes`.
+        sharding: How to shard.
         precision: With `bf16`, weights are gathered in bfloat16. Each worker's shards, the gradients and their sum over
             workers stay float32.
     """
+    # Only memory that is pinned is copied to a GPU while the GPU computes.
+    offload = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if sharding.cpu_offload else OffloadPolicy()
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,
         # Each worker reads its shards from the mapped files, so no worker needs to send all weights to the others.
         cpu_ram_efficient_loading=False,
         auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=list(layers),
+        transformer_cls_names_to_wrap=list(sharding.layers),
+        cpu_offload=offload,
         mixed_precision_policy=policy if precision == "bf16" else None,
     )
 
@@ -66,7 +86,8 @@ def sharding_plugin(layers: Sequence[str], precision: str) -> FullyShardedDataPa
 def move_and_convert(module: torch.nn.Module, device: torch.device) -> None:
     """Move the weights to a device in the format in which they are stored, and convert each to float32 there."""
     for parameter in module.parameters():
-        parameter.data = parameter.data.to(device).float()
+        if parameter.is_floating_point():  # accelerate moves weights in 4 bits together with their scales
+            parameter.data = parameter.data.to(device).float()
     _convert_buffers(module)
 
 
@@ -216,7 +237,34 @@ def check_order(device: torch.device) -> None:
                 )
 
 
-def make_accelerator(precision: str, sharded_layers: Sequence[str] = (), timeout: float = 3600) -> Accelerator:
+def use_shard_groups(accelerator: Accelerator, size: int) -> None:
+    """Let groups of workers with successive ranks each shard one copy of the weights (HSDP).
+
+    Args:
+        accelerator: A new accelerator for FSDP.
+        size: Number of workers of a group; a divisor of the number of workers.
+    """
+    parallelism = ParallelismConfig(dp_replicate_size=accelerator.num_processes // size, dp_shard_size=size)
+    accelerator.state.parallelism_config = parallelism
+    accelerator.state.device_mesh = parallelism.get_device_mesh(accelerator.device.type)
+
+
+@contextmanager
+def _gloo_for_offload(sharding: Sharding | None) -> Iterator[None]:
+    """Let accelerate add gloo to NCCL, which cannot exchange tensors in main memory."""
+    # Accelerate stores its choice of FSDP in the environment, where the next trial would read it.
+    os.environ.pop("ACCELERATE_USE_FSDP", None)
+    if sharding is None or not sharding.cpu_offload:
+        yield
+        return
+    os.environ.update(ACCELERATE_USE_FSDP="true", FSDP_OFFLOAD_PARAMS="true")
+    try:
+        yield
+    finally:
+        os.environ.pop("FSDP_OFFLOAD_PARAMS", None)
+
+
+def make_accelerator(precision: str, sharding: Sharding | None = None, timeout: float = 3600) -> Accelerator:
     """Make an accelerator for this process, or for its rank in a worker group that is initialised already.
 
     Accelerate keeps its settings for the life of the process, so they are reset: a process may train several trials.
@@ -224,7 +272,7 @@ def make_accelerator(precision: str, sharded_layers: Sequence[str] = (), timeout
 
     Args:
         precision: `fp32` or `bf16`.
-        sharded_layers: Class names of the layers that FSDP shards; empty for DDP.
+        sharding: How FSDP shards the model; None for DDP.
         timeout: Seconds that a worker waits for the others, here and in each collective operation.
 
     Raises:
@@ -232,20 +280,19 @@ def make_accelerator(precision: str, sharded_layers: Sequence[str] = (), timeout
         RequirementError: Collective operations of the workers return wrong results.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
-    # Accelerate stores its choice of FSDP in the environment, where the next trial would read it.
-    os.environ.pop("ACCELERATE_USE_FSDP", None)
-    plugin = sharding_plugin(sharded_layers, precision) if sharded_layers else None
+    plugin = sharding_plugin(sharding, precision) if sharding else None
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     init_method = "loopback://" if os.environ.get("MASTER_ADDR") == LOOPBACK else None
     group = InitProcessGroupKwargs(init_method=init_method, timeout=timedelta(seconds=timeout))
     handlers: list[KwargsHandler] = [parallel, group]
     try:
-        accelerator = Accelerator(
-            fsdp_plugin=plugin,
-            cpu=not torch.cuda.is_available(),
-            mixed_precision="bf16" if precision == "bf16" else "no",
-            kwargs_handlers=handlers,
-        )
+        with _gloo_for_offload(sharding):
+            accelerator = Accelerator(
+                fsdp_plugin=plugin,
+                cpu=not torch.cuda.is_available(),
+                mixed_precision="bf16" if precision == "bf16" else "no",
+                kwargs_handlers=handlers,
+            )
     except distributed.DistError as error:
         raise LostConnectionError(
             f"not all workers of the trial were ready within {timeout:g} seconds ({error}); if the first worker is "
@@ -255,6 +302,8 @@ def make_accelerator(precision: str, sharded_layers: Sequence[str] = (), timeout
         # Accelerate enables FSDP only on GPUs; on CPUs the state must be set. The code that runs is the same.
         PartialState().distributed_type = accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
+    if sharding is not None and sharding.size is not None and sharding.size < accelerator.num_processes:
+        use_shard_groups(accelerator, sharding.size)
     if accelerator.num_processes > 1:
         check_order(accelerator.device)
     return accelerator

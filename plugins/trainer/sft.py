@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,8 +11,10 @@ from functools import partial
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
+from transformers import PreTrainedModel
 
 from plugins.trainer.accelerator_and_sharding import (
+    Sharding,
     gather_weights,
     layer_classes,
     make_accelerator,
@@ -22,6 +25,7 @@ from plugins.trainer.checkpoint import Checkpoints
 from plugins.trainer.encoded_samples import EncodedSamples, SampleFiles, apply_length_limit, is_skipped
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
+from plugins.trainer.throughput import MfuMeter, device_peak_flops
 from plugins.trainer.train_loop import TrainLoop
 from plugins.trainer.train_step import TrainStep, without_labels
 from plugins.trainer.training_estimate import count_target_tokens, estimate_training, training_budget
@@ -159,8 +163,7 @@ class SftTrainer:
                 sample can be held out for validation.
             DivergedError: The loss or its gradient is not finite.
         """
-        sharded_layers = layer_classes(model.module) if self._options.strategy == "fsdp" else ()
-        accelerator = make_accelerator(self._options.precision, sharded_layers, self._options.ddp_timeout)
+        accelerator = make_accelerator(self._options.precision, self._sharding(model.module), self._options.ddp_timeout)
         self._check_workers(accelerator.num_processes)
         set_seed(run.seed, device_specific=True)
         split = self._split(groups, run.seed)
@@ -171,13 +174,16 @@ class SftTrainer:
         files = self._sample_files(model, vision, accelerator, run)
         is_sharded = accelerator.distributed_type is DistributedType.FSDP
         dummy_sample = self._dummy_sample(encode, samples) if is_sharded else None
+        mfu_meter = self._mfu_meter(model, vision, accelerator)
         sharded_loss = AnswerLoss(model.module) if is_sharded else None
         if sharded_loss is not None:
             shard_and_convert(accelerator, sharded_loss)
         else:
             move_and_convert(model.module, accelerator.device)
         scheduled_optimizers = optimizer.build(model.module, num_steps)
-        train_step = TrainStep(accelerator, model, scheduled_optimizers, self._options, dummy_sample, sharded_loss)
+        train_step = TrainStep(
+            accelerator, model, scheduled_optimizers, self._options, dummy_sample, sharded_loss, mfu_meter
+        )
         optimizer.check(model.module, train_step.optimizers)
         if accelerator.is_main_process:
             self._warn_of_small_validation_split(split, run)
@@ -234,6 +240,19 @@ class SftTrainer:
 
         return encode
 
+    def _mfu_meter(
+        self, model: VisionLanguageModel, vision: FrozenVisionEncoder | None, accelerator: Accelerator
+    ) -> MfuMeter | None:
+        """Return the meter of MFU; None if the peak of the device or the parts of the model are not known."""
+        peak = device_peak_flops(accelerator.device, self._options.precision)
+        if peak is None or not isinstance(model.module, PreTrainedModel):
+            return None
+        return MfuMeter.of(
+            model.module,
+            peak,
+            caches_features=vision is not None,
+        )
+
     def _sample_files(
         self, model: VisionLanguageModel, vision: FrozenVisionEncoder | None, accelerator: Accelerator, run: TrainingRun
     ) -> SampleFiles | None:
@@ -252,6 +271,34 @@ class SftTrainer:
         )
         encoded = (encode(sample) for sample in images_first)
         return without_labels(next(features for features in encoded if not is_skipped(features)))
+
+    def _sharding(self, module: torch.nn.Module) -> Sharding | None:
+        """Return how FSDP shards the model; None for DDP, or if no layer of the model can be sharded.
+
+        Raises:
+            SpecError: The options ask for sharding that is not possible with these weights or this number of workers.
+        """
+        options, num_workers = self._options, int(os.environ.get("WORLD_SIZE", "1"))
+        if options.strategy != "fsdp":
+            return None
+        if any(not parameter.is_floating_point() for parameter in module.parameters()):
+            raise SpecError(
+                "fsdp cannot shard weights in 4 bits (lora.load_in_4bit); use ddp, as each worker has memory for them",
+                path=("trainer", "strategy"),
+            )
+        if options.dp_shard_size is not None and num_workers % options.dp_shard_size:
+            raise SpecError(
+                f"{num_workers} worker(s) cannot be divided into groups of {options.dp_shard_size}; dp_shard_size must "
+                "divide compute.workers",
+                path=("trainer", "dp_shard_size"),
+            )
+        if options.cpu_offload and num_workers == 1:
+            raise SpecError(
+                "a single worker shards nothing, so cpu_offload has no effect; use two workers or more, or false",
+                path=("trainer", "cpu_offload"),
+            )
+        layers = tuple(layer_classes(module))
+        return Sharding(layers, options.dp_shard_size, options.cpu_offload) if layers else None
 
     def _check_workers(self, num_workers: int) -> None:
         if self._options.global_batch_size % num_workers:

@@ -70,6 +70,18 @@ class SftOptions(TrainerOptions):
     gathers the weights of each layer before the layer computes. With `precision: bf16`, `fsdp` gathers bfloat16
     weights, so its results differ from those of `ddp` by rounding. A single worker shards nothing."""
 
+    dp_shard_size: Annotated[int | None, Field(ge=2)] = None
+    """With `fsdp`: number of workers that share one copy of the weights (hybrid sharding, HSDP). Each group of so many
+    workers, such as those of one node, has a whole copy, and only gradients are exchanged between the groups. Workers
+    are grouped in the order of their nodes. The number must divide the number of workers. `runner plan` does not know
+    this option: it prints the memory of shards over all workers. Default: all workers share one copy."""
+
+    cpu_offload: bool = False
+    """With `fsdp`: each worker's weights, gradients and optimizer moments are in main memory, and the CPU updates the
+    weights; only the layers that compute are on the GPU. This needs little GPU memory and is much slower. Main memory
+    holds 16 bytes per trainable weight with AdamW, over all workers of a copy. `runner plan` does not know this option:
+    the memory that it prints is what a training without the option needs. At least two workers are needed."""
+
     precision: Literal["fp32", "bf16"] = "bf16"
     """Number format. `fp32`: float32 everywhere. `bf16`: computes in bfloat16 with float32 master weights, and saves
     bfloat16. Default: `bf16`. The paper trains in bfloat16; the float32 master weights are our choice."""
@@ -152,6 +164,13 @@ class SftOptions(TrainerOptions):
     """If true, activations are not stored, but computed again in the backward pass. This needs less memory, and about a
     third more time."""
 
+    profile_steps: Annotated[Count | None, OutsideFingerprint()] = None
+    """Number of optimizer steps of the first worker to profile with torch.profiler, after two other steps of the
+    launch. The trace is written to `profile/trace.json.gz` in the run directory; open it in https://ui.perfetto.dev or
+    in chrome://tracing. A trace of one step of a large model takes some 100 MB before compression, so a few steps are
+    enough. A training that is reused from the cache has no trace; `runner launch --rerun train` repeats the
+    training. Default: no profile."""
+
     @model_validator(mode="after")
     def _one_length(self) -> SftOptions:
         if (self.epochs is None) == (self.tokens is None):
@@ -169,6 +188,13 @@ class SftOptions(TrainerOptions):
                 "save_minutes and save_steps are both null, so an interrupted training would start from the beginning; "
                 "set one of them, such as save_minutes: 20"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _sharding_if_needed(self) -> SftOptions:
+        if self.strategy != "fsdp" and (self.dp_shard_size or self.cpu_offload):
+            name = "dp_shard_size" if self.dp_shard_size else "cpu_offload"
+            raise ValueError(f"{name} has no effect with strategy: {self.strategy}; set strategy: fsdp")
         return self
 
     @model_validator(mode="after")
@@ -236,8 +262,8 @@ class SftOptions(TrainerOptions):
     def smoke(self) -> Mapping[str, Any]:
         """Train two steps with a checkpoint after each; the smoke model has its own tokens and length limit.
 
-        A validation split is at least half of the few samples. The validation loss selects the best model, because
-        other metrics may be undefined on so few samples.
+        A smoke run has one worker, which shards nothing. A validation split is at least half of the few samples. The
+        validation loss selects the best model, because other metrics may be undefined on so few samples.
         """
         return {
             "validation_ratio": max(self.validation_ratio, 0.5) if self.validation_ratio else 0.0,
@@ -251,10 +277,12 @@ class SftOptions(TrainerOptions):
             "max_length": None,
             "save_steps": 1,
             "gradient_checkpointing": False,
+            "dp_shard_size": None,
+            "cpu_offload": False,
         }
 
     def with_less_memory(self, workers: int) -> Mapping[str, Any]:
-        """Halve the micro-batch; for a single sample, recompute activations, and then shard the weights.
+        """Halve the micro-batch; for a single sample, recompute activations, and then shard over all workers.
 
         If the size of the micro-batch is not set, it is half of the worker's part of the batch.
         """
@@ -263,4 +291,6 @@ class SftOptions(TrainerOptions):
             return {"micro_batch_size": size // 2}
         if not self.gradient_checkpointing:
             return {"gradient_checkpointing": True}
+        if self.dp_shard_size is not None and self.dp_shard_size < workers:
+            return {"dp_shard_size": None}
         return {"strategy": "fsdp"} if self.strategy == "ddp" and workers > 1 else {}

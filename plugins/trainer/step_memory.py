@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from plugins.trainer.loss import logit_chunk_size
+from plugins.trainer.throughput import patches_per_token
 from plugins.trainer.validation_split_and_batches import group_by_length, num_positions
 from runner.records import Memory
 
@@ -130,15 +131,6 @@ def _patch_bytes(modules: Sequence[nn.Module]) -> int:
 
 def _raw_patch_bytes(modules: Sequence[nn.Module]) -> int:
     return sum(part.weight[0, :, 0].numel() for part in modules if isinstance(part, nn.Conv3d))
-
-
-def patches_per_token(module: PreTrainedModel) -> int:
-    """Return the number of patches that the vision tower merges into one token."""
-    config = module.config
-    merge = getattr(config.vision_config, "spatial_merge_size", None)
-    if merge is not None:
-        return int(merge) ** 2
-    return round(1 / getattr(config, "downsample_ratio", 1) ** 2)
 
 
 def _profile_modules(modules: Sequence[nn.Module], patches: int, value_bytes: int) -> ModuleProfile:

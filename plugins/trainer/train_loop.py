@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -14,6 +15,7 @@ from accelerate import Accelerator
 from plugins.trainer.checkpoint import Checkpoints
 from plugins.trainer.encoded_samples import EncodedSamples, is_skipped
 from plugins.trainer.sft_options import SftOptions
+from plugins.trainer.step_profiler import profile_steps
 from plugins.trainer.train_step import LocalBatch, TrainStep, without_labels
 from plugins.trainer.training_history_and_warnings import TrainingHistory, TrainingMonitor
 from plugins.trainer.validation_loop import ValidationLoop
@@ -107,19 +109,29 @@ class TrainLoop:
         monitor = TrainingMonitor(self.num_steps)
         started, num_samples = time.perf_counter(), 0
         timer = SaveTimer(self.options.checkpoint_schedule(self.sampler.steps_per_epoch))
-        for step, indices, local_batch in self._prefetched_batches(first_step):
-            if self._should_stop_early(num_done):
-                break
-            num_done = step + 1
-            metrics = self._run_step(step, indices, local_batch)
-            for message in monitor.warnings(num_done, metrics):
-                self._warn(message)
-            num_samples += len(indices)
-            self._report_progress(num_done, metrics, num_samples / (time.perf_counter() - started))
-            self._evaluate(num_done)
-            self._save_or_stop(num_done, timer)
+        with self._profiler(first_step) as end_profiled_step:
+            for step, indices, local_batch in self._prefetched_batches(first_step):
+                if self._should_stop_early(num_done):
+                    break
+                num_done = step + 1
+                metrics = self._run_step(step, indices, local_batch)
+                end_profiled_step()
+                for message in monitor.warnings(num_done, metrics):
+                    self._warn(message)
+                num_samples += len(indices)
+                self._report_progress(num_done, metrics, num_samples / (time.perf_counter() - started))
+                self._evaluate(num_done)
+                self._save_or_stop(num_done, timer)
         self._finish_last_checkpoint()
         self._load_best_weights(num_done)
+
+    def _profiler(self, first_step: int) -> AbstractContextManager[Callable[[], None]]:
+        """Profile steps on the main worker, as the options say; yield a function to call at the end of each step."""
+        num_profiled, folder = self.options.profile_steps, self.run.profile
+        num_remaining = self.num_steps - first_step
+        if num_profiled is None or folder is None or not num_remaining or not self.accelerator.is_main_process:
+            return nullcontext(lambda: None)
+        return profile_steps(folder, num_profiled, num_remaining)
 
     def _evaluate(self, num_done: int) -> None:
         """Run the validation that is due; if the user stops it, it is repeated when the training is resumed."""

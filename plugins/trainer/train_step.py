@@ -19,7 +19,8 @@ from torch.distributed.tensor import DTensor
 from plugins.trainer.accelerator_and_sharding import reshard, unsharded_weights
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
-from plugins.trainer.training_history_and_warnings import peak_memory_gb
+from plugins.trainer.throughput import MfuMeter, wait_for_device
+from plugins.trainer.training_history_and_warnings import peak_memory_metrics
 from plugins.trainer.training_state import rng_states, set_rng_states
 from plugins.trainer.validation_split_and_batches import CPU_POSITIONS, MICRO_BATCH_POSITIONS, group_by_length
 from runner.errors import DivergedError
@@ -49,11 +50,13 @@ class Gradient:
         loss: Mean over the labelled tokens, in nats.
         norm: L2 norm over all parameters, before clipping.
         num_tokens: Tokens of the batch, without padding.
+        num_flops: Floating-point operations of the batch, as `MfuMeter` counts them; 0 if MFU is not measured.
     """
 
     loss: float
     norm: float
     num_tokens: int
+    num_flops: float = 0.0
 
 
 class TrainStep:
@@ -75,6 +78,7 @@ class TrainStep:
         options: SftOptions,
         dummy_sample: Features | None = None,
         sharded_loss: AnswerLoss | None = None,
+        mfu_meter: MfuMeter | None = None,
     ) -> None:
         """Move the model to its device and let accelerate wrap model and optimizers.
 
@@ -87,11 +91,13 @@ class TrainStep:
                 are sharded: all workers must then run the same layers equally often.
             sharded_loss: The model with its loss, if the weights are sharded already (`shard_and_convert`). The
                 optimizers then have the shards.
+            mfu_meter: Measures MFU; None on a device whose peak is not known.
         """
         self._accelerator = accelerator
         self.model = model
         self._options = options
         self._dummy_sample = dummy_sample
+        self._mfu_meter = mfu_meter
         self._supports_packing = options.packing == "auto" and model.supports_packing
         self._schedules = [scheduled.schedule for scheduled in scheduled_optimizers]
         if options.gradient_checkpointing:
@@ -135,13 +141,22 @@ class TrainStep:
                 f"step: {', '.join(sample_ids)}. Lower learning rates, a longer warm-up or fp32 may help"
             )
         self.update()
+        # The GPU may still compute the update, and the next step's first exchange of numbers waits for it anyway.
+        wait_for_device(self._accelerator.device)
+        seconds = time.perf_counter() - started
         return {
             "train/loss": gradient.loss,
             "train/grad_norm": gradient.norm,
-            "train/tokens_per_second": gradient.num_tokens / (time.perf_counter() - started),
-            "train/memory_gb": peak_memory_gb(),
+            "train/tokens_per_second": gradient.num_tokens / seconds,
+            **self._mfu(gradient.num_flops, seconds),
+            **peak_memory_metrics(),
             **{f"train/lr/{group}": rate for group, rate in learning_rates.items()},
         }
+
+    def _mfu(self, num_flops: float, seconds: float) -> dict[str, float]:
+        if self._mfu_meter is None:
+            return {}
+        return {"train/mfu": self._mfu_meter.utilization(num_flops, seconds, self._accelerator.num_processes)}
 
     def learning_rates(self) -> dict[str, float]:
         """Return the learning rate of each parameter group at the next update; groups without a name are numbered."""
@@ -158,7 +173,8 @@ class TrainStep:
             samples: This worker's samples, at least one. A sample without labels does not change the gradient.
         """
         self._loss.train()
-        num_labels, num_tokens = self._sum(_num_labels(samples), sum(_lengths(samples)))
+        local_flops = self._mfu_meter.flops(samples) if self._mfu_meter else 0.0
+        num_labels, num_tokens, num_flops = self._sum(_num_labels(samples), sum(_lengths(samples)), local_flops)
         # DDP averages gradients over workers; the sum is needed.
         scale = self._accelerator.num_processes / num_labels
         micro_batches = list(self._sync_micro_batches(self._micro_batches([samples]), self._dummy_for(samples)))
@@ -172,7 +188,7 @@ class TrainStep:
             total_loss += loss.detach()
         norm = self._accelerator.clip_grad_norm_(self._loss.parameters(), self._options.max_grad_norm)
         full_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        return Gradient(self._sum(total_loss)[0] / num_labels, float(full_norm), round(num_tokens))
+        return Gradient(self._sum(total_loss)[0] / num_labels, float(full_norm), round(num_tokens), num_flops)
 
     def update(self) -> None:
         """Apply the gradient with the optimizers, advance the learning-rate schedules and clear the gradient."""

@@ -198,7 +198,7 @@ def optimizer_state_bytes(optimizer: Optimizer, module: torch.nn.Module) -> floa
         module: The model, possibly on the meta device.
     """
     return sum(
-        _state_tensors(scheduled.optimizer, group, num_dimensions) * FLOAT32_BYTES * num_weights
+        _state_bytes(scheduled.optimizer, group, num_dimensions) * num_weights
         for scheduled in optimizer.build(module, 2)
         for group in scheduled.optimizer.param_groups
         for num_dimensions, num_weights in _weights_by_dimensions(group["params"]).items()
@@ -213,15 +213,22 @@ def _weights_by_dimensions(parameters: Sequence[torch.nn.Parameter]) -> dict[int
     return counts
 
 
-def _state_tensors(optimizer: torch.optim.Optimizer, group: dict[str, object], num_dimensions: int) -> int:
-    """Count the state tensors of a parameter's shape that the optimizer keeps for it."""
-    small = torch.nn.Parameter(torch.ones((2,) * num_dimensions))
+MEASURED_ROWS = 4096
+"""Rows of the parameter by which optimizer state is measured: adamw_8bit keeps smaller ones in 32 bits."""
+
+
+def _state_bytes(optimizer: torch.optim.Optimizer, group: dict[str, object], num_dimensions: int) -> int:
+    """Measure the bytes of the state that the optimizer keeps for a weight, in tensors of the parameter's shape."""
+    small = torch.nn.Parameter(torch.ones((MEASURED_ROWS, *(1,) * (num_dimensions - 1))[:num_dimensions]))
     small.grad = torch.ones_like(small)
     twin = copy.copy(optimizer)
+    # Torch's optimizers copy only their groups and state. A schedule has replaced `step` by one of the original.
+    vars(twin).update({name: value for name, value in vars(optimizer).items() if name != "step"})
     twin.param_groups = [{**group, "params": [small]}]
     twin.state = defaultdict(dict)
     twin.step()
-    return sum(isinstance(entry, torch.Tensor) and entry.shape == small.shape for entry in twin.state[small].values())
+    entries = (entry for entry in twin.state[small].values() if isinstance(entry, torch.Tensor))
+    return sum(entry.element_size() for entry in entries if entry.shape == small.shape)
 
 
 def count_target_tokens(counts: Sequence[TokenCounts], limit: int | None, on_overlength: OnOverlength) -> list[int]:

@@ -77,11 +77,19 @@ class TrainingMonitor:
         }
 
 
-def peak_memory_gb() -> float:
-    """Return the peak memory of this process in GB: GPU memory if there is a GPU, else main memory."""
+def peak_memory_metrics() -> dict[str, float]:
+    """Return the peak memory of this process in GB (10^9 bytes).
+
+    Returns:
+        `train/memory_gb`: the tensors on the GPU, or the process if there is no GPU. `train/memory_reserved_gb`, only
+        with a GPU: what torch has reserved on the GPU, that is the tensors and the unused parts between them.
+    """
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        return {
+            "train/memory_gb": torch.cuda.max_memory_allocated() / 1e9,
+            "train/memory_reserved_gb": torch.cuda.max_memory_reserved() / 1e9,
+        }
+    return {"train/memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}
 
 
 @dataclass

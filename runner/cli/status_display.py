@@ -103,6 +103,9 @@ def _step(trial: Mapping[str, Any]) -> Iterator[str]:
     yield f"{STAGE_TITLES.get(trial['stage'], trial['stage'])} {trial['done']:,}/{trial['total']:,}"
     if trial["status"] == "running":
         yield f"ETA {UNKNOWN if trial['eta_seconds'] is None else format_duration(trial['eta_seconds'])}"
+        if trial["trial_eta_seconds"] is not None:
+            later = [f" + {STAGE_TITLES[step]}" for step in trial["trial_eta_without"]]
+            yield f"trial {format_duration(trial['trial_eta_seconds'])}{''.join(later)}"
     if trial["resumed_from_step"] is not None:
         yield f"resumed from {trial['resumed_from_step']:,}"
     if trial["gpu_utilization"] is not None:

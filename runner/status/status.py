@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,14 @@ from typing import Any
 from runner.errors import DataError, RequirementError, SpecError
 from runner.files import unreadable_message
 from runner.stages.registry import suggestion
+from runner.status.remaining_time import (
+    TrialTime,
+    estimate_remaining,
+    estimate_trial,
+    event_time,
+    since_last_start,
+    step_durations,
+)
 from runner.status.running_launches import LaunchRecord, damaged_launch_records, launch_records
 from runner.sweep.sweep_folder import SWEEP_FOLDER, read_sweep
 from runner.trial.run_directory_and_events import Event, EventTail, RunDirectory
@@ -46,6 +55,7 @@ class TrialStatus:
         error: The error message of a failed trial, or of a damaged file.
         run_dir: Its folder.
         eta_seconds: Estimated seconds until that step is complete; None if unknown or if the trial does not run.
+        trial_eta: Estimated time until the trial ends; None if unknown or if the trial does not run.
         resumed_from_step: The optimizer step of the checkpoint that the running training continued from; None if it
             began from nothing, if that is unknown, or if the trial does not train now.
         gpu_utilization: Mean utilization of the trial's GPUs in percent, from the last sample of the running step;
@@ -62,12 +72,19 @@ class TrialStatus:
     error: str | None
     run_dir: Path
     eta_seconds: float | None = None
+    trial_eta: TrialTime | None = None
     resumed_from_step: int | None = None
     gpu_utilization: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The trial as docs/interface.md's `status --json` lists it."""
-        return {**vars(self), "metrics": dict(self.metrics), "run_dir": str(self.run_dir)}
+        content = {**vars(self), "metrics": dict(self.metrics), "run_dir": str(self.run_dir)}
+        trial_eta: TrialTime | None = content.pop("trial_eta")
+        return {
+            **content,
+            "trial_eta_seconds": trial_eta.seconds if trial_eta else None,
+            "trial_eta_without": list(trial_eta.unknown_steps) if trial_eta else [],
+        }
 
 
 @dataclass(frozen=True)
@@ -240,7 +257,8 @@ def experiment_status(selection: ExperimentSelection) -> ExperimentStatus:
     if problem := experiment_problem(folder):
         return ExperimentStatus(folder.name, folder, [], [], None, [problem])
     launches = [launch for launch in launch_records(folder) if launch.is_alive]
-    trials = [trial_status(trial, is_launched=bool(launches)) for trial in selection.trials]
+    durations = step_durations(_readable_records(folder))
+    trials = [trial_status(trial, durations, is_launched=bool(launches)) for trial in selection.trials]
     best, problems = None, damaged_launch_records(folder)
     try:
         best = _best(folder)
@@ -265,11 +283,19 @@ def _best(experiment: Path) -> dict[str, Any] | None:
     return {**objective, "value": means[best], "parameters": groups[best][0]["parameters"], "trials": names}
 
 
-def trial_status(folder: Path, *, is_launched: bool) -> TrialStatus:
+def _readable_records(experiment: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of all trials; `trial_status` reports a damaged one."""
+    for trial in _trials(experiment):
+        with suppress(DataError):
+            yield RunDirectory(trial).read_record()
+
+
+def trial_status(folder: Path, durations: Mapping[str, float], *, is_launched: bool) -> TrialStatus:
     """Read the status of a trial.
 
     Args:
         folder: Its run directory.
+        durations: How long the steps of the experiment's trials take, in seconds; see `step_durations`.
         is_launched: Whether a launch of its experiment runs.
     """
     run = RunDirectory(folder)
@@ -300,6 +326,7 @@ def trial_status(folder: Path, *, is_launched: bool) -> TrialStatus:
         error=damage or (errors[-1] if errors and status == "failed" else None),
         run_dir=folder,
         eta_seconds=estimate_remaining(events) if is_running else None,
+        trial_eta=estimate_trial(events, durations) if is_running else None,
         resumed_from_step=find_resumed_step(run.events) if is_running else None,
         gpu_utilization=_gpu_utilization(events) if is_running else None,
     )
@@ -322,43 +349,7 @@ def _last_metrics(events: Sequence[Event]) -> dict[str, float | None]:
 def _age(events: Sequence[Event]) -> float | None:
     if not events:
         return None
-    return max(0.0, round((datetime.now(UTC) - _time(events[-1])).total_seconds(), 1))
-
-
-def _time(event: Event) -> datetime:
-    return datetime.fromisoformat(event["time"])
-
-
-def _since_last_start(events: Sequence[Event]) -> Sequence[Event]:
-    """The events since the last start of a step; all of them if no start is among them."""
-    starts = [index for index, event in enumerate(events) if event["kind"] == "state" and event["state"] == "started"]
-    return events[starts[-1] :] if starts else events
-
-
-def estimate_remaining(events: Sequence[Event]) -> float | None:
-    """Estimate how long the step that reported progress last still takes.
-
-    The rate is the mean over the progress events of that step since it started, or since its count began anew, as that
-    of each validation does.
-
-    Returns:
-        Seconds, from the last progress event on. None if the step is complete, or if there are no two events of it
-        with progress between them.
-    """
-    progress = [event for event in _since_last_start(events) if event["kind"] == "progress"]
-    if not progress:
-        return None
-    last = progress[-1]
-    first = last
-    for event in reversed(progress):
-        if event["stage"] == last["stage"]:
-            if event["done"] > first["done"]:
-                break
-            first = event
-    num_done, num_left = int(last["done"] - first["done"]), int(last["total"] - last["done"])
-    if num_done <= 0 or num_left <= 0:
-        return None
-    return round((_time(last) - _time(first)).total_seconds() / num_done * num_left, 1)
+    return max(0.0, round((datetime.now(UTC) - event_time(events[-1])).total_seconds(), 1))
 
 
 def find_resumed_step(log: Path) -> int | None:
@@ -385,7 +376,7 @@ def find_resumed_step(log: Path) -> int | None:
 
 
 def _gpu_utilization(events: Sequence[Event]) -> float | None:
-    samples = [event["values"] for event in _since_last_start(events) if event["kind"] == "system"]
+    samples = [event["values"] for event in since_last_start(events) if event["kind"] == "system"]
     if not samples:
         return None
     values = [value for name, value in samples[-1].items() if GPU_UTILIZATION.fullmatch(name)]
@@ -429,7 +420,7 @@ def _stop_launch(launch: LaunchRecord, *, now: bool) -> str:
 def _stop_trial(selection: ExperimentSelection, *, now: bool) -> str:
     [folder] = selection.trials
     is_launched = any(launch.is_alive for launch in launch_records(selection.experiment))
-    status = trial_status(folder, is_launched=is_launched).status
+    status = trial_status(folder, {}, is_launched=is_launched).status
     if status not in {RUNNING, WAITING}:
         raise RequirementError(f"{folder.name} is not running: it is {status}")
     if now:

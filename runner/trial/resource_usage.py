@@ -23,18 +23,19 @@ MEGABYTE = 1e6
 
 
 @contextmanager
-def sample_usage(run: RunDirectory, log: EventLog, seconds: float) -> Iterator[None]:
+def sample_usage(run: RunDirectory, log: EventLog, seconds: float, *, uses_gpus: bool = False) -> Iterator[None]:
     """Sample the use of this machine while the block runs, and once more at its end.
 
     Args:
         run: The run directory, whose record says when the run was created.
         log: The event log to write to.
         seconds: The interval between samples; 0 disables sampling.
+        uses_gpus: Whether the trial uses GPUs. If none can be read, a warning says why.
     """
     if not seconds:
         yield
         return
-    sampler = _Sampler(run, log, seconds)
+    sampler = _Sampler(run, log, seconds, uses_gpus=uses_gpus)
     sampler.start()
     try:
         yield
@@ -43,16 +44,21 @@ def sample_usage(run: RunDirectory, log: EventLog, seconds: float) -> Iterator[N
 
 
 class _Sampler(threading.Thread):
-    def __init__(self, run: RunDirectory, log: EventLog, seconds: float) -> None:
+    def __init__(self, run: RunDirectory, log: EventLog, seconds: float, *, uses_gpus: bool) -> None:
         super().__init__(daemon=True, name="usage")
         created = run.read_record().get("created")
         self._created = datetime.fromisoformat(created).timestamp() if created else time.time()
-        self._log, self._seconds = log, seconds
+        self._log, self._seconds, self._uses_gpus = log, seconds, uses_gpus
         self._stop_event = threading.Event()
 
     def run(self) -> None:
         """Sample until `stop` is called, and then once more."""
         usage = UsageReader()
+        if self._uses_gpus and not usage.num_gpus:
+            self._log.warning(
+                "the utilization of the GPUs is not measured, because NVML finds none of them; install "
+                "`mmre-runner[gpu]` (nvidia-ml-py), or set compute.usage_interval: 0 to measure nothing"
+            )
         while not self._stop_event.wait(self._seconds):
             self._log_sample(usage)
         self._log_sample(usage)
@@ -78,6 +84,11 @@ class UsageReader:
         """Start the first interval."""
         psutil.cpu_percent()
         self._gpus = dict(_visible_gpus())
+
+    @property
+    def num_gpus(self) -> int:
+        """The number of GPUs that are read."""
+        return len(self._gpus)
 
     def read(self) -> dict[str, float]:
         """Read percentages, megabytes (10^6 bytes) and watts.

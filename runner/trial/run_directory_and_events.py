@@ -232,6 +232,7 @@ class RunDirectory:
         self.parameters = path / "parameters.jsonl"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
+        self.profile = path / "profile"
         self.packages = path / "packages.txt"
         self.stop_request = path / ".stop"
         self.no_cache_marker = path / ".afresh"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import runner.errors
 from runner.errors import DivergedError, Problem, RunnerError, SpecError, StepError, step_error_class
+from runner.preflight.resources import FAKE_GPUS
 from runner.resolved_plan import check_code
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import StopRequestedError
@@ -48,7 +50,8 @@ def run_trial(spec: ExperimentSpec, folder: Path, steps: Sequence[str] | None = 
     context = TrialContext(spec, run, EventLog(run.events))
     # Only the main process of a worker group samples, because only it writes the log.
     interval = spec.compute.usage_interval if is_main_process() else 0
-    with sample_usage(run, context.log, interval):
+    uses_gpus = spec.compute.gpus_per_worker > 0 and os.environ.get(FAKE_GPUS) != "1"
+    with sample_usage(run, context.log, interval, uses_gpus=uses_gpus):
         for step in steps_of(spec) if steps is None else steps:
             if not run.is_finished(step):
                 _run_step(context, step)

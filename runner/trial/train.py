@@ -94,10 +94,17 @@ def train(context: TrialContext) -> None:
         check=checker.check,
         evaluator=ValidationGenerator(context, samples) if options and options.generates_validation else None,
         encoded=encoded_folder(context),
+        profile=context.run.profile,
     )
     if is_main_process() and run.encoded is not None:
         _record_use(context, run.encoded)
-    trained = trainer.train(model, optimizer, rendered, split_groups(samples, context.spec.max_hash_distance), run)
+    groups = split_groups(samples, context.spec.max_hash_distance)
+    try:
+        trained = trainer.train(model, optimizer, rendered, groups, run)
+    finally:
+        # A training that is interrupted or that fails has its profile too.
+        if is_main_process() and context.run.profile.exists():
+            context.log.artifact("profile", context.run.profile)
     if trained is None:
         return
     optimizer.finish(trained.module)

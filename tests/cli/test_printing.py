@@ -114,7 +114,13 @@ def test_live_progress_shows_markup(text):
 def test_results_and_status_show_markup(text):
     trial = {
         **{"name": text, "status": "running", "error": text, "age": 1000.0, "stage": "train", "done": 1, "total": 2},
-        **{"eta_seconds": None, "resumed_from_step": None, "gpu_utilization": None, "metrics": {}},
+        **{
+            "eta_seconds": None,
+            "trial_eta_seconds": None,
+            "resumed_from_step": None,
+            "gpu_utilization": None,
+            "metrics": {},
+        },
     }
     status = shown(status_table({"experiment": text, "trials": [trial]}))
     results = shown(metrics_table(text, [(text, {f"ner_f1/{text}": 1.0, text: None})]))

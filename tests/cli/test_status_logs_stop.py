@@ -39,7 +39,7 @@ def test_status_is_a_table_or_one_document(runs):
     [experiment] = json.loads(runs.run("status", "tiny/aa", "--json").stdout)["experiments"]
     assert [trial["name"] for trial in experiment["trials"]] == ["trial-aa000001"]
     assert experiment["trials"][0]["metrics"]["train/loss"] == 3.25
-    for name in ("eta_seconds", "resumed_from_step", "gpu_utilization"):
+    for name in ("eta_seconds", "trial_eta_seconds", "resumed_from_step", "gpu_utilization"):
         assert experiment["trials"][0][name] is None
 
 

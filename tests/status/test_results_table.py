@@ -12,7 +12,7 @@ from runner.cli.status_display import STALE_SECONDS, format_metrics, status_line
 
 def trial(**changed):
     common = {"stage": "train", "done": 3, "total": 9, "metrics": {}, "age": 1.0, "error": None}
-    unknown = dict.fromkeys(("eta_seconds", "resumed_from_step", "gpu_utilization"))
+    unknown = dict.fromkeys(("eta_seconds", "trial_eta_seconds", "resumed_from_step", "gpu_utilization"))
     return {"name": "trial-aa000001", "status": "running", **common, **unknown, **changed}
 
 
@@ -46,6 +46,13 @@ def step_lines(table):
 def test_a_running_trial_has_an_eta_and_what_is_known_of_its_start_and_gpus():
     known = trial(eta_seconds=128.0, resumed_from_step=1200, gpu_utilization=87.5)
     assert step_lines(render([known])) == ["training 3/9", "ETA 2 min 8 s", "resumed from 1,200", "GPU 88 %"]
+
+
+def test_the_eta_of_the_trial_names_the_steps_that_it_does_not_include():
+    unknown = trial(eta_seconds=60.0, trial_eta_seconds=60.0, trial_eta_without=["generate", "score"])
+    assert step_lines(render([unknown])) == ["training 3/9", "ETA 1 min", "trial 1 min + generation + scoring"]
+    known = trial(eta_seconds=60.0, trial_eta_seconds=90.0, trial_eta_without=[])
+    assert step_lines(render([known])) == ["training 3/9", "ETA 1 min", "trial 1 min 30 s"]
 
 
 def test_an_unknown_eta_is_a_dash_and_an_ended_trial_has_none():

@@ -2,11 +2,15 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from statistics import median
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runner.errors import RequirementError, SpecError
 from runner.status import status as module
+from runner.status.remaining_time import step_durations
 from runner.status.running_launches import registered_launch
 from runner.status.status import experiment_status, find_experiments, find_trial, stop
 
@@ -185,6 +189,52 @@ def test_the_eta_is_the_mean_pace_of_the_running_step(storage, events, seconds):
     assert trial.eta_seconds == (None if seconds is None else pytest.approx(seconds, abs=0.5))
 
 
+TRAINED = [started(100), progress(90, 1), progress(30, 4)]
+"""Three steps in 60 seconds; 16 are left."""
+
+
+@pytest.mark.parametrize(
+    ("events", "others", "seconds", "without"),
+    [
+        (TRAINED, [], 320.0, ["generate", "score"]),
+        (TRAINED, [{"generate": 50.0, "score": 4.0}], 374.0, []),
+        (TRAINED, [{"generate": 50.0}, {"generate": 70.0}, {"generate": 1000.0}], 390.0, ["score"]),
+        # The validation does not hide the training.
+        ([*TRAINED, progress(20, 1, 4, "validate"), progress(10, 2, 4, "validate")], [], 320.0, ["generate", "score"]),
+        (
+            [*TRAINED, started(9, "generate"), progress(8, 1, 9, "generate"), progress(6, 2, 9, "generate")],
+            [],
+            14,
+            ["score"],
+        ),
+        ([started(100), progress(90, 1)], [{"generate": 50.0, "score": 4.0}], None, []),
+        ([progress(90, 1), progress(30, 4)], [], None, []),  # which step runs is not known
+    ],
+)
+def test_the_eta_of_a_trial_adds_the_later_steps_as_finished_trials_took_them(
+    storage, events, others, seconds, without
+):
+    for number, durations in enumerate(others):
+        folder = make_trial(storage, "new", f"trial-b{number}")
+        steps = {name: {"status": "finished", "seconds": value} for name, value in durations.items()}
+        steps |= {"train": {"status": "finished", "seconds": 7, "reused_from": "another trial"}}
+        (folder / "record.json").write_text(json.dumps({"status": "finished", "steps": steps}))
+    make_trial(storage, "new", "trial-ae000005", status="running", events=events)
+    with registered_launch(storage / "new"):
+        trial = status_of(["new"], storage).trials[0].as_json()
+    assert trial["trial_eta_seconds"] == (None if seconds is None else pytest.approx(seconds, abs=0.5))
+    assert trial["trial_eta_without"] == without
+
+
+@given(
+    st.lists(st.fixed_dictionaries({"seconds": st.floats(0, 1e6), "status": st.sampled_from(["finished", "failed"])}))
+)
+def test_the_duration_of_a_step_is_the_median_of_those_that_finished(entries):
+    finished = [entry["seconds"] for entry in entries if entry["status"] == "finished"]
+    durations = step_durations({"steps": {"train": entry}} for entry in entries)
+    assert durations == ({"train": median(finished)} if finished else {})
+
+
 @pytest.mark.parametrize(
     ("events", "step"),
     [
@@ -222,5 +272,5 @@ def test_only_a_running_trial_has_an_eta(storage):
     events = [started(100), progress(90, 11), progress(30, 14), train_metrics(20, 14)]
     make_trial(storage, "old", "trial-af000006", status="interrupted", events=events)
     [trial] = status_of(["old"], storage).trials
-    keys = {"eta_seconds", "resumed_from_step", "gpu_utilization"}
+    keys = {"eta_seconds", "trial_eta_seconds", "resumed_from_step", "gpu_utilization"}
     assert {name: value for name, value in trial.as_json().items() if name in keys} == dict.fromkeys(keys)

@@ -50,6 +50,19 @@ def test_interval_0_disables_sampling(run):
     assert events(run) == []
 
 
+@pytest.mark.parametrize(
+    ("uses_gpus", "has_nvml", "warns"), [(True, False, True), (True, True, False), (False, False, False)]
+)
+def test_gpus_that_cannot_be_read_are_reported_once(run, monkeypatch, uses_gpus, has_nvml, warns):
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml if has_nvml else None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with sample_usage(run, EventLog(run.events), 3600, uses_gpus=uses_gpus):
+        pass
+    warnings = [event["message"] for event in events(run) if event["kind"] == "warning"]
+    assert len(warnings) == warns
+    assert not warns or "mmre-runner[gpu]" in warnings[0]
+
+
 class Nvml:
     """Three GPUs; the second cannot be read."""
 

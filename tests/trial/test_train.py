@@ -1,5 +1,8 @@
 """The training step: errors of the plugins for later steps appear before the training."""
 
+import gzip
+import json
+
 import pytest
 
 from runner.errors import DivergedError, RequirementError
@@ -28,3 +31,23 @@ def test_a_training_that_diverges_is_recorded_as_such(trial, monkeypatch):
     run = RunDirectory(trial.folder / "runs" / "shared" / "diverged")
     assert run.read_record()["steps"]["train"]["diverged"] is True
     assert "the loss is" in run.divergence()
+
+
+def test_the_profile_of_some_steps_is_an_artifact_and_changes_no_weight(trial, monkeypatch):
+    monkeypatch.chdir(trial.folder)
+    options = ("trainer.eval_generate_steps=null", "trainer.epochs=3")
+    plain = trial("plain", *options)
+    profiled = RunDirectory(plain.path.with_name("profiled"))
+    profiled.path.mkdir()
+    profiled.no_cache_marker.touch()  # `runner launch --rerun train`, as the training is in the cache
+    trial("profiled", *options, "trainer.profile_steps=2")
+    trace = json.loads(gzip.decompress((profiled.profile / "trace.json.gz").read_bytes()))
+    names = {event.get("name", "") for event in trace["traceEvents"]}
+    assert {name for name in names if name.startswith("ProfilerStep")} == {"ProfilerStep#2", "ProfilerStep#3"}
+    assert any(name.startswith("Optimizer.step") for name in names)
+    artifacts = [event["path"] for event in read_jsonl(profiled.events) if event.get("name") == "profile"]
+    assert artifacts == [str(profiled.profile)]
+    assert not plain.profile.exists()
+    assert profiled.read_record()["fingerprint"] == plain.read_record()["fingerprint"]
+    weights = [(run.model / "model.safetensors").read_bytes() for run in (plain, profiled)]
+    assert weights[0] == weights[1]

@@ -238,6 +238,17 @@ def test_the_path_of_a_large_model_is_logged_instead_of_the_model(storage, track
     assert client.get_run(run_id).data.tags["mmre.model_uri"] == (tracked.run_dir / "model").as_uri()
 
 
+@pytest.mark.parametrize("limit", [200, 1e-6])
+def test_a_profile_is_uploaded_unless_it_is_large(storage, tracked, limit):
+    (tracked.run_dir / "profile").mkdir()
+    (tracked.run_dir / "profile" / "trace.json.gz").write_bytes(b"a trace")
+    tracker = open_tracker(storage, max_artifact_mb=limit)
+    run_id = tracker.start(tracked)
+    tracker.finish("interrupted")
+    stored = {entry.path for entry in client_of(storage).list_artifacts(run_id, "profile")}
+    assert stored == ({"profile/trace.json.gz"} if limit == 200 else set())
+
+
 def test_failure_of_an_artifact_still_sets_the_status(storage, tracked):
     tracker = open_tracker(storage)
     run_id = tracker.start(tracked)

@@ -1,11 +1,11 @@
-"""Runs a function in two worker processes, forked from one that has imported the heavy packages."""
+"""Runs a function in two or more worker processes, forked from one that has imported the heavy packages."""
 
 from torch import multiprocessing
 
 LOADED = ["plugins.model.qwen_vl", "plugins.optimizer.adamw", "plugins.trainer.sft", "torch.distributed.tensor"]
 
 
-def together(work, *arguments):
-    """Run a function of a rank and arguments in two processes; an error in one of them is raised."""
+def together(work, *arguments, num_workers=2):
+    """Run a function of a rank and arguments in several processes; an error in one of them is raised."""
     multiprocessing.set_forkserver_preload(LOADED)
-    multiprocessing.start_processes(work, args=arguments, nprocs=2, start_method="forkserver")
+    multiprocessing.start_processes(work, args=arguments, nprocs=num_workers, start_method="forkserver")

@@ -1,7 +1,13 @@
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plugins.trainer.training_history_and_warnings import MIN_STEPS, SPIKE_THRESHOLDS, TrainingMonitor, peak_memory_gb
+from plugins.trainer.training_history_and_warnings import (
+    MIN_STEPS,
+    SPIKE_THRESHOLDS,
+    TrainingMonitor,
+    peak_memory_metrics,
+)
 
 STEPS = 1000
 
@@ -50,5 +56,10 @@ def test_zero_learning_rate_is_reported_once_except_at_first_and_last_step():
     assert "step 3 of 6: the learning rate of vision is zero" in told[2][0]
 
 
-def test_memory_is_in_gigabytes():
-    assert 0.05 < peak_memory_gb() < 500
+def test_memory_is_in_gigabytes(monkeypatch):
+    assert list(peak_memory_metrics()) == ["train/memory_gb"]
+    assert 0.05 < peak_memory_metrics()["train/memory_gb"] < 500
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 30e9)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 34e9)
+    assert peak_memory_metrics() == {"train/memory_gb": 30, "train/memory_reserved_gb": 34}
