@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from plugins.trainer.accelerator_and_sharding import Sharding, gather_weights, layer_classes, make_accelerator
 from plugins.trainer.checkpoint import Checkpoints, TrainingState
 from plugins.trainer.encoded_samples import EncodedSamples, SampleFiles, apply_length_limit, is_skipped
+from plugins.trainer.liger_kernels import apply_liger_kernels
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.throughput import MfuMeter, device_peak_flops
 from plugins.trainer.train_loop import TrainLoop
@@ -151,6 +152,8 @@ class SftTrainer:
                 sample can be held out for validation.
             DivergedError: The loss or its gradient is not finite.
         """
+        if self._options.use_liger_kernel:
+            apply_liger_kernels(model.module)
         accelerator = make_accelerator(self._options.precision, self._sharding(model.module), self._options.ddp_timeout)
         self._check_workers(accelerator.num_processes)
         set_seed(run.seed, device_specific=True)
