@@ -59,7 +59,7 @@ sys.path.insert(0, str(ROOT))
 from plugins.model.chat import segment_attention  # noqa: E402 the path comes first
 from plugins.model.chat.vision_tower import prepare_attention  # noqa: E402
 from plugins.model.qwen2_5_vl_published_sizes import PUBLISHED_SIZES, published_config  # noqa: E402
-from plugins.trainer.accelerator_and_sharding import layer_classes, make_accelerator  # noqa: E402
+from plugins.trainer.accelerator_and_sharding import Sharding, layer_classes, make_accelerator  # noqa: E402
 from plugins.trainer.loss import AnswerLoss  # noqa: E402
 from plugins.trainer.step_memory import (  # noqa: E402
     ModelProfile,
@@ -298,7 +298,7 @@ def measure_training_step(device: str, scale: Scale, started: float) -> Lines:
     module = create_model(device, layers).train()
     row = pack(draw_samples(device, drafts, layers), module)
     module.gradient_checkpointing_enable({"use_reentrant": False})
-    accelerator = make_accelerator("bf16", layer_classes(module) if device == "cuda" else ())
+    accelerator = make_accelerator("bf16", Sharding(tuple(layer_classes(module))) if device == "cuda" else None)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-6)
     loss_module, optimizer = accelerator.prepare(AnswerLoss(module), optimizer)
     num_labels = sum(length.target for length in lengths)

@@ -48,6 +48,7 @@ COMPUTING_PACKAGES = {
     "accelerate": "accelerate",
     "bitsandbytes": "bitsandbytes",
     "imagehash": "ImageHash",
+    "liger_kernel": "liger-kernel",
     "nltk": "nltk",
     "numpy": "numpy",
     "pandas": "pandas",

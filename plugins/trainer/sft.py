@@ -23,6 +23,7 @@ from plugins.trainer.accelerator_and_sharding import (
 )
 from plugins.trainer.checkpoint import Checkpoints
 from plugins.trainer.encoded_samples import EncodedSamples, SampleFiles, apply_length_limit, is_skipped
+from plugins.trainer.liger_kernels import apply_liger_kernels
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.throughput import MfuMeter, device_peak_flops
@@ -163,6 +164,8 @@ class SftTrainer:
                 sample can be held out for validation.
             DivergedError: The loss or its gradient is not finite.
         """
+        if self._options.use_liger_kernel:
+            apply_liger_kernels(model.module)
         accelerator = make_accelerator(self._options.precision, self._sharding(model.module), self._options.ddp_timeout)
         self._check_workers(accelerator.num_processes)
         set_seed(run.seed, device_specific=True)

@@ -164,6 +164,11 @@ class SftOptions(TrainerOptions):
     """If true, activations are not stored, but computed again in the backward pass. This needs less memory, and about a
     third more time."""
 
+    use_liger_kernel: bool = False
+    """If true, the norms and feed-forward blocks of the model compute with Liger's kernels, which save memory and time
+    on a GPU. Needs a CUDA GPU and the package liger-kernel; no test runs these kernels. The results differ by
+    rounding."""
+
     profile_steps: Annotated[Count | None, OutsideFingerprint()] = None
     """Number of optimizer steps of the first worker to profile with torch.profiler, after two other steps of the
     launch. The trace is written to `profile/trace.json.gz` in the run directory; open it in https://ui.perfetto.dev or
@@ -279,6 +284,7 @@ class SftOptions(TrainerOptions):
             "gradient_checkpointing": False,
             "dp_shard_size": None,
             "cpu_offload": False,
+            "use_liger_kernel": False,
         }
 
     def with_less_memory(self, workers: int) -> Mapping[str, Any]:

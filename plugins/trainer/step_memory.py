@@ -11,8 +11,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from plugins.trainer.loss import logit_chunk_size
-from plugins.trainer.throughput import patches_per_token
-from plugins.trainer.validation_split_and_batches import group_by_length, num_positions
+from plugins.trainer.validation_split_and_batches import group_by_length, num_positions, patches_per_token
 from runner.records import Memory
 
 FLOAT32_BYTES = 4

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from plugins.trainer.validation_split_and_batches import patches_per_token
 from runner.preflight.resources import PEAK_FLOPS, Gpu, is_named
 from runner.records import IGNORED
 from runner.stages import Features
@@ -35,15 +36,6 @@ def wait_for_device(device: torch.device) -> None:
     """Wait until a GPU has computed everything that was launched on it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def patches_per_token(module: PreTrainedModel) -> int:
-    """Return the number of patches that the vision tower merges into one token."""
-    config = module.config
-    merge = getattr(config.vision_config, "spatial_merge_size", None)
-    if merge is not None:
-        return int(merge) ** 2
-    return round(1 / getattr(config, "downsample_ratio", 1) ** 2)
 
 
 NO_TOKEN = -1

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 MICRO_BATCH_POSITIONS = 8192
 """Maximum positions, padding included, of a micro-batch if `micro_batch_size` is not set. Four samples of the paper's
@@ -141,3 +142,12 @@ def group_by_length(lengths: Sequence[int], size: int | None, limit: int, *, pac
 def num_positions(lengths: Sequence[int], *, packed: bool) -> int:
     """Count the positions of a micro-batch, including its padding unless it is packed."""
     return sum(lengths) if packed else len(lengths) * max(lengths)
+
+
+def patches_per_token(module: Any) -> int:
+    """Return the number of patches that the vision tower merges into one token."""
+    config = module.config
+    merge = getattr(config.vision_config, "spatial_merge_size", None)
+    if merge is not None:
+        return int(merge) ** 2
+    return round(1 / getattr(config, "downsample_ratio", 1) ** 2)

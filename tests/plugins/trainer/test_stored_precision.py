@@ -14,6 +14,7 @@ from plugins.model.qwen_vl import Qwen25VLModel
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions
 from plugins.trainer.accelerator_and_sharding import (
+    Sharding,
     gather_weights,
     layer_classes,
     make_accelerator,
@@ -100,7 +101,7 @@ def _work(rank, folder):
     expected = {name: weight.detach() for name, weight in plugin.build([], 0).module.named_parameters()}
     module = plugin.build_as_stored([], 0).module
     module.get_input_embeddings().requires_grad_(False)
-    accelerator = make_accelerator("bf16", layer_classes(module))
+    accelerator = make_accelerator("bf16", Sharding(tuple(layer_classes(module))))
     shard_and_convert(accelerator, AnswerLoss(module))
     assert {type(parameter) for parameter in module.parameters()} == {DTensor}
     for name, parameter in module.named_parameters():
