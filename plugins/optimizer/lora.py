@@ -9,7 +9,7 @@ from typing import cast
 
 import torch
 from peft import LoraConfig
-from peft.tuners.lora import LoraModel
+from peft.tuners.lora import LoraLayer, LoraModel
 from transformers import PreTrainedModel
 
 from plugins.optimizer.param_groups import GROUPS_PATH, ParamGroup
@@ -71,10 +71,18 @@ def _float32_placeholders(layers: Sequence[torch.nn.Linear]) -> Iterator[None]:
 def merge_adapters(lora_model: LoraModel) -> None:
     """Merge the adapters into the weights of the module that `add_adapters` was given.
 
+    Weights keep their number format. The sum is computed in float32, and rounded once.
+
     Raises:
         ValueError: A merged weight is not finite.
     """
-    lora_model.merge_and_unload(safe_merge=True)
+    for layer in lora_model.modules():
+        if isinstance(layer, LoraLayer):
+            weight = cast(torch.Tensor, layer.get_base_layer().weight)
+            dtype, weight.data = weight.dtype, weight.data.float()
+            layer.merge(safe_merge=True)
+            weight.data = weight.data.to(dtype)
+    lora_model.unload()
 
 
 def _lora_config(lora_groups: Sequence[tuple[ParamGroup, Sequence[str]]]) -> LoraConfig:

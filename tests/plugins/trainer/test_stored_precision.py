@@ -21,7 +21,9 @@ from plugins.trainer.accelerator_and_sharding import (
     shard_and_convert,
 )
 from plugins.trainer.loss import AnswerLoss
-from runner.stages import BuildsAsStored
+from plugins.trainer.sft import SftTrainer
+from plugins.trainer.sft_options import SftOptions
+from runner.stages import BuildsAsStored, TrainingRun
 
 GROUPS = {"vision": {"match": "*visual*", "frozen": True}, "rest": {"match": "*", "lr": 1e-3, "lora": {"rank": 2}}}
 
@@ -91,6 +93,46 @@ def test_adapters_and_digests_do_not_depend_on_the_stored_precision(checkpoint):
     for one, other in zip(modules[0].named_parameters(), modules[1].named_parameters(), strict=True):
         assert (one[0], one[1].requires_grad) == (other[0], other[1].requires_grad)
     optimizers[1].finish(modules[1])
+
+
+@pytest.mark.parametrize("groups", [GROUPS, {"all": {"match": "*", "lr": 1e-2, "lora": {"rank": 2}}}])
+def test_frozen_weights_stay_in_bfloat16_with_the_same_results(checkpoint, colour_samples, tmp_path, recorder, groups):
+    def train(build):
+        model, adamw, reporter = build([], 0), AdamWOptimizer(AdamWOptions(groups=groups)), recorder()
+        adamw.prepare(model.module, 0)
+        ids = [sample.id for sample in colour_samples]
+        options = SftOptions(epochs=1, global_batch_size=4, precision="bf16", gradient_checkpointing=True)
+        run = TrainingRun(tmp_path / build.__name__, 11, reporter)
+        trained = SftTrainer(options).train(model, adamw, colour_samples, ids, run)
+        dtypes = {name: weight.dtype for name, weight in trained.module.named_parameters()}
+        adamw.finish(trained.module)
+        trained.save(tmp_path / f"{build.__name__} model", "bf16")
+        weights = (tmp_path / f"{build.__name__} model" / "model.safetensors").read_bytes()
+        return reporter.series("train/loss"), weights, dtypes
+
+    plugin = _plugin(checkpoint("bf16"))
+    losses, weights, dtypes = train(plugin.build_as_stored)
+    expected_losses, expected_weights, _ = train(plugin.build)
+    assert losses == expected_losses
+    assert weights == expected_weights
+    for name, dtype in dtypes.items():
+        stays = "lora_" not in name and "norm" not in name and "embed_tokens" not in name and "ln_q" not in name
+        stays = stays and ("visual" not in name or "vision" not in groups)
+        assert dtype == (torch.bfloat16 if stays else torch.float32), name
+
+
+def test_frozen_weights_that_other_layers_use_are_converted():
+    module = torch.nn.Module()
+    module.embedding, module.head, module.free = torch.nn.Embedding(3, 2), torch.nn.Linear(2, 3), torch.nn.Linear(2, 2)
+    module.head.weight = module.embedding.weight
+    module.bfloat16().requires_grad_(False)
+    module.free.bias.requires_grad_(True)
+    move_and_convert(module, torch.device("cpu"), autocast=True)
+    dtypes = {name: str(weight.dtype).removeprefix("torch.") for name, weight in module.named_parameters()}
+    stored = {"head.bias": "bfloat16", "free.weight": "bfloat16"}
+    assert dtypes == {"embedding.weight": "float32", "free.bias": "float32", **stored}
+    move_and_convert(module, torch.device("cpu"))
+    assert {weight.dtype for weight in module.parameters()} == {torch.float32}
 
 
 def _work(rank, folder):
