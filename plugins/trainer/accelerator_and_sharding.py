@@ -159,19 +159,24 @@ def gather_weights(module: torch.nn.Module, *, keep: bool, dtype: torch.dtype = 
             never need memory in float32. Frozen weights and adapters keep their format: frozen weights are compared,
             and adapters are added to them, before the model is saved.
     """
-    full_parameters: dict[int, torch.nn.Parameter] = {}
+    full_parameters: dict[int, torch.nn.Parameter | None] = {}
     for path, submodule in module.named_modules():
         for name, parameter in submodule.named_parameters(recurse=False):
             if not isinstance(parameter, DTensor):
                 continue
-            if id(parameter) not in full_parameters:  # tied weights stay tied
+            if id(parameter) not in full_parameters:  # tied weights stay tied, and all workers gather them once
                 full = parameter.full_tensor().detach()
-                if not keep:
-                    continue
                 is_final = parameter.requires_grad and ADAPTER not in name and f".{ADAPTER}" not in path
-                full = full.to(dtype) if is_final else full
-                full_parameters[id(parameter)] = torch.nn.Parameter(full.cpu(), requires_grad=parameter.requires_grad)
-            setattr(submodule, name, full_parameters[id(parameter)])
+                full_parameters[id(parameter)] = (
+                    _on_cpu(full.to(dtype) if is_final else full, parameter) if keep else None
+                )
+            if keep:
+                setattr(submodule, name, full_parameters[id(parameter)])
+
+
+def _on_cpu(full: torch.Tensor, parameter: torch.Tensor) -> torch.nn.Parameter:
+    """Return a parameter on the CPU that is trainable if another one is."""
+    return torch.nn.Parameter(full.cpu(), requires_grad=parameter.requires_grad)
 
 
 ADAPTER = "lora_"
