@@ -1,6 +1,7 @@
 """Weights of a checkpoint stay mapped from its files until the trainer has moved or sharded them."""
 
 import os
+from datetime import timedelta
 
 import pytest
 import torch
@@ -76,8 +77,21 @@ def test_other_precisions_are_loaded_in_float32(checkpoint):
     folder = checkpoint("bf16")
     (folder / "model-2.safetensors").write_bytes((checkpoint("fp32") / "model.safetensors").read_bytes())
     assert stored_dtype(folder) == torch.float32
+    assert _plugin(folder).mapped_bytes() == 0
     (folder / "model-2.safetensors").write_bytes(b"")
     assert stored_dtype(folder) == torch.float32
+
+
+def test_the_bytes_that_workers_share_are_those_of_the_files(checkpoint):
+    assert _plugin(checkpoint("bf16")).mapped_bytes() == 2
+    folder = checkpoint("fp32")
+    plugin = _plugin(folder)
+    assert plugin.mapped_bytes() == 4
+    module = plugin.build_as_stored([], 0).module
+    begins, ends = _mapped(folder)
+    assert all(begins <= parameter.data_ptr() < ends for parameter in module.parameters())
+    assert Qwen25VLModel(Qwen25VLOptions(size="smoke")).mapped_bytes() == 0
+    assert _plugin(folder / "missing").mapped_bytes() == 2
 
 
 def test_adapters_and_digests_do_not_depend_on_the_stored_precision(checkpoint):
@@ -156,6 +170,32 @@ def _work(rank, folder):
             assert parameter.float().equal(expected[name])
     distributed.barrier()
     distributed.destroy_process_group()
+
+
+def _work_tied(rank, folder):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="0")
+    limit = timedelta(seconds=20)
+    distributed.init_process_group("gloo", f"file://{folder}/store", limit, world_size=2, rank=rank)
+    module = _plugin(folder / "tied").build_as_stored([], 0).module
+    expected = module.lm_head.weight.detach().float()
+    accelerator = make_accelerator("bf16", layer_classes(module), 20)
+    shard_and_convert(accelerator, AnswerLoss(module))
+    assert module.lm_head.weight is module.get_input_embeddings().weight
+    assert module.lm_head.weight.dtype == module.lm_head.weight.to_local().dtype == torch.float32
+    gather_weights(module, keep=rank == 0, dtype=torch.bfloat16)
+    if rank == 0:
+        assert module.lm_head.weight is module.get_input_embeddings().weight
+        assert module.lm_head.weight.float().equal(expected)
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def test_tied_weights_stay_tied_and_all_workers_gather_them_once(build_smoke, tmp_path):
+    model = build_smoke()
+    model.module.config.tie_word_embeddings = True
+    model.module.tie_weights()
+    model.save(tmp_path / "tied", "bf16")
+    together(_work_tied, tmp_path)
 
 
 def test_shards_are_converted_and_trained_weights_gathered_as_they_are_saved(checkpoint, tmp_path):
