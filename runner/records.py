@@ -299,6 +299,23 @@ class TrainingBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class HostMemory:
+    """The main memory that a training takes on a machine with all its workers, in bytes.
+
+    It does not count what each process takes anyway, and the weights of the checkpoint while they are loaded.
+
+    Attributes:
+        training: The training itself: on CPUs, the memory of all workers; on GPUs, 0.
+        checkpoint: The copy of a checkpoint that is written while the training continues.
+        save: The weights in main memory while the trained model is saved.
+    """
+
+    training: int
+    checkpoint: int
+    save: int
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointSchedule:
     """When a training writes checkpoints.
 
@@ -356,6 +373,7 @@ class TrainingEstimate:
         model: Size of the trained model in bytes.
         encoded: Size in bytes of the encoded samples that the trainer stores; 0 if it stores none.
         schedule: When checkpoints are written; None if the trainer does not say.
+        host: The main memory of the training; None if the trainer does not say.
     """
 
     variants: tuple[TrainingVariant, ...]
@@ -365,3 +383,4 @@ class TrainingEstimate:
     model: int
     encoded: int = 0
     schedule: CheckpointSchedule | None = None
+    host: HostMemory | None = None

@@ -95,14 +95,24 @@ def _quantize(module: torch.nn.Module, layers: Sequence[str]) -> None:
 def merge_adapters(lora_model: LoraModel) -> None:
     """Merge the adapters into the weights of the module that `add_adapters` was given.
 
+    Weights keep their number format. The sum is computed in float32, and rounded once.
+
     Raises:
         ValueError: A merged weight is not finite.
     """
     module = lora_model.model
     for path, layer in list(module.named_modules()):
-        if isinstance(layer, LoraLayer) and hasattr(layer.get_base_layer(), "dequantized"):
+        if not isinstance(layer, LoraLayer):
+            continue
+        base = layer.get_base_layer()
+        if hasattr(base, "dequantized"):
             module.set_submodule(path, _merged(layer))
-    lora_model.merge_and_unload(safe_merge=True)
+            continue
+        weight = cast(torch.Tensor, base.weight)
+        dtype, weight.data = weight.dtype, weight.data.float()
+        layer.merge(safe_merge=True)
+        weight.data = weight.data.to(dtype)
+    lora_model.unload()
 
 
 def _merged(layer: Any) -> torch.nn.Linear:

@@ -83,12 +83,36 @@ def sharding_plugin(sharding: Sharding, precision: str) -> FullyShardedDataParal
 
 
 @torch.no_grad()
-def move_and_convert(module: torch.nn.Module, device: torch.device) -> None:
-    """Move the weights to a device in the format in which they are stored, and convert each to float32 there."""
+def move_and_convert(module: torch.nn.Module, device: torch.device, *, autocast: bool = False) -> None:
+    """Move the weights to a device in the format in which they are stored, and convert each to float32 there.
+
+    Args:
+        module: The module.
+        device: The device.
+        autocast: Whether the training uses autocast. Frozen weights that autocast converts in every forward pass then
+            stay in their format: the results are the same.
+    """
+    kept = _ids_of_autocast_weights(module) if autocast else frozenset()
     for parameter in module.parameters():
-        if parameter.is_floating_point():  # accelerate moves weights in 4 bits together with their scales
-            parameter.data = parameter.data.to(device).float()
+        if not parameter.is_floating_point():
+            continue  # accelerate moves weights in 4 bits together with their scales
+        moved = parameter.data.to(device)
+        parameter.data = moved if id(parameter) in kept else moved.float()
     _convert_buffers(module)
+
+
+AUTOCAST_LAYERS = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)
+"""Layers whose weights autocast converts. Norms and embeddings compute in the format of their weights."""
+
+
+def _ids_of_autocast_weights(module: torch.nn.Module) -> frozenset[int]:
+    """Return the ids of the frozen weights that only layers use whose weights autocast converts."""
+    users: dict[int, list[bool]] = {}
+    for layer in module.modules():
+        for parameter in layer.parameters(recurse=False):
+            is_converted = isinstance(layer, AUTOCAST_LAYERS) and not parameter.requires_grad
+            users.setdefault(id(parameter), []).append(is_converted)
+    return frozenset(parameter for parameter, conversions in users.items() if all(conversions))
 
 
 @torch.no_grad()
@@ -154,22 +178,27 @@ def gather_weights(module: torch.nn.Module, *, keep: bool, dtype: torch.dtype = 
         module: The whole model.
         keep: Whether this worker keeps the full weights; on the others they stay sharded.
         dtype: The number format in which the model will be saved. Trained weights are converted at once, so that they
-            never need memory in float32. Frozen weights and adapters stay in float32: the former are compared, and the
-            latter are added to the former, before the model is saved.
+            never need memory in float32. Frozen weights and adapters keep their format: frozen weights are compared,
+            and adapters are added to them, before the model is saved.
     """
-    full_parameters: dict[int, torch.nn.Parameter] = {}
+    full_parameters: dict[int, torch.nn.Parameter | None] = {}
     for path, submodule in module.named_modules():
         for name, parameter in submodule.named_parameters(recurse=False):
             if not isinstance(parameter, DTensor):
                 continue
-            if id(parameter) not in full_parameters:  # tied weights stay tied
+            if id(parameter) not in full_parameters:  # tied weights stay tied, and all workers gather them once
                 full = parameter.full_tensor().detach()
-                if not keep:
-                    continue
                 is_final = parameter.requires_grad and ADAPTER not in name and f".{ADAPTER}" not in path
-                full = full.to(dtype) if is_final else full
-                full_parameters[id(parameter)] = torch.nn.Parameter(full.cpu(), requires_grad=parameter.requires_grad)
-            setattr(submodule, name, full_parameters[id(parameter)])
+                full_parameters[id(parameter)] = (
+                    _on_cpu(full.to(dtype) if is_final else full, parameter) if keep else None
+                )
+            if keep:
+                setattr(submodule, name, full_parameters[id(parameter)])
+
+
+def _on_cpu(full: torch.Tensor, parameter: torch.Tensor) -> torch.nn.Parameter:
+    """Return a parameter on the CPU that is trainable if another one is."""
+    return torch.nn.Parameter(full.cpu(), requires_grad=parameter.requires_grad)
 
 
 ADAPTER = "lora_"

@@ -182,7 +182,7 @@ class SftTrainer:
         if sharded_loss is not None:
             shard_and_convert(accelerator, sharded_loss)
         else:
-            move_and_convert(model.module, accelerator.device)
+            move_and_convert(model.module, accelerator.device, autocast=self._options.precision == "bf16")
         scheduled_optimizers = optimizer.build(model.module, num_steps)
         train_step = TrainStep(
             accelerator, model, scheduled_optimizers, self._options, dummy_sample, sharded_loss, mfu_meter

@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from plugins.trainer.encoded_samples import OnOverlength
+from plugins.trainer.host_memory import estimate_host_memory
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.step_memory import (
     FLOAT32_BYTES,
@@ -79,14 +80,18 @@ def estimate_training(
     total_flops = sum(
         flops(profile, _length(count), recompute=recompute, vision_passes=vision_passes) for count in counts
     )
+    checkpoint = round(FLOAT32_BYTES * count_trainable(profile) + state)
     return TrainingEstimate(
         variants=tuple(variants),
         flops_per_step=total_flops / len(counts) * options.global_batch_size,
-        checkpoint=round(FLOAT32_BYTES * count_trainable(profile) + state),
+        checkpoint=checkpoint,
         num_checkpoints=options.save_total_limit + 1 + options.load_best_model_at_end,
         model=value_bytes * count_parameters(profile),
         encoded=round(_encoded_ratio(options, counts) * sum(encoded_bytes(profile, setup, count) for count in counts)),
         schedule=options.checkpoint_schedule(steps_per_epoch(options, len(counts))),
+        host=estimate_host_memory(
+            profile, setup, variants[0].memory, checkpoint * options.save_async, workers, gpus=gpus
+        ),
     )
 
 

@@ -130,12 +130,22 @@ def _cost_rows(description: Mapping[str, Any]) -> dict[str, str]:
         rows["disk"] = f"{_format_gigabytes(disk['total'])} GB: {_format_disk(disk)}"
         if disk.get("written") is not None:
             rows["written to disk"] = _format_written(disk)
+    if host := description["host_memory"]:
+        rows["main memory"] = _format_host_memory(host)
     if hours := description["hours"]:
         assumption = f"at {hours['share_of_peak']:.0%} of the {hours['accelerator']}'s peak"
         rows["seconds per step"] = f"{hours['seconds_per_step']:.2f} {assumption}"
         if hours["gpu"] is not None:
             rows["GPU hours"] = f"{hours['gpu']:.1f} (training takes {format_duration(hours['training'] * 3600)})"
     return rows
+
+
+def _format_host_memory(host: Mapping[str, Any]) -> str:
+    """Describe the peaks of a machine with all workers, and the option that reserves this memory."""
+    total, *peaks = (_format_gigabytes(host[name]) for name in ("total", "load", "training", "save"))
+    copy = f" (a copy of a checkpoint has {_format_gigabytes(host['checkpoint'])})" if host["checkpoint"] else ""
+    line = f"{total} GB for all workers: load {peaks[0]}, training {peaks[1]}{copy}, save {peaks[2]}"
+    return f"{line}; {host['advice']}" if host["advice"] else line
 
 
 def _format_written(disk: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from runner.errors import DataError, RequirementError
 from runner.files import cached_json
 from runner.fingerprint_and_provenance import code_hash, fingerprint, installed_packages
+from runner.preflight.host_memory import check_host_memory
 from runner.preflight.resources import check_memory, estimate_disk, estimate_hours, local_gpus, missing_requirements
 from runner.preflight.sent_variables import find_sent_variables
 from runner.prompt_rendering import split_groups, training_texts
@@ -19,7 +20,7 @@ from runner.resolved_plan import PlanResolver, Trial, create_plugin, expand_tria
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.spec.load import LoadedSpec
 from runner.spec.variants import SweepVariants
-from runner.stages import DatasetInfo, ModelSpec, Reporter, TokenCounts
+from runner.stages import BuildsAsStored, DatasetInfo, ModelSpec, Reporter, TokenCounts, Trainer
 from runner.stages.optimizer_and_trainer import summarize_groups
 from runner.stages.registry import find_plugin
 from runner.trial_factory import TrialFactory, describe_sweep, predetermined_trials
@@ -204,6 +205,7 @@ def describe_plan(loaded: LoadedSpec[ExperimentSpec], reporter: Reporter, cache:
         "tokens": {},
         "parameters": [],
         "memory": {},
+        "host_memory": {},
         "disk": {},
         "hours": {},
         "fits": None,
@@ -315,10 +317,12 @@ def _estimate_resources(spec: ExperimentSpec, model_spec: ModelSpec, split: Trai
     estimate = trainer.estimate_training(model_spec, optimizer, counts, spec.compute.workers, gpus=gpus)
     budget = split.training_budget(spec) if split else TrainingBudget(None, None)
     hours = estimate_hours(estimate, spec.compute, budget.steps)
+    num_weights = sum(group["num_parameters"] for group in parameters)
     return {
         "tokens": {**summarize_lengths(counts, assumed=split is None), "trained": budget.tokens},
         "parameters": parameters,
         **check_memory(estimate, spec.compute),
+        "host_memory": check_host_memory(estimate, spec.compute, num_weights, _mapped_bytes(spec, trainer)),
         "disk": estimate_disk(
             estimate,
             assumed=split is None,
@@ -327,6 +331,14 @@ def _estimate_resources(spec: ExperimentSpec, model_spec: ModelSpec, split: Trai
         ),
         "hours": hours,
     }
+
+
+def _mapped_bytes(spec: ExperimentSpec, trainer: Trainer) -> int:
+    """Return the bytes of each weight that the workers of a machine share while they load the model."""
+    model = create_plugin(spec.model) if spec.model else None
+    if not getattr(trainer, "converts_weights", False) or not isinstance(model, BuildsAsStored):
+        return 0
+    return model.mapped_bytes()
 
 
 def placement_text(compute: ComputeOptions) -> str:

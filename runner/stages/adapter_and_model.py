@@ -289,3 +289,9 @@ class BuildsAsStored(Model, Protocol):
 
     def build_as_stored(self, texts: Iterable[str], seed: int) -> VisionLanguageModel:
         """Build the model as `Model.build` does, with weights in the precision in which they are stored."""
+
+    def mapped_bytes(self) -> int:
+        """Return the bytes of each weight that `build_as_stored` maps from files; 0 if each worker gets a copy.
+
+        If the checkpoint is not available, the value is that of published checkpoints.
+        """

@@ -79,6 +79,7 @@ def test_unknown_parts_of_a_plan_are_shown_as_unknown():
         "tokens": {},
         "parameters": [],
         "memory": {},
+        "host_memory": {},
         "disk": {},
         "hours": {},
         "sweep": None,

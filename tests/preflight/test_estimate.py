@@ -72,6 +72,23 @@ def test_the_spec_of_the_paper_is_planned_without_hub_and_data(offline):
     assert [name for name in ("data set", "cannot be had") if not any(name in line for line in told["unmet"])] == []
 
 
+def test_main_memory_of_the_papers_run_is_advised_and_compared(offline):
+    told = plan_of()
+    host, num_weights = told["host_memory"], sum(row["num_parameters"] for row in told["parameters"])
+    assert host["load"] == host["save"] == host["processes"] + 2 * num_weights
+    assert host["training"] == host["total"] == host["processes"] + 12 * num_weights
+    assert host["advice"] == "set compute.memory=27GB, which reserves it"
+    assert plan_of("trainer.save_async=false")["host_memory"]["training"] == host["processes"]
+    reserved = plan_of("compute.memory=20GB")
+    assert reserved["host_memory"]["fits"] is False
+    console = Console(width=200)
+    with console.capture() as shown:
+        for table in plan_tables(reserved):
+            console.print(table)
+    row = "107.5 GB for all workers: load 24.6, training 107.5 (a copy of a checkpoint has 99.5), save 24.6"
+    assert f"{row}; compute.memory=20GB reserves too little; set 27GB" in shown.get()
+
+
 def test_the_tables_fit_into_a_terminal(offline):
     console = Console(width=80)
     with console.capture() as shown:

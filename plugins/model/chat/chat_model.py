@@ -94,6 +94,20 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         """
         return self._build(texts, seed, as_stored=True)
 
+    def mapped_bytes(self) -> int:
+        """Return the bytes of each weight that `build_as_stored` maps from files; see `BuildsAsStored`.
+
+        Raises:
+            SpecError: The checkpoint is not a folder with weights.
+        """
+        if self._options.checkpoint is None:
+            return 0
+        try:
+            formats = stored_formats(self._folder(weights=True))
+        except RequirementError:
+            formats = {"BF16"}
+        return MAPPED_BYTES.get(formats.pop(), 0) if len(formats) == 1 else 0
+
     def _build(self, texts: Iterable[str], seed: int, *, as_stored: bool) -> LoadedChatModel:
         self._check_attention()
         if self._options.checkpoint is None:
@@ -276,6 +290,25 @@ class ChatModel(ABC, Generic[FamilyOptions]):
 STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}
 """The names in safetensors files of the number formats that float32 contains exactly."""
 
+MAPPED_BYTES = {**{name: dtype.itemsize for name, dtype in STORED_DTYPES.items()}, "F32": 4}
+"""The bytes of the formats whose weights transformers maps from the files."""
+
+
+def stored_formats(folder: Path) -> set[str]:
+    """Return the names of the number formats of all weights in the safetensors files of a checkpoint.
+
+    Returns:
+        The names; none if a file is damaged, which `_weights` describes.
+    """
+    names = set()
+    for file in folder.glob("*.safetensors"):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                names |= {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 - no mapping
+        except SafetensorError:
+            return set()
+    return names
+
 
 def stored_dtype(folder: Path) -> torch.dtype:
     """Return the number format in which a checkpoint can be loaded without a change of its weights.
@@ -284,14 +317,8 @@ def stored_dtype(folder: Path) -> torch.dtype:
         The format of all weights in the safetensors files, if float32 contains it exactly: transformers then maps the
         files into memory, and workers on one machine share this memory. Otherwise float32.
     """
-    names = set()
-    for file in folder.glob("*.safetensors"):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                names |= {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 - no mapping
-        except SafetensorError:
-            return torch.float32  # `_weights` describes the error.
-    return STORED_DTYPES.get(names.pop(), torch.float32) if len(names) == 1 else torch.float32
+    formats = stored_formats(folder)
+    return STORED_DTYPES.get(formats.pop(), torch.float32) if len(formats) == 1 else torch.float32
 
 
 def read_config(folder: Path) -> PreTrainedConfig:

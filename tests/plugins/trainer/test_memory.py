@@ -38,6 +38,7 @@ from plugins.trainer.training_estimate import (
     optimizer_state_bytes,
     with_adapters_only,
 )
+from runner.records import HostMemory
 from runner.stages import TokenCounts
 
 BENCH = Path(__file__).parents[3] / "bench"
@@ -322,6 +323,27 @@ def test_adapters_are_suggested_unless_only_adapters_are_trained(build_smoke, gr
         SftOptions(global_batch_size=8), model, optimizer, [TokenCounts(100, 60, 20)], 2, gpus=True
     )
     assert any("adapters" in way.change for way in told.variants) == advised
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_main_memory_of_checkpoints_and_of_the_saved_model(build_smoke, precision):
+    def host(groups=ALL, workers=2, gpus=True, **options):
+        model, optimizer = build_smoke(), adamw(groups)
+        optimizer.prepare(model.module, 0)
+        options = SftOptions(global_batch_size=8, precision=precision, **options)
+        estimate = estimate_training(options, model, optimizer, [TokenCounts(100, 60, 20)], workers, gpus=gpus)
+        return estimate.host, estimate.variants[0].memory.total
+
+    value_bytes, numbers = BYTES_PER_VALUE[precision], sum(each.numel() for each in build_smoke().module.parameters())
+    assert host()[0] == HostMemory(training=0, checkpoint=12 * numbers, save=value_bytes * numbers)
+    assert host(save_async=False)[0].checkpoint == 0
+    assert host(strategy="fsdp")[0].save == value_bytes * numbers
+    frozen = sum(weight.numel() for name, weight in build_smoke().module.named_parameters() if "visual" in name)
+    gathered = host(FROZEN_VISION, strategy="fsdp")[0].save
+    assert gathered == value_bytes * (numbers - frozen) + (6 if precision == "bf16" else 4) * frozen
+    on_cpus, memory = host(gpus=False)
+    assert on_cpus.training == 2 * memory
+    assert on_cpus.save == 2 * 4 * numbers + value_bytes * numbers
 
 
 def test_skipped_samples_need_no_memory(build_smoke):

@@ -1,6 +1,7 @@
 """Weights of a checkpoint stay mapped from its files until the trainer has moved or sharded them."""
 
 import os
+from datetime import timedelta
 
 import pytest
 import torch
@@ -22,7 +23,9 @@ from plugins.trainer.accelerator_and_sharding import (
     shard_and_convert,
 )
 from plugins.trainer.loss import AnswerLoss
-from runner.stages import BuildsAsStored
+from plugins.trainer.sft import SftTrainer
+from plugins.trainer.sft_options import SftOptions
+from runner.stages import BuildsAsStored, TrainingRun
 
 GROUPS = {"vision": {"match": "*visual*", "frozen": True}, "rest": {"match": "*", "lr": 1e-3, "lora": {"rank": 2}}}
 
@@ -75,8 +78,21 @@ def test_other_precisions_are_loaded_in_float32(checkpoint):
     folder = checkpoint("bf16")
     (folder / "model-2.safetensors").write_bytes((checkpoint("fp32") / "model.safetensors").read_bytes())
     assert stored_dtype(folder) == torch.float32
+    assert _plugin(folder).mapped_bytes() == 0
     (folder / "model-2.safetensors").write_bytes(b"")
     assert stored_dtype(folder) == torch.float32
+
+
+def test_the_bytes_that_workers_share_are_those_of_the_files(checkpoint):
+    assert _plugin(checkpoint("bf16")).mapped_bytes() == 2
+    folder = checkpoint("fp32")
+    plugin = _plugin(folder)
+    assert plugin.mapped_bytes() == 4
+    module = plugin.build_as_stored([], 0).module
+    begins, ends = _mapped(folder)
+    assert all(begins <= parameter.data_ptr() < ends for parameter in module.parameters())
+    assert Qwen25VLModel(Qwen25VLOptions(size="smoke")).mapped_bytes() == 0
+    assert _plugin(folder / "missing").mapped_bytes() == 2
 
 
 def test_adapters_and_digests_do_not_depend_on_the_stored_precision(checkpoint):
@@ -92,6 +108,46 @@ def test_adapters_and_digests_do_not_depend_on_the_stored_precision(checkpoint):
     for one, other in zip(modules[0].named_parameters(), modules[1].named_parameters(), strict=True):
         assert (one[0], one[1].requires_grad) == (other[0], other[1].requires_grad)
     optimizers[1].finish(modules[1])
+
+
+@pytest.mark.parametrize("groups", [GROUPS, {"all": {"match": "*", "lr": 1e-2, "lora": {"rank": 2}}}])
+def test_frozen_weights_stay_in_bfloat16_with_the_same_results(checkpoint, colour_samples, tmp_path, recorder, groups):
+    def train(build):
+        model, adamw, reporter = build([], 0), AdamWOptimizer(AdamWOptions(groups=groups)), recorder()
+        adamw.prepare(model.module, 0)
+        ids = [sample.id for sample in colour_samples]
+        options = SftOptions(epochs=1, global_batch_size=4, precision="bf16", gradient_checkpointing=True)
+        run = TrainingRun(tmp_path / build.__name__, 11, reporter)
+        trained = SftTrainer(options).train(model, adamw, colour_samples, ids, run)
+        dtypes = {name: weight.dtype for name, weight in trained.module.named_parameters()}
+        adamw.finish(trained.module)
+        trained.save(tmp_path / f"{build.__name__} model", "bf16")
+        weights = (tmp_path / f"{build.__name__} model" / "model.safetensors").read_bytes()
+        return reporter.series("train/loss"), weights, dtypes
+
+    plugin = _plugin(checkpoint("bf16"))
+    losses, weights, dtypes = train(plugin.build_as_stored)
+    expected_losses, expected_weights, _ = train(plugin.build)
+    assert losses == expected_losses
+    assert weights == expected_weights
+    for name, dtype in dtypes.items():
+        stays = "lora_" not in name and "norm" not in name and "embed_tokens" not in name and "ln_q" not in name
+        stays = stays and ("visual" not in name or "vision" not in groups)
+        assert dtype == (torch.bfloat16 if stays else torch.float32), name
+
+
+def test_frozen_weights_that_other_layers_use_are_converted():
+    module = torch.nn.Module()
+    module.embedding, module.head, module.free = torch.nn.Embedding(3, 2), torch.nn.Linear(2, 3), torch.nn.Linear(2, 2)
+    module.head.weight = module.embedding.weight
+    module.bfloat16().requires_grad_(False)
+    module.free.bias.requires_grad_(True)
+    move_and_convert(module, torch.device("cpu"), autocast=True)
+    dtypes = {name: str(weight.dtype).removeprefix("torch.") for name, weight in module.named_parameters()}
+    stored = {"head.bias": "bfloat16", "free.weight": "bfloat16"}
+    assert dtypes == {"embedding.weight": "float32", "free.bias": "float32", **stored}
+    move_and_convert(module, torch.device("cpu"))
+    assert {weight.dtype for weight in module.parameters()} == {torch.float32}
 
 
 def _work(rank, folder):
@@ -115,6 +171,32 @@ def _work(rank, folder):
             assert parameter.float().equal(expected[name])
     distributed.barrier()
     distributed.destroy_process_group()
+
+
+def _work_tied(rank, folder):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="0")
+    limit = timedelta(seconds=20)
+    distributed.init_process_group("gloo", f"file://{folder}/store", limit, world_size=2, rank=rank)
+    module = _plugin(folder / "tied").build_as_stored([], 0).module
+    expected = module.lm_head.weight.detach().float()
+    accelerator = make_accelerator("bf16", layer_classes(module), 20)
+    shard_and_convert(accelerator, AnswerLoss(module))
+    assert module.lm_head.weight is module.get_input_embeddings().weight
+    assert module.lm_head.weight.dtype == module.lm_head.weight.to_local().dtype == torch.float32
+    gather_weights(module, keep=rank == 0, dtype=torch.bfloat16)
+    if rank == 0:
+        assert module.lm_head.weight is module.get_input_embeddings().weight
+        assert module.lm_head.weight.float().equal(expected)
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def test_tied_weights_stay_tied_and_all_workers_gather_them_once(build_smoke, tmp_path):
+    model = build_smoke()
+    model.module.config.tie_word_embeddings = True
+    model.module.tie_weights()
+    model.save(tmp_path / "tied", "bf16")
+    together(_work_tied, tmp_path)
 
 
 def test_shards_are_converted_and_trained_weights_gathered_as_they_are_saved(checkpoint, tmp_path):
