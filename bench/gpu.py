@@ -38,13 +38,12 @@ sys.path.insert(0, str(ROOT))
 
 from plugins.model.qwen2_5_vl_published_sizes import PUBLISHED_SIZES, published_config  # noqa: E402
 from plugins.trainer.loss import AnswerLoss  # noqa: E402 the path comes first
+from plugins.trainer.model_profile import ModelProfile, profile_model  # noqa: E402 the path comes first
 from plugins.trainer.step_memory import (  # noqa: E402 the path comes first
-    ModelProfile,
     SampleLength,
     TrainingSetup,
     flops,
     peak_memory,
-    profile_model,
 )
 
 CHECKPOINT = "Qwen/Qwen2.5-VL-7B-Instruct"

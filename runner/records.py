@@ -252,11 +252,15 @@ class TrainingVariant:
         change: The change to the spec, in the form of `--set` or in words; empty for the unchanged spec.
         strategy: The strategy of distributed training.
         memory: The memory of one worker.
+        flops_per_step: Floating-point operations of an average optimizer step, over all workers.
+        exchanged_per_step: Bytes that each worker receives from the others in a step; it sends as many.
     """
 
     change: str
     strategy: str
     memory: Memory
+    flops_per_step: float = 0
+    exchanged_per_step: float = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +287,9 @@ class TrainingEstimate:
         num_checkpoints: Maximum number of checkpoints on disk at once.
         model: Size of the trained model in bytes.
         encoded: Size in bytes of the encoded samples that the trainer stores; 0 if it stores none.
+        exchanged_per_step: Bytes that each worker receives from the others in a step; it sends as many.
+        save_steps: Optimizer steps between two checkpoints; 0 if the trainer writes none.
+        faster: Variants that need less time and more memory, those with the fewest micro-batches first.
     """
 
     variants: tuple[TrainingVariant, ...]
@@ -291,3 +298,6 @@ class TrainingEstimate:
     num_checkpoints: int
     model: int
     encoded: int = 0
+    exchanged_per_step: float = 0
+    save_steps: int = 0
+    faster: tuple[TrainingVariant, ...] = ()

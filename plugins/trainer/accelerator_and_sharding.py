@@ -43,21 +43,32 @@ def layer_classes(module: torch.nn.Module) -> list[str]:
     return sorted(present & set(no_split or ()))
 
 
-def sharding_plugin(layers: Sequence[str], precision: str) -> FullyShardedDataParallelPlugin:
-    """Configure accelerate to shard each of these layers on its own, and all other weights together.
+def sharding_plugin(
+    layers: Sequence[str], precision: str, *, reshard_after_forward: bool = True
+) -> FullyShardedDataParallelPlugin:
+    """Configure accelerate to shard each of these layers on its own, the embeddings, and all other weights together.
 
     Args:
         layers: Class names from `layer_classes`.
         precision: With `bf16`, weights are gathered in bfloat16. Each worker's shards, the gradients and their sum over
             workers stay float32.
+        reshard_after_forward: Whether a layer's gathered weights are freed until the backward pass.
     """
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,
+        reshard_after_forward=reshard_after_forward,
         auto_wrap_policy="transformer_based_wrap",
         transformer_cls_names_to_wrap=list(layers),
         mixed_precision_policy=policy if precision == "bf16" else None,
     )
+
+
+def keep_sharded_in_backward(module: torch.nn.Module) -> None:
+    """Let FSDP leave embeddings sharded in the backward pass, which needs their gradient, but not their weights."""
+    for submodule in module.modules():
+        if isinstance(submodule, FSDPModule) and isinstance(submodule, torch.nn.Embedding):
+            submodule.set_unshard_in_backward(False)
 
 
 def reshard(module: torch.nn.Module) -> None:
@@ -68,12 +79,13 @@ def reshard(module: torch.nn.Module) -> None:
 
 
 @contextmanager
-def unsharded_weights(module: torch.nn.Module) -> Iterator[None]:
+def unsharded_weights(module: torch.nn.Module, *, reshard_after_forward: bool = True) -> Iterator[None]:
     """Gather the full weights on every worker, so that forward passes need no communication.
 
     Args:
         module: The sharded module, after at least one forward pass. All workers must enter together. The module must
             not be moved to another device meanwhile, as that would reshard it.
+        reshard_after_forward: See `sharding_plugin`.
     """
     sharded = [submodule for submodule in module.modules() if isinstance(submodule, FSDPModule)]
     for submodule in sharded:
@@ -84,7 +96,7 @@ def unsharded_weights(module: torch.nn.Module) -> Iterator[None]:
     finally:
         for submodule in sharded:
             # The root module keeps its own weights gathered between forward and backward pass.
-            submodule.set_reshard_after_forward(submodule is not module, recurse=False)
+            submodule.set_reshard_after_forward(reshard_after_forward and submodule is not module, recurse=False)
         if isinstance(module, FSDPModule):
             # This reshards, and clears the recorded order of forward passes, which differs between workers here. The
             # next backward pass prefetches layers by that order.
@@ -175,7 +187,9 @@ def check_order(device: torch.device) -> None:
                 )
 
 
-def make_accelerator(precision: str, sharded_layers: Sequence[str] = (), timeout: float = 3600) -> Accelerator:
+def make_accelerator(
+    precision: str, sharded_layers: Sequence[str] = (), timeout: float = 3600, *, reshard_after_forward: bool = True
+) -> Accelerator:
     """Make an accelerator for this process, or for its rank in a worker group that is initialised already.
 
     Accelerate keeps its settings for the life of the process, so they are reset: a process may train several trials.
@@ -185,6 +199,7 @@ def make_accelerator(precision: str, sharded_layers: Sequence[str] = (), timeout
         precision: `fp32` or `bf16`.
         sharded_layers: Class names of the layers that FSDP shards; empty for DDP.
         timeout: Seconds that a worker waits for the others, here and in each collective operation.
+        reshard_after_forward: See `sharding_plugin`.
 
     Raises:
         LostConnectionError: The other workers did not come in time.
@@ -193,7 +208,9 @@ def make_accelerator(precision: str, sharded_layers: Sequence[str] = (), timeout
     AcceleratorState._reset_state(reset_partial_state=True)
     # Accelerate stores its choice of FSDP in the environment, where the next trial would read it.
     os.environ.pop("ACCELERATE_USE_FSDP", None)
-    plugin = sharding_plugin(sharded_layers, precision) if sharded_layers else None
+    plugin = None
+    if sharded_layers:
+        plugin = sharding_plugin(sharded_layers, precision, reshard_after_forward=reshard_after_forward)
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     init_method = "loopback://" if os.environ.get("MASTER_ADDR") == LOOPBACK else None
     group = InitProcessGroupKwargs(init_method=init_method, timeout=timedelta(seconds=timeout))

@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType, set_seed
 from plugins.trainer.accelerator_and_sharding import gather_weights, layer_classes, make_accelerator
 from plugins.trainer.checkpoint import Checkpoints, TrainingState
 from plugins.trainer.encoded_samples import EncodedSamples, SampleFiles, apply_length_limit, is_skipped
+from plugins.trainer.frozen_weights import keep_frozen_in_bf16, restore_float32
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.train_loop import TrainLoop
 from plugins.trainer.train_step import TrainStep, without_labels
@@ -148,13 +149,20 @@ class SftTrainer:
             DivergedError: The loss or its gradient is not finite.
         """
         sharded_layers = layer_classes(model.module) if self._options.strategy == "fsdp" else ()
-        accelerator = make_accelerator(self._options.precision, sharded_layers, self._options.ddp_timeout)
+        accelerator = make_accelerator(
+            self._options.precision,
+            sharded_layers,
+            self._options.ddp_timeout,
+            reshard_after_forward=self._options.reshard_after_forward,
+        )
         self._check_workers(accelerator.num_processes)
         set_seed(run.seed, device_specific=True)
         split = self._split(groups, run.seed)
         sampler = self._sampler(split, run.seed)
         num_steps = self._num_steps(model, samples, sampler)
         scheduled_optimizers = optimizer.build(model.module, num_steps)
+        if self._options.precision == "bf16":
+            keep_frozen_in_bf16(model.module)
         vision = model.frozen_vision()
         encode = self._make_encoder(model, vision, accelerator, run)
         files = self._sample_files(model, vision, accelerator, run)
@@ -181,12 +189,16 @@ class SftTrainer:
             validation=split.validation,
             num_steps=num_steps,
             run=run,
+            encoded_bytes=None if files is None else partial(files.missing_bytes, run.encoded_bytes),
         ).run_to_end()
         gather_weights(model.module, keep=accelerator.is_main_process)
         # A worker that leaves earlier would break off transfers of the others.
         accelerator.wait_for_everyone()
         accelerator.free_memory()
-        return model if accelerator.is_main_process else None
+        if not accelerator.is_main_process:
+            return None
+        restore_float32(model.module)
+        return model
 
     def _make_encoder(
         self, model: VisionLanguageModel, vision: FrozenVisionEncoder | None, accelerator: Accelerator, run: TrainingRun

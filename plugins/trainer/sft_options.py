@@ -69,9 +69,15 @@ class SftOptions(TrainerOptions):
     gathers the weights of each layer before the layer computes. With `precision: bf16`, `fsdp` gathers bfloat16
     weights, so its results differ from those of `ddp` by rounding. A single worker shards nothing."""
 
+    reshard_after_forward: Annotated[bool, OutsideFingerprint()] = True
+    """Whether `fsdp` frees the gathered weights of a layer after its forward pass, and gathers them again for the
+    backward pass. If false, workers exchange a quarter less, and each needs memory for all weights in the compute
+    precision."""
+
     precision: Literal["fp32", "bf16"] = "bf16"
     """Number format. `fp32`: float32 everywhere. `bf16`: computes in bfloat16 with float32 master weights, and saves
-    bfloat16. Default: `bf16`. The paper trains in bfloat16; the float32 master weights are our choice."""
+    bfloat16. Frozen weights of linear layers whose values are bfloat16, as in most checkpoints, stay bfloat16.
+    Default: `bf16`. The paper trains in bfloat16; the float32 master weights are our choice."""
 
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Maximum L2 norm of the gradient over all parameters. A larger gradient is scaled down to this norm. Default: 1.0,
@@ -148,6 +154,12 @@ class SftOptions(TrainerOptions):
         return self
 
     @model_validator(mode="after")
+    def _reshards_only_with_fsdp(self) -> SftOptions:
+        if self.strategy != "fsdp" and not self.reshard_after_forward:
+            raise ValueError("reshard_after_forward has no effect with `strategy: ddp`; set strategy to fsdp")
+        return self
+
+    @model_validator(mode="after")
     def _validation_if_needed(self) -> SftOptions:
         if not self.validation_ratio and (
             self.early_stopping_patience or self.load_best_model_at_end or self.eval_generate_steps
@@ -221,10 +233,12 @@ class SftOptions(TrainerOptions):
         }
 
     def with_less_memory(self, workers: int) -> Mapping[str, Any]:
-        """Halve the micro-batch; for a single sample, recompute activations, and then shard the weights.
+        """Reshard weights or halve the micro-batch; for a single sample, recompute activations, then shard the weights.
 
         If the size of the micro-batch is not set, it is half of the worker's part of the batch.
         """
+        if not self.reshard_after_forward:
+            return {"reshard_after_forward": True}
         size = self.micro_batch_size or self.global_batch_size // workers
         if size > 1:
             return {"micro_batch_size": size // 2}

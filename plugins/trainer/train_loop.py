@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 
 from accelerate import Accelerator
 
@@ -36,6 +37,7 @@ class TrainLoop:
         validation: Indices of the validation samples; may be empty.
         num_steps: Optimizer steps of the whole training.
         run: Folder for checkpoints, reporter and evaluator of this training.
+        encoded_bytes: Returns the folder of encoded samples, and the bytes to be written there; None if none are.
     """
 
     options: SftOptions
@@ -48,6 +50,7 @@ class TrainLoop:
     validation: Sequence[int]
     num_steps: int
     run: TrainingRun
+    encoded_bytes: Callable[[], tuple[Path, int]] | None = None
 
     @cached_property
     def _validation_loop(self) -> ValidationLoop:
@@ -71,9 +74,10 @@ class TrainLoop:
             StepError: The loss or its gradient is not finite, the disk has no room for a checkpoint, or there are
                 checkpoints of which none can be read.
         """
-        self._warn(self.checkpoints.check_disk_space(keep_best=self.options.load_best_model_at_end))
+        keep_best = self.options.load_best_model_at_end
+        self._warn(self.checkpoints.check_disk_space(keep_best=keep_best, encoded=self.encoded_bytes))
         self._validation_loop.prepare()
-        first_step = num_done = self.checkpoints.restore(self._warn, keep_best=self.options.load_best_model_at_end)
+        first_step = num_done = self.checkpoints.restore(self._warn, keep_best=keep_best)
         if num_done:
             self._evaluate(num_done)
         monitor = TrainingMonitor(self.num_steps)

@@ -16,7 +16,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import send_to_device
 from torch.distributed.tensor import DTensor
 
-from plugins.trainer.accelerator_and_sharding import reshard, unsharded_weights
+from plugins.trainer.accelerator_and_sharding import keep_sharded_in_backward, reshard, unsharded_weights
 from plugins.trainer.checkpoint import rng_states, set_rng_states
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
@@ -96,6 +96,7 @@ class TrainStep:
         self._loss, *self.optimizers = accelerator.prepare(
             AnswerLoss(model.module), *(scheduled.optimizer for scheduled in scheduled_optimizers)
         )
+        keep_sharded_in_backward(self._loss)
 
     def run(self, step: int, sample_ids: Sequence[str], batch: LocalBatch) -> dict[str, float]:
         """Train on one batch: gradient, clipping, optimizer update, learning-rate schedule.
@@ -212,7 +213,7 @@ class TrainStep:
                 # FSDP finds its root module only in a forward pass through the whole model.
                 with torch.no_grad():
                     loss(**self._inputs([self._dummy_sample]))
-            with unsharded_weights(loss):
+            with unsharded_weights(loss, reshard_after_forward=self._options.reshard_after_forward):
                 yield self.model
 
     def sum_over_workers(self, number: int) -> int:

@@ -172,6 +172,7 @@ class TrainingRun:
         evaluator: Set if the options generate validation answers (`TrainerOptions.generates_validation`).
         encoded: Folder for encoded samples that passed `check`, shared by all trainings of this model on this data, in
             other workers, trials and launches. Its siblings are folders of the same kind. None to store none.
+        encoded_bytes: Estimated size of all encoded samples of this training; 0 if it is not known.
     """
 
     checkpoints: Path
@@ -180,6 +181,7 @@ class TrainingRun:
     check: Callable[[Rendered, Features], object] = field(default=_no_check, repr=False)
     evaluator: ValidationEvaluator | None = field(default=None, repr=False)
     encoded: Path | None = None
+    encoded_bytes: int = 0
 
 
 class Trainer(Protocol):
