@@ -61,13 +61,12 @@ from plugins.model.chat.vision_tower import prepare_attention  # noqa: E402
 from plugins.model.qwen2_5_vl_published_sizes import PUBLISHED_SIZES, published_config  # noqa: E402
 from plugins.trainer.accelerator_and_sharding import Sharding, layer_classes, make_accelerator  # noqa: E402
 from plugins.trainer.loss import AnswerLoss  # noqa: E402
+from plugins.trainer.model_profile import ModelProfile, profile_model  # noqa: E402
 from plugins.trainer.step_memory import (  # noqa: E402
-    ModelProfile,
     SampleLength,
     TrainingSetup,
     flops,
     peak_memory,
-    profile_model,
 )
 
 CHECKPOINT = "Qwen/Qwen2.5-VL-7B-Instruct"

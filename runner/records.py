@@ -278,11 +278,15 @@ class TrainingVariant:
         change: The change to the spec, in the form of `--set` or in words; empty for the unchanged spec.
         strategy: The strategy of distributed training.
         memory: The memory of one worker.
+        flops_per_step: Floating-point operations of an average optimizer step, over all workers.
+        exchanged_per_step: Bytes that each worker receives from the others in a step; it sends as many.
     """
 
     change: str
     strategy: str
     memory: Memory
+    flops_per_step: float = 0
+    exchanged_per_step: float = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,6 +378,8 @@ class TrainingEstimate:
         encoded: Size in bytes of the encoded samples that the trainer stores; 0 if it stores none.
         schedule: When checkpoints are written; None if the trainer does not say.
         host: The main memory of the training; None if the trainer does not say.
+        exchanged_per_step: Bytes that each worker receives from the others in a step; it sends as many.
+        faster: Variants that need less time and more memory, those with the fewest micro-batches first.
     """
 
     variants: tuple[TrainingVariant, ...]
@@ -384,3 +390,5 @@ class TrainingEstimate:
     encoded: int = 0
     schedule: CheckpointSchedule | None = None
     host: HostMemory | None = None
+    exchanged_per_step: float = 0
+    faster: tuple[TrainingVariant, ...] = ()

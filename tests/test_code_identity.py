@@ -60,6 +60,7 @@ WITHOUT_EFFECT = (
     "plugins.optimizer.adamw",
     "plugins.source.gmner",
     "plugins.tracker.mlflow_content",
+    "plugins.trainer.model_profile",
     "plugins.trainer.step_memory",
     "runner.cli.sweep_progress_and_results",
     "runner.compare.resampling",

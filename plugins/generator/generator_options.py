@@ -16,6 +16,9 @@ from runner.errors import Problem, RequirementError
 from runner.redaction import without_api_keys
 from runner.stages import DecodingOptions, LocatedStr, OutsideFingerprint
 
+MAX_ROWS = 64
+"""Maximum of `batch_size: auto`; on an A100, more rows hardly add speed to a 7B."""
+
 
 class TransformersOptions(DecodingOptions):
     """Greedy decoding with transformers, in the precision in which the weights are stored."""
@@ -38,6 +41,11 @@ class TransformersOptions(DecodingOptions):
     """Whether torch compiles the step of continuous batching that decodes a token; on a GPU, torch records the step as
     a CUDA graph. Compiling takes about a minute, so the option pays off for many answers. Never tested on a GPU. This
     option is part of the fingerprint, because a compiled step sums in another order."""
+
+    @property
+    def concurrent_answers(self) -> int:
+        """Number of answers that each worker generates at once; the largest possible one with `auto`."""
+        return MAX_ROWS if self.batch_size == "auto" else self.batch_size
 
     def smoke(self) -> Mapping[str, Any]:
         """Generate only a few tokens of each answer."""

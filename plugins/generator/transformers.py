@@ -12,7 +12,7 @@ import torch
 
 from plugins.generator.decoding.encoded_prompts import EncodedPrompts
 from plugins.generator.decoding.greedy import GenerationOutput, GreedyDecoder
-from plugins.generator.generator_options import TransformersOptions
+from plugins.generator.generator_options import MAX_ROWS, TransformersOptions
 from runner.records import Completion, Rendered
 from runner.stages import Reporter, StopRequestedError, VisionLanguageModel, Weights
 
@@ -118,9 +118,6 @@ def _decode(
             text = decoder.model.decode(output.tokens)
         yield output, text
 
-
-MAX_ROWS = 64
-"""Maximum of `batch_size: auto`; on an A100, more rows hardly add speed to a 7B."""
 
 MEMORY_SHARE = 0.6
 """Share of the free memory that the rows of `batch_size: auto` may take; images and fragmentation take the rest."""

@@ -53,15 +53,17 @@ class Sharding:
         layers: Class names of the layers that FSDP shards, from `layer_classes`.
         size: Number of workers that share one copy of the weights; None for all workers.
         cpu_offload: Whether the shards, their gradients and the optimizer's moments are in main memory.
+        reshard_after_forward: Whether a layer's gathered weights are freed until the backward pass.
     """
 
     layers: tuple[str, ...]
     size: int | None = None
     cpu_offload: bool = False
+    reshard_after_forward: bool = True
 
 
 def sharding_plugin(sharding: Sharding, precision: str) -> FullyShardedDataParallelPlugin:
-    """Configure accelerate to shard each of these layers on its own, and all other weights together.
+    """Configure accelerate to shard each of these layers on its own, the embeddings, and all other weights together.
 
     Args:
         sharding: How to shard.
@@ -75,6 +77,7 @@ def sharding_plugin(sharding: Sharding, precision: str) -> FullyShardedDataParal
         fsdp_version=2,
         # Each worker reads its shards from the mapped files, so no worker needs to send all weights to the others.
         cpu_ram_efficient_loading=False,
+        reshard_after_forward=sharding.reshard_after_forward,
         auto_wrap_policy="transformer_based_wrap",
         transformer_cls_names_to_wrap=list(sharding.layers),
         cpu_offload=offload,
@@ -92,7 +95,7 @@ def move_and_convert(module: torch.nn.Module, device: torch.device, *, autocast:
         autocast: Whether the training uses autocast. Frozen weights that autocast converts in every forward pass then
             stay in their format: the results are the same.
     """
-    kept = _ids_of_autocast_weights(module) if autocast else frozenset()
+    kept = autocast_weight_ids(module) if autocast else frozenset()
     for parameter in module.parameters():
         if not parameter.is_floating_point():
             continue  # accelerate moves weights in 4 bits together with their scales
@@ -105,7 +108,7 @@ AUTOCAST_LAYERS = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)
 """Layers whose weights autocast converts. Norms and embeddings compute in the format of their weights."""
 
 
-def _ids_of_autocast_weights(module: torch.nn.Module) -> frozenset[int]:
+def autocast_weight_ids(module: torch.nn.Module) -> frozenset[int]:
     """Return the ids of the frozen weights that only layers use whose weights autocast converts."""
     users: dict[int, list[bool]] = {}
     for layer in module.modules():
@@ -116,20 +119,39 @@ def _ids_of_autocast_weights(module: torch.nn.Module) -> frozenset[int]:
 
 
 @torch.no_grad()
-def shard_and_convert(accelerator: Accelerator, module: torch.nn.Module) -> None:
+def shard_and_convert(accelerator: Accelerator, module: torch.nn.Module, *, autocast: bool = False) -> None:
     """Shard a module with FSDP2, and convert the shards to float32; no worker gets a full copy in float32.
 
     Args:
         accelerator: An accelerator with the settings of `sharding_plugin`.
         module: The module, with weights in the format in which they are stored, mapped from their files.
+        autocast: Whether layers compute in bfloat16. If most weights are frozen, those of `autocast_weight_ids`
+            then stay in their format, and only the others are converted, before all are sharded.
     """
-    trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    # Accelerate would convert all trainable weights before it shards them.
-    module.requires_grad_(False)
-    fsdp2_prepare_model(accelerator, module)
-    module.float()
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name in trainable)
+    kept = autocast_weight_ids(module) if autocast else frozenset()
+    others = [parameter for parameter in module.parameters() if id(parameter) not in kept]
+    num_others, num_weights = (sum(each.numel() for each in some) for some in (others, list(module.parameters())))
+    if 2 * num_others < num_weights:
+        for parameter in others:
+            parameter.data = parameter.data.float()
+        _convert_buffers(module)
+        fsdp2_prepare_model(accelerator, module)
+    else:
+        trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        # Accelerate would convert all trainable weights before it shards them.
+        module.requires_grad_(False)
+        fsdp2_prepare_model(accelerator, module)
+        module.float()
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name in trainable)
+    _keep_sharded_in_backward(module)
+
+
+def _keep_sharded_in_backward(module: torch.nn.Module) -> None:
+    """Let FSDP leave embeddings sharded in the backward pass, which needs their gradient, but not their weights."""
+    for submodule in module.modules():
+        if isinstance(submodule, FSDPModule) and isinstance(submodule, torch.nn.Embedding):
+            submodule.set_unshard_in_backward(False)
 
 
 def _convert_buffers(module: torch.nn.Module) -> None:
@@ -146,12 +168,13 @@ def reshard(module: torch.nn.Module) -> None:
 
 
 @contextmanager
-def unsharded_weights(module: torch.nn.Module) -> Iterator[None]:
+def unsharded_weights(module: torch.nn.Module, *, reshard_after_forward: bool = True) -> Iterator[None]:
     """Gather the full weights on every worker, so that forward passes need no communication.
 
     Args:
         module: The sharded module, after at least one forward pass. All workers must enter together. The module must
             not be moved to another device meanwhile, as that would reshard it.
+        reshard_after_forward: See `Sharding`.
     """
     sharded = [submodule for submodule in module.modules() if isinstance(submodule, FSDPModule)]
     for submodule in sharded:
@@ -162,7 +185,7 @@ def unsharded_weights(module: torch.nn.Module) -> Iterator[None]:
     finally:
         for submodule in sharded:
             # The root module keeps its own weights gathered between forward and backward pass.
-            submodule.set_reshard_after_forward(submodule is not module, recurse=False)
+            submodule.set_reshard_after_forward(reshard_after_forward and submodule is not module, recurse=False)
         if isinstance(module, FSDPModule):
             # This reshards, and clears the recorded order of forward passes, which differs between workers here. The
             # next backward pass prefetches layers by that order.

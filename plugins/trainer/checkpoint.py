@@ -206,13 +206,15 @@ class Checkpoints:
         except StepError as error:
             raise StepError(self._describe_failed_write(step, error, unfinished)) from error
 
-    def check_disk_space(self, *, keep_best: bool) -> str | None:
-        """Estimate whether the disk has room for all checkpoints to be kept.
+    def check_disk_space(self, *, keep_best: bool, encoded: Callable[[], tuple[Path, int]] | None = None) -> str | None:
+        """Estimate whether the disk has room for all checkpoints to be kept, and for encoded samples.
 
         One more is counted, as the oldest is deleted after the newest is written. Existing ones are subtracted.
 
         Args:
             keep_best: Whether the best checkpoint is kept beside the newest ones.
+            encoded: Returns the folder of encoded samples, and the bytes that the training will write there; they
+                count if this is the disk of the checkpoints. None if it writes none.
 
         Returns:
             A warning with required and free space; None if there is enough room.
@@ -227,13 +229,20 @@ class Checkpoints:
         remedy = "set another compute.storage, or train fewer weights (frozen, lora)"
         if not num_saved and size > free:
             raise StepError(f"{problem}; {remedy}")
-        num_missing = self._limit + 1 + keep_best - num_saved
-        if num_missing * size > free:
-            return (
-                f"{problem}, but {num_missing} checkpoints need {_gigabytes(num_missing * size)}; {remedy}, or lower "
-                "trainer.save_total_limit"
-            )
-        return None
+        num_missing = max(0, self._limit + 1 + keep_best - num_saved)
+        samples = self._bytes_on_same_disk(encoded)
+        if num_missing * size + samples <= free:
+            return None
+        needs = f"{num_missing} checkpoints need {_gigabytes(num_missing * size)}"
+        if samples:
+            needs += f" and the encoded samples about {_gigabytes(samples)}"
+        return f"{problem}, but {needs}; {remedy}, or lower trainer.save_total_limit"
+
+    def _bytes_on_same_disk(self, encoded: Callable[[], tuple[Path, int]] | None) -> int:
+        if encoded is None:
+            return 0
+        folder, size = encoded()
+        return size if folder.stat().st_dev == self._folder.stat().st_dev else 0
 
     def _load(self, step: int, *, keep_best: bool) -> None:
         """Load a checkpoint. All workers have read their own files before the first tensor is exchanged."""

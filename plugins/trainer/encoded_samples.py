@@ -76,6 +76,15 @@ class SampleFiles:
         self._min_free = (shutil.disk_usage(folder).free + used) / 2
         self._has_warned = False
 
+    def missing_bytes(self, total: int) -> tuple[Path, int]:
+        """Return the folder, and how many of the bytes of all samples are not written yet.
+
+        Args:
+            total: Estimated bytes of the files of all samples.
+        """
+        written = sum(file.stat().st_size for file in self._folder.glob("*.safetensors"))
+        return self._folder, max(0, total - written)
+
     def read(self, sample: Rendered) -> tuple[Features, str] | None:
         """Read an encoded sample and its digest; None if there is no file, or if it differs from what was written."""
         path = self._file(sample)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from plugins.trainer.step_memory import (
-    FLOAT32_BYTES,
-    ModelProfile,
-    TrainingSetup,
-    count_parameters,
-    count_trainable,
-)
+from plugins.trainer.model_profile import FLOAT32_BYTES, ModelProfile, count_parameters, count_trainable
+from plugins.trainer.step_memory import TrainingSetup
 from runner.records import HostMemory, Memory
 
 

@@ -108,6 +108,15 @@ class AnswerLoss(torch.nn.Module):
         super().__init__()
         self.model = cast(PreTrainedModel, model)
 
+    def get_input_embeddings(self) -> torch.nn.Module | None:
+        """Return the embeddings, which accelerate then shards apart; None if the output layer shares their weights.
+
+        All weights of the module that is not wrapped itself, such as the output layer's, are gathered and reduced
+        together. FSDP cannot wrap weights apart that this module uses as well.
+        """
+        embeddings, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        return None if embeddings.weight is head.weight else embeddings
+
     def forward(self, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """Sum the cross-entropy of the labelled tokens.
 

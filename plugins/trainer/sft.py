@@ -180,7 +180,7 @@ class SftTrainer:
         mfu_meter = self._mfu_meter(model, vision, accelerator)
         sharded_loss = AnswerLoss(model.module) if is_sharded else None
         if sharded_loss is not None:
-            shard_and_convert(accelerator, sharded_loss)
+            shard_and_convert(accelerator, sharded_loss, autocast=self._options.precision == "bf16")
         else:
             move_and_convert(model.module, accelerator.device, autocast=self._options.precision == "bf16")
         scheduled_optimizers = optimizer.build(model.module, num_steps)
@@ -215,6 +215,7 @@ class SftTrainer:
             validation=split.validation,
             num_steps=num_steps,
             run=run,
+            encoded_bytes=None if files is None else partial(files.missing_bytes, run.encoded_bytes),
         ).run_to_end()
         train_step.free_memory()
         dtype = torch.bfloat16 if self._options.precision == "bf16" else torch.float32
@@ -301,7 +302,9 @@ class SftTrainer:
                 path=("trainer", "cpu_offload"),
             )
         layers = tuple(layer_classes(module))
-        return Sharding(layers, options.dp_shard_size, options.cpu_offload) if layers else None
+        if not layers:
+            return None
+        return Sharding(layers, options.dp_shard_size, options.cpu_offload, options.reshard_after_forward)
 
     def _check_workers(self, num_workers: int) -> None:
         if self._options.global_batch_size % num_workers:

@@ -82,9 +82,15 @@ class SftOptions(TrainerOptions):
     holds 16 bytes per trainable weight with AdamW, over all workers of a copy. `runner plan` does not know this option:
     the memory that it prints is what a training without the option needs. At least two workers are needed."""
 
+    reshard_after_forward: Annotated[bool, OutsideFingerprint()] = True
+    """Whether `fsdp` frees the gathered weights of a layer after its forward pass, and gathers them again for the
+    backward pass. If false, workers exchange a quarter less, and each needs memory for all weights in the compute
+    precision."""
+
     precision: Literal["fp32", "bf16"] = "bf16"
     """Number format. `fp32`: float32 everywhere. `bf16`: computes in bfloat16 with float32 master weights, and saves
-    bfloat16. Default: `bf16`. The paper trains in bfloat16; the float32 master weights are our choice."""
+    bfloat16. Frozen weights of linear layers whose values are bfloat16, as in most checkpoints, stay bfloat16.
+    Default: `bf16`. The paper trains in bfloat16; the float32 master weights are our choice."""
 
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Maximum L2 norm of the gradient over all parameters. A larger gradient is scaled down to this norm. Default: 1.0,
@@ -197,8 +203,13 @@ class SftOptions(TrainerOptions):
 
     @model_validator(mode="after")
     def _sharding_if_needed(self) -> SftOptions:
-        if self.strategy != "fsdp" and (self.dp_shard_size or self.cpu_offload):
-            name = "dp_shard_size" if self.dp_shard_size else "cpu_offload"
+        options = {
+            "dp_shard_size": self.dp_shard_size is not None,
+            "cpu_offload": self.cpu_offload,
+            "reshard_after_forward": not self.reshard_after_forward,
+        }
+        name = next((name for name, is_set in options.items() if is_set), None)
+        if self.strategy != "fsdp" and name is not None:
             raise ValueError(f"{name} has no effect with strategy: {self.strategy}; set strategy: fsdp")
         return self
 
@@ -288,10 +299,12 @@ class SftOptions(TrainerOptions):
         }
 
     def with_less_memory(self, workers: int) -> Mapping[str, Any]:
-        """Halve the micro-batch; for a single sample, recompute activations, and then shard over all workers.
+        """Reshard weights or halve the micro-batch; for a single sample, recompute activations, then shard fully.
 
         If the size of the micro-batch is not set, it is half of the worker's part of the batch.
         """
+        if not self.reshard_after_forward:
+            return {"reshard_after_forward": True}
         size = self.micro_batch_size or self.global_batch_size // workers
         if size > 1:
             return {"micro_batch_size": size // 2}

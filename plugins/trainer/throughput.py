@@ -10,7 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from plugins.trainer.validation_split_and_batches import patches_per_token
-from runner.preflight.resources import PEAK_FLOPS, Gpu, is_named
+from runner.preflight.hours import ACCELERATORS
+from runner.preflight.resources import Gpu, is_named
 from runner.records import IGNORED
 from runner.stages import Features
 
@@ -22,7 +23,7 @@ def peak_flops(device_name: str) -> float | None:
         device_name: The name that the driver gives, such as `NVIDIA A100-SXM4-80GB`.
     """
     gpu = Gpu(device_name, 0)
-    return next((peak for name, peak in PEAK_FLOPS.items() if is_named(gpu, name)), None)
+    return next((each.flops for name, each in ACCELERATORS.items() if is_named(gpu, name)), None)
 
 
 def device_peak_flops(device: torch.device, precision: str) -> float | None:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 
 from accelerate import Accelerator
 
@@ -57,6 +58,7 @@ class TrainLoop:
         validation: Indices of the validation samples; may be empty.
         num_steps: Optimizer steps of the whole training.
         run: Folder for checkpoints, reporter and evaluator of this training.
+        encoded_bytes: Returns the folder of encoded samples, and the bytes to be written there; None if none are.
     """
 
     options: SftOptions
@@ -69,6 +71,7 @@ class TrainLoop:
     validation: Sequence[int]
     num_steps: int
     run: TrainingRun
+    encoded_bytes: Callable[[], tuple[Path, int]] | None = None
 
     @cached_property
     def _validation_loop(self) -> ValidationLoop:
@@ -92,7 +95,8 @@ class TrainLoop:
             StepError: The loss or its gradient is not finite, the disk has no room for a checkpoint, or there are
                 checkpoints of which none can be read.
         """
-        self._warn(self.checkpoints.check_disk_space(keep_best=self.options.load_best_model_at_end))
+        keep_best = self.options.load_best_model_at_end
+        self._warn(self.checkpoints.check_disk_space(keep_best=keep_best, encoded=self.encoded_bytes))
         self._validation_loop.prepare()
         try:
             self._run_steps()

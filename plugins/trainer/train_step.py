@@ -240,7 +240,7 @@ class TrainStep:
                 # FSDP finds its root module only in a forward pass through the whole model.
                 with torch.no_grad():
                     loss(**self._inputs([self._dummy_sample]))
-            with unsharded_weights(loss):
+            with unsharded_weights(loss, reshard_after_forward=self._options.reshard_after_forward):
                 yield self.model
 
     def sum_over_workers(self, number: int) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
+from statistics import fmean
 from typing import cast
 
 import torch
@@ -15,18 +17,16 @@ from transformers import PreTrainedModel
 
 from plugins.trainer.encoded_samples import OnOverlength
 from plugins.trainer.host_memory import estimate_host_memory
+from plugins.trainer.model_profile import FLOAT32_BYTES, ModelProfile, count_parameters, count_trainable, profile_model
 from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.step_memory import (
-    FLOAT32_BYTES,
-    ModelProfile,
     SampleLength,
     Strategy,
     TrainingSetup,
-    count_parameters,
-    count_trainable,
+    exchanged_bytes,
     flops,
+    micro_batch_lengths,
     peak_memory,
-    profile_model,
 )
 from plugins.trainer.validation_split_and_batches import (
     CPU_POSITIONS,
@@ -59,7 +59,13 @@ def estimate_training(
     float32 and the optimizer state; a new one is written before the oldest is deleted.
     """
     value_bytes, module = BYTES_PER_VALUE[options.precision], model.module
-    profile = profile_model(cast(PreTrainedModel, module), value_bytes, raw_pixels=model.stores_raw_pixels)
+    profiles = {
+        sharded: profile_model(
+            cast(PreTrainedModel, module), value_bytes, raw_pixels=model.stores_raw_pixels, sharded=sharded
+        )
+        for sharded in (False, True)
+    }
+    profile = profiles[False]
     state = optimizer_state_bytes(optimizer, module)
     lengths = sorted((_length(count) for count in counts), key=lambda length: length.total, reverse=True)
     longest = lengths[: max(1, options.global_batch_size // workers)]
@@ -70,20 +76,40 @@ def estimate_training(
     )
     variants: list[TrainingVariant] = []
     for change, changed, lora in _changes(options, workers, setup, only_adapters=trains_only_adapters(module)):
-        trained_profile, trained_state = (with_adapters_only(profile), 0.0) if lora else (profile, state)
+        trained_profile, trained_state = profiles[changed.strategy == "fsdp" and workers > 1], state
+        if lora:
+            trained_profile, trained_state = with_adapters_only(trained_profile, value_bytes), 0.0
         memory = peak_memory(trained_profile, longest, changed, workers, trained_state)
         if not variants or memory.total < variants[-1].memory.total:
             variants.append(TrainingVariant(change, changed.strategy, memory))
     # Cached features of a frozen tower need one pass over an image in all epochs.
     vision_passes = 1 / max(1.0, _epochs(options, counts)) if caches_features else 1.0
-    recompute = options.gradient_checkpointing
-    total_flops = sum(
-        flops(profile, _length(count), recompute=recompute, vision_passes=vision_passes) for count in counts
-    )
+    mean = [
+        SampleLength(*(round(fmean(getattr(each, part) for each in lengths)) for part in ("total", "image", "target")))
+    ]
+
+    def variant(changed: TrainingSetup) -> TrainingVariant:
+        """Estimate memory with the longest samples, and operations and exchange with average samples."""
+        sharded = changed.strategy == "fsdp" and workers > 1
+        step_flops = options.global_batch_size * fmean(
+            flops(profile, each, recompute=changed.recompute, vision_passes=vision_passes) for each in lengths
+        )
+        num_micro_batches = len(micro_batch_lengths(mean * len(longest), changed))
+        return TrainingVariant(
+            _describe_change(setup, changed, lora=False),
+            changed.strategy,
+            peak_memory(profiles[sharded], longest, changed, workers, state),
+            step_flops,
+            exchanged_bytes(profile, changed, workers, num_micro_batches),
+        )
+
+    current = variant(setup)
     checkpoint = round(FLOAT32_BYTES * count_trainable(profile) + state)
     return TrainingEstimate(
         variants=tuple(variants),
-        flops_per_step=total_flops / len(counts) * options.global_batch_size,
+        flops_per_step=current.flops_per_step,
+        exchanged_per_step=current.exchanged_per_step,
+        faster=tuple(variant(changed) for changed in _faster(setup, workers)),
         checkpoint=checkpoint,
         num_checkpoints=options.save_total_limit + 1 + options.load_best_model_at_end,
         model=value_bytes * count_parameters(profile),
@@ -146,6 +172,7 @@ def _setup(options: SftOptions, value_bytes: int, *, supports_packing: bool, gpu
         value_bytes=value_bytes,
         max_positions=MICRO_BATCH_POSITIONS if gpus else CPU_POSITIONS,
         packed=supports_packing and options.packing == "auto",
+        reshards=options.reshard_after_forward,
         generates_validation=options.generates_validation,
     )
 
@@ -168,14 +195,34 @@ def _changes(
             yield _describe_change(setup, changed, lora=lora), changed, lora
 
 
+def _faster(setup: TrainingSetup, workers: int) -> Iterator[TrainingSetup]:
+    """Yield set-ups that need less time and more memory: larger micro-batches, storing instead of repeating work."""
+    keeps_gathered = setup.strategy == "fsdp" and workers > 1
+    for micro_batch_size, recompute, reshards in product(
+        dict.fromkeys((None, setup.micro_batch_size)),
+        dict.fromkeys((False, setup.recompute)),
+        dict.fromkeys((setup.reshards and not keeps_gathered, setup.reshards)),
+    ):
+        changed = replace(setup, micro_batch_size=micro_batch_size, recompute=recompute, reshards=reshards)
+        if changed != setup:
+            yield changed
+
+
 def _describe_change(before: TrainingSetup, after: TrainingSetup, *, lora: bool) -> str:
     options = {
         "strategy": after.strategy if after.strategy != before.strategy else None,
-        "gradient_checkpointing": "true" if after.recompute != before.recompute else None,
-        "micro_batch_size": after.micro_batch_size if after.micro_batch_size != before.micro_batch_size else None,
+        "gradient_checkpointing": _yaml(after.recompute) if after.recompute != before.recompute else None,
+        "micro_batch_size": _yaml(after.micro_batch_size)
+        if after.micro_batch_size != before.micro_batch_size
+        else None,
+        "reshard_after_forward": _yaml(after.reshards) if after.reshards != before.reshards else None,
     }
     changes = [f"trainer.{name}={value}" for name, value in options.items() if value is not None]
     return " ".join([*changes, *([f"and {ADAPTERS}" if changes else ADAPTERS] if lora else [])])
+
+
+def _yaml(value: bool | int | None) -> str:
+    return json.dumps(value)
 
 
 def trains_only_adapters(module: torch.nn.Module) -> bool:
@@ -184,12 +231,17 @@ def trains_only_adapters(module: torch.nn.Module) -> bool:
     return bool(trainable) and all(".lora_" in name for name in trainable)
 
 
-def with_adapters_only(profile: ModelProfile) -> ModelProfile:
-    """Return the profile if only adapters were trained, which are too small to count."""
+def with_adapters_only(profile: ModelProfile, value_bytes: int) -> ModelProfile:
+    """Return the profile if only adapters were trained, which are too small to count; see `profile_model`."""
+    parts = {
+        name: replace(part, num_trainable=0, outer_trainable=0, num_half=part.matrix_parameters * (value_bytes < 4))
+        for name, part in (("language", profile.language), ("vision", profile.vision))
+    }
     return replace(
         profile,
-        language=replace(profile.language, num_trainable=0),
-        vision=replace(profile.vision, num_trainable=0),
+        language=parts["language"],
+        vision=parts["vision"],
+        num_half=sum(part.num_half for part in parts.values()),
         head_is_trainable=False,
         embeddings_are_trainable=False,
     )

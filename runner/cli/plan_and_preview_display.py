@@ -133,10 +133,7 @@ def _cost_rows(description: Mapping[str, Any]) -> dict[str, str]:
     if host := description["host_memory"]:
         rows["main memory"] = _format_host_memory(host)
     if hours := description["hours"]:
-        assumption = f"at {hours['share_of_peak']:.0%} of the {hours['accelerator']}'s peak"
-        rows["seconds per step"] = f"{hours['seconds_per_step']:.2f} {assumption}"
-        if hours["gpu"] is not None:
-            rows["GPU hours"] = f"{hours['gpu']:.1f} (training takes {format_duration(hours['training'] * 3600)})"
+        rows |= _hour_rows(hours, description["faster"])
     return rows
 
 
@@ -155,6 +152,35 @@ def _format_written(disk: Mapping[str, Any]) -> str:
         f"{_format_gigabytes(disk['written'])} GB in the whole trial, with {disk['checkpoints_written']} checkpoints; "
         f"takes {duration} at an assumed {speed}"
     )
+
+
+def _hour_rows(hours: Mapping[str, Any], faster: Mapping[str, Any] | None) -> dict[str, str]:
+    """Rows about the time of a trial, with the values for each interconnect in the same order."""
+    interconnects = hours["interconnects"]
+    step = _per_interconnect({name: f"{each['seconds_per_step']:.2f}" for name, each in interconnects.items()})
+    rows = {"seconds per step": f"{step}, at {hours['share_of_peak']:.0%} of the {hours['accelerator']}'s peak"}
+    if hours["exchanged_per_step"]:
+        rows["exchange per step"] = f"each GPU sends and receives {_format_gigabytes(hours['exchanged_per_step'])} GB"
+    if faster:
+        seconds = _per_interconnect({name: f"{each:.2f}" for name, each in faster["seconds_per_step"].items()})
+        memory = f"{_format_gigabytes(faster['total'])} GB of memory"
+        rows["faster"] = f"{faster['change']}: {seconds} seconds per step, and {memory}"
+    if hours["gpu"] is None:
+        return rows
+    training, total = (
+        _per_interconnect({name: format_duration(each[part] * 3600) for name, each in interconnects.items()})
+        for part in ("training", "total")
+    )
+    besides = [
+        f"{name} {format_duration(hours[name] * 3600)}" for name in ("answers", "loading") if hours[name] is not None
+    ]
+    rows["time of a trial"] = f"{total}: training {training}, {', '.join(besides)}"
+    rows["GPU hours"] = _per_interconnect({name: f"{each['gpu']:.1f}" for name, each in interconnects.items()})
+    return rows
+
+
+def _per_interconnect(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{value} ({name})" if name else value for name, value in values.items())
 
 
 def _format_disk(disk: Mapping[str, Any]) -> str:

@@ -12,7 +12,8 @@ from runner.errors import DataError, RequirementError
 from runner.files import cached_json
 from runner.fingerprint_and_provenance import code_hash, fingerprint, installed_packages
 from runner.preflight.host_memory import check_host_memory
-from runner.preflight.resources import check_memory, estimate_disk, estimate_hours, local_gpus, missing_requirements
+from runner.preflight.hours import Answers, estimate_hours, find_faster
+from runner.preflight.resources import check_memory, estimate_disk, local_gpus, missing_requirements
 from runner.preflight.sent_variables import find_sent_variables
 from runner.prompt_rendering import split_groups, training_texts
 from runner.records import Rendered, TrainingBudget
@@ -208,6 +209,7 @@ def describe_plan(loaded: LoadedSpec[ExperimentSpec], reporter: Reporter, cache:
         "host_memory": {},
         "disk": {},
         "hours": {},
+        "faster": None,
         "fits": None,
         "advice": [],
         "sweep": None,
@@ -284,13 +286,13 @@ def _estimate_training(
         # The plan was not resolved, so nothing has checked yet that the checkpoint is available.
         _get_or_unmet(spec.model_options.exact_revision, unmet)
         model_spec = _get_or_unmet(lambda: create_plugin(model).meta_model(None), unmet)
-        return estimate if model_spec is None else estimate | _estimate_resources(spec, model_spec, None)
+        return estimate if model_spec is None else estimate | _estimate_resources(spec, model_spec, None, None)
     split = splits.of(spec)
     estimate["steps_per_trial"] = split.training_budget(spec).steps
     if split.model_spec is None:
         unmet += [split.unmet] if split.unmet not in unmet else []
         return estimate
-    return estimate | _estimate_resources(spec, split.model_spec, split)
+    return estimate | _estimate_resources(spec, split.model_spec, split, dataset.num_samples.get("test"))
 
 
 def _get_or_unmet(get: Callable[[], Any], unmet: list[str]) -> Any:
@@ -303,7 +305,9 @@ def _get_or_unmet(get: Callable[[], Any], unmet: list[str]) -> Any:
         return None
 
 
-def _estimate_resources(spec: ExperimentSpec, model_spec: ModelSpec, split: TrainingSplit | None) -> dict[str, Any]:
+def _estimate_resources(
+    spec: ExperimentSpec, model_spec: ModelSpec, split: TrainingSplit | None, num_prompts: int | None
+) -> dict[str, Any]:
     """Estimate tokens, parameters, memory, disk space and hours; without a split, for a sample of assumed length."""
     assert spec.trainer is not None
     assert spec.optimizer is not None
@@ -316,12 +320,14 @@ def _estimate_resources(spec: ExperimentSpec, model_spec: ModelSpec, split: Trai
     gpus = spec.compute.gpus_per_worker > 0
     estimate = trainer.estimate_training(model_spec, optimizer, counts, spec.compute.workers, gpus=gpus)
     budget = split.training_budget(spec) if split else TrainingBudget(None, None)
-    hours = estimate_hours(estimate, spec.compute, budget.steps)
+    memory = check_memory(estimate, spec.compute)
+    is_too_large = memory["fits"] is False
+    hours = estimate_hours(estimate, spec.compute, budget.steps, _answers(spec, counts, parameters, num_prompts))
     num_weights = sum(group["num_parameters"] for group in parameters)
     return {
         "tokens": {**summarize_lengths(counts, assumed=split is None), "trained": budget.tokens},
         "parameters": parameters,
-        **check_memory(estimate, spec.compute),
+        **memory,
         "host_memory": check_host_memory(estimate, spec.compute, num_weights, _mapped_bytes(spec, trainer)),
         "disk": estimate_disk(
             estimate,
@@ -330,6 +336,7 @@ def _estimate_resources(spec: ExperimentSpec, model_spec: ModelSpec, split: Trai
             seconds_per_step=hours.get("seconds_per_step"),
         ),
         "hours": hours,
+        "faster": None if is_too_large else find_faster(estimate, spec.compute, memory["memory"]["limit"]),
     }
 
 
@@ -339,6 +346,22 @@ def _mapped_bytes(spec: ExperimentSpec, trainer: Trainer) -> int:
     if not getattr(trainer, "converts_weights", False) or not isinstance(model, BuildsAsStored):
         return 0
     return model.mapped_bytes()
+
+
+def _answers(
+    spec: ExperimentSpec, counts: Sequence[TokenCounts], parameters: Sequence[Mapping[str, Any]], number: int | None
+) -> Answers | None:
+    """Describe the answers to the test split, as if its samples were as long as those of the training split."""
+    concurrent = spec.generator_options.concurrent_answers
+    if number is None or concurrent is None:
+        return None
+    return Answers(
+        number=number,
+        prompt_tokens=sum(count.text + count.image for count in counts) / len(counts),
+        answer_tokens=sum(count.target for count in counts) / len(counts),
+        concurrent=concurrent,
+        num_parameters=sum(group["num_parameters"] for group in parameters),
+    )
 
 
 def placement_text(compute: ComputeOptions) -> str:

@@ -127,22 +127,11 @@ def _has_memory(gpu: Gpu, compute: ComputeOptions) -> bool:
     return gpu.memory >= requested * MEMORY_TOLERANCE
 
 
-USABLE_MEMORY_RATIO = 0.95
-"""Fraction of the nominal GPU memory available to tensors; the driver and fragmentation take the rest."""
+FRAGMENTED_RATIO = 0.08
+"""Fraction of a GPU's nominal memory that is reserved for the gaps between the blocks of torch's allocator."""
 
-PEAK_FLOPS = {
-    "A10": 125e12,
-    "A100": 312e12,
-    "B200": 2250e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "L4": 121e12,
-    "L40S": 362e12,
-}
-"""Dense bfloat16 FLOP/s with float32 accumulation, from NVIDIA's data sheets (SXM version if there are several)."""
-
-ASSUMED_PEAK_RATIO = 0.4
-"""Fraction of peak FLOP/s that an efficient training of a large transformer reaches; shown as an assumption."""
+RESERVED_BYTES = 3e9
+"""Bytes of a GPU that are reserved for the driver, CUDA's context, the libraries' workspaces and NCCL's buffers."""
 
 
 def check_memory(estimate: TrainingEstimate, compute: ComputeOptions) -> dict[str, Any]:
@@ -169,7 +158,8 @@ def _usable_bytes(compute: ComputeOptions) -> int | None:
     if not compute.gpus_per_worker or compute.gpu_memory is None:
         return None
     gpu_fraction = min(1.0, compute.gpus_per_worker)
-    return round(float(compute.gpu_memory.removesuffix("GB")) * 1e9 * USABLE_MEMORY_RATIO * gpu_fraction)
+    nominal = float(compute.gpu_memory.removesuffix("GB")) * 1e9 * gpu_fraction
+    return max(0, round(nominal * (1 - FRAGMENTED_RATIO) - RESERVED_BYTES))
 
 
 def _describe_memory(variant: TrainingVariant, limit: int | None) -> dict[str, Any]:
@@ -181,8 +171,8 @@ def _memory_advice(estimate: TrainingEstimate, limit: int) -> list[str]:
     """Name the two cheapest variants that fit, or the variant that needs least memory if none fits."""
     current, *alternatives = estimate.variants
     problem = (
-        f"this spec needs {_gigabytes(current)} per GPU; {limit / 1e9:.0f} GB are available to tensors "
-        f"({USABLE_MEMORY_RATIO:.0%} of the memory)"
+        f"this spec needs {_gigabytes(current)} per GPU; {limit / 1e9:.0f} GB are available to tensors (the memory "
+        f"less {FRAGMENTED_RATIO:.0%} for gaps and {RESERVED_BYTES / 1e9:.0f} GB for CUDA and NCCL)"
     )
     fitting = [variant for variant in alternatives if variant.memory.total <= limit]
     if fitting:
@@ -249,27 +239,3 @@ def _count_checkpoints(estimate: TrainingEstimate, num_steps: int | None, second
     if schedule is None or num_steps is None or (seconds_per_step is None and schedule.seconds is not None):
         return None
     return schedule.count(num_steps, seconds_per_step or 0.0)
-
-
-def estimate_hours(estimate: TrainingEstimate, compute: ComputeOptions, num_steps: int | None) -> dict[str, Any]:
-    """Estimate the training time of a trial; empty on CPUs, and on GPUs whose peak FLOP/s are not known.
-
-    Returns:
-        `accelerator`, its `peak_flops` and the assumed `share_of_peak`; `flops_per_step`, `seconds_per_step`;
-        `training` (hours) and `gpu` (hours times GPUs), null if the number of steps is not known.
-    """
-    peak = PEAK_FLOPS.get(compute.accelerator or "")
-    if peak is None or not compute.gpus_per_worker:
-        return {}
-    num_gpus = compute.workers * compute.gpus_per_worker
-    seconds = estimate.flops_per_step / (num_gpus * peak * ASSUMED_PEAK_RATIO)
-    training = None if num_steps is None else num_steps * seconds / 3600
-    return {
-        "accelerator": compute.accelerator,
-        "peak_flops": peak,
-        "share_of_peak": ASSUMED_PEAK_RATIO,
-        "flops_per_step": estimate.flops_per_step,
-        "seconds_per_step": seconds,
-        "training": training,
-        "gpu": None if training is None else training * num_gpus,
-    }

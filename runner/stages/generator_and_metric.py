@@ -59,6 +59,11 @@ class GeneratorOptions(Options):
         """Maximum number of tokens of an answer; None if there is no limit."""
         return None
 
+    @property
+    def concurrent_answers(self) -> int | None:
+        """Number of answers that each worker generates at once; None if it does not determine their time."""
+        return None
+
 
 class DecodingOptions(GeneratorOptions):
     """The base class of the options of generators that decode token by token."""

@@ -173,6 +173,7 @@ class TrainingRun:
         encoded: Folder for encoded samples that passed `check`, shared by all trainings of this model on this data, in
             other workers, trials and launches. Its siblings are folders of the same kind. None to store none.
         profile: Folder for profiles of steps, if the options ask for them. None to write none.
+        encoded_bytes: Estimated size of all encoded samples of this training; 0 if it is not known.
     """
 
     checkpoints: Path
@@ -182,6 +183,7 @@ class TrainingRun:
     evaluator: ValidationEvaluator | None = field(default=None, repr=False)
     encoded: Path | None = None
     profile: Path | None = None
+    encoded_bytes: int = 0
 
 
 class Trainer(Protocol):

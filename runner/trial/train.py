@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from runner.preflight.sample_checker import SampleChecker
 from runner.prompt_rendering import split_groups, training_texts
 from runner.records import Rendered, Sample
 from runner.resolved_plan import create_plugin
-from runner.stages import BuildsAsStored, Trainer, TrainingRun
+from runner.stages import BuildsAsStored, Optimizer, Trainer, TrainingRun, VisionLanguageModel
 from runner.stages.optimizer_and_trainer import summarize_groups
 from runner.trial.cache_entry import plugin_identity
 from runner.trial.trial_components import TrialContext, is_main_process
@@ -95,6 +96,7 @@ def train(context: TrialContext) -> None:
         evaluator=ValidationGenerator(context, samples) if options and options.generates_validation else None,
         encoded=encoded_folder(context),
         profile=context.run.profile,
+        encoded_bytes=_estimate_encoded(context, trainer, optimizer, model, rendered) if is_main_process() else 0,
     )
     if is_main_process() and run.encoded is not None:
         _record_use(context, run.encoded)
@@ -116,6 +118,24 @@ def train(context: TrialContext) -> None:
     sync_tree(unfinished)
     unfinished.rename(context.run.model)
     context.log.artifact("model", context.run.model)
+
+
+MAX_COUNTED = 256
+"""Number of samples whose tokens are counted to estimate the size of all encoded samples."""
+
+
+def _estimate_encoded(
+    context: TrialContext,
+    trainer: Trainer,
+    optimizer: Optimizer,
+    model: VisionLanguageModel,
+    rendered: Sequence[Rendered],
+) -> int:
+    """Estimate the bytes of the encoded samples, as if samples were as long as the last counted one before them."""
+    stride = math.ceil(len(rendered) / MAX_COUNTED)
+    counts = [model.count(sample) for sample in rendered[::stride]]
+    all_counts = [counts[index // stride] for index in range(len(rendered))]
+    return trainer.estimate_training(model, optimizer, all_counts, context.spec.compute.workers, gpus=False).encoded
 
 
 def _run_preflight(

@@ -13,12 +13,13 @@ from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions
 from plugins.trainer import train_step as module
 from plugins.trainer.accelerator_and_sharding import make_accelerator
+from plugins.trainer.model_profile import FLOAT32_BYTES, profile_model
 from plugins.trainer.sft_options import SftOptions
-from plugins.trainer.step_memory import FLOAT32_BYTES, SampleLength, flops, profile_model
+from plugins.trainer.step_memory import SampleLength, flops
 from plugins.trainer.step_profiler import TRACE_FILE, profile_steps
 from plugins.trainer.throughput import MfuMeter, device_peak_flops, peak_flops, wait_for_device
 from plugins.trainer.train_step import LocalBatch, TrainStep
-from runner.preflight.resources import PEAK_FLOPS
+from runner.preflight.hours import ACCELERATORS
 
 PEAK = 1e12
 
@@ -36,12 +37,12 @@ PEAK = 1e12
     ],
 )
 def test_the_peak_is_that_of_the_driver_s_name(name, peak):
-    assert peak_flops(name) == (PEAK_FLOPS[peak] if peak else None)
+    assert peak_flops(name) == (ACCELERATORS[peak].flops if peak else None)
 
 
 def test_only_known_gpus_in_bf16_have_a_peak(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
-    assert device_peak_flops(torch.device("cuda", 0), "bf16") == PEAK_FLOPS["H100"]
+    assert device_peak_flops(torch.device("cuda", 0), "bf16") == ACCELERATORS["H100"].flops
     assert device_peak_flops(torch.device("cuda", 0), "fp32") is None
     assert device_peak_flops(torch.device("cpu"), "bf16") is None
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ DECIDING = {"validation_ratio": 0.25, "eval_steps": 1}
 def begin(build_smoke, colour_samples, tmp_path):
     """A function that trains the smoke-sized model for six steps; again, it goes on."""
 
-    def begin(reporter, groups=GROUPS, **options):
+    def begin(reporter, groups=GROUPS, encoded_bytes=None, **options):
         options = {"epochs": 2, "global_batch_size": 3, "precision": "fp32", **options}
         model, ids = build_smoke(), [sample.id for sample in colour_samples]
         reporter.weights, progress = {}, reporter.progress
@@ -35,6 +36,8 @@ def begin(build_smoke, colour_samples, tmp_path):
         reporter.progress = weigh
         optimizer = AdamWOptimizer(AdamWOptions(groups=groups, warmup_ratio=0.2))
         run = TrainingRun(tmp_path / "checkpoints", 11, reporter)
+        if encoded_bytes is not None:
+            run = replace(run, encoded=tmp_path / "encoded" / "key", encoded_bytes=encoded_bytes)
         return SftTrainer(SftOptions(**options)).train(model, optimizer, colour_samples, ids, run)
 
     return begin
@@ -143,6 +146,17 @@ def test_disk_too_small_for_all_checkpoints_is_a_warning(begin, recorder, monkey
     assert "but 6 checkpoints need" in reporter.warnings[0]
     enough = recorder()
     begin(enough, save_total_limit=4)
+    assert not enough.warnings
+
+
+def test_the_room_check_counts_encoded_samples_that_are_not_written_yet(begin, recorder, monkeypatch, build_smoke):
+    num_weights = sum(each.numel() for each in build_smoke().module.parameters())
+    _leave_free(monkeypatch, 12 * num_weights * 5)
+    first, enough = recorder(), recorder()
+    begin(first, encoded_bytes=13 * num_weights, save_total_limit=3)
+    assert len(first.warnings) == 1
+    assert "but 4 checkpoints need" in first.warnings[0] and "and the encoded samples about" in first.warnings[0]
+    begin(enough, encoded_bytes=11 * num_weights, save_total_limit=3)
     assert not enough.warnings
 
 
