@@ -77,8 +77,16 @@ class MemorySampler:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._seconds):
+        pause = self._seconds
+        while not self._stop.wait(pause):
+            started = time.monotonic()
             self.samples.append(read_memory(process_tree(self._root)))
+            # The kernel visits all pages of a process: a large model must not be slowed down.
+            pause = max(self._seconds, COST_RATIO * (time.monotonic() - started))
+
+
+COST_RATIO = 50
+"""The pause between two samples is at least this multiple of the time that a sample takes."""
 
 
 def peak_between(samples: Sequence[Sample], start: float, end: float) -> dict[str, float | None]:

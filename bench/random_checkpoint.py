@@ -73,7 +73,7 @@ TOKEN_NAMES = {
     "vision_end_token_id": "<|vision_end|>",
 }
 
-SMALL = "small"
+SMALL, MEDIUM = "small", "500m"
 SHAPES = ("3b", SMALL)
 """The published 3B, and a small model of the same kind with the same tokenizer."""
 
@@ -100,18 +100,33 @@ def fetch_tokenizer(folder: Path) -> None:
                 (folder / name).write_bytes(member.read())
 
 
-def make_config(shape: str, tokenizer: Any) -> Qwen2_5_VLConfig:
-    """Return the configuration of a shape for a tokenizer."""
-    size = PUBLISHED_SIZES["Qwen/Qwen2.5-VL-3B-Instruct"]
-    settings = deepcopy(published_config(size))
+def special_token_ids(tokenizer: Any) -> dict[str, int]:
+    """Return the ids of the special tokens that a configuration contains."""
+    special = {name: int(tokenizer.convert_tokens_to_ids(token)) for name, token in TOKEN_NAMES.items()}
+    return {**special, "bos_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+
+
+def make_config(shape: str, vocabulary: int, special: Mapping[str, int]) -> Qwen2_5_VLConfig:
+    """Return the configuration of a shape.
+
+    Args:
+        shape: One of `SHAPES`, or `MEDIUM`.
+        vocabulary: Number of tokens of the tokenizer. The published sizes have more rows of embeddings.
+        special: The ids of special tokens.
+    """
+    size, vision = PUBLISHED_SIZES["Qwen/Qwen2.5-VL-3B-Instruct"], {}
     if shape == SMALL:
-        size = PublishedSize(256, 2, 2, 1, 512, len(tokenizer), True, 256)
-        settings = deepcopy(published_config(size))
-        settings["vision_config"] |= {"depth": 4, "hidden_size": 128, "num_heads": 4, "fullatt_block_indexes": [3]}
-    ends = {"bos_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    settings["text_config"] |= ends
-    special = {name: tokenizer.convert_tokens_to_ids(token) for name, token in TOKEN_NAMES.items()}
-    return Qwen2_5_VLConfig(**settings, **special, **ends, dtype="bfloat16")
+        size = PublishedSize(256, 2, 2, 1, 512, vocabulary, True, 256)
+        vision = {"depth": 4, "hidden_size": 128, "num_heads": 4, "fullatt_block_indexes": [3]}
+    elif shape == MEDIUM:
+        size = PublishedSize(1024, 18, 8, 2, 2816, vocabulary, False, 1024)
+        vision = {"depth": 8, "hidden_size": 512, "num_heads": 8, "fullatt_block_indexes": [7]}
+    settings = deepcopy(published_config(size))
+    settings["vision_config"] |= vision
+    settings["text_config"] |= {name: special[name] for name in ("bos_token_id", "eos_token_id")}
+    config = Qwen2_5_VLConfig(**settings, **special, dtype="bfloat16")
+    config.architectures = ["Qwen2_5_VLForConditionalGeneration"]
+    return config
 
 
 def write_checkpoint(folder: Path, shape: str, seed: int, shard_bytes: int = SHARD_BYTES) -> int:
@@ -129,13 +144,17 @@ def write_checkpoint(folder: Path, shape: str, seed: int, shard_bytes: int = SHA
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     _write_json(folder / "tokenizer_config.json", {**settings, "chat_template": CHAT_TEMPLATE})
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    config = make_config(shape, tokenizer)
-    config.architectures = ["Qwen2_5_VLForConditionalGeneration"]
-    config.save_pretrained(folder)
+    config = make_config(shape, len(tokenizer), special_token_ids(tokenizer))
     _write_json(folder / "preprocessor_config.json", PREPROCESSOR)
     ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]
     generation = {"bos_token_id": ends[1], "eos_token_id": ends, "pad_token_id": ends[1], "do_sample": False}
     _write_json(folder / "generation_config.json", generation)
+    return write_model(folder, config, seed, shard_bytes)
+
+
+def write_model(folder: Path, config: Qwen2_5_VLConfig, seed: int, shard_bytes: int = SHARD_BYTES) -> int:
+    """Write a configuration and random weights into a folder; return the number of weights."""
+    config.save_pretrained(folder)
     with torch.device("meta"):
         module = Qwen2_5_VLForConditionalGeneration(config)  # type: ignore[no-untyped-call]
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()

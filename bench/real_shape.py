@@ -245,7 +245,7 @@ def _summarize_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "tokens": {name: plan["tokens"][name] for name in ("total", "longest_sample", "mean_sample")},
         "memory": {name: plan["memory"][name] for name in ("moment", "weights", "activations", "total")},
-        "host_memory": plan.get("host_memory"),
+        "host_memory": plan["host_memory"],
         "disk": {name: plan["disk"][name] for name in ("checkpoint", "model", "encoded_samples")},
         "trainable": sum(group["num_trainable"] for group in plan["parameters"]),
     }

@@ -309,11 +309,13 @@ class HostMemory:
     It does not count what each process takes anyway, and the weights of the checkpoint while they are loaded.
 
     Attributes:
+        weights: What the trainer makes of the weights of the checkpoint: on CPUs, for all workers; on GPUs, 0.
         training: The training itself: on CPUs, the memory of all workers; on GPUs, 0.
         checkpoint: The copy of a checkpoint that is written while the training continues.
         save: The weights in main memory while the trained model is saved.
     """
 
+    weights: int
     training: int
     checkpoint: int
     save: int

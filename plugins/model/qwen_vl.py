@@ -80,10 +80,7 @@ class LoadedQwenVL(LoadedChatModel):
     def frozen_vision(self) -> FrozenVisionTower | None:
         """Return the vision tower if it is frozen; see `VisionLanguageModel.frozen_vision`."""
         vision = FrozenVisionTower(self.module)
-        if not vision.is_cacheable:
-            return None
-        vision.to_float32()
-        return vision
+        return vision if vision.is_cacheable else None
 
     def num_image_features(self, features: Features) -> int:
         """Count the merged blocks in the image grids of a sample."""

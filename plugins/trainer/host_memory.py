@@ -26,6 +26,21 @@ def estimate_host_memory(
     converted = setup.value_bytes if setup.value_bytes < FLOAT32_BYTES else 0
     gathered = setup.value_bytes * trained + (FLOAT32_BYTES + converted) * frozen
     save = gathered if setup.strategy == "fsdp" and workers > 1 else saved
-    shards = workers if setup.strategy == "fsdp" else 1
-    weights = 0 if gpus else FLOAT32_BYTES * count_parameters(profile) * workers // shards
-    return HostMemory(training=0 if gpus else memory.total * workers, checkpoint=checkpoint, save=save + weights)
+    weights = 0 if gpus else _converted_bytes(profile, setup, workers)
+    training = 0 if gpus else memory.total * workers
+    return HostMemory(weights=weights, training=training, checkpoint=checkpoint, save=save + weights)
+
+
+def _converted_bytes(profile: ModelProfile, setup: TrainingSetup, workers: int) -> int:
+    """Count the bytes of the weights that all workers convert to float32, beside those that stay mapped from files.
+
+    With FSDP or in float32, these are all weights. Otherwise frozen matrices stay as they are stored, except a vision
+    tower that encodes images outside of the steps.
+    """
+    if setup.strategy == "fsdp" and workers > 1:
+        return FLOAT32_BYTES * count_parameters(profile)
+    if setup.value_bytes == FLOAT32_BYTES:
+        return FLOAT32_BYTES * count_parameters(profile) * workers
+    embeddings = 0 if profile.embeddings_are_trainable else profile.embeddings
+    tower = profile.vision.num_parameters if setup.caches_features else 0
+    return FLOAT32_BYTES * (count_trainable(profile) + embeddings + tower) * workers

@@ -44,7 +44,7 @@ def check_host_memory(
     processes = workers * (GPU_PROCESS_BYTES if on_gpus else PROCESS_BYTES)
     weights = mapped_bytes * num_weights or workers * FLOAT32_BYTES * num_weights
     peaks = {
-        "load": processes + weights + (0 if on_gpus else workers * estimate.variants[0].memory.weights),
+        "load": processes + weights + host.weights,
         "training": processes + host.training + host.checkpoint,
         "save": processes + host.save,
     }

@@ -103,7 +103,7 @@ class FrozenVisionEncoder(Protocol):
         """SHA-256 over its weights, in hexadecimal."""
 
     def to(self, device: torch.device) -> None:
-        """Move the encoder to a device permanently."""
+        """Move the encoder to a device permanently, with weights in float32."""
 
     def replace_pixels(self, features: Features) -> Features:
         """Replace the pixels of an encoded sample by the encoder's features.

@@ -12,13 +12,13 @@ from runner.spec.experiment_spec import ComputeOptions
 SIZES = st.integers(0, 10**12)
 
 
-def estimate_of(host, weights=0):
-    variant = TrainingVariant("", "ddp", Memory("step", weights, 0, 0, 0, 0))
+def estimate_of(host):
+    variant = TrainingVariant("", "ddp", Memory("step", 1, 0, 0, 0, 0))
     return TrainingEstimate((variant,), 1e15, checkpoint=10, num_checkpoints=3, model=5, host=host)
 
 
 @given(
-    host=st.builds(HostMemory, SIZES, SIZES, SIZES),
+    host=st.builds(HostMemory, SIZES, SIZES, SIZES, SIZES),
     workers=st.integers(1, 8),
     gpus=st.booleans(),
     mapped=st.sampled_from([0, 2, 4]),
@@ -46,10 +46,10 @@ def test_the_advised_memory_is_enough_and_no_gigabyte_too_much(host, workers, gp
 
 
 def test_workers_share_mapped_weights_and_copy_others():
-    compute, estimate = ComputeOptions(workers=4), estimate_of(HostMemory(0, 0, 0), weights=7)
+    compute, estimate = ComputeOptions(workers=4), estimate_of(HostMemory(7, 0, 0, 0))
     shared, copied = (check_host_memory(estimate, compute, 10**9, mapped)["load"] for mapped in (2, 0))
-    assert shared == 4 * PROCESS_BYTES + 2 * 10**9 + 4 * 7
-    assert copied == 4 * PROCESS_BYTES + 4 * 4 * 10**9 + 4 * 7
+    assert shared == 4 * PROCESS_BYTES + 2 * 10**9 + 7
+    assert copied == 4 * PROCESS_BYTES + 4 * 4 * 10**9 + 7
 
 
 def test_a_trainer_without_an_estimate_has_none():

@@ -49,13 +49,10 @@ class FrozenVisionTower:
             digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def to_float32(self) -> None:
-        """Convert the weights, which are those of the model, to float32."""
-        for parameter in self._base.parameters():
-            parameter.data = parameter.data.float()
-
     def to(self, device: torch.device) -> None:
-        """Move the encoder to a device."""
+        """Move the weights, which are those of the model, to a device, and convert them to float32 there."""
+        for parameter in self._base.parameters():
+            parameter.data = parameter.data.to(device).float()
         self._base.to(device)
         self._device = device
 

@@ -138,6 +138,21 @@ def test_other_weights_precision_or_pixels_are_encoded_again(train, looks, colou
         assert len(looks) == before + NUM_PICTURED
 
 
+def test_a_tower_is_converted_where_it_computes(colour_samples):
+    module = _build("qwen2_5_vl", colour_samples).module.bfloat16().requires_grad_(False)
+    model = _build("qwen2_5_vl", colour_samples)
+    model.module = module
+    vision = model.frozen_vision()
+    assert {weight.dtype for weight in module.parameters()} == {torch.bfloat16}
+    moved, move = [], torch.Tensor.to
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", lambda weight, *places: moved.append(weight.dtype) or move(weight, *places))
+        vision.to(torch.device("cpu"))
+    tower = list(module.base_model.visual.parameters())
+    assert moved[: len(tower)] == [torch.bfloat16] * len(tower)
+    assert {weight.dtype for weight in tower} == {torch.float32}
+
+
 def test_random_features_are_not_cached(colour_samples):
     model = _build("qwen2_5_vl", colour_samples)
     model.module.base_model.visual.requires_grad_(False)

@@ -363,7 +363,7 @@ def test_main_memory_of_checkpoints_and_of_the_saved_model(build_smoke, precisio
         return estimate.host, estimate.variants[0].memory.total
 
     value_bytes, numbers = BYTES_PER_VALUE[precision], sum(each.numel() for each in build_smoke().module.parameters())
-    assert host()[0] == HostMemory(training=0, checkpoint=12 * numbers, save=value_bytes * numbers)
+    assert host()[0] == HostMemory(weights=0, training=0, checkpoint=12 * numbers, save=value_bytes * numbers)
     assert host(save_async=False)[0].checkpoint == 0
     assert host(strategy="fsdp")[0].save == value_bytes * numbers
     frozen = sum(weight.numel() for name, weight in build_smoke().module.named_parameters() if "visual" in name)
@@ -371,7 +371,15 @@ def test_main_memory_of_checkpoints_and_of_the_saved_model(build_smoke, precisio
     assert gathered == value_bytes * (numbers - frozen) + (6 if precision == "bf16" else 4) * frozen
     on_cpus, memory = host(gpus=False)
     assert on_cpus.training == 2 * memory
-    assert on_cpus.save == 2 * 4 * numbers + value_bytes * numbers
+    assert on_cpus.weights == 2 * 4 * numbers
+    assert on_cpus.save == on_cpus.weights + value_bytes * numbers
+    assert host(gpus=False, strategy="fsdp")[0].weights == 4 * numbers
+    adapted = {**FROZEN_VISION, "language": {"match": "*", "lr": 1e-2, "lora": {"rank": 2}}}
+    few, embeddings = host(adapted, 1, gpus=False)[0], build_smoke().module.get_input_embeddings().weight.numel()
+    if precision == "fp32":
+        assert few.weights > 4 * numbers
+    else:
+        assert few.weights == few.checkpoint / 3 + 4 * (embeddings + frozen)
 
 
 def test_skipped_samples_need_no_memory(build_smoke):
