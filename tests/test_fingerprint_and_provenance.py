@@ -1,8 +1,11 @@
 """Provenance: the working tree of a run is recorded, but never the content of untracked files."""
 
 import subprocess
+from importlib.metadata import Distribution
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runner import fingerprint_and_provenance as provenance
 from runner.fingerprint_and_provenance import Provenance, git_state
@@ -182,3 +185,37 @@ def test_a_repository_that_git_cannot_compare_does_not_stop_a_launch(tree):
             file.unlink()
     diffs = Provenance.collect(tree).diffs
     assert all("git cannot show the changes" in diff for name, diff in diffs.items() if name == "workspace.diff")
+
+
+class WrittenPackage(Distribution):
+    """An installed package of which only the metadata exist."""
+
+    def __init__(self, text):
+        self._text = text
+
+    def read_text(self, filename):
+        return self._text if filename == "METADATA" else None
+
+    def locate_file(self, path):
+        raise NotImplementedError
+
+
+HEADERS = ["Metadata-Version: 2", "Name: a", "version: 1.0+cpu", "Author: Name: x", "Summary: ", "\tVersion: 2", "text"]
+
+
+@given(
+    headers=st.lists(st.sampled_from(HEADERS), max_size=6),
+    name=st.from_regex(r"[A-Za-z0-9._-]+", fullmatch=True),
+    body=st.text(max_size=20),
+)
+def test_name_and_version_are_those_that_the_metadata_library_reads(headers, name, body):
+    package = WrittenPackage("\n".join([*headers, f"Name: {name}", "Version: 3.1", "", body]))
+    expected = (str(package.metadata["Name"]), str(package.metadata["Version"]))
+    assert provenance._name_and_version(package) == expected
+
+
+def test_usual_metadata_are_not_parsed_whole(monkeypatch):
+    monkeypatch.setattr(WrittenPackage, "metadata", property(lambda _: pytest.fail("parsed whole")))
+    package = WrittenPackage("Metadata-Version: 2.4\nName: a-package\nVersion: 1.0+cpu\nSummary: a\n")
+    monkeypatch.setattr(provenance, "distributions", lambda: [package])
+    assert provenance.installed_packages() == "a-package==1.0+cpu\n"

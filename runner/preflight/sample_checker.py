@@ -86,7 +86,7 @@ def label_text_problems(
     if not stops:
         yield f"{model.turn_end!r} is trained as the end of an answer, but generation stops at none of its tokens"
         return
-    until_stop = model.decode_raw(trained[: stops[0] + 1])
+    until_stop = text if stops[0] == len(trained) - 1 else model.decode_raw(trained[: stops[0] + 1])
     if nfc(until_stop) != nfc(f"{target}{model.turn_end}"):
         yield f"the answer contains a token that ends generation: {text_difference(expected, until_stop)}"
 

@@ -47,6 +47,17 @@ def test_any_text_is_valid(model, samples, target, prompt):
     assert checker.inspect_without_pixels(sample).problems == ()
 
 
+def test_checking_a_sample_without_pixels_tokenizes_its_prompt_once(model, samples, monkeypatch):
+    template, decode, prompts, decoded = model._template, model.decode_raw, [], []
+    encode_prompt = template.encode_prompt
+    monkeypatch.setattr(template, "encode_prompt", lambda *given: prompts.append(given) or encode_prompt(*given))
+    monkeypatch.setattr(model, "decode_raw", lambda ids: decoded.append(list(ids)) or decode(ids))
+    sample = replace(samples[0], id="not encoded before")
+    assert make_checker(model).inspect_without_pixels(sample).problems == ()
+    assert len(prompts) == 1
+    assert len(decoded) == 2  # answer and prompt
+
+
 def _labelled(features, labels):
     return {**features, "labels": labels}
 

@@ -88,7 +88,11 @@ def cached_image_size(path: Path, sample: str) -> ImageSize:
     return _cached_image_size(path, (state.st_ino, state.st_size, state.st_mtime_ns), sample)
 
 
-@lru_cache(maxsize=256)
+IMAGE_SIZE_CACHE_SIZE = 16_384
+"""Number of cached image sizes, about 8 MB: checks, training and generation use the sizes of the same images."""
+
+
+@lru_cache(IMAGE_SIZE_CACHE_SIZE)
 def _cached_image_size(path: Path, state: tuple[int, int, int], sample: str) -> ImageSize:
     return read_image_size(path, sample)
 

@@ -59,7 +59,6 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self._image_mark = image_mark
         self._templates: dict[PartKinds, str] = {}
-        self._cached_chat_tokens = lru_cache(TOKEN_CACHE_SIZE)(self._chat_tokens)
         self._cached_text_tokens = lru_cache(TOKEN_CACHE_SIZE)(self._text_tokens)
         end = self._find_turn_end()
         mark_as_special(tokenizer, image_mark, end)
@@ -94,7 +93,7 @@ class ChatTemplate:
                 prompt += mark_control_tokens(filled, self._control_tokens)
             else:
                 prompt += piece
-        return [*self._begin_tokens, *self._cached_chat_tokens(prompt)]
+        return [*self._begin_tokens, *self._chat_tokens(prompt)]
 
     def _chat_tokens(self, marked: str) -> tuple[int, ...]:
         if _MARKER.search(marked):

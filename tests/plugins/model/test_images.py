@@ -6,6 +6,7 @@ import zlib
 import pytest
 from PIL import Image
 
+from plugins.model.chat import processor_and_images
 from plugins.model.chat.processor_and_images import cached_image_size, load_image, read_image_size
 from runner.errors import DataError
 
@@ -64,6 +65,17 @@ def test_a_truncated_image_is_refused(tmp_path):
     file.write_bytes(file.read_bytes()[:-600])
     with pytest.raises(DataError, match=r"sample x: image .*cut\.png cannot be used"):
         read_image_size(file, "x")
+
+
+def test_the_sizes_of_a_thousand_images_are_read_once(tmp_path, monkeypatch):
+    files = [tmp_path / f"{number}.png" for number in range(1000)]
+    for file in files:
+        file.write_bytes(b"not read")
+    read = []
+    monkeypatch.setattr(processor_and_images, "read_image_size", lambda path, _: read.append(path) or (1, 2))
+    for _ in range(2):
+        assert [cached_image_size(file, "x") for file in files] == [(1, 2)] * len(files)
+    assert read == files
 
 
 def test_a_file_that_changes_is_read_again(tmp_path):

@@ -1,7 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
@@ -46,6 +49,35 @@ def test_a_prompt_has_no_labels_and_is_the_start_of_the_training_sample(model, c
     trained = model.encode(sample)
     assert (prompt["labels"] == -100).all()
     assert trained["input_ids"][: len(prompt["input_ids"])].equal(prompt["input_ids"])
+
+
+@given(ids=st.lists(st.integers(0, 400), max_size=60))
+def test_token_types_are_those_of_transformers(model, ids):
+    assert model._type_ids(ids) == model.processor.create_mm_token_type_ids([ids])[0]
+
+
+def test_transformers_computes_the_type_of_a_token_once(model, colour_samples, monkeypatch):
+    model.encode(colour_samples[0])
+    monkeypatch.setattr(model.processor.__class__, "image_token_ids", property(lambda _: pytest.fail("computed again")))
+    assert int(model.encode(replace(colour_samples[0], id="another"))["mm_token_type_ids"].sum()) > 0
+
+
+def test_an_own_method_of_a_processor_gets_whole_prompts(model, colour_samples, monkeypatch):
+    def by_position(processor, prompts):
+        return [list(range(len(prompt))) for prompt in prompts]
+
+    monkeypatch.setattr(model.processor.__class__, "create_mm_token_type_ids", by_position, raising=False)
+    prompt = replace(colour_samples[0], target=None)
+    types = model.encode(prompt)["mm_token_type_ids"]
+    assert types.tolist() == list(range(len(types)))
+
+
+def test_an_encoded_sample_is_not_changed_by_a_change_of_another(model, colour_samples):
+    first, expected = model.encode(colour_samples[0]), model.encode(colour_samples[0])
+    for name in ("input_ids", "labels", "mm_token_type_ids"):
+        first[name].fill_(7)
+    again = model.encode(colour_samples[0])
+    assert all(again[name].equal(expected[name]) for name in ("input_ids", "labels", "mm_token_type_ids"))
 
 
 def test_special_tokens_in_the_text_of_a_sample_are_plain_text(model, draw):
