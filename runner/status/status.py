@@ -284,9 +284,9 @@ def _best(experiment: Path) -> dict[str, Any] | None:
 
 
 def _readable_records(experiment: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of all trials; `trial_status` reports a damaged one."""
+    """Yield the records of all trials; `trial_status` reports one that is damaged or cannot be read."""
     for trial in _trials(experiment):
-        with suppress(DataError):
+        with suppress(DataError, PermissionError):
             yield RunDirectory(trial).read_record()
 
 

@@ -179,7 +179,7 @@ def _work_tied(rank, folder):
     distributed.init_process_group("gloo", f"file://{folder}/store", limit, world_size=2, rank=rank)
     module = _plugin(folder / "tied").build_as_stored([], 0).module
     expected = module.lm_head.weight.detach().float()
-    accelerator = make_accelerator("bf16", layer_classes(module), 20)
+    accelerator = make_accelerator("bf16", Sharding(tuple(layer_classes(module))), 20)
     shard_and_convert(accelerator, AnswerLoss(module))
     assert module.lm_head.weight is module.get_input_embeddings().weight
     assert module.lm_head.weight.dtype == module.lm_head.weight.to_local().dtype == torch.float32
