@@ -117,7 +117,10 @@ def test_parts_follow_each_other_and_hold_their_peak_memory(bench):
 
 def test_memory_of_this_process_is_read_and_an_ended_one_counts_nothing(bench):
     process_memory = bench[0]
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True) as child:
+    command = [sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        child.stdout.readline()  # before that, the process is not Python yet
         sample = process_memory.read_memory([child.pid])
         assert sample.pss > sample.own > 10**6
         assert child.pid in process_memory.process_tree(child.pid)
