@@ -58,6 +58,8 @@ SPECIAL = {
     "eos_token_id": 4,
 }
 SECONDS_BETWEEN_SAMPLES = 0.02
+RETURN_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+"""With a fixed threshold, the C library returns the memory of a freed tensor to the kernel at once."""
 
 
 def run_worker(rank: int, num_workers: int, procedure: str, checkpoint: Path, folder: Path) -> None:
@@ -91,9 +93,9 @@ def run_worker(rank: int, num_workers: int, procedure: str, checkpoint: Path, fo
             parameter.grad = torch.zeros_like(parameter)
     adamw.step()
     adamw.zero_grad()
-    begin("save")
     if is_mapped:
         adamw.optimizer.state.clear()
+    begin("save")
     gather_weights(module, keep=rank == 0, dtype=torch.bfloat16 if is_mapped else torch.float32)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
@@ -113,7 +115,8 @@ def measure(num_workers: int, procedure: str, checkpoint: Path) -> dict[str, Any
         folder, start = Path(name), time.time()
         command = [sys.executable, __file__, "--procedure", procedure, "--workers", str(num_workers)]
         command += ["--checkpoint", str(checkpoint), "--folder", name]
-        workers = [subprocess.Popen([*command, "--rank", str(rank)]) for rank in range(num_workers)]
+        environment = {**os.environ, **RETURN_FREED_MEMORY}
+        workers = [subprocess.Popen([*command, "--rank", str(rank)], env=environment) for rank in range(num_workers)]
         samples: list[Sample] = []
         while any(worker.poll() is None for worker in workers):
             samples.append(read_memory(worker.pid for worker in workers))

@@ -64,7 +64,8 @@ INITIAL_DEVIATION = 0.02
 """Standard deviation of the random matrices, the default of transformers."""
 
 BLOCK = 2**24
-"""Number of weights that are drawn at once."""
+"""Number of random weights that are drawn. Matrices consist of these, each time from another random place on: to draw
+the weights of the 3B one by one takes minutes."""
 
 TOKEN_NAMES = {
     "image_token_id": "<|image_pad|>",
@@ -210,6 +211,7 @@ def write_weights(folder: Path, shapes: Mapping[str, Sequence[int]], seed: int, 
         limit: Maximum bytes of a file.
     """
     generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(BLOCK, generator=generator).mul_(INITIAL_DEVIATION).bfloat16()
     sizes = {name: 2 * math.prod(shape) for name, shape in shapes.items()}
     files = split_into_files(sizes, limit)
     index = {}
@@ -219,7 +221,7 @@ def write_weights(folder: Path, shapes: Mapping[str, Sequence[int]], seed: int, 
         with (folder / file_name).open("wb") as file:
             _write_header(file, {name: shapes[name] for name in names})
             for name in names:
-                for block in draw_weights(name, shapes[name], generator):
+                for block in make_weights(name, shapes[name], drawn, generator):
                     file.write(block.view(torch.uint8).numpy().data)
     description = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": index}
     _write_json(folder / "model.safetensors.index.json", description)
@@ -238,11 +240,13 @@ def _write_header(file: BinaryIO, shapes: Mapping[str, Sequence[int]]) -> None:
     file.write(struct.pack("<Q", len(content)) + content)
 
 
-def draw_weights(name: str, shape: Sequence[int], generator: torch.Generator) -> Iterator[torch.Tensor]:
+def make_weights(
+    name: str, shape: Sequence[int], drawn: torch.Tensor, generator: torch.Generator
+) -> Iterator[torch.Tensor]:
     """Yield the weights of a parameter in blocks: random for matrices, one for norms, and zero for biases."""
     for size in block_sizes(math.prod(shape)):
         if len(shape) > 1:
-            yield torch.randn(size, generator=generator).mul_(INITIAL_DEVIATION).bfloat16()
+            yield drawn.roll(int(torch.randint(BLOCK, (), generator=generator)))[:size]
         else:
             yield torch.full((size,), 0.0 if name.endswith("bias") else 1.0, dtype=torch.bfloat16)
 

@@ -33,7 +33,8 @@ def estimate_host_memory(
     save = gathered if setup.strategy == "fsdp" and workers > 1 else saved
     weights = 0 if gpus else _converted_bytes(profile, setup, workers)
     training = 0 if gpus else memory.total * workers
-    return HostMemory(weights=weights, training=training, checkpoint=checkpoint, save=save + weights)
+    # The C library does not return the memory of a training on CPUs to the system.
+    return HostMemory(weights=weights, training=training, checkpoint=checkpoint, save=save + training)
 
 
 def _converted_bytes(profile: ModelProfile, setup: TrainingSetup, workers: int) -> int:
