@@ -8,6 +8,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -40,8 +41,10 @@ class Cluster:
             "RAY_health_check_failure_threshold": "3",
         }
         self._folder = folder
+        # The path of a socket has at most 107 bytes, and pytest's folders take most of them.
+        self._sockets = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
         self.nodes: list[subprocess.Popen] = []
-        self._start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}")
+        self._start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self._sockets.name}")
         for _ in range(num_nodes - 1):
             self._start(f"--address={self.address}")
 
@@ -72,6 +75,7 @@ class Cluster:
 
     def close(self) -> None:
         with ExitStack() as all_of_them:
+            all_of_them.callback(self._sockets.cleanup)
             for node in self.nodes:
                 all_of_them.callback(self._end, node)
 
