@@ -78,7 +78,8 @@ ADAMW_BYTES = 8
 """Bytes per weight of AdamW's state: two float32 values."""
 
 PEAK_FLOPS = {"A100": 312e12, "B200": 2250e12, "H100": 989e12, "H200": 989e12}
-"""Dense bfloat16 FLOP/s with float32 accumulation, from NVIDIA's data sheets."""
+"""Dense bfloat16 FLOP/s with float32 accumulation, as in `runner.preflight.hours`, whose packages this script must not
+need."""
 
 MAX_MEMORY_RATIO = 0.85
 """Fraction of a GPU's memory that the plan may fill."""

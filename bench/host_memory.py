@@ -40,6 +40,7 @@ from transformers import AutoModelForImageTextToText
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions
 from plugins.trainer.accelerator_and_sharding import (
+    Sharding,
     gather_weights,
     layer_classes,
     make_accelerator,
@@ -81,7 +82,7 @@ def run_worker(rank: int, num_workers: int, procedure: str, checkpoint: Path, fo
     module = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=dtype)
     optimizer = AdamWOptimizer(AdamWOptions(groups={"all": {"match": "*", "lr": 1e-3}}))
     optimizer.prepare(module, 0)
-    accelerator, loss = make_accelerator("bf16", layer_classes(module)), AnswerLoss(module)
+    accelerator, loss = make_accelerator("bf16", Sharding(tuple(layer_classes(module)))), AnswerLoss(module)
     if is_mapped:
         shard_and_convert(accelerator, loss)
         [adamw] = [accelerator.prepare_optimizer(each.optimizer) for each in optimizer.build(module, 2)]

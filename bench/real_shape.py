@@ -191,8 +191,7 @@ def compare_weights(before: Path, after: Path) -> dict[str, int]:
     for file in before.glob("*.safetensors"):
         with safe_open(file, framework="pt") as stored:
             for name in stored.keys():  # noqa: SIM118 - no mapping
-                other = next(path for key, path in saved.items() if key == name)
-                with safe_open(other, framework="pt") as opened:
+                with safe_open(saved[name], framework="pt") as opened:
                     is_equal = stored.get_tensor(name).equal(opened.get_tensor(name))
                 counts["equal" if is_equal else "changed"] += 1
     return counts

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from plugins.servers.answers import Thinking
 from runner.errors import Problem, RequirementError
 from runner.redaction import without_api_keys
-from runner.stages import DecodingOptions, LocatedStr, OutsideFingerprint
+from runner.stages import DecodingOptions, OutsideFingerprint, base_folder
 
 MAX_ROWS = 64
 """Maximum of `batch_size: auto`; on an A100, more rows hardly add speed to a 7B."""
@@ -57,8 +57,7 @@ def _absolute(value: object) -> object:
 
     The `python` of a virtual environment is a link; its target is the Python outside the environment.
     """
-    folder = value.folder if isinstance(value, LocatedStr) else Path.cwd()
-    return (folder / Path(value).expanduser()).absolute() if isinstance(value, str | Path) else value
+    return (base_folder(value) / Path(value).expanduser()).absolute() if isinstance(value, str | Path) else value
 
 
 FOREIGN_VARIABLES = re.compile(
@@ -104,7 +103,7 @@ class VllmOptions(DecodingOptions):
     the spec. vLLM and the runner need different versions of torch and transformers, so they cannot share an
     environment. The path must exist on all nodes."""
 
-    version: Annotated[str, Field(pattern=r"^\d+\.\d+[\w.+]*$")]
+    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+[0-9A-Za-z_.+]*$")]
     """The version of vLLM in this environment, such as `0.30.0`. A launch and each worker compare it with the installed
     version. This option is part of the fingerprint, because another version can give other answers."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from runner.files import resolve_path
-from runner.stages import LocatedStr, ModelOptions, OutsideFingerprint
+from runner.stages import LocatedStr, ModelOptions, OutsideFingerprint, base_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -175,8 +175,7 @@ def _resolve_folder(value: object) -> object:
     """Make the path of a local folder absolute; leave a hub name unchanged."""
     if not isinstance(value, str):
         return value
-    base = value.folder if isinstance(value, LocatedStr) else Path.cwd()
-    folder = resolve_path(value, base)
+    folder = resolve_path(value, base_folder(value))
     is_path = value.startswith((".", "/", "~"))
     return str(folder) if is_path or (isinstance(value, LocatedStr) and folder.is_dir()) else str(value)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
 from runner.files import resolve_path
-from runner.stages import LocatedStr, OutsideFingerprint, TrackerOptions
+from runner.stages import OutsideFingerprint, TrackerOptions, base_folder
 
 _RELATIVE_SQLITE = re.compile(r"sqlite:///(?!/)(?P<file>.+)", re.DOTALL)
 _SUPPORTED = re.compile(r"(https?|sqlite|postgresql|mysql|mssql)(\+\w+)?://.+|databricks(://.+)?", re.DOTALL)
@@ -42,8 +41,7 @@ def _checked_uri(value: object) -> object:
     relative = _RELATIVE_SQLITE.fullmatch(value)
     if relative is None:
         return str(value)
-    folder = value.folder if isinstance(value, LocatedStr) else Path.cwd()
-    return f"sqlite:///{resolve_path(relative['file'], folder)}"
+    return f"sqlite:///{resolve_path(relative['file'], base_folder(value))}"
 
 
 StoreUri = Annotated[str, BeforeValidator(_checked_uri)]

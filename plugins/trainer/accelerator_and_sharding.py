@@ -118,22 +118,31 @@ def autocast_weight_ids(module: torch.nn.Module) -> frozenset[int]:
     return frozenset(parameter for parameter, conversions in users.items() if all(conversions))
 
 
+def kept_when_sharded(module: torch.nn.Module) -> frozenset[int]:
+    """Return the ids of the weights that keep their format with FSDP: those of `autocast_weight_ids`, or none.
+
+    The other weights are then converted before they are sharded, so that each worker has all of them in float32 for a
+    while. Unless they are few, no weight keeps its format: all are sharded first, and all shards are converted.
+    """
+    kept = autocast_weight_ids(module)
+    numbers = {id(parameter): parameter.numel() for parameter in module.parameters()}
+    return kept if 2 * sum(numbers[each] for each in kept) > sum(numbers.values()) else frozenset()
+
+
 @torch.no_grad()
 def shard_and_convert(accelerator: Accelerator, module: torch.nn.Module, *, autocast: bool = False) -> None:
-    """Shard a module with FSDP2, and convert the shards to float32; no worker gets a full copy in float32.
+    """Shard a module with FSDP2, and convert it to float32; no worker gets a full copy of all weights in float32.
 
     Args:
         accelerator: An accelerator with the settings of `sharding_plugin`.
         module: The module, with weights in the format in which they are stored, mapped from their files.
-        autocast: Whether layers compute in bfloat16. If most weights are frozen, those of `autocast_weight_ids`
-            then stay in their format, and only the others are converted, before all are sharded.
+        autocast: Whether layers compute in bfloat16. The weights of `kept_when_sharded` then stay in their format.
     """
-    kept = autocast_weight_ids(module) if autocast else frozenset()
-    others = [parameter for parameter in module.parameters() if id(parameter) not in kept]
-    num_others, num_weights = (sum(each.numel() for each in some) for some in (others, list(module.parameters())))
-    if 2 * num_others < num_weights:
-        for parameter in others:
-            parameter.data = parameter.data.float()
+    kept = kept_when_sharded(module) if autocast else frozenset()
+    if kept:
+        for parameter in module.parameters():
+            if id(parameter) not in kept:
+                parameter.data = parameter.data.float()
         _convert_buffers(module)
         fsdp2_prepare_model(accelerator, module)
     else:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from plugins.trainer.accelerator_and_sharding import autocast_weight_ids
+from plugins.trainer.accelerator_and_sharding import autocast_weight_ids, kept_when_sharded
 from plugins.trainer.validation_split_and_batches import patches_per_token
 
 FLOAT32_BYTES = 4
@@ -35,7 +35,8 @@ class ModuleProfile:
         outer_trainable: Number of trainable weights outside of the layers.
         num_parameters: Number of all weights.
         num_trainable: Number of trainable weights.
-        num_half: Number of frozen weights that training keeps in the compute precision; see `autocast_weight_ids`.
+        num_half: Number of frozen weights that keep the compute precision; see `autocast_weight_ids`, and with FSDP
+            `kept_when_sharded`.
     """
 
     layer_bytes: tuple[int, ...]
@@ -71,7 +72,7 @@ class ModelProfile:
         head: Number of weights of the output layer; the embeddings' weights if `tied`.
         embeddings: Number of weights of the input embeddings.
         tied: Whether output layer and embeddings share their weights.
-        num_half: Number of frozen weights that training keeps in the compute precision instead of float32.
+        num_half: The same as in the parts, for the whole model.
         head_is_trainable: Whether the output layer is trained.
         embeddings_are_trainable: Whether the input embeddings are trained.
         hidden_size: Size of a hidden state.
@@ -109,7 +110,8 @@ def profile_model(
             well. Otherwise the embeddings are float32, and so are the hidden states between the layers.
     """
     bytes_per = _Bytes(value_bytes, value_bytes if sharded else FLOAT32_BYTES)
-    half = autocast_weight_ids(module) if value_bytes < FLOAT32_BYTES else frozenset()
+    find_kept = kept_when_sharded if sharded else autocast_weight_ids
+    half = find_kept(module) if value_bytes < FLOAT32_BYTES else frozenset()
     decoder: nn.Module = module.get_decoder()  # type: ignore[no-untyped-call]
     head, embeddings = module.get_output_embeddings(), module.get_input_embeddings()  # type: ignore[no-untyped-call]
     assert isinstance(embeddings, nn.Embedding)

@@ -178,11 +178,7 @@ class SftTrainer:
         is_sharded = accelerator.distributed_type is DistributedType.FSDP
         dummy_sample = self._dummy_sample(encode, samples) if is_sharded else None
         mfu_meter = self._mfu_meter(model, vision, accelerator)
-        sharded_loss = AnswerLoss(model.module) if is_sharded else None
-        if sharded_loss is not None:
-            shard_and_convert(accelerator, sharded_loss, autocast=self._options.precision == "bf16")
-        else:
-            move_and_convert(model.module, accelerator.device, autocast=self._options.precision == "bf16")
+        sharded_loss = self._place_weights(accelerator, model, is_sharded=is_sharded)
         scheduled_optimizers = optimizer.build(model.module, num_steps)
         train_step = TrainStep(
             accelerator, model, scheduled_optimizers, self._options, dummy_sample, sharded_loss, mfu_meter
@@ -225,6 +221,18 @@ class SftTrainer:
         accelerator.free_memory()
         return model if accelerator.is_main_process else None
 
+    def _place_weights(
+        self, accelerator: Accelerator, model: VisionLanguageModel, *, is_sharded: bool
+    ) -> AnswerLoss | None:
+        """Convert the weights on the device, or shard them; return the model with its loss if it is sharded."""
+        autocast = self._options.precision == "bf16"
+        if not is_sharded:
+            move_and_convert(model.module, accelerator.device, autocast=autocast)
+            return None
+        sharded_loss = AnswerLoss(model.module)
+        shard_and_convert(accelerator, sharded_loss, autocast=autocast)
+        return sharded_loss
+
     def _make_encoder(
         self, model: VisionLanguageModel, vision: FrozenVisionEncoder | None, accelerator: Accelerator, run: TrainingRun
     ) -> Callable[[Rendered], Features]:
@@ -251,11 +259,7 @@ class SftTrainer:
         peak = device_peak_flops(accelerator.device, self._options.precision)
         if peak is None or not isinstance(model.module, PreTrainedModel):
             return None
-        return MfuMeter.of(
-            model.module,
-            peak,
-            caches_features=vision is not None,
-        )
+        return MfuMeter.of(model.module, peak, caches_features=vision is not None)
 
     def _sample_files(
         self, model: VisionLanguageModel, vision: FrozenVisionEncoder | None, accelerator: Accelerator, run: TrainingRun

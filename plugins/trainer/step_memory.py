@@ -50,6 +50,10 @@ class TrainingSetup:
     generates_validation: bool = False
     caches_features: bool = False
 
+    def shards(self, workers: int) -> bool:
+        """Return whether this number of workers share the weights; a single worker shards nothing."""
+        return self.strategy == "fsdp" and workers > 1
+
 
 @dataclass(frozen=True)
 class SampleLength:
@@ -114,7 +118,7 @@ def _memory_by_phase(
         image_backward=vision.peak_backward_bytes(recompute=recompute) * patches,
         logits=loss_bytes(profile, batch.target, setup.value_bytes),
     )
-    if setup.strategy == "fsdp" and workers > 1:
+    if setup.shards(workers):
         return _sharded_phases(profile, activations, setup, workers, state, has_gradients=has_gradients)
     return _whole_phases(profile, activations, setup, workers, state, has_gradients=has_gradients)
 
@@ -151,7 +155,7 @@ def _whole_phases(
 ) -> Sequence[Memory]:
     """Estimate the memory in each phase if the worker has all weights."""
     language, vision = profile.language, profile.vision
-    weights = master_bytes(profile, setup.value_bytes)
+    weights = master_bytes(profile, setup)
     all_gradients = FLOAT32_BYTES * count_trainable(profile)
     # DDP keeps a second set of gradients, in the buckets that it sends.
     buckets = all_gradients if setup.strategy == "ddp" and workers > 1 else 0
@@ -196,8 +200,8 @@ def _sharded_phases(
     """
     language, vision, value_bytes = profile.language, profile.vision, setup.value_bytes
     shards = _Shards(profile)
-    tower = master_bytes(profile, value_bytes, vision) if setup.caches_features else 0
-    weights = master_bytes(profile, value_bytes) / workers + tower
+    tower = FLOAT32_BYTES * vision.num_parameters if setup.caches_features else 0
+    weights = master_bytes(profile, setup) / workers + tower
     root, head = value_bytes * shards.root, value_bytes * profile.head * profile.head_is_trainable
     if setup.reshards:
         text_weights, image_weights = (
@@ -254,12 +258,19 @@ def _trainable_layer(part: ModuleProfile) -> float:
     return part.largest_layer * part.num_trainable / max(1, part.num_parameters)
 
 
-def master_bytes(profile: ModelProfile, value_bytes: int, part: ModuleProfile | None = None) -> int:
-    """Return the bytes of all weights, or of a part's, without copies; see `frozen_linear_weights`."""
-    number, num_half = (
-        (count_parameters(profile), profile.num_half) if part is None else (part.num_parameters, part.num_half)
-    )
-    return FLOAT32_BYTES * (number - num_half) + value_bytes * num_half
+def count_float32(profile: ModelProfile, setup: TrainingSetup) -> int:
+    """Count the weights that are float32 in training; see `ModelProfile.num_half`.
+
+    A frozen tower that encodes images outside of the steps is float32, too.
+    """
+    tower = profile.vision.num_half if setup.caches_features else 0
+    return count_parameters(profile) - profile.num_half + tower
+
+
+def master_bytes(profile: ModelProfile, setup: TrainingSetup) -> int:
+    """Return the bytes of all weights in training, without copies."""
+    number = count_float32(profile, setup)
+    return FLOAT32_BYTES * number + setup.value_bytes * (count_parameters(profile) - number)
 
 
 def _weight_copies(profile: ModelProfile, setup: TrainingSetup) -> int:

@@ -76,7 +76,7 @@ def estimate_training(
     )
     variants: list[TrainingVariant] = []
     for change, changed, lora in _changes(options, workers, setup, only_adapters=trains_only_adapters(module)):
-        trained_profile, trained_state = profiles[changed.strategy == "fsdp" and workers > 1], state
+        trained_profile, trained_state = profiles[changed.shards(workers)], state
         if lora:
             trained_profile, trained_state = with_adapters_only(trained_profile, value_bytes), 0.0
         memory = peak_memory(trained_profile, longest, changed, workers, trained_state)
@@ -90,7 +90,6 @@ def estimate_training(
 
     def variant(changed: TrainingSetup) -> TrainingVariant:
         """Estimate memory with the longest samples, and operations and exchange with average samples."""
-        sharded = changed.strategy == "fsdp" and workers > 1
         step_flops = options.global_batch_size * fmean(
             flops(profile, each, recompute=changed.recompute, vision_passes=vision_passes) for each in lengths
         )
@@ -98,7 +97,7 @@ def estimate_training(
         return TrainingVariant(
             _describe_change(setup, changed, lora=False),
             changed.strategy,
-            peak_memory(profiles[sharded], longest, changed, workers, state),
+            peak_memory(profiles[changed.shards(workers)], longest, changed, workers, state),
             step_flops,
             exchanged_bytes(profile, changed, workers, num_micro_batches),
         )
@@ -116,7 +115,12 @@ def estimate_training(
         encoded=round(_encoded_ratio(options, counts) * sum(encoded_bytes(profile, setup, count) for count in counts)),
         schedule=options.checkpoint_schedule(steps_per_epoch(options, len(counts))),
         host=estimate_host_memory(
-            profile, setup, variants[0].memory, checkpoint * options.save_async, workers, gpus=gpus
+            profiles[setup.shards(workers)],
+            setup,
+            variants[0].memory,
+            checkpoint * options.save_async,
+            workers,
+            gpus=gpus,
         ),
     )
 
@@ -197,7 +201,7 @@ def _changes(
 
 def _faster(setup: TrainingSetup, workers: int) -> Iterator[TrainingSetup]:
     """Yield set-ups that need less time and more memory: larger micro-batches, storing instead of repeating work."""
-    keeps_gathered = setup.strategy == "fsdp" and workers > 1
+    keeps_gathered = setup.shards(workers)
     for micro_batch_size, recompute, reshards in product(
         dict.fromkeys((None, setup.micro_batch_size)),
         dict.fromkeys((False, setup.recompute)),

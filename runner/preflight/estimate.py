@@ -21,8 +21,8 @@ from runner.resolved_plan import PlanResolver, Trial, create_plugin, expand_tria
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.spec.load import LoadedSpec
 from runner.spec.variants import SweepVariants
-from runner.stages import BuildsAsStored, DatasetInfo, ModelSpec, Reporter, TokenCounts, Trainer
-from runner.stages.optimizer_and_trainer import summarize_groups
+from runner.stages import DatasetInfo, ModelSpec, Reporter, TokenCounts, Trainer
+from runner.stages.optimizer_and_trainer import builder_as_stored, summarize_groups
 from runner.stages.registry import find_plugin
 from runner.trial_factory import TrialFactory, describe_sweep, predetermined_trials
 
@@ -322,8 +322,8 @@ def _estimate_resources(
     budget = split.training_budget(spec) if split else TrainingBudget(None, None)
     memory = check_memory(estimate, spec.compute)
     is_too_large = memory["fits"] is False
-    hours = estimate_hours(estimate, spec.compute, budget.steps, _answers(spec, counts, parameters, num_prompts))
     num_weights = sum(group["num_parameters"] for group in parameters)
+    hours = estimate_hours(estimate, spec.compute, budget.steps, _answers(spec, counts, num_weights, num_prompts))
     return {
         "tokens": {**summarize_lengths(counts, assumed=split is None), "trained": budget.tokens},
         "parameters": parameters,
@@ -342,14 +342,12 @@ def _estimate_resources(
 
 def _mapped_bytes(spec: ExperimentSpec, trainer: Trainer) -> int:
     """Return the bytes of each weight that the workers of a machine share while they load the model."""
-    model = create_plugin(spec.model) if spec.model else None
-    if not getattr(trainer, "converts_weights", False) or not isinstance(model, BuildsAsStored):
-        return 0
-    return model.mapped_bytes()
+    model = builder_as_stored(create_plugin(spec.model), trainer) if spec.model else None
+    return model.mapped_bytes() if model else 0
 
 
 def _answers(
-    spec: ExperimentSpec, counts: Sequence[TokenCounts], parameters: Sequence[Mapping[str, Any]], number: int | None
+    spec: ExperimentSpec, counts: Sequence[TokenCounts], num_weights: int, number: int | None
 ) -> Answers | None:
     """Describe the answers to the test split, as if its samples were as long as those of the training split."""
     concurrent = spec.generator_options.concurrent_answers
@@ -360,7 +358,7 @@ def _answers(
         prompt_tokens=sum(count.text + count.image for count in counts) / len(counts),
         answer_tokens=sum(count.target for count in counts) / len(counts),
         concurrent=concurrent,
-        num_parameters=sum(group["num_parameters"] for group in parameters),
+        num_parameters=num_weights,
     )
 
 

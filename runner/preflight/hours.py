@@ -97,14 +97,12 @@ def estimate_hours(
         "answers": None if answers is None else _answer_hours(answers, estimate, accelerator, compute),
     }
     interconnects = {}
-    for name, speed in accelerator.interconnects.items():
+    for name, speed in _interconnects(accelerator, compute).items():
         seconds = step_seconds(estimate, accelerator, num_gpus, speed)
         training = None if num_steps is None else num_steps * seconds / SECONDS_PER_HOUR
         total = None if training is None else training + sum(hours or 0 for hours in besides.values())
         gpu = None if total is None else total * num_gpus
         interconnects[name] = {"seconds_per_step": seconds, "training": training, "total": total, "gpu": gpu}
-    if compute.workers == 1:  # Nothing is exchanged.
-        interconnects = {"": next(iter(interconnects.values()))}
     return {
         "accelerator": compute.accelerator,
         "peak_flops": accelerator.flops,
@@ -115,6 +113,13 @@ def estimate_hours(
         "interconnects": interconnects,
         **next(iter(interconnects.values())),
     }
+
+
+def _interconnects(accelerator: Accelerator, compute: ComputeOptions) -> Mapping[str, float]:
+    """Return the speeds by name; one speed without a name for a single worker, which exchanges nothing."""
+    if compute.workers == 1:
+        return {"": next(iter(accelerator.interconnects.values()))}
+    return accelerator.interconnects
 
 
 def step_seconds(
@@ -151,11 +156,8 @@ def find_faster(estimate: TrainingEstimate, compute: ComputeOptions, limit: int 
     fitting = [variant for variant in estimate.faster if limit is not None and variant.memory.total <= limit]
     if accelerator is None or not compute.gpus_per_worker or not fitting:
         return None
-    num_gpus, speed = compute.workers * compute.gpus_per_worker, next(iter(accelerator.interconnects.values()))
-    best = min(fitting, key=lambda variant: step_seconds(variant, accelerator, num_gpus, speed))
-    seconds = {
-        name: step_seconds(best, accelerator, num_gpus, each) for name, each in accelerator.interconnects.items()
-    }
-    if compute.workers == 1:
-        seconds = {"": next(iter(seconds.values()))}
+    num_gpus, interconnects = compute.workers * compute.gpus_per_worker, _interconnects(accelerator, compute)
+    fastest = next(iter(interconnects.values()))
+    best = min(fitting, key=lambda variant: step_seconds(variant, accelerator, num_gpus, fastest))
+    seconds = {name: step_seconds(best, accelerator, num_gpus, speed) for name, speed in interconnects.items()}
     return {"change": best.change, "total": best.memory.total, "seconds_per_step": seconds}

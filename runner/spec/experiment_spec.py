@@ -182,7 +182,7 @@ class ComputeOptions(Options):
     both for cards with 40 GB and for cards with 80 GB. Null: any type."""
     gpu_memory: Annotated[str | None, Field(pattern=r"^[0-9]{1,6} ?GB$")] = None
     """Minimum memory of each GPU, such as `80GB`. A trial on a GPU with less memory stops with an error."""
-    memory: Annotated[str | None, Field(pattern=r"^\d+ ?GB$")] = None
+    memory: Annotated[str | None, Field(pattern=r"^[0-9]{1,6} ?GB$")] = None
     """Main memory of each worker, such as `64GB`. Ray places a trial only on nodes that have this memory free. Null: a
     trial waits for no main memory."""
     placement: Literal["node", "any"] = "node"

@@ -60,6 +60,7 @@ from runner.stages.options_and_reporter import (
     Reporter,
     Stage,
     StopRequestedError,
+    base_folder,
     field_descriptions,
 )
 from runner.stages.tracker import TrackedRun, Tracker, TrackerOptions
@@ -119,5 +120,6 @@ __all__ = [
     "ValidationEvaluator",
     "VisionLanguageModel",
     "Weights",
+    "base_folder",
     "field_descriptions",
 ]

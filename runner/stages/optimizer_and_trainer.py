@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from runner.records import Rendered, TrainingBudget, TrainingEstimate
-from runner.stages.adapter_and_model import Features, ModelSpec, TokenCounts, VisionLanguageModel
+from runner.stages.adapter_and_model import (
+    BuildsAsStored,
+    Features,
+    Model,
+    ModelSpec,
+    TokenCounts,
+    VisionLanguageModel,
+)
 from runner.stages.options_and_reporter import Options, Reporter
 
 if TYPE_CHECKING:
@@ -276,6 +283,12 @@ class Trainer(Protocol):
 
     def precision(self) -> str:
         """Return the precision in which the trained weights are saved: `fp32` or `bf16`."""
+
+
+def builder_as_stored(model: Model, trainer: Trainer) -> BuildsAsStored | None:
+    """Return the model plugin if it can build, and the trainer takes, weights as stored; see `BuildsAsStored`."""
+    converts = getattr(trainer, "converts_weights", False)
+    return model if converts and isinstance(model, BuildsAsStored) else None
 
 
 def summarize_groups(rows: Sequence[ParameterRow]) -> list[dict[str, Any]]:

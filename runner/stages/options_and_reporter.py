@@ -119,10 +119,13 @@ class LocatedStr(str):
         return located
 
 
+def base_folder(value: object) -> Path:
+    """Return the folder that a relative path in an option refers to: that of its spec, or the current one."""
+    return value.folder if isinstance(value, LocatedStr) else Path.cwd()
+
+
 def _resolve_path(value: object) -> object:
-    if not isinstance(value, str | Path):
-        return value
-    return resolve_path(value, value.folder if isinstance(value, LocatedStr) else Path())
+    return resolve_path(value, base_folder(value)) if isinstance(value, str | Path) else value
 
 
 FilePath = Annotated[Path, BeforeValidator(_resolve_path)]

@@ -257,7 +257,8 @@ def experiment_status(selection: ExperimentSelection) -> ExperimentStatus:
     if problem := experiment_problem(folder):
         return ExperimentStatus(folder.name, folder, [], [], None, [problem])
     launches = [launch for launch in launch_records(folder) if launch.is_alive]
-    durations = step_durations(_readable_records(folder))
+    # Only a running trial has an estimate, and only a launch runs trials.
+    durations = step_durations(_readable_records(folder)) if launches else {}
     trials = [trial_status(trial, durations, is_launched=bool(launches)) for trial in selection.trials]
     best, problems = None, damaged_launch_records(folder)
     try:

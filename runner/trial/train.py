@@ -17,8 +17,8 @@ from runner.preflight.sample_checker import SampleChecker
 from runner.prompt_rendering import split_groups, training_texts
 from runner.records import Rendered, Sample
 from runner.resolved_plan import create_plugin
-from runner.stages import BuildsAsStored, Optimizer, Trainer, TrainingRun, VisionLanguageModel
-from runner.stages.optimizer_and_trainer import summarize_groups
+from runner.stages import Optimizer, Trainer, TrainingRun, VisionLanguageModel
+from runner.stages.optimizer_and_trainer import builder_as_stored, summarize_groups
 from runner.trial.cache_entry import plugin_identity
 from runner.trial.trial_components import TrialContext, is_main_process
 from runner.trial.validation_generator import ValidationGenerator
@@ -75,9 +75,8 @@ def train(context: TrialContext) -> None:
     assert context.spec.optimizer is not None
     assert context.spec.trainer is not None
     trainer = create_plugin(context.spec.trainer)
-    plugin, build = context.model, context.model.build
-    if getattr(trainer, "converts_weights", False) and isinstance(plugin, BuildsAsStored):
-        build = plugin.build_as_stored
+    as_stored = builder_as_stored(context.model, trainer)
+    build = as_stored.build_as_stored if as_stored else context.model.build
     model = build(training_texts(rendered), context.spec.seed)
     optimizer = create_plugin(context.spec.optimizer)
     manifest = optimizer.prepare(model.module, context.spec.seed)
@@ -87,19 +86,20 @@ def train(context: TrialContext) -> None:
     checker = SampleChecker.of(model, trainer)
     if is_main_process():
         _run_preflight(context, checker, trainer, samples, rendered)
-    options = context.spec.trainer_options
+    options, encoded = context.spec.trainer_options, encoded_folder(context)
+    stores_encoded = is_main_process() and encoded is not None
     run = TrainingRun(
         context.run.checkpoints,
         context.spec.seed,
         context.reporter("train"),
         check=checker.check,
         evaluator=ValidationGenerator(context, samples) if options and options.generates_validation else None,
-        encoded=encoded_folder(context),
+        encoded=encoded,
         profile=context.run.profile,
-        encoded_bytes=_estimate_encoded(context, trainer, optimizer, model, rendered) if is_main_process() else 0,
+        encoded_bytes=_estimate_encoded(context, trainer, optimizer, model, rendered) if stores_encoded else 0,
     )
-    if is_main_process() and run.encoded is not None:
-        _record_use(context, run.encoded)
+    if is_main_process() and encoded is not None:
+        _record_use(context, encoded)
     groups = split_groups(samples, context.spec.max_hash_distance)
     try:
         trained = trainer.train(model, optimizer, rendered, groups, run)
@@ -110,10 +110,15 @@ def train(context: TrialContext) -> None:
     if trained is None:
         return
     optimizer.finish(trained.module)
+    _save(context, trained, trainer.precision())
+
+
+def _save(context: TrialContext, trained: VisionLanguageModel, precision: str) -> None:
+    """Save the trained model as `model/`, which appears only once it is complete."""
     unfinished = context.run.path / ".model"
     for folder in (unfinished, context.run.model):
         shutil.rmtree(folder, ignore_errors=True)
-    trained.save(unfinished, trainer.precision())
+    trained.save(unfinished, precision)
     apply_umask(*(file for file in unfinished.rglob("*") if file.is_file()))
     sync_tree(unfinished)
     unfinished.rename(context.run.model)

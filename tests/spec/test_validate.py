@@ -112,6 +112,7 @@ def test_a_misspelt_type_is_named_with_its_line(workplace):
         ("tracker.uri", "sqlite:///loop", "tracker.uri: 'loop' cannot be a path: Symlink loop from"),
         ("compute.cache_limit", f"{'9' * 400}GB", "compute.cache_limit: '999"),
         ("compute.gpu_memory", f"{'9' * 400}GB", "compute.gpu_memory: string should match pattern"),
+        ("compute.memory", f"{'9' * 400}GB", "compute.memory: string should match pattern"),
         ("adapter.images", "x" * 500, f"adapter.images: '{'x' * 56}… is not valid"),
     ],
 )

@@ -297,7 +297,8 @@ def test_cached_features_reduce_flops_and_keep_the_tower_on_each_worker(build_sm
     assert theirs.flops_per_step - ours.flops_per_step == pytest.approx(saved_flops * 2 / 3)
     held = ours.variants[0].memory.weights - theirs.variants[0].memory.weights
     assert vision.num_half > 0
-    assert held == pytest.approx(4 * vision.num_parameters - 2 * vision.num_half, abs=1)
+    # `FrozenVisionEncoder.to` makes the tower float32, also what is then sharded. Otherwise its shards keep two bytes.
+    assert held == pytest.approx(4 * vision.num_parameters + 2 * vision.num_half / 2, abs=1)
 
 
 def test_optimizer_state_bytes_match_the_optimizer(build_smoke):
@@ -379,7 +380,9 @@ def test_main_memory_of_checkpoints_and_of_the_saved_model(build_smoke, precisio
     if precision == "fp32":
         assert few.weights > 4 * numbers
     else:
-        assert few.weights == few.checkpoint / 3 + 4 * (embeddings + frozen)
+        language = [item for item in build_smoke().module.named_parameters() if "visual" not in item[0]]
+        norms = sum(weight.numel() for name, weight in language if "norm" in name)
+        assert few.weights == few.checkpoint / 3 + 4 * (embeddings + frozen + norms)
 
 
 def test_skipped_samples_need_no_memory(build_smoke):

@@ -23,10 +23,15 @@ from plugins.trainer.accelerator_and_sharding import (
     shard_and_convert,
 )
 from plugins.trainer.loss import AnswerLoss
+from plugins.trainer.model_profile import profile_model
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
+from plugins.trainer.step_memory import TrainingSetup, master_bytes
 from runner.stages import BuildsAsStored, TrainingRun
 
+ALL = {"all": {"match": "*", "lr": 1e-2}}
+ADAPTERS = {"all": {"match": "*", "lr": 1e-2, "lora": {"rank": 2}}}
+FROZEN_VISION = {"vision": {"match": "*visual*", "frozen": True}, "rest": {"match": "*", "lr": 1e-3}}
 GROUPS = {"vision": {"match": "*visual*", "frozen": True}, "rest": {"match": "*", "lr": 1e-3, "lora": {"rank": 2}}}
 
 
@@ -110,7 +115,7 @@ def test_adapters_and_digests_do_not_depend_on_the_stored_precision(checkpoint):
     optimizers[1].finish(modules[1])
 
 
-@pytest.mark.parametrize("groups", [GROUPS, {"all": {"match": "*", "lr": 1e-2, "lora": {"rank": 2}}}])
+@pytest.mark.parametrize("groups", [GROUPS, ADAPTERS])
 def test_frozen_weights_stay_in_bfloat16_with_the_same_results(checkpoint, colour_samples, tmp_path, recorder, groups):
     def train(build):
         model, adamw, reporter = build([], 0), AdamWOptimizer(AdamWOptions(groups=groups)), recorder()
@@ -134,6 +139,43 @@ def test_frozen_weights_stay_in_bfloat16_with_the_same_results(checkpoint, colou
         stays = "lora_" not in name and "norm" not in name and "embed_tokens" not in name and "ln_q" not in name
         stays = stays and ("visual" not in name or "vision" not in groups)
         assert dtype == (torch.bfloat16 if stays else torch.float32), name
+
+
+def _prepare(folder, groups, strategy):
+    """A model that is about to be trained, its frozen vision tower on its device, and the bytes that a plan tells."""
+    model, adamw = _plugin(folder).build_as_stored([], 0), AdamWOptimizer(AdamWOptions(groups=groups))
+    adamw.prepare(model.module, 0)
+    vision = model.frozen_vision()
+    setup = TrainingSetup(strategy, False, None, 2, 0, packed=True, caches_features=vision is not None)
+    told = master_bytes(profile_model(model.module, 2, sharded=strategy == "fsdp"), setup)
+    if vision is not None:
+        vision.to(torch.device("cpu"))
+    return model, told
+
+
+@pytest.mark.parametrize("groups", [ALL, FROZEN_VISION, ADAPTERS, GROUPS])
+def test_the_plan_tells_the_bytes_of_all_weights(checkpoint, groups):
+    model, told = _prepare(checkpoint("bf16"), groups, "ddp")
+    move_and_convert(model.module, torch.device("cpu"), autocast=True)
+    assert told == sum(weight.nbytes for weight in model.module.parameters())
+
+
+def _work_told(rank, folder, groups):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="0")
+    distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    model, told = _prepare(folder / "bf16", groups, "fsdp")
+    accelerator = make_accelerator("bf16", Sharding(tuple(layer_classes(model.module))))
+    shard_and_convert(accelerator, AnswerLoss(model.module), autocast=True)
+    held = torch.tensor(sum(weight.to_local().nbytes for weight in model.module.parameters()))
+    distributed.all_reduce(held)
+    assert told == held
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("groups", [FROZEN_VISION, GROUPS])
+def test_the_plan_tells_the_bytes_of_all_shards(checkpoint, tmp_path, groups):
+    checkpoint("bf16")
+    together(_work_told, tmp_path, groups)
 
 
 def test_frozen_weights_that_other_layers_use_are_converted():
