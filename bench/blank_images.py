@@ -78,7 +78,13 @@ def metrics_with_blank_images(folder: Path) -> dict[str, float | None]:
     outputs = {answer.id: answer.output for answer in answers}
     metrics = {options.type: create_plugin(options) for options in spec.metrics}
     references = {sample.id: adapter.reference(sample) for sample in samples}
-    scored = score_corpus(adapter, metrics, references, outputs, adapter.parse_modes[0], SilentReporter())
+    scored = score_corpus(
+        metrics,
+        references,
+        lambda sample_id, mode: adapter.parse(outputs[sample_id], mode),
+        adapter.parse_modes[0],
+        SilentReporter(),
+    )
     return dict(scored.metrics)
 
 

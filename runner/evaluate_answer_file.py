@@ -12,6 +12,7 @@ from runner.dataset.answer_files import match_outputs, raise_problems, read_answ
 from runner.dataset.folder_reader import DatasetFolder
 from runner.errors import DataError, PluginError, SpecError
 from runner.records import Answer, Sample
+from runner.regime import parse_row
 from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
 from runner.spec.experiment_spec import Section
@@ -43,7 +44,7 @@ class EvaluateOptions:
     """What to score, and how.
 
     Attributes:
-        predictions: JSON lines `{"id", "output"}`.
+        predictions: JSON lines `{"id", "output"}`; with `outputs`, an object, if each task had its own prompt.
         references: A data-set folder, or JSON lines `{"id", "target"}`.
         split: The split to use if the references are a data set; None for `SPLIT`.
         labels: The known labels if the references are not a data set; None for `LABELS`.
@@ -153,7 +154,14 @@ def evaluate(request: EvaluateOptions, reporter: Reporter) -> Evaluation:
             f"{request.references}: no reference has an answer to the task {unanswered[0]}; omit this task in --tasks"
         )
     warnings = _check_targets(references, adapter, tasks)
-    modes = score_modes(adapter, metrics, lambda mode: references.answers(adapter, mode), outputs, reporter)
+    rows = {sample_id: lines[sample_id].as_row() if sample_id in lines else {"output": ""} for sample_id in outputs}
+    modes = score_modes(
+        adapter,
+        metrics,
+        lambda mode: references.answers(adapter, mode),
+        lambda sample_id, mode: parse_row(adapter, rows[sample_id], mode),
+        reporter,
+    )
     warnings += [*modes[0].warnings, *_total_failure_warning(request, modes, outputs)]
     return Evaluation(tasks, references.labels, len(missing), modes, score_rows(modes), warnings)
 

@@ -113,12 +113,14 @@ class Rendered:
         content: Images and text of the user's turn, in order.
         target: The answer to train on, without end token; None in a prompt for generation.
         examples: Few-shot examples as earlier turns, each with its target and without examples of its own.
+        task: The task that the prompt asks, if each task has its own prompt; empty if a prompt asks all tasks.
     """
 
     id: str
     content: tuple[ImagePart | TextPart, ...]
     target: str | None = None
     examples: tuple[Rendered, ...] = ()
+    task: str = ""
 
     @property
     def images(self) -> tuple[Path, ...]:

@@ -197,6 +197,8 @@ class PlanResolver:
 def _fingerprint_value(value: Any) -> Any:
     if isinstance(value, Section):
         return {"type": value.type, "options": fingerprinted_options(value.options)}
+    if isinstance(value, Options):
+        return fingerprinted_options(value)
     return [_fingerprint_value(item) for item in value] if isinstance(value, tuple) else value
 
 

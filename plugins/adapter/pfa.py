@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from plugins.adapter.pfa_parse import collapse_whitespace, find_target_problems, parse_lossless, parse_published
 from plugins.adapter.pfa_prompt import (
+    CONTEXT_INTRODUCTION,
     EXTRACTION_MARK,
     LABEL_PATTERN,
     MATCH_MARK,
     NER_MARK,
+    NEUTRAL_ANSWER,
     PARSE_MODES,
     SUMMARY_MARK,
     TASKS,
     PfaOptions,
     Task,
+    context_answer,
+    context_text,
     prompt_text,
     target_text,
 )
@@ -75,7 +80,7 @@ class PromptFormatAdapter:
                 format.
         """
         self._options = options
-        self._tasks = options.tasks
+        self.tasks = options.tasks
         self._labels = tuple(labels) if options.labels is None else options.labels
         self._label_set = frozenset(map(nfc, self._labels))
         self.parse_modes: Sequence[str] = (options.parse, *(mode for mode in PARSE_MODES if mode != options.parse))
@@ -112,7 +117,7 @@ class PromptFormatAdapter:
             if self._options.images == "lettered":
                 parts.append(TextPart(f"{letter}:"))
             parts.append(ImagePart(image))
-        parts.append(TextPart(prompt_text(self._tasks, self._labels, sample.text)))
+        parts.append(TextPart(prompt_text(self.tasks, self._labels, sample.text)))
         return Rendered(sample.id, tuple(parts))
 
     def render_training(self, sample: Sample) -> Rendered:
@@ -124,24 +129,47 @@ class PromptFormatAdapter:
         """
         prompt = self.render_prompt(sample)
         reference = self.reference(sample)
-        if "summary" in self._tasks and not reference.summary:
+        if "summary" in self.tasks and not reference.summary:
             raise DataError(
                 f"sample {sample.id!r} has no summary to train on; remove `summary` from adapter.tasks, "
                 "or annotate the data set with summaries"
             )
         pairs = [(entity.label, collapse_whitespace(entity.text)) for entity in sample.entities]
         pairs = [pair for pair in pairs if pair[1]]
-        target = target_text(self._tasks, reference.summary or "", pairs, reference.mapping or {})
+        target = target_text(self.tasks, reference.summary or "", pairs, reference.mapping or {})
         self._check_round_trip(sample, target, reference)
         return Rendered(sample.id, prompt.content, target)
 
+    def for_task(self, task: str) -> PromptFormatAdapter:
+        """Return the adapter of one of the tasks alone."""
+        return PromptFormatAdapter(self._options.model_copy(update={"tasks": (task,)}), self._labels)
+
+    def with_context(self, rendered: Rendered, answers: Mapping[str, str]) -> Rendered:
+        """Append the answers to other tasks to the text of a prompt; see `TaskAdapter.with_context`."""
+        shown = {task: context_answer(task, answers[task]) for task in TASKS if task in answers}
+        *parts, question = rendered.content
+        assert isinstance(question, TextPart)
+        return replace(rendered, content=(*parts, TextPart(f"{question.text}\n{context_text(shown)}")))
+
+    def context_answer(self, task: str, answer: str) -> str:
+        """Return an answer without its headings, in one line."""
+        return next(context_answer(each, answer) for each in TASKS if each == task)
+
+    def neutral_answer(self, task: str) -> str:
+        """Return the same words for each task."""
+        return NEUTRAL_ANSWER
+
+    def has_context(self, rendered: Rendered) -> bool:
+        """Return whether a line of the prompt opens a context."""
+        return CONTEXT_INTRODUCTION in rendered.prompt
+
     def parse(self, output: str, mode: str) -> Prediction:
         """Parse an answer in one of `parse_modes`; never raises, whatever the text."""
-        return self._parse(output, mode, self._tasks)
+        return self._parse(output, mode, self.tasks)
 
     def target_problems(self, target: str, mode: str) -> TargetProblems:
         """Find what of a reference given as text cannot be read; see `TargetChecker.target_problems`."""
-        tasks = tuple(task for task in self._tasks if task in _tasks_of_target(target))
+        tasks = tuple(task for task in self.tasks if task in _tasks_of_target(target))
         if not tasks:
             return TargetProblems()
         return find_target_problems(self._parse(target, mode, tasks), target, self._label_set)
@@ -158,27 +186,27 @@ class PromptFormatAdapter:
         pairs = ((entity.label, collapse_whitespace(entity.text)) for entity in sample.entities)
         mapping = {segment.letter: collapse_whitespace(segment.entity) for segment in sample.segments}
         return Answer(
-            summary=sample.summary.strip() if "summary" in self._tasks and sample.summary is not None else None,
-            pairs=frozenset(pair for pair in pairs if pair[1]) if "ner" in self._tasks else None,
-            mapping=mapping if "match" in self._tasks else None,
+            summary=sample.summary.strip() if "summary" in self.tasks and sample.summary is not None else None,
+            pairs=frozenset(pair for pair in pairs if pair[1]) if "ner" in self.tasks else None,
+            mapping=mapping if "match" in self.tasks else None,
         )
 
     def _segment_images(self, sample: Sample) -> Iterator[tuple[str, Path]]:
-        if "match" in self._tasks:
+        if "match" in self.tasks:
             yield from ((segment.letter, segment.image) for segment in sample.segments if segment.image is not None)
 
     def _check_input(self, sample: Sample) -> None:
         """Raise if a sample lacks an input that a task requires."""
         missing = None
-        if sample.image is None and self._tasks != ("ner",):
+        if sample.image is None and self.tasks != ("ner",):
             missing = "main image", "only `ner` works on text alone"
-        elif not sample.text.strip() and self._tasks != ("summary",):
+        elif not sample.text.strip() and self.tasks != ("summary",):
             missing = "text", "only `summary` works on an image alone"
-        elif "match" in self._tasks and any(segment.image is None for segment in sample.segments):
+        elif "match" in self.tasks and any(segment.image is None for segment in sample.segments):
             missing = "image of a segment", "remove `match` from adapter.tasks, or crop the segments"
         if missing is not None:
             raise DataError(
-                f"sample {sample.id!r} has no {missing[0]}, which adapter.tasks [{', '.join(self._tasks)}] "
+                f"sample {sample.id!r} has no {missing[0]}, which adapter.tasks [{', '.join(self.tasks)}] "
                 f"requires; {missing[1]}"
             )
 

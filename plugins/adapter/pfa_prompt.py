@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, StringConstraints, field_validator
 
-from runner.stages import Options
+from runner.stages import AdapterOptions
 
 Task = Literal["summary", "ner", "match"]
 """The tasks: a summary of the image, the entities of the text, and the entity that each segment shows."""
@@ -25,7 +25,7 @@ ParseMode = Literal["lossless", "published"]
 PARSE_MODES: tuple[ParseMode, ...] = get_args(ParseMode)
 
 
-class PfaOptions(Options):
+class PfaOptions(AdapterOptions):
     """The format of prompts and targets, and how answers are parsed."""
 
     tasks: tuple[Task, ...] = Field(default=TASKS, min_length=1)
@@ -52,6 +52,11 @@ class PfaOptions(Options):
         if tasks != ordered:
             raise ValueError(f"list each task once, in the order of the answer: [{', '.join(ordered)}]")
         return tasks
+
+    @property
+    def task_names(self) -> Sequence[str]:
+        """The tasks of a prompt."""
+        return self.tasks
 
     @field_validator("labels")
     @classmethod
@@ -136,3 +141,42 @@ def target_text(
     if "match" in tasks:
         lines.append(f"{MATCH_MARK}{dict(mapping)!r}")
     return "\n".join(lines)
+
+
+CONTEXT_INTRODUCTION = (
+    "Answers to other questions about this image follow. They may be wrong: where the image shows something else, the "
+    "image decides."
+)
+"""Opens a context. The paper has no context; the wording is ours."""
+
+CONTEXT_NAMES: Mapping[Task, str] = {
+    "summary": "Summary of the image",
+    "ner": "Label-entities pairs",
+    "match": "Image number with entities pairs",
+}
+"""What a context calls the answer to a task."""
+
+NEUTRAL_ANSWER = "nothing is said about this here"
+"""Takes the place of each answer in a neutral context."""
+
+
+def context_text(answers: Mapping[Task, str]) -> str:
+    """Build the text that shows answers to other tasks, one line each in the order of the tasks.
+
+    Args:
+        answers: The answers as `context_answer` returns them.
+    """
+    lines = [f"{CONTEXT_NAMES[task]}: {answers[task]}" for task in TASKS if task in answers]
+    return "\n".join((CONTEXT_INTRODUCTION, *lines))
+
+
+def context_answer(task: Task, answer: str) -> str:
+    """Return an answer to one task without the headings that come before it in a target, in one line.
+
+    An answer that lacks the headings is kept as it is.
+    """
+    headings = {"summary": (SUMMARY_MARK,), "ner": (EXTRACTION_MARK, NER_MARK), "match": (EXTRACTION_MARK, MATCH_MARK)}
+    text = answer.strip()
+    for heading in headings[task]:
+        text = text.removeprefix(heading).strip()
+    return " ".join(text.split())

@@ -29,8 +29,14 @@ from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.throughput import MfuMeter, device_peak_flops
 from plugins.trainer.train_loop import TrainLoop
 from plugins.trainer.train_step import TrainStep, without_labels
-from plugins.trainer.training_estimate import count_target_tokens, estimate_training, training_budget
+from plugins.trainer.training_estimate import estimate_training
 from plugins.trainer.training_history_and_warnings import TrainingHistory
+from plugins.trainer.training_schedule import (
+    ExamplesByEpoch,
+    TrainingSchedule,
+    count_target_tokens,
+    training_schedule,
+)
 from plugins.trainer.training_state import TrainingState
 from plugins.trainer.validation_split_and_batches import EpochSampler, ValidationSplit, num_validation, split_validation
 from runner.errors import SpecError, StepError
@@ -87,17 +93,22 @@ class SftTrainer:
         return apply_length_limit(features, self.max_sample_tokens(model), rendered.id, self._options.on_overlength)
 
     def training_budget(
-        self, model: ModelSpec | None, counts: Sequence[TokenCounts] | None, groups: Sequence[str], seed: int
+        self,
+        model: ModelSpec | None,
+        counts: Sequence[TokenCounts] | None,
+        groups: Sequence[str],
+        seed: int,
+        tasks: Sequence[str] = (),
     ) -> TrainingBudget:
         """Count steps and tokens of a training; see `Trainer.training_budget`.
 
         Raises:
-            SpecError: `tokens` is set, and no sample that is trained on has any answer tokens; or `validation_ratio` is
-                set, and no sample can be held out.
+            SpecError: `tokens` is set, and no sample that is trained on has any answer tokens; a part of a sequence has
+                no samples; or `validation_ratio` is set, and no sample can be held out.
         """
         sampler = self._sampler(self._split(groups, seed), seed)
         tokens = None if model is None or counts is None else self._target_tokens(model, counts)
-        return training_budget(self._options, sampler, tokens)
+        return training_schedule(self._options, sampler, tokens, tasks).budget(tokens)
 
     def _target_tokens(self, model: ModelSpec, counts: Sequence[TokenCounts]) -> list[int]:
         return count_target_tokens(counts, self.max_sample_tokens(model), self._options.on_overlength)
@@ -132,13 +143,14 @@ class SftTrainer:
     def _epoch_size(self, num_samples: int) -> int:
         return num_samples - num_validation(num_samples, self._options.validation_ratio)
 
-    def _num_steps(self, model: VisionLanguageModel, samples: Sequence[Rendered], sampler: EpochSampler) -> int:
-        """Count the steps; the samples' tokens are counted only if the number of steps depends on them."""
-        counts = [model.count(sample) for sample in samples] if self._options.tokens else None
+    def _schedule(
+        self, model: VisionLanguageModel, samples: Sequence[Rendered], split: ValidationSplit, seed: int
+    ) -> TrainingSchedule:
+        """Compute the schedule; the samples' tokens are counted only if the number of steps depends on them."""
+        counts = [model.count(sample) for sample in samples] if self._options.counts_tokens else None
         tokens = None if counts is None else self._target_tokens(model, counts)
-        steps = training_budget(self._options, sampler, tokens).steps
-        assert steps is not None
-        return steps
+        tasks = [sample.task for sample in samples]
+        return training_schedule(self._options, self._sampler(split, seed), tokens, tasks)
 
     def estimate_training(
         self, model: ModelSpec, optimizer: Optimizer, counts: Sequence[TokenCounts], workers: int, *, gpus: bool
@@ -170,8 +182,10 @@ class SftTrainer:
         self._check_workers(accelerator.num_processes)
         set_seed(run.seed, device_specific=True)
         split = self._split(groups, run.seed)
-        sampler = self._sampler(split, run.seed)
-        num_steps = self._num_steps(model, samples, sampler)
+        schedule = self._schedule(model, samples, split, run.seed)
+        num_steps = schedule.num_steps
+        assert num_steps is not None
+        examples = ExamplesByEpoch.of(samples, run)
         vision = model.frozen_vision()
         encode = self._make_encoder(model, vision, accelerator, run)
         files = self._sample_files(model, vision, accelerator, run)
@@ -206,8 +220,9 @@ class SftTrainer:
                 is_async=self._options.save_async,
             ),
             history=history,
-            encoded=EncodedSamples(samples, encode, files, partial(_passes_check, run.check)),
-            sampler=sampler,
+            encoded=EncodedSamples(examples.all, encode, files, partial(_passes_check, run.check)),
+            examples=examples,
+            sampler=schedule.sampler,
             validation=split.validation,
             num_steps=num_steps,
             run=run,

@@ -10,12 +10,36 @@ from pydantic import Field, model_validator
 from plugins.trainer.validation_split_and_batches import num_validation
 from runner.errors import SpecError
 from runner.records import CheckpointSchedule
-from runner.stages import OutsideFingerprint, SelectionMetric, TrainerOptions
+from runner.stages import Options, OutsideFingerprint, SelectionMetric, TrainerOptions
 
 Count = Annotated[int, Field(gt=0)]
 
 VALIDATION_LOSS = "validation/loss"
 """The metric of the validation samples that needs no generated answers."""
+
+
+class SequencePart(Options):
+    """A part of a training that trains on some of the tasks; exactly one of `epochs`, `tokens` and `steps` is set."""
+
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The tasks whose examples this part trains on."""
+
+    epochs: Count | None = None
+    """Number of passes over these examples."""
+
+    tokens: Count | None = None
+    """Number of target tokens to train on; see `trainer.tokens`."""
+
+    steps: Count | None = None
+    """Number of optimizer steps."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> SequencePart:
+        lengths = [name for name in ("epochs", "tokens", "steps") if getattr(self, name) is not None]
+        if len(lengths) != 1:
+            found = " and ".join(lengths) if lengths else "none"
+            raise ValueError(f"needs exactly one of epochs, tokens and steps, not {found}; such as epochs: 3")
+        return self
 
 
 class SftOptions(TrainerOptions):
@@ -37,8 +61,8 @@ class SftOptions(TrainerOptions):
     }
 
     epochs: Count | None = 3
-    """Number of passes over the training samples. Default: 3, as in the paper. Write null if `tokens` sets the length
-    of the training."""
+    """Number of passes over the training samples. Default: 3, as in the paper. Write null if `tokens`, `steps` or
+    `sequence` sets the length of the training."""
 
     tokens: Count | None = None
     """Alternative to `epochs`: number of target tokens to train on, including end tokens. Training ends with the step
@@ -46,8 +70,17 @@ class SftOptions(TrainerOptions):
     such as runs with one task and with three tasks. The number of steps is computed from the sample lengths before
     training."""
 
+    steps: Count | None = None
+    """Alternative to `epochs`: number of optimizer steps. Use `steps` to give as many steps to runs whose epochs have
+    different numbers of examples, such as runs with one prompt for all tasks and with one for each task."""
+
+    sequence: Annotated[tuple[SequencePart, ...] | None, Field(min_length=1)] = None
+    """Alternative to `epochs`: trains on tasks one after the other. Each part has its own tasks and length, such as
+    `[{tasks: [summary], epochs: 3}, {tasks: [ner, match], epochs: 3}]`. Weights, optimizer moments and learning-rate
+    schedule go on from part to part; the schedule covers the whole training. Needs `regime.prompts: per_task`."""
+
     max_steps: Count | None = None
-    """Maximum number of optimizer steps. Training ends at this step, even if `epochs` or `tokens` is not reached. The
+    """Maximum number of optimizer steps. Training ends at this step, even if its length is not reached. The
     learning-rate schedule then also ends at this step. Default: no limit."""
 
     global_batch_size: Count = 4
@@ -184,11 +217,12 @@ class SftOptions(TrainerOptions):
 
     @model_validator(mode="after")
     def _one_length(self) -> SftOptions:
-        if (self.epochs is None) == (self.tokens is None):
-            state = "neither is" if self.epochs is None else "both are"
+        lengths = [name for name in ("epochs", "tokens", "steps", "sequence") if getattr(self, name) is not None]
+        if len(lengths) != 1:
+            state = f"{' and '.join(lengths)} are" if lengths else "none is"
             raise ValueError(
-                f"exactly one of `epochs` and `tokens` sets the length of training, but {state} set; "
-                "to use `tokens`, write `epochs: null`"
+                "exactly one of `epochs`, `tokens`, `steps` and `sequence` sets the length of training, but "
+                f"{state} set; to use another one than `epochs`, write `epochs: null`"
             )
         return self
 
@@ -242,6 +276,16 @@ class SftOptions(TrainerOptions):
         return self
 
     @property
+    def counts_tokens(self) -> bool:
+        """Whether the number of steps depends on the numbers of tokens of the samples."""
+        return self.tokens is not None or any(part.tokens is not None for part in self.sequence or ())
+
+    @property
+    def sequence_tasks(self) -> Sequence[Sequence[str]]:
+        """The tasks of each part of `sequence`."""
+        return [part.tasks for part in self.sequence or ()]
+
+    @property
     def validation_metrics(self) -> Sequence[str]:
         """The validation loss, if there is a validation split."""
         return (VALIDATION_LOSS,) if self.validation_ratio else ()
@@ -284,8 +328,10 @@ class SftOptions(TrainerOptions):
         return {
             "validation_ratio": max(self.validation_ratio, 0.5) if self.validation_ratio else 0.0,
             "metric_for_best_model": type(self).model_fields["metric_for_best_model"].default.model_dump(),
-            "epochs": 1,
+            "epochs": None if self.sequence else 1,
             "tokens": None,
+            "steps": None,
+            "sequence": self.sequence and [{"tasks": part.tasks, "steps": 1} for part in self.sequence],
             "max_steps": 2,
             "global_batch_size": min(self.global_batch_size, 4),
             "micro_batch_size": None,

@@ -19,8 +19,9 @@ from plugins.trainer.sft_options import SftOptions
 from plugins.trainer.step_profiler import profile_steps
 from plugins.trainer.train_step import LocalBatch, TrainStep, without_labels
 from plugins.trainer.training_history_and_warnings import TrainingHistory, TrainingMonitor
+from plugins.trainer.training_schedule import ExamplesByEpoch
 from plugins.trainer.validation_loop import ValidationLoop
-from plugins.trainer.validation_split_and_batches import EpochSampler
+from plugins.trainer.validation_split_and_batches import EpochSampler, SequenceSampler
 from runner.errors import StepError
 from runner.records import CheckpointSchedule
 from runner.stages import StopRequestedError, TrainingRun
@@ -53,7 +54,8 @@ class TrainLoop:
         train_step: The training step, which holds the model.
         checkpoints: Saves and restores everything that changes.
         history: Validation metrics and counts that the checkpoints keep beside the weights.
-        encoded: All samples of the training split, encoded on first use.
+        encoded: All examples, encoded on first use.
+        examples: The indices of examples among all of them.
         sampler: Chooses the samples of each step.
         validation: Indices of the validation samples; may be empty.
         num_steps: Optimizer steps of the whole training.
@@ -67,7 +69,8 @@ class TrainLoop:
     checkpoints: Checkpoints
     history: TrainingHistory
     encoded: EncodedSamples
-    sampler: EpochSampler
+    examples: ExamplesByEpoch
+    sampler: EpochSampler | SequenceSampler
     validation: Sequence[int]
     num_steps: int
     run: TrainingRun
@@ -80,6 +83,7 @@ class TrainLoop:
             accelerator=self.accelerator,
             train_step=self.train_step,
             encoded=self.encoded,
+            examples=self.examples,
             validation=self.validation,
             steps_per_epoch=self.sampler.steps_per_epoch,
             num_steps=self.num_steps,
@@ -199,7 +203,8 @@ class TrainLoop:
         """Yield each step with its sample indices and local batch; a thread encodes the next batch meanwhile."""
         with ThreadPoolExecutor(max_workers=1) as thread:
             pending = None
-            for step, indices in self.sampler.batches(first_step, self.num_steps):
+            for step, numbers in self.sampler.batches(first_step, self.num_steps):
+                indices = [self.examples.index(number, self.sampler.epoch(step)) for number in numbers]
                 following = step, indices, thread.submit(self._local_batch, indices)
                 if pending:
                     yield pending[0], pending[1], pending[2].result()

@@ -15,10 +15,9 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel
 
-from plugins.trainer.encoded_samples import OnOverlength
 from plugins.trainer.host_memory import estimate_host_memory
 from plugins.trainer.model_profile import FLOAT32_BYTES, ModelProfile, count_parameters, count_trainable, profile_model
-from plugins.trainer.sft_options import SftOptions
+from plugins.trainer.sft_options import SequencePart, SftOptions
 from plugins.trainer.step_memory import (
     SampleLength,
     Strategy,
@@ -31,11 +30,9 @@ from plugins.trainer.step_memory import (
 from plugins.trainer.validation_split_and_batches import (
     CPU_POSITIONS,
     MICRO_BATCH_POSITIONS,
-    EpochSampler,
     num_validation,
 )
-from runner.errors import SpecError
-from runner.records import TrainingBudget, TrainingEstimate, TrainingVariant
+from runner.records import TrainingEstimate, TrainingVariant
 from runner.stages import ModelSpec, Optimizer, TokenCounts
 
 BYTES_PER_VALUE = {"fp32": 4, "bf16": 2}
@@ -159,8 +156,20 @@ def _encoded_ratio(options: SftOptions, counts: Sequence[TokenCounts]) -> float:
 
 
 def _epochs(options: SftOptions, counts: Sequence[TokenCounts]) -> float:
-    """Return about how often each sample is trained on."""
-    return options.epochs or (options.tokens or 0) / max(1, sum(count.target for count in counts))
+    """Return about how often each sample is trained on; in a sequence, as if all tasks had equally many."""
+    if options.sequence is None:
+        return _passes(options, options.global_batch_size, counts)
+    tasks = {task for part in options.sequence for task in part.tasks}
+    shares = {part: len(part.tasks) / len(tasks) if part.epochs else 1.0 for part in options.sequence}
+    return sum(_passes(part, options.global_batch_size, counts) * share for part, share in shares.items())
+
+
+def _passes(length: SftOptions | SequencePart, batch_size: int, counts: Sequence[TokenCounts]) -> float:
+    if length.epochs is not None:
+        return length.epochs
+    if length.steps is not None:
+        return length.steps * batch_size / len(counts)
+    return (length.tokens or 0) / max(1, sum(count.target for count in counts))
 
 
 def _length(count: TokenCounts) -> SampleLength:
@@ -290,53 +299,3 @@ def _state_bytes(optimizer: torch.optim.Optimizer, group: dict[str, object], num
     twin.step()
     entries = (entry for entry in twin.state[small].values() if isinstance(entry, torch.Tensor))
     return sum(entry.element_size() for entry in entries if entry.shape == small.shape)
-
-
-def count_target_tokens(counts: Sequence[TokenCounts], limit: int | None, on_overlength: OnOverlength) -> list[int]:
-    """Count the trained tokens of each sample's answer, with its end token and without `target_suffix`.
-
-    Args:
-        counts: Lengths of the samples.
-        limit: Maximum tokens of a sample; None for no limit.
-        on_overlength: How longer samples are treated; one that will be refused counts in full.
-    """
-    return [_count_target_tokens(count, limit, on_overlength) for count in counts]
-
-
-def _count_target_tokens(count: TokenCounts, limit: int | None, on_overlength: OnOverlength) -> int:
-    prompt = count.text + count.image
-    if limit is None or prompt + count.target <= limit or on_overlength == "refuse":
-        return count.target
-    return max(0, limit - prompt) if on_overlength == "truncate" else 0
-
-
-def training_budget(options: SftOptions, sampler: EpochSampler, tokens: Sequence[int] | None) -> TrainingBudget:
-    """Count steps and tokens of a training; see `Trainer.training_budget`.
-
-    Args:
-        options: The trainer's options.
-        sampler: Chooses the samples of each step.
-        tokens: Trained tokens of each sample, by index (`count_target_tokens`); None if they are unknown.
-
-    Raises:
-        SpecError: `tokens` is set, and no sample that is trained on has any answer tokens.
-    """
-    steps = _num_steps(options, sampler, tokens)
-    if steps is not None and options.max_steps is not None:
-        steps = min(steps, options.max_steps)
-    return TrainingBudget(steps, None if steps is None or tokens is None else sampler.num_tokens(tokens, steps))
-
-
-def _num_steps(options: SftOptions, sampler: EpochSampler, tokens: Sequence[int] | None) -> int | None:
-    if options.epochs is not None:
-        return options.epochs * sampler.steps_per_epoch
-    assert options.tokens is not None
-    if tokens is None:
-        return None
-    if not any(tokens[index] for index in sampler.training):
-        raise SpecError(
-            f"cannot train on {options.tokens:,} answer tokens: no sample within the length limit has any; "
-            "raise trainer.max_length, or use smaller images (model.max_pixels)",
-            path=("trainer", "tokens"),
-        )
-    return sampler.steps_for_tokens(tokens, options.tokens)

@@ -14,6 +14,7 @@ from plugins.trainer.encoded_samples import EncodedSamples, is_skipped
 from plugins.trainer.sft_options import VALIDATION_LOSS, SftOptions
 from plugins.trainer.train_step import TrainStep
 from plugins.trainer.training_history_and_warnings import TrainingHistory
+from plugins.trainer.training_schedule import ExamplesByEpoch
 from runner.stages import Features, StopRequestedError, TrainingRun, ValidationEvaluator
 
 METRIC_PREFIX = "validation/"
@@ -28,7 +29,8 @@ class ValidationLoop:
         options: The trainer's options.
         accelerator: The accelerator, with model and optimizers prepared.
         train_step: The training step, which holds the model.
-        encoded: All samples of the training split, encoded on first use.
+        encoded: All examples, encoded on first use.
+        examples: The indices of examples among all of them.
         validation: Indices of the validation samples; may be empty.
         steps_per_epoch: Optimizer steps of one epoch.
         num_steps: Optimizer steps of the whole training.
@@ -40,6 +42,7 @@ class ValidationLoop:
     accelerator: Accelerator
     train_step: TrainStep
     encoded: EncodedSamples
+    examples: ExamplesByEpoch
     validation: Sequence[int]
     steps_per_epoch: int
     num_steps: int
@@ -86,7 +89,8 @@ class ValidationLoop:
             )
 
     def _generated_samples(self) -> Sequence[int]:
-        return self.validation[: self.options.eval_generate_samples]
+        """Return the first example of each sample whose answers are generated."""
+        return self.validation[:: self.run.num_per_sample][: self.options.eval_generate_samples]
 
     def _evaluate_answers(self, evaluator: ValidationEvaluator) -> Mapping[str, float | None]:
         """Generate this worker's answers, and compute the metrics from the counts of all workers in sample order."""
@@ -102,7 +106,7 @@ class ValidationLoop:
     def _batches(self) -> Iterator[list[Features]]:
         local_indices, size = self._local(self.validation), self.options.global_batch_size
         for start in range(0, len(local_indices), size):
-            batch = [self.encoded[index] for index in local_indices[start : start + size]]
+            batch = [self.encoded[self.examples.plain_index(index)] for index in local_indices[start : start + size]]
             yield [sample for sample in batch if not is_skipped(sample)]
 
     def _local(self, indices: Sequence[int]) -> Sequence[int]:

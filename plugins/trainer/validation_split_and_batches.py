@@ -90,6 +90,10 @@ class EpochSampler:
             start = position * self.batch_size
             yield step, order[start : start + self.batch_size]
 
+    def epoch(self, step: int) -> int:
+        """Return the epoch of a step; both are counted from 0."""
+        return step // self.steps_per_epoch
+
     def steps_for_tokens(self, tokens: Sequence[int], budget: int) -> int:
         """Count the steps after which at least `budget` tokens have been trained on.
 
@@ -115,6 +119,44 @@ class EpochSampler:
         order = list(self.training)
         random.Random(f"epoch {epoch} {self.seed}").shuffle(order)
         return order[: self.epoch_size]
+
+
+@dataclass(frozen=True)
+class SequenceSampler:
+    """Chooses the samples of each optimizer step of a training in parts, one after the other.
+
+    Attributes:
+        parts: The sampler of each part, and its number of steps.
+        batch_size: Samples of a step.
+    """
+
+    parts: tuple[tuple[EpochSampler, int], ...]
+    batch_size: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the samples of all parts."""
+        return math.ceil(len({index for part, _ in self.parts for index in part.training}) / self.batch_size)
+
+    def batches(self, first: int, end: int) -> Iterator[tuple[int, list[int]]]:
+        """Yield each step from `first` to `end`, exclusive, with its sample indices; see `EpochSampler.batches`."""
+        start = 0
+        for part, num_steps in self.parts:
+            stop = min(end - start, num_steps)
+            yield from ((start + step, indices) for step, indices in part.batches(max(0, first - start), stop))
+            start += num_steps
+
+    def epoch(self, step: int) -> int:
+        """Return the epoch, within its part, of a step; both are counted from 0."""
+        for part, num_steps in self.parts:
+            if step < num_steps:
+                return part.epoch(step)
+            step -= num_steps
+        raise IndexError(step)
+
+    def num_tokens(self, tokens: Sequence[int], num_steps: int) -> int:
+        """Count the tokens trained on in the first `num_steps` steps."""
+        return sum(tokens[index] for _, batch in self.batches(0, num_steps) for index in batch)
 
 
 def group_by_length(lengths: Sequence[int], size: int | None, limit: int, *, packed: bool) -> list[list[int]]:

@@ -20,6 +20,7 @@ from runner.errors import RequirementError, RunnerError
 from runner.files import write_text
 from runner.html_page import page_template
 from runner.records import Answer, Sample
+from runner.regime import parse_row
 from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
 from runner.stages import Adapter, Data, GeneratedData
@@ -203,20 +204,22 @@ def _compared_samples(comparison: Comparison, test_split: _TestSplit) -> Iterato
         )
 
 
-def _read_outputs(file: Path) -> dict[str, str]:
+def _read_answer_rows(file: Path) -> dict[str, dict[str, Any]]:
     """Read the answers of a run by sample id.
 
     Raises:
         DataError: The file is broken.
     """
     return (
-        {sample_id: line.text for sample_id, line in read_answer_file(file, "output").items()} if file.exists() else {}
+        {sample_id: line.as_row() for sample_id, line in read_answer_file(file, "output").items()}
+        if file.exists()
+        else {}
     )
 
 
 def _answer_reader(run: Run, mode: str, labels: Sequence[str]) -> Callable[[str], ComparedAnswer]:
     """Return a function from a sample id to the run's answer, marked if the labels and the adapter are available."""
-    outputs = _read_outputs(RunDirectory(run.folder).predictions)
+    rows = _read_answer_rows(RunDirectory(run.folder).predictions)
     adapter: Adapter | None = None
     problem = ""
     try:
@@ -226,12 +229,13 @@ def _answer_reader(run: Run, mode: str, labels: Sequence[str]) -> Callable[[str]
         problem = str(error)
 
     def read(sample_id: str) -> ComparedAnswer:
-        output = outputs.get(sample_id)
-        if output is None:
+        row = rows.get(sample_id)
+        if row is None:
             return ComparedAnswer("", problem="predictions.jsonl has no answer to this sample")
+        output = row["output"]
         if adapter is None:
             return ComparedAnswer(output, problem=problem)
-        answer = adapter.parse(output, mode or adapter.parse_modes[0]).answer
+        answer = parse_row(adapter, row, mode or adapter.parse_modes[0]).answer
         reference = run.scores[sample_id].get("reference") or {}
         return ComparedAnswer(output, answer.summary or "", list(mark_answer(answer, reference)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,20 @@ class AnswerLine:
     Attributes:
         text: The prediction or the reference.
         location: `file:line`, counted from 1.
+        outputs: The answers by task, if each task was asked with its own prompt; `text` is then all of them.
     """
 
     text: str
     location: str
+    outputs: Mapping[str, str] = field(default_factory=dict)
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the line as `parse_row` reads it."""
+        return {"output": self.text, "outputs": self.outputs}
 
 
-def read_answer_file(path: Path, field: str) -> dict[str, AnswerLine]:
-    """Read the lines `{"id": …, <field>: …}` of a file, by id; other keys and empty lines are ignored.
+def read_answer_file(path: Path, key: str) -> dict[str, AnswerLine]:
+    """Read the lines `{"id": …, <key>: …}` of a file, by id; empty lines and keys other than `outputs` are ignored.
 
     Raises:
         DataError: The file is missing, or lines are invalid or repeat an id. The error lists every such line.
@@ -44,14 +50,14 @@ def read_answer_file(path: Path, field: str) -> dict[str, AnswerLine]:
         if not line.strip():
             continue
         try:
-            sample_id, text = _parse_line(path, number, line, field)
+            sample_id, text, outputs = _parse_line(path, number, line, key)
             if sample_id in answers:
                 first = answers[sample_id].location
                 raise data_line_error(path, number, f"the id {sample_id!r} already occurs at {first}")
         except DataError as error:
             problems.append(str(error))
         else:
-            answers[sample_id] = AnswerLine(text, f"{path}:{number}")
+            answers[sample_id] = AnswerLine(text, f"{path}:{number}", outputs)
     raise_problems(problems)
     return answers
 
@@ -105,15 +111,22 @@ def _read_file(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _parse_line(path: Path, number: int, line: bytes, field: str) -> tuple[str, str]:
+def _parse_line(path: Path, number: int, line: bytes, text_key: str) -> tuple[str, str, dict[str, str]]:
     try:
         row: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise data_line_error(path, number, describe_json_error(error)) from error
     if not isinstance(row, dict):
-        raise data_line_error(path, number, f'is not a JSON object such as {{"id": …, "{field}": …}}')
-    for key in ("id", field):
+        raise data_line_error(path, number, f'is not a JSON object such as {{"id": …, "{text_key}": …}}')
+    for key in ("id", text_key):
         if not isinstance(row.get(key), str):
             problem = f"{key!r} is not text: {row[key]!r}" if key in row else f"the key {key!r} is missing"
-            raise data_line_error(path, number, f'{problem}. A line is {{"id": …, "{field}": …}}')
-    return replace_lone_surrogates(row["id"]), replace_lone_surrogates(row[field])
+            raise data_line_error(path, number, f'{problem}. A line is {{"id": …, "{text_key}": …}}')
+    outputs = row.get("outputs") or {}
+    if not isinstance(outputs, dict) or not all(isinstance(text, str) for text in outputs.values()):
+        raise data_line_error(path, number, "'outputs' is not an object with one text for each task")
+    return (
+        replace_lone_surrogates(row["id"]),
+        replace_lone_surrogates(row[text_key]),
+        {task: replace_lone_surrogates(text) for task, text in outputs.items()},
+    )

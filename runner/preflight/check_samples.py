@@ -51,15 +51,27 @@ class CheckProgress:
             raise StopRequestedError
 
 
-def check_prompt_lengths(
-    model: VisionLanguageModel, prompts: Sequence[Rendered], max_new_tokens: int | None, progress: CheckProgress
-) -> int:
+@dataclass(frozen=True)
+class PromptLimits:
+    """The prompts for generation, and the tokens for which they must leave room.
+
+    Attributes:
+        prompts: The prompts, without targets; with neutral words in place of predictions that they will show.
+        max_new_tokens: Maximum length of an answer; None if the generator has no limit.
+        num_predictions: The largest number of predictions that a prompt will show; each can be as long as an answer.
+    """
+
+    prompts: Sequence[Rendered]
+    max_new_tokens: int | None
+    num_predictions: int = 0
+
+
+def check_prompt_lengths(model: VisionLanguageModel, limits: PromptLimits, progress: CheckProgress) -> int:
     """Check, without reading pixels, that prompts and generated answers fit into the context of the model.
 
     Args:
         model: The model; a `context_length` of None means no limit.
-        prompts: The prompts, without targets.
-        max_new_tokens: Maximum length of an answer; None if the generator has no limit.
+        limits: The prompts, and the lengths of answers.
         progress: Advanced by one for each prompt.
 
     Returns:
@@ -67,11 +79,11 @@ def check_prompt_lengths(
 
     Raises:
         DataError: A prompt fills the context, or an image cannot be used.
-        SpecError: The longest prompt leaves less than `max_new_tokens` in the context.
+        SpecError: The longest prompt leaves too little of the context for the answers.
         StopRequestedError: The user requested a stop.
     """
     longest, longest_id = 0, ""
-    for prompt in prompts:
+    for prompt in limits.prompts:
         count = model.count(prompt)
         if count.text + count.image > longest:
             longest, longest_id = count.text + count.image, prompt.id
@@ -87,10 +99,12 @@ def check_prompt_lengths(
         raise DataError(
             f"{prompt_length}, which leaves no tokens for an answer; use images with fewer pixels (model.max_pixels)"
         )
-    if max_new_tokens is not None and max_new_tokens > remaining:
+    max_new_tokens, num_answers = limits.max_new_tokens, 1 + limits.num_predictions
+    if max_new_tokens is not None and num_answers * max_new_tokens > remaining:
+        predictions = f" for the answer and {limits.num_predictions} predictions before it" if num_answers > 1 else ""
         raise SpecError(
-            f"{prompt_length}: max_new_tokens={max_new_tokens:,} exceeds the remaining context of {remaining:,} "
-            "tokens. Lower it, or use images with fewer pixels (model.max_pixels)",
+            f"{prompt_length}: max_new_tokens={max_new_tokens:,}{predictions} exceeds the remaining context of "
+            f"{remaining:,} tokens. Lower it, or use images with fewer pixels (model.max_pixels)",
             path=("generator", "max_new_tokens"),
         )
     return longest
@@ -177,7 +191,8 @@ class SamplesReport:
     """Results of the checks before a training.
 
     Attributes:
-        samples: Number of samples, including skipped ones; the text of each was checked.
+        samples: Number of examples, including skipped ones; the text of each was checked. A sample is one example,
+            unless each task has its own prompt or a prompt shows a context.
         encoded_whole: Ids of the samples that were encoded with their images.
         tokens_trained: Number of tokens with loss in an epoch.
         longest: Number of tokens of the longest sample that is not skipped.
@@ -209,8 +224,8 @@ def check_samples(
     checker: SampleChecker,
     trainer: Trainer,
     rendered: Sequence[Rendered],
-    prompts: Sequence[Rendered],
-    max_new_tokens: int | None,
+    epoch_size: int,
+    limits: PromptLimits,
     reporter: Reporter,
 ) -> SamplesReport:
     """Check the training samples, and the context for generated answers, before training.
@@ -221,9 +236,9 @@ def check_samples(
     Args:
         checker: Checks samples for the model and the trainer.
         trainer: The trainer.
-        rendered: The training split with its targets; at least one sample.
-        prompts: The prompts of the test split.
-        max_new_tokens: See `check_prompt_lengths`.
+        rendered: All examples of the training split with their targets; at least one.
+        epoch_size: Number of examples of an epoch, which come first.
+        limits: The prompts of the test split; see `check_prompt_lengths`.
         reporter: Receives the progress, and warnings about truncated, skipped and normalized answers.
 
     Raises:
@@ -232,8 +247,8 @@ def check_samples(
         SpecError: See `check_prompt_lengths`.
         StopRequestedError: The user requested a stop.
     """
-    progress = CheckProgress(reporter, len(prompts) + len(rendered) + min(NUM_SELECTED, len(rendered)))
-    longest_prompt = check_prompt_lengths(checker.model, prompts, max_new_tokens, progress)
+    progress = CheckProgress(reporter, len(limits.prompts) + len(rendered) + min(NUM_SELECTED, len(rendered)))
+    longest_prompt = check_prompt_lengths(checker.model, limits, progress)
     all_lengths = [measure_lengths(checker, sample, progress) for sample in rendered]
     refuse_overlength(checker, trainer, rendered, all_lengths)
     is_too_long = [checker.limit is not None and sample.length > checker.limit for sample in all_lengths]
@@ -245,7 +260,7 @@ def check_samples(
     report = SamplesReport(
         samples=len(rendered),
         encoded_whole=tuple(samples[index].id for index in selected),
-        tokens_trained=sum(_num_trained(sample, checker.limit) for sample in lengths),
+        tokens_trained=sum(_num_trained(all_lengths[index], checker.limit) for index in trained if index < epoch_size),
         longest=lengths[longest].length,
         longest_id=samples[longest].id,
         limit=checker.limit,

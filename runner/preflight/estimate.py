@@ -17,6 +17,7 @@ from runner.preflight.resources import check_memory, estimate_disk, local_gpus, 
 from runner.preflight.sent_variables import find_sent_variables
 from runner.prompt_rendering import split_groups, training_texts
 from runner.records import Rendered, TrainingBudget
+from runner.regime import Regime
 from runner.resolved_plan import PlanResolver, Trial, create_plugin, expand_trials
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.spec.load import LoadedSpec
@@ -123,11 +124,12 @@ class TrainingSplit:
     """A rendered training split with its lengths.
 
     Attributes:
-        rendered: The samples with their targets.
-        groups: The group of each sample; a validation split never divides a group.
+        rendered: The examples of an epoch, with their targets.
+        groups: The group of each example; a validation split never divides a group.
         model_spec: The model; None if it is not available.
-        counts: The lengths of the samples; None without a model.
+        counts: The lengths of the examples; None without a model.
         unmet: Why there is no model; empty if there is one.
+        num_per_sample: Number of examples of each sample.
     """
 
     rendered: Sequence[Rendered]
@@ -135,6 +137,7 @@ class TrainingSplit:
     model_spec: ModelSpec | None
     counts: Sequence[TokenCounts] | None
     unmet: str = ""
+    num_per_sample: int = 1
 
     def training_budget(self, spec: ExperimentSpec) -> TrainingBudget:
         """Count the optimizer steps and trained tokens of this split's spec.
@@ -144,7 +147,7 @@ class TrainingSplit:
         """
         assert spec.trainer is not None
         budget: TrainingBudget = create_plugin(spec.trainer).training_budget(
-            self.model_spec, self.counts, self.groups, spec.seed
+            self.model_spec, self.counts, self.groups, spec.seed, [example.task for example in self.rendered]
         )
         return budget
 
@@ -165,6 +168,8 @@ class TrainingSplits:
         """
         assert spec.model is not None
         key = json.dumps([part.as_json() for part in (spec.data, spec.adapter, spec.model)], sort_keys=True)
+        seed = spec.seed if spec.regime.context_content == "shuffled" else None
+        key += json.dumps([spec.regime.training_settings(), seed], sort_keys=True)
         if key not in self._splits:
             self._splits[key] = self._render(spec)
         return self._splits[key]
@@ -173,14 +178,16 @@ class TrainingSplits:
         data = create_plugin(spec.data)
         adapter = create_plugin(spec.adapter, data.prepare(self._reporter).labels)
         samples = data.load("train")
-        rendered = [adapter.render_training(sample) for sample in samples]
         groups = split_groups(samples, spec.max_hash_distance)
+        examples = Regime(spec.regime, adapter, spec.seed).training_examples(samples, groups)
+        rendered, groups, number = examples.first, examples.groups(groups), examples.num_per_sample
         assert spec.model is not None
         try:
-            model_spec: ModelSpec = create_plugin(spec.model).meta_model(training_texts(rendered))
+            model_spec: ModelSpec = create_plugin(spec.model).meta_model(training_texts(examples.distinct))
         except RequirementError as error:
-            return TrainingSplit(rendered, groups, None, None, str(error))
-        return TrainingSplit(rendered, groups, model_spec, [model_spec.count(sample) for sample in rendered])
+            return TrainingSplit(rendered, groups, None, None, str(error), number)
+        counts = [model_spec.count(example) for example in rendered]
+        return TrainingSplit(rendered, groups, model_spec, counts, num_per_sample=number)
 
 
 def describe_plan(loaded: LoadedSpec[ExperimentSpec], reporter: Reporter, cache: Path | None = None) -> dict[str, Any]:
@@ -292,7 +299,12 @@ def _estimate_training(
     if split.model_spec is None:
         unmet += [split.unmet] if split.unmet not in unmet else []
         return estimate
-    return estimate | _estimate_resources(spec, split.model_spec, split, dataset.num_samples.get("test"))
+    return estimate | _estimate_resources(spec, split.model_spec, split, _num_prompts(dataset, split))
+
+
+def _num_prompts(dataset: DatasetInfo, split: TrainingSplit) -> int | None:
+    number = dataset.num_samples.get("test")
+    return None if number is None else number * split.num_per_sample
 
 
 def _get_or_unmet(get: Callable[[], Any], unmet: list[str]) -> Any:

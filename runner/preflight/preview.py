@@ -14,8 +14,9 @@ from runner.errors import DataError, RequirementError, RunnerError, SpecError
 from runner.html_page import render_page
 from runner.images import open_image
 from runner.preflight.sample_checker import SampleChecker
-from runner.prompt_rendering import render_few_shot, training_texts
+from runner.prompt_rendering import split_groups, training_texts
 from runner.records import IGNORED, Rendered, Sample
+from runner.regime import Regime
 from runner.resolved_plan import create_plugin
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import Adapter, Features, Reporter, VisionLanguageModel
@@ -217,36 +218,34 @@ class Preview:
 
     Attributes:
         samples: The samples of the split.
-        adapter: The adapter of the spec.
+        regime: Renders samples.
         checker: Checks samples for the model and its trainer.
-        prompts: The prompts for generation; None for the training split.
+        rendered: The training examples, or the prompts for generation: equally many of each sample, in order.
+        is_training: Whether they are training examples.
         max_new_tokens: Maximum length of a generated answer; None if the generator has no limit.
     """
 
     samples: Sequence[Sample]
-    adapter: Adapter
+    regime: Regime
     checker: SampleChecker
-    prompts: Sequence[Rendered] | None
+    rendered: Sequence[Rendered]
+    is_training: bool
     max_new_tokens: int | None
 
     def preview_samples(self, limit: int | None) -> Iterator[PreviewedSample]:
-        """Yield the first `limit` samples of the split; None yields all.
-
-        Raises:
-            DataError: The adapter cannot render a sample.
-        """
+        """Yield the first `limit` samples of the split, each with all its examples or prompts; None yields all."""
         segmenter = PromptSegmenter(self.checker.model)
-        if self.prompts is None:
-            yield from (self._preview_training(sample, segmenter) for sample in self.samples[:limit])
-            return
-        for sample, prompt in zip(self.samples[:limit], self.prompts[:limit], strict=True):
-            yield self._preview_prompt(sample, prompt, segmenter)
+        preview = self._preview_training if self.is_training else self._preview_prompt
+        number = len(self.regime.tasks)
+        for index, sample in enumerate(self.samples[:limit]):
+            for rendered in self.rendered[number * index :][:number]:
+                yield preview(sample, rendered, segmenter)
 
-    def _preview_training(self, sample: Sample, segmenter: PromptSegmenter) -> PreviewedSample:
-        rendered, limit = self.adapter.render_training(sample), self.checker.limit
+    def _preview_training(self, sample: Sample, rendered: Rendered, segmenter: PromptSegmenter) -> PreviewedSample:
+        limit = self.checker.limit
         features, errors = self._encode(rendered)
         images = previewed_images(sample, rendered, ())
-        preview = PreviewedSample(sample.id, images, (), rendered.target, "", False, limit, errors)
+        preview = PreviewedSample(rendered.id, images, (), rendered.target, "", False, limit, errors)
         if features is None:
             return preview
         skipped = not len(features["input_ids"])
@@ -287,12 +286,12 @@ class Preview:
 
     def _preview_prompt(self, sample: Sample, prompt: Rendered, segmenter: PromptSegmenter) -> PreviewedSample:
         model = self.checker.model
-        target, limit = _reference_answer(self.adapter, sample), model.context_length
+        target, limit = _reference_answer(self.regime.adapters[prompt.task], sample), model.context_length
         try:
             features = model.encode(prompt)
         except RunnerError as error:
             images = previewed_images(sample, prompt, ())
-            return PreviewedSample(sample.id, images, (), target, "", False, limit, (str(error),))
+            return PreviewedSample(prompt.id, images, (), target, "", False, limit, (str(error),))
         segments = segmenter.segment(*_ids_and_labels(features))
         problems = list(replace(self.checker, limit=None).inspect_prompt(prompt, features))
         length, max_new_tokens = len(features["input_ids"]), self.max_new_tokens or 1
@@ -301,7 +300,7 @@ class Preview:
                 f"a prompt of {length:,} tokens and an answer of {max_new_tokens:,} exceed {limit:,} tokens"
             )
         images = previewed_images(sample, prompt, segments)
-        return PreviewedSample(sample.id, images, segments, target, "", False, limit, tuple(problems))
+        return PreviewedSample(prompt.id, images, segments, target, "", False, limit, tuple(problems))
 
 
 def load_preview(spec: ExperimentSpec, split: Split, reporter: Reporter) -> Preview:
@@ -324,9 +323,11 @@ def load_preview(spec: ExperimentSpec, split: Split, reporter: Reporter) -> Prev
         )
     data = create_plugin(spec.data)
     adapter = create_plugin(spec.adapter, data.prepare(reporter).labels)
-    rendered = [adapter.render_training(sample) for sample in data.load("train")]
+    training = data.load("train")
+    regime = Regime(spec.regime, adapter, spec.seed)
+    examples = regime.training_examples(training, split_groups(training, spec.max_hash_distance))
     try:
-        model = create_plugin(spec.model).model_spec(training_texts(rendered))
+        model = create_plugin(spec.model).model_spec(training_texts(examples.distinct))
     except RequirementError as error:
         advice = "" if "--smoke" in str(error) else "; or preview a tiny model of the same architecture with --smoke"
         raise RequirementError(f"{error}{advice}") from error
@@ -334,17 +335,11 @@ def load_preview(spec: ExperimentSpec, split: Split, reporter: Reporter) -> Prev
     if not samples:
         raise DataError(f"the {split} split has no samples")
     trainer = create_plugin(spec.trainer) if spec.trainer else None
-    options, prompts = spec.generator_options, None
+    options, rendered = spec.generator_options, examples.first
     if split == "test":
-        prompts = render_few_shot(
-            adapter,
-            samples,
-            data.load("train"),
-            options.num_few_shot,
-            spec.seed,
-            max_hash_distance=spec.max_hash_distance,
-        )
-    return Preview(samples, adapter, SampleChecker.of(model, trainer), prompts, options.max_answer_tokens)
+        rendered = regime.prompts(samples, training, options.num_few_shot, max_hash_distance=spec.max_hash_distance)
+    checker = SampleChecker.of(model, trainer)
+    return Preview(samples, regime, checker, rendered, split == "train", options.max_answer_tokens)
 
 
 def _ids_and_labels(features: Features) -> tuple[list[int], list[int]]:

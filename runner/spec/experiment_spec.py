@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from runner.errors import Problem
 from runner.files import parse_size
+from runner.spec.regime_section import RegimeOptions
 from runner.spec.sweep_section import SweepOptions
 from runner.stages import (
+    AdapterOptions,
     DataOptions,
     DescribedModel,
     FilePath,
@@ -73,6 +75,24 @@ def selection_problems(spec: ExperimentSpec) -> Iterator[Problem]:
     selection = options.selection_metric
     if selection is not None and (message := selection_metric_error(spec, selection.metric)):
         yield Problem(message, ("trainer", "metric_for_best_model", "metric"))
+
+
+def sequence_problems(spec: ExperimentSpec) -> Iterator[Problem]:
+    """Yield the problems with tasks that are trained one after the other."""
+    parts = spec.trainer_options.sequence_tasks if spec.trainer_options else ()
+    if parts and not spec.regime.is_per_task:
+        yield Problem(
+            "needs examples of single tasks; write `regime: {prompts: per_task}`, or set `epochs`",
+            ("trainer", "sequence"),
+        )
+        return
+    for number, tasks in enumerate(parts):
+        for index, task in enumerate(tasks):
+            if task not in spec.task_names:
+                yield Problem(
+                    f"adapter.tasks has no task {task!r}{suggestion(task, spec.task_names)}",
+                    ("trainer", "sequence", number, "tasks", index),
+                )
 
 
 def _metric_names(spec: ExperimentSpec) -> list[str]:
@@ -282,6 +302,8 @@ class ExperimentSpec(Specification):
     """The metrics that score the answers."""
     tracker: Annotated[Section, SectionOf("tracker")]
     """The experiment tracker to which runs are uploaded."""
+    regime: RegimeOptions = RegimeOptions()
+    """How tasks are put into prompts: one prompt for all or one for each, and what prompts show of other answers."""
     compute: ComputeOptions = ComputeOptions()
     """Number, resources and placement of the workers; storage and cache."""
     sweep: SweepOptions | None = None
@@ -326,6 +348,12 @@ class ExperimentSpec(Specification):
         return options
 
     @property
+    def task_names(self) -> Sequence[str]:
+        """The tasks of the adapter; empty if it cannot ask them apart."""
+        options = self.adapter.options
+        return options.task_names if isinstance(options, AdapterOptions) else ()
+
+    @property
     def model_options(self) -> ModelOptions | None:
         """The model's options that the engine uses; None if there is no model."""
         options = self.model.options if self.model else None
@@ -363,6 +391,8 @@ class ExperimentSpec(Specification):
             yield Problem(f"training would have no effect, because {no_model}; write `trainer: none`", ("trainer",))
         elif self.model is not None:
             yield Problem(f"would have no effect, because {no_model}; write `model: none`", ("model",))
+        yield from self.regime.problems(self.task_names, self.adapter.type)
+        yield from sequence_problems(self)
         yield from selection_problems(self)
         for problem in self.generator_options.resource_problems(self.compute.gpus_per_worker):
             yield replace(problem, path=("generator", *problem.path))

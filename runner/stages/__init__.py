@@ -2,6 +2,7 @@
 
 from runner.stages.adapter_and_model import (
     Adapter,
+    AdapterOptions,
     BuildsAsStored,
     Features,
     FrozenVisionEncoder,
@@ -10,6 +11,7 @@ from runner.stages.adapter_and_model import (
     ModelSpec,
     TargetChecker,
     TargetProblems,
+    TaskAdapter,
     TokenCounts,
     VisionLanguageModel,
 )
@@ -67,6 +69,7 @@ from runner.stages.tracker import TrackedRun, Tracker, TrackerOptions
 
 __all__ = [
     "Adapter",
+    "AdapterOptions",
     "Annotation",
     "AnnotationEstimate",
     "Annotator",
@@ -109,6 +112,7 @@ __all__ = [
     "StopRequestedError",
     "TargetChecker",
     "TargetProblems",
+    "TaskAdapter",
     "TokenCounts",
     "TokenUsage",
     "TrackedRun",

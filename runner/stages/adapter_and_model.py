@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
@@ -13,6 +13,15 @@ from runner.stages.options_and_reporter import Options
 
 if TYPE_CHECKING:
     import torch
+
+
+class AdapterOptions(Options):
+    """The base class of the options of adapters that can ask each task with its own prompt; see `TaskAdapter`."""
+
+    @property
+    def task_names(self) -> Sequence[str]:
+        """The tasks that a prompt asks, in the order of the answer; empty if the adapter cannot ask them apart."""
+        return ()
 
 
 class Adapter(Protocol):
@@ -51,6 +60,38 @@ class Adapter(Protocol):
 
     def reference(self, sample: Sample) -> Answer:
         """Return the correct answer to a sample, from its fields; parts whose task is not asked for are None."""
+
+
+@runtime_checkable
+class TaskAdapter(Adapter, Protocol):
+    """Optional for an adapter: asks each task with its own prompt, which can show answers to other tasks.
+
+    The section `regime` of a spec needs it. The options of such an adapter derive from `AdapterOptions`.
+    """
+
+    tasks: Sequence[str]
+    """The tasks that a prompt asks, in the order of the answer; see `AdapterOptions.task_names`."""
+
+    def for_task(self, task: str) -> Adapter:
+        """Return the adapter that asks, renders and parses this task alone."""
+
+    def with_context(self, rendered: Rendered, answers: Mapping[str, str]) -> Rendered:
+        """Add answers to other tasks to a prompt, with the sentence that the image decides.
+
+        Args:
+            rendered: What the adapter of one task rendered; its target stays as it is.
+            answers: For each other task, an answer as in a target or as a model wrote it. What surrounds an answer in
+                the prompt depends only on its task, so that two contexts of the same tasks differ in the answers only.
+        """
+
+    def context_answer(self, task: str, answer: str) -> str:
+        """Return the part of an answer that `with_context` shows: all but the headings of the task."""
+
+    def neutral_answer(self, task: str) -> str:
+        """Return words that say nothing about a sample, in place of an answer to a task."""
+
+    def has_context(self, rendered: Rendered) -> bool:
+        """Return whether `with_context` added anything to this prompt."""
 
 
 @dataclass(frozen=True)

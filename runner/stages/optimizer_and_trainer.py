@@ -51,6 +51,11 @@ class TrainerOptions(Options):
         """The metric that selects the best model (`metric_for_best_model`); None if the last model is the result."""
         return None
 
+    @property
+    def sequence_tasks(self) -> Sequence[Sequence[str]]:
+        """The tasks of each part of a training that trains tasks one after the other; empty if it does not."""
+        return ()
+
     def check_num_samples(self, num_samples: int) -> None:
         """Check that the options fit the size of the training split; called before a trial starts.
 
@@ -142,7 +147,7 @@ class ValidationEvaluator(Protocol):
 
         Args:
             model: Used only to count tokens.
-            indices: Indices in the training split of all samples that any worker will evaluate. Neither these samples
+            indices: The index of the first example of each sample that any worker will evaluate. Neither these samples
                 nor samples that share an image or a text with them are used as few-shot examples.
 
         Raises:
@@ -181,6 +186,11 @@ class TrainingRun:
             other workers, trials and launches. Its siblings are folders of the same kind. None to store none.
         profile: Folder for profiles of steps, if the options ask for them. None to write none.
         encoded_bytes: Estimated size of all encoded samples of this training; 0 if it is not known.
+        later_draws: What to train on in later epochs, if prompts change from epoch to epoch: with n lists, epoch e of a
+            training, counted from 0, uses list e mod (n + 1) of the samples of `train` and these. All lists have equal
+            ids and targets.
+        plain: The samples as they are asked at test, for the validation loss; None if they are those of `train`.
+        num_per_sample: Number of examples that each sample of the data set has; they follow one another.
     """
 
     checkpoints: Path
@@ -191,6 +201,9 @@ class TrainingRun:
     encoded: Path | None = None
     profile: Path | None = None
     encoded_bytes: int = 0
+    later_draws: Sequence[Sequence[Rendered]] = field(default=(), repr=False)
+    plain: Sequence[Rendered] | None = field(default=None, repr=False)
+    num_per_sample: int = 1
 
 
 class Trainer(Protocol):
@@ -226,7 +239,12 @@ class Trainer(Protocol):
         """
 
     def training_budget(
-        self, model: ModelSpec | None, counts: Sequence[TokenCounts] | None, groups: Sequence[str], seed: int
+        self,
+        model: ModelSpec | None,
+        counts: Sequence[TokenCounts] | None,
+        groups: Sequence[str],
+        seed: int,
+        tasks: Sequence[str] = (),
     ) -> TrainingBudget:
         """Compute the exact number of optimizer steps of a training and of the answer tokens in them.
 
@@ -235,10 +253,11 @@ class Trainer(Protocol):
             counts: The lengths of the training split's samples; None, like the model, if they are not known.
             groups: As in `train`.
             seed: Random seed of the sample order.
+            tasks: The task of each example; needed if tasks are trained one after the other.
 
         Raises:
-            SpecError: The options set a number of tokens, but no sample that is trained on has any; or they ask for
-                validation samples, but none can be held out.
+            SpecError: The options set a number of tokens, but no sample that is trained on has any; they ask for
+                validation samples, but none can be held out; or for tasks that no example has.
         """
 
     def estimate_training(
@@ -267,8 +286,8 @@ class Trainer(Protocol):
         Args:
             model: The model; changed in place.
             optimizer: Creates parameter groups and schedule.
-            samples: The training split, with targets.
-            groups: A key for each sample. Samples with the same key share an id, a text or an image, maybe through
+            samples: The examples of the training split, with targets: one or more for each sample.
+            groups: A key for each example. Samples with the same key share an id, a text or an image, maybe through
                 other samples, and stay together in the validation split.
             run: Folders, seed, reporter and checks of this training.
 

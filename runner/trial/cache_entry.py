@@ -44,6 +44,7 @@ def generation_key(spec: ExperimentSpec) -> str:
     return fingerprint(
         {
             "training": _training_inputs(spec),
+            "pipeline": spec.regime.model_dump(mode="json")["pipeline"],
             "generator": plugin_identity(spec, spec.generator),
             "engine": _pins(spec).code["engine.generate"],
         }
@@ -58,6 +59,7 @@ def _training_inputs(spec: ExperimentSpec) -> dict[str, Any]:
         "model": pins.model,
         "engine": pins.code.get("engine.train"),
         "examples": spec.generator_options.num_few_shot,
+        "regime": spec.regime.training_settings(),
         "stages": [plugin_identity(spec, getattr(spec, stage)) for stage in TRAINING_STAGES],
         "examined_by": _validation_plugins(spec),
     }
@@ -79,7 +81,8 @@ def _validation_plugins(spec: ExperimentSpec) -> list[Any]:
         section for section in spec.metrics if selected_by in find_plugin(section.stage, section.type).metric_names()
     ]
     parsing = [parsing_code(spec)] if metrics else []
-    return [*(plugin_identity(spec, section) for section in (spec.generator, *metrics)), *parsing]
+    pipeline = spec.regime.model_dump(mode="json")["pipeline"]
+    return [pipeline, *(plugin_identity(spec, section) for section in (spec.generator, *metrics)), *parsing]
 
 
 def plugin_identity(spec: ExperimentSpec, section: Section | None) -> Any:

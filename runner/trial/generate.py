@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +44,19 @@ class TrialWeights:
         return folder
 
     def load(self) -> VisionLanguageModel:
-        """Load the model. Where nothing trains it and no checkpoint is named, build it with random weights.
+        """Load the model, once. Where nothing trains it and no checkpoint is named, build it with random weights.
 
         Raises:
             RequirementError: The checkpoint is not available on this machine, or not that of the plan.
         """
+        return self._model
+
+    @cached_property
+    def _model(self) -> VisionLanguageModel:
         folder = self._saved_folder()
         if folder is not None:
             return self.context.model.load(folder)
-        adapter, samples = self.context.adapter, self.context.samples("train")
-        texts = training_texts([adapter.render_training(sample) for sample in samples])
-        return self.context.model.build(texts, self.context.spec.seed)
+        return self.context.model.build(training_texts(self.context.training_examples.distinct), self.context.spec.seed)
 
     def _saved_folder(self) -> Path | None:
         if self.context.spec.trainer:
@@ -67,7 +70,11 @@ class _ShareReporter:
 
     def __init__(self, reporter: Reporter, others: Sequence[Path], num_prompts: int) -> None:
         self._reporter, self._others, self._num_prompts = reporter, others, num_prompts
-        self._num_other, self._counted_at = 0, -math.inf
+        self._num_other, self._counted_at, self._num_earlier = 0, -math.inf, 0
+
+    def start_pass(self, num_earlier: int) -> None:
+        """Count from now on the answers of another pass, after a number of answers in earlier passes."""
+        self._num_earlier = num_earlier
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         if is_main_process():
@@ -78,7 +85,7 @@ class _ShareReporter:
             if time.monotonic() - self._counted_at >= COUNT_SECONDS:
                 self._num_other, self._counted_at = sum(map(_num_lines, self._others)), time.monotonic()
             # Answers of an earlier launch with another number of workers may count twice.
-            num_done = min(done + self._num_other, self._num_prompts)
+            num_done = min(self._num_earlier + done + self._num_other, self._num_prompts)
             self._reporter.progress(num_done, self._num_prompts, **metrics)
 
     def warn(self, message: str) -> None:
@@ -103,8 +110,9 @@ def _num_lines(file: Path) -> int:
 def generate(context: TrialContext) -> None:
     """Generate the answers that are missing, and write `predictions.jsonl` in the order of the test split.
 
-    If several workers run this step, each answers an equal share of the prompts, as their order in the test split
-    decides. The main worker waits for the others.
+    If several workers run this step, each answers the prompts of an equal share of the samples, as their order in the
+    test split decides. The main worker waits for the others. In a pipeline, a worker answers its share in several
+    passes; see `Regime.prompts_of_pass`.
 
     Raises:
         DataError: The test split is empty.
@@ -115,45 +123,68 @@ def generate(context: TrialContext) -> None:
     if not samples:
         raise DataError("the test split holds no samples")
     run, rank, num_workers = context.run, process_rank(), num_processes()
-    ids = [sample.id for sample in samples]
+    ids = [prompt.id for prompt in context.test_prompts]
     own_file = run.unfinished_predictions(rank)
     others = [run.unfinished_predictions(other) for other in range(num_workers) if other != rank]
     reporter = _ShareReporter(context.reporter("generate"), others, len(ids))
-    share = context.test_prompts[rank::num_workers]
+    num_tasks = len(context.regime.tasks)
+    share = [
+        prompt
+        for start in range(rank * num_tasks, len(ids), num_workers * num_tasks)
+        for prompt in context.test_prompts[start : start + num_tasks]
+    ]
     # In the files of an earlier launch with another number of workers, a worker may find answers of its share in the
     # file of another one. So no worker removes an answer, and each removes the lines of its own file that are none.
     stored = _all_stored_answers(run, reporter)
     write_jsonl(own_file, list(_stored_answers(own_file, None).values()))
-    _answer(context, share, frozenset(prompt.id for prompt in share if prompt.id in stored), reporter)
+    _answer_in_passes(context, share, stored, reporter)
     if not is_main_process():
         return
     while not (rows := _all_stored_answers(run)).keys() >= set(ids):
         # A worker that fails or is lost ends this one too.
         if reporter.stop_requested():
             raise StopRequestedError
-        reporter.progress(len(share), len(share))
+        reporter.start_pass(len(share))
+        reporter.progress(0, len(share))
         time.sleep(POLL_SECONDS)
-    write_jsonl(run.predictions, [rows[sample_id] for sample_id in ids])
+    write_jsonl(run.predictions, [context.regime.answer_row(sample.id, rows) for sample in samples])
     for file in run.all_unfinished_predictions():
         file.unlink()
     context.log.artifact("predictions", run.predictions)
 
 
-def _answer(context: TrialContext, share: Sequence[Rendered], done: frozenset[str], reporter: Reporter) -> None:
-    """Answer this worker's prompts that are not done, and store each answer at once."""
+def _answer_in_passes(
+    context: TrialContext, share: Sequence[Rendered], stored: Mapping[str, Mapping[str, Any]], reporter: _ShareReporter
+) -> None:
+    """Answer this worker's prompts that have no stored answer; each pass can show the answers of earlier passes."""
     weights = TrialWeights(context) if context.spec.model else None
-    ids = set(done)
+    outputs = {prompt.id: stored[prompt.id]["output"] for prompt in share if prompt.id in stored}
+    num_earlier = 0
+    for number in range(len(context.regime.passes)):
+        prompts = context.regime.prompts_of_pass(number, share, outputs)
+        reporter.start_pass(num_earlier)
+        num_earlier += len(prompts)
+        outputs |= _answer(context, weights, prompts, outputs.keys() & {prompt.id for prompt in prompts}, reporter)
+
+
+def _answer(
+    context: TrialContext, weights: TrialWeights | None, prompts: Sequence[Rendered], done: Set[str], reporter: Reporter
+) -> dict[str, str]:
+    """Answer the prompts that are not done, store each answer at once, and return the answers by id of the prompt."""
+    outputs: dict[str, str] = {}
     with context.run.unfinished_predictions(process_rank()).open("a", encoding="utf-8") as file:
-        for completion in context.generator.generate(weights, share, done, reporter):
-            file.write(json.dumps(_row(completion), ensure_ascii=False) + "\n")
+        for completion in context.generator.generate(weights, prompts, frozenset(done), reporter):
+            row = _row(completion)
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
-            ids.add(completion.id)
-    different = sorted(ids ^ {prompt.id for prompt in share})
+            outputs[completion.id] = row["output"]
+    different = sorted((outputs.keys() | done) ^ {prompt.id for prompt in prompts})
     if different:
         raise StepError(
             f"the generator's answers do not match the test split: {len(different)} ids differ, "
             f"such as {different[0]!r}"
         )
+    return outputs
 
 
 def _all_stored_answers(run: RunDirectory, reporter: Reporter | None = None) -> dict[str, dict[str, Any]]:

@@ -163,7 +163,8 @@ def _restore_training(context: TrialContext, folder: Path, reused_from: str | No
     """
     run = context.run
     record = read_training_record(folder)
-    if record["answer_limit"] != context.spec.generator_options.max_answer_tokens:
+    # A training does not depend on the pipeline, whose prompts are longer.
+    if record["answer_limit"] != context.spec.generator_options.max_answer_tokens or context.spec.regime.pipeline:
         _check_prompt_lengths(context)
     shutil.rmtree(run.model, ignore_errors=True)
     (folder / "model").rename(run.model)
@@ -199,11 +200,10 @@ def replay_training_record(context: TrialContext, record: Mapping[str, Any], pro
 
 def _check_prompt_lengths(context: TrialContext) -> None:
     """Check that the prompts leave enough room for answers, as is done before a training."""
-    rendered = [context.adapter.render_training(sample) for sample in context.samples("train")]
-    prompts = context.test_prompts
-    progress = CheckProgress(context.reporter("preflight"), len(prompts))
-    model = context.model.model_spec(training_texts(rendered))
-    check_prompt_lengths(model, prompts, context.spec.generator_options.max_answer_tokens, progress)
+    limits = context.prompt_limits(context.test_prompts)
+    progress = CheckProgress(context.reporter("preflight"), len(limits.prompts))
+    model = context.model.model_spec(training_texts(context.training_examples.distinct))
+    check_prompt_lengths(model, limits, progress)
 
 
 def _generation_files(context: TrialContext) -> dict[str, Path | str]:

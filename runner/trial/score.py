@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from runner.files import read_jsonl, write_json, write_jsonl
 from runner.images import open_image
 from runner.records import Answer, Ending, Prediction, Sample, Score
+from runner.regime import parse_row
 from runner.stages import Adapter, Metric, MetricCounts, ReferenceChecker, Reporter
 from runner.trial.trial_components import TrialContext
 
@@ -178,6 +179,9 @@ class ScoredCorpus:
         return {ending: counts[ending] for ending in get_args(Ending)}
 
 
+ParseAnswer = Callable[[str, str], Prediction]
+"""Parses the answer to a sample in a parse mode."""
+
 ReferencesByMode = Callable[[str], Mapping[str, Answer]]
 """Returns the right answers by sample id, in order, for a parse mode: references given as text are parsed in it too."""
 
@@ -186,27 +190,26 @@ def score_modes(
     adapter: Adapter,
     metrics: Mapping[str, Metric],
     references: ReferencesByMode,
-    outputs: Mapping[str, str],
+    parse: ParseAnswer,
     reporter: Reporter,
 ) -> list[ScoredCorpus]:
-    """Score the outputs in each of the adapter's parse modes, the one that its options chose first."""
-    return [score_corpus(adapter, metrics, references(mode), outputs, mode, reporter) for mode in adapter.parse_modes]
+    """Score the answers in each of the adapter's parse modes, the one that its options chose first."""
+    return [score_corpus(metrics, references(mode), parse, mode, reporter) for mode in adapter.parse_modes]
 
 
 def score_corpus(
-    adapter: Adapter,
     metrics: Mapping[str, Metric],
     references: Mapping[str, Answer],
-    outputs: Mapping[str, str],
+    parse: ParseAnswer,
     mode: str,
     reporter: Reporter,
 ) -> ScoredCorpus:
-    """Parse each output in one mode and score it against its reference; see `check_references` for `warnings`."""
+    """Parse each answer in one mode and score it against its reference; see `check_references` for `warnings`."""
     defined, warnings = check_references(metrics, list(references.values()))
     predictions = {}
     scores = []
     for done, (sample_id, reference) in enumerate(references.items(), start=1):
-        prediction = adapter.parse(outputs[sample_id], mode)
+        prediction = parse(sample_id, mode)
         counts = score_sample(defined, prediction.answer, reference)
         predictions[sample_id] = prediction
         scores.append(Score(sample_id, prediction.ending, prediction.notes, counts))
@@ -252,12 +255,19 @@ def score(context: TrialContext) -> None:
     (see `write_mistakes`).
     """
     references = {sample.id: context.adapter.reference(sample) for sample in context.samples("test")}
-    outputs = {row["id"]: row["output"] for row in read_jsonl(context.run.predictions)}
+    rows = {row["id"]: row for row in read_jsonl(context.run.predictions)}
     reporter = context.reporter("score")
-    modes = score_modes(context.adapter, context.metrics, lambda mode: references, outputs, reporter)
+    modes = score_modes(
+        context.adapter,
+        context.metrics,
+        lambda mode: references,
+        lambda sample_id, mode: parse_row(context.adapter, rows[sample_id], mode),
+        reporter,
+    )
     for warning in modes[0].warnings:
         reporter.warn(warning)
     write_jsonl(context.run.scores, score_rows(modes))
+    outputs = {sample_id: row["output"] for sample_id, row in rows.items()}
     write_mistakes(context, outputs, modes[0].predictions, references)
     values = all_values(modes)
     write_json(context.run.metrics, values)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from runner.errors import DataError, StepError
+from runner.errors import DataError
 from runner.files import apply_umask, sync_tree, write_jsonl
 from runner.fingerprint_and_provenance import fingerprint
 from runner.preflight.check_samples import check_samples
 from runner.preflight.sample_checker import SampleChecker
-from runner.prompt_rendering import split_groups, training_texts
-from runner.records import Rendered, Sample
+from runner.prompt_rendering import training_texts
 from runner.resolved_plan import create_plugin
 from runner.stages import Optimizer, Trainer, TrainingRun, VisionLanguageModel
 from runner.stages.optimizer_and_trainer import builder_as_stored, summarize_groups
@@ -27,9 +25,10 @@ from runner.trial.validation_generator import ValidationGenerator
 def encoded_folder(context: TrialContext) -> Path:
     """The folder in the cache for the encoded training samples, shared by trials that encode them alike.
 
-    The folder's name is a hash of everything that decides the encoding: the content of the data, and options, version
-    and code of the plugins that encode; the code includes the versions of the packages that it computes with. The
-    trainer names the files inside after what it adds itself.
+    The folder's name is a hash of everything that decides the encoding: the content of the data, the texts of the
+    training, from which a missing tokenizer is trained, and options, version and code of the plugins that encode; the
+    code includes the versions of the packages that it computes with. The trainer names the files inside after what it
+    adds itself.
     """
     spec, pins = context.spec, context.spec.pinned
     assert pins is not None
@@ -39,6 +38,8 @@ def encoded_folder(context: TrialContext) -> Path:
         {
             "data": pins.data,
             "model": pins.model,
+            "regime": spec.regime.training_settings(),
+            "seed": spec.seed if spec.regime.context_content == "shuffled" else None,
             "plugins": [plugin_identity(spec, section) for section in (spec.data, spec.adapter, spec.model)],
             "trainer": [pins.plugins[trainer], pins.code[trainer]],
             "engine": pins.code["engine.train"],
@@ -70,14 +71,14 @@ def train(context: TrialContext) -> None:
     samples = context.samples("train")
     if not samples:
         raise DataError("the training split holds no samples")
-    rendered = [context.adapter.render_training(sample) for sample in samples]
+    examples = context.training_examples
     context.check_initial_weights()
     assert context.spec.optimizer is not None
     assert context.spec.trainer is not None
     trainer = create_plugin(context.spec.trainer)
     as_stored = builder_as_stored(context.model, trainer)
     build = as_stored.build_as_stored if as_stored else context.model.build
-    model = build(training_texts(rendered), context.spec.seed)
+    model = build(training_texts(examples.distinct), context.spec.seed)
     optimizer = create_plugin(context.spec.optimizer)
     manifest = optimizer.prepare(model.module, context.spec.seed)
     if is_main_process():
@@ -85,7 +86,7 @@ def train(context: TrialContext) -> None:
         context.log.append("parameters", groups=summarize_groups(manifest))
     checker = SampleChecker.of(model, trainer)
     if is_main_process():
-        _run_preflight(context, checker, trainer, samples, rendered)
+        _run_preflight(context, checker, trainer)
     options, encoded = context.spec.trainer_options, encoded_folder(context)
     stores_encoded = is_main_process() and encoded is not None
     run = TrainingRun(
@@ -96,13 +97,16 @@ def train(context: TrialContext) -> None:
         evaluator=ValidationGenerator(context, samples) if options and options.generates_validation else None,
         encoded=encoded,
         profile=context.run.profile,
-        encoded_bytes=_estimate_encoded(context, trainer, optimizer, model, rendered) if stores_encoded else 0,
+        encoded_bytes=_estimate_encoded(context, trainer, optimizer, model) if stores_encoded else 0,
+        later_draws=examples.draws[1:],
+        plain=examples.plain if context.spec.regime.context else None,
+        num_per_sample=examples.num_per_sample,
     )
     if is_main_process() and encoded is not None:
         _record_use(context, encoded)
-    groups = split_groups(samples, context.spec.max_hash_distance)
+    groups = examples.groups(context.training_groups)
     try:
-        trained = trainer.train(model, optimizer, rendered, groups, run)
+        trained = trainer.train(model, optimizer, examples.first, groups, run)
     finally:
         # A training that is interrupted or that fails has its profile too.
         if is_main_process() and context.run.profile.exists():
@@ -134,34 +138,26 @@ def _estimate_encoded(
     trainer: Trainer,
     optimizer: Optimizer,
     model: VisionLanguageModel,
-    rendered: Sequence[Rendered],
 ) -> int:
     """Estimate the bytes of the encoded samples, as if samples were as long as the last counted one before them."""
+    rendered = context.training_examples.distinct
     stride = math.ceil(len(rendered) / MAX_COUNTED)
     counts = [model.count(sample) for sample in rendered[::stride]]
     all_counts = [counts[index // stride] for index in range(len(rendered))]
     return trainer.estimate_training(model, optimizer, all_counts, context.spec.compute.workers, gpus=False).encoded
 
 
-def _run_preflight(
-    context: TrialContext,
-    checker: SampleChecker,
-    trainer: Trainer,
-    samples: Sequence[Sample],
-    rendered: Sequence[Rendered],
-) -> None:
-    """Check samples and prompts before the training, and record the results; see `check_samples`."""
-    for sample, training_sample in zip(samples, rendered, strict=True):
-        if context.adapter.render_prompt(sample).content != training_sample.content:
-            raise StepError(
-                f"sample {sample.id}: the adapter renders different prompts for training (render_training) and for "
-                "generation (render_prompt); they must be equal"
-            )
-    max_answer_tokens = context.spec.generator_options.max_answer_tokens
+def _run_preflight(context: TrialContext, checker: SampleChecker, trainer: Trainer) -> None:
+    """Check examples and prompts before the training, and record the results; see `check_samples`."""
+    regime, examples = context.regime, context.training_examples
+    regime.check_examples(context.samples("train"), examples, context.training_groups)
+    digests = regime.check_prompts(context.test_prompts)
     reporter = context.reporter("preflight")
-    report = check_samples(checker, trainer, rendered, context.test_prompts, max_answer_tokens, reporter)
+    report = check_samples(
+        checker, trainer, examples.distinct, len(examples.first), context.prompt_limits(context.test_prompts), reporter
+    )
     context.reporter("train").metrics(0, {"train/samples_truncated": len(report.truncated)})
-    results = report.as_json()
+    results = {**report.as_json(), "prompts": digests}
     context.log.append("preflight", **results)
     counts = {name: len(results[name]) for name in ("truncated", "skipped", "respelt")}
     context.run.update_record(preflight={**results, **counts})

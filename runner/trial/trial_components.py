@@ -9,8 +9,10 @@ from functools import cached_property
 from typing import Any
 
 from runner.errors import DataError, RequirementError
-from runner.prompt_rendering import render_few_shot
+from runner.preflight.check_samples import PromptLimits
+from runner.prompt_rendering import split_groups
 from runner.records import Rendered, Sample
+from runner.regime import Regime, TrainingExamples
 from runner.resolved_plan import create_plugin
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import Adapter, DatasetInfo, Generator, Metric, Model, ModelOptions, Reporter
@@ -70,6 +72,26 @@ class TrialContext:
         return create_plugin(self.spec.adapter, self._data[1].labels)  # type: ignore[no-any-return]
 
     @cached_property
+    def regime(self) -> Regime:
+        """How samples become training examples and prompts."""
+        return Regime(self.spec.regime, self.adapter, self.spec.seed)
+
+    @cached_property
+    def training_examples(self) -> TrainingExamples:
+        """The examples of the training split, rendered once.
+
+        Raises:
+            DataError: A sample lacks a field that a task needs.
+            SpecError: The context cannot be shuffled.
+        """
+        return self.regime.training_examples(self.samples("train"), self.training_groups)
+
+    @cached_property
+    def training_groups(self) -> list[str]:
+        """The group of each sample of the training split, whose members share content."""
+        return split_groups(self.samples("train"), self.spec.max_hash_distance)
+
+    @cached_property
     def model(self) -> Model:
         """The spec's model plugin, which loads the revision of the plan; its weights are not loaded yet."""
         assert self.spec.model is not None
@@ -117,20 +139,27 @@ class TrialContext:
     def test_prompts(self) -> list[Rendered]:
         """The prompts of the test split, rendered once, with the number of few-shot examples that the spec sets.
 
+        They are those of all tasks, sample by sample, as without a pipeline.
+
         Raises:
             SpecError: The training split has too few samples for the examples.
             DataError: A sample lacks what a task needs.
         """
+        return self._prompts(self.samples("test"))
+
+    def _prompts(self, samples: Sequence[Sample], test: Sequence[Sample] | None = None) -> list[Rendered]:
         number = self.spec.generator_options.num_few_shot
-        candidates = self.samples("train") if number else ()
-        return render_few_shot(
-            self.adapter,
-            self.samples("test"),
-            candidates,
-            number,
-            self.spec.seed,
-            max_hash_distance=self.spec.max_hash_distance,
-        )
+        training = self.samples("train") if number else ()
+        return self.regime.prompts(samples, training, number, test, max_hash_distance=self.spec.max_hash_distance)
+
+    def prompt_limits(self, prompts: Sequence[Rendered]) -> PromptLimits:
+        """Return the prompts of all passes, and the tokens that answers can take.
+
+        Args:
+            prompts: Prompts of all tasks, such as `test_prompts`.
+        """
+        max_new_tokens = self.spec.generator_options.max_answer_tokens
+        return PromptLimits(self.regime.longest_prompts(prompts), max_new_tokens, self.regime.max_shown_predictions)
 
     def validation_prompts(self, samples: Sequence[Sample]) -> list[Rendered]:
         """Render prompts of validation samples with the few-shot examples of the test split.
@@ -142,18 +171,7 @@ class TrialContext:
             SpecError: The training split has too few samples for the examples.
             DataError: A sample lacks what a task needs.
         """
-        number = self.spec.generator_options.num_few_shot
-        candidates = self.samples("train") if number else ()
-        test_samples = self.samples("test") if number else None
-        return render_few_shot(
-            self.adapter,
-            samples,
-            candidates,
-            number,
-            self.spec.seed,
-            test_samples,
-            max_hash_distance=self.spec.max_hash_distance,
-        )
+        return self._prompts(samples, self.samples("test") if self.spec.generator_options.num_few_shot else None)
 
     @cached_property
     def cache(self) -> Cache:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runner.errors import SpecError, StepError
 from runner.preflight.check_samples import CheckProgress, check_prompt_lengths
 from runner.records import Answer, Rendered, Sample
+from runner.regime import parse_row
 from runner.spec.experiment_spec import VALIDATION_PREFIX
 from runner.stages import Metric, MetricCounts, Reporter, VisionLanguageModel
 from runner.trial.score import check_references, reduce_counts, score_sample
@@ -72,14 +74,14 @@ class MainRankReporter:
 class ValidationGenerator:
     """Generates and scores answers to validation samples, with the trial's generator, adapter and metrics.
 
-    See `runner.stages.ValidationEvaluator`. Samples are named by their indices in the training split.
+    See `runner.stages.ValidationEvaluator`. A sample is named by the index of its first example in a training.
     """
 
     def __init__(self, context: TrialContext, samples: Sequence[Sample]) -> None:
         """Create the evaluator of a trial with its training split."""
         self._context, self._samples = context, samples
         self._reporter = MainRankReporter(context.reporter(VALIDATION_STAGE))
-        self._prompts: dict[int, Rendered] = {}
+        self._prompts: dict[int, list[Rendered]] = {}
         self._metrics: Mapping[str, Metric] = context.metrics
 
     def prepare(self, model: VisionLanguageModel, indices: Sequence[int]) -> None:
@@ -90,11 +92,16 @@ class ValidationGenerator:
                 the metric that selects the best model is undefined on the validation samples.
             DataError: A prompt alone is too long.
         """
-        prompts = self._context.validation_prompts([self._samples[index] for index in indices])
-        self._prompts = dict(zip(indices, prompts, strict=True))
-        self._check_references([self._context.adapter.reference(self._samples[index]) for index in indices])
-        progress = CheckProgress(self._reporter, len(prompts))
-        check_prompt_lengths(model, prompts, self._context.spec.generator_options.max_answer_tokens, progress)
+        samples = self._samples_at(indices)
+        prompts = self._context.validation_prompts(samples)
+        number = len(self._context.regime.tasks)
+        self._prompts = {index: prompts[number * place :][:number] for place, index in enumerate(indices)}
+        self._check_references([self._context.adapter.reference(sample) for sample in samples])
+        limits = self._context.prompt_limits(prompts)
+        check_prompt_lengths(model, limits, CheckProgress(self._reporter, len(limits.prompts)))
+
+    def _samples_at(self, indices: Sequence[int]) -> list[Sample]:
+        return [self._samples[index // len(self._context.regime.tasks)] for index in indices]
 
     def _check_references(self, references: Sequence[Answer]) -> None:
         """Keep the metrics that are defined on the references, and require that the selection metric is one of them."""
@@ -123,16 +130,20 @@ class ValidationGenerator:
         """
         if not indices:
             return []
-        prompts = [self._prompts[index] for index in indices]
-        completions = self._context.generator.generate(LiveWeights(model), prompts, frozenset(), self._reporter)
-        outputs = {completion.id: completion.output for completion in completions}
-        return [self._score(self._samples[index], outputs) for index in indices]
+        prompts = [prompt for index in indices for prompt in self._prompts[index]]
+        regime, rows = self._context.regime, dict[str, dict[str, Any]]()
+        for number in range(len(regime.passes)):
+            outputs = {key: row["output"] for key, row in rows.items()}
+            asked = regime.prompts_of_pass(number, prompts, outputs)
+            completions = self._context.generator.generate(LiveWeights(model), asked, frozenset(), self._reporter)
+            rows |= {each.id: {"output": each.output, "finished": each.finished} for each in completions}
+            if missing := next((prompt.id for prompt in asked if prompt.id not in rows), None):
+                raise StepError(f"the generator gave no answer to sample {missing}")
+        return [self._score(sample, regime.answer_row(sample.id, rows)) for sample in self._samples_at(indices)]
 
-    def _score(self, sample: Sample, outputs: Mapping[str, str]) -> MetricCounts:
-        if sample.id not in outputs:
-            raise StepError(f"the generator gave no answer to sample {sample.id}")
+    def _score(self, sample: Sample, row: Mapping[str, Any]) -> MetricCounts:
         adapter = self._context.adapter
-        prediction = adapter.parse(outputs[sample.id], adapter.parse_modes[0])
+        prediction = parse_row(adapter, row, adapter.parse_modes[0])
         return score_sample(self._metrics, prediction.answer, adapter.reference(sample))
 
     def aggregate(self, counts: Sequence[MetricCounts]) -> dict[str, float | None]:

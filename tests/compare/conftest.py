@@ -66,7 +66,13 @@ class Storage:
                 outputs[each.id] = outputs[chance.choice(samples).id]
         references = {each.id: adapter.reference(each) for each in samples}
         metrics = {each.type: create_plugin(each) for each in spec.metrics}
-        modes = score_modes(adapter, metrics, lambda mode: references, outputs, Silent())
+        modes = score_modes(
+            adapter,
+            metrics,
+            lambda mode: references,
+            lambda key, mode: adapter.parse(outputs[key], mode),
+            Silent(),
+        )
         write_jsonl(run.predictions, [{"id": name, "output": text, "finished": True} for name, text in outputs.items()])
         write_jsonl(run.scores, score_rows(modes))
         write_json(run.metrics, all_values(modes))

@@ -17,6 +17,7 @@ from runner.preflight.check_samples import (
     NUM_LONGEST,
     NUM_SELECTED,
     CheckProgress,
+    PromptLimits,
     SampleLengths,
     check_prompt_lengths,
     check_samples,
@@ -33,7 +34,8 @@ def run_checks(reporter):
 
     def run(model, samples, prompts=(), max_new_tokens=None, **options):
         trainer = SftTrainer(SftOptions(**options))
-        return check_samples(SampleChecker.of(model, trainer), trainer, samples, prompts, max_new_tokens, reporter)
+        limits = PromptLimits(prompts, max_new_tokens)
+        return check_samples(SampleChecker.of(model, trainer), trainer, samples, len(samples), limits, reporter)
 
     return run
 
@@ -199,9 +201,8 @@ def _with_context_length(model, length):
 
 def test_an_answer_must_fit_behind_the_longest_prompt(model, samples, reporter):
     def prompts(length, max_new_tokens):
-        return check_prompt_lengths(
-            _with_context_length(model, length), samples, max_new_tokens, CheckProgress(reporter, len(samples))
-        )
+        limits = PromptLimits(samples, max_new_tokens)
+        return check_prompt_lengths(_with_context_length(model, length), limits, CheckProgress(reporter, len(samples)))
 
     longest = max(model.count(sample).text + model.count(sample).image for sample in samples)
     assert prompts(None, 10**6) == prompts(longest + 8, 8) == prompts(longest + 8, None) == longest

@@ -73,7 +73,7 @@ def test_a_training_sample_is_shown_as_in_training(open_preview):
         assert [picture.path for picture in each.images] == [sample.image, *(part.image for part in sample.segments)]
         numbers = [picture.num_tokens for picture in each.images]
         assert all(f"‹image: {number} token" in each.prompt for number in numbers)
-        rendered = preview.adapter.render_training(sample)
+        rendered = preview.regime.adapter.render_training(sample)
         count = preview.checker.model.count(rendered)
         told = each.lengths
         assert (told["text"], told["image"]) == (count.text, count.image) == (count.text, sum(numbers))
@@ -128,7 +128,9 @@ def test_an_image_that_cannot_be_read_is_a_problem_of_its_sample(open_preview, t
     preview = open_preview()
     broken = tmp_path / "broken.png"
     broken.write_text("no picture")
-    faulty_model = replace(preview, samples=[replace(preview.samples[0], image=broken), preview.samples[1]])
+    samples = [replace(preview.samples[0], image=broken), preview.samples[1]]
+    rendered = [preview.regime.adapter.render_training(sample) for sample in samples]
+    faulty_model = replace(preview, samples=samples, rendered=rendered)
     first, second = faulty_model.preview_samples(None)
     assert "broken.png" in first.problems[0]
     assert (first.images[0].width, first.segments) == (None, ())

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 import runner.trial.generate as generate_module
 from runner.errors import StepError
 from runner.records import Completion, Rendered, replace_lone_surrogates
+from runner.regime import Regime
+from runner.spec.regime_section import RegimeOptions
 from runner.trial.generate import _row, _stored_answers, generate
 from runner.trial.run_directory_and_events import RunDirectory
 
@@ -39,6 +41,7 @@ def test_stored_lines_of_any_content_are_read_or_counted(tmp_path_factory, lines
     assert reporter.warn.called == bool(lines)
 
 
+ONE_PASS = Regime(RegimeOptions(), None, 0)
 IDS = [f"s{place}" for place in range(7)]
 
 
@@ -65,7 +68,7 @@ def worker(tmp_path, monkeypatch):
     def run(rank, num_workers, generator):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("WORLD_SIZE", str(num_workers))
-        context = Mock(run=RunDirectory(tmp_path), generator=generator)
+        context = Mock(run=RunDirectory(tmp_path), generator=generator, regime=ONE_PASS)
         context.samples.return_value = [SimpleNamespace(id=name) for name in IDS]
         context.test_prompts = [Rendered(name, ()) for name in IDS]
         context.reporter.return_value.stop_requested.return_value = False
@@ -99,7 +102,7 @@ def test_no_answer_is_lost_or_asked_for_twice_whatever_the_number_of_workers(tmp
     folder, asked = tmp_path_factory.mktemp("run"), []
 
     def run(rank, num_workers, generator):
-        context = Mock(run=RunDirectory(folder), generator=generator)
+        context = Mock(run=RunDirectory(folder), generator=generator, regime=ONE_PASS)
         context.samples.return_value = [SimpleNamespace(id=name) for name in IDS]
         context.test_prompts = [Rendered(name, ()) for name in IDS]
         context.reporter.return_value.stop_requested.return_value = False

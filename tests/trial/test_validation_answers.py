@@ -11,8 +11,10 @@ from plugins.adapter.pfa import PromptFormatAdapter
 from plugins.adapter.pfa_prompt import PfaOptions
 from runner.errors import DataError, SpecError, StepError
 from runner.records import Completion, Entity, Sample, Segment
+from runner.regime import Regime
 from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
+from runner.spec.regime_section import RegimeOptions
 from runner.stages import SelectionMetric, TokenCounts
 from runner.trial.score import score_corpus
 from runner.trial.trial_components import TrialContext
@@ -69,6 +71,7 @@ def context():
     generator = make_section("generator", {"type": "transformers", "num_few_shot": 2, "max_new_tokens": 10})
     reporter = Reporter()
     context = SimpleNamespace(
+        regime=Regime(RegimeOptions(), ADAPTER, 5),
         spec=SimpleNamespace(generator_options=generator.options, trainer_options=None, seed=5, max_hash_distance=None),
         adapter=ADAPTER,
         generator=Generator(),
@@ -77,7 +80,8 @@ def context():
         reporter=lambda stage: reporter,
         told=reporter,
     )
-    context.validation_prompts = partial(TrialContext.validation_prompts, context)
+    for method in ("_prompts", "prompt_limits", "validation_prompts"):
+        setattr(context, method, partial(getattr(TrialContext, method), context))
     context.test_prompts = TrialContext.test_prompts.func(context)
     return context
 
@@ -99,7 +103,8 @@ def test_values_equal_the_score_step_for_any_distribution_over_ranks(evaluator, 
     counts = [shares[place % 2][place // 2] for place in range(5)]
     outputs = {f"n{place}": ADAPTER.render_training(TRAIN[place]).target if place % 3 else "" for place in places}
     references = {f"n{place}": ADAPTER.reference(TRAIN[place]) for place in places}
-    whole = score_corpus(ADAPTER, context.metrics, references, outputs, ADAPTER.parse_modes[0], Reporter())
+    parse, mode = (lambda key, mode: ADAPTER.parse(outputs[key], mode)), ADAPTER.parse_modes[0]
+    whole = score_corpus(context.metrics, references, parse, mode, Reporter())
     assert evaluator.aggregate(counts) == whole.metrics
     assert 0 < whole.metrics["ner_f1"] < 1
     assert context.told.warnings == ["as it is"]

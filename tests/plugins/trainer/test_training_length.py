@@ -9,7 +9,7 @@ from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
-from plugins.trainer.training_estimate import count_target_tokens, training_budget
+from plugins.trainer.training_schedule import count_target_tokens, training_schedule
 from plugins.trainer.validation_split_and_batches import EpochSampler, num_validation, split_validation
 from runner.errors import SpecError
 from runner.records import IGNORED, TrainingBudget
@@ -49,14 +49,14 @@ def test_max_steps_is_a_limit(max_steps, steps):
 )
 def test_only_the_last_step_reaches_the_token_budget(tokens, budget, batch_size, seed):
     order = order_of(len(tokens), 0.0, batch_size, seed)
-    found = training_budget(SftOptions(epochs=None, tokens=budget), order, tokens)
+    found = training_schedule(SftOptions(epochs=None, tokens=budget), order, tokens).budget(tokens)
     assert found.tokens == order.num_tokens(tokens, found.steps) >= budget
     assert order.num_tokens(tokens, found.steps - 1) < budget
 
 
 def test_max_steps_also_limits_training_by_tokens():
     options = SftOptions(epochs=None, tokens=1000, max_steps=2, global_batch_size=4)
-    assert training_budget(options, order_of(8), [5] * 8) == TrainingBudget(2, 40)
+    assert training_schedule(options, order_of(8), [5] * 8).budget([5] * 8) == TrainingBudget(2, 40)
 
 
 def test_steps_by_tokens_are_unknown_without_lengths():
@@ -65,14 +65,31 @@ def test_steps_by_tokens_are_unknown_without_lengths():
 
 def test_unreachable_token_budget_is_an_error():
     with pytest.raises(SpecError, match="no sample within the length limit has any") as caught:
-        training_budget(SftOptions(epochs=None, tokens=9), order_of(4), [0] * 4)
+        training_schedule(SftOptions(epochs=None, tokens=9), order_of(4), [0] * 4)
     assert caught.value.problems[0].path == ("trainer", "tokens")
 
 
-@pytest.mark.parametrize("options", [{"tokens": 10}, {"epochs": None}])
-def test_exactly_one_of_epochs_and_tokens_is_set(options):
-    with pytest.raises(ValidationError, match="exactly one of `epochs` and `tokens` sets the length"):
+PART = {"tasks": ["ner"], "steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"tokens": 10}, "epochs and tokens are set"),
+        ({"steps": 10}, "epochs and steps are set"),
+        ({"sequence": [PART]}, "epochs and sequence are set"),
+        ({"epochs": None}, "none is set"),
+    ],
+)
+def test_exactly_one_length_is_set(options, found):
+    with pytest.raises(ValidationError, match=f"exactly one of `epochs`, .* sets the length of training, but {found}"):
         SftOptions(**options)
+
+
+@pytest.mark.parametrize("length", [{}, {"epochs": 1, "steps": 2}])
+def test_exactly_one_length_of_a_part_is_set(length):
+    with pytest.raises(ValidationError, match="needs exactly one of epochs, tokens and steps"):
+        SftOptions(epochs=None, sequence=[{"tasks": ["ner"], **length}])
 
 
 @pytest.mark.parametrize(("overlong", "trained"), [("refuse", 10), ("truncate", 4), ("skip", 0)])
