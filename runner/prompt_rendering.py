@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from runner.dataset.leaks import group_by_content, without_shared_content
 from runner.errors import SpecError
@@ -67,3 +68,9 @@ def training_texts(rendered: list[Rendered]) -> list[str]:
 def split_groups(samples: Sequence[Sample], max_hash_distance: int | None) -> list[str]:
     """Return a key for each sample; samples with the same key share content and stay in the same split."""
     return [str(group) for group in group_by_content(samples, max_hash_distance)]
+
+
+def repeats_images(rendered: Sequence[Rendered]) -> list[bool]:
+    """Return for each example whether an earlier one has the same images, in the same order."""
+    first: dict[tuple[Path, ...], int] = {}
+    return [first.setdefault(example.images, index) != index for index, example in enumerate(rendered)]

@@ -7,12 +7,12 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Literal
+from typing import Literal, Protocol
 from uuid import uuid4
 
 import torch
@@ -44,8 +44,26 @@ def digest_of(features: Features) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class ImageFolder:
+    """A folder for the image tensors of encoded samples, which all prompts with the same images of a sample share.
+
+    Attributes:
+        path: The folder; a sibling of the folder of the samples.
+        settings: What the image tensors depend on, apart from the folder's name and the images, as plain data.
+    """
+
+    path: Path
+    settings: Sequence[object]
+
+    def file(self, sample: Rendered) -> Path:
+        """Return the file of a sample's images."""
+        sample_id = sample.id.removesuffix(f"/{sample.task}") if sample.task else sample.id
+        return self.path / _file_name([self.settings, sample_id, [image.name for image in sample.images]])
+
+
 class SampleFiles:
-    """A folder with one file for each encoded sample.
+    """A folder with one file for each encoded sample, and a folder with the image tensors that samples share.
 
     A file is complete or absent: it is written under a temporary name first. So neither a kill nor two workers that
     encode the same sample do harm. Files are memory-mapped: the operating system keeps one copy for all processes, and
@@ -55,62 +73,99 @@ class SampleFiles:
     the rest.
     """
 
-    def __init__(self, folder: Path, settings: Sequence[object], warn: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Sequence[object],
+        warn: Callable[[str], object],
+        images: ImageFolder | None = None,
+    ) -> None:
         """Open a folder and measure the space that it may use.
 
         Args:
             folder: Folder for the samples of one data set as one model encodes them; created if missing.
             settings: Everything else that the encoding depends on, as plain data.
             warn: Called once if the disk has no room for a sample.
+            images: Folder for image tensors; None to write them into the files of the samples.
 
         Raises:
             DataError: The folder is a link, which another user of a shared cache may have made: files would be written
                 and removed in its target.
         """
-        if folder.is_symlink() or folder.parent.is_symlink():
-            raise DataError(f"{folder}: encoded samples must lie in a folder, not in a link; remove the link")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._settings, self._warn = folder, settings, warn
-        _remove_abandoned(folder)
+        for path in (folder, *([images.path] if images else [])):
+            if path.is_symlink() or path.parent.is_symlink():
+                raise DataError(f"{path}: encoded samples must lie in a folder, not in a link; remove the link")
+            path.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(path)
+        self._folder, self._settings, self._warn, self._images = folder, settings, warn, images
         used = sum(_file_sizes(folder.parent))
         self._min_free = (shutil.disk_usage(folder).free + used) / 2
         self._has_warned = False
 
-    def missing_bytes(self, total: int) -> tuple[Path, int]:
+    def missing_bytes(self, total: int, samples: Sequence[Rendered]) -> tuple[Path, int]:
         """Return the folder, and how many of the bytes of all samples are not written yet.
 
         Args:
             total: Estimated bytes of the files of all samples.
+            samples: All samples.
         """
-        written = sum(file.stat().st_size for file in self._folder.glob("*.safetensors"))
+        files = [file for sample in samples for file in (self._file(sample), self._image_file(sample)) if file]
+        written = 0
+        for file in dict.fromkeys(files):
+            with suppress(FileNotFoundError):
+                written += file.stat().st_size
         return self._folder, max(0, total - written)
 
     def read(self, sample: Rendered) -> tuple[Features, str] | None:
         """Read an encoded sample and its digest; None if there is no file, or if it differs from what was written."""
-        path = self._file(sample)
-        if not path.is_file():  # missing, or not a file: opening a pipe would wait forever
+        content = _read_tensors(self._file(sample))
+        if content is None:
             return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                written = (file.metadata() or {}).get(DIGEST)
-        except (FileNotFoundError, SafetensorError):
-            return None
+        features, written = content
+        if self._images is not None and sample.images:
+            images = _read_tensors(self._images.file(sample))
+            if images is None:
+                return None
+            features |= images[0]
         digest = digest_of(features)
         return (features, digest) if digest == written else None
 
-    def write(self, sample: Rendered, features: Features) -> str:
+    def read_images(self, sample: Rendered) -> Features | None:
+        """Read the image tensors of a sample that another prompt with the same images has left; None without any."""
+        content = _read_tensors(self._images.file(sample)) if self._images is not None and sample.images else None
+        return content[0] if content is not None and digest_of(content[0]) == content[1] else None
+
+    def write(self, sample: Rendered, features: Features, token_names: Set[str] = frozenset()) -> str:
         """Write an encoded sample if there is room for it, and return its digest.
 
         If the disk takes no file although there seemed to be room, a warning says so, and the training continues.
+
+        Args:
+            sample: The sample.
+            features: All its tensors.
+            token_names: Names of the tensors that do not come from its images; not needed if all are in one file.
         """
         digest = digest_of(features)
-        self._folder.mkdir(parents=True, exist_ok=True)  # The cache may have been cleared.
+        tokens = features
+        if self._images is not None and sample.images:
+            tokens = {name: tensor for name, tensor in features.items() if name in token_names}
+            images = {name: tensor for name, tensor in features.items() if name not in token_names}
+            file, image_digest = self._images.file(sample), digest_of(images)
+            stored = _read_tensors(file)
+            if stored is None or stored[1] != image_digest:
+                self._write_file(file, images, image_digest)
+        self._write_file(self._file(sample), tokens, digest)
+        return digest
+
+    def _image_file(self, sample: Rendered) -> Path | None:
+        return self._images.file(sample) if self._images is not None and sample.images else None
+
+    def _write_file(self, target: Path, features: Features, digest: str) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)  # The cache may have been cleared.
         size = sum(tensor.nbytes for tensor in features.values())
         if shutil.disk_usage(self._folder).free - size < self._min_free:
             self._warn_once(f"{self._folder.parent} uses half of the free space on its disk")
-            return digest
-        target = self._file(sample)
+            return
         unfinished = target.with_name(f".{uuid4().hex}")
         try:
             save_file({name: tensor.contiguous() for name, tensor in features.items()}, unfinished, {DIGEST: digest})
@@ -119,8 +174,7 @@ class SampleFiles:
                 unfinished.replace(target)
         except (OSError, SafetensorError) as error:  # for example, other programs have filled the disk just now
             unfinished.unlink(missing_ok=True)
-            self._warn_once(f"{self._folder}: an encoded sample cannot be written ({error})")
-        return digest
+            self._warn_once(f"{target.parent}: an encoded sample cannot be written ({error})")
 
     def warn_of_other_content(self, sample: Rendered) -> None:
         """Warn that the file of a sample holds other content than this training checked."""
@@ -131,8 +185,7 @@ class SampleFiles:
 
     def _file(self, sample: Rendered) -> Path:
         """Return the file of a sample, named by a hash of its content; the folder's name covers the image bytes."""
-        content = json.dumps([self._settings, asdict(sample)], sort_keys=True, default=lambda path: path.name)
-        return self._folder / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.safetensors"
+        return self._folder / _file_name([self._settings, asdict(sample)])
 
     def _warn_once(self, problem: str) -> None:
         if not self._has_warned:
@@ -141,6 +194,23 @@ class SampleFiles:
                 f"{problem}, so samples without a file are encoded again in every epoch; delete folders of earlier "
                 f"experiments in {self._folder.parent}, or set another compute.storage"
             )
+
+
+def _file_name(content: object) -> str:
+    text = json.dumps(content, sort_keys=True, default=lambda path: path.name)
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+
+
+def _read_tensors(path: Path) -> tuple[Features, str] | None:
+    """Read the tensors of a file and the digest that was written with them; None if there is no complete file."""
+    if not path.is_file():  # missing, or not a file: opening a pipe would wait forever
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return features, (file.metadata() or {}).get(DIGEST, "")
+    except (FileNotFoundError, SafetensorError):
+        return None
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -205,6 +275,21 @@ def apply_length_limit(features: Features, limit: int | None, sample: str, on_ov
     return {name: tensor[:limit] if tensor.shape == (length,) else tensor for name, tensor in features.items()}
 
 
+class SampleEncoder(Protocol):
+    """Encodes and checks samples."""
+
+    def encode(self, rendered: Rendered, images: Features | None = None) -> tuple[Features, Set[str]]:
+        """Encode a sample and check it.
+
+        Args:
+            rendered: The sample.
+            images: Its image tensors, if they are known.
+
+        Returns:
+            Its tensors, without any token if it is skipped, and the names of those that do not come from its images.
+        """
+
+
 class EncodedSamples:
     """Encoded training samples, by their index in the split.
 
@@ -216,7 +301,7 @@ class EncodedSamples:
     def __init__(
         self,
         samples: Sequence[Rendered],
-        encode: Callable[[Rendered], Features],
+        encoder: SampleEncoder,
         files: SampleFiles | None,
         is_valid: Callable[[Rendered, Features], bool],
     ) -> None:
@@ -224,12 +309,12 @@ class EncodedSamples:
 
         Args:
             samples: All samples of the split.
-            encode: Encodes and checks a sample.
+            encoder: Encodes and checks samples.
             files: Files of encoded samples; None to encode a sample each time it is needed.
             is_valid: Checks features from a file as `encode` checks those that it returns.
         """
         self._samples = samples
-        self._encode = encode
+        self._encoder = encoder
         self._files = files
         self._is_valid = is_valid
         self._checked: dict[int, str] = {}
@@ -272,7 +357,9 @@ class EncodedSamples:
 
     def _encode_and_write(self, index: int) -> Features:
         sample = self._samples[index]
-        features = self._encode(sample)
+        # Images that were checked before and have changed since are encoded again.
+        images = self._files.read_images(sample) if self._files and index not in self._checked else None
+        features, token_names = self._encoder.encode(sample, images)
         if self._files:
-            self._checked[index] = self._files.write(sample, features)
+            self._checked[index] = self._files.write(sample, features, token_names)
         return features

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -22,7 +23,7 @@ from plugins.trainer.accelerator_and_sharding import (
     shard_and_convert,
 )
 from plugins.trainer.checkpoint import Checkpoints
-from plugins.trainer.encoded_samples import EncodedSamples, SampleFiles, apply_length_limit, is_skipped
+from plugins.trainer.encoded_samples import EncodedSamples, ImageFolder, SampleFiles, apply_length_limit, is_skipped
 from plugins.trainer.liger_kernels import apply_liger_kernels
 from plugins.trainer.loss import AnswerLoss
 from plugins.trainer.sft_options import SftOptions
@@ -83,13 +84,13 @@ class SftTrainer:
             )
         return max_length or context_length
 
-    def encode(self, model: VisionLanguageModel, rendered: Rendered) -> Features:
-        """Encode a sample as it is trained on; see `Trainer.encode`.
+    def encode(self, model: VisionLanguageModel, rendered: Rendered, *, pixels: bool = True) -> Features:
+        """Encode a sample as it is trained on, with its pixels or without; see `Trainer.encode`.
 
         Raises:
             DataError: The sample is too long, or an image cannot be used.
         """
-        features = model.encode(rendered, self.target_suffix)
+        features = model.encode(rendered, self.target_suffix, pixels=pixels)
         return apply_length_limit(features, self.max_sample_tokens(model), rendered.id, self._options.on_overlength)
 
     def training_budget(
@@ -187,10 +188,12 @@ class SftTrainer:
         assert num_steps is not None
         examples = ExamplesByEpoch.of(samples, run)
         vision = model.frozen_vision()
-        encode = self._make_encoder(model, vision, accelerator, run)
+        if vision is not None:
+            vision.to(accelerator.device)
+        encoder = _Encoder(self, model, vision, accelerator, run)
         files = self._sample_files(model, vision, accelerator, run)
         is_sharded = accelerator.distributed_type is DistributedType.FSDP
-        dummy_sample = self._dummy_sample(encode, samples) if is_sharded else None
+        dummy_sample = self._dummy_sample(encoder, samples) if is_sharded else None
         mfu_meter = self._mfu_meter(model, vision, accelerator)
         sharded_loss = self._place_weights(accelerator, model, is_sharded=is_sharded)
         scheduled_optimizers = optimizer.build(model.module, num_steps)
@@ -220,13 +223,13 @@ class SftTrainer:
                 is_async=self._options.save_async,
             ),
             history=history,
-            encoded=EncodedSamples(examples.all, encode, files, partial(_passes_check, run.check)),
+            encoded=EncodedSamples(examples.all, encoder, files, partial(_passes_check, run.check)),
             examples=examples,
             sampler=schedule.sampler,
             validation=split.validation,
             num_steps=num_steps,
             run=run,
-            encoded_bytes=None if files is None else partial(files.missing_bytes, run.encoded_bytes),
+            encoded_bytes=None if files is None else partial(files.missing_bytes, run.encoded_bytes, examples.all),
         ).run_to_end()
         train_step.free_memory()
         dtype = torch.bfloat16 if self._options.precision == "bf16" else torch.float32
@@ -248,25 +251,6 @@ class SftTrainer:
         shard_and_convert(accelerator, sharded_loss, autocast=autocast)
         return sharded_loss
 
-    def _make_encoder(
-        self, model: VisionLanguageModel, vision: FrozenVisionEncoder | None, accelerator: Accelerator, run: TrainingRun
-    ) -> Callable[[Rendered], Features]:
-        """Return a function that encodes and checks a sample; a frozen vision tower also encodes its images."""
-        if vision is not None:
-            vision.to(accelerator.device)
-
-        def encode(rendered: Rendered) -> Features:
-            features = self.encode(model, rendered)
-            if is_skipped(features):
-                return features
-            run.check(rendered, features)
-            if vision is None:
-                return features
-            with accelerator.autocast():
-                return vision.replace_pixels(features)
-
-        return encode
-
     def _mfu_meter(
         self, model: VisionLanguageModel, vision: FrozenVisionEncoder | None, accelerator: Accelerator
     ) -> MfuMeter | None:
@@ -279,20 +263,23 @@ class SftTrainer:
     def _sample_files(
         self, model: VisionLanguageModel, vision: FrozenVisionEncoder | None, accelerator: Accelerator, run: TrainingRun
     ) -> SampleFiles | None:
-        """Return the files of encoded samples, keyed by everything that the folder's name does not cover."""
+        """Return the files of encoded samples, keyed by everything that the folders' names do not cover."""
         if run.encoded is None:
             return None
         settings = [self.target_suffix, self.max_sample_tokens(model), self._options.on_overlength]
+        image_settings: list[object] = []
         if vision is not None:
-            settings += [vision.digest, self._options.precision, accelerator.device.type]
-        return SampleFiles(run.encoded, settings, run.reporter.warn if accelerator.is_main_process else str)
+            image_settings += [vision.digest, self._options.precision, accelerator.device.type]
+        images = None if run.encoded_images is None else ImageFolder(run.encoded_images, image_settings)
+        warn = run.reporter.warn if accelerator.is_main_process else str
+        return SampleFiles(run.encoded, [*settings, *image_settings], warn, images)
 
-    def _dummy_sample(self, encode: Callable[[Rendered], Features], samples: Sequence[Rendered]) -> Features:
+    def _dummy_sample(self, encoder: _Encoder, samples: Sequence[Rendered]) -> Features:
         """Return a sample without labels, with an image if any sample has one."""
         images_first = sorted(
             samples, key=lambda sample: not any(isinstance(part, ImagePart) for part in sample.content)
         )
-        encoded = (encode(sample) for sample in images_first)
+        encoded = (encoder.encode(sample)[0] for sample in images_first)
         return without_labels(next(features for features in encoded if not is_skipped(features)))
 
     def _sharding(self, module: torch.nn.Module) -> Sharding | None:
@@ -342,6 +329,36 @@ class SftTrainer:
                 f"share a text or an image stay together; each epoch trains on {num_samples - requested} of the other "
                 f"{len(split.training)}, drawn anew for each epoch"
             )
+
+
+@dataclass
+class _Encoder:
+    """Encodes and checks samples; a frozen vision tower also encodes their images. See `SampleEncoder`."""
+
+    trainer: SftTrainer
+    model: VisionLanguageModel
+    vision: FrozenVisionEncoder | None
+    accelerator: Accelerator
+    run: TrainingRun
+    token_names: Set[str] = frozenset()
+
+    def encode(self, rendered: Rendered, images: Features | None = None) -> tuple[Features, Set[str]]:
+        if images is not None or (rendered.images and not self.token_names):
+            tokens = self.trainer.encode(self.model, rendered, pixels=False)
+            if is_skipped(tokens):
+                return tokens, tokens.keys()
+            self.token_names = tokens.keys()
+            if images is not None:
+                features = {**tokens, **images}
+                self.run.check(rendered, features)
+                return features, self.token_names
+        features = self.trainer.encode(self.model, rendered)
+        if not is_skipped(features):
+            self.run.check(rendered, features)
+            if self.vision is not None:
+                with self.accelerator.autocast():
+                    features = self.vision.replace_pixels(features)
+        return features, self.token_names
 
 
 def _passes_check(check: Callable[[Rendered, Features], object], rendered: Rendered, features: Features) -> bool:

@@ -136,7 +136,7 @@ HEADER_BYTES = 500
 
 
 def encoded_bytes(profile: ModelProfile, setup: TrainingSetup, count: TokenCounts) -> int:
-    """Estimate the size of the file of an encoded sample.
+    """Estimate the size of the files of an encoded sample, without images that another sample shares.
 
     The pixels are those of the patches from which the image tokens are made. A processor that removes the padding of an
     image, or reduces its tokens, needs more.
@@ -144,7 +144,8 @@ def encoded_bytes(profile: ModelProfile, setup: TrainingSetup, count: TokenCount
     pixels = profile.patch_bytes * profile.patches_per_token
     features = profile.image_feature_size * setup.value_bytes
     tokens = count.text + count.image + count.target
-    return HEADER_BYTES + TOKEN_BYTES * tokens + count.image * (features if setup.caches_features else pixels)
+    images = 0 if count.shares_images else count.image * (features if setup.caches_features else pixels)
+    return HEADER_BYTES + TOKEN_BYTES * tokens + images
 
 
 def _encoded_ratio(options: SftOptions, counts: Sequence[TokenCounts]) -> float:

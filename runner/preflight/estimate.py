@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from runner.preflight.host_memory import check_host_memory
 from runner.preflight.hours import Answers, estimate_hours, find_faster
 from runner.preflight.resources import check_memory, estimate_disk, local_gpus, missing_requirements
 from runner.preflight.sent_variables import find_sent_variables
-from runner.prompt_rendering import split_groups, training_texts
+from runner.prompt_rendering import repeats_images, split_groups, training_texts
 from runner.records import Rendered, TrainingBudget
 from runner.regime import Regime
 from runner.resolved_plan import PlanResolver, Trial, create_plugin, expand_trials
@@ -186,7 +186,10 @@ class TrainingSplits:
             model_spec: ModelSpec = create_plugin(spec.model).meta_model(training_texts(examples.distinct))
         except RequirementError as error:
             return TrainingSplit(rendered, groups, None, None, str(error), number)
-        counts = [model_spec.count(example) for example in rendered]
+        counts = [
+            replace(model_spec.count(example), shares_images=repeats)
+            for example, repeats in zip(rendered, repeats_images(rendered), strict=True)
+        ]
         return TrainingSplit(rendered, groups, model_spec, counts, num_per_sample=number)
 
 

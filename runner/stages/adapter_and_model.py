@@ -128,12 +128,14 @@ class TokenCounts:
         image: Image tokens, one for each feature of the vision tower.
         target: Tokens of the answer with its end token: those that contribute to the loss.
         estimated: Whether text and target are estimated from the number of characters, because there is no tokenizer.
+        shares_images: Whether an earlier example has the same images, so that what is encoded of them is stored once.
     """
 
     text: int
     image: int
     target: int
     estimated: bool = False
+    shares_images: bool = False
 
 
 class FrozenVisionEncoder(Protocol):

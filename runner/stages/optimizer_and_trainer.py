@@ -184,6 +184,8 @@ class TrainingRun:
         evaluator: Set if the options generate validation answers (`TrainerOptions.generates_validation`).
         encoded: Folder for encoded samples that passed `check`, shared by all trainings of this model on this data, in
             other workers, trials and launches. Its siblings are folders of the same kind. None to store none.
+        encoded_images: A sibling of `encoded` for what is encoded of images alone, shared by trainings whose prompts
+            differ too. None to store it with the samples.
         profile: Folder for profiles of steps, if the options ask for them. None to write none.
         encoded_bytes: Estimated size of all encoded samples of this training; 0 if it is not known.
         later_draws: What to train on in later epochs, if prompts change from epoch to epoch: with n lists, epoch e of a
@@ -199,6 +201,7 @@ class TrainingRun:
     check: Callable[[Rendered, Features], object] = field(default=_no_check, repr=False)
     evaluator: ValidationEvaluator | None = field(default=None, repr=False)
     encoded: Path | None = None
+    encoded_images: Path | None = None
     profile: Path | None = None
     encoded_bytes: int = 0
     later_draws: Sequence[Sequence[Rendered]] = field(default=(), repr=False)

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from runner.errors import DataError
@@ -13,7 +14,7 @@ from runner.files import apply_umask, sync_tree, write_jsonl
 from runner.fingerprint_and_provenance import fingerprint
 from runner.preflight.check_samples import check_samples
 from runner.preflight.sample_checker import SampleChecker
-from runner.prompt_rendering import training_texts
+from runner.prompt_rendering import repeats_images, training_texts
 from runner.resolved_plan import create_plugin
 from runner.stages import Optimizer, Trainer, TrainingRun, VisionLanguageModel
 from runner.stages.optimizer_and_trainer import builder_as_stored, summarize_groups
@@ -43,6 +44,27 @@ def encoded_folder(context: TrialContext) -> Path:
             "plugins": [plugin_identity(spec, section) for section in (spec.data, spec.adapter, spec.model)],
             "trainer": [pins.plugins[trainer], pins.code[trainer]],
             "engine": pins.code["engine.train"],
+        }
+    )
+    return context.cache.root / "encoded" / key
+
+
+def encoded_images_folder(context: TrialContext) -> Path:
+    """The folder in the cache for what is encoded of images alone, which trials with different prompts share.
+
+    Its name is a hash of the content of the data and of options, version and code of the plugins that read and encode
+    images.
+    """
+    spec, pins = context.spec, context.spec.pinned
+    assert pins is not None
+    assert spec.trainer is not None
+    trainer = f"trainer.{spec.trainer.type}"
+    key = fingerprint(
+        {
+            "images": pins.data,
+            "model": pins.model,
+            "plugins": [plugin_identity(spec, section) for section in (spec.data, spec.model)],
+            "trainer": [pins.plugins[trainer], pins.code[trainer]],
         }
     )
     return context.cache.root / "encoded" / key
@@ -87,8 +109,7 @@ def train(context: TrialContext) -> None:
     checker = SampleChecker.of(model, trainer)
     if is_main_process():
         _run_preflight(context, checker, trainer)
-    options, encoded = context.spec.trainer_options, encoded_folder(context)
-    stores_encoded = is_main_process() and encoded is not None
+    options, encoded, images = context.spec.trainer_options, encoded_folder(context), encoded_images_folder(context)
     run = TrainingRun(
         context.run.checkpoints,
         context.spec.seed,
@@ -96,14 +117,16 @@ def train(context: TrialContext) -> None:
         check=checker.check,
         evaluator=ValidationGenerator(context, samples) if options and options.generates_validation else None,
         encoded=encoded,
+        encoded_images=images,
         profile=context.run.profile,
-        encoded_bytes=_estimate_encoded(context, trainer, optimizer, model) if stores_encoded else 0,
+        encoded_bytes=_estimate_encoded(context, trainer, optimizer, model) if is_main_process() else 0,
         later_draws=examples.draws[1:],
         plain=examples.plain if context.spec.regime.context else None,
         num_per_sample=examples.num_per_sample,
     )
-    if is_main_process() and encoded is not None:
+    if is_main_process():
         _record_use(context, encoded)
+        _record_use(context, images)
     groups = examples.groups(context.training_groups)
     try:
         trained = trainer.train(model, optimizer, examples.first, groups, run)
@@ -143,7 +166,8 @@ def _estimate_encoded(
     rendered = context.training_examples.distinct
     stride = math.ceil(len(rendered) / MAX_COUNTED)
     counts = [model.count(sample) for sample in rendered[::stride]]
-    all_counts = [counts[index // stride] for index in range(len(rendered))]
+    repeats = repeats_images(rendered)
+    all_counts = [replace(counts[index // stride], shares_images=repeats[index]) for index in range(len(rendered))]
     return trainer.estimate_training(model, optimizer, all_counts, context.spec.compute.workers, gpus=False).encoded
 
 

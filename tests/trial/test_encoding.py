@@ -11,7 +11,7 @@ from runner.trial.cache_and_mirror import Cache
 from runner.trial.cache_contents import list_items
 from runner.trial.run_directory_and_events import EventLog, RunDirectory
 from runner.trial.run_trial import run_trial
-from runner.trial.train import encoded_folder
+from runner.trial.train import encoded_folder, encoded_images_folder
 from runner.trial.trial_components import TrialContext
 
 SPEC = """\
@@ -25,6 +25,8 @@ generator: {{type: transformers, max_new_tokens: 8}}
 metrics: [{{type: ner_f1}}]
 tracker: {{type: mlflow}}
 """
+PER_TASK = "regime.prompts=per_task"
+SHUFFLED = "regime.context_content=shuffled"
 
 
 class Quiet:
@@ -48,9 +50,9 @@ def plan_of(tmp_path, tmp_path_factory):
 
 @pytest.fixture
 def folder_of(plan_of, tmp_path):
-    def folder_of(*overrides, name="small"):
+    def folder_of(*overrides, name="small", find=encoded_folder):
         run = RunDirectory(tmp_path / "runs" / name / "trial-1")
-        return encoded_folder(TrialContext(plan_of(*overrides).spec, run, EventLog(run.events)))
+        return find(TrialContext(plan_of(*overrides).spec, run, EventLog(run.events)))
 
     return folder_of
 
@@ -82,23 +84,61 @@ def test_inputs_of_the_encoding_change_the_folder(folder_of, monkeypatch):
         folder_of("model.type=qwen2_vl"),
         folder_of("adapter.tasks=[ner]"),
         folder_of("data.seed=5"),
+        folder_of(PER_TASK),
+        folder_of(PER_TASK, "regime.context={ner: [summary]}"),
+        *(folder_of(PER_TASK, "regime.context={ner: [summary]}", SHUFFLED, f"seed={seed}") for seed in (1, 2)),
     ]
     monkeypatch.setattr(code_identity, "_version", lambda name: "1" if name == "pillow" else "0")
     folders.append(folder_of())
     assert len(set(folders)) == len(folders)
 
 
-def test_a_trial_reuses_encoded_samples_of_another(plan_of, tmp_path):
-    files = []
-    for name, rate in (("one", "1e-3"), ("two", "1e-4")):
-        plan = plan_of(f"optimizer.groups.rest.lr={rate}")
+def test_prompts_do_not_change_the_folder_of_images(folder_of):
+    folder = folder_of(find=encoded_images_folder)
+    assert folder != folder_of()
+    for override in ("adapter.tasks=[ner]", PER_TASK, "seed=3"):
+        assert folder_of(override, find=encoded_images_folder) == folder
+    for override in ("model.max_pixels=2304", "data.seed=5"):
+        assert folder_of(override, find=encoded_images_folder) != folder
+
+
+@pytest.fixture
+def train(plan_of, tmp_path):
+    """A function that trains, and returns the time of each file of encoded samples, by folder."""
+
+    def train(name, *overrides):
+        plan = plan_of(*overrides)
         run = RunDirectory(tmp_path / "runs" / "small" / name)
         run.create(plan, "", ())
         run_trial(plan.spec, run.path, ["train"])
-        [folder] = (tmp_path / "runs" / ".cache" / "encoded").iterdir()
-        files.append({file.name: file.stat().st_mtime_ns for file in folder.iterdir()})
-    assert len(files[0]) == 8
-    assert files[0] == files[1]
+        folders = (tmp_path / "runs" / ".cache" / "encoded").iterdir()
+        return {folder: {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} for folder in folders}
+
+    return train
+
+
+def test_a_trial_reuses_encoded_samples_of_another(train):
+    files = train("one", "optimizer.groups.rest.lr=1e-3")
+    assert [len(each) for each in files.values()] == [8, 8]
+    assert train("two", "optimizer.groups.rest.lr=1e-4") == files
+
+
+@pytest.mark.parametrize("frozen", [True, False], ids=["features", "pixels"])
+def test_prompts_with_the_same_images_share_what_is_encoded_of_them(train, folder_of, frozen):
+    vision = (f"optimizer.groups.vision={{match: '*visual*', {'frozen: true' if frozen else 'lr: 1e-4'}}}",)
+    files = train("joint", *vision)
+    images = folder_of(find=encoded_images_folder)
+    per_task = train("per_task", *vision, PER_TASK, "regime.context={ner: [summary]}", "trainer.validation_ratio=0.3")
+    # `summary` and `ner` show the main image alone, `match` the segments too, as the joint prompt does.
+    assert len(files[images]) == 8
+    assert len(per_task[images]) == 16
+    assert files[images].items() <= per_task[images].items()
+    [others] = per_task.keys() - files.keys()
+    assert len(per_task[others]) <= 8 * 3 + 3
+    assert (
+        train("neutral", *vision, PER_TASK, "regime.context={ner: [summary]}", "regime.context_content=neutral")[images]
+        == per_task[images]
+    )
 
 
 def test_trials_record_their_use_of_encoded_samples(plan_of, tmp_path):
@@ -109,9 +149,11 @@ def test_trials_record_their_use_of_encoded_samples(plan_of, tmp_path):
         run.create(plan, "", ())
         run_trial(plan.spec, run.path, ["train"])
         names.append(f"{name}/trial-1")
-        [item] = [item for item in list_items(cache, storage, pytest.fail) if item.kind == "encoded"]
-        assert item.used_by == tuple(names)
-        assert item.last_used.year > 2000, "a training that only reads the samples uses them as well"
-        folder = cache.entry(item.kind, item.key).folder
-        for path in (*folder.iterdir(), folder):
-            os.utime(path, (0, 0))
+        items = [item for item in list_items(cache, storage, pytest.fail) if item.kind == "encoded"]
+        assert len(items) == 2, "samples and images"
+        for item in items:
+            assert item.used_by == tuple(names)
+            assert item.last_used.year > 2000, "a training that only reads the samples uses them as well"
+            folder = cache.entry(item.kind, item.key).folder
+            for path in (*folder.iterdir(), folder):
+                os.utime(path, (0, 0))
