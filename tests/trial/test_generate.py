@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import runner.trial.generate as generate_module
+from plugins.adapter.pfa import PromptFormatAdapter
+from plugins.adapter.pfa_prompt import PfaOptions
 from runner.errors import StepError
-from runner.records import Completion, Rendered, replace_lone_surrogates
+from runner.records import Completion, Rendered, TextPart, replace_lone_surrogates
 from runner.regime import Regime
 from runner.spec.regime_section import RegimeOptions
 from runner.trial.generate import _row, _stored_answers, generate
@@ -43,16 +45,24 @@ def test_stored_lines_of_any_content_are_read_or_counted(tmp_path_factory, lines
 
 ONE_PASS = Regime(RegimeOptions(), None, 0)
 IDS = [f"s{place}" for place in range(7)]
+PIPELINE = {"ner": ["summary"], "match": ["summary", "ner"]}
+PIPED = Regime(
+    RegimeOptions(prompts="per_task", pipeline=PIPELINE), PromptFormatAdapter(PfaOptions(), ["person", "other"]), 0
+)
+TASK_PROMPTS = [
+    Rendered(f"{name}/{task}", (TextPart(f"{task} of {name}"),), task=task) for name in IDS for task in PIPED.tasks
+]
 
 
 class _Generator:
     """Answers each prompt with its id, and keeps what it was asked; `stop_at` is the id at which it fails."""
 
     def __init__(self, stop_at=None):
-        self.asked, self.stop_at = [], stop_at
+        self.asked, self.shown, self.stop_at = [], {}, stop_at
 
     def generate(self, weights, prompts, done, reporter):
         for prompt in prompts:
+            self.shown[prompt.id] = prompt.prompt
             if prompt.id in done:
                 continue
             if prompt.id == self.stop_at:
@@ -119,6 +129,50 @@ def test_no_answer_is_lost_or_asked_for_twice_whatever_the_number_of_workers(tmp
     run(0, 1, _Generator())
     assert sorted(asked) == IDS
     assert _predictions(folder) == EXPECTED
+
+
+@given(
+    cuts=st.lists(
+        st.tuples(
+            st.integers(1, 4),
+            st.lists(st.sampled_from([None, *(prompt.id for prompt in TASK_PROMPTS)]), min_size=4, max_size=4),
+        ),
+        max_size=4,
+    )
+)
+@settings(max_examples=25, deadline=None)
+def test_a_pipeline_that_was_cut_short_asks_nothing_twice_and_shows_all_predictions(tmp_path_factory, cuts):
+    folder, asked, shown = tmp_path_factory.mktemp("run"), [], {}
+
+    def run(rank, num_workers, generator):
+        context = Mock(run=RunDirectory(folder), generator=generator, regime=PIPED)
+        context.samples.return_value = [SimpleNamespace(id=name) for name in IDS]
+        context.test_prompts = TASK_PROMPTS
+        context.reporter.return_value.stop_requested.return_value = False
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RANK", str(rank))
+            patch.setenv("WORLD_SIZE", str(num_workers))
+            with suppress(StepError):
+                generate(context)
+            asked.extend(generator.asked)
+            shown.update(generator.shown)
+
+    for num_workers, stops in cuts:
+        for rank in range(1, num_workers):
+            run(rank, num_workers, _Generator(stops[rank]))
+    run(0, 1, _Generator())
+    assert sorted(asked) == sorted(prompt.id for prompt in TASK_PROMPTS)
+    for name in IDS:
+        assert shown[f"{name}/summary"] == f"summary of {name}"
+        assert shown[f"{name}/ner"].endswith(f"\nSummary of the image: answer to {name}/summary")
+        assert shown[f"{name}/match"].endswith(
+            f"\nSummary of the image: answer to {name}/summary\nLabel-entities pairs: answer to {name}/ner"
+        )
+    answers = {name: {task: f"answer to {name}/{task}" for task in PIPED.tasks} for name in IDS}
+    assert _predictions(folder) == [
+        {"id": name, "output": "\n".join(outputs.values()), "finished": True, "outputs": outputs}
+        for name, outputs in answers.items()
+    ]
 
 
 def test_the_main_worker_waits_until_the_others_have_answered(worker, tmp_path, monkeypatch):
