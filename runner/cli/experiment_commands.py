@@ -169,6 +169,7 @@ def preview(
         Split, typer.Option(help="Split to show: train (prompts and targets) or test (prompts and reference answers).")
     ] = Split.TRAIN,
     number: Annotated[str, typer.Option("-n", metavar="N|all", help="Show the first N samples, or all samples.")] = "3",
+    arm: Annotated[str | None, typer.Option(help="Show the samples as this arm of the sweep uses them.")] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write an HTML page with the samples and their images to this file.")
     ] = None,
@@ -188,17 +189,20 @@ def preview(
     from runner.preflight.preview import load_preview
     from runner.resolved_plan import smoke_spec
     from runner.spec.load import load_spec
+    from runner.spec.variants import select_arm
 
     set_environment()
     num_samples = _num_samples(number)
     loaded = load_spec(spec, overrides or ())
+    if arm is not None:
+        loaded = select_arm(loaded, arm)
     terminal = open_terminal()
     try:
         loaded_preview = load_preview(
             smoke_spec(loaded.spec) if smoke else loaded.spec, split.value, StageReporter(terminal, "data")
         )
         terminal.close()
-        title = f"{loaded.spec.name}, {split}"
+        title = f"{loaded.spec.name}, {f'arm {arm}, ' if arm else ''}{split}"
         num_with_problems = show_samples(
             loaded_preview.preview_samples(num_samples), html=html, title=title, as_json=as_json
         )

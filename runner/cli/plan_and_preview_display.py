@@ -81,23 +81,27 @@ def _sweep_table(sweep: Mapping[str, Any]) -> Table:
 
 
 def _training_length_tables(trials: Sequence[Mapping[str, Any]], space: Collection[str]) -> list[Table]:
-    """One row per group, if groups differ in length. Seeds of a group can differ in the samples of the last step."""
+    """One row per group, if groups differ in length or in what they learn from.
+
+    Seeds of a group can differ in the samples of the last step.
+    """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for trial in trials:
         groups.setdefault(trial["group"], []).append(trial)
     lengths = {
-        (_format_range(members, "steps"), _format_range(members, "trained_tokens")) for members in groups.values()
+        (_format_range(members, "steps"), _format_range(members, "trained_tokens"), members[0]["learns_from"])
+        for members in groups.values()
     }
     if len(lengths) < 2:
         return []
-    table = Table(title="training length", title_justify="left")
-    for column in ("arm", *space, "trials", "steps", "trained tokens"):
+    table = Table(title="what each arm learns from", title_justify="left")
+    for column in ("arm", *space, "trials", "steps", "trained tokens", "learns from"):
         table.add_column(column, justify="right" if column in {"trials", "steps", "trained tokens"} else "left")
     for members in groups.values():
         first = members[0]
         values = (str(first["parameters"].get(path, "")) for path in space)
         ranges = (_format_range(members, name) for name in ("steps", "trained_tokens"))
-        table.add_row(first["arm"], *values, _format_count(len(members)), *ranges)
+        table.add_row(first["arm"], *values, _format_count(len(members)), *ranges, first["learns_from"])
     return [table]
 
 

@@ -273,7 +273,17 @@ def _describe_trial(trial: Trial, splits: TrainingSplits) -> dict[str, Any]:
         "arm": trial.arm,
         "steps": budget.steps,
         "trained_tokens": budget.tokens,
+        "learns_from": describe_training(spec),
     }
+
+
+def describe_training(spec: ExperimentSpec) -> str:
+    """Say in one line what a trial learns from: prompts, contexts, and the order of tasks."""
+    regime = spec.regime.describe(spec.task_names)
+    if spec.trainer_options is None:
+        return f"nothing; {regime}"
+    parts = [" and ".join(tasks) for tasks in spec.trainer_options.sequence_tasks]
+    return f"{regime}; first {', then '.join(parts)}" if parts else regime
 
 
 def has_training(spec: ExperimentSpec) -> bool:

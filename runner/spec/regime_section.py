@@ -65,6 +65,22 @@ class RegimeOptions(Options):
             sorter.done(*ready)
         return passes
 
+    def describe(self, tasks: Sequence[str]) -> str:
+        """Say in one line what a training with these options learns from, and what prompts at test show."""
+        listed = ", ".join(tasks)
+        if not self.is_per_task:
+            return f"one prompt for {listed}" if tasks else "one prompt"
+        parts = [f"a prompt each for {listed}"]
+        source = {"gold": "", "shuffled": " of another sample", "neutral": " replaced by neutral words"}
+        parts += [
+            f"{task} shows {' and '.join(others)}{source[self.context_content]}"
+            for task, others in self.context.items()
+        ]
+        if self.context_draws > 1:
+            parts.append(f"{self.context_draws} draws")
+        parts += [f"at test {task} shows predicted {' and '.join(others)}" for task, others in self.pipeline.items()]
+        return "; ".join(parts)
+
     def problems(self, tasks: Sequence[str], adapter: str) -> Iterator[Problem]:
         """Yield what is wrong with these options for an adapter.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.errors import SpecError, SpecPath
 from runner.spec.check import check_spec, spec_with_defaults
 from runner.spec.experiment_spec import ExperimentSpec
+from runner.spec.load import LoadedSpec
 from runner.spec.sweep_section import ParamValue, SweepOptions, value_label
 from runner.spec.yaml_layers import Mark, Tree, assign, split_path
+from runner.stages.registry import suggestion
 
 SPACE_PATH: SpecPath = ("sweep", "space")
 ARMS_PATH: SpecPath = ("sweep", "arms")
@@ -186,3 +188,17 @@ def get_path(value: Any, path: SpecPath) -> tuple[bool, Any]:
             return False, None
         value = value[key]
     return True, value
+
+
+def select_arm(loaded: LoadedSpec[ExperimentSpec], arm: str) -> LoadedSpec[ExperimentSpec]:
+    """Return the spec of one arm of a sweep, without the sweep.
+
+    Raises:
+        SpecError: The spec has no such arm.
+    """
+    arms = loaded.spec.sweep.arms if loaded.spec.sweep else {}
+    if loaded.spec.sweep is None or arm not in arms:
+        known = suggestion(arm, arms) or "; the spec has no sweep.arms"
+        raise SpecError(f"--arm {arm}: {loaded.file} has no such arm{known}")
+    tree = SweepVariants(loaded.tree, loaded.spec.sweep).base_tree(arm)
+    return replace(loaded, spec=check_spec(tree, ExperimentSpec), tree=tree)
