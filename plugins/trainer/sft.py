@@ -59,6 +59,9 @@ class SftTrainer:
     converts_weights = True
     """The trainer converts weights to float32 itself; see `BuildsAsStored`."""
 
+    uses_later_draws = True
+    """The trainer uses `TrainingRun.later_draws`."""
+
     def __init__(self, options: SftOptions) -> None:
         """Take the section's options."""
         self._options = options

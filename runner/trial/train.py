@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from runner.errors import DataError
+from runner.errors import DataError, SpecError
 from runner.files import apply_umask, sync_tree, write_jsonl
 from runner.fingerprint_and_provenance import fingerprint
 from runner.preflight.check_samples import check_samples
@@ -85,7 +85,8 @@ def train(context: TrialContext) -> None:
     Raises:
         DataError: The training split is empty.
         RequirementError: The initial weights are not those of the plan.
-        SpecError: The optimizer's parameter groups do not match the model's parameters.
+        SpecError: The optimizer's parameter groups do not match the model's parameters, or the trainer cannot draw
+            contexts anew.
         StepError: A check failed: tokens outside the answers carry loss, or the optimizer does not train as its
             manifest says.
     """
@@ -98,6 +99,11 @@ def train(context: TrialContext) -> None:
     assert context.spec.optimizer is not None
     assert context.spec.trainer is not None
     trainer = create_plugin(context.spec.trainer)
+    if examples.draws[1:] and not getattr(trainer, "uses_later_draws", False):
+        raise SpecError(
+            f"the trainer {context.spec.trainer.type!r} trains on the same prompts in every epoch; write 1",
+            path=("regime", "context_draws"),
+        )
     as_stored = builder_as_stored(context.model, trainer)
     build = as_stored.build_as_stored if as_stored else context.model.build
     model = build(training_texts(examples.distinct), context.spec.seed)

@@ -135,4 +135,4 @@ def test_arms_of_equal_steps_and_of_equal_tokens_are_told_apart(tmp_path):
     for table in plan_tables(told):
         Console(file=stream, width=200).print(table)
     rows = [[cell.strip() for cell in line.split("│")] for line in stream.getvalue().splitlines()]
-    assert ["alone", "steps", "2", "6", f"{min(alone):,}"] in [row[1:-1] for row in rows]
+    assert ["alone", "steps", "2", "6", f"{min(alone):,}", "one prompt for ner"] in [row[1:-1] for row in rows]

@@ -10,6 +10,7 @@ from runner.errors import SpecError
 from runner.resolved_plan import plan_json, read_plan, smoke_spec
 from runner.spec.load import load_spec
 from runner.spec.regime_section import RegimeOptions
+from runner.spec.variants import select_arm
 
 SPEC = """\
 name: small
@@ -94,3 +95,42 @@ def test_a_task_comes_after_those_that_its_prompt_shows_or_there_is_a_problem(gr
     pass_of = {task: number for number, tasks in enumerate(passes) for task in tasks}
     assert sorted(pass_of) == sorted(TASKS)
     assert all(pass_of[other] < pass_of[task] for task, others in graph.items() for other in others)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "one prompt for summary, ner, match"),
+        ({"prompts": "per_task"}, "a prompt each for summary, ner, match"),
+        (
+            {"prompts": "per_task", "context": {"ner": ["summary", "match"]}, "pipeline": {"ner": ["summary"]}},
+            "a prompt each for summary, ner, match; ner shows summary and match; at test ner shows predicted summary",
+        ),
+        (
+            {
+                "prompts": "per_task",
+                "context": {"ner": ["summary"]},
+                "context_content": "shuffled",
+                "context_draws": 3,
+            },
+            "a prompt each for summary, ner, match; ner shows summary of another sample; 3 draws",
+        ),
+    ],
+)
+def test_a_regime_is_described_in_one_line(options, text):
+    assert RegimeOptions(**options).describe(TASKS) == text
+
+
+def test_an_arm_is_selected_by_its_name(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(SPEC + "sweep: {arms: {joint: {}, neutral: {regime.context_content: neutral}}}\n")
+    with pytest.raises(SpecError, match="context_draws"):
+        load_spec(path)
+    path.write_text(path.read_text().replace("  context_draws: 2\n", ""))
+    loaded = load_spec(path)
+    arm = select_arm(loaded, "neutral")
+    assert (arm.spec.regime.context_content, arm.spec.sweep) == ("neutral", None)
+    with pytest.raises(SpecError, match=r"--arm neutrall: .* did you mean 'neutral'\?"):
+        select_arm(loaded, "neutrall")
+    with pytest.raises(SpecError, match=r"the spec has no sweep.arms"):
+        select_arm(arm, "neutral")

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from plugins.generator.transformers import TransformersGenerator
+from plugins.trainer.sft import SftTrainer
+from runner.errors import SpecError
 from runner.files import read_jsonl
 from runner.resolved_plan import resolve
 from runner.spec.load import load_spec
@@ -154,3 +156,10 @@ def test_other_contexts_are_other_trainings(run, content):
     assert _steps(other)["train"]["reused_from"] is None
     prompts = [directory.read_record()["preflight"]["prompts"] for directory in (first, other)]
     assert prompts[0] == prompts[1]
+
+
+def test_a_trainer_that_does_not_draw_anew_is_refused(create, monkeypatch):
+    monkeypatch.delattr(SftTrainer, "uses_later_draws")
+    spec, directory = create("drawn", "regime.context_content=shuffled", "regime.context_draws=2")
+    with pytest.raises(SpecError, match=r"regime\.context_draws: the trainer 'sft' trains on the same prompts"):
+        run_trial(spec, directory.path, ["train"])

@@ -55,7 +55,12 @@ class PlainTrainer:
         return features
 
     def training_budget(
-        self, model: ModelSpec | None, counts: Sequence[TokenCounts] | None, groups: Sequence[str], seed: int
+        self,
+        model: ModelSpec | None,
+        counts: Sequence[TokenCounts] | None,
+        groups: Sequence[str],
+        seed: int,
+        tasks: Sequence[str] = (),
     ) -> TrainingBudget:
         """Count one step for each sample and epoch, and the answer tokens of all steps."""
         epochs = self._options.epochs
