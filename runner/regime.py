@@ -215,10 +215,6 @@ class Regime:
             "outputs": outputs,
         }
 
-    def prompt_ids(self, sample: str) -> list[str]:
-        """Return the ids of the prompts of a sample."""
-        return [_task_id(sample, task) for task in self.tasks]
-
     def check_examples(self, samples: Sequence[Sample], examples: TrainingExamples, groups: Sequence[str]) -> None:
         """Compare what was rendered for training with the prompts at test, before anything is trained.
 
@@ -227,14 +223,13 @@ class Regime:
                 adapter's template with the answers, byte for byte; or a shuffled context is that of the sample's own
                 group.
         """
-        for index, sample in enumerate(samples):
-            start = index * examples.num_per_sample
-            for plain, (task, adapter) in zip(examples.plain[start:], self.adapters.items(), strict=False):
-                if _of_task(adapter.render_prompt(sample), task).content != plain.content:
-                    raise StepError(
-                        f"sample {plain.id}: the adapter renders different prompts for training (render_training) and "
-                        "for generation (render_prompt); they must be equal"
-                    )
+        prompts = (adapter.render_prompt(sample) for sample in samples for adapter in self.adapters.values())
+        for plain, prompt in zip(examples.plain, prompts, strict=True):
+            if prompt.content != plain.content:
+                raise StepError(
+                    f"sample {plain.id}: the adapter renders different prompts for training (render_training) and for "
+                    "generation (render_prompt); they must be equal"
+                )
         for draw, drawn in enumerate(examples.draws):
             donors = self._donors(groups, draw)
             if self.options.context and self.options.context_content == "shuffled":
@@ -267,6 +262,7 @@ class Regime:
 
         Returns:
             For each task, the SHA-256 of its prompts, with the names of image files; equal prompts have equal values.
+            A prompt that asks several tasks has one value, under the names of all of them.
 
         Raises:
             StepError: A prompt shows a context.
@@ -281,7 +277,8 @@ class Regime:
                 for each in shown
             ]
             digests[prompt.task].update(json.dumps([sample_id(prompt), content]).encode())
-        return {task: digest.hexdigest() for task, digest in digests.items()}
+        all_tasks = ", ".join(self.adapter.tasks) if isinstance(self.adapter, TaskAdapter) else ""
+        return {task or all_tasks: digest.hexdigest() for task, digest in digests.items()}
 
 
 def parse_row(adapter: Adapter, row: Mapping[str, Any], mode: str) -> Prediction:

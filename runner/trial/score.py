@@ -252,7 +252,7 @@ def score(context: TrialContext) -> None:
     """Score the predictions in the parse mode that the adapter's options chose, and in its other modes.
 
     Writes `scores.jsonl` (see `score_rows`), `metrics.json` (see `all_values`), and `mistakes.jsonl` with its pictures
-    (see `write_mistakes`).
+    (see `write_mistakes`). The record gets a hash of the prompts (see `Regime.check_prompts`).
     """
     references = {sample.id: context.adapter.reference(sample) for sample in context.samples("test")}
     rows = {row["id"]: row for row in read_jsonl(context.run.predictions)}
@@ -271,6 +271,7 @@ def score(context: TrialContext) -> None:
     write_mistakes(context, outputs, modes[0].predictions, references)
     values = all_values(modes)
     write_json(context.run.metrics, values)
+    context.run.update_record(prompts=context.regime.check_prompts(context.test_prompts))
     context.log.metrics(None, values)
     context.log.artifact("scores", context.run.scores)
 

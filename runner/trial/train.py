@@ -181,13 +181,13 @@ def _run_preflight(context: TrialContext, checker: SampleChecker, trainer: Train
     """Check examples and prompts before the training, and record the results; see `check_samples`."""
     regime, examples = context.regime, context.training_examples
     regime.check_examples(context.samples("train"), examples, context.training_groups)
-    digests = regime.check_prompts(context.test_prompts)
+    regime.check_prompts(context.test_prompts)
     reporter = context.reporter("preflight")
     report = check_samples(
         checker, trainer, examples.distinct, len(examples.first), context.prompt_limits(context.test_prompts), reporter
     )
     context.reporter("train").metrics(0, {"train/samples_truncated": len(report.truncated)})
-    results = {**report.as_json(), "prompts": digests}
+    results = report.as_json()
     context.log.append("preflight", **results)
     counts = {name: len(results[name]) for name in ("truncated", "skipped", "respelt")}
     context.run.update_record(preflight={**results, **counts})

@@ -93,8 +93,9 @@ def test_a_trial_has_one_prediction_and_one_score_a_sample(run, prompts):
     *_, last = prompts
     assert len(last) == 9
     assert not any("the image decides" in prompt.prompt for call in prompts for prompt in call)
-    preflight = directory.read_record()["preflight"]
-    assert set(preflight["prompts"]) == {"summary", "ner", "match"}
+    record = directory.read_record()
+    preflight = record["preflight"]
+    assert set(record["prompts"]) == {"summary", "ner", "match"}
     assert preflight["samples"] == 8 * (3 + 2), "three plain prompts, two of which also have a context"
     *_, validated = (
         event["values"]
@@ -154,7 +155,7 @@ def test_other_contexts_are_other_trainings(run, content):
     first = run("gold", "trainer.eval_generate_steps=null")
     other = run("other", "trainer.eval_generate_steps=null", f"regime.context_content={content}")
     assert _steps(other)["train"]["reused_from"] is None
-    prompts = [directory.read_record()["preflight"]["prompts"] for directory in (first, other)]
+    prompts = [directory.read_record()["prompts"] for directory in (first, other)]
     assert prompts[0] == prompts[1]
 
 

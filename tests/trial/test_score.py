@@ -12,8 +12,10 @@ from plugins.adapter.pfa_prompt import PfaOptions
 from runner.dataset.folder_reader import DatasetFolder
 from runner.evaluate_answer_file import EvaluateOptions, evaluate
 from runner.files import read_jsonl
+from runner.regime import Regime
 from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
+from runner.spec.regime_section import RegimeOptions
 from runner.trial.run_directory_and_events import RunDirectory
 from runner.trial.score import describe_mistake, describe_total_failure, score
 
@@ -76,11 +78,14 @@ class Log:
 
 
 def scored(folder):
-    log = Log()
+    log, adapter = Log(), PromptFormatAdapter(PfaOptions(), LABELS)
+    regime, folder_of_data = Regime(RegimeOptions(), adapter, 0), DatasetFolder(folder, with_images=False)
     context = SimpleNamespace(
-        adapter=PromptFormatAdapter(PfaOptions(), LABELS),
+        adapter=adapter,
+        regime=regime,
+        test_prompts=regime.prompts(folder_of_data.load("test"), (), 0),
         metrics={name: create_plugin(make_section("metric", {"type": name})) for name in METRICS},
-        samples=DatasetFolder(folder, with_images=False).load,
+        samples=folder_of_data.load,
         run=RunDirectory(folder),
         log=log,
         reporter=lambda stage: log,
