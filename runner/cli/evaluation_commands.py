@@ -187,6 +187,14 @@ NumSamples = Annotated[
 Resamples = Annotated[int, typer.Option(min=100, help="Number of bootstrap and permutation resamples.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the resampling.")]
 Confidence = Annotated[float, typer.Option(min=0.5, max=0.999, help="Confidence level of the intervals.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="image|text|content|none",
+        help="Resample test samples together that have the same image, the same text, or the same image or text "
+        "(content). Default: content, if the runs have recorded any such groups.",
+    ),
+]
 Storage = Annotated[Path, typer.Option(help="The folder of all runs.")]
 Source = Annotated[
     Path | None,
@@ -233,6 +241,7 @@ def compare(
     resamples: Resamples = 10_000,
     seed: Seed = 0,
     confidence: Confidence = 0.95,
+    cluster: Cluster = None,
     storage: Storage = Path("runs"),
     source: Source = None,
     target: Target = None,
@@ -264,6 +273,7 @@ def compare(
         mre=mre,
         num_disagreements=DEFAULT_NUM_DISAGREEMENTS if samples is None else samples,
         resampling=Resampling(resamples, seed, confidence),
+        cluster=cluster,
     )
     set_environment()
     destination = Destination.from_options(storage, target) if source is None else None
@@ -304,5 +314,5 @@ def _print_tables(comparison: Comparison, *, full: bool, samples: bool) -> None:
     from runner.cli.results_display import print_tables
 
     print_tables(comparison_tables(comparison, full=full, samples=samples, width=PlainConsole().width))
-    for warning in comparison.warnings:
-        print_text(f"note: {warning}")
+    for note in comparison.notes:
+        print_text(f"note: {note}")
