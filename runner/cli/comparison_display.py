@@ -42,13 +42,13 @@ def comparison_tables(comparison: Comparison, *, full: bool, samples: bool, widt
         width: Width of the terminal in characters; a narrow one omits some columns of the tests.
     """
     if len(comparison.groups) == 1:
-        return [_rich_table(paper_tables.intervals_table(comparison))]
-    tables = [_rich_table(paper_tables.groups_table(comparison))]
+        return [rich_table(paper_tables.intervals_table(comparison))]
+    tables = [rich_table(paper_tables.groups_table(comparison))]
     if comparison.tests:
         tables.append(_tests_table(comparison, width, full=full))
     if full:
         details = (paper_tables.intervals_table(comparison), paper_tables.subgroups_table(comparison))
-        tables += [_rich_table(table) for table in details if table.rows]
+        tables += [rich_table(table) for table in details if table.rows]
     if samples and comparison.disagreements:
         tables.append(_disagreements_table(comparison))
     return tables
@@ -108,7 +108,8 @@ def _tests_table_without(source: paper_tables.Table, tests: Sequence[PairedTest]
     return table
 
 
-def _rich_table(source: paper_tables.Table) -> Table:
+def rich_table(source: paper_tables.Table) -> Table:
+    """Make a table of a terminal from a table of text."""
     table = Table(title=source.title, title_justify="left")
     for index, heading in enumerate(source.headings):
         justify: Literal["left", "right"] = "left" if index < source.num_text_columns else "right"

@@ -81,10 +81,10 @@ def evaluate(
         predictions=predictions,
         references=references,
         split=split,
-        labels=_split_list(labels),
-        tasks=_split_list(tasks),
+        labels=split_list(labels),
+        tasks=split_list(tasks),
         parse=parse,
-        metrics=METRICS if metrics is None else _split_list(metrics) or (),
+        metrics=METRICS if metrics is None else split_list(metrics) or (),
         allow_missing=allow_missing,
     )
     terminal = open_terminal()
@@ -115,7 +115,7 @@ def _write_scores(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         raise RequirementError(f"--scores: {file} cannot be written: {error.strerror}") from error
 
 
-def _split_list(values: Sequence[str] | None) -> tuple[str, ...] | None:
+def split_list(values: Sequence[str] | None) -> tuple[str, ...] | None:
     """Split the values of an option that can be repeated at their commas, each name once."""
     if values is None:
         return None
@@ -267,7 +267,7 @@ def compare(
     options = CompareOptions(
         by=by,
         baseline=baseline,
-        metrics=_split_list(metric) or None,
+        metrics=split_list(metric) or None,
         parse=parse,
         finished_only=finished,
         mre=mre,

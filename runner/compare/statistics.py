@@ -28,7 +28,12 @@ from runner.compare.studentised_test import (
     sample_contributions,
     studentised_p_value,
 )
-from runner.compare.variance_components import BothSources, both_sources, seed_variance
+from runner.compare.variance_components import (
+    BothSources,
+    VarianceComponents,
+    both_sources,
+    seed_variance,
+)
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,7 @@ class PairedTest:
         relative: The difference as a share of `value_b`; None if that is 0.
         seeds: Welch's test over the seeds; None if a group has one run.
         both: Interval and p-value over samples and seeds together; None where `seeds` is.
+        components: The variances of the difference over samples and over seeds.
         design_effect: The variance over samples divided by that of independent samples; 1 without clusters. None for a
             metric that cannot be computed from sums or means of counts.
         better: Number of samples on which `a` is better, by its mean over seeds.
@@ -176,6 +182,7 @@ class PairedTest:
     relative: float | None
     seeds: SeedDifference | None
     both: BothSources | None
+    components: VarianceComponents = field(repr=False)
     design_effect: float | None
     better: int
     worse: int
@@ -191,15 +198,30 @@ class PairedTest:
         """The value of `a` minus that of `b`."""
         return self.value_a - self.value_b
 
+    @property
+    def standard_error(self) -> float | None:
+        """The standard error of the difference over samples, for these trained models; None if it is unknown."""
+        variance_over_samples = self.components.over_samples
+        return math.sqrt(variance_over_samples) if math.isfinite(variance_over_samples) else None
+
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object that docs/compare.md describes."""
-        values = {name: value for name, value in vars(self).items() if name not in {"pair", "seeds", "both"}}
+        values = {
+            name: value for name, value in vars(self).items() if name not in {"pair", "seeds", "both", "components"}
+        }
         groups = {"a": self.pair.a.value, "b": self.pair.b.value}
         nested = {
             "seeds": vars(self.seeds) if self.seeds else None,
             "both": vars(self.both) if self.both else None,
         }
-        return {**values, **groups, "difference": self.difference, **nested, **self.pair.details}
+        return {
+            **values,
+            **groups,
+            "difference": self.difference,
+            "standard_error": self.standard_error,
+            **nested,
+            **self.pair.details,
+        }
 
     def as_row(self) -> dict[str, Any]:
         """Return the row of a data frame: `as_json` without nested values."""
@@ -244,9 +266,13 @@ def _paired_test(
     seed_values_a, seed_values_b = ([metric.values[run.name] for run in runs] for runs in (runs_a, runs_b))
     num_effective = resampling.effective_number(np.isfinite(sample_differences))
     p_value, sample_variance = _test_over_samples(difference, draws, num_effective, contributions)
-    seed_variances = (
-        seed_variance(seed_values_a, metric.stack_draws(runs_a)),
-        seed_variance(seed_values_b, metric.stack_draws(runs_b)),
+    components = VarianceComponents(
+        sample_variance,
+        num_effective,
+        (
+            seed_variance(seed_values_a, metric.stack_draws(runs_a)),
+            seed_variance(seed_values_b, metric.stack_draws(runs_b)),
+        ),
     )
     design_effect = contributions.design_effect if contributions else None
     return PairedTest(
@@ -262,7 +288,8 @@ def _paired_test(
         effect_size=_effect_size(difference, draws, defined.size, design_effect or 1.0),
         relative=difference / value_b if value_b else None,
         seeds=welch_test(seed_values_a, seed_values_b, resampling.confidence),
-        both=both_sources(difference, sample_variance, num_effective, seed_variances, resampling.confidence),
+        both=both_sources(difference, components, resampling.confidence),
+        components=components,
         design_effect=design_effect,
         better=better,
         worse=worse,

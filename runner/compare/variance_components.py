@@ -84,30 +84,46 @@ class StandardError:
     freedom: float
 
 
-def both_sources(
-    difference: float,
-    sample_variance: float,
-    num_samples: float,
-    groups: tuple[SeedVariance | None, SeedVariance | None],
-    confidence: float,
-) -> BothSources | None:
+@dataclass(frozen=True)
+class VarianceComponents:
+    """The variances of a difference between two groups, by source.
+
+    Attributes:
+        over_samples: Variance over samples of the difference of means over runs, for the models at hand. It contains
+            the interaction with the seeds.
+        num_effective: The effective number of samples or clusters that determine the difference.
+        groups: The variance over seeds in both groups; None for a group with a single run.
+    """
+
+    over_samples: float
+    num_effective: float
+    groups: tuple[SeedVariance | None, SeedVariance | None]
+
+    @property
+    def varying_groups(self) -> tuple[SeedVariance, SeedVariance] | None:
+        """The variances over seeds; None if nothing is known of the effect of the seed.
+
+        That is so if a group has a single run, or if the values do not vary within either group.
+        """
+        a, b = self.groups
+        return None if a is None or b is None or not a.total + b.total else (a, b)
+
+
+def both_sources(difference: float, components: VarianceComponents, confidence: float) -> BothSources | None:
     """Compute interval and p-value of a difference over test samples and seeds together.
 
     Args:
         difference: The difference of the groups' means over runs.
-        sample_variance: Its variance over samples, for the models at hand.
-        num_samples: The effective number of samples or clusters that determine the difference.
-        groups: The variance over seeds in both groups.
+        components: Its variances.
         confidence: The confidence level.
 
     Returns:
-        None if a group has a single run, or if the values do not vary within either group: then nothing is known of the
-        effect of the seed.
+        None if nothing is known of the effect of the seed, or if the variance over samples is unknown.
     """
-    a, b = groups
-    if a is None or b is None or not a.total + b.total or not math.isfinite(sample_variance):
+    groups = components.varying_groups
+    if groups is None or not math.isfinite(components.over_samples):
         return None
-    error = combined_error(sample_variance, num_samples, (a, b))
+    error = combined_error(components.over_samples, components.num_effective, groups)
     half_width = float(stats.t.ppf((1 + confidence) / 2, error.freedom)) * error.value
     p_value = float(2 * stats.t.sf(abs(difference) / error.value, error.freedom))
     return BothSources(difference - half_width, difference + half_width, p_value)

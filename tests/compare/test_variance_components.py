@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from runner.compare.statistics import welch_test
-from runner.compare.variance_components import SeedVariance, both_sources, combined_error, seed_variance
+from runner.compare.variance_components import (
+    SeedVariance,
+    VarianceComponents,
+    both_sources,
+    combined_error,
+    seed_variance,
+)
 
 NO_DRAWS = np.zeros((3, 0))
 
@@ -21,7 +27,7 @@ def test_both_variances_are_added_and_the_interaction_is_subtracted_once():
     assert error.value == pytest.approx(math.sqrt(6.5))
     # Satterthwaite: 6.5² / (4²/100 + 3²/2 + 1²/2).
     assert error.freedom == pytest.approx(42.25 / (0.16 + 4.5 + 0.5))
-    both = both_sources(2.0, 4.0, 101.0, groups, 0.95)
+    both = both_sources(2.0, VarianceComponents(4.0, 101.0, groups), 0.95)
     assert both.p_value == pytest.approx(2 * stats.t.sf(2 / math.sqrt(6.5), error.freedom))
     assert (both.low + both.high) / 2 == pytest.approx(2.0)
 
@@ -39,14 +45,17 @@ def test_the_interaction_is_what_a_draw_changes_in_one_run_but_not_in_all():
 def test_without_interaction_and_samples_it_is_welchs_test():
     a, b = [0.70, 0.74, 0.69, 0.75], [0.6, 0.66, 0.7]
     groups = (seed_variance(a, np.zeros((4, 0))), seed_variance(b, NO_DRAWS))
-    both, welch = both_sources(np.mean(a) - np.mean(b), 0.0, 100, groups, 0.95), welch_test(a, b, 0.95)
+    both, welch = (
+        both_sources(np.mean(a) - np.mean(b), VarianceComponents(0.0, 100, groups), 0.95),
+        welch_test(a, b, 0.95),
+    )
     assert (both.low, both.high, both.p_value) == pytest.approx((welch.low, welch.high, welch.p_value))
 
 
 @pytest.mark.parametrize(("a", "b"), [([0.5], [0.4, 0.6]), ([0.4, 0.6], [0.5]), ([0.1 + 0.2, 0.3], [0.4, 0.4])])
 def test_nothing_is_known_of_seeds_without_variation_or_with_one_run(a, b):
     groups = (seed_variance(a, np.zeros((len(a), 0))), seed_variance(b, np.zeros((len(b), 0))))
-    assert both_sources(0.1, 0.01, 100, groups, 0.95) is None
+    assert both_sources(0.1, VarianceComponents(0.01, 100, groups), 0.95) is None
     assert welch_test(a, b, 0.95) is None
 
 
@@ -64,5 +73,5 @@ def test_the_error_is_between_that_of_samples_and_that_of_both_added(sample, a, 
     groups = (SeedVariance(runs, 0.5, a, share * a), SeedVariance(runs, 0.5, b, share * b))
     error = combined_error(sample, number, groups)
     assert math.sqrt(sample) - 1e-12 <= error.value <= math.sqrt(sample + (a + b) / runs) + 1e-12
-    both = both_sources(difference, sample, number, groups, 0.95)
+    both = both_sources(difference, VarianceComponents(sample, number, groups), 0.95)
     assert (both.p_value < 0.05) == (both.low > 0 or both.high < 0)
