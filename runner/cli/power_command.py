@@ -81,7 +81,7 @@ Samples = Annotated[
 ]
 Seeds = Annotated[
     int | None,
-    typer.Option(min=1, help="Number of seeds of each arm. Default: as in the pilot runs; 3 with --seed-deviation."),
+    typer.Option(min=2, help="Number of seeds of each arm. Default: as in the pilot runs; 3 with --seed-deviation."),
 ]
 
 
@@ -131,6 +131,8 @@ def power(
     for option, value in (for_pilots if rates else for_rates).items():
         if value:
             raise typer.BadParameter(f"has no effect {'with' if rates else 'without'} --rates", param_hint=option)
+    if rates and seeds and not seed_deviation:
+        raise typer.BadParameter("has no effect without --seed-deviation", param_hint="--seeds")
     if difference == 0:
         raise typer.BadParameter("a difference of 0 cannot be found", param_hint="--difference")
     from runner.compare.power import PowerGoal
@@ -201,7 +203,7 @@ def _study_from_rates(
     from runner.compare.power import StudyPower
 
     wanted = goal.difference or abs(assumed.a - assumed.b) or None
-    seeds = num_seeds or (1 if assumed.seed_deviation is None else DEFAULT_SEEDS)
+    seeds = num_seeds or (DEFAULT_SEEDS if assumed.seed_deviation else 1)
     return StudyPower("rate", "a", "b", assumed.model(seeds), num_samples, seeds, replace(goal, difference=wanted))
 
 

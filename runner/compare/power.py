@@ -6,8 +6,9 @@ The variance of a difference between two arms, with n test samples and K runs wi
 
 (for test questions that are answered several times, Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640,
 section 5). More seeds do not reduce the first part, and more test samples do not reduce the last one. The power is that
-of a t-test with the degrees of freedom of `runner.compare.variance_components.combined_error` (noncentral t, Cohen
-1988; Lehmann and Romano 2005). `bench/power.py` measures how often studies of the computed sizes find the difference.
+of the test of `runner.compare.variance_components.both_sources`. Without seeds, this is a t-test, whose power is given
+by the noncentral t distribution (Cohen 1988). `bench/power.py` measures how often studies of the computed sizes find
+the difference.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from runner.compare.statistics import PairedTest
-from runner.compare.variance_components import SeedVariance, StandardError, VarianceComponents, combined_error
+from runner.compare.variance_components import SeedVariance, VarianceComponents
+
+Floats = NDArray[np.float64]
 
 MAX_SAMPLES = 1_000_000
 """A larger number of test samples is reported as impossible."""
@@ -30,9 +35,9 @@ MAX_SEEDS = 1_000
 """A larger number of seeds is reported as impossible."""
 SEED_CHOICES = (2, 3, 5, 10)
 """Numbers of seeds for which a plan gives the number of test samples."""
-QUANTILES = (np.arange(1_000) + 0.5) / 1_000
-"""The quantiles at which the distribution of an estimated standard error is evaluated: the power is then exact to about
-0.0005."""
+QUANTILES = (np.arange(500) + 0.5) / 500
+"""The quantiles at which the distribution of an estimated variance is evaluated: the power is then exact to about
+0.001."""
 MIN_EFFECTIVE = 2.0
 """The smallest effective number of test samples: one alone has no variance."""
 
@@ -87,8 +92,8 @@ def seeds_needed(difference: float, standard_error: float, num_seeds: int, level
     _check(standard_error, num_seeds, level, power)
 
     def is_enough(number: int) -> bool:
-        error = StandardError(standard_error * math.sqrt(num_seeds / number), 2.0 * (number - 1))
-        return power_to_find(difference, error, level) >= power
+        test = planned_t_test(standard_error * math.sqrt(num_seeds / number), 2.0 * (number - 1), level)
+        return power_to_find(difference, test) >= power
 
     return _smallest(is_enough, 2, MAX_SEEDS)
 
@@ -105,30 +110,49 @@ def _smallest(is_enough: Callable[[int], bool], lowest: int, highest: int) -> in
     return lowest + bisect_left(range(lowest, highest), True, key=is_enough)
 
 
-def power_to_find(difference: float, error: StandardError, level: float) -> float:
-    """Return the probability that a two-sided t-test finds a true difference of this size."""
-    if not error.value:
-        return 1.0 if difference else level
-    # The noncentral t distribution as a mean over the estimated standard error: scipy's own is not a number for some
-    # large arguments, and a search for a number of samples tries these.
-    critical = stats.t.ppf(1 - level / 2, error.freedom)
-    estimates = np.sqrt(stats.chi2.ppf(QUANTILES, error.freedom) / error.freedom)
-    shift = abs(difference) / error.value
-    return float(np.mean(stats.norm.sf(critical * estimates - shift) + stats.norm.sf(critical * estimates + shift)))
+@dataclass(frozen=True)
+class PlannedTest:
+    """A test of a future study.
+
+    Attributes:
+        standard_error: The true standard error of the difference.
+        critical: The smallest difference that is significant, at `QUANTILES` of the variance that the study estimates.
+    """
+
+    standard_error: float
+    critical: Floats
 
 
-def smallest_difference(error: StandardError, level: float, power: float) -> float:
-    """Return the smallest true difference that a two-sided t-test finds with a probability of at least `power`."""
-    if not error.value or power <= level:
-        return 0.0
-    high = 1.0
-    while power_to_find(high * error.value, error, level) < power:
-        high *= 2
+def planned_t_test(standard_error: float, freedom: float, level: float) -> PlannedTest:
+    """Plan a two-sided t-test whose variance is estimated with these degrees of freedom."""
+    estimates = np.sqrt(stats.chi2.ppf(QUANTILES, freedom) / freedom)
+    return PlannedTest(standard_error, stats.t.ppf(1 - level / 2, freedom) * estimates * standard_error)
+
+
+def power_to_find(difference: float, test: PlannedTest) -> float:
+    """Return the probability that a test finds a true difference of this size: its mean over the estimated variances.
+
+    A t-test then has the power of the noncentral t distribution. Scipy's own function for it is not used: it is not a
+    number for some large arguments, and a search for a number of samples tries these.
+    """
+    if not test.standard_error:
+        return 1.0 if difference else 0.0
+    critical, shift = test.critical / test.standard_error, abs(difference) / test.standard_error
+    return float(np.mean(stats.norm.sf(critical - shift) + stats.norm.sf(critical + shift)))
+
+
+def smallest_difference(test: PlannedTest, power: float) -> float:
+    """Return the smallest true difference that a test finds with this probability; 0 if it finds any."""
 
     def missing(size: float) -> float:
-        return power_to_find(size * error.value, error, level) - power
+        return power_to_find(size * test.standard_error, test) - power
 
-    return error.value * float(optimize.brentq(missing, 0, high, xtol=1e-6))
+    if not test.standard_error or missing(0.0) >= 0:
+        return 0.0
+    high = 1.0
+    while missing(high) < 0:
+        high *= 2
+    return test.standard_error * float(optimize.brentq(missing, 0, high, xtol=1e-6))
 
 
 @dataclass(frozen=True)
@@ -155,28 +179,30 @@ class ErrorModel:
         samples = max(components.over_samples - interaction, 0.0)
         return cls(samples, groups, num_samples, components.num_effective / num_samples)
 
-    def error(self, num_samples: int, num_seeds: int) -> StandardError:
-        """Return the standard error of a study with these numbers of test samples, and of seeds of each arm."""
+    def test(self, num_samples: int, num_seeds: int, level: float) -> PlannedTest:
+        """Plan a study with these numbers of test samples, and of seeds of each arm, at a level."""
         scale = self.num_samples / num_samples
-        effective = max(self.effective_share * num_samples, MIN_EFFECTIVE)
+        freedom = max(self.effective_share * num_samples, MIN_EFFECTIVE) - 1
         if self.groups is None:
-            return StandardError(math.sqrt(self.samples * scale), effective - 1)
-        planned = [
-            replace(
-                group,
-                num_runs=num_seeds,
-                total=max(group.total - group.interaction, 0.0) + group.interaction * scale,
-                interaction=group.interaction * scale,
-            )
-            for group in self.groups
+            return planned_t_test(math.sqrt(self.samples * scale), freedom, level)
+        interaction = sum(group.interaction for group in self.groups) * scale / num_seeds
+        of_seeds = [max(group.total - group.interaction, 0.0) for group in self.groups]
+        over_seeds = [
+            (own + group.interaction * scale) / num_seeds for own, group in zip(of_seeds, self.groups, strict=True)
         ]
-        over_samples = self.samples * scale + sum(group.interaction / num_seeds for group in planned)
-        return combined_error(over_samples, effective, (planned[0], planned[1]))
+        over_samples = self.samples * scale + interaction
+        true_error = math.sqrt(over_samples + sum(of_seeds) / num_seeds)
+        # What the study estimates of the seeds is uncertain, and decides its test as in `both_sources`.
+        seed_freedom = (num_seeds - 1) * sum(over_seeds) ** 2 / sum(value**2 for value in over_seeds)
+        estimated = sum(over_seeds) * stats.chi2.ppf(QUANTILES, seed_freedom) / seed_freedom
+        total = over_samples + np.maximum(estimated - interaction, 0)
+        total_freedom = total**2 / (over_samples**2 / freedom + estimated**2 / seed_freedom)
+        return PlannedTest(true_error, stats.t.ppf(1 - level / 2, total_freedom) * np.sqrt(total))
 
     def samples_for(self, difference: float, num_seeds: int, level: float, power: float) -> int | None:
         """Return the smallest number of test samples that finds a difference with this number of seeds."""
         return _smallest(
-            lambda number: power_to_find(difference, self.error(number, num_seeds), level) >= power, 2, MAX_SAMPLES
+            lambda number: power_to_find(difference, self.test(number, num_seeds, level)) >= power, 2, MAX_SAMPLES
         )
 
     def seeds_for(self, difference: float, num_samples: int, level: float, power: float) -> int | None:
@@ -184,7 +210,7 @@ class ErrorModel:
         if self.groups is None:
             return None
         return _smallest(
-            lambda number: power_to_find(difference, self.error(num_samples, number), level) >= power, 2, MAX_SEEDS
+            lambda number: power_to_find(difference, self.test(num_samples, number, level)) >= power, 2, MAX_SEEDS
         )
 
 
@@ -253,36 +279,36 @@ class StudyPower:
         """Whether the effect of the seed is known."""
         return self.model.groups is not None
 
-    @property
-    def error(self) -> StandardError | None:
-        """The standard error of the study."""
-        return None if self.num_samples is None else self.model.error(self.num_samples, self.num_seeds)
+    @cached_property
+    def test(self) -> PlannedTest | None:
+        """The test of the study; None if it has no size yet."""
+        return None if self.num_samples is None else self.model.test(self.num_samples, self.num_seeds, self.goal.level)
 
     @property
     def smallest_difference(self) -> float | None:
         """The smallest difference that the study finds with the probability of the goal."""
-        return None if self.error is None else smallest_difference(self.error, self.goal.level, self.goal.power)
+        return None if self.test is None else smallest_difference(self.test, self.goal.power)
 
     @property
     def power(self) -> float | None:
         """The probability that the study finds the difference of the goal."""
-        if self.error is None or self.goal.difference is None:
+        if self.test is None or self.goal.difference is None:
             return None
-        return power_to_find(self.goal.difference, self.error, self.goal.level)
+        return power_to_find(self.goal.difference, self.test)
 
-    @property
+    @cached_property
     def samples_needed(self) -> int | None:
         """The number of test samples that finds the difference with the study's number of seeds."""
         return self._samples_for(self.num_seeds)
 
-    @property
+    @cached_property
     def seeds_needed(self) -> int | None:
         """The number of seeds of each arm that finds the difference on the study's test samples."""
         if self.goal.difference is None or self.num_samples is None:
             return None
         return self.model.seeds_for(self.goal.difference, self.num_samples, self.goal.level, self.goal.power)
 
-    @property
+    @cached_property
     def plans(self) -> list[tuple[int, int | None]]:
         """Numbers of seeds, each with the number of test samples that finds the difference; empty without either."""
         if self.goal.difference is None or not self.counts_seeds:
@@ -303,7 +329,7 @@ class StudyPower:
             "num_samples": self.num_samples,
             "num_seeds": self.num_seeds,
             "counts_seeds": self.counts_seeds,
-            "standard_error": None if self.error is None else self.error.value,
+            "standard_error": None if self.test is None else self.test.standard_error,
             "smallest_difference": self.smallest_difference,
             "power": self.power,
             "samples_needed": self.samples_needed,
@@ -322,7 +348,7 @@ class AssumedRates:
         correlation: The correlation between the answers of both arms to a sample, right (1) or wrong (0).
         cluster_size: Mean number of samples in the cluster of a sample; 1: no clusters.
         cluster_correlation: The correlation between two samples of a cluster, of the difference of both answers.
-        seed_deviation: Standard deviation of a run's value over seeds; None: the seeds are not considered.
+        seed_deviation: Standard deviation of a run's value over seeds; None or 0: the seeds are not considered.
     """
 
     a: float
@@ -351,7 +377,7 @@ class AssumedRates:
         paired = variance_a + variance_b - 2 * self.correlation * math.sqrt(variance_a * variance_b)
         design_effect = 1 + (self.cluster_size - 1) * self.cluster_correlation
         groups = None
-        if self.seed_deviation is not None:
+        if self.seed_deviation:
             a, b = (SeedVariance(num_seeds, rate, self.seed_deviation**2, 0.0) for rate in (self.a, self.b))
             groups = (a, b)
         return ErrorModel(max(paired, 0.0) * design_effect, groups, 1, 1 / self.cluster_size)

@@ -15,12 +15,13 @@ from runner.compare.power import (
     ErrorModel,
     PowerGoal,
     StudyPower,
+    planned_t_test,
     power_to_find,
     samples_needed,
     seeds_needed,
     smallest_difference,
 )
-from runner.compare.variance_components import SeedVariance, StandardError, VarianceComponents, combined_error
+from runner.compare.variance_components import SeedVariance, VarianceComponents, combined_error
 from tests.command import run_in_process
 
 
@@ -69,13 +70,13 @@ def test_a_larger_difference_needs_no_more_samples_or_seeds(difference, error, n
 def test_the_power_is_that_of_the_noncentral_t_distribution(shift, freedom, level):
     critical = stats.t.ppf(1 - level / 2, freedom)
     right = stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift)
-    assert power_to_find(-0.1 * shift, StandardError(0.1, freedom), level) == pytest.approx(right, abs=0.002)
+    assert power_to_find(-0.1 * shift, planned_t_test(0.1, freedom, level)) == pytest.approx(right, abs=0.003)
 
 
 @given(st.floats(1e-3, 1), st.floats(1, 1e6), st.floats(0.01, 0.2), st.floats(0.3, 0.99))
 def test_the_smallest_difference_is_found_with_the_power(value, freedom, level, power):
-    error = StandardError(value, freedom)
-    assert power_to_find(smallest_difference(error, level, power), error, level) == pytest.approx(power, abs=1e-3)
+    test = planned_t_test(value, freedom, level)
+    assert power_to_find(smallest_difference(test, power), test) == pytest.approx(power, abs=1e-3)
 
 
 GROUPS = (SeedVariance(3, 0.8, 6e-4, 2e-4), SeedVariance(3, 0.7, 4e-4, 3e-4))
@@ -83,19 +84,24 @@ PILOT = VarianceComponents(5e-4, 700.0, GROUPS)
 
 
 def test_the_model_repeats_the_pilot_at_its_own_size():
-    error = ErrorModel.from_components(PILOT, 1000).error(1000, 3)
+    test = ErrorModel.from_components(PILOT, 1000).test(1000, 3, 0.05)
     expected = combined_error(5e-4, 700.0, GROUPS)
-    assert (error.value, error.freedom) == pytest.approx((expected.value, expected.freedom))
+    assert test.standard_error == pytest.approx(expected.value)
+    # Where the study estimates the true variances, its critical difference is that of the pilot.
+    assert test.critical.min() < stats.t.ppf(0.975, expected.freedom) * expected.value < test.critical.max()
 
 
 def test_more_samples_reduce_the_interaction_and_more_seeds_do_not_reduce_the_samples():
     model = ErrorModel.from_components(PILOT, 1000)
+
+    def variance(num_samples, num_seeds):
+        return model.test(num_samples, num_seeds, 0.05).standard_error ** 2
+
     # Samples 5e-4 - (2e-4 + 3e-4)/3; seeds (4e-4 + 1e-4)/3.
-    assert model.error(10**9, 3).value ** 2 == pytest.approx(5e-4 / 3, rel=1e-3)
-    assert model.error(1000, 10**6).value ** 2 == pytest.approx(5e-4 - 5e-4 / 3, rel=1e-3)
+    assert variance(10**9, 3) == pytest.approx(5e-4 / 3, rel=1e-3)
+    assert variance(1000, 10**6) == pytest.approx(5e-4 - 5e-4 / 3, rel=1e-3)
     # Four seeds on twice the samples.
-    expected = (5e-4 - 5e-4 / 3) / 2 + 5e-4 / 4 / 2 + 5e-4 / 4
-    assert model.error(2000, 4).value ** 2 == pytest.approx(expected)
+    assert variance(2000, 4) == pytest.approx((5e-4 - 5e-4 / 3) / 2 + 5e-4 / 4 / 2 + 5e-4 / 4)
 
 
 @given(st.floats(0.02, 0.2), st.integers(2, 10))
@@ -103,10 +109,10 @@ def test_the_numbers_needed_are_the_smallest_that_reach_the_power(difference, se
     model = ErrorModel.from_components(PILOT, 1000)
     number = model.samples_for(difference, seeds, 0.05, 0.8)
     if number is None:
-        assert power_to_find(difference, model.error(MAX_SAMPLES, seeds), 0.05) < 0.8
+        assert power_to_find(difference, model.test(MAX_SAMPLES, seeds, 0.05)) < 0.8
     else:
-        assert power_to_find(difference, model.error(number, seeds), 0.05) >= 0.8
-        assert number == 2 or power_to_find(difference, model.error(number - 1, seeds), 0.05) < 0.8
+        assert power_to_find(difference, model.test(number, seeds, 0.05)) >= 0.8
+        assert number == 2 or power_to_find(difference, model.test(number - 1, seeds, 0.05)) < 0.8
 
 
 def test_without_seeds_only_samples_count():
@@ -123,7 +129,7 @@ def test_rates_by_hand():
     assert clustered.samples == pytest.approx(0.62)
     assert clustered.effective_share == pytest.approx(1 / 3)
     seeds = AssumedRates(0.8, 0.5, 0.25, seed_deviation=0.01).model(3)
-    assert seeds.error(10**9, 3).value == pytest.approx(0.01 * math.sqrt(2 / 3), rel=1e-3)
+    assert seeds.test(10**9, 3, 0.05).standard_error == pytest.approx(0.01 * math.sqrt(2 / 3), rel=1e-3)
 
 
 @given(st.floats(0.05, 0.95), st.floats(0.05, 0.95))
@@ -182,6 +188,7 @@ def test_assumed_rates_give_a_plan_without_runs(tmp_path):
         (["--rates", "0.8", "1.7"], "between 0 and 1"),
         (["--rates", "0.9", "0.5", "--correlation", "0.9"], "it is between -0.33 and 0.33"),
         (["--rates", "0.9", "0.5", "--cluster-correlation", "0.9"], "no effect without"),
+        (["--rates", "0.9", "0.5", "--seeds", "4"], "has no effect without --seed-deviation"),
         (["swept", "--difference", "0"], "cannot be found"),
         (["swept", "--by", "experiment"], "two groups of runs"),
         (["swept", "--by", "arm", "--metric", "ner_f2"], "did you mean 'ner_f1'"),

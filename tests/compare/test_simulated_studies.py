@@ -39,7 +39,7 @@ def test_the_interval_over_both_sources_covers_the_difference_of_training_method
 def test_a_study_of_the_computed_size_finds_the_difference_as_often_as_promised():
     study = Study((0.9, 0.8), 200, num_seeds=3, both=0.4, arm=0.2, seed=0.001)
     goal = replace(power_bench.GOAL, difference=study.difference)
-    scenario = power_bench.Scenario("pilot", study)
+    scenario = power_bench.Scenario(power_bench.KNOWN, study)
     number = power_bench.computed_samples(scenario, 100, goal)
     assert 0.74 <= power_bench.found_share(study, number, 300, 100) <= 0.87
     # A third of the samples finds it clearly less often.
