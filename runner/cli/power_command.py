@@ -14,8 +14,7 @@ from runner.cli.evaluation_commands import Baseline, By, Cluster, Finished, Metr
 from runner.cli.printing import print_json, print_text
 
 if TYPE_CHECKING:
-    from runner.compare.clusters import Clusters
-    from runner.compare.comparison import CompareOptions
+    from runner.compare.comparison import CompareOptions, Comparison
     from runner.compare.power import AssumedRates, PowerGoal, StudyPower
     from runner.compare.tables import Table
 
@@ -142,7 +141,7 @@ def power(
     if rates:
         assumed = _assumed_rates(rates, correlation, cluster_size, cluster_correlation, seed_deviation)
         studies = [_study_from_rates(assumed, goal, samples, seeds)]
-        clusters = None
+        comparison = None
     else:
         from runner.compare.comparison import CompareOptions
         from runner.compare.resampling import Resampling
@@ -158,13 +157,18 @@ def power(
             resampling=Resampling(PILOT_RESAMPLES),
             cluster=cluster,
         )
-        studies, clusters = _studies_from_pilots(names or (), storage, options, goal, samples, seeds)
+        studies, comparison = _studies_from_pilots(names or (), storage, options, goal, samples, seeds)
     if as_json:
-        cluster_json = clusters.as_json() if clusters else None
-        studies_json = [study.as_json() for study in studies]
-        print_json({"studies": studies_json, **vars(studies[0].goal), "cluster": cluster_json})
+        print_json(
+            {
+                "studies": [study.as_json() for study in studies],
+                **vars(studies[0].goal),
+                "cluster": comparison.clusters.as_json() if comparison else None,
+                "warnings": list(comparison.warnings) if comparison else [],
+            }
+        )
     else:
-        _print_studies(studies, clusters)
+        _print_studies(studies, comparison.notes if comparison else [])
 
 
 def _assumed_rates(
@@ -214,7 +218,7 @@ def _studies_from_pilots(
     goal: PowerGoal,
     num_samples: int | None,
     num_seeds: int | None,
-) -> tuple[list[StudyPower], Clusters]:
+) -> tuple[list[StudyPower], Comparison]:
     from runner.compare.comparison import compare
     from runner.compare.power import StudyPower
     from runner.errors import SpecError
@@ -226,17 +230,17 @@ def _studies_from_pilots(
     studies = [
         StudyPower.from_pilot(test, comparison.num_samples, goal, num_samples, num_seeds) for test in comparison.tests
     ]
-    return studies, comparison.clusters
+    return studies, comparison
 
 
-def _print_studies(studies: Sequence[StudyPower], clusters: Clusters | None) -> None:
+def _print_studies(studies: Sequence[StudyPower], notes: Sequence[str]) -> None:
     from runner.cli.comparison_display import rich_table
     from runner.cli.results_display import print_tables
 
     tables = (_studies_table(studies), _plans_table(studies))
     print_tables([rich_table(table) for table in tables if table.rows])
-    if clusters is not None and not clusters.are_single_samples:
-        print_text(f"note: {clusters}")
+    for note in notes:
+        print_text(f"note: {note}")
     if not all(study.counts_seeds for study in studies):
         print_text(
             "note: where no seeds are shown, the effect of the seed is unknown or not considered: the numbers hold for "

@@ -27,6 +27,11 @@ DESCRIPTIONS = {"image": "the same image", "text": "the same text", CONTENT: "th
 """What the samples of a cluster share, by kind."""
 GROUPS_FIELD = "groups"
 """The field of a line of `scores.jsonl` that holds the sample's group by kind; see `runner.dataset.leaks`."""
+REMEDY = (
+    "Launch the specs again (`runner launch SPEC --rerun score`): this scores the cached answers, and records which "
+    "test samples share content"
+)
+"""How runs get their groups. A plan of an earlier version cannot be launched again, because the code has changed."""
 MIN_RELIABLE_CLUSTERS = 40.0
 """With a smaller effective number of clusters, intervals over samples are too narrow: in `bench/clusters.py`, the 95 %
 intervals of means over 20 clusters cover 91 to 93 %, and those over 40 cover 93 to 95 %."""
@@ -121,10 +126,10 @@ def choose_clusters(runs: Sequence[Run], requested: str | None) -> tuple[Cluster
     if requested is None and not by_kind:
         return single, [
             "these runs have not recorded which test samples share an image or a text, because an earlier version "
-            f"scored them; all samples count as independent. {_remedy(runs[0])} records it"
+            f"scored them; all samples count as independent. {REMEDY}"
         ]
     if requested not in {None, NO_CLUSTER, *by_kind}:
-        reason = suggestion(str(requested), [*by_kind, NO_CLUSTER]) if by_kind else f"; {_remedy(runs[0])} records them"
+        reason = suggestion(str(requested), [*by_kind, NO_CLUSTER]) if by_kind else f". {REMEDY}"
         raise SpecError(f"--cluster {requested}: no test sample of these runs has a group of this kind{reason}")
     content = by_kind.get(CONTENT, single)
     if requested == NO_CLUSTER:
@@ -147,10 +152,6 @@ def _few_clusters_warning(clusters: Clusters) -> list[str]:
     ]
 
 
-def _remedy(run: Run) -> str:
-    return f"`runner launch {run.folder / 'plan.json'} --rerun score`"
-
-
 def _recorded_groups(runs: Sequence[Run]) -> dict[str, Clusters]:
     """Join the groups of all runs that have recorded any, by kind."""
     labels: dict[str, list[list[Any]]] = {}
@@ -168,7 +169,8 @@ def _check_groups(run: Run, rows: Sequence[Any]) -> None:
     for row in rows:
         if not isinstance(row, Mapping) or not all(isinstance(value, int | str) for value in row.values()):
             raise DataError(
-                f"{run.name}: scores.jsonl has invalid groups ({ascii(row)[:80]}); {_remedy(run)} writes them"
+                f"{run.name}: scores.jsonl has invalid groups ({ascii(row)[:80]}); score its answers again (runner "
+                f"launch {run.folder / 'plan.json'} --rerun score)"
             )
 
 

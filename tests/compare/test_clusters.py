@@ -200,6 +200,7 @@ def test_recorded_groups_are_resampled_together_and_reported(storage, two_runs, 
     write_page(tmp_path / "page.html", comparison)
     for text in (markdown(comparison), latex(comparison), (tmp_path / "page.html").read_text()):
         assert sentence in text
+    assert "95% over both" in (tmp_path / "page.html").read_text()
     assert any("as few as 10 clusters" in warning for warning in comparison.warnings)
     assert compared(storage, cluster="text").tests[0].p_value == before.p_value
     ignored = compared(storage, cluster="none")
@@ -212,7 +213,7 @@ def test_runs_without_groups_are_compared_with_a_warning_that_names_the_remedy(s
         with_groups(run)
     comparison = compared(storage)
     assert comparison.clusters.kind == "none"
-    assert any("--rerun score" in warning and "plan.json" in warning for warning in comparison.warnings)
+    assert any("runner launch SPEC --rerun score" in warning for warning in comparison.warnings)
     assert not any("--rerun score" in warning for warning in compared(storage, cluster="none").warnings)
     with pytest.raises(SpecError, match=r"--cluster image: no test sample .* --rerun score"):
         compared(storage, cluster="image")

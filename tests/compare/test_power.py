@@ -151,6 +151,7 @@ def test_pilot_runs_give_a_plan(ablation):
     document = json.loads(done.stdout)
     assert (document["difference"], document["power"], document["level"]) == (0.1, 0.8, 0.05)
     assert document["cluster"]["num_clusters"] == 40
+    assert any("only 3 seeds" in warning for warning in document["warnings"])
     [study] = document["studies"]
     assert (study["a"], study["b"], study["num_samples"], study["num_seeds"]) == ("ner_alone", "joint", 40, 3)
     assert study["counts_seeds"] and study["power"] < 0.8 and study["samples_needed"] > 40
