@@ -22,7 +22,7 @@ SETUP, RUN, RESULTS, DATASETS, INSPECT = "Set up", "Run", "Results", "Data sets"
 COMMANDS = {
     SETUP: ("init", "validate", "plan"),
     RUN: ("launch", "status", "logs", "stop", "sync"),
-    RESULTS: ("evaluate", "compare"),
+    RESULTS: ("evaluate", "compare", "power"),
     DATASETS: ("build", "stats", "review", "export", "import"),
     INSPECT: ("preview", "plugins", "schema", "cache", "ui"),
 }

@@ -13,10 +13,10 @@ from runner.compare import tables as paper_tables
 from runner.compare.comparison import Comparison
 from runner.compare.statistics import PairedTest
 
-OMISSIBLE_COLUMNS = ("effect size", "p", "a", "b", "p (Holm)", "over seeds")
+OMISSIBLE_COLUMNS = ("effect size", "p", "a", "b", "p (Holm)", "over seeds", "over both")
 """Columns of the tests that a narrow terminal omits, the first one first, until the others fit.
 
-The interval over seeds is last, because a claim about a training method needs both intervals.
+The intervals with seeds are last, because a claim about a training method needs them.
 """
 
 
@@ -42,23 +42,24 @@ def comparison_tables(comparison: Comparison, *, full: bool, samples: bool, widt
         width: Width of the terminal in characters; a narrow one omits some columns of the tests.
     """
     if len(comparison.groups) == 1:
-        return [_rich_table(paper_tables.intervals_table(comparison))]
-    tables = [_rich_table(paper_tables.groups_table(comparison))]
+        return [rich_table(paper_tables.intervals_table(comparison))]
+    tables = [rich_table(paper_tables.groups_table(comparison))]
     if comparison.tests:
-        tables.append(_tests_table(comparison, width))
+        tables.append(_tests_table(comparison, width, full=full))
     if full:
         details = (paper_tables.intervals_table(comparison), paper_tables.subgroups_table(comparison))
-        tables += [_rich_table(table) for table in details if table.rows]
+        tables += [rich_table(table) for table in details if table.rows]
     if samples and comparison.disagreements:
         tables.append(_disagreements_table(comparison))
     return tables
 
 
-def _tests_table(comparison: Comparison, width: int) -> Table:
+def _tests_table(comparison: Comparison, width: int, *, full: bool) -> Table:
     """One row per test, without the columns that do not fit; significant differences are coloured."""
-    source = paper_tables.tests_table(comparison)
-    for num_omitted in range(len(OMISSIBLE_COLUMNS) + 1):
-        omitted = OMISSIBLE_COLUMNS[:num_omitted]
+    source = paper_tables.tests_table(comparison, full=full)
+    present = [column for column in OMISSIBLE_COLUMNS if column in map(_column_name, source.headings)]
+    for num_omitted in range(len(present) + 1):
+        omitted = present[:num_omitted]
         table = _tests_table_without(source, comparison.tests, omitted)
         if _minimum_width(table) <= width:
             break
@@ -73,6 +74,11 @@ def _minimum_width(table: Table) -> int:
     return sum(widths) + GAP * (len(widths) - 1)
 
 
+def _column_name(heading: str) -> str:
+    """Return the heading without the confidence level with which that of an interval begins."""
+    return heading.rsplit("% ", maxsplit=1)[-1]
+
+
 def _tests_table_without(source: paper_tables.Table, tests: Sequence[PairedTest], omitted: Sequence[str]) -> Table:
     table = Table(
         title=source.title,
@@ -83,10 +89,7 @@ def _tests_table_without(source: paper_tables.Table, tests: Sequence[PairedTest]
         pad_edge=False,
         collapse_padding=True,
     )
-    # The heading of an interval begins with its confidence level.
-    columns = [
-        index for index, heading in enumerate(source.headings) if heading.rsplit("% ", maxsplit=1)[-1] not in omitted
-    ]
+    columns = [index for index, heading in enumerate(source.headings) if _column_name(heading) not in omitted]
     for index in columns:
         justify: Literal["left", "right"] = "left" if index < source.num_text_columns else "right"
         # The names of the groups are folded, the other cells are not.
@@ -105,7 +108,8 @@ def _tests_table_without(source: paper_tables.Table, tests: Sequence[PairedTest]
     return table
 
 
-def _rich_table(source: paper_tables.Table) -> Table:
+def rich_table(source: paper_tables.Table) -> Table:
+    """Make a table of a terminal from a table of text."""
     table = Table(title=source.title, title_justify="left")
     for index, heading in enumerate(source.headings):
         justify: Literal["left", "right"] = "left" if index < source.num_text_columns else "right"

@@ -81,10 +81,10 @@ def evaluate(
         predictions=predictions,
         references=references,
         split=split,
-        labels=_split_list(labels),
-        tasks=_split_list(tasks),
+        labels=split_list(labels),
+        tasks=split_list(tasks),
         parse=parse,
-        metrics=METRICS if metrics is None else _split_list(metrics) or (),
+        metrics=METRICS if metrics is None else split_list(metrics) or (),
         allow_missing=allow_missing,
     )
     terminal = open_terminal()
@@ -115,7 +115,7 @@ def _write_scores(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         raise RequirementError(f"--scores: {file} cannot be written: {error.strerror}") from error
 
 
-def _split_list(values: Sequence[str] | None) -> tuple[str, ...] | None:
+def split_list(values: Sequence[str] | None) -> tuple[str, ...] | None:
     """Split the values of an option that can be repeated at their commas, each name once."""
     if values is None:
         return None
@@ -187,6 +187,14 @@ NumSamples = Annotated[
 Resamples = Annotated[int, typer.Option(min=100, help="Number of bootstrap and permutation resamples.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the resampling.")]
 Confidence = Annotated[float, typer.Option(min=0.5, max=0.999, help="Confidence level of the intervals.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="image|text|content|none",
+        help="Resample test samples together that have the same image, the same text, or the same image or text "
+        "(content). Default: content, if the runs have recorded any such groups.",
+    ),
+]
 Storage = Annotated[Path, typer.Option(help="The folder of all runs.")]
 Source = Annotated[
     Path | None,
@@ -233,6 +241,7 @@ def compare(
     resamples: Resamples = 10_000,
     seed: Seed = 0,
     confidence: Confidence = 0.95,
+    cluster: Cluster = None,
     storage: Storage = Path("runs"),
     source: Source = None,
     target: Target = None,
@@ -258,12 +267,13 @@ def compare(
     options = CompareOptions(
         by=by,
         baseline=baseline,
-        metrics=_split_list(metric) or None,
+        metrics=split_list(metric) or None,
         parse=parse,
         finished_only=finished,
         mre=mre,
         num_disagreements=DEFAULT_NUM_DISAGREEMENTS if samples is None else samples,
         resampling=Resampling(resamples, seed, confidence),
+        cluster=cluster,
     )
     set_environment()
     destination = Destination.from_options(storage, target) if source is None else None
@@ -304,5 +314,5 @@ def _print_tables(comparison: Comparison, *, full: bool, samples: bool) -> None:
     from runner.cli.results_display import print_tables
 
     print_tables(comparison_tables(comparison, full=full, samples=samples, width=PlainConsole().width))
-    for warning in comparison.warnings:
-        print_text(f"note: {warning}")
+    for note in comparison.notes:
+        print_text(f"note: {note}")

@@ -11,7 +11,13 @@ import sys
 import traceback
 from typing import NoReturn
 
-from runner.cli import dataset_commands, experiment_commands, plugins_schema_and_ui_commands, storage_commands
+from runner.cli import (
+    dataset_commands,
+    experiment_commands,
+    plugins_schema_and_ui_commands,
+    power_command,
+    storage_commands,
+)
 from runner.cli import evaluation_commands as results_commands
 from runner.cli import launch_control_commands as status_commands
 from runner.cli.app import app
@@ -26,6 +32,7 @@ __all__ = [
     "experiment_commands",
     "main",
     "plugins_schema_and_ui_commands",
+    "power_command",
     "results_commands",
     "status_commands",
     "storage_commands",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from runner.compare.clusters import Clusters, choose_clusters
 from runner.compare.finished_runs import Run, choose_parse_mode, select_runs
 from runner.compare.groups import Group, find_baseline, group_runs, group_warnings
 from runner.compare.mutual_reinforcement import TASKS_PATH, mre_pairs
@@ -54,6 +55,8 @@ class CompareOptions:
         mre: Group by tasks, and compare runs on all tasks with those on each single task and on all but one.
         num_disagreements: Number of samples to list for each pair, those with the largest difference.
         resampling: Number of resamples, their seed, and the confidence level of the intervals.
+        cluster: What the samples have in common that are resampled together: `image`, `text`, `content` or `none`.
+            None: `content` if the runs have recorded any such groups.
     """
 
     by: str | None = None
@@ -64,6 +67,7 @@ class CompareOptions:
     mre: bool = False
     num_disagreements: int = DEFAULT_NUM_DISAGREEMENTS
     resampling: Resampling = field(default_factory=Resampling)
+    cluster: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ class Comparison:
         options: The options of the comparison.
         parse_mode: The parse mode of the answers; empty where the adapter has only one.
         num_samples: Number of samples in the test split.
+        clusters: The test samples that are resampled together.
         groups: The groups, in the order of the tables.
         group_metrics: For each group, in the same order: metric name to its values.
         pairs: The pairs of groups that were compared.
@@ -128,6 +133,7 @@ class Comparison:
     options: CompareOptions
     parse_mode: str
     num_samples: int
+    clusters: Clusters
     groups: Sequence[Group]
     group_metrics: Sequence[Mapping[str, GroupMetric]]
     pairs: Sequence[GroupPair]
@@ -156,6 +162,11 @@ class Comparison:
         return list(dict.fromkeys(name for metrics in self.group_metrics for name in metrics))
 
     @property
+    def notes(self) -> list[str]:
+        """What a reader of the tables must know: which samples are resampled together, then the warnings."""
+        return [*([] if self.clusters.are_single_samples else [str(self.clusters)]), *self.warnings]
+
+    @property
     def runs(self) -> list[Run]:
         """All runs, group by group."""
         return [run for group in self.groups for run in group.runs]
@@ -181,6 +192,7 @@ class Comparison:
             "baseline": self.options.baseline,
             "parse": self.parse_mode,
             "num_samples": self.num_samples,
+            "cluster": self.clusters.as_json(),
             "data": self.runs[0].data_fingerprint,
             "resamples": resampling.num_resamples,
             "seed": resampling.seed,
@@ -208,13 +220,15 @@ def compare(names: Sequence[str], storage: Path, options: CompareOptions | None 
     selection = select_runs(names, storage, finished_only=options.finished_only)
     mode = choose_parse_mode(selection.runs, options.parse)
     groups, pairs = _group_pairs(selection.runs, options)
-    resampling = options.resampling
+    clusters, cluster_warnings = choose_clusters(selection.runs, options.cluster)
+    resampling = replace(options.resampling, clusters=clusters)
     metrics = measure_runs(selection.runs, mode, options.metrics, resampling)
     tests = paired_tests(pairs, metrics, resampling)
     return Comparison(
         options=options,
         parse_mode=mode,
         num_samples=len(selection.runs[0].scores),
+        clusters=clusters,
         groups=groups,
         group_metrics=[dict(_group_metrics(group, metrics, resampling)) for group in groups],
         pairs=pairs,
@@ -227,6 +241,7 @@ def compare(names: Sequence[str], storage: Path, options: CompareOptions | None 
         ),
         warnings=[
             *selection.warnings,
+            *cluster_warnings,
             *_missing_tests_warning(groups, pairs),
             *group_warnings(groups, TASKS_PATH if options.mre else options.by),
             *_disagreement_warning(tests, resampling.confidence),

@@ -110,7 +110,7 @@ def write_page(file: Path, comparison: Comparison) -> None:
         colours=[group_colour(index) for index in range(len(comparison.groups))],
         groups=groups_table(comparison),
         intervals=intervals_table(comparison),
-        tests=tests_table(comparison, as_change=True),
+        tests=tests_table(comparison, as_change=True, full=True),
         subgroups=subgroups_table(comparison, as_change=True),
         difference_plots=difference_plots(comparison),
         value_plots=value_plots(comparison),

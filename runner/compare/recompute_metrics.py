@@ -60,6 +60,10 @@ class RunMetric:
         """Return the mean over runs on each draw."""
         return np.asarray(np.mean([self.draws[run.name] for run in runs], axis=0))
 
+    def stack_draws(self, runs: Sequence[Run]) -> Floats:
+        """Return the draws of each run; shape (num_runs, num_draws)."""
+        return np.stack([self.draws[run.name] for run in runs])
+
     def mean_sample_values(self, runs: Sequence[Run]) -> Floats:
         """Return the mean over runs on each single sample; NaN where it is undefined."""
         return np.asarray(np.mean([self.sample_values[run.name] for run in runs], axis=0))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.compare.clusters import Clusters
 from runner.stages import Metric
 
 Floats = NDArray[np.float64]
@@ -199,24 +200,41 @@ class Resampling:
         num_resamples: Number of bootstrap draws.
         seed: The random seed of the draws.
         confidence: The share of draws inside an interval, such as 0.95.
+        clusters: The clusters that are drawn; None: each sample is drawn alone.
     """
 
     num_resamples: int = 10_000
     seed: int = 0
     confidence: float = 0.95
+    clusters: Clusters | None = field(default=None, compare=False)
+
+    def sum_by_cluster(self, values: Floats) -> Floats:
+        """Sum the rows of the samples of each cluster; without clusters, return the values."""
+        return self.clusters.sum(values) if self.clusters else values
+
+    def effective_number(self, is_counted: NDArray[np.bool_]) -> float:
+        """Return the effective number of clusters, or without clusters the number of counted samples."""
+        return self.clusters.effective_number(is_counted) if self.clusters else float(np.sum(is_counted))
 
 
-def bootstrap_weights(num_samples: int, num_resamples: int, seed: int) -> Iterator[Floats]:
+def bootstrap_weights(
+    num_samples: int, num_resamples: int, seed: int, clusters: Clusters | None = None
+) -> Iterator[Floats]:
     """Yield bootstrap draws with replacement, in blocks: one draw per row, how often it contains each sample.
 
-    Equal arguments give equal draws, so that all runs and metrics are compared on the same ones.
+    Equal arguments give equal draws, so that all runs and metrics are compared on the same ones. With clusters, each
+    draw contains as many clusters as there are, and each of them as a whole.
     """
     random = np.random.default_rng([seed, 0])
+    num_drawn = clusters.num_clusters if clusters else num_samples
     for num_rows in block_sizes(num_samples, num_resamples):
-        indices = random.integers(num_samples, size=(num_rows, num_samples))
-        indices += num_samples * np.arange(num_rows)[:, None]
-        counts = np.bincount(indices.ravel(), minlength=num_rows * num_samples)
-        yield counts.reshape(num_rows, num_samples).astype(np.float64)
+        indices = random.integers(num_drawn, size=(num_rows, num_drawn))
+        indices += num_drawn * np.arange(num_rows)[:, None]
+        counts = np.bincount(indices.ravel(), minlength=num_rows * num_drawn)
+        weights = counts.reshape(num_rows, num_drawn).astype(np.float64)
+        if clusters is not None and not clusters.are_single_samples:
+            weights = np.take(weights, clusters.indices, axis=1)
+        yield weights
 
 
 def block_sizes(num_samples: int, num_resamples: int) -> Iterator[int]:
@@ -237,7 +255,7 @@ def bootstrap(reduction: Reduction, runs: Sequence[int], num_samples: int, resam
     """
     blocks: list[list[MetricDraws]] = [[] for _ in runs]
     lengths: list[int] = []
-    for weights in bootstrap_weights(num_samples, resampling.num_resamples, resampling.seed):
+    for weights in bootstrap_weights(num_samples, resampling.num_resamples, resampling.seed, resampling.clusters):
         lengths.append(len(weights))
         for run_blocks, run in zip(blocks, runs, strict=True):
             run_blocks.append(reduction.reduce_draws(run, weights))

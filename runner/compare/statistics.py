@@ -23,8 +23,16 @@ from runner.compare.resampling import (
 from runner.compare.studentised_test import (
     Contributions,
     difference_p_value,
+    difference_variance,
+    draws_variance,
     sample_contributions,
     studentised_p_value,
+)
+from runner.compare.variance_components import (
+    BothSources,
+    VarianceComponents,
+    both_sources,
+    seed_variance,
 )
 
 
@@ -152,6 +160,10 @@ class PairedTest:
             this is Cohen's d of paired values. None if all draws are equal.
         relative: The difference as a share of `value_b`; None if that is 0.
         seeds: Welch's test over the seeds; None if a group has one run.
+        both: Interval and p-value over samples and seeds together; None where `seeds` is.
+        components: The variances of the difference over samples and over seeds.
+        design_effect: The variance over samples divided by that of independent samples; 1 without clusters. None for a
+            metric that cannot be computed from sums or means of counts.
         better: Number of samples on which `a` is better, by its mean over seeds.
         worse: Number of samples on which `a` is worse.
         equal: Number of samples on which the groups are equal.
@@ -169,6 +181,9 @@ class PairedTest:
     effect_size: float | None
     relative: float | None
     seeds: SeedDifference | None
+    both: BothSources | None
+    components: VarianceComponents = field(repr=False)
+    design_effect: float | None
     better: int
     worse: int
     equal: int
@@ -183,20 +198,41 @@ class PairedTest:
         """The value of `a` minus that of `b`."""
         return self.value_a - self.value_b
 
+    @property
+    def standard_error(self) -> float | None:
+        """The standard error of the difference over samples, for these trained models; None if it is unknown."""
+        variance_over_samples = self.components.over_samples
+        return math.sqrt(variance_over_samples) if math.isfinite(variance_over_samples) else None
+
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object that docs/compare.md describes."""
-        values = {name: value for name, value in vars(self).items() if name not in {"pair", "seeds"}}
+        values = {
+            name: value for name, value in vars(self).items() if name not in {"pair", "seeds", "both", "components"}
+        }
         groups = {"a": self.pair.a.value, "b": self.pair.b.value}
-        seeds = vars(self.seeds) if self.seeds else None
-        return {**values, **groups, "difference": self.difference, "seeds": seeds, **self.pair.details}
+        nested = {
+            "seeds": vars(self.seeds) if self.seeds else None,
+            "both": vars(self.both) if self.both else None,
+        }
+        return {
+            **values,
+            **groups,
+            "difference": self.difference,
+            "standard_error": self.standard_error,
+            **nested,
+            **self.pair.details,
+        }
 
     def as_row(self) -> dict[str, Any]:
         """Return the row of a data frame: `as_json` without nested values."""
         row = self.as_json()
-        row.pop("seeds")
-        seeds = {f"seed_{name}": getattr(self.seeds, name, None) for name in ("low", "high", "p_value")}
+        nested = {
+            f"{prefix}_{name}": (values or {}).get(name)
+            for prefix, values in (("seed", row.pop("seeds")), ("both", row.pop("both")))
+            for name in ("low", "high", "p_value")
+        }
         first = {"metric": self.metric, "a": self.pair.a.label, "b": self.pair.b.label}
-        return {**first, **{name: value for name, value in row.items() if name not in first}, **seeds}
+        return {**first, **{name: value for name, value in row.items() if name not in first}, **nested}
 
 
 def paired_tests(pairs: Sequence[GroupPair], metrics: Sequence[RunMetric], resampling: Resampling) -> list[PairedTest]:
@@ -228,11 +264,17 @@ def _paired_test(
     defined = sample_differences[np.isfinite(sample_differences)]
     better, worse = int(np.sum(defined > TIE_TOLERANCE)), int(np.sum(defined < -TIE_TOLERANCE))
     seed_values_a, seed_values_b = ([metric.values[run.name] for run in runs] for runs in (runs_a, runs_b))
-    p_value = (
-        difference_p_value(difference, draws, defined.size)
-        if contributions is None
-        else studentised_p_value(difference, defined.size, contributions)
+    num_effective = resampling.effective_number(np.isfinite(sample_differences))
+    p_value, sample_variance = _test_over_samples(difference, draws, num_effective, contributions)
+    components = VarianceComponents(
+        sample_variance,
+        num_effective,
+        (
+            seed_variance(seed_values_a, metric.stack_draws(runs_a)),
+            seed_variance(seed_values_b, metric.stack_draws(runs_b)),
+        ),
     )
+    design_effect = contributions.design_effect if contributions else None
     return PairedTest(
         metric=metric.name,
         pair=pair,
@@ -243,18 +285,36 @@ def _paired_test(
         p_value=p_value,
         p_holm=p_value,
         interval_agrees=low is None or high is None or (low <= 0 <= high) == (p_value > 1 - resampling.confidence),
-        effect_size=_effect_size(difference, draws, defined.size),
+        effect_size=_effect_size(difference, draws, defined.size, design_effect or 1.0),
         relative=difference / value_b if value_b else None,
         seeds=welch_test(seed_values_a, seed_values_b, resampling.confidence),
+        both=both_sources(difference, components, resampling.confidence),
+        components=components,
+        design_effect=design_effect,
         better=better,
         worse=worse,
         equal=defined.size - better - worse,
     )
 
 
-def _effect_size(difference: float, draws: Floats, num_samples: int) -> float | None:
-    """Divide the difference by the standard deviation of one sample: the standard error times sqrt(num_samples)."""
-    error = float(np.nanstd(draws))
+def _test_over_samples(
+    difference: float, draws: Floats, num_samples: float, contributions: Contributions | None
+) -> tuple[float, float]:
+    """Return the p-value of a difference over samples, and its variance."""
+    if contributions is None:
+        return difference_p_value(difference, draws, num_samples), draws_variance(difference, draws, num_samples)
+    return (
+        studentised_p_value(difference, num_samples, contributions),
+        difference_variance(difference, num_samples, contributions),
+    )
+
+
+def _effect_size(difference: float, draws: Floats, num_samples: int, design_effect: float) -> float | None:
+    """Divide the difference by the standard deviation of one sample: the standard error times sqrt(num_samples).
+
+    The standard error is that of independent samples, so that clusters do not change the effect size.
+    """
+    error = float(np.nanstd(draws)) / math.sqrt(design_effect)
     return difference / (error * math.sqrt(num_samples)) if error > TIE_TOLERANCE and num_samples else None
 
 

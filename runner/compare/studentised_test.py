@@ -36,12 +36,13 @@ SMALLEST_P_VALUE = 1e-15
 
 @dataclass(frozen=True)
 class Contributions:
-    """How each sample contributes to a metric of two groups.
+    """How each sample contributes to a metric of two groups; with clusters, how each cluster does.
 
     A contribution is the change of the metric if a sample counts once more, minus the change if it counts once less,
     divided by two. The sum of the squares is the variance of the metric over samples (infinitesimal jackknife, Efron
     1982). For a ratio of sums, such as precision, a contribution is proportional to the sample's numerator minus the
-    ratio times the sample's denominator.
+    ratio times the sample's denominator. The contribution of a cluster is the sum over its samples; the sum of the
+    squares is then the cluster-robust variance (Liang and Zeger 1986).
 
     Attributes:
         difference: The contribution to the difference of the groups' values.
@@ -50,11 +51,14 @@ class Contributions:
             of a group are doubled, as corpus BLEU with smoothing does: its value for both groups together is not
             comparable to its values for each group.
         randomisation_p_value: The p-value of approximate randomisation for a metric without `pooled`; else 1.
+        design_effect: The variance of the difference divided by its variance if all samples were independent (Kish
+            1965); 1 without clusters.
     """
 
     difference: Floats
     pooled: tuple[Floats, Floats] | None
     randomisation_p_value: float = 1.0
+    design_effect: float = 1.0
 
 
 def sample_contributions(
@@ -65,7 +69,7 @@ def sample_contributions(
     Args:
         reduction: The reduction of the metrics.
         groups: The indices of the runs of both groups.
-        resampling: Number and seed of the exchanges of approximate randomisation.
+        resampling: Number and seed of the exchanges of approximate randomisation, and the clusters of the samples.
     """
     a, b = (_mean_over_runs(reduction, runs) for runs in groups)
     # Whole numbers of copies, because a metric may expect whole counts.
@@ -78,11 +82,16 @@ def sample_contributions(
     )
     contributions = {}
     for name in a.keys() & b.keys() & pooled_a.keys() & pooled_b.keys():
+        of_samples = a[name] - b[name]
+        difference = resampling.sum_by_cluster(of_samples)
+        independent = float(of_samples @ of_samples)
+        design_effect = float(difference @ difference) / independent if independent else 1.0
         if np.allclose(once[name], twice[name], equal_nan=True):
-            contributions[name] = Contributions(a[name] - b[name], (pooled_a[name], pooled_b[name]))
+            pooled = resampling.sum_by_cluster(pooled_a[name]), resampling.sum_by_cluster(pooled_b[name])
+            contributions[name] = Contributions(difference, pooled, design_effect=design_effect)
         else:
             p_value = randomisation_p_value(reduction, (counts[0], counts[1]), name, resampling)
-            contributions[name] = Contributions(a[name] - b[name], None, p_value)
+            contributions[name] = Contributions(difference, None, p_value, design_effect)
     return contributions
 
 
@@ -91,10 +100,10 @@ def randomisation_p_value(
 ) -> float:
     """Return the p-value of a metric by approximate randomisation (Noreen 1989).
 
-    Each sample's counts are exchanged with chance 1/2. The p-value is the share of exchanges with at least the observed
-    difference; the observed counts are one of them.
+    The counts of each sample, or of each cluster together, are exchanged with chance 1/2. The p-value is the share of
+    exchanges with at least the observed difference; the observed counts are one of them.
     """
-    a, b = counts
+    a, b = (resampling.sum_by_cluster(group) for group in counts)
     random = np.random.default_rng([resampling.seed, 1])
     differences: list[Floats] = []
     for num_rows in block_sizes(len(a), resampling.num_resamples):
@@ -120,18 +129,56 @@ def _contributions(reduction: AggregatedReduction, total: Floats, counts: Floats
     return {name: (np.nan_to_num(more[name] - less[name]) / 2)[inverse] for name in more.keys() & less.keys()}
 
 
-def difference_p_value(difference: float, draws: Floats, num_samples: int) -> float:
-    """Return the two-sided p-value of a difference, with the variance of its bootstrap draws.
+def draws_variance(difference: float, draws: Floats, num_samples: float) -> float:
+    """Return the variance of a difference over samples from its bootstrap draws.
 
     This is for metrics that cannot be computed from aggregated counts, such as a median.
     """
     defined = draws[np.isfinite(draws)]
     variance = float(np.var(defined)) if defined.size else 0.0
-    return _normal_p_value(difference, variance + difference**2 / max(num_samples, 1))
+    return variance + difference**2 / max(num_samples, 1)
+
+
+def difference_p_value(difference: float, draws: Floats, num_samples: float) -> float:
+    """Return the two-sided p-value of a difference, with the variance of its bootstrap draws; see `draws_variance`."""
+    return _normal_p_value(difference, draws_variance(difference, draws, num_samples))
+
+
+def difference_variance(
+    difference: float, num_samples: float, contributions: Contributions, prior_samples: float = PRIOR_SAMPLES
+) -> float:
+    """Return the variance of a difference over samples, as `studentised_p_value` explains it.
+
+    For a metric that changes if all counts are doubled, it is the first of the two estimates. It is infinite if the
+    metric cannot be compared with that of both groups together.
+    """
+    # Under the hypothesis of equality, the variance of the contributions is their second moment.
+    variance = float(contributions.difference @ contributions.difference) + difference**2 / max(num_samples, 1)
+    num_effective = min(map(_effective_number, contributions.pooled)) if contributions.pooled else 0.0
+    # Without effective samples in a group, its value is fixed by definition, as is precision without predictions.
+    if not num_effective:
+        return variance
+    exchanged, factor = _exchanged(difference, contributions)
+    pooled = max(factor, 1.0) * float(exchanged @ exchanged)
+    return (num_effective * variance + prior_samples * pooled) / (num_effective + prior_samples)
+
+
+def _exchanged(difference: float, contributions: Contributions) -> tuple[Floats, float]:
+    """Return by how much exchanging each sample's answers changes the difference, and the factor of its variance.
+
+    For a mean over samples, the factor is 1. For a ratio with denominators A and B in the two groups, the factor is
+    (A + B)² / 4AB, and the variance is larger by it too, if each unit of a denominator has the same variance.
+    """
+    assert contributions.pooled is not None
+    exchanged = 2 * (contributions.pooled[0] - contributions.pooled[1])
+    total = float(exchanged.sum())
+    if abs(difference) <= TIE_TOLERANCE:
+        return exchanged, 1.0
+    return exchanged, difference / total if total else math.inf
 
 
 def studentised_p_value(
-    difference: float, num_samples: int, contributions: Contributions, prior_samples: float = PRIOR_SAMPLES
+    difference: float, num_samples: float, contributions: Contributions, prior_samples: float = PRIOR_SAMPLES
 ) -> float:
     """Return the two-sided p-value of a difference between two groups on the same samples.
 
@@ -152,7 +199,7 @@ def studentised_p_value(
 
     Args:
         difference: The observed difference.
-        num_samples: The number of samples to which the metric applies.
+        num_samples: The number of samples to which the metric applies; with clusters, their effective number.
         contributions: The contributions of each sample.
         prior_samples: The weight of the second estimate of the variance.
 
@@ -161,24 +208,13 @@ def studentised_p_value(
     """
     if abs(difference) <= TIE_TOLERANCE:
         return 1.0
-    # Under the hypothesis of equality, the variance of the contributions is their second moment.
-    variance = float(contributions.difference @ contributions.difference) + difference**2 / max(num_samples, 1)
     if contributions.pooled is None:
         return contributions.randomisation_p_value
-    num_effective = min(map(_effective_number, contributions.pooled))
-    # Without effective samples in a group, its value is fixed by definition, as is precision without predictions.
-    if not num_effective:
-        return _normal_p_value(difference, variance)
-    exchanged = 2 * (contributions.pooled[0] - contributions.pooled[1])
-    total = float(exchanged.sum())
-    # For a mean over samples, the factor is 1. For a ratio with denominators A and B in the two groups, the factor is
-    # (A + B)² / 4AB, and the variance is larger by it too, if each unit of a denominator has the same variance.
-    factor = difference / total if total else math.inf
-    pooled = max(factor, 1.0) * float(exchanged @ exchanged)
-    p_value = _normal_p_value(
-        difference, (num_effective * variance + prior_samples * pooled) / (num_effective + prior_samples)
-    )
+    p_value = _normal_p_value(difference, difference_variance(difference, num_samples, contributions, prior_samples))
+    exchanged, factor = _exchanged(difference, contributions)
     nonzero = exchanged[np.abs(exchanged) > TIE_TOLERANCE]
+    if not min(map(_effective_number, contributions.pooled)):
+        return p_value
     if abs(factor - 1) > DENOMINATOR_TOLERANCE or nonzero.size > MAX_EXCHANGED:
         return p_value
     return min(p_value, exchange_p_value(nonzero))

@@ -98,7 +98,7 @@ def compare_subgroups(
     if not pairs:
         return
     num_samples, num_resamples = len(runs[0].scores), min(NUM_RESAMPLES, resampling.num_resamples)
-    draws = np.vstack(list(bootstrap_weights(num_samples, num_resamples, resampling.seed)))
+    draws = np.vstack(list(bootstrap_weights(num_samples, num_resamples, resampling.seed, resampling.clusters)))
     for subgroup in find_subgroups(runs):
         # The first row is the subgroup itself, the others are its draws.
         weights = np.vstack([subgroup.members, draws * subgroup.members])

@@ -46,7 +46,7 @@ class Table:
 def tables(comparison: Comparison, *, full: bool) -> list[Table]:
     """Return the tables of groups and tests; if `full`, also the intervals of each group, and the subgroups."""
     more = [intervals_table(comparison), subgroups_table(comparison)] if full else []
-    return [table for table in (groups_table(comparison), tests_table(comparison), *more) if table.rows]
+    return [table for table in (groups_table(comparison), tests_table(comparison, full=full), *more) if table.rows]
 
 
 def groups_table(comparison: Comparison) -> Table:
@@ -88,11 +88,12 @@ def _interval_cells(metric: GroupMetric) -> list[str]:
     return [format_value(metric.seeds.mean), format_value(metric.seeds.std), *cells]
 
 
-def tests_table(comparison: Comparison, *, as_change: bool = False) -> Table:
+def tests_table(comparison: Comparison, *, as_change: bool = False, full: bool = False) -> Table:
     """Return a row for each test: both values, their difference with two intervals, p-values, and effect size.
 
     Args:
         comparison: The comparison.
+        full: Add the interval over samples and seeds together.
         as_change: Write the values of both groups in one column, as `value of b → value of a`.
     """
     has_several_pairs = len({(test.pair.a.label, test.pair.b.label) for test in comparison.tests}) > 1
@@ -115,15 +116,16 @@ def tests_table(comparison: Comparison, *, as_change: bool = False) -> Table:
         "p (Holm)",
         "effect size",
         f"{percent} over seeds",
+        *([f"{percent} over both"] if full else []),
     ]
     rows = [
-        [*([test.pair.name] if text_headings else []), *_test_cells(test, as_change=as_change)]
+        [*([test.pair.name] if text_headings else []), *_test_cells(test, as_change=as_change, full=full)]
         for test in comparison.tests
     ]
     return Table(title, headings, rows, len(text_headings) + 1)
 
 
-def _test_cells(test: PairedTest, *, as_change: bool) -> list[str]:
+def _test_cells(test: PairedTest, *, as_change: bool, full: bool) -> list[str]:
     value_a, value_b = format_value(test.value_a), format_value(test.value_b)
     return [
         test.metric,
@@ -133,7 +135,10 @@ def _test_cells(test: PairedTest, *, as_change: bool) -> list[str]:
         format_p_value(test.p_value),
         format_p_value(test.p_holm),
         MISSING if test.effect_size is None else f"{test.effect_size:+.2f}",
-        MISSING if test.seeds is None else format_interval(test.seeds.low, test.seeds.high),
+        *(
+            MISSING if interval is None else format_interval(interval.low, interval.high)
+            for interval in ((test.seeds, test.both) if full else (test.seeds,))
+        ),
     ]
 
 
@@ -193,8 +198,8 @@ def _format_mean(metric: GroupMetric | None) -> str:
 
 
 def markdown(comparison: Comparison, *, full: bool = False) -> str:
-    """Write the tables and warnings of a comparison in Markdown."""
-    notes = [f"Note: {_escape_markdown(warning)}.\n" for warning in comparison.warnings]
+    """Write the tables and notes of a comparison in Markdown."""
+    notes = [f"Note: {_escape_markdown(note)}.\n" for note in comparison.notes]
     return "\n".join([*(_markdown_table(table) for table in tables(comparison, full=full)), *notes])
 
 
@@ -211,8 +216,8 @@ def _escape_markdown(text: str) -> str:
 
 
 def latex(comparison: Comparison, *, full: bool = False) -> str:
-    """Write the tables of a comparison in LaTeX, for the package booktabs, with the warnings as comments."""
-    notes = "".join(f"% {' '.join(warning.split())}\n" for warning in comparison.warnings)
+    """Write the tables of a comparison in LaTeX, for the package booktabs, with the notes as comments."""
+    notes = "".join(f"% {' '.join(note.split())}\n" for note in comparison.notes)
     return notes + "\n".join(_latex_table(table) for table in tables(comparison, full=full))
 
 

@@ -193,6 +193,36 @@ def group_by_content(samples: Sequence[Sample], max_hash_distance: int | None = 
     return [find_root(index) for index in range(len(samples))]
 
 
+def groups_by_kind(samples: Sequence[Sample], max_hash_distance: int | None = None) -> list[dict[str, int]]:
+    """Number the groups of samples that share an image, a text, or either of them.
+
+    Args:
+        samples: The samples of one split.
+        max_hash_distance: As in `leak_keys`; near-duplicate images then count as the same image.
+
+    Returns:
+        For each sample the index of the first sample of its group, by kind: `image`, `text`, and `content` (see
+        `group_by_content`). A sample without an image or a text is a group of its own for this kind.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    keys = leak_keys(samples, max_hash_distance)
+    images = [sample_keys.get(NEAR_DUPLICATE, sample_keys.get("image")) for sample_keys in keys]
+    by_kind = {
+        "image": _first_indices(images),
+        "text": _first_indices([sample_keys.get("text") for sample_keys in keys]),
+        "content": group_by_content(samples, max_hash_distance),
+    }
+    return [dict(zip(by_kind, indices, strict=True)) for indices in zip(*by_kind.values(), strict=True)]
+
+
+def _first_indices(keys: Sequence[str | None]) -> list[int]:
+    """Return for each key the index of the first equal one; None equals no other key."""
+    first_index: dict[str, int] = {}
+    return [index if key is None else first_index.setdefault(key, index) for index, key in enumerate(keys)]
+
+
 def leak_keys(samples: Sequence[Sample], max_hash_distance: int | None) -> list[dict[str, str]]:
     """Return for each sample its `content_keys`, and the group of near-duplicates of its image if requested.
 

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from PIL import Image, ImageOps
 
+from runner.dataset.leaks import groups_by_kind
 from runner.files import read_jsonl, write_json, write_jsonl
 from runner.images import open_image
 from runner.records import Answer, Ending, Prediction, Sample, Score
@@ -251,10 +252,11 @@ def score_sample(metrics: Mapping[str, Metric], prediction: Answer, reference: A
 def score(context: TrialContext) -> None:
     """Score the predictions in the parse mode that the adapter's options chose, and in its other modes.
 
-    Writes `scores.jsonl` (see `score_rows`), `metrics.json` (see `all_values`), and `mistakes.jsonl` with its pictures
-    (see `write_mistakes`). The record gets a hash of the prompts (see `Regime.check_prompts`).
+    Writes `scores.jsonl` (see `score_rows` and `add_groups`), `metrics.json` (see `all_values`), and `mistakes.jsonl`
+    with its pictures (see `write_mistakes`). The record gets a hash of the prompts (see `Regime.check_prompts`).
     """
-    references = {sample.id: context.adapter.reference(sample) for sample in context.samples("test")}
+    samples = context.samples("test")
+    references = {sample.id: context.adapter.reference(sample) for sample in samples}
     rows = {row["id"]: row for row in read_jsonl(context.run.predictions)}
     reporter = context.reporter("score")
     modes = score_modes(
@@ -266,7 +268,8 @@ def score(context: TrialContext) -> None:
     )
     for warning in modes[0].warnings:
         reporter.warn(warning)
-    write_jsonl(context.run.scores, score_rows(modes))
+    groups = groups_by_kind(samples, context.spec.max_hash_distance)
+    write_jsonl(context.run.scores, add_groups(score_rows(modes), groups))
     outputs = {sample_id: row["output"] for sample_id, row in rows.items()}
     write_mistakes(context, outputs, modes[0].predictions, references)
     values = all_values(modes)
@@ -287,6 +290,16 @@ def score_rows(modes: Sequence[ScoredCorpus]) -> list[dict[str, Any]]:
         for row, score in zip(rows, other.scores, strict=True):
             row[other.mode] = {"ending": score.ending, "notes": score.notes, "counts": score.counts}
     return rows
+
+
+def add_groups(rows: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, int]]) -> list[dict[str, Any]]:
+    """Add to each sample's row its groups of samples with the same content, which are resampled together.
+
+    Args:
+        rows: The rows of `score_rows`.
+        groups: The groups of each sample by kind, in the same order; see `runner.dataset.leaks.groups_by_kind`.
+    """
+    return [{**row, "groups": dict(sample_groups)} for row, sample_groups in zip(rows, groups, strict=True)]
 
 
 def metric_values(modes: Sequence[ScoredCorpus]) -> dict[str, float | None]:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from runner.dataset.leaks import groups_by_kind
 from runner.files import write_json, write_jsonl
 from runner.resolved_plan import create_plugin, resolve, trial_name
 from runner.spec.load import load_spec
 from runner.trial.run_directory_and_events import EventLog, RunDirectory
-from runner.trial.score import all_values, score_modes, score_rows
+from runner.trial.score import add_groups, all_values, score_modes, score_rows
 
 SPEC = """\
 name: tiny
@@ -74,7 +75,7 @@ class Storage:
             Silent(),
         )
         write_jsonl(run.predictions, [{"id": name, "output": text, "finished": True} for name, text in outputs.items()])
-        write_jsonl(run.scores, score_rows(modes))
+        write_jsonl(run.scores, add_groups(score_rows(modes), groups_by_kind(samples, spec.max_hash_distance)))
         write_json(run.metrics, all_values(modes))
         log = EventLog(run.events)
         for step in (1, 2, 3):

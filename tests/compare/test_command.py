@@ -43,6 +43,7 @@ def test_json_is_the_only_standard_output(ablation):
         (["other"], "no experiment and no trial 'other'"),
         (["swept", "--markdown", "--json"], "choose one of"),
         (["swept", "--baseline", "none"], "the groups are: joint; ner_alone"),
+        (["swept", "--cluster", "images"], "did you mean 'image'"),
     ],
 )
 def test_a_user_error_has_exit_status_2_and_a_remedy(ablation, arguments, message):

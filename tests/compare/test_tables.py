@@ -65,7 +65,7 @@ def test_intervals_and_subgroups_are_in_the_full_tables(comparison):
 
 
 def test_a_narrow_terminal_omits_the_p_values_before_the_interval_over_seeds(comparison):
-    wide, small = printed(comparison, 160), printed(comparison, 80)
+    wide, small = printed(comparison, 190, full=True), printed(comparison, 80)
     assert all(column in wide for column in OMISSIBLE_COLUMNS)
     assert "omitted" not in wide
     assert "omitted: effect size, p, a, b, p (Holm) (see" in small
@@ -92,6 +92,16 @@ def test_columns_are_omitted_in_order_and_no_wider_table_omits_more(comparison, 
         assert "…" not in console.file.getvalue()
     assert narrow == list(OMISSIBLE_COLUMNS[: len(narrow)])
     assert len(wide) <= len(narrow)
+
+
+def test_the_interval_over_both_sources_is_in_the_full_tables(comparison):
+    [test] = [test for test in comparison.tests if (test.pair.a.label, test.metric) == ("ner_alone", "ner_f1")]
+    interval = paper_tables.format_interval(test.both.low, test.both.high)
+    assert interval not in paper_tables.markdown(comparison)
+    assert "| 95% over both |" in paper_tables.markdown(comparison, full=True)
+    assert interval in paper_tables.markdown(comparison, full=True)
+    assert interval in printed(comparison, 190, full=True)
+    assert "over both" not in printed(comparison, 40)
 
 
 def test_samples_and_subgroups_are_listed_on_request(comparison):

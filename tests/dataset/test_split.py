@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.dataset.leaks import find_leaks, group_by_content, leak_message, without_shared_content
+from runner.dataset.leaks import find_leaks, group_by_content, groups_by_kind, leak_message, without_shared_content
 from runner.dataset.split import split_samples
 from runner.errors import DataError
 from runner.prompt_rendering import split_groups
@@ -130,6 +130,17 @@ def test_validation_groups_follow_content_and_not_paths(tmp_path):
     rows = [("0", "A \ufb01ne  day", "a1"), ("1", "other", "b"), ("2", "x", "a2"), ("3", "a FINE day", None)]
     samples = [sample(name, text, path and tmp_path / path) for name, text, path in [*rows, ("4", "y", "c")]]
     assert split_groups(samples, None) == ["0", "1", "0", "0", "4"]
+
+
+def test_samples_are_grouped_by_image_by_text_and_by_either(tmp_path):
+    """Samples without an image or a text share none; a third sample links two that share nothing themselves."""
+    for name, content in (("a1", b"a"), ("a2", b"a"), ("b", b"b")):
+        (tmp_path / name).write_bytes(content)
+    rows = [("0", "A day", "a1"), ("1", " ", None), ("2", "x", "a2"), ("3", "a  DAY", "b"), ("4", "", None)]
+    groups = groups_by_kind([sample(name, text, path and tmp_path / path) for name, text, path in rows])
+    assert [each["image"] for each in groups] == [0, 1, 0, 3, 4]
+    assert [each["text"] for each in groups] == [0, 1, 2, 0, 4]
+    assert [each["content"] for each in groups] == [0, 1, 0, 0, 4]
 
 
 contents = st.lists(st.tuples(st.sampled_from("abcd "), st.sampled_from(["1", "2", "3", None])), max_size=12)

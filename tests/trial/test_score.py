@@ -86,6 +86,7 @@ def scored(folder):
         test_prompts=regime.prompts(folder_of_data.load("test"), (), 0),
         metrics={name: create_plugin(make_section("metric", {"type": name})) for name in METRICS},
         samples=folder_of_data.load,
+        spec=SimpleNamespace(max_hash_distance=None),
         run=RunDirectory(folder),
         log=log,
         reporter=lambda stage: log,
@@ -118,7 +119,10 @@ def test_evaluate_returns_the_values_of_the_launch(folder):
     request = EvaluateOptions(predictions=context.run.predictions, references=folder, metrics=METRICS)
     found = evaluate(request, Log())
     assert found.metrics == context.run.read_metrics()
-    assert json.loads(json.dumps(found.rows)) == read_jsonl(context.run.scores)
+    groups = {"image": 0, "text": 0, "content": 0}
+    rows = read_jsonl(context.run.scores)
+    assert [row.pop("groups") for row in rows] == [groups, dict.fromkeys(groups, 1)]
+    assert json.loads(json.dumps(found.rows)) == rows
 
 
 def test_metrics_that_are_undefined_on_the_references_are_null_in_both_parse_modes(folder):
