@@ -60,10 +60,11 @@ def plan(spec: Spec) -> dict[str, Any]:
         SpecError: Options are inconsistent with the model's parameters or with one another.
     """
     from runner.preflight.estimate import describe_plan
+    from runner.sweep.claim_registry import plan_claims
 
     set_environment()
     with _add_locations(spec):
-        return describe_plan(spec, _LogDisplay())
+        return describe_plan(spec, _LogDisplay()) | {"claims": plan_claims(spec.spec)}
 
 
 def launch(
