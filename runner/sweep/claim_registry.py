@@ -76,6 +76,13 @@ class Registry:
     criterion: Standing | None = None
     sha256: str | None = None
 
+    @property
+    def metric_names(self) -> list[str]:
+        """The metrics that the claims and the criterion name."""
+        claims = [Claim.model_validate(standing.content) for standing in self.claims.values()]
+        criterion = self.criterion.content["metrics"].values() if self.criterion else ()
+        return list(dict.fromkeys([*(metric for claim in claims for metric in claim.baselines), *criterion]))
+
 
 def claims_state(spec: ExperimentSpec) -> dict[str, Any]:
     """Return the claims of a spec and its criterion, in which the single-task arm of each task is written out."""
