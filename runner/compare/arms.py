@@ -30,7 +30,7 @@ class SweepRuns:
     Attributes:
         experiment: The name of the experiment.
         registry: The claims and the criterion that were registered for it.
-        sweep: Its options; None if its plan is not available.
+        sweep: Its options; None if nothing is registered.
         runs: The runs of each arm at each point; arms and points in the order of the trials.
         missing: The names of trials of the sweep that are not compared, such as unfinished ones.
     """
@@ -68,7 +68,7 @@ def sweeps_of(runs: Sequence[Run]) -> list[SweepRuns]:
     """Group the runs of each sweep among the runs by arm and point; runs outside of sweeps are left out.
 
     Raises:
-        DataError: The registry of a sweep's claims is damaged.
+        DataError: The registry of a sweep's claims is damaged, or claims are registered and its plan is damaged.
     """
     folders = dict.fromkeys(run.folder.parent for run in runs if run.arm)
     return [_sweep_runs(folder, [run for run in runs if run.folder.parent == folder and run.arm]) for folder in folders]
@@ -76,21 +76,31 @@ def sweeps_of(runs: Sequence[Run]) -> list[SweepRuns]:
 
 def _sweep_runs(experiment: Path, runs: Sequence[Run]) -> SweepRuns:
     trials = {trial["name"]: trial for trial in read_sweep(experiment / SWEEP_FOLDER).get("trials", [])}
-    options = _sweep_options(experiment / SWEEP_FOLDER / "plan.json")
+    registry = read_registry(experiment / SWEEP_FOLDER)
+    # Without claims and criterion, nothing asks for the points.
+    options = _sweep_options(experiment / SWEEP_FOLDER / "plan.json") if registry.sha256 else None
     members: dict[tuple[str, Point], list[Run]] = {}
     for run in runs:
         point = tuple(_point(options, trials.get(run.folder.name, {}).get("parameters", {})))
         members.setdefault((run.arm, point), []).append(run)
     compared = {run.folder.name for run in runs}
     missing = [name for name, trial in trials.items() if name not in compared and trial.get("status") != PRUNED]
-    return SweepRuns(experiment.name, read_registry(experiment / SWEEP_FOLDER), options, members, missing)
+    return SweepRuns(experiment.name, registry, options, members, missing)
 
 
-def _sweep_options(plan: Path) -> SweepOptions | None:
+def _sweep_options(plan: Path) -> SweepOptions:
+    """Read the options of a sweep from its plan: without its space, runs at different points would be mixed.
+
+    Raises:
+        DataError: The plan is missing or damaged.
+    """
+    remedy = "Restore the file from a copy, or launch the spec again, which writes it"
     try:
-        return SweepOptions.model_validate(read_json_object(plan, "").get("sweep"))
-    except (FileNotFoundError, DataError, ValidationError):
-        return None  # Without the plan of the sweep, its points are not known, and its arms are.
+        return SweepOptions.model_validate(read_json_object(plan, remedy).get("sweep"))
+    except FileNotFoundError as error:
+        raise DataError(f"{plan}: the file is missing, so that no claim can be judged. {remedy}") from error
+    except ValidationError as error:
+        raise DataError(f"{plan}: the file is damaged (its section `sweep` is not valid). {remedy}") from error
 
 
 def _point(options: SweepOptions | None, parameters: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -210,7 +210,7 @@ def decide(p_values: Sequence[OneSided], levels: Sequence[float]) -> list[Decisi
 def samples_to_decide(gap: float, errors: tuple[float, float], num_samples: int, level: float) -> int:
     """Compute the number of samples at which a one-sided test rejects with `POWER`, if the gap is the true one.
 
-    Both standard errors shrink with the square root of the number of samples (Lachin 1981, equation 1).
+    Both standard errors shrink with the square root of the number of samples (Lachin 1981).
 
     Args:
         gap: The difference minus the threshold; not 0.

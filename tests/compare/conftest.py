@@ -88,6 +88,7 @@ class Storage:
         folder = self.runs / experiment / "sweep"
         folder.mkdir(parents=True)
         write_json(folder / "sweep.json", {"experiment": experiment, "trials": trials})
+        write_json(folder / "plan.json", {"sweep": {"arms": {arm: {} for arm in arms}}})
         return self.runs / experiment
 
     def register(self, claims, criterion=None, *, results_seen=False, experiment="swept"):

@@ -213,6 +213,23 @@ def test_an_edited_registry_stops_the_comparison(storage):
         compared(storage)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda plan: plan.unlink(), "is missing, so that no claim can be judged"),
+        (lambda plan: plan.write_text('{"sweep": {"arms": 3}}'), "its section `sweep` is not valid"),
+        (lambda plan: plan.write_text('{"sweep": '), "the file is damaged"),
+    ],
+)
+def test_without_the_points_of_the_sweep_no_claim_is_judged(storage, spoil, message):
+    sweep(storage, {"joint": 0.1, "alone": 0.9}, seeds=(1,))
+    spoil(storage.runs / "swept" / "sweep" / "plan.json")
+    assert compared(storage).claims == (), "a sweep without claims does not need its plan"
+    storage.register({"one": BETTER})
+    with pytest.raises(DataError, match=message):
+        compared(storage)
+
+
 @pytest.fixture
 def points(storage):
     """Return a sweep with two points of its space; at one of them, the joint arm is worse."""
