@@ -155,7 +155,8 @@ def compare(
 
     Returns:
         A comparison: the `group_metrics` of the `groups`, the `tests` of their differences with intervals and p-values,
-        and `warnings`. Its `as_json()` is the output of `runner compare --json`.
+        the verdicts on the registered `claims`, with `mre` the arms by the criterion as `reinforcement`, and
+        `warnings`. Its `as_json()` is the output of `runner compare --json`.
 
     Raises:
         SpecError: No run was found, a run is not finished, test samples or parse modes differ, or a group or metric

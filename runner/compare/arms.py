@@ -114,4 +114,5 @@ def _label(options: SweepOptions | None, path: str, value: Any) -> str | None:
     """Return the name or the text of a value of the space; None if it is no value of it."""
     dimension = options.space.get(path) if options else None
     parameter = dimension.to_param_value(value) if dimension else None
-    return None if parameter is None else f"{parameter}"
+    # 1 and 1.0 are the same point.
+    return parameter if parameter is None or isinstance(parameter, str) else f"{parameter:.12g}"
