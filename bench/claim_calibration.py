@@ -4,12 +4,13 @@
 
 Simulates claims that one arm exceeds another one by a threshold. An answer is right with a chance that depends on the
 sample, on the arm, and on a random effect of each seed. Prints a Markdown table with one row for each scenario: the
-number of seeds of each arm, the standard deviation of the seed's effect on the accuracy, the threshold, and the true
-difference. The other columns are percentages of the claims:
+number of seeds of each arm, the standard deviation of the seed's effect on the accuracy, that of the arm's effect on
+single samples, and the true difference; the threshold is 0. The other columns are percentages of the claims:
 
 - supported, refuted: the verdict of `runner compare`, for a single claim at the level of 5 %;
 - by samples: the claim would be supported if the test over samples alone decided;
-- by seeds: the claim would be supported if the test over seeds alone decided.
+- by seeds: the claim would be supported if the test over seeds alone decided;
+- by each: the claim would be supported if these two tests decided, without the one over both together.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ class Scenario:
     Attributes:
         num_seeds: The number of runs of each arm.
         seed_deviation: The standard deviation over seeds of the accuracy.
-        threshold: The difference that the claim says is exceeded.
-        difference: The true difference of the accuracies.
+        arm_deviation: The standard deviation over samples of each arm's own effect on the chance of a right answer.
+        difference: The true difference of the accuracies, before chances are cut to the range from 0 to 1.
     """
 
     num_seeds: int
     seed_deviation: float
-    threshold: float
+    arm_deviation: float
     difference: float
 
 
@@ -65,8 +66,9 @@ def draw_answers(scenario: Scenario, num_samples: int, random: np.random.Generat
     difficulty = random.normal(0, DIFFICULTY, num_samples)
     rows = []
     for difference in (scenario.difference, 0.0):
+        effect = random.normal(0, scenario.arm_deviation, num_samples)
         for _ in range(scenario.num_seeds):
-            chance = ACCURACY + difference + random.normal(0, scenario.seed_deviation) + difficulty
+            chance = ACCURACY + difference + random.normal(0, scenario.seed_deviation) + difficulty + effect
             rows.append(random.random(num_samples) < chance)
     return np.array(rows, dtype=np.float64)
 
@@ -88,7 +90,7 @@ def measure(scenario: Scenario, num_samples: int, resampling: Resampling) -> Evi
         sample_values={run.name: row for run, row in zip(runs, answers, strict=True)},
     )
     pair = GroupPair(Group("a", runs[: scenario.num_seeds]), Group("b", runs[scenario.num_seeds :]))
-    return measure_evidence(metric, pair, scenario.threshold, resampling)
+    return measure_evidence(metric, pair, 0.0, resampling)
 
 
 def rates(scenario: Scenario, num_claims: int, num_samples: int, num_resamples: int) -> dict[str, float]:
@@ -100,15 +102,17 @@ def rates(scenario: Scenario, num_claims: int, num_samples: int, num_resamples: 
         "refuted": verdicts.count("refuted") / num_claims,
         "by samples": float(np.mean([each.samples.greater <= LEVEL for each in found])),
         "by seeds": float(np.mean([each.seeds is not None and each.seeds.greater <= LEVEL for each in found])),
+        "by each": float(
+            np.mean(
+                [each.seeds is not None and max(each.samples.greater, each.seeds.greater) <= LEVEL for each in found]
+            )
+        ),
     }
 
 
-RUNS = ((3, 0.0), (3, 0.01), (3, 0.03), (5, 0.01))
-"""Numbers of seeds and standard deviations over seeds."""
-SCENARIOS = [
-    Scenario(num_seeds, deviation, threshold, threshold + beyond)
-    for beyond, threshold, (num_seeds, deviation) in product((0.0, 0.04), (0.0, -0.02), RUNS)
-]
+RUNS = ((3, 0.0, 0.0), (3, 0.03, 0.0), (3, 0.01, 0.3), (3, 0.03, 0.3), (5, 0.03, 0.3), (10, 0.04, 0.3))
+"""Numbers of seeds, standard deviations over seeds, and of the arm's effect over samples."""
+SCENARIOS = [Scenario(*runs, difference) for difference, runs in product((0.0, 0.04), RUNS)]
 
 
 def main() -> None:
@@ -118,11 +122,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=600, help="test samples")
     parser.add_argument("--resamples", type=int, default=300, help="bootstrap resamples")
     options = parser.parse_args()
-    print("| seeds | deviation | threshold | true difference | supported | refuted | by samples | by seeds |")
-    print("|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print("| seeds | over seeds | over samples | difference | supported | refuted | by samples | by seeds | by each |")
+    print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for scenario in SCENARIOS:
         shares = rates(scenario, options.claims, options.samples, options.resamples).values()
-        names = (scenario.num_seeds, scenario.seed_deviation, scenario.threshold, f"{scenario.difference:.2f}")
+        names = (scenario.num_seeds, scenario.seed_deviation, scenario.arm_deviation, f"{scenario.difference:.2f}")
         print(f"| {' | '.join([*map(str, names), *(f'{share:.1%}' for share in shares)])} |", flush=True)
 
 

@@ -56,9 +56,9 @@ class Evidence:
         threshold: The difference that it is compared with.
         samples: The tests over samples.
         seeds: The tests over seeds; None if the effect of the seed is unknown.
+        joint: The tests over samples and seeds together; None if the effect of the seed is unknown.
         depends_on_seeds: Whether the seed may have an effect on the difference.
-        standard_error: The standard error of the difference over samples.
-        null_error: The same if the difference equals the threshold, as the tests over samples use it.
+        null_error: The standard error of the difference over samples if it equals the threshold.
         seed_variances: The variance over the seeds of each group; None if a group has one run.
     """
 
@@ -66,8 +66,8 @@ class Evidence:
     threshold: float
     samples: OneSided
     seeds: OneSided | None
+    joint: OneSided | None
     depends_on_seeds: bool
-    standard_error: float
     null_error: float
     seed_variances: tuple[float, float] | None
 
@@ -95,15 +95,17 @@ class Evidence:
 def combine_samples_and_seeds(evidence: Evidence) -> OneSided:
     """Combine the tests over samples and over seeds: the rule by which every verdict is made.
 
-    A claim about a training method must hold on other samples and with other seeds, so that both tests must reject: the
-    larger p-value counts (intersection-union test, Berger 1982). If the seed has no effect, the samples alone count.
+    A claim about a training method must hold on other samples and with other seeds together. All three tests must
+    reject: over samples, over seeds, and over both. The largest p-value counts. Without the third one, a difference of
+    1.65 standard errors of each kind would be enough, although its own standard error is 1.4 times as large. If the
+    seed has no effect, the samples alone count.
     """
     if not evidence.depends_on_seeds:
         return evidence.samples
-    if evidence.seeds is None:
+    if evidence.seeds is None or evidence.joint is None:
         return UNDECIDABLE
-    samples, seeds = evidence.samples, evidence.seeds
-    return OneSided(max(samples.greater, seeds.greater), max(samples.less, seeds.less))
+    tests = (evidence.samples, evidence.seeds, evidence.joint)
+    return OneSided(max(test.greater for test in tests), max(test.less for test in tests))
 
 
 def measure_evidence(metric: RunMetric, pair: GroupPair, threshold: float, resampling: Resampling) -> Evidence:
@@ -114,14 +116,15 @@ def measure_evidence(metric: RunMetric, pair: GroupPair, threshold: float, resam
     a, b = ([metric.values[run.name] for run in group.runs] for group in (pair.a, pair.b))
     is_trained = any(run.plan.get("trainer", NONE) != NONE for run in (*pair.a.runs, *pair.b.runs))
     varies = any(max(values) - min(values) > TIE_TOLERANCE for values in (a, b))
+    null_error = null_standard_error(test, threshold, error)
     return Evidence(
         test=test,
         threshold=threshold,
         samples=sample_p_values(test, threshold, error),
         seeds=seed_p_values(a, b, threshold),
+        joint=joint_p_values(a, b, threshold, null_error, test.better + test.worse + test.equal),
         depends_on_seeds=is_trained or varies,
-        standard_error=error,
-        null_error=null_standard_error(test, threshold, error),
+        null_error=null_error,
         seed_variances=(variance(a), variance(b)) if min(len(a), len(b)) > 1 else None,
     )
 
@@ -155,6 +158,34 @@ def seed_p_values(a: Sequence[float], b: Sequence[float], threshold: float) -> O
     shifted = [value - threshold for value in a]
     difference = welch_test(shifted, b, 0.95)
     return None if difference is None else _split_p_value(float(np.mean(shifted) - np.mean(b)), difference.p_value)
+
+
+def joint_p_values(
+    a: Sequence[float], b: Sequence[float], threshold: float, sample_error: float, num_samples: int
+) -> OneSided | None:
+    """Test a difference against a threshold with the variances over samples and over seeds added.
+
+    The degrees of freedom are those of Satterthwaite (1946). The noise of single answers is a part of both variances,
+    so that their sum is slightly too large.
+
+    Args:
+        a: The values of the runs of the first group.
+        b: The values of the runs of the second group.
+        threshold: The threshold.
+        sample_error: The standard error over samples, with seeds averaged.
+        num_samples: The number of samples.
+
+    Returns:
+        None if the test over seeds has no result.
+    """
+    if seed_p_values(a, b, threshold) is None:
+        return None
+    parts = [(variance(values) / len(values), len(values) - 1) for values in (a, b)]
+    parts.append((sample_error**2, max(num_samples - 1, 1)))
+    total = sum(part for part, _ in parts)
+    freedom = total**2 / sum(part**2 / degrees for part, degrees in parts)
+    score = (float(np.mean(a) - np.mean(b)) - threshold) / math.sqrt(total)
+    return OneSided(float(stats.t.sf(score, freedom)), float(stats.t.cdf(score, freedom)))
 
 
 def _split_p_value(difference: float, two_sided: float) -> OneSided:
@@ -207,36 +238,56 @@ def decide(p_values: Sequence[OneSided], levels: Sequence[float]) -> list[Decisi
     return decisions
 
 
-def samples_to_decide(gap: float, errors: tuple[float, float], num_samples: int, level: float) -> int:
-    """Compute the number of samples at which a one-sided test rejects with `POWER`, if the gap is the true one.
+def numbers_to_decide(
+    gap: float, sample_error: float, now: tuple[int, int], variances: tuple[float, float] | None, level: float
+) -> tuple[int, int | None]:
+    """Compute how many samples and seeds reject with `POWER`, if the gap is the true one.
 
-    Both standard errors shrink with the square root of the number of samples (Lachin 1981).
+    A variance shrinks with the number of samples, or of seeds (Lachin 1981). The result has the fewest seeds with which
+    either the samples of now suffice, or the seeds take at most half of the variance that the test over both allows.
 
     Args:
         gap: The difference minus the threshold; not 0.
-        errors: The standard errors with `num_samples` samples: if the gap were 0, and at the gap.
-        num_samples: The number of samples now.
+        sample_error: The standard error over samples now.
+        now: The numbers of samples and of seeds now.
+        variances: The variance over the seeds of each group; None if the seed has no effect.
         level: The level of the test.
-    """
-    null, alternative = errors
-    quantiles = float(stats.norm.isf(level) * null + stats.norm.isf(1 - POWER) * alternative)
-    return math.ceil(num_samples * (quantiles / gap) ** 2)
-
-
-def seeds_to_decide(gap: float, variances: tuple[float, float], level: float) -> int | None:
-    """Compute the number of seeds of each group at which a one-sided test rejects with `POWER`; see above.
-
-    The quantiles are those of Student's distribution with the degrees of freedom of two groups of this size.
 
     Returns:
-        None if more than `MAX_SEEDS` are needed.
+        The number of samples and the number of seeds, at least those of now; None for more than `MAX_SEEDS`.
     """
-    for number in range(2, MAX_SEEDS + 1):
-        freedom = 2 * (number - 1)
-        quantiles = float(stats.t.isf(level, freedom) + stats.t.isf(1 - POWER, freedom))
-        if quantiles * math.sqrt(sum(variances) / number) <= abs(gap):
-            return number
-    return None
+    num_samples, num_seeds = now
+    over_samples = sample_error**2
+    if not variances:
+        allowed = (gap / _quantiles(level, math.inf)) ** 2
+        return max(num_samples, math.ceil(num_samples * over_samples / allowed)), num_seeds
+    for number in range(max(num_seeds, 2), MAX_SEEDS + 1):
+        over_seeds, freedom = sum(variances) / number, 2 * (number - 1)
+        allowed = _allowed_variance(gap, over_seeds, freedom, level)
+        if _quantiles(level, freedom) ** 2 * over_seeds > gap**2:
+            continue  # The test over seeds alone does not reject.
+        if over_samples + over_seeds <= allowed:
+            return num_samples, number
+        if over_seeds <= allowed / 2:
+            return max(num_samples, math.ceil(num_samples * over_samples / (allowed - over_seeds))), number
+    return num_samples, None
+
+
+def _allowed_variance(gap: float, over_seeds: float, freedom: int, level: float) -> float:
+    """Return the variance at which the test over samples and seeds rejects with `POWER`.
+
+    Its degrees of freedom depend on the variance in turn, so that the two are computed by turns.
+    """
+    allowed = (gap / _quantiles(level, math.inf)) ** 2
+    for _ in range(5):
+        joint = math.inf if not over_seeds else freedom * max(allowed / over_seeds, 1.0) ** 2
+        allowed = (gap / _quantiles(level, joint)) ** 2
+    return allowed
+
+
+def _quantiles(level: float, freedom: float) -> float:
+    """Return the sum of the quantiles of the level and of the power."""
+    return float(stats.t.isf(level, freedom) + stats.t.isf(1 - POWER, freedom))
 
 
 @dataclass(frozen=True)
@@ -267,43 +318,37 @@ def what_would_decide(parts: Sequence[Evidence], level: float) -> Needed:
         level: The level of the claim divided by the number of claims: the first step of Holm's correction.
     """
     if all(part.gap > TIE_TOLERANCE for part in parts):
-        return _needed("supported", [(part, _side(part, greater=True)) for part in parts], level)
+        return _needed("supported", parts, level)
     weakest = min(parts, key=lambda part: (part.combined.less, part.samples.less))
     if weakest.gap >= -TIE_TOLERANCE:
         return Needed(None, None, None, "an observed difference equals its threshold, so no number is known")
-    return _needed("refuted", [(weakest, _side(weakest, greater=False))], level / len(parts))
+    return _needed("refuted", [weakest], level / len(parts))
 
 
-def _side(part: Evidence, *, greater: bool) -> tuple[float, float | None]:
-    """Return the p-values of one side over samples and over seeds."""
-    name = "greater" if greater else "less"
-    return getattr(part.samples, name), None if part.seeds is None else getattr(part.seeds, name)
-
-
-def _needed(verdict: Verdict, parts: Sequence[tuple[Evidence, tuple[float, float | None]]], level: float) -> Needed:
+def _needed(verdict: Verdict, parts: Sequence[Evidence], level: float) -> Needed:
     samples, seeds, problems = [0], [0], []
-    for part, (over_samples, over_seeds) in parts:
-        if over_samples > level:
-            samples.append(samples_to_decide(part.gap, (part.null_error, part.standard_error), part.num_samples, level))
-        if not part.depends_on_seeds or (over_seeds is not None and over_seeds <= level):
+    for part in parts:
+        p_value = part.combined.greater if verdict == "supported" else part.combined.less
+        if p_value <= level:
             continue
-        if part.seed_variances is None:
+        if part.depends_on_seeds and part.seed_variances is None:
             problems.append("two or more seeds of each arm, because the effect of the seed is unknown")
-        elif not any(part.seed_variances):
+        elif part.depends_on_seeds and part.seeds is None:
             problems.append("seeds with different results, because those of each arm are equal")
-        elif (number := seeds_to_decide(part.gap, part.seed_variances, level)) is None:
+        variances = part.seed_variances if part.depends_on_seeds and part.seeds is not None else None
+        now = (part.num_samples, part.num_seeds)
+        num_samples, num_seeds = numbers_to_decide(part.gap, part.null_error, now, variances, level)
+        samples.append(num_samples)
+        if num_seeds is None:
             problems.append(f"more than {MAX_SEEDS:,} seeds")
         else:
-            seeds.append(number)
-    # A p-value by another test than the formula's can ask for fewer than there are.
-    now = max(part.num_samples for part, _ in parts), min(part.num_seeds for part, _ in parts)
-    texts = [f"about {max(samples):,} test samples (now {now[0]:,})"] if max(samples) > now[0] else []
-    texts += [f"about {max(seeds):,} seeds (now {now[1]:,})"] if max(seeds) > now[1] else []
-    texts += list(dict.fromkeys(problems))
-    text = " and ".join(texts) or "a few more test samples or seeds"
-    return Needed(
-        verdict,
-        max(samples) if max(samples) > now[0] else None,
-        max(seeds) if max(seeds) > now[1] else None,
-        f"{text}, to be {verdict} with {POWER:.0%} power at the observed difference",
-    )
+            seeds.append(num_seeds)
+    # A test that is not the formula's can ask for no more than there are, although it has not decided.
+    now = max(part.num_samples for part in parts), min(part.num_seeds for part in parts)
+    more_samples = max(samples) if max(samples) > now[0] else None
+    more_seeds = max(seeds) if max(seeds) > now[1] else None
+    texts = [f"about {more_samples:,} test samples (now {now[0]:,})"] if more_samples else []
+    texts += [f"about {more_seeds:,} seeds (now {now[1]:,})"] if more_seeds else []
+    text = " and ".join([*texts, *dict.fromkeys(problems)]) or "a few more test samples or seeds"
+    ending = f"{text}, to be {verdict} with {POWER:.0%} power at the observed difference"
+    return Needed(verdict, more_samples, more_seeds, ending)

@@ -62,6 +62,7 @@ class ClaimPart:
             "depends_on_seeds": evidence.depends_on_seeds,
             "samples": vars(evidence.samples),
             "seeds": evidence.seeds and vars(evidence.seeds),
+            "joint": evidence.joint and vars(evidence.joint),
             "combined": vars(evidence.combined),
         }
 

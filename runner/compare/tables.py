@@ -196,15 +196,17 @@ def _claim_parts_table(comparison: Comparison) -> Table:
         for part in claim.parts:
             names = [claim.name, part.metric, f"{part.arm} vs {part.baseline}", *([part.point] if has_points else [])]
             if part.evidence is None:
-                rows.append([*names, *[MISSING] * 5])
+                rows.append([*names, *[MISSING] * 6])
                 continue
             evidence, test = part.evidence, part.evidence.test
-            seeds = MISSING if evidence.seeds is None else format_p_value(evidence.seeds.greater)
             values = [format_signed(test.difference), f"{evidence.threshold:g}", format_interval(test.low, test.high)]
-            rows.append([*names, *values, format_p_value(evidence.samples.greater), seeds])
+            tests = (evidence.samples, evidence.seeds, evidence.joint)
+            rows.append(
+                [*names, *values, *(MISSING if each is None else format_p_value(each.greater) for each in tests)]
+            )
     text_headings = ["claim", "metric", "a vs b", *(["point"] if has_points else [])]
     interval = f"{_confidence(comparison)} over samples"
-    headings = [*text_headings, "a - b", "must exceed", interval, "p over samples", "p over seeds"]
+    headings = [*text_headings, "a - b", "must exceed", interval, "p over samples", "p over seeds", "p over both"]
     return Table("what each claim consists of; one-sided p-values", headings, rows, len(text_headings))
 
 

@@ -16,10 +16,10 @@ from runner.compare.claim_evidence import (
     combine_parts,
     combine_samples_and_seeds,
     decide,
+    joint_p_values,
+    numbers_to_decide,
     sample_p_values,
-    samples_to_decide,
     seed_p_values,
-    seeds_to_decide,
     what_would_decide,
 )
 from runner.compare.statistics import GroupPair
@@ -36,7 +36,7 @@ test_result.__test__ = False
 
 
 def evidence(gap, samples, seeds, **values):
-    defaults = {"depends_on_seeds": True, "standard_error": 0.02, "null_error": 0.02, "seed_variances": (1e-4, 1e-4)}
+    defaults = {"joint": seeds, "depends_on_seeds": True, "null_error": 0.02, "seed_variances": (1e-4, 1e-4)}
     return Evidence(test_result(gap), 0.0, samples, seeds, **{**defaults, **values})
 
 
@@ -87,15 +87,17 @@ def test_a_claim_is_supported_by_its_weakest_part_and_refuted_by_its_strongest()
     assert decision.verdict == "refuted"
 
 
-@given(one_sided, st.none() | one_sided, st.booleans())
-def test_samples_and_seeds_must_both_reject(samples, seeds, depends):
-    combined = combine_samples_and_seeds(evidence(0.1, samples, seeds, depends_on_seeds=depends))
+@given(one_sided, st.none() | one_sided, one_sided, st.booleans())
+def test_samples_and_seeds_must_both_reject_alone_and_together(samples, seeds, joint, depends):
+    joint = joint if seeds else None
+    combined = combine_samples_and_seeds(evidence(0.1, samples, seeds, joint=joint, depends_on_seeds=depends))
     if not depends:
         assert combined == samples
     elif seeds is None:
         assert combined == OneSided(1.0, 1.0), "without a test over seeds, nothing is decided"
     else:
-        assert combined == OneSided(max(samples.greater, seeds.greater), max(samples.less, seeds.less))
+        assert combined.greater == max(samples.greater, seeds.greater, joint.greater)
+        assert combined.less == max(samples.less, seeds.less, joint.less)
 
 
 def test_over_samples_the_threshold_zero_splits_the_two_sided_p_value():
@@ -146,55 +148,82 @@ def test_over_seeds_one_run_or_equal_values_have_no_test():
     assert seed_p_values([0.5, 0.5], [0.4, 0.4], 0.0) is None
 
 
+def test_over_both_by_hand():
+    # Variances 0.0001 / 2 over the seeds of each arm, with 1 degree of freedom each, and 0.0002 over samples with 100.
+    found = joint_p_values([0.51, 0.51 + 0.02**0.5 / 10], [0.4, 0.4 + 0.02**0.5 / 10], 0.01, 0.0002**0.5, 101)
+    freedom = 0.0003**2 / (2 * 0.00005**2 + 0.0002**2 / 100)
+    assert found.greater == pytest.approx(stats.t.sf(0.1 / 0.0003**0.5, freedom))
+    assert found.greater + found.less == pytest.approx(1)
+    assert joint_p_values([0.5], [0.4, 0.5], 0.0, 0.01, 100) is None
+
+
+@given(values, values, st.floats(0, 0.2))
+def test_over_both_more_variance_over_samples_is_less_certain(a, b, error):
+    joint, more = (joint_p_values(a, b, 0.0, each, 10**9) for each in (error, error + 0.5))
+    if np.mean(a) > np.mean(b):
+        assert joint.greater <= 0.5
+        # The statistic shrinks; the degrees of freedom can grow, so that only the normal quantile is a bound.
+        assert more.greater >= stats.norm.sf((np.mean(a) - np.mean(b)) / (error + 0.5)) - 1e-9
+
+
 def test_the_number_of_samples_by_hand():
     # (1.645 + 0.842)² = 6.18; a standard error of half the gap with 100 samples needs 6.18 / 4 times as many.
-    assert samples_to_decide(0.1, (0.05, 0.05), 100, 0.05) == math.ceil(100 * 6.1826 / 4)
+    expected = math.ceil(100 * 6.1826 / 4)
+    assert numbers_to_decide(0.1, 0.05, (100, 3), None, 0.05) == (expected, 3)
+    assert numbers_to_decide(-0.1, 0.05, (100, 3), None, 0.05) == (expected, 3)
+    assert numbers_to_decide(0.1, 0.001, (100, 3), None, 0.05) == (100, 3), "there are enough"
 
 
-@pytest.mark.parametrize("gap", [0.04, -0.04])
-def test_the_number_of_samples_reaches_the_power(gap):
-    number, random = samples_to_decide(gap, (0.5 / 10, 0.5 / 10), 100, 0.05), np.random.default_rng(0)
-    means = random.normal(gap, 0.5 / math.sqrt(number), 20_000)
-    rejected = np.mean(stats.norm.sf(np.sign(gap) * means / (0.5 / math.sqrt(number))) <= 0.05)
-    assert rejected == pytest.approx(0.8, abs=0.01)
+@pytest.mark.parametrize(
+    ("sample_error", "deviation"), [(0.0005, 0.02), (0.05, 0.0005), (0.02, 0.02), (0.05, 0.04), (0.012, 0.01)]
+)
+def test_the_numbers_of_samples_and_seeds_reach_the_power(sample_error, deviation):
+    gap, (num_samples, num_seeds) = 0.03, (200, 3)
+    samples, seeds = numbers_to_decide(gap, sample_error, (num_samples, num_seeds), (deviation**2,) * 2, 0.05)
+    random, error = np.random.default_rng(0), sample_error * math.sqrt(num_samples / samples)
+    rejected = []
+    for _ in range(1000):
+        shared = random.normal(0, error)
+        a, b = random.normal(gap + shared, deviation, seeds), random.normal(0, deviation, seeds)
+        rejected.append(joint_p_values(a, b, 0.0, error, samples).greater <= 0.05)
+    assert np.mean(rejected) > 0.77
+    assert samples >= num_samples and seeds >= num_seeds
 
 
-def test_the_number_of_seeds_reaches_the_power():
-    number, random = seeds_to_decide(0.03, (4e-4, 4e-4), 0.05), np.random.default_rng(0)
-    a, b = (random.normal(mean, 0.02, (5_000, number)) for mean in (0.03, 0.0))
-    rejected = np.mean(stats.ttest_ind(a, b, axis=1, equal_var=False, alternative="greater").pvalue <= 0.05)
-    assert 0.78 < rejected < 0.9
-    assert seeds_to_decide(1e-6, (4e-4, 4e-4), 0.05) is None
+def test_no_number_of_seeds_below_the_limit_is_none():
+    assert numbers_to_decide(1e-6, 1e-9, (100, 3), (4e-4, 4e-4), 0.05)[1] is None
 
 
 STRONG, WEAK, AGAINST = OneSided(1e-6, 1.0), OneSided(0.2, 0.8), OneSided(0.8, 0.2)
 
 
 def test_what_is_needed_names_only_what_is_too_few():
-    samples = what_would_decide([evidence(0.02, WEAK, STRONG)], 0.05)
+    tiny = (1e-12, 2e-12)
+    samples = what_would_decide([evidence(0.02, WEAK, STRONG, seed_variances=tiny)], 0.05)
     assert (samples.verdict, samples.seeds) == ("supported", None)
     assert samples.samples == 619 and samples.text.startswith("about 619 test samples (now 100), to be supported")
-    seeds = what_would_decide([evidence(0.005, STRONG, WEAK)], 0.05)
+    seeds = what_would_decide([evidence(0.005, STRONG, WEAK, null_error=1e-6)], 0.05)
     assert seeds.samples is None and seeds.seeds > 3
-    both = what_would_decide([evidence(0.005, WEAK, WEAK), evidence(0.02, WEAK, STRONG)], 0.05)
+    both = what_would_decide([evidence(0.005, WEAK, WEAK), evidence(0.02, WEAK, STRONG, seed_variances=tiny)], 0.05)
     assert "test samples (now 100) and about" in both.text
     assert both.samples > 619, "the weakest part counts"
 
 
 def test_a_claim_against_the_observed_differences_needs_enough_to_be_refuted():
-    needed = what_would_decide([evidence(0.02, STRONG, STRONG), evidence(-0.02, AGAINST, AGAINST)], 0.05)
+    parts = [evidence(0.02, STRONG, STRONG), evidence(-0.02, AGAINST, AGAINST)]
+    needed = what_would_decide(parts, 0.05)
     assert needed.verdict == "refuted"
-    assert needed.samples == samples_to_decide(-0.02, (0.02, 0.02), 100, 0.025)
+    assert (needed.samples, needed.seeds) == numbers_to_decide(-0.02, 0.02, (100, 3), (1e-4, 1e-4), 0.025)
 
 
 @pytest.mark.parametrize(
     ("part", "text"),
     [
-        (evidence(0.02, STRONG, None, seed_variances=None), "two or more seeds of each arm"),
-        (evidence(0.02, STRONG, None, seed_variances=(0.0, 0.0)), "seeds with different results"),
-        (evidence(1e-6, STRONG, WEAK, standard_error=1e-9), f"more than {MAX_SEEDS:,} seeds"),
+        (evidence(0.2, STRONG, None, seed_variances=None), "two or more seeds of each arm"),
+        (evidence(0.2, STRONG, None, seed_variances=(0.0, 0.0)), "seeds with different results"),
+        (evidence(1e-6, STRONG, WEAK, null_error=1e-9), f"more than {MAX_SEEDS:,} seeds"),
         (evidence(0.0, WEAK, WEAK), "equals its threshold"),
-        (evidence(0.5, WEAK, WEAK, standard_error=0.001, null_error=0.001), "a few more test samples or seeds"),
+        (evidence(0.5, WEAK, WEAK, null_error=0.001), "a few more test samples or seeds"),
     ],
 )
 def test_what_cannot_be_computed_is_said(part, text):
