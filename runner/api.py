@@ -60,10 +60,11 @@ def plan(spec: Spec) -> dict[str, Any]:
         SpecError: Options are inconsistent with the model's parameters or with one another.
     """
     from runner.preflight.estimate import describe_plan
+    from runner.sweep.claim_registry import plan_claims
 
     set_environment()
     with _add_locations(spec):
-        return describe_plan(spec, _LogDisplay())
+        return describe_plan(spec, _LogDisplay()) | {"claims": plan_claims(spec.spec)}
 
 
 def launch(
@@ -154,7 +155,8 @@ def compare(
 
     Returns:
         A comparison: the `group_metrics` of the `groups`, the `tests` of their differences with intervals and p-values,
-        and `warnings`. Its `as_json()` is the output of `runner compare --json`.
+        the verdicts on the registered `claims`, with `mre` the arms by the criterion as `reinforcement`, and
+        `warnings`. Its `as_json()` is the output of `runner compare --json`.
 
     Raises:
         SpecError: No run was found, a run is not finished, test samples or parse modes differ, or a group or metric

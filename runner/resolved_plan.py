@@ -20,8 +20,8 @@ from runner.stages.registry import find_plugin
 
 T = TypeVar("T")
 
-NOT_FINGERPRINTED = {"name", "tracker", "compute", "pinned", "sweep"}
-"""Fields of a spec that cannot change a result: the name of a run, its tracker and where it runs."""
+NOT_FINGERPRINTED = {"name", "tracker", "compute", "pinned", "sweep", "claims", "criterion"}
+"""Fields of a spec that cannot change a result, such as the name of a run, its tracker, and what is claimed of it."""
 
 PLANNING_METHODS: Mapping[str, Collection[str]] = {
     "model": ("meta_model",),
@@ -368,7 +368,9 @@ def smoke_spec(spec: ExperimentSpec) -> ExperimentSpec:
     small = {name: smoke_section(getattr(spec, name)) for name in spec.stages()}
     compute = spec.compute.model_copy(update=dict(spec.compute.smoke()))
     sweep = spec.sweep and spec.sweep.model_copy(update=dict(spec.sweep.smoke()))
-    engine = {"name": f"{spec.name}_smoke", "compute": compute, "sweep": sweep, "pinned": None}
+    # The metrics of a smoke run have no meaning, so that nothing is claimed about them.
+    unclaimed: dict[str, Any] = {"claims": {}, "criterion": None}
+    engine = {"name": f"{spec.name}_smoke", "compute": compute, "sweep": sweep, "pinned": None, **unclaimed}
     return spec.model_copy(update={**small, **engine})
 
 
@@ -384,7 +386,7 @@ def smoke_section(value: Any) -> Any:
 
 def non_default_options(spec: ExperimentSpec) -> dict[str, Any]:
     """Return the options that differ from their defaults, by dotted path; includes the `type` of each section."""
-    names = [name for name in type(spec).model_fields if name not in {"name", "tracker", "pinned", "sweep"}]
+    names = [name for name in type(spec).model_fields if name == "compute" or name not in NOT_FINGERPRINTED]
     leaves = flatten_json({name: _without_defaults(getattr(spec, name)) for name in names})
     return {path: value for path, value in leaves if value != {}}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
-from schema_description import Schema, describe_default, describe_type, nested_models, variants
+from schema_description import Schema, describe_default, describe_type, nested_models
 
 from runner.spec.dataset_spec import DatasetSpec
 from runner.spec.experiment_spec import ExperimentSpec, Specification
@@ -60,9 +60,9 @@ def _section_page(name: str, section: Schema, schema: Schema) -> str:
             lines += [f"## {full_name.partition('.')[2]}", "", options.get("description", ""), ""]
             lines += _model_lines(options, schema)
         return "\n".join(lines)
-    for model in variants(section, schema):
+    for path, model in nested_models(section, schema):
         lines += [] if model.get("description") == section.get("description") else [model.get("description", ""), ""]
-        lines += _model_lines(model, schema)
+        lines += _model_lines(model, schema, f"{path.removeprefix('.')}." if path else "")
     return "\n".join(lines)
 
 
@@ -104,6 +104,4 @@ def _section_plugins(section: Schema, schema: Schema) -> dict[str, Schema]:
 
 
 def _has_page(section: Schema, schema: Schema) -> bool:
-    return bool(_section_plugins(section, schema)) or any(
-        "properties" in variant for variant in variants(section, schema)
-    )
+    return bool(_section_plugins(section, schema)) or any(nested_models(section, schema))

@@ -32,9 +32,17 @@ def nested_models(value: Schema, schema: Schema) -> Iterator[tuple[str, Schema]]
     for variant in variants(value, schema):
         if "properties" in variant:
             yield "", variant
-        for key, step in (("additionalProperties", ".<name>"), ("items", ".<number>")):
-            if isinstance(variant.get(key), dict):
-                yield from ((step + path, model) for path, model in nested_models(variant[key], schema))
+        for inner, step in ((_mapped_value(variant), ".<name>"), (variant.get("items"), ".<number>")):
+            if isinstance(inner, dict):
+                yield from ((step + path, model) for path, model in nested_models(inner, schema))
+
+
+def _mapped_value(value: Schema) -> Schema | None:
+    """Return the schema of the values of a mapping; None if all values are valid, or if it is no mapping."""
+    # Names that must match a pattern have their values under this pattern.
+    patterns: dict[str, Schema] = value.get("patternProperties", {})
+    inner = next(iter(patterns.values()), value.get("additionalProperties"))
+    return inner if isinstance(inner, dict) else None
 
 
 def describe_type(value: Schema, schema: Schema) -> str:
@@ -60,12 +68,8 @@ def _describe_variant(value: Schema, schema: Schema) -> str:
     if value.get("type") == "array":
         return _describe_list(value, schema)
     if value.get("type") == "object":
-        inner = value.get("additionalProperties")
-        return (
-            f"mapping of names to: {describe_type(inner, schema)}"
-            if isinstance(inner, dict)
-            else _describe_object(value)
-        )
+        inner = _mapped_value(value)
+        return _describe_object(value) if inner is None else f"mapping of names to: {describe_type(inner, schema)}"
     if value.get("format") == "path":
         return "path"
     bounds = [f"{phrase} {value[key]}" for key, phrase in BOUNDS.items() if key in value]

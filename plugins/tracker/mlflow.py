@@ -46,10 +46,12 @@ BEST_TAG = "mmre.best"
 
 STATUSES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "pruned": "FINISHED"}
 """MLflow status of each run status. MLflow has no status for pruned runs; the tag `mmre.status` has one."""
-FILES_AT_START = ("spec.yaml", "plan.json", "record.json", "packages.txt", "workspace.diff", "code.diff")
+CLAIMS_FILE = "claims.jsonl"
+"""The registry of a sweep's claims, which is uploaded before the first result."""
+FILES_AT_START = ("spec.yaml", "plan.json", "record.json", "packages.txt", "workspace.diff", "code.diff", CLAIMS_FILE)
 FILES = (
     *("spec.yaml", "plan.json", "record.json", "events.jsonl"),
-    *("parameters.jsonl", "predictions.jsonl", "scores.jsonl", "metrics.json"),
+    *("parameters.jsonl", "predictions.jsonl", "scores.jsonl", "metrics.json", CLAIMS_FILE),
 )
 """Files copied from the run directory: `FILES_AT_START` when the run starts, `FILES` when it ends."""
 SWEEP_FILE = "sweep.json"

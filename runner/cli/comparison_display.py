@@ -8,6 +8,7 @@ from typing import Literal
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
 
 from runner.compare import tables as paper_tables
 from runner.compare.comparison import Comparison
@@ -32,6 +33,11 @@ SIGNIFICANCE = 0.05
 """Differences with a corrected p-value up to this are green or red."""
 
 
+CLAIM_STYLES = {"supported": "green", "refuted": "red"}
+ARM_STYLES = {"reinforces": "green", "trade": "yellow", "harms": "red"}
+"""Colours of verdicts."""
+
+
 def comparison_tables(comparison: Comparison, *, full: bool, samples: bool, width: int) -> list[Table]:
     """The tables of groups and tests, and on request of intervals, subgroups and single samples.
 
@@ -41,9 +47,13 @@ def comparison_tables(comparison: Comparison, *, full: bool, samples: bool, widt
         samples: List the samples on which groups disagree.
         width: Width of the terminal in characters; a narrow one omits some columns of the tests.
     """
+    first = [_claims_table(comparison)] if comparison.claims else []
+    if full:
+        first += [rich_table(table) for table in paper_tables.claim_tables(comparison)[1:]]
+    first += [_reinforcement_table(source) for source in paper_tables.reinforcement_tables(comparison)]
     if len(comparison.groups) == 1:
-        return [rich_table(paper_tables.intervals_table(comparison))]
-    tables = [rich_table(paper_tables.groups_table(comparison))]
+        return [*first, rich_table(paper_tables.intervals_table(comparison))]
+    tables = [*first, rich_table(paper_tables.groups_table(comparison))]
     if comparison.tests:
         tables.append(_tests_table(comparison, width, full=full))
     if full:
@@ -52,6 +62,53 @@ def comparison_tables(comparison: Comparison, *, full: bool, samples: bool, widt
     if samples and comparison.disagreements:
         tables.append(_disagreements_table(comparison))
     return tables
+
+
+def _claims_table(comparison: Comparison) -> Table:
+    """One row per claim, with what is claimed, when it was registered, and what would decide it, in one column."""
+    source = paper_tables.claim_tables(comparison)[0]
+    table = _plain_table(source.title)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("claim", overflow="fold", ratio=1)
+    for heading in source.headings[-2:]:
+        table.add_column(heading.replace(" (", "\n("), justify="right", no_wrap=True)
+    for row in source.rows:
+        name, statement, registered, verdict, needed, *p_values = row
+        lines = [f"{name}: {statement}", f"registered: {registered}"]
+        lines += [] if needed == paper_tables.MISSING else [f"would decide: {needed}"]
+        table.add_row(Text(verdict, CLAIM_STYLES.get(verdict, "")), Text("\n".join(lines)), *p_values)
+    return table
+
+
+def _reinforcement_table(source: paper_tables.Table) -> Table:
+    """One row per arm; value, interval and difference of a task in one column, so that three tasks fit."""
+    table = _plain_table(source.title)
+    for heading in source.headings[:2]:
+        table.add_column(heading, overflow="fold", no_wrap=heading == "verdict")
+    tasks = range(2, len(source.headings) - 1, 2)
+    for index in tasks:
+        heading = source.headings[index].replace(": ", "\n") + f"\n{source.headings[index + 1]}"
+        table.add_column(heading, justify="right", overflow="fold")
+    for arm, verdict, *cells in source.rows:
+        values = [
+            "\n".join(dict.fromkeys([*cells[index - 2].replace(" [", "\n[").split("\n"), cells[index - 1]]))
+            for index in tasks
+        ]
+        decided = verdict if cells[-1] == paper_tables.MISSING else f"{verdict}\np {cells[-1]}"
+        table.add_row(arm, Text(decided, ARM_STYLES.get(verdict, "")), *map(Text, values))
+    return table
+
+
+def _plain_table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
 
 
 def _tests_table(comparison: Comparison, width: int, *, full: bool) -> Table:
@@ -80,15 +137,7 @@ def _column_name(heading: str) -> str:
 
 
 def _tests_table_without(source: paper_tables.Table, tests: Sequence[PairedTest], omitted: Sequence[str]) -> Table:
-    table = Table(
-        title=source.title,
-        title_justify="left",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    table = _plain_table(source.title)
     columns = [index for index, heading in enumerate(source.headings) if _column_name(heading) not in omitted]
     for index in columns:
         justify: Literal["left", "right"] = "left" if index < source.num_text_columns else "right"

@@ -154,7 +154,7 @@ Mre = Annotated[
     typer.Option(
         "--mre",
         help="Compare runs trained on all tasks with runs trained on one task, and with runs trained on all tasks but "
-        "one.",
+        "one. If the spec has a criterion, also show which arms reinforce, trade or harm.",
     ),
 ]
 Parse = Annotated[
@@ -251,7 +251,7 @@ def compare(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Compare finished runs on the same test samples: means over seeds, differences, intervals and p-values."""
+    """Compare finished runs on the same test samples: means over seeds, differences, intervals, p-values, claims."""
     if markdown + latex + as_json > 1:
         raise typer.BadParameter("choose one of --json, --markdown and --latex")
     if target is not None and (html is None or source is not None):

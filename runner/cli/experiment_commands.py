@@ -99,13 +99,14 @@ def validate(
 
 @app.command(rich_help_panel=SETUP)
 def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Show what a launch would run: trials, steps, tokens, parameter groups, memory, disk, time, machines."""
+    """Show what a launch would run: trials, steps, tokens, parameter groups, memory, disk, time, machines, claims."""
     from runner.cli.plan_and_preview_display import plan_tables
     from runner.cli.progress import StageReporter
     from runner.cli.results_display import print_tables
     from runner.files import user_cache_dir
     from runner.preflight.estimate import describe_plan
     from runner.spec.load import load_spec
+    from runner.sweep.claim_registry import plan_claims
 
     set_environment()
     loaded = load_spec(spec, overrides or ())
@@ -114,6 +115,7 @@ def plan(spec: SpecFile, overrides: Overrides = None, as_json: AsJson = False, d
         _announce_data_generation(loaded.spec, terminal)
         show_sent_variables(loaded, terminal)
         description = describe_plan(loaded, StageReporter(terminal, "data"), user_cache_dir("plans"))
+        description["claims"] = plan_claims(loaded.spec)
     except SpecError as error:
         raise loaded.with_locations(error) from error
     finally:

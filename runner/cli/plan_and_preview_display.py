@@ -29,6 +29,8 @@ def plan_tables(description: Mapping[str, Any]) -> list[Table]:
     if description["sweep"]:
         tables.append(_sweep_table(description["sweep"]))
         tables += _training_length_tables(description["trials"], description["sweep"]["space"])
+    if claims := description.get("claims"):
+        tables.append(_claims_table(claims))
     if description["parameters"]:
         tables.append(_parameters_table(description["parameters"]))
     if description["memory"]:
@@ -103,6 +105,16 @@ def _training_length_tables(trials: Sequence[Mapping[str, Any]], space: Collecti
         ranges = (_format_range(members, name) for name in ("steps", "trained_tokens"))
         table.add_row(first["arm"], *values, _format_count(len(members)), *ranges, first["learns_from"])
     return [table]
+
+
+def _claims_table(claims: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per claim, then one for the criterion: what is claimed, and when it was registered."""
+    table = Table(title="claims", title_justify="left")
+    for heading in ("name", "claim", "registered"):
+        table.add_column(heading, overflow="fold")
+    for claim in claims:
+        table.add_row(claim["name"], claim["statement"], claim["standing"])
+    return table
 
 
 def _format_range(trials: Sequence[Mapping[str, Any]], name: str) -> str:

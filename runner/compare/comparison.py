@@ -8,11 +8,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from runner.compare.arms import SweepRuns, sweeps_of
+from runner.compare.claims import ClaimResult, judge_claims
 from runner.compare.clusters import Clusters, choose_clusters
 from runner.compare.finished_runs import Run, choose_parse_mode, select_runs
 from runner.compare.groups import Group, find_baseline, group_runs, group_warnings
 from runner.compare.mutual_reinforcement import TASKS_PATH, mre_pairs
 from runner.compare.recompute_metrics import RunMetric, measure_runs
+from runner.compare.reinforcement_table import ReinforcementTable, criterion_pairs, judge_arms
 from runner.compare.resampling import Resampling, percentile_interval
 from runner.compare.statistics import (
     Disagreement,
@@ -128,6 +131,8 @@ class Comparison:
         subgroups: The same differences on subgroups of the samples, with intervals only.
         disagreements: Samples on which the groups of a pair differ; for each pair, the largest differences first.
         warnings: Reasons for caution, such as a small number of seeds.
+        claims: The verdict on each registered claim of the experiments.
+        reinforcement: With `mre`, the arms of each experiment that has a criterion.
     """
 
     options: CompareOptions
@@ -141,6 +146,8 @@ class Comparison:
     subgroups: ResultList[SubgroupDifference]
     disagreements: ResultList[Disagreement]
     warnings: Sequence[str]
+    claims: ResultList[ClaimResult] = ResultList()  # noqa: RUF009
+    reinforcement: Sequence[ReinforcementTable] = ()
 
     def __repr__(self) -> str:
         """Return the sizes of the comparison; its parts would fill pages."""
@@ -188,6 +195,8 @@ class Comparison:
             "tests": [test.as_json() for test in self.tests],
             "parts": [difference.as_json() for difference in self.subgroups],
             "disagreements": [disagreement.as_json() for disagreement in self.disagreements],
+            "claims": [claim.as_json() for claim in self.claims],
+            **({"reinforcement": [table.as_json() for table in self.reinforcement]} if self.options.mre else {}),
             "by": TASKS_PATH if self.options.mre else self.options.by,
             "baseline": self.options.baseline,
             "parse": self.parse_mode,
@@ -219,10 +228,12 @@ def compare(names: Sequence[str], storage: Path, options: CompareOptions | None 
     options = options or CompareOptions()
     selection = select_runs(names, storage, finished_only=options.finished_only)
     mode = choose_parse_mode(selection.runs, options.parse)
-    groups, pairs = _group_pairs(selection.runs, options)
+    sweeps = sweeps_of(selection.runs)
+    groups, pairs = _group_pairs(selection.runs, options, sweeps)
     clusters, cluster_warnings = choose_clusters(selection.runs, options.cluster)
     resampling = replace(options.resampling, clusters=clusters)
     metrics = measure_runs(selection.runs, mode, options.metrics, resampling)
+    all_metrics = [*metrics, *_further_metrics(sweeps, selection.runs, mode, options)]
     tests = paired_tests(pairs, metrics, resampling)
     return Comparison(
         options=options,
@@ -242,18 +253,48 @@ def compare(names: Sequence[str], storage: Path, options: CompareOptions | None 
         warnings=[
             *selection.warnings,
             *cluster_warnings,
+            *_preliminary_claims_warning(sweeps),
             *_missing_tests_warning(groups, pairs),
             *group_warnings(groups, TASKS_PATH if options.mre else options.by),
             *_disagreement_warning(tests, resampling.confidence),
         ],
+        claims=ResultList(claim for sweep in sweeps for claim in judge_claims(sweep, all_metrics, resampling)),
+        reinforcement=[
+            table
+            for sweep in (sweeps if options.mre else ())
+            if (table := judge_arms(sweep, all_metrics, resampling)) is not None
+        ],
     )
 
 
-def _group_pairs(runs: Sequence[Run], options: CompareOptions) -> tuple[Sequence[Group], Sequence[GroupPair]]:
+def _further_metrics(
+    sweeps: Sequence[SweepRuns], runs: Sequence[Run], mode: str, options: CompareOptions
+) -> list[RunMetric]:
+    """Measure the metrics that claims and criteria name, and that the user did not choose for the other tables."""
+    if options.metrics is None:
+        return []
+    named = dict.fromkeys(name for sweep in sweeps for name in sweep.registry.metric_names)
+    missing = [name for name in named if name not in options.metrics]
+    known = [name for name in missing if any(run.metric_value(name, mode) is not None for run in runs)]
+    return measure_runs(runs, mode, known, options.resampling) if known else []
+
+
+def _preliminary_claims_warning(sweeps: Sequence[SweepRuns]) -> list[str]:
+    return [
+        f"the claims of {sweep.experiment} are judged without {len(sweep.missing)} of its trials, so that the verdicts "
+        "are preliminary"
+        for sweep in sweeps
+        if sweep.missing and (sweep.registry.claims or sweep.registry.criterion)
+    ]
+
+
+def _group_pairs(
+    runs: Sequence[Run], options: CompareOptions, sweeps: Sequence[SweepRuns]
+) -> tuple[Sequence[Group], Sequence[GroupPair]]:
     if options.mre:
         if options.by or options.baseline:
             raise SpecError("--mre groups by adapter.tasks and uses the runs on all tasks; remove --by and --baseline")
-        return mre_pairs(runs)
+        return _mre_pairs(runs, sweeps)
     groups = group_runs(runs, options.by)
     if options.baseline is None:
         if len(groups) > MAX_PAIRWISE_GROUPS:
@@ -261,6 +302,17 @@ def _group_pairs(runs: Sequence[Run], options: CompareOptions) -> tuple[Sequence
         return groups, [GroupPair(a, b) for a, b in combinations(groups, 2)]
     baseline = find_baseline(groups, options.baseline)
     return groups, [GroupPair(group, baseline) for group in groups if group is not baseline]
+
+
+def _mre_pairs(runs: Sequence[Run], sweeps: Sequence[SweepRuns]) -> tuple[Sequence[Group], Sequence[GroupPair]]:
+    """Pair runs by their tasks; if none differ in their tasks only, pair arms by the registered criterion."""
+    try:
+        return mre_pairs(runs)
+    except SpecError:
+        pairs = [pair for sweep in sweeps for pair in criterion_pairs(sweep)]
+        if not pairs:
+            raise
+        return [group for sweep in sweeps for group in sweep.groups.values()], pairs
 
 
 def _missing_tests_warning(groups: Sequence[Group], pairs: Sequence[GroupPair]) -> list[str]:

@@ -14,7 +14,14 @@ from runner.compare.comparison import Comparison
 from runner.compare.comparison_plots import curve_plots, difference_plots, group_colour, value_plots
 from runner.compare.finished_runs import Run
 from runner.compare.groups import Group
-from runner.compare.tables import groups_table, intervals_table, subgroups_table, tests_table
+from runner.compare.tables import (
+    claim_tables,
+    groups_table,
+    intervals_table,
+    reinforcement_tables,
+    subgroups_table,
+    tests_table,
+)
 from runner.dataset.answer_files import read_answer_file
 from runner.errors import RequirementError, RunnerError
 from runner.files import write_text
@@ -108,6 +115,8 @@ def write_page(file: Path, comparison: Comparison) -> None:
         title=f"Comparison of {', '.join(dict.fromkeys(run.experiment for run in comparison.runs))}",
         version=__version__,
         colours=[group_colour(index) for index in range(len(comparison.groups))],
+        claim_tables=claim_tables(comparison),
+        reinforcement_tables=reinforcement_tables(comparison),
         groups=groups_table(comparison),
         intervals=intervals_table(comparison),
         tests=tests_table(comparison, as_change=True, full=True),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner.compare.comparison import Comparison, GroupMetric
+from runner.compare.reinforcement_table import ReinforcementTable, TaskResult
 from runner.compare.statistics import PairedTest
 
 MISSING = "–"
@@ -46,7 +47,9 @@ class Table:
 def tables(comparison: Comparison, *, full: bool) -> list[Table]:
     """Return the tables of groups and tests; if `full`, also the intervals of each group, and the subgroups."""
     more = [intervals_table(comparison), subgroups_table(comparison)] if full else []
-    return [table for table in (groups_table(comparison), tests_table(comparison, full=full), *more) if table.rows]
+    first = [*claim_tables(comparison), *reinforcement_tables(comparison)]
+    results = (*first, groups_table(comparison), tests_table(comparison, full=full), *more)
+    return [table for table in results if table.rows]
 
 
 def groups_table(comparison: Comparison) -> Table:
@@ -164,6 +167,91 @@ def subgroups_table(comparison: Comparison, *, as_change: bool = False) -> Table
     values = ["b → a"] if as_change else ["a", "b"]
     headings = [*text_headings, *values, "a - b", f"{_confidence(comparison)} over samples"]
     return Table("by label and by number of segments", headings, rows, len(text_headings))
+
+
+def claim_tables(comparison: Comparison) -> list[Table]:
+    """Return the verdicts on the claims, then the comparisons that each claim consists of."""
+    return [_verdicts_table(comparison), _claim_parts_table(comparison)] if comparison.claims else []
+
+
+def _verdicts_table(comparison: Comparison) -> Table:
+    """Return a row for each claim: its verdict, its p-values, when it was registered, and what would decide it."""
+    headings = ["claim", "statement", "registered", "verdict", "what would decide", "p (Holm)", "p against (Holm)"]
+    rows = [
+        [
+            claim.name,
+            str(claim.claim),
+            str(claim.standing),
+            claim.verdict,
+            claim.needed.text if claim.needed else MISSING,
+            format_p_value(claim.decision.corrected.greater),
+            format_p_value(claim.decision.corrected.less),
+        ]
+        for claim in comparison.claims
+    ]
+    levels = ", ".join(f"{level:g}" for level in sorted({claim.claim.level for claim in comparison.claims}))
+    num_claims = f"{len(rows)} claim" + ("" if len(rows) == 1 else "s")
+    return Table(f"{num_claims}: one-sided tests at the level {levels}, corrected by Holm's method", headings, rows, 5)
+
+
+def _claim_parts_table(comparison: Comparison) -> Table:
+    """Return a row for each comparison of a claim: the difference, its threshold, and the p-values for the claim."""
+    has_points = any(part.point for claim in comparison.claims for part in claim.parts)
+    rows = []
+    for claim in comparison.claims:
+        for part in claim.parts:
+            names = [claim.name, part.metric, f"{part.arm} vs {part.baseline}", *([part.point] if has_points else [])]
+            if part.evidence is None:
+                rows.append([*names, *[MISSING] * 6])
+                continue
+            evidence, test = part.evidence, part.evidence.test
+            values = [format_signed(test.difference), f"{evidence.threshold:g}", format_interval(test.low, test.high)]
+            tests = (evidence.samples, evidence.seeds, evidence.joint)
+            rows.append(
+                [*names, *values, *(MISSING if each is None else format_p_value(each.greater) for each in tests)]
+            )
+    text_headings = ["claim", "metric", "a vs b", *(["point"] if has_points else [])]
+    interval = f"{_confidence(comparison)} over samples"
+    headings = [*text_headings, "a - b", "must exceed", interval, "p over samples", "p over seeds", "p over both"]
+    return Table("what each claim consists of; one-sided p-values", headings, rows, len(text_headings))
+
+
+def reinforcement_tables(comparison: Comparison) -> list[Table]:
+    """Return the arms of each experiment with a criterion: values by task, differences, and verdict."""
+    return [_reinforcement_table(table, comparison) for table in comparison.reinforcement]
+
+
+def _reinforcement_table(table: ReinforcementTable, comparison: Comparison) -> Table:
+    criterion = table.criterion
+    tasks = [
+        (f"{task}: {metric}", f"minus {criterion.single_task_arms[task]}") for task, metric in criterion.metrics.items()
+    ]
+    headings = ["arm", "verdict", *(heading for each in tasks for heading in each), "p (Holm)"]
+    rows = [
+        [
+            f"{arm.arm} ({arm.point})" if arm.point else arm.arm,
+            arm.verdict or MISSING,
+            *(cell for task in criterion.metrics for cell in _task_cells(arm.tasks.get(task))),
+            MISSING if arm.p_holm is None else format_p_value(arm.p_holm),
+        ]
+        for arm in table.arms
+    ]
+    title = (
+        f"{table.experiment}: {criterion}; level {criterion.level:g}, corrected by Holm's method; "
+        f"{_confidence(comparison)} intervals over samples; criterion registered: {table.standing}"
+    )
+    return Table(title, headings, rows, 2)
+
+
+def _task_cells(task: TaskResult | None) -> list[str]:
+    if task is None:
+        return [MISSING, MISSING]
+    interval = "" if task.low is None or task.high is None else f" [{task.low:.4f}, {task.high:.4f}]"
+    value = f"{format_value(task.value)}{interval}"
+    if task.evidence is None:
+        return [value, MISSING]
+    effect = "" if task.effect == "undecided" else f" {task.effect}"
+    return [value, f"{format_signed(task.evidence.test.difference)}{effect}"]
 
 
 def _confidence(comparison: Comparison) -> str:

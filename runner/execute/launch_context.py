@@ -19,6 +19,7 @@ from runner.spec.experiment_spec import ExperimentSpec
 from runner.spec.load import LoadedSpec
 from runner.spec.sweep_section import SweepOptions
 from runner.stages import Tracker
+from runner.sweep.claim_registry import register_claims
 from runner.tracking.run_description import tracked_sweep, tracked_trial, tracker_identity
 from runner.tracking.uploader import RunSync
 from runner.trial.cache_and_mirror import Cache
@@ -168,18 +169,22 @@ class LaunchContext:
         return RunDirectory(self.folder / trial.name)
 
     def begin_sweep(self, sweep: SweepFolder, objective: Mapping[str, Any] | None, *, has_pruning: bool) -> None:
-        """Make this the experiment of a sweep.
+        """Make this the experiment of a sweep, and register its claims.
 
         Args:
             sweep: The sweep's folder, which is locked.
             objective: The `metric` and `mode` that the search optimizes, if any.
             has_pruning: Whether the sweep prunes.
+
+        Raises:
+            DataError: The registry of the sweep's claims is damaged.
         """
         sweep.begin(self.loaded.file.read_text(encoding="utf-8"), objective)
         self.sweep, self.has_pruning = sweep, has_pruning
         if has_pruning and self.keeps_trainings and self.plan.spec.sweep is not None:
             self._pruned = PrunedTrials(self._cache, self.plan.spec.sweep)
         self.objective = str(objective["metric"]) if objective else None
+        register_claims(self.plan.spec, sweep.path)
         run = tracked_sweep(self.plan.spec, self.plan.dataset, sweep.path)
         self.sweep_sync = RunSync(self._tracker, run, store=tracker_identity(self.plan.spec.tracker))
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from runner.errors import Problem
 from runner.files import parse_size
+from runner.spec.claims_section import Claim, ClaimName, Criterion
 from runner.spec.regime_section import RegimeOptions
 from runner.spec.sweep_section import SweepOptions
 from runner.stages import (
@@ -171,6 +172,8 @@ def _to_json(value: Any) -> Any:
         return value.as_json()
     if isinstance(value, tuple):
         return [_to_json(element) for element in value]
+    if isinstance(value, dict):
+        return {name: _to_json(element) for name, element in value.items()}
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     return value if value is None or isinstance(value, bool | int | float) else str(value)
@@ -308,6 +311,11 @@ class ExperimentSpec(Specification):
     """Number, resources and placement of the workers; storage and cache."""
     sweep: SweepOptions | None = None
     """Several trials from one spec: a search space, arms, seeds."""
+    claims: dict[ClaimName, Claim] = Field(default={})
+    """What the experiment is expected to show: names that you choose, mapped to claims about arms of the sweep. A
+    launch records the claims with date and hash before the first result. Claims change no result."""
+    criterion: Criterion | None = None
+    """When an arm counts as mutual reinforcement in `runner compare --mre`. A launch records it like the claims."""
     pinned: Pins | None = None
     """Only in `plan.json`: hashes and versions of data, model and plugins. If one of them has changed, a launch of
     `plan.json` stops with an error."""
@@ -331,8 +339,9 @@ class ExperimentSpec(Specification):
         return metrics
 
     def as_json(self) -> dict[str, Any]:
-        """Convert the spec to the content of a spec file, with every default; `sweep` is omitted if it is None."""
-        return {name: value for name, value in super().as_json().items() if name != "sweep" or value is not None}
+        """Convert the spec to the content of a spec file, with every default. Absent sweep and claims are omitted."""
+        omissible = {"sweep", "claims", "criterion"}
+        return {name: value for name, value in super().as_json().items() if name not in omissible or value}
 
     def sections(self) -> Iterator[Section]:
         """Yield all sections in the order of the spec, except those that are `none`."""

@@ -69,7 +69,7 @@ def _check_kind(tree: Tree, kind: type[Specification]) -> None:
 
 
 def _check(tree: Tree, kind: type[S]) -> S:
-    if kind is not ExperimentSpec or not isinstance(tree.value.get("sweep"), dict):
+    if kind is not ExperimentSpec or not {"sweep", "claims", "criterion"} & tree.value.keys():
         return check_spec(tree, kind)
     from runner.spec.sweep_check import check_with_sweep
 

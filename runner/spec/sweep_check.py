@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from runner.errors import Problem, SpecError, SpecPath, dotted_path
 from runner.spec.check import check_spec, sorted_by_location, spec_with_defaults, with_location
+from runner.spec.claims_check import claims_problems
 from runner.spec.experiment_spec import (
     VALIDATION_PREFIX,
     ExperimentSpec,
@@ -209,7 +210,7 @@ def _unreachable_condition(variants: SweepVariants, name: str) -> Iterator[Probl
             yield Problem(f"never holds: {path} is {value}, and no earlier path can set it to {needed}", location)
 
 
-SHARED_BY_TRIALS = {"name", "tracker", "pinned", "sweep", "extends"}
+SHARED_BY_TRIALS = {"name", "tracker", "pinned", "sweep", "claims", "criterion", "extends"}
 """Sections that are the same for all trials of a sweep."""
 
 
@@ -323,7 +324,7 @@ S = TypeVar("S", bound=Specification)
 
 
 def check_with_sweep(tree: Tree) -> ExperimentSpec:
-    """Validate an experiment spec, including the variants that its sweep would create.
+    """Validate an experiment spec, including its claims and the variants that its sweep would create.
 
     Raises:
         SpecError: With every problem found, in the order of the file.
@@ -332,8 +333,9 @@ def check_with_sweep(tree: Tree) -> ExperimentSpec:
         spec, problems = check_spec(tree, ExperimentSpec), list[Problem]()
     except SpecError as error:
         spec, problems = None, list(error.problems)
-    sweep_problems = _sweep_problems(tree, spec, problems)
-    problems += [problem for problem in dict.fromkeys(sweep_problems) if problem not in problems]
+    sweep_problems = list(_sweep_problems(tree, spec, problems)) if isinstance(tree.value.get("sweep"), dict) else []
+    further = dict.fromkeys([*sweep_problems, *claims_problems(tree)])
+    problems += [problem for problem in further if problem not in problems]
     if problems or spec is None:
         raise SpecError(sorted_by_location(problems))
     return spec

@@ -16,6 +16,8 @@ from runner.stages.registry import suggestion
 
 SPACE_PATH: SpecPath = ("sweep", "space")
 ARMS_PATH: SpecPath = ("sweep", "arms")
+SECTIONS_OF_SWEEP = ("sweep", "claims", "criterion")
+"""Sections that are about all trials of a sweep together, and that a trial's own spec does not have."""
 Parameters = Mapping[str, ParamValue]
 """A point of the space: the value of each path whose condition holds."""
 
@@ -46,9 +48,10 @@ class SweepVariants:
         return tuple(self.sweep.arms) or (None,)
 
     def base_tree(self, arm: str | None = None) -> Tree:
-        """Return the spec without its sweep, with the values of an arm applied."""
-        value = {key: section for key, section in self.tree.value.items() if key != "sweep"}
-        tree = Tree(value, {path: mark for path, mark in self.tree.marks.items() if path[:1] != ("sweep",)})
+        """Return the spec without its sweep and its claims, with the values of an arm applied."""
+        value = {key: section for key, section in self.tree.value.items() if key not in SECTIONS_OF_SWEEP}
+        marks = {path: mark for path, mark in self.tree.marks.items() if not (path and path[0] in SECTIONS_OF_SWEEP)}
+        tree = Tree(value, marks)
         for name in self.sweep.arms[arm] if arm else ():
             tree = assign(tree, split_path(name), self._subtree((*ARMS_PATH, arm or "", name)))
         return tree

@@ -36,7 +36,8 @@ class TrackedRun:
         dataset: The data set of the experiment.
         spec_file: The spec as the user wrote it.
         parent: The tracker's id of the sweep's run, under which the trial is nested.
-        tags: The trial's `seed` and, in a sweep, its `group`, its `arm` and its number as `trial`.
+        tags: The trial's `seed` and, in a sweep, its `group`, its `arm` and its number as `trial`; of a sweep, its
+            registered `claims` and their hash.
         non_default: The paths in `parameters` whose values differ from the defaults.
         existing_run_id: The tracker's id of the run from an earlier launch; None if there was none.
     """

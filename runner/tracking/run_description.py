@@ -9,9 +9,10 @@ from typing import Any
 
 from runner.redaction import redact_tree
 from runner.resolved_plan import flatten_json, non_default_options
-from runner.spec.experiment_spec import ExperimentSpec, Section
+from runner.spec.experiment_spec import NONE, ExperimentSpec, Section
 from runner.spec.sweep_section import SweepOptions
 from runner.stages import DatasetInfo, TrackedRun
+from runner.sweep.claim_registry import describe_claims, read_registry
 from runner.trial.run_directory_and_events import RunDirectory
 
 SWEPT = "swept"
@@ -34,7 +35,11 @@ def tracked_trial(spec: ExperimentSpec, dataset: DatasetInfo, run: RunDirectory,
 
 
 def tracked_sweep(spec: ExperimentSpec, dataset: DatasetInfo, folder: Path) -> TrackedRun:
-    """Describe the sweep of a folder."""
+    """Describe the sweep of a folder, with the standing of its registered claims.
+
+    Raises:
+        DataError: The registry of the claims is damaged.
+    """
     return TrackedRun(
         experiment=spec.name,
         trial=f"sweep-{_fingerprint(spec)[:8]}",
@@ -43,8 +48,18 @@ def tracked_sweep(spec: ExperimentSpec, dataset: DatasetInfo, folder: Path) -> T
         parameters=_mark_swept(logged_parameters(spec), spec.sweep),
         dataset=dataset,
         spec_file=folder / "spec.yaml",
+        tags=_claim_tags(folder),
         non_default=frozenset(non_default_options(spec)),
     )
+
+
+def _claim_tags(sweep: Path) -> dict[str, str]:
+    """Return the registered claims with their hash, as tags, because the spec can change them later."""
+    registry = read_registry(sweep)
+    if registry.sha256 is None:
+        return {}
+    lines = [f"{each['name']}: {each['statement']} [{each['standing']}]" for each in describe_claims(registry)]
+    return {"claims": "\n".join(lines) or NONE, "claims_sha256": registry.sha256}
 
 
 def _mark_swept(parameters: Mapping[str, Any], sweep: SweepOptions | None) -> dict[str, Any]:
@@ -59,8 +74,12 @@ def _mark_swept(parameters: Mapping[str, Any], sweep: SweepOptions | None) -> di
 
 
 def logged_parameters(spec: ExperimentSpec) -> dict[str, Any]:
-    """Flatten a plan to dotted paths, without passwords in addresses and without the tracker's own section."""
-    leaves = flatten_json({name: value for name, value in spec.as_json().items() if name != "tracker"})
+    """Flatten a plan to dotted paths, without passwords in addresses, and without tracker and claims.
+
+    Trackers do not allow to change a parameter, but claims can change; they are tags of the sweep.
+    """
+    omitted = {"tracker", "claims", "criterion"}
+    leaves = flatten_json({name: value for name, value in spec.as_json().items() if name not in omitted})
     return {path: redact_tree(value) for path, value in leaves}
 
 

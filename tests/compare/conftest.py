@@ -7,8 +7,11 @@ import pytest
 
 from runner.dataset.leaks import groups_by_kind
 from runner.files import write_json, write_jsonl
+from runner.fingerprint_and_provenance import fingerprint
 from runner.resolved_plan import create_plugin, resolve, trial_name
+from runner.spec.claims_section import Claim, Criterion
 from runner.spec.load import load_spec
+from runner.sweep.claim_registry import CLAIMS_FILE
 from runner.trial.run_directory_and_events import EventLog, RunDirectory
 from runner.trial.score import add_groups, all_values, score_modes, score_rows
 
@@ -92,13 +95,54 @@ class Storage:
         folder = self.runs / experiment / "sweep"
         folder.mkdir(parents=True)
         write_json(folder / "sweep.json", {"experiment": experiment, "trials": trials})
+        write_json(folder / "plan.json", {"sweep": {"arms": {arm: {} for arm in arms}}})
         return self.runs / experiment
+
+    def register(self, claims, criterion=None, *, results_seen=False, experiment="swept"):
+        """Append a state of claims to the registry of a sweep."""
+        state = {
+            "claims": {name: Claim.model_validate(claim).model_dump(mode="json") for name, claim in claims.items()},
+            "criterion": criterion and Criterion.model_validate(criterion).model_dump(mode="json"),
+        }
+        log = EventLog(self.runs / experiment / "sweep" / CLAIMS_FILE)
+        log.append("claims", sha256=fingerprint(state), results_seen=results_seen, **state)
 
 
 @pytest.fixture
 def storage(tmp_path):
     """Return an empty folder of runs."""
     return Storage(tmp_path)
+
+
+REINFORCES = {"rougeL": "summary_alone", "ner_f1": "ner_alone", "image_entity_accuracy": "match_alone"}
+CLAIMS = {
+    "reinforces": {"arm": "joint", "reinforces": REINFORCES},
+    "entities": {"arm": "joint", "better_than": "ner_alone", "metrics": ["ner_f1"]},
+    "backwards": {"arm": "without_ner", "better_than": "joint", "metrics": ["rougeL"]},
+    "unasked": {"arm": "without_ner", "better_than": "joint", "metrics": ["ner_f1"]},
+}
+LATE = {"arm": "joint", "better_than": "match_alone", "metrics": ["image_entity_accuracy"]}
+CRITERION = {
+    "metrics": {"summary": "rougeL", "ner": "ner_f1", "match": "image_entity_accuracy"},
+    "single_task_arms": {"summary": "summary_alone", "ner": "ner_alone", "match": "match_alone"},
+}
+
+
+@pytest.fixture(scope="session")
+def claimed(tmp_path_factory):
+    """Return a sweep with claims and a criterion; one claim was added after results."""
+    storage = Storage(tmp_path_factory.mktemp("claimed"))
+    arms = {
+        "joint": ("summary,ner,match", 0.1),
+        "ner_alone": ("ner", 0.6),
+        "match_alone": ("match", 0.4),
+        "summary_alone": ("summary", 0.12),
+        "without_ner": ("summary,match", 0.5),
+    }
+    storage.sweep({arm: ((f"adapter.tasks=[{tasks}]",), rate) for arm, (tasks, rate) in arms.items()})
+    storage.register(CLAIMS, CRITERION)
+    storage.register({**CLAIMS, "late": LATE}, CRITERION, results_seen=True)
+    return storage
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,19 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 from calibration import calibrate
+from claim_calibration import Scenario, rates
 
 NUM_SAMPLES, NUM_RESAMPLES = 300, 250
 """Smaller than a test split, so that a thousand take seconds; `python bench/calibration.py` is the whole."""
+
+
+@pytest.mark.slow
+def test_claims_without_a_difference_are_seldom_supported_although_seeds_differ():
+    """The test over samples alone would often support such claims, and so would the tests of each without both."""
+    found = rates(Scenario(num_seeds=10, seed_deviation=0.05, arm_deviation=0.3, difference=0.0), 300, 300, 200)
+    assert max(found["supported"], found["refuted"]) <= 0.08
+    assert found["by samples"] > 0.12
+    assert found["by each"] > found["supported"]
 
 
 @pytest.mark.slow

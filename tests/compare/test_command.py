@@ -21,6 +21,7 @@ tracker: {type: mlflow}
 sweep:
   arms: {joint: {adapter.tasks: [summary, ner, match]}, summary_alone: {adapter.tasks: [summary]}}
   seeds: [1, 2]
+claims: {helps: {arm: joint, better_than: summary_alone, metrics: [bleu]}}
 """
 
 
@@ -55,6 +56,8 @@ def test_a_user_error_has_exit_status_2_and_a_remedy(ablation, arguments, messag
 
 @pytest.mark.slow
 def test_a_page_is_uploaded_to_the_sweep_and_deleted_runs_are_downloaded_from_the_tracker(tmp_path):
+    from mlflow import MlflowClient
+
     (tmp_path / "told.yaml").write_text(SWEEP)
     launched = run(tmp_path, "launch", "told.yaml", "--local")
     assert launched.returncode == 0, launched.stderr
@@ -67,6 +70,12 @@ def test_a_page_is_uploaded_to_the_sweep_and_deleted_runs_are_downloaded_from_th
     assert f"uploaded to the tracker run {sweep} of told" in compared.stderr
     assert uploaded.read_bytes() == (tmp_path / "page.html").read_bytes()
     here = run(tmp_path, "compare", "told", "--by", "arm", "--resamples", 200, "--json")
+    [claim] = json.loads(here.stdout)["claims"]
+    assert (claim["registered"]["state"], claim["verdict"]) == ("before_results", "undecided")
+    assert [file.parent.parent.name for file in (tmp_path / "runs" / "mlartifacts").rglob("claims.jsonl")] == [sweep]
+    tags = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}").get_run(sweep).data.tags
+    assert tags["mmre.claims_sha256"] == claim["registered"]["sha256"]
+    assert tags["mmre.claims"].startswith("helps: joint is better than summary_alone on bleu [before results, 20")
     shutil.rmtree(tmp_path / "runs" / "told")
     there = run(tmp_path, "compare", "told", "--from", "told.yaml", "--by", "arm", "--resamples", 200, "--json")
     assert there.returncode == 0, there.stderr
