@@ -15,11 +15,10 @@ NUM_SAMPLES, NUM_RESAMPLES = 300, 250
 
 @pytest.mark.slow
 def test_claims_without_a_difference_are_seldom_supported_although_seeds_differ():
-    """The test over samples alone would often support such claims, and so would the tests of each without both."""
+    """The test over samples or over seeds would often support such claims, and so would these two without both."""
     found = rates(Scenario(num_seeds=10, seed_deviation=0.05, arm_deviation=0.3, difference=0.0), 300, 300, 200)
-    assert max(found["supported"], found["refuted"]) <= 0.08
-    assert found["by samples"] > 0.12
-    assert found["by each"] > found["supported"]
+    assert max(found["supported"], found["refuted"]) <= 0.07
+    assert min(found["by samples"], found["by seeds"], found["by each"]) > 0.08
 
 
 @pytest.mark.slow
