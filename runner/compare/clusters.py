@@ -1,7 +1,7 @@
 """Clusters: groups of test samples with the same image or text, which are not independent of one another.
 
 The answers to two samples that share an image are often right or wrong together. Standard errors that treat all samples
-as independent are then too small (Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640, section 2.2). Whole
+as independent are then too small (Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640). Whole
 clusters are resampled instead, and contributions to a metric are summed in each cluster before they are squared (Liang
 and Zeger 1986; for the bootstrap, Davison and Hinkley 1997, section 3.8).
 """

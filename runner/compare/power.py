@@ -4,9 +4,9 @@ The variance of a difference between two arms, with n test samples and K runs wi
 
     (samples + interaction / K) / n + seeds / K
 
-(for test questions that are answered several times, Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640,
-section 5). More seeds do not reduce the first part, and more test samples do not reduce the last one. The power is that
-of the test of `runner.compare.variance_components.both_sources`. Without seeds, this is a t-test, whose power is given
+(for test questions that are answered several times, Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640).
+More seeds do not reduce the first part, and more test samples do not reduce the last one. The power is that of the test
+of `runner.compare.variance_components.both_sources`. Without seeds, this is a t-test, whose power is given
 by the noncentral t distribution (Cohen 1988). `bench/power.py` measures how often studies of the computed sizes find
 the difference.
 """
@@ -50,7 +50,7 @@ def samples_needed(
     """Return how many test samples find a difference between trained models, without regard to seeds.
 
     With z the quantile of the normal distribution, the number is `num_samples` times the square of
-    (z(1 - level / 2) + z(power)) standard_error / difference (Miller 2024, arXiv 2411.00640, section 5).
+    (z(1 - level / 2) + z(power)) standard_error / difference (Miller 2024, arXiv 2411.00640).
 
     Args:
         difference: The true difference of the metric, with any sign.
