@@ -42,7 +42,7 @@ STEPS_BY_MODULE = {
     "plugins.trainer.loss": {TRAIN, GENERATE},
     "plugins.trainer.train_loop": {TRAIN, GENERATE},
     "plugins.trainer.train_step": {TRAIN, GENERATE},
-    "runner.dataset.leaks": {TRAIN, GENERATE},
+    "runner.dataset.leaks": ALL,
     "runner.prompt_rendering": {TRAIN, GENERATE},
     "runner.trial.generate": {GENERATE},
     "runner.trial.score": {SCORE},
@@ -80,8 +80,12 @@ NOT_USED_HERE = {
     "plugins.metric.extraction": UNUSED_METRICS,
     "plugins.metric.summary": {"CorpusBleu", "CorpusBleuOptions"},
     "plugins.data.synthetic": set(),
-    # The first compares the texts of the data, too; the others only report leaks.
-    "runner.dataset.leaks": {"text_key", "Leak", "find_leaks", "leak_message", "MAX_LISTED_LEAKS"},
+    # The first compares the texts of the data, too; the next ones only report leaks; then one selects examples, and two
+    # number the groups for scoring.
+    "runner.dataset.leaks": {
+        *("text_key", "Leak", "find_leaks", "leak_message", "MAX_LISTED_LEAKS"),
+        *("without_shared_content", "groups_by_kind", "_first_indices"),
+    },
     # These write texts that the launch shows.
     "runner.trial.score": {"describe_total_failure", "describe_mistake"},
 }

@@ -4,9 +4,9 @@ The variance of a difference between two arms, with n test samples and K runs wi
 
     (samples + interaction / K) / n + seeds / K
 
-(for test questions that are answered several times, Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640,
-section 5). More seeds do not reduce the first part, and more test samples do not reduce the last one. The power is that
-of the test of `runner.compare.variance_components.both_sources`. Without seeds, this is a t-test, whose power is given
+(for test questions that are answered several times, Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640).
+More seeds do not reduce the first part, and more test samples do not reduce the last one. The power is that of the test
+of `runner.compare.variance_components.both_sources`. Without seeds, this is a t-test, whose power is given
 by the noncentral t distribution (Cohen 1988). `bench/power.py` measures how often studies of the computed sizes find
 the difference.
 """
@@ -38,6 +38,8 @@ SEED_CHOICES = (2, 3, 5, 10)
 QUANTILES = (np.arange(500) + 0.5) / 500
 """The quantiles at which the distribution of an estimated variance is evaluated: the power is then exact to about
 0.001."""
+ARM_QUANTILES = (np.arange(25) + 0.5) / 25
+"""The same for each of two arms, whose estimates are independent: all pairs of these are evaluated."""
 MIN_EFFECTIVE = 2.0
 """The smallest effective number of test samples: one alone has no variance."""
 
@@ -48,7 +50,7 @@ def samples_needed(
     """Return how many test samples find a difference between trained models, without regard to seeds.
 
     With z the quantile of the normal distribution, the number is `num_samples` times the square of
-    (z(1 - level / 2) + z(power)) standard_error / difference (Miller 2024, arXiv 2411.00640, section 5).
+    (z(1 - level / 2) + z(power)) standard_error / difference (Miller 2024, arXiv 2411.00640).
 
     Args:
         difference: The true difference of the metric, with any sign.
@@ -116,7 +118,7 @@ class PlannedTest:
 
     Attributes:
         standard_error: The true standard error of the difference.
-        critical: The smallest difference that is significant, at `QUANTILES` of the variance that the study estimates.
+        critical: The smallest difference that is significant, for equally probable estimates of the variance.
     """
 
     standard_error: float
@@ -192,12 +194,12 @@ class ErrorModel:
         ]
         over_samples = self.samples * scale + interaction
         true_error = math.sqrt(over_samples + sum(of_seeds) / num_seeds)
-        # What the study estimates of the seeds is uncertain, and decides its test as in `both_sources`.
-        seed_freedom = (num_seeds - 1) * sum(over_seeds) ** 2 / sum(value**2 for value in over_seeds)
-        estimated = sum(over_seeds) * stats.chi2.ppf(QUANTILES, seed_freedom) / seed_freedom
-        total = over_samples + np.maximum(estimated - interaction, 0)
-        total_freedom = total**2 / (over_samples**2 / freedom + estimated**2 / seed_freedom)
-        return PlannedTest(true_error, stats.t.ppf(1 - level / 2, total_freedom) * np.sqrt(total))
+        # What the study estimates of the seeds of each arm is uncertain, and decides its test as in `both_sources`.
+        estimates = stats.chi2.ppf(ARM_QUANTILES, num_seeds - 1) / (num_seeds - 1)
+        of_a, of_b = np.meshgrid(*(value * estimates for value in over_seeds))
+        total = over_samples + np.maximum(of_a + of_b - interaction, 0)
+        total_freedom = total**2 / (over_samples**2 / freedom + (of_a**2 + of_b**2) / (num_seeds - 1))
+        return PlannedTest(true_error, (stats.t.ppf(1 - level / 2, total_freedom) * np.sqrt(total)).ravel())
 
     def samples_for(self, difference: float, num_seeds: int, level: float, power: float) -> int | None:
         """Return the smallest number of test samples that finds a difference with this number of seeds."""

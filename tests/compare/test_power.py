@@ -28,10 +28,10 @@ from tests.command import run_in_process
 def test_the_number_of_samples_by_hand():
     # (1.95996 + 0.84162)² = 7.8489; a standard error of 1 point on 1,000 samples, and a difference of 3 points.
     assert samples_needed(0.03, 0.01, 1000, 0.05, 0.8) == math.ceil(1000 * 7.84888 / 9)
-    # Three points at accuracies near the middle need about a thousand samples (Miller 2024, section 5).
+    # Two accuracies near the middle have the variance 0.25 + 0.2491 - 0.24955 = 0.2496: 7.8489 · 0.2496 / 0.0009.
     rates = AssumedRates(0.5, 0.47, correlation=0.5)
     error = math.sqrt(rates.model(1).samples)
-    assert 2000 < samples_needed(0.03, error, 1, 0.05, 0.8) < 2300
+    assert samples_needed(0.03, error, 1, 0.05, 0.8) == pytest.approx(2176, abs=3)
 
 
 def test_the_number_of_seeds_is_the_smallest_that_scipy_confirms():
