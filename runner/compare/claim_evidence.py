@@ -20,6 +20,7 @@ from scipy import stats
 from runner.compare.recompute_metrics import RunMetric
 from runner.compare.resampling import TIE_TOLERANCE, Resampling
 from runner.compare.statistics import GroupPair, PairedTest, holm_correction, paired_tests, welch_test
+from runner.compare.variance_components import combined_error
 from runner.spec.experiment_spec import NONE
 
 Verdict = Literal["supported", "refuted", "undecided"]
@@ -97,8 +98,8 @@ def combine_samples_and_seeds(evidence: Evidence) -> OneSided:
 
     A claim about a training method must hold on other samples and with other seeds together. All three tests must
     reject: over samples, over seeds, and over both. The largest p-value counts. Without the third one, a difference of
-    1.65 standard errors of each kind would be enough, although its own standard error is 1.4 times as large. If the
-    seed has no effect, the samples alone count.
+    1.65 standard errors of each kind would be enough, although its own standard error is up to 1.4 times as large. If
+    the seed has no effect, the samples alone count.
     """
     if not evidence.depends_on_seeds:
         return evidence.samples
@@ -122,7 +123,7 @@ def measure_evidence(metric: RunMetric, pair: GroupPair, threshold: float, resam
         threshold=threshold,
         samples=sample_p_values(test, threshold, error),
         seeds=seed_p_values(a, b, threshold),
-        joint=joint_p_values(a, b, threshold, null_error, test.better + test.worse + test.equal),
+        joint=joint_p_values(test, threshold, null_error),
         depends_on_seeds=is_trained or varies,
         null_error=null_error,
         seed_variances=(variance(a), variance(b)) if min(len(a), len(b)) > 1 else None,
@@ -160,32 +161,25 @@ def seed_p_values(a: Sequence[float], b: Sequence[float], threshold: float) -> O
     return None if difference is None else _split_p_value(float(np.mean(shifted) - np.mean(b)), difference.p_value)
 
 
-def joint_p_values(
-    a: Sequence[float], b: Sequence[float], threshold: float, sample_error: float, num_samples: int
-) -> OneSided | None:
-    """Test a difference against a threshold with the variances over samples and over seeds added.
+def joint_p_values(test: PairedTest, threshold: float, null_error: float) -> OneSided | None:
+    """Test a difference over samples and seeds together against a threshold.
 
-    The degrees of freedom are those of Satterthwaite (1946). The noise of single answers is a part of both variances,
-    so that their sum is slightly too large.
+    The standard error is that of the interval over both; see `runner.compare.variance_components`.
 
     Args:
-        a: The values of the runs of the first group.
-        b: The values of the runs of the second group.
+        test: The difference.
         threshold: The threshold.
-        sample_error: The standard error over samples, with seeds averaged.
-        num_samples: The number of samples.
+        null_error: The standard error over samples if the difference equals the threshold.
 
     Returns:
-        None if the test over seeds has no result.
+        None if nothing is known of the effect of the seed.
     """
-    if seed_p_values(a, b, threshold) is None:
+    groups = test.components.varying_groups
+    if groups is None:
         return None
-    parts = [(variance(values) / len(values), len(values) - 1) for values in (a, b)]
-    parts.append((sample_error**2, max(num_samples - 1, 1)))
-    total = sum(part for part, _ in parts)
-    freedom = total**2 / sum(part**2 / degrees for part, degrees in parts)
-    score = (float(np.mean(a) - np.mean(b)) - threshold) / math.sqrt(total)
-    return OneSided(float(stats.t.sf(score, freedom)), float(stats.t.cdf(score, freedom)))
+    error = combined_error(null_error**2, test.components.num_effective, groups)
+    score = (test.difference - threshold) / error.value
+    return OneSided(float(stats.t.sf(score, error.freedom)), float(stats.t.cdf(score, error.freedom)))
 
 
 def _split_p_value(difference: float, two_sided: float) -> OneSided:

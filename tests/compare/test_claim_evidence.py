@@ -23,6 +23,7 @@ from runner.compare.claim_evidence import (
     what_would_decide,
 )
 from runner.compare.statistics import GroupPair
+from runner.compare.variance_components import SeedVariance, VarianceComponents, both_sources
 
 
 def test_result(difference, p_value=0.5, num_samples=100):
@@ -148,20 +149,43 @@ def test_over_seeds_one_run_or_equal_values_have_no_test():
     assert seed_p_values([0.5, 0.5], [0.4, 0.4], 0.0) is None
 
 
+def joint(a, b, threshold, error, num_samples, interaction=0.0):
+    """Test the difference of the runs' means, with a standard error over samples."""
+    groups = tuple(
+        SeedVariance(len(each), np.mean(each), np.var(each, ddof=1), interaction) if len(each) > 1 else None
+        for each in (a, b)
+    )
+    components = VarianceComponents(error**2, num_samples, groups)
+    test = SimpleNamespace(difference=np.mean(a) - np.mean(b), components=components)
+    return joint_p_values(test, threshold, error), both_sources(test.difference, components, 0.95)
+
+
 def test_over_both_by_hand():
     # Variances 0.0001 / 2 over the seeds of each arm, with 1 degree of freedom each, and 0.0002 over samples with 100.
-    found = joint_p_values([0.51, 0.51 + 0.02**0.5 / 10], [0.4, 0.4 + 0.02**0.5 / 10], 0.01, 0.0002**0.5, 101)
-    freedom = 0.0003**2 / (2 * 0.00005**2 + 0.0002**2 / 100)
-    assert found.greater == pytest.approx(stats.t.sf(0.1 / 0.0003**0.5, freedom))
+    runs = [0.51, 0.51 + 0.02**0.5 / 10], [0.4, 0.4 + 0.02**0.5 / 10]
+    found, _ = joint(*runs, 0.01, 0.0002**0.5, 101)
+    uncertainty = 2 * 0.00005**2 + 0.0002**2 / 100
+    assert found.greater == pytest.approx(stats.t.sf(0.1 / 0.0003**0.5, 0.0003**2 / uncertainty))
     assert found.greater + found.less == pytest.approx(1)
-    assert joint_p_values([0.5], [0.4, 0.5], 0.0, 0.01, 100) is None
+    assert joint([0.5], [0.4, 0.5], 0.0, 0.01, 100)[0] is None
+    # What the test samples explain of the variance over seeds counts once.
+    once, _ = joint(*runs, 0.01, 0.0002**0.5, 101, interaction=0.00004)
+    assert once.greater == pytest.approx(stats.t.sf(0.1 / 0.00026**0.5, 0.00026**2 / uncertainty))
+
+
+@given(values, values, st.floats(0.001, 0.2))
+def test_over_both_the_p_value_is_that_of_the_interval(a, b, error):
+    found, interval = joint(a, b, 0.0, error, 200)
+    assert (found is None) == (interval is None)
+    if found is not None:
+        assert 2 * min(found.greater, found.less) == pytest.approx(interval.p_value)
 
 
 @given(values, values, st.floats(0, 0.2))
 def test_over_both_more_variance_over_samples_is_less_certain(a, b, error):
-    joint, more = (joint_p_values(a, b, 0.0, each, 10**9) for each in (error, error + 0.5))
-    if np.mean(a) > np.mean(b):
-        assert joint.greater <= 0.5
+    (less, _), (more, _) = (joint(a, b, 0.0, each, 10**9) for each in (error, error + 0.5))
+    if less is not None and np.mean(a) > np.mean(b):
+        assert less.greater <= 0.5
         # The statistic shrinks; the degrees of freedom can grow, so that only the normal quantile is a bound.
         assert more.greater >= stats.norm.sf((np.mean(a) - np.mean(b)) / (error + 0.5)) - 1e-9
 
@@ -185,7 +209,7 @@ def test_the_numbers_of_samples_and_seeds_reach_the_power(sample_error, deviatio
     for _ in range(1000):
         shared = random.normal(0, error)
         a, b = random.normal(gap + shared, deviation, seeds), random.normal(0, deviation, seeds)
-        rejected.append(joint_p_values(a, b, 0.0, error, samples).greater <= 0.05)
+        rejected.append(joint(a, b, 0.0, error, samples)[0].greater <= 0.05)
     assert np.mean(rejected) > 0.77
     assert samples >= num_samples and seeds >= num_seeds
 
