@@ -32,6 +32,7 @@ class Run:
         metrics: The content of `metrics.json`.
         group: The group of its sweep, an arm or a point, of which it is a repetition; empty outside of a sweep.
         arm: The arm of its sweep; the group where the sweep has no arms.
+        prompts: The hash of its test prompts for each task; empty if an earlier version scored it.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class Run:
     metrics: Mapping[str, float | None] = field(repr=False)
     group: str = ""
     arm: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -112,8 +114,9 @@ def read_run(folder: Path, group: str = "", arm: str = "") -> Run:
         check_is_file(directory.plan, "Launch the spec again")
         plan = json.loads(directory.plan.read_text(encoding="utf-8"))
         scores = {str(row["id"]): row for row in read_jsonl(directory.scores)}
-        num_samples = int(directory.read_record()["dataset"]["num_samples"]["test"])
-        run = Run(folder, plan, scores, directory.read_metrics(), group, arm)
+        record = directory.read_record()
+        num_samples, prompts = int(record["dataset"]["num_samples"]["test"]), dict(record.get("prompts", {}))
+        run = Run(folder, plan, scores, directory.read_metrics(), group, arm, prompts)
         _check_fields(run)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
@@ -184,7 +187,7 @@ def select_runs(names: Sequence[str], storage: Path, *, finished_only: bool = Fa
     skipped = Counter(value for value in status.values() if value != FINISHED)
     warnings = [f"skipped {number} {value} run{'' if number == 1 else 's'}" for value, number in skipped.items()]
     check_same_test_samples(runs)
-    return Selection(runs, [*warnings, *_scoring_warnings(runs)])
+    return Selection(runs, [*warnings, *_scoring_warnings(runs), *_prompt_warnings(runs)])
 
 
 def _scoring_warnings(runs: Sequence[Run]) -> list[str]:
@@ -198,6 +201,18 @@ def _scoring_warnings(runs: Sequence[Run]) -> list[str]:
         f"{_name_first(names)}: not scored by the same code as {runs[0].name} ({'; '.join(changes)}); launch the specs "
         "again, which scores the cached answers, before you compare the metrics"
     ]
+
+
+def _prompt_warnings(runs: Sequence[Run]) -> Iterator[str]:
+    """Yield a warning for each task that runs were asked with different prompts at test."""
+    for task in dict.fromkeys(task for run in runs for task in run.prompts):
+        asked = [run for run in runs if task in run.prompts]
+        others = [run.name for run in asked if run.prompts[task] != asked[0].prompts[task]]
+        if others:
+            yield (
+                f"{_name_first(others)}: asked {task} with other prompts than {asked[0].name}, so that metrics can "
+                "differ for this reason"
+            )
 
 
 def _trials(experiment: ExperimentSelection) -> Iterator[tuple[Path, tuple[str, str]]]:

@@ -12,10 +12,10 @@ from runner.compare.comparison_page import write_page
 from runner.compare.resampling import Resampling
 from runner.compare.tables import markdown
 from runner.errors import DataError, SpecError
-
-FAST = Resampling(num_resamples=300)
 from runner.tracking import destination
 from runner.tracking.destination import Destination
+
+FAST = Resampling(num_resamples=300)
 
 
 def options(**values):
@@ -401,3 +401,18 @@ def test_a_page_is_not_added_to_a_store_beside_runs_of_another_folder(storage, t
     spec_file.write_text("extends: spec.yaml\ntracker: {type: mlflow, uri: 'http://own.example:5000'}\n")
     attach(tmp_path / "own", runs, opened, monkeypatch, spec_file)
     assert [section.options.uri for section, _ in opened] == ["http://own.example:5000"]
+
+
+def test_different_prompts_for_the_same_task_are_a_warning(storage):
+    runs = [storage.run(f"seed={seed}") for seed in (1, 2)]
+
+    def warnings(*prompts):
+        for run, digests in zip(runs, prompts, strict=True):
+            run.update_record(prompts=digests)
+        found = compare(["tiny"], storage.runs, options()).warnings
+        return [warning for warning in found if "other prompts" in warning]
+
+    [warning] = warnings({"ner": "a", "match": "c"}, {"ner": "b", "summary": "c"})
+    assert f"{runs[1].name}: asked ner with other prompts than {runs[0].name}" in warning
+    assert not warnings({"ner": "a"}, {"ner": "a", "summary": "c"})
+    assert not warnings({}, {"ner": "a"})
