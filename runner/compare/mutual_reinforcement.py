@@ -37,12 +37,14 @@ def mre_pairs(runs: Sequence[Run]) -> tuple[list[Group], list[GroupPair]]:
         other_settings = {path: value for path, value in run_settings(run).items() if path != TASKS_PATH}
         runs_by_budget.setdefault(json.dumps(other_settings, sort_keys=True), []).append(run)
     names = _budget_names(runs, list(runs_by_budget.values()))
+    uses_arms = _have_different_regimes(runs)
     groups: list[Group] = []
     pairs: list[GroupPair] = []
     for name, members in zip(names, runs_by_budget.values(), strict=True):
-        groups_by_tasks = _group_by_tasks(members, name)
+        groups_by_tasks = _group_by_tasks(members, name, uses_arms=uses_arms)
         groups += groups_by_tasks.values()
-        pairs += _budget_pairs(groups_by_tasks, name)
+        budget = next(iter(groups_by_tasks.values())).label if uses_arms else name
+        pairs += _budget_pairs(groups_by_tasks, budget)
     if not pairs:
         raise SpecError(
             "--mre: no run on several tasks has a counterpart on one of them, or on all but one, with otherwise equal "
@@ -66,15 +68,29 @@ def _budget_names(runs: Sequence[Run], budgets: Sequence[Sequence[Run]]) -> list
     return [", ".join(f"{short[path]}={format_setting(value)}" for path, value in each.items()) for each in set_values]
 
 
-def _group_by_tasks(runs: Sequence[Run], budget: str) -> dict[frozenset[str], Group]:
-    """Group the runs of one budget by their tasks; the largest set of tasks comes first."""
+def _have_different_regimes(runs: Sequence[Run]) -> bool:
+    """Return whether runs of sweeps differ in what they learn from, whose settings would be a long name of a group."""
+    return all(run.group for run in runs) and len({json.dumps(run.plan.get("regime")) for run in runs}) > 1
+
+
+def _group_by_tasks(runs: Sequence[Run], budget: str, *, uses_arms: bool) -> dict[frozenset[str], Group]:
+    """Group the runs of one budget by their tasks; the largest set of tasks comes first.
+
+    Args:
+        runs: The runs.
+        budget: The name of the budget.
+        uses_arms: Name the groups by the groups of their sweeps instead of tasks and budget.
+    """
     runs_by_tasks: dict[frozenset[str], list[Run]] = {}
     for run in sorted(runs, key=lambda run: -len(run.plan["adapter"]["tasks"])):
         runs_by_tasks.setdefault(frozenset(run.plan["adapter"]["tasks"]), []).append(run)
     groups = {}
     for tasks, members in runs_by_tasks.items():
         label = format_setting(members[0].plan["adapter"]["tasks"])
-        groups[tasks] = Group(f"{label} ({budget})" if budget else label, sorted(members, key=lambda run: run.seed))
+        label = f"{label} ({budget})" if budget else label
+        if uses_arms:
+            label = ", ".join(dict.fromkeys(run.group for run in members))
+        groups[tasks] = Group(label, sorted(members, key=lambda run: run.seed))
     return groups
 
 

@@ -416,3 +416,18 @@ def test_different_prompts_for_the_same_task_are_a_warning(storage):
     assert f"{runs[1].name}: asked ner with other prompts than {runs[0].name}" in warning
     assert not warnings({"ner": "a"}, {"ner": "a", "summary": "c"})
     assert not warnings({}, {"ner": "a"})
+
+
+def test_groups_of_different_regimes_have_the_names_of_their_arms(storage):
+    per_task, context = "regime.prompts=per_task", "regime.context={ner: [summary]}"
+    arms = {
+        "mixed": ((per_task,), 0.1),
+        "conditioned": ((per_task, context), 0.2),
+        "ner_alone": ((per_task, "adapter.tasks=[ner]"), 0.4),
+    }
+    storage.sweep(arms)
+    comparison = compare(["swept"], storage.runs, options(mre=True))
+    assert sorted(labels(comparison)) == sorted(arms)
+    (pair,) = comparison.pairs
+    assert (pair.a.label, pair.b.label) == ("mixed", "ner_alone")
+    assert pair.details == {"effect": "ner alone", "budget": "mixed"}
