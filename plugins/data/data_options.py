@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from runner.stages import DataOptions, FilePath, NearDuplicateBits, Options, OutsideFingerprint, Ratios
 
@@ -46,9 +47,9 @@ NumShown = Annotated[int, Field(ge=1, le=3)]
 class SyntheticOptions(Options):
     """Generated M-MRE data: tweets about named entities, with images that show entities as coloured symbols.
 
-    Only the image of a segment tells which entity the segment shows. The names come from a closed list. With
-    `unseen_name_ratio` at 0, a model can therefore memorize the entities, and the test split does not test unseen
-    names.
+    By default, only the image of a segment tells which entity the segment shows; see `match_evidence`. The names come
+    from a closed list. With `unseen_name_ratio` at 0, a model can therefore memorize the entities, and the test split
+    does not test unseen names.
     """
 
     former_names: ClassVar[Mapping[str, str]] = {
@@ -71,12 +72,22 @@ class SyntheticOptions(Options):
     entities_per_label: Annotated[int, Field(ge=1, le=4)] = 4
     """Number of entities of each label in the training split. With fewer entities, a model learns faster."""
     entities_per_image: tuple[NumShown, NumShown] = (2, 3)
-    """Minimum and maximum number of entities in an image. If an image shows one entity, the text names two more
-    entities. Then only the image, not the order of segments, tells which of the three entities is shown."""
+    """Minimum and maximum number of entities in an image. If an image shows one entity, the text names more entities,
+    see `max_entities_per_text`. Then only the image, not the order of segments, tells which of them is shown."""
+    max_entities_per_text: Annotated[int, Field(ge=1, le=4)] = 3
+    """Maximum number of entities in a text. If an image shows one entity, the text always names this many."""
+    match_evidence: Literal["image", "summary", "text"] = "image"
+    """What tells which entity a segment shows. `image`: the symbol in the segment. `summary`: only the symbol that the
+    summary describes; images and segments have a background without symbols. `text`: the order of the text, because the
+    segments show the entities that the text names first, in this order; images and segments have no symbols either.
+    Texts, backgrounds and boxes are the same for every value of this option."""
     relatedness: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the entities whose symbol the summaries describe, such as `a red circle`. Such a description helps to
     match segments. For all other entities, summaries state only the position in the image; the position does not help.
     Images, texts, entities and segments are the same for every value of this option."""
+    test_text_suffix: str = ""
+    """Text that follows after the text of each test sample; training samples do not have it. `{summary}` stands for the
+    summary of the sample, and `{{` for a brace. Default: no text."""
     segmented_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training samples that have segments. A lower value gives less training data for `match`. The images
     are the same for every value of this option. In a sample without segments, the correct answer to `match` is
@@ -88,6 +99,30 @@ class SyntheticOptions(Options):
         if limits[0] > limits[1]:
             raise ValueError(f"the minimum comes first: [{limits[1]}, {limits[0]}]")
         return limits
+
+    @field_validator("test_text_suffix")
+    @classmethod
+    def _has_known_fields(cls, suffix: str) -> str:
+        try:
+            fields = [field for _, *field in Formatter().parse(suffix) if field[0] is not None]
+        except ValueError as error:
+            raise ValueError(f"{error}; write {{{{ and }}}} for braces") from error
+        for name, *formats in fields:
+            if name != "summary":
+                raise ValueError(f"only {{summary}} can be filled in, not {{{name}}}; write {{{{ and }}}} for braces")
+            if any(formats):
+                raise ValueError("write {summary} with no format after it")
+        return suffix
+
+    @model_validator(mode="after")
+    def _text_names_what_the_image_shows(self) -> SyntheticOptions:
+        if self.entities_per_image[1] > self.max_entities_per_text:
+            raise ValueError(
+                f"an image may show {self.entities_per_image[1]} entities, but a text names at most "
+                f"{self.max_entities_per_text}; write max_entities_per_text: {self.entities_per_image[1]}, or lower "
+                "entities_per_image"
+            )
+        return self
 
     def smoke(self) -> Mapping[str, Any]:
         """Generate only a few samples."""

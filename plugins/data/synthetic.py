@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image, ImageDraw
 
@@ -71,10 +72,16 @@ class SceneImage:
         self._image = background.convert("RGB")
         self.cells: list[int] = []
 
-    def place(self, rng: random.Random, symbols: Sequence[ColoredShape]) -> None:
-        """Draw symbols in distinct random cells; `cells` has the cell numbers, counted from 0 in reading order."""
+    def place(self, rng: random.Random, symbols: Sequence[ColoredShape], *, visible: bool = True) -> None:
+        """Draw symbols in distinct random cells.
+
+        Args:
+            rng: Random numbers for the cells.
+            symbols: The symbols. `cells` then has their cell numbers, counted from 0 in reading order.
+            visible: Whether to draw the symbols; if false, the cells only show the background.
+        """
         self.cells = rng.sample(range(GRID * GRID), len(symbols))
-        for cell, symbol in zip(self.cells, symbols, strict=True):
+        for cell, symbol in zip(self.cells, symbols if visible else (), strict=visible):
             image = _draw(symbol)
             self._image.paste(image, self.box(cell)[:2], image)
 
@@ -228,8 +235,6 @@ def _draw_name(rng: random.Random, used: set[str]) -> str:
 
 MAX_ATTEMPTS = 1000
 """Number of consecutive duplicate texts after which the combinations count as exhausted."""
-MAX_MENTIONS = 3
-"""Maximum number of entities in a text; a text whose image shows one entity always names this many."""
 EXTRA_MENTION_PROBABILITY = 0.5
 """Probability that a text with two shown entities names one more, which the image does not show."""
 
@@ -309,6 +314,8 @@ class _SampleGenerator:
         entity_sampler: Draws the entities of a sample.
         described_entities: The entities whose symbol a summary describes.
         num_shown: Minimum and maximum number of entities in an image.
+        max_named: Maximum number of entities in a text.
+        match_evidence: What tells which entity a segment shows; see `SyntheticOptions.match_evidence`.
         rng: Random numbers for everything except the choice of samples without segments.
         unfinished: The data set to which images are written.
         texts: Normalized texts of the samples so far.
@@ -317,6 +324,8 @@ class _SampleGenerator:
     entity_sampler: EntitySampler
     described_entities: frozenset[NamedEntity]
     num_shown: tuple[int, int]
+    max_named: int
+    match_evidence: Literal["image", "summary", "text"]
     rng: random.Random
     unfinished: DatasetWriter
     texts: set[str] = field(default_factory=set)
@@ -346,8 +355,8 @@ class _SampleGenerator:
 
     def _num_extra(self, num_shown: int) -> int:
         if num_shown == 1:
-            return MAX_MENTIONS - 1
-        return int(num_shown < MAX_MENTIONS and self.rng.random() < EXTRA_MENTION_PROBABILITY)
+            return self.max_named - 1
+        return int(num_shown < self.max_named and self.rng.random() < EXTRA_MENTION_PROBABILITY)
 
     def _build(
         self,
@@ -359,11 +368,13 @@ class _SampleGenerator:
         has_segments: bool,
     ) -> Sample:
         scene = SceneImage(self.rng)
-        scene.place(self.rng, [entity.symbol for entity in shown])
+        scene.place(self.rng, [entity.symbol for entity in shown], visible=self.match_evidence == "image")
         image = self.unfinished.images / f"{name}.png"
         scene.save(image)
         # Cells are numbered in reading order, which is independent of the order in the text.
         by_cell = sorted(zip(scene.cells, shown, strict=True), key=lambda pair: pair[0])
+        if self.match_evidence == "text":
+            by_cell = list(zip(sorted(scene.cells), mentioned, strict=False))
         segments = []
         for letter, (cell, entity) in zip(segment_letters(), by_cell if has_segments else (), strict=False):
             path = self.unfinished.segments / f"{name}-{letter}.png"
@@ -392,10 +403,24 @@ def _generate_samples(options: SyntheticOptions, unfinished: DatasetWriter) -> I
     entity_sampler = EntitySampler(options.seed, options.entities_per_label)
     described = entity_sampler.described_entities(options.relatedness)
     rng = random.Random(f"samples {options.seed}")
-    generator = _SampleGenerator(entity_sampler, described, options.entities_per_image, rng, unfinished)
+    generator = _SampleGenerator(
+        entity_sampler,
+        described,
+        options.entities_per_image,
+        options.max_entities_per_text,
+        options.match_evidence,
+        rng,
+        unfinished,
+    )
     segment_rng = random.Random(f"matched {options.seed}")
     for number in range(1, options.train + 1):
         has_segments = segment_rng.random() < options.segmented_ratio
         yield "train", generator.sample(f"train-{number}", 0.0, has_segments=has_segments)
     for number in range(1, options.test + 1):
-        yield "test", generator.sample(f"test-{number}", options.unseen_name_ratio)
+        sample = generator.sample(f"test-{number}", options.unseen_name_ratio)
+        yield "test", _with_suffix(sample, options.test_text_suffix)
+
+
+def _with_suffix(sample: Sample, suffix: str) -> Sample:
+    """Append a suffix to the text, after a space; `{summary}` stands for the summary."""
+    return replace(sample, text=f"{sample.text} {suffix.format(summary=sample.summary)}") if suffix else sample

@@ -286,6 +286,100 @@ def test_one_of_three_mentioned_entities_is_shown(tmp_path, recorder):
         assert sample.summary == f"This image shows {'an' if emblem[0] == 'orange' else 'a'} {' '.join(emblem)}."
 
 
+@pytest.mark.parametrize("entities_per_image", [(1, 1), (2, 3)])
+def test_the_evidence_changes_symbols_and_shown_entities_only(tmp_path, recorder, entities_per_image):
+    """Texts, boxes and backgrounds are the same, and without symbols also the images."""
+    by_image, by_summary, by_text = (
+        everything(
+            make(
+                tmp_path / evidence,
+                recorder(),
+                train=30,
+                test=10,
+                match_evidence=evidence,
+                entities_per_image=entities_per_image,
+            )[0]
+        )
+        for evidence in ("image", "summary", "text")
+    )
+    for same in zip(by_image, by_summary, by_text, strict=True):
+        assert len({(sample.text, sample.entities) for sample in same}) == 1
+        assert len({tuple((segment.letter, segment.box) for segment in sample.segments) for sample in same}) == 1
+        assert len({sample.image.read_bytes() for sample in same[1:]}) == 1
+    for sample, without_symbols in zip(by_image, by_summary, strict=True):
+        assert sample.summary == without_symbols.summary
+        assert [segment.entity for segment in sample.segments] == [each.entity for each in without_symbols.segments]
+        assert sample.image.read_bytes() != without_symbols.image.read_bytes()
+
+
+@pytest.mark.parametrize("evidence", ["summary", "text"])
+def test_without_evidence_in_images_all_pixels_are_background(tmp_path, recorder, evidence):
+    lowest = synthetic.BACKGROUND_GREY - synthetic.NOISE_LEVELS // 2
+    for sample in everything(make(tmp_path, recorder(), train=20, test=5, match_evidence=evidence)[0]):
+        for path in (sample.image, *(segment.image for segment in sample.segments)):
+            with Image.open(path) as image:
+                assert all(lowest <= low <= high < lowest + synthetic.NOISE_LEVELS for low, high in image.getextrema())
+
+
+def test_with_evidence_in_the_text_the_segments_show_what_it_names_first(tmp_path, recorder):
+    for sample in everything(make(tmp_path, recorder(), train=60, test=10, match_evidence="text")[0]):
+        in_order = sorted((entity.text for entity in sample.entities), key=sample.text.index)
+        assert [segment.entity for segment in sample.segments] == in_order[: len(sample.segments)]
+
+
+def test_with_evidence_in_the_summary_its_symbols_belong_to_the_shown_entities(tmp_path, recorder):
+    symbols = {entity.name: str(entity.symbol) for entity in EntitySampler(0).train_entities}
+    for sample in everything(make(tmp_path, recorder(), train=60, test=10, match_evidence="summary")[0]):
+        described = [f"{colour} {shape}" for colour, shape in SYMBOL.findall(sample.summary)]
+        assert described == [symbols[segment.entity] for segment in sample.segments]
+
+
+def test_the_suffix_follows_the_texts_of_the_test_only(tmp_path, recorder):
+    plain, _ = make(tmp_path / "plain", recorder(), train=20, test=10)
+    ending, _ = make(tmp_path / "ending", recorder(), train=20, test=10, test_text_suffix="{{seen}} {summary}")
+    assert [sample.text for sample in ending["train"]] == [sample.text for sample in plain["train"]]
+    for one, other in zip(plain["test"], ending["test"], strict=True):
+        assert other.text == f"{one.text} {{seen}} {one.summary}"
+        assert (other.summary, other.entities) == (one.summary, one.entities)
+
+
+@given(st.text(), st.text())
+def test_a_suffix_can_have_any_characters(before, after):
+    escaped = [text.replace("{", "{{").replace("}", "}}") for text in (before, after)]
+    options = SyntheticOptions(test_text_suffix="{summary}".join(escaped))
+    assert options.test_text_suffix.format(summary="A cat.") == f"{before}A cat.{after}"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "message"),
+    [
+        ("{sumary}", r"only \{summary\} can be filled in, not \{sumary\}"),
+        ("{summary:>9}", "no format after it"),
+        ("{summary!r}", "no format after it"),
+        ("{0}", r"not \{0\}"),
+        ("{}", r"not \{\}"),
+        ("{summary.upper}", r"not \{summary.upper\}"),
+        ("{summary", "write {{ and }} for braces"),
+        ("a } b", "write {{ and }} for braces"),
+    ],
+)
+def test_a_suffix_that_cannot_be_filled_in_is_refused(suffix, message):
+    with pytest.raises(ValidationError, match=message):
+        SyntheticOptions(test_text_suffix=suffix)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_a_text_with_one_shown_entity_names_the_given_number(tmp_path, recorder, number):
+    samples, _ = make(tmp_path, recorder(), train=40, test=10, entities_per_image=(1, 1), max_entities_per_text=number)
+    for sample in everything(samples):
+        assert len({entity.text for entity in sample.entities}) == number
+
+
+def test_a_text_names_at_least_what_the_image_shows():
+    with pytest.raises(ValidationError, match="write max_entities_per_text: 3, or lower entities_per_image"):
+        SyntheticOptions(max_entities_per_text=2)
+
+
 def test_the_minimum_number_of_entities_comes_first():
     with pytest.raises(ValidationError, match=r"the minimum comes first: \[1, 2\]"):
         SyntheticOptions(entities_per_image=(2, 1))
