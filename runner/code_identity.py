@@ -28,6 +28,8 @@ COMPUTING_MODULES = frozenset(
         "runner.images",
         "runner.prompt_rendering",
         "runner.records",
+        "runner.regime",
+        "runner.spec.regime_section",
         "runner.stages",
         "runner.stages.adapter_and_model",
         "runner.stages.data_and_annotator",

@@ -44,6 +44,8 @@ STEPS_BY_MODULE = {
     "plugins.trainer.train_step": {TRAIN, GENERATE},
     "runner.dataset.leaks": ALL,
     "runner.prompt_rendering": {TRAIN, GENERATE},
+    "runner.regime": ALL,
+    "runner.spec.regime_section": ALL,
     "runner.trial.generate": {GENERATE},
     "runner.trial.score": {SCORE},
     "runner.trial.train": {TRAIN, GENERATE},

@@ -88,7 +88,7 @@ def _work(rank, folder, name, groups, options):
         assert isinstance(model.module.get_input_embeddings(), FSDPModule)
         gc.collect()
         with record_function(STEPS):
-            for _ in range(2):  # the optimizer's state is there from the second on
+            for _ in range(4):  # the optimizer's state is there from the second on; how much overlaps, varies
                 step.compute_gradient(samples)
                 step.update()
     torch.save((told.total, peak_of_steps(profiled)), folder / f"{rank}.pt")

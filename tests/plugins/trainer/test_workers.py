@@ -76,9 +76,13 @@ def _train(samples, folder: Path, reporter, groups=GROUPS, spoilt=False, eps=1e-
     texts = [text for sample in samples for text in (sample.prompt, sample.target)]
     model = Qwen25VLModel(Qwen25VLOptions(size="smoke")).build(texts, 0)
     encode = model.encode
-    model.encode = lambda rendered, target_suffix: (
-        reporter.encoded.append(rendered.id) or encode(rendered, target_suffix)
-    )
+
+    def note(rendered, target_suffix, *, pixels):
+        if pixels:
+            reporter.encoded.append(rendered.id)
+        return encode(rendered, target_suffix, pixels=pixels)
+
+    model.encode = note
     # Adam's first steps divide by gradients near zero; a large epsilon keeps rounding from being blown up.
     optimizer = Spied(AdamWOptions(groups=groups, eps=eps, warmup_ratio=0))
     optimizer.spoilt = spoilt
