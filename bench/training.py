@@ -70,7 +70,7 @@ class RandomModel:
     def __post_init__(self) -> None:
         self.supports_packing = prepare_attention(self.module)
 
-    def encode(self, rendered: Rendered, target_suffix: str = "") -> Features:
+    def encode(self, rendered: Rendered, target_suffix: str = "", *, pixels: bool = True) -> Features:
         """Return the prepared sample."""
         return self.samples[rendered.id]
 
