@@ -18,27 +18,14 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from itertools import product
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
+from simulated_runs import Floats, measure_pair
 
-from plugins.metric.extraction import ExactMatch, ExactMatchOptions
 from runner.compare.claim_evidence import Evidence, decide, measure_evidence
-from runner.compare.groups import Group
-from runner.compare.recompute_metrics import RunMetric
-from runner.compare.resampling import (
-    NUM_PROBE_DRAWS,
-    AggregatedReduction,
-    Floats,
-    Resampling,
-    bootstrap,
-    bootstrap_weights,
-)
-from runner.compare.statistics import GroupPair
+from runner.compare.resampling import Resampling
 
 LEVEL = 0.05
-METRIC = "exact_match"
 ACCURACY = 0.6
 DIFFICULTY = 0.25
 """Standard deviation of the chance of a right answer over samples."""
@@ -76,21 +63,9 @@ def draw_answers(scenario: Scenario, num_samples: int, random: np.random.Generat
 def measure(scenario: Scenario, num_samples: int, resampling: Resampling) -> Evidence:
     """Simulate the runs of both arms, and collect the evidence as `runner compare` does."""
     answers = draw_answers(scenario, num_samples, np.random.default_rng([11, resampling.seed]))
-    counts = [[{"exact": value} for value in row] for row in answers]
-    reduction = AggregatedReduction(ExactMatch(ExactMatchOptions()), counts, mean=True)
-    reduction.use_means_directly(next(bootstrap_weights(num_samples, NUM_PROBE_DRAWS, resampling.seed)))
-    runs: list[Any] = [SimpleNamespace(name=f"{number}", plan={"trainer": {}}) for number in range(len(answers))]
-    draws = bootstrap(reduction, range(len(runs)), num_samples, resampling)
-    metric = RunMetric(
-        name=METRIC,
-        reduction=reduction,
-        indices={run.name: number for number, run in enumerate(runs)},
-        values={run.name: float(row.mean()) for run, row in zip(runs, answers, strict=True)},
-        draws={run.name: draw[METRIC] for run, draw in zip(runs, draws, strict=True)},
-        sample_values={run.name: row for run, row in zip(runs, answers, strict=True)},
-    )
-    pair = GroupPair(Group("a", runs[: scenario.num_seeds]), Group("b", runs[scenario.num_seeds :]))
-    return measure_evidence(metric, pair, 0.0, resampling)
+    counts = [[{"exact": value} for value in row] for row in answers.tolist()]
+    simulated = measure_pair("exact_match", counts, resampling)
+    return measure_evidence(simulated.metric, simulated.pair, 0.0, resampling)
 
 
 def rates(scenario: Scenario, num_claims: int, num_samples: int, num_resamples: int) -> dict[str, float]:

@@ -138,24 +138,35 @@ def simulate_pair(study: Study, seed: int, num_resamples: int, *, use_clusters: 
         use_clusters: Resample clusters; False: resample the same samples one by one.
     """
     counts = study.draw(np.random.default_rng([11, seed]))
-    plugin = ExactMatch(ExactMatchOptions()) if study.metric == "exact_match" else NerF1(NerF1Options())
-    reduction = AggregatedReduction(plugin, counts, mean=study.metric == "exact_match")
-    reduction.use_means_directly(next(bootstrap_weights(study.num_samples, NUM_PROBE_DRAWS, 0)))
     resampling = Resampling(num_resamples, seed, clusters=study.clusters if use_clusters else None)
-    runs = [cast(Run, SimpleNamespace(name=str(index))) for index in range(len(counts))]
-    everything = np.ones((1, study.num_samples))
-    draws = bootstrap(reduction, range(len(runs)), study.num_samples, resampling)
+    return measure_pair(study.metric, counts, resampling)
+
+
+def measure_pair(name: str, counts: Sequence[Sequence[Mapping[str, Any]]], resampling: Resampling) -> SimulatedPair:
+    """Compute the metric of runs as `runner compare` does.
+
+    Args:
+        name: The metric: `exact_match` or `ner_f1`.
+        counts: The counts of each run, sample by sample; those of the first arm first, equally many of both arms.
+        resampling: Number and seed of the resamples, and the clusters.
+    """
+    is_mean, num_samples = name == "exact_match", len(counts[0])
+    plugin = ExactMatch(ExactMatchOptions()) if is_mean else NerF1(NerF1Options())
+    reduction = AggregatedReduction(plugin, counts, mean=is_mean)
+    reduction.use_means_directly(next(bootstrap_weights(num_samples, NUM_PROBE_DRAWS, 0)))
+    runs = [cast(Run, SimpleNamespace(name=str(index), plan={"trainer": {}})) for index in range(len(counts))]
+    everything = np.ones((1, num_samples))
+    draws = bootstrap(reduction, range(len(runs)), num_samples, resampling)
     metric = RunMetric(
-        name=study.metric,
+        name=name,
         reduction=reduction,
         indices={run.name: index for index, run in enumerate(runs)},
-        values={
-            run.name: float(reduction.reduce_draws(index, everything)[study.metric][0])
-            for index, run in enumerate(runs)
+        values={run.name: float(reduction.reduce_draws(index, everything)[name][0]) for index, run in enumerate(runs)},
+        draws={run.name: draw[name] for run, draw in zip(runs, draws, strict=True)},
+        # Of F1, only the number of samples on which it is defined matters here.
+        sample_values={
+            run.name: np.array([row.get("exact", 0.0) for row in rows]) for run, rows in zip(runs, counts, strict=True)
         },
-        draws={run.name: draw[study.metric] for run, draw in zip(runs, draws, strict=True)},
-        # Only the number of samples on which the metric is defined matters here.
-        sample_values={run.name: np.zeros(study.num_samples) for run in runs},
     )
-    pair = GroupPair(Group("a", runs[: study.num_seeds]), Group("b", runs[study.num_seeds :]))
-    return SimulatedPair(pair, metric, resampling)
+    num_seeds = len(runs) // 2
+    return SimulatedPair(GroupPair(Group("a", runs[:num_seeds]), Group("b", runs[num_seeds:])), metric, resampling)

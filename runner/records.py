@@ -123,6 +123,11 @@ class Rendered:
     task: str = ""
 
     @property
+    def sample_id(self) -> str:
+        """The id of the sample: that of the prompt, without the task."""
+        return self.id.removesuffix(f"/{self.task}") if self.task else self.id
+
+    @property
     def images(self) -> tuple[Path, ...]:
         """The images in the order of the model's input, those of the examples first."""
         own = tuple(part.path for part in self.content if isinstance(part, ImagePart))

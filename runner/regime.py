@@ -176,7 +176,7 @@ class Regime:
         selected = []
         for prompt in prompts:
             if prompt.task in self.passes[number]:
-                sample = sample_id(prompt)
+                sample = prompt.sample_id
                 shown = {task: outputs[_task_id(sample, task)] for task in self.options.pipeline.get(prompt.task, ())}
                 selected.append(self._task_adapter.with_context(prompt, shown) if shown else prompt)
         return selected
@@ -184,7 +184,7 @@ class Regime:
     def longest_prompts(self, prompts: Sequence[Rendered]) -> list[Rendered]:
         """Return the prompts of all tasks, with neutral words in place of predictions, which are not known yet."""
         neutral = {
-            _task_id(sample_id(prompt), prompt.task): self._task_adapter.neutral_answer(prompt.task)
+            _task_id(prompt.sample_id, prompt.task): self._task_adapter.neutral_answer(prompt.task)
             for prompt in prompts
             if self.options.pipeline
         }
@@ -276,7 +276,7 @@ class Regime:
                 [part.path.name if isinstance(part, ImagePart) else part.text for part in each.content]
                 for each in shown
             ]
-            digests[prompt.task].update(json.dumps([sample_id(prompt), content]).encode())
+            digests[prompt.task].update(json.dumps([prompt.sample_id, content]).encode())
         all_tasks = ", ".join(self.adapter.tasks) if isinstance(self.adapter, TaskAdapter) else ""
         return {task or all_tasks: digest.hexdigest() for task, digest in digests.items()}
 
@@ -354,11 +354,6 @@ def _check_donors(groups: Sequence[str], donors: Sequence[int]) -> None:
         raise StepError("a shuffled context shows the annotations of a sample of the same group")
     if any(number > 1 for number in Counter(donors).values()):
         raise StepError("a shuffled context shows the annotations of a sample twice")
-
-
-def sample_id(prompt: Rendered) -> str:
-    """Return the id of the sample that a prompt asks about."""
-    return prompt.id.removesuffix(f"/{prompt.task}") if prompt.task else prompt.id
 
 
 def _of_task(rendered: Rendered, task: str) -> Rendered:

@@ -12,7 +12,7 @@ from plugins.adapter.pfa import PromptFormatAdapter
 from plugins.adapter.pfa_prompt import NEUTRAL_ANSWER, PfaOptions
 from runner.errors import SpecError, StepError
 from runner.records import Answer, Entity, Sample, Segment, TextPart
-from runner.regime import Regime, merge_predictions, parse_row, sample_id, shuffle_between_groups
+from runner.regime import Regime, merge_predictions, parse_row, shuffle_between_groups
 from runner.spec.regime_section import RegimeOptions
 
 LABELS = ("person", "location", "organization", "other")
@@ -48,7 +48,7 @@ def test_one_pass_is_what_the_adapter_renders():
 def test_each_task_of_each_sample_is_an_example_with_the_prompt_of_the_task_alone():
     examples = regime().training_examples(SAMPLES, GROUPS)
     assert [each.id for each in examples.first[:4]] == ["n0/summary", "n0/ner", "n0/match", "n1/summary"]
-    assert [(each.task, sample_id(each)) for each in examples.first[2:4]] == [("match", "n0"), ("summary", "n1")]
+    assert [(each.task, each.sample_id) for each in examples.first[2:4]] == [("match", "n0"), ("summary", "n1")]
     for task, example in zip(TASKS, examples.first, strict=False):
         alone = PromptFormatAdapter(PfaOptions(tasks=(task,)), LABELS).render_training(SAMPLES[0])
         assert (example.content, example.target) == (alone.content, alone.target)

@@ -58,8 +58,7 @@ class ImageFolder:
 
     def file(self, sample: Rendered) -> Path:
         """Return the file of a sample's images."""
-        sample_id = sample.id.removesuffix(f"/{sample.task}") if sample.task else sample.id
-        return self.path / _file_name([self.settings, sample_id, [image.name for image in sample.images]])
+        return self.path / _file_name([self.settings, sample.sample_id, [image.name for image in sample.images]])
 
 
 class SampleFiles:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -121,54 +121,63 @@ def power(
     for_pilots = {
         "--by": by,
         "--baseline": baseline,
-        "--metric": metric,
-        "--mre": mre,
+        "--metric": metric or None,
+        "--mre": mre or None,
         "--parse": parse,
-        "--finished": finished,
+        "--finished": finished or None,
         "--cluster": cluster,
     }
-    for option, value in (for_pilots if rates else for_rates).items():
-        if value:
-            raise typer.BadParameter(f"has no effect {'with' if rates else 'without'} --rates", param_hint=option)
-    if rates and seeds and not seed_deviation:
-        raise typer.BadParameter("has no effect without --seed-deviation", param_hint="--seeds")
-    if difference == 0:
-        raise typer.BadParameter("a difference of 0 cannot be found", param_hint="--difference")
-    from runner.compare.power import PowerGoal
-
+    _refuse(for_pilots if rates else for_rates, f"has no effect {'with' if rates else 'without'} --rates")
+    goal, comparison = _goal(difference, power, level), None
     set_environment()
-    goal = PowerGoal(abs(difference) if difference else None, power, level)
     if rates:
+        if not seed_deviation:
+            _refuse({"--seeds": seeds}, "has no effect without --seed-deviation")
         assumed = _assumed_rates(rates, correlation, cluster_size, cluster_correlation, seed_deviation)
         studies = [_study_from_rates(assumed, goal, samples, seeds)]
-        comparison = None
     else:
-        from runner.compare.comparison import CompareOptions
-        from runner.compare.resampling import Resampling
-
-        options = CompareOptions(
-            by=by,
-            baseline=baseline,
-            metrics=split_list(metric) or None,
-            parse=parse,
-            finished_only=finished,
-            mre=mre,
-            num_disagreements=0,
-            resampling=Resampling(PILOT_RESAMPLES),
-            cluster=cluster,
+        metrics = split_list(metric) or None
+        options = _pilot_options(
+            by=by, baseline=baseline, metrics=metrics, parse=parse, finished_only=finished, mre=mre, cluster=cluster
         )
         studies, comparison = _studies_from_pilots(names or (), storage, options, goal, samples, seeds)
-    if as_json:
-        print_json(
-            {
-                "studies": [study.as_json() for study in studies],
-                **vars(studies[0].goal),
-                "cluster": comparison.clusters.as_json() if comparison else None,
-                "warnings": list(comparison.warnings) if comparison else [],
-            }
-        )
-    else:
+    _print(studies, comparison, as_json=as_json)
+
+
+def _goal(difference: float | None, power: float, level: float) -> PowerGoal:
+    from runner.compare.power import PowerGoal
+
+    if difference == 0:
+        raise typer.BadParameter("a difference of 0 cannot be found", param_hint="--difference")
+    return PowerGoal(None if difference is None else abs(difference), power, level)
+
+
+def _refuse(options: Mapping[str, object], problem: str) -> None:
+    """Refuse options that are given, although they have no effect; 0 is given, too."""
+    for option, value in options.items():
+        if value is not None:
+            raise typer.BadParameter(problem, param_hint=option)
+
+
+def _pilot_options(**options: Any) -> CompareOptions:
+    from runner.compare.comparison import CompareOptions
+    from runner.compare.resampling import Resampling
+
+    return CompareOptions(**options, num_disagreements=0, resampling=Resampling(PILOT_RESAMPLES))
+
+
+def _print(studies: Sequence[StudyPower], comparison: Comparison | None, *, as_json: bool) -> None:
+    if not as_json:
         _print_studies(studies, comparison.notes if comparison else [])
+        return
+    print_json(
+        {
+            "studies": [study.as_json() for study in studies],
+            **vars(studies[0].goal),
+            "cluster": comparison.clusters.as_json() if comparison else None,
+            "warnings": list(comparison.warnings) if comparison else [],
+        }
+    )
 
 
 def _assumed_rates(

@@ -8,6 +8,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from runner.errors import DataError, SpecError
 from runner.files import apply_umask, sync_tree, write_jsonl
@@ -31,6 +32,27 @@ def encoded_folder(context: TrialContext) -> Path:
     code includes the versions of the packages that it computes with. The trainer names the files inside after what it
     adds itself.
     """
+    spec = context.spec
+    assert spec.pinned is not None
+    return _cache_folder(
+        context,
+        engine=spec.pinned.code["engine.train"],
+        adapter=plugin_identity(spec, spec.adapter),
+        regime=spec.regime.training_settings(),
+        seed=spec.seed if spec.regime.context_content == "shuffled" else None,
+    )
+
+
+def encoded_images_folder(context: TrialContext) -> Path:
+    """The folder in the cache for what is encoded of images alone, which trials with different prompts share.
+
+    Its name is a hash of what `encoded_folder` depends on, without the prompts.
+    """
+    return _cache_folder(context)
+
+
+def _cache_folder(context: TrialContext, **prompts: Any) -> Path:
+    """The folder whose name is a hash of data, model and trainer, and of what else decides the prompts."""
     spec, pins = context.spec, context.spec.pinned
     assert pins is not None
     assert spec.trainer is not None
@@ -39,32 +61,9 @@ def encoded_folder(context: TrialContext) -> Path:
         {
             "data": pins.data,
             "model": pins.model,
-            "regime": spec.regime.training_settings(),
-            "seed": spec.seed if spec.regime.context_content == "shuffled" else None,
-            "plugins": [plugin_identity(spec, section) for section in (spec.data, spec.adapter, spec.model)],
-            "trainer": [pins.plugins[trainer], pins.code[trainer]],
-            "engine": pins.code["engine.train"],
-        }
-    )
-    return context.cache.root / "encoded" / key
-
-
-def encoded_images_folder(context: TrialContext) -> Path:
-    """The folder in the cache for what is encoded of images alone, which trials with different prompts share.
-
-    Its name is a hash of the content of the data and of options, version and code of the plugins that read and encode
-    images.
-    """
-    spec, pins = context.spec, context.spec.pinned
-    assert pins is not None
-    assert spec.trainer is not None
-    trainer = f"trainer.{spec.trainer.type}"
-    key = fingerprint(
-        {
-            "images": pins.data,
-            "model": pins.model,
             "plugins": [plugin_identity(spec, section) for section in (spec.data, spec.model)],
             "trainer": [pins.plugins[trainer], pins.code[trainer]],
+            "prompts": prompts,
         }
     )
     return context.cache.root / "encoded" / key
@@ -91,8 +90,7 @@ def train(context: TrialContext) -> None:
             manifest says.
     """
     context.create_evaluation_plugins()
-    samples = context.samples("train")
-    if not samples:
+    if not context.samples("train"):
         raise DataError("the training split holds no samples")
     examples = context.training_examples
     context.check_initial_weights()
@@ -115,24 +113,7 @@ def train(context: TrialContext) -> None:
     checker = SampleChecker.of(model, trainer)
     if is_main_process():
         _run_preflight(context, checker, trainer)
-    options, encoded, images = context.spec.trainer_options, encoded_folder(context), encoded_images_folder(context)
-    run = TrainingRun(
-        context.run.checkpoints,
-        context.spec.seed,
-        context.reporter("train"),
-        check=checker.check,
-        evaluator=ValidationGenerator(context, samples) if options and options.generates_validation else None,
-        encoded=encoded,
-        encoded_images=images,
-        profile=context.run.profile,
-        encoded_bytes=_estimate_encoded(context, trainer, optimizer, model) if is_main_process() else 0,
-        later_draws=examples.draws[1:],
-        plain=examples.plain if context.spec.regime.context else None,
-        num_per_sample=examples.num_per_sample,
-    )
-    if is_main_process():
-        _record_use(context, encoded)
-        _record_use(context, images)
+    run = _training_run(context, checker, _estimate_encoded(context, trainer, optimizer, model))
     groups = examples.groups(context.training_groups)
     try:
         trained = trainer.train(model, optimizer, examples.first, groups, run)
@@ -144,6 +125,30 @@ def train(context: TrialContext) -> None:
         return
     optimizer.finish(trained.module)
     _save(context, trained, trainer.precision())
+
+
+def _training_run(context: TrialContext, checker: SampleChecker, encoded_bytes: int) -> TrainingRun:
+    """Create the environment of the training, and record which encoded samples it uses."""
+    examples, options = context.training_examples, context.spec.trainer_options
+    evaluates = options is not None and options.generates_validation
+    encoded, images = encoded_folder(context), encoded_images_folder(context)
+    if is_main_process():
+        for folder in (encoded, images):
+            _record_use(context, folder)
+    return TrainingRun(
+        context.run.checkpoints,
+        context.spec.seed,
+        context.reporter("train"),
+        check=checker.check,
+        evaluator=ValidationGenerator(context, context.samples("train")) if evaluates else None,
+        encoded=encoded,
+        encoded_images=images,
+        profile=context.run.profile,
+        encoded_bytes=encoded_bytes,
+        later_draws=examples.draws[1:],
+        plain=examples.plain if context.spec.regime.context else None,
+        num_per_sample=examples.num_per_sample,
+    )
 
 
 def _save(context: TrialContext, trained: VisionLanguageModel, precision: str) -> None:
@@ -168,7 +173,12 @@ def _estimate_encoded(
     optimizer: Optimizer,
     model: VisionLanguageModel,
 ) -> int:
-    """Estimate the bytes of the encoded samples, as if samples were as long as the last counted one before them."""
+    """Estimate the bytes of the encoded samples, as if samples were as long as the last counted one before them.
+
+    Only the main process, which checks the disk, counts tokens.
+    """
+    if not is_main_process():
+        return 0
     rendered = context.training_examples.distinct
     stride = math.ceil(len(rendered) / MAX_COUNTED)
     counts = [model.count(sample) for sample in rendered[::stride]]

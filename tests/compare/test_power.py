@@ -185,6 +185,8 @@ def test_assumed_rates_give_a_plan_without_runs(tmp_path):
         ([], "name pilot runs"),
         (["swept", "--rates", "0.8", "0.7"], "not both"),
         (["swept", "--correlation", "0.3"], "has no effect without --rates"),
+        (["swept", "--correlation", "0"], "has no effect without --rates"),
+        (["swept", "--seed-deviation", "0"], "has no effect without --rates"),
         (["--rates", "0.8", "0.7", "--by", "arm"], "has no effect with --rates"),
         (["--rates", "0.8", "1.7"], "between 0 and 1"),
         (["--rates", "0.9", "0.5", "--correlation", "0.9"], "it is between -0.33 and 0.33"),
