@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import get_scheduler
+from torch.optim.lr_scheduler import LambdaLR
 
-from plugins.optimizer.optimizer_options import AdamWConstants, GroupOptions, ScheduleOptions
+from plugins.optimizer.optimizer_options import AdamWConstants, GroupOptions, LrSchedule, ScheduleOptions
 from plugins.optimizer.param_groups import ParamGroup, assign_param_groups, format_names, original_name
 from runner.errors import StepError
 from runner.stages import ParameterRow, ScheduledOptimizer
@@ -101,11 +102,37 @@ def attach_schedule(optimizer: torch.optim.Optimizer, options: ScheduleOptions, 
         options: Options with schedule and warm-up.
         num_steps: Optimizer steps of the whole training, over which the rates rise and fall.
     """
-    name = "constant_with_warmup" if options.lr_schedule == "constant" else options.lr_schedule
-    schedule = get_scheduler(
-        name, optimizer, num_warmup_steps=math.ceil(num_steps * options.warmup_ratio), num_training_steps=num_steps
+    factor = partial(
+        learning_rate_factor,
+        lr_schedule=options.lr_schedule,
+        num_warmup_steps=math.ceil(num_steps * options.warmup_ratio),
+        num_steps=num_steps,
     )
-    return ScheduledOptimizer(optimizer, schedule)
+    return ScheduledOptimizer(optimizer, LambdaLR(optimizer, factor))
+
+
+def learning_rate_factor(step: int, lr_schedule: LrSchedule, num_warmup_steps: int, num_steps: int) -> float:
+    """Return the share of the peak learning rate at a step: `get_scheduler` of transformers computes the same.
+
+    Importing that function would import peft and bitsandbytes with it, which takes more than a second in each process.
+
+    Args:
+        step: Optimizer steps that were taken.
+        lr_schedule: How the rate changes after the warm-up.
+        num_warmup_steps: Optimizer steps over which the rate rises from zero to its peak.
+        num_steps: Optimizer steps of the whole training.
+    """
+    if step < num_warmup_steps:
+        return step / num_warmup_steps
+    num_steps_after_warmup = max(1, num_steps - num_warmup_steps)
+    match lr_schedule:
+        case "cosine":
+            progress = (step - num_warmup_steps) / num_steps_after_warmup
+            return 0.5 * (1.0 + math.cos(math.pi * progress))
+        case "linear":
+            return max(0.0, (num_steps - step) / num_steps_after_warmup)
+        case "constant":
+            return 1.0
 
 
 def make_fused_adamw(torch_groups: list[dict[str, Any]], constants: AdamWConstants) -> torch.optim.AdamW:

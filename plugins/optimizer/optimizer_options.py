@@ -78,6 +78,9 @@ class GroupOptions(Options):
         return self
 
 
+LrSchedule = Literal["cosine", "linear", "constant"]
+
+
 class ScheduleOptions(Options):
     """Options of all optimizers: weight decay and learning-rate schedule."""
 
@@ -96,7 +99,7 @@ class ScheduleOptions(Options):
     weights. `2u1`: as in the paper's trainer, all parameters except LayerNorm weights and parameters with `bias` in
     their name (RMSNorm weights also decay). `all`: every parameter. Default: `matrices`, our choice."""
 
-    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    lr_schedule: LrSchedule = "cosine"
     """How learning rates change after the warm-up. `cosine`: they fall to zero along half a cosine. `linear`: they fall
     to zero along a line. `constant`: they stay the same. Default: `cosine`, as in 2U1's finetune.sh."""
 

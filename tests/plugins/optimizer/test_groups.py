@@ -1,8 +1,12 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
+from transformers import get_scheduler
 
 from plugins.optimizer.adamw import AdamWOptimizer
+from plugins.optimizer.grouped_optimizer import learning_rate_factor
 from plugins.optimizer.muon import MuonOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions, MuonOptions
 from runner.errors import SpecError
@@ -133,6 +137,22 @@ def test_learning_rates_follow_warm_up_and_schedule(schedule, at_half, at_end):
     assert rates[:21] == pytest.approx([step / 20 for step in range(21)])
     assert rates[60] == pytest.approx(at_half)
     assert rates[-1] == pytest.approx(at_end, abs=0.02)
+
+
+@given(lr_schedule=st.sampled_from(["cosine", "linear", "constant"]), num_steps=st.integers(1, 40), data=st.data())
+def test_the_learning_rates_are_those_of_transformers(lr_schedule, num_steps, data):
+    num_warmup_steps = data.draw(st.integers(0, num_steps))
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    published = get_scheduler(
+        "constant_with_warmup" if lr_schedule == "constant" else lr_schedule,
+        optimizer,
+        num_warmup_steps=num_warmup_steps,
+        num_training_steps=num_steps,
+    )
+    for step in range(num_steps + 1):
+        assert learning_rate_factor(step, lr_schedule, num_warmup_steps, num_steps) == optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        published.step()
 
 
 def test_groups_need_a_pattern_and_a_learning_rate():

@@ -1,6 +1,6 @@
 """Weights in 4 bits and optimizer state in 8 bits, with bitsandbytes on a CPU, and the errors without it."""
 
-import builtins
+import subprocess
 import sys
 
 import pytest
@@ -217,17 +217,13 @@ def test_4_bits_are_not_sharded(installed, build_smoke, colour_samples, tmp_path
     assert caught.value.problems[0].path == ("trainer", "strategy")
 
 
-def test_other_trainings_do_not_import_bitsandbytes(build_smoke, monkeypatch):
-    monkeypatch.delitem(sys.modules, "plugins.optimizer.quantized", raising=False)
-    real = builtins.__import__
-
-    def refuse(name, *arguments, **options):
-        assert not name.startswith("bitsandbytes"), name
-        return real(name, *arguments, **options)
-
-    groups = {**ADAPTED, "language": {"match": "*", "lr": 1e-2, "lora": {}}, "vision": {**GROUPS["vision"]}}
-    optimizer = AdamWOptimizer(AdamWOptions(groups=groups))
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    module = build_smoke().module
-    optimizer.prepare(module, 0)
-    optimizer.build(module, 2)
+@pytest.mark.slow
+def test_a_training_of_all_weights_imports_neither_bitsandbytes_nor_peft():
+    """Together they take more than a second of each process that imports them."""
+    code = (
+        "import sys, plugins.model.qwen_vl, plugins.optimizer.adamw, plugins.optimizer.muon, plugins.trainer.sft\n"
+        "import plugins.generator.transformers\n"
+        "print(*sorted({'bitsandbytes', 'peft', 'transformers'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "transformers"
