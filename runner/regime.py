@@ -79,7 +79,7 @@ class Regime:
             return {"": self.adapter}
         return {task: self._task_adapter.for_task(task) for task in self.tasks}
 
-    @property
+    @cached_property
     def _task_adapter(self) -> TaskAdapter:
         if not isinstance(self.adapter, TaskAdapter):
             raise SpecError(

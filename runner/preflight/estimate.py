@@ -16,7 +16,7 @@ from runner.preflight.hours import Answers, estimate_hours, find_faster
 from runner.preflight.resources import check_memory, estimate_disk, local_gpus, missing_requirements
 from runner.preflight.sent_variables import find_sent_variables
 from runner.prompt_rendering import repeats_images, split_groups, training_texts
-from runner.records import Rendered, TrainingBudget
+from runner.records import Rendered, Sample, TrainingBudget
 from runner.regime import Regime
 from runner.resolved_plan import PlanResolver, Trial, create_plugin, expand_trials
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
@@ -152,12 +152,22 @@ class TrainingSplit:
         return budget
 
 
+@dataclass(frozen=True)
+class _TrainingSamples:
+    """The samples of a training split, their groups, and the labels of the data set."""
+
+    samples: Sequence[Sample]
+    groups: Sequence[str]
+    labels: Sequence[str]
+
+
 class TrainingSplits:
-    """Cache of training splits: each is rendered and counted once, even if many trials use it."""
+    """Cache of training splits: each is loaded, rendered and counted once, even if many trials use it."""
 
     def __init__(self, reporter: Reporter) -> None:
         """Start empty; the reporter receives the progress of generating data."""
         self._reporter = reporter
+        self._samples: dict[str, _TrainingSamples] = {}
         self._splits: dict[str, TrainingSplit] = {}
 
     def of(self, spec: ExperimentSpec) -> TrainingSplit:
@@ -174,13 +184,20 @@ class TrainingSplits:
             self._splits[key] = self._render(spec)
         return self._splits[key]
 
+    def _samples_of(self, spec: ExperimentSpec) -> _TrainingSamples:
+        key = json.dumps([spec.data.as_json(), spec.max_hash_distance], sort_keys=True)
+        if key not in self._samples:
+            data = create_plugin(spec.data)
+            labels = data.prepare(self._reporter).labels
+            samples = data.load("train")
+            self._samples[key] = _TrainingSamples(samples, split_groups(samples, spec.max_hash_distance), labels)
+        return self._samples[key]
+
     def _render(self, spec: ExperimentSpec) -> TrainingSplit:
-        data = create_plugin(spec.data)
-        adapter = create_plugin(spec.adapter, data.prepare(self._reporter).labels)
-        samples = data.load("train")
-        groups = split_groups(samples, spec.max_hash_distance)
-        examples = Regime(spec.regime, adapter, spec.seed).training_examples(samples, groups)
-        rendered, groups, number = examples.first, examples.groups(groups), examples.num_per_sample
+        data = self._samples_of(spec)
+        adapter = create_plugin(spec.adapter, data.labels)
+        examples = Regime(spec.regime, adapter, spec.seed).training_examples(data.samples, data.groups)
+        rendered, groups, number = examples.first, examples.groups(data.groups), examples.num_per_sample
         assert spec.model is not None
         try:
             model_spec: ModelSpec = create_plugin(spec.model).meta_model(training_texts(examples.distinct))
