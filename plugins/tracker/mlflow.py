@@ -36,7 +36,7 @@ from plugins.tracker.mlflow_connection import WORKFLOW, Store
 from plugins.tracker.mlflow_content import LoggedMetrics
 from plugins.tracker.mlflow_options import MlflowOptions
 from runner.errors import RequirementError
-from runner.stages import TrackedRun
+from runner.stages import StoreDescription, TrackedRun
 
 FINGERPRINT_TAG = "mmre.fingerprint"
 """Tag that identifies a run, together with host and folder: several people may run the same spec."""
@@ -171,6 +171,14 @@ class MlflowTracker:
         """Return the address of the run's page; for a database, with the command that serves it."""
         assert self._run is not None, "call start first"
         return self._store.link(self._run.info.experiment_id, self._run_id)
+
+    def describe_store(self) -> StoreDescription:
+        """Describe the store with its versions; see `runner.stages.DescribesStore`.
+
+        Raises:
+            RequirementError: A server does not answer.
+        """
+        return self._store.describe()
 
     def serve_command(self, host: str, port: int, allowed_hosts: Sequence[str] = ()) -> Sequence[str]:
         """Return the command that serves MLflow's pages on this store.

@@ -21,13 +21,17 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
-from sqlalchemy import create_engine, make_url
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+from packaging.version import Version
+from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from plugins.tracker.mlflow_options import ENVIRONMENT
 from runner.errors import RequirementError
 from runner.files import apply_umask, user_cache_dir
 from runner.redaction import is_loopback, redact_passwords, redact_value
+from runner.stages import StoreDescription
 
 INVALID_HOST = "Invalid Host header"
 """Part of the answer of an MLflow server that does not accept the host name of its address."""
@@ -155,6 +159,23 @@ class Store:
         self.relocate(existing)
         return str(existing.experiment_id)
 
+    def describe(self) -> StoreDescription:
+        """Describe the store with its versions.
+
+        Raises:
+            RequirementError: A server does not answer.
+        """
+        client = f"MLflow {mlflow.__version__} here"
+        with self.translated_errors():
+            if not self.is_server:
+                return StoreDescription(f"{self._display_uri}, schema {_schema_version(self.uri)}; {client}")
+            credentials = get_default_host_creds(self.uri)  # type: ignore[no-untyped-call]
+            answer = http_request(credentials, "/version", "GET", max_retries=0)  # type: ignore[no-untyped-call]
+        server = answer.text.strip()
+        text = f"{self._display_uri}, MLflow {server}; {client}"
+        is_older = Version(server) < Version(mlflow.__version__)
+        return StoreDescription(text, f"the server's MLflow {server} is older than the client's" if is_older else "")
+
     def link(self, experiment_id: str, run_id: str) -> str:
         """Return the address of a run's page; for a database, with the command that serves it."""
         page = f"#/experiments/{experiment_id}/runs/{run_id}?{WORKFLOW}"
@@ -228,6 +249,16 @@ def _check_connection(uri: str) -> None:
     engine = create_engine(uri, connect_args={"connect_timeout": CONNECT_SECONDS} if timed else {})
     try:
         engine.connect().close()
+    finally:
+        engine.dispose()
+
+
+def _schema_version(uri: str) -> str:
+    """Return the number of the migration that last changed the tables of a database."""
+    engine = create_engine(uri)
+    try:
+        with engine.connect() as connection:
+            return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one())
     finally:
         engine.dispose()
 

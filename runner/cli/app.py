@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SETUP, RUN, RESULTS, DATASETS, INSPECT = "Set up", "Run", "Results", "Data sets", "Inspect"
 
 COMMANDS = {
-    SETUP: ("init", "validate", "plan"),
+    SETUP: ("init", "validate", "plan", "doctor"),
     RUN: ("launch", "status", "logs", "stop", "sync"),
     RESULTS: ("evaluate", "compare", "power"),
     DATASETS: ("build", "stats", "review", "export", "import"),

@@ -25,7 +25,7 @@ from runner.cli.app import (
     warn_of_unusable_plugins,
 )
 from runner.cli.printing import print_json, print_text
-from runner.errors import SpecError
+from runner.errors import RequirementError, SpecError
 
 if TYPE_CHECKING:
     from runner.cli.progress import Terminal
@@ -273,13 +273,16 @@ def launch(
         launch_detached(loaded, address, local=local, smoke=smoke, rerun=rerun, as_json=as_json)
         return
     terminal = open_terminal(live=not local)
-    experiment = _resolve_experiment(
-        loaded, terminal, overrides or (), smoke=smoke, rerun=rerun, elsewhere=bool(address) and not local
-    )
-    # From here to the end of the process, Ctrl-C requests a stop and never raises an exception.
-    signals = StopSignals()
-    with registered_launch(experiment.folder):
-        result = _launch(experiment, terminal, signals, lambda: make_executor(address, local=local, smoke=smoke))
+    try:
+        experiment = _resolve_experiment(
+            loaded, terminal, overrides or (), smoke=smoke, rerun=rerun, elsewhere=bool(address) and not local
+        )
+        # From here to the end of the process, Ctrl-C requests a stop and never raises an exception.
+        signals = StopSignals()
+        with registered_launch(experiment.folder):
+            result = _launch(experiment, terminal, signals, lambda: make_executor(address, local=local, smoke=smoke))
+    except RequirementError as error:
+        raise RequirementError(f"{error} (`runner doctor SPEC` shows what else a launch lacks here)") from error
     for trial in result.trials:
         if trial.error is not None:
             terminal.problem(f"{trial.trial.name}: {trial.error}" if result.sweep else str(trial.error))

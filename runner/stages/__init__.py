@@ -65,7 +65,7 @@ from runner.stages.options_and_reporter import (
     base_folder,
     field_descriptions,
 )
-from runner.stages.tracker import TrackedRun, Tracker, TrackerOptions
+from runner.stages.tracker import DescribesStore, StoreDescription, TrackedRun, Tracker, TrackerOptions
 
 __all__ = [
     "Adapter",
@@ -79,6 +79,7 @@ __all__ = [
     "DatasetInfo",
     "DecodingOptions",
     "DescribedModel",
+    "DescribesStore",
     "Features",
     "FilePath",
     "FrozenVisionEncoder",
@@ -110,6 +111,7 @@ __all__ = [
     "SourceTweet",
     "Stage",
     "StopRequestedError",
+    "StoreDescription",
     "TargetChecker",
     "TargetProblems",
     "TaskAdapter",

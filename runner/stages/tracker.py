@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from runner.stages.data_and_annotator import DatasetInfo
 from runner.stages.options_and_reporter import Options
@@ -120,3 +120,28 @@ class Tracker(Protocol):
 
     def pages_path(self) -> str:
         """Return the path of the first page of the web interface, such as `#/experiments`."""
+
+
+@dataclass(frozen=True)
+class StoreDescription:
+    """What a tracker has opened.
+
+    Attributes:
+        text: The store, with the versions of its software and of the tracker's client.
+        warning: What may not work between these versions; empty if nothing is known.
+    """
+
+    text: str
+    warning: str = ""
+
+
+@runtime_checkable
+class DescribesStore(Protocol):
+    """Optional for a tracker: says what it has opened, for `runner doctor`."""
+
+    def describe_store(self) -> StoreDescription:
+        """Describe the store that was opened.
+
+        Raises:
+            RequirementError: The store does not answer.
+        """

@@ -306,3 +306,27 @@ def test_a_trial_that_needs_a_node_that_is_away_waits_until_it_is_back(rack):
     while (running := rack.executor.start(rack.plan.spec, rack.directory("all nodes").path, compute)) is None:
         time.sleep(0.1)
     running.kill()
+
+
+def test_the_doctor_asks_each_node(rack):
+    file, storage = rack.folder / "asked.yaml", rack.folder / "asked"
+    file.write_text(SPEC)
+    command = [sys.executable, "-m", "runner", "doctor", file, "--address", rack.cluster.address, "--json"]
+    settings = [f"compute.storage={storage}", "compute.gpus_per_worker=4", "compute.workers=3"]
+    done = subprocess.run(
+        [*command, *(part for setting in settings for part in ("--set", setting))],
+        env=rack.cluster.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    findings = [each for each in json.loads(done.stdout)["findings"] if each["topic"] == "cluster"]
+    texts = [finding["text"] for finding in findings]
+    assert texts[0].startswith(f"3 node(s) answer at {rack.cluster.address}: ")
+    assert texts[-1] == "each of the 3 nodes can connect to the others"
+    assert {finding["level"] for finding in findings} == {"ok"}
+    assert not list(rack.folder.glob(".runner-doctor-*"))
+    command[-1:] = ["--set", "compute.gpus_per_worker=8"]
+    done = subprocess.run(command, env=rack.cluster.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "PROBLEM cluster: " in done.stdout

@@ -5,6 +5,7 @@ import json
 import time
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from servers import Server
@@ -203,3 +204,12 @@ def test_a_password_in_the_address_is_used_but_stored_nowhere(server, emoji):
     assert not [file for file in files if b"s3cret" in file.read_bytes()]
     again = emoji.run("launch", trial_of(emoji) / "plan.json")
     assert again.returncode == 0 and "already finished" in again.stderr
+
+
+def test_the_doctor_names_the_version_of_a_server(server, emoji):
+    done = emoji.run("doctor", "emoji.yaml", "--set", f"tracker.uri={server.uri}", "--json")
+    [store] = [each for each in json.loads(done.stdout)["findings"] if each["topic"] == "tracker"]
+    assert (store["level"], store["text"]) == (
+        "ok",
+        f"{server.uri}, MLflow {mlflow.__version__}; MLflow {mlflow.__version__} here",
+    )
