@@ -140,6 +140,7 @@ def compare(
     metrics: Sequence[str] | None = None,
     mre: bool = False,
     confidence: float = 0.95,
+    published: Sequence[str] = (),
 ) -> Comparison:
     """Compare finished runs on their common test samples, like `runner compare`.
 
@@ -152,6 +153,7 @@ def compare(
         metrics: The metrics to compare, such as `ner_f1`. None: all.
         mre: Compare runs trained on all tasks with runs of each single task, and of all tasks but one.
         confidence: The confidence level of the intervals.
+        published: Published results to show beside the groups: installed names such as `gmner`, or YAML files.
 
     Returns:
         A comparison: the `group_metrics` of the `groups`, the `tests` of their differences with intervals and p-values,
@@ -169,7 +171,7 @@ def compare(
     from runner.compare.resampling import Resampling
 
     resampling = Resampling(confidence=confidence)
-    options = CompareOptions(by, baseline, metrics, mre=mre, resampling=resampling)
+    options = CompareOptions(by, baseline, metrics, mre=mre, resampling=resampling, published=published)
     return compare_runs([name, *names], Path(storage), options)
 
 

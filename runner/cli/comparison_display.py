@@ -52,7 +52,8 @@ def comparison_tables(comparison: Comparison, *, full: bool, samples: bool, widt
         first += [rich_table(table) for table in paper_tables.claim_tables(comparison)[1:]]
     first += [_reinforcement_table(source) for source in paper_tables.reinforcement_tables(comparison)]
     if len(comparison.groups) == 1:
-        return [*first, rich_table(paper_tables.intervals_table(comparison))]
+        tables = [*first, rich_table(paper_tables.intervals_table(comparison))]
+        return tables + [rich_table(table) for table in paper_tables.published_tables(comparison)]
     tables = [*first, rich_table(paper_tables.groups_table(comparison))]
     if comparison.tests:
         tables.append(_tests_table(comparison, width, full=full))
@@ -61,7 +62,7 @@ def comparison_tables(comparison: Comparison, *, full: bool, samples: bool, widt
         tables += [rich_table(table) for table in details if table.rows]
     if samples and comparison.disagreements:
         tables.append(_disagreements_table(comparison))
-    return tables
+    return tables + [rich_table(table) for table in paper_tables.published_tables(comparison)]
 
 
 def _claims_table(comparison: Comparison) -> Table:
@@ -163,8 +164,8 @@ def rich_table(source: paper_tables.Table) -> Table:
     for index, heading in enumerate(source.headings):
         justify: Literal["left", "right"] = "left" if index < source.num_text_columns else "right"
         table.add_column(heading, justify=justify, overflow="fold")
-    for row in source.rows:
-        table.add_row(*row)
+    for index, row in enumerate(source.rows):
+        table.add_row(*row, end_section=index + 1 == source.num_own_rows)
     return table
 
 

@@ -195,6 +195,14 @@ Cluster = Annotated[
         "(content). Default: content, if the runs have recorded any such groups.",
     ),
 ]
+Published = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="Show published results beside the groups, in a part of their own and without tests: gmner, fmnerg, or a "
+        "YAML file. You can repeat this option.",
+    ),
+]
 Storage = Annotated[Path, typer.Option(help="The folder of all runs.")]
 Source = Annotated[
     Path | None,
@@ -242,6 +250,7 @@ def compare(
     seed: Seed = 0,
     confidence: Confidence = 0.95,
     cluster: Cluster = None,
+    published: Published = None,
     storage: Storage = Path("runs"),
     source: Source = None,
     target: Target = None,
@@ -274,6 +283,7 @@ def compare(
         num_disagreements=DEFAULT_NUM_DISAGREEMENTS if samples is None else samples,
         resampling=Resampling(resamples, seed, confidence),
         cluster=cluster,
+        published=published or (),
     )
     set_environment()
     destination = Destination.from_options(storage, target) if source is None else None

@@ -14,6 +14,7 @@ from runner.compare.clusters import Clusters, choose_clusters
 from runner.compare.finished_runs import Run, choose_parse_mode, select_runs
 from runner.compare.groups import Group, find_baseline, group_runs, group_warnings
 from runner.compare.mutual_reinforcement import TASKS_PATH, mre_pairs
+from runner.compare.published import PublishedTable, read_published
 from runner.compare.recompute_metrics import RunMetric, measure_runs
 from runner.compare.reinforcement_table import ReinforcementTable, criterion_pairs, judge_arms
 from runner.compare.resampling import Resampling, percentile_interval
@@ -60,6 +61,7 @@ class CompareOptions:
         resampling: Number of resamples, their seed, and the confidence level of the intervals.
         cluster: What the samples have in common that are resampled together: `image`, `text`, `content` or `none`.
             None: `content` if the runs have recorded any such groups.
+        published: Published results to show beside the groups: installed names such as `gmner`, or YAML files.
     """
 
     by: str | None = None
@@ -71,6 +73,7 @@ class CompareOptions:
     num_disagreements: int = DEFAULT_NUM_DISAGREEMENTS
     resampling: Resampling = field(default_factory=Resampling)
     cluster: str | None = None
+    published: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ class Comparison:
         warnings: Reasons for caution, such as a small number of seeds.
         claims: The verdict on each registered claim of the experiments.
         reinforcement: With `mre`, the arms of each experiment that has a criterion.
+        published: Published results beside the groups; nothing is tested against them.
     """
 
     options: CompareOptions
@@ -148,6 +152,7 @@ class Comparison:
     warnings: Sequence[str]
     claims: ResultList[ClaimResult] = ResultList()  # noqa: RUF009
     reinforcement: Sequence[ReinforcementTable] = ()
+    published: Sequence[PublishedTable] = ()
 
     def __repr__(self) -> str:
         """Return the sizes of the comparison; its parts would fill pages."""
@@ -170,8 +175,18 @@ class Comparison:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the tables must know: which samples are resampled together, then the warnings."""
-        return [*([] if self.clusters.are_single_samples else [str(self.clusters)]), *self.warnings]
+        """What a reader of the tables must know: samples resampled together, warnings, then published results."""
+        clusters = [] if self.clusters.are_single_samples else [str(self.clusters)]
+        published = [
+            f"published ({table.results.title}): {note}"
+            for table in self.published
+            for note in self.published_notes(table)
+        ]
+        return [*clusters, *self.warnings, *published]
+
+    def published_notes(self, table: PublishedTable) -> list[str]:
+        """Return what a reader must know before comparing the groups with published results."""
+        return table.notes(self.num_samples, self.metric_names, self.options.metrics)
 
     @property
     def runs(self) -> list[Run]:
@@ -197,6 +212,7 @@ class Comparison:
             "disagreements": [disagreement.as_json() for disagreement in self.disagreements],
             "claims": [claim.as_json() for claim in self.claims],
             **({"reinforcement": [table.as_json() for table in self.reinforcement]} if self.options.mre else {}),
+            **({"published": [table.as_json() for table in self.published]} if self.published else {}),
             "by": TASKS_PATH if self.options.mre else self.options.by,
             "baseline": self.options.baseline,
             "parse": self.parse_mode,
@@ -221,11 +237,12 @@ def compare(names: Sequence[str], storage: Path, options: CompareOptions | None 
 
     Raises:
         SpecError: No run is found, a run is not finished, test samples or parse modes differ, or the options name a
-            setting, group or metric that does not exist.
+            setting, group, metric or published table that does not exist.
         DataError: A file of a run is missing or broken, or its metrics differ from those computed from its counts.
         PluginError: A metric of the runs is not installed.
     """
     options = options or CompareOptions()
+    published = read_published(options.published, options.metrics)
     selection = select_runs(names, storage, finished_only=options.finished_only)
     mode = choose_parse_mode(selection.runs, options.parse)
     sweeps = sweeps_of(selection.runs)
@@ -264,6 +281,7 @@ def compare(names: Sequence[str], storage: Path, options: CompareOptions | None 
             for sweep in (sweeps if options.mre else ())
             if (table := judge_arms(sweep, all_metrics, resampling)) is not None
         ],
+        published=published,
     )
 
 

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runner.compare.comparison import Comparison, GroupMetric
+from runner.compare.published import PublishedTable
 from runner.compare.reinforcement_table import ReinforcementTable, TaskResult
 from runner.compare.statistics import PairedTest
 
 MISSING = "–"
+THIS_COMPARISON = "this comparison"
+"""The source of the values of the runs, in a table that also has published values."""
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -36,19 +39,28 @@ class Table:
         headings: Column headings.
         rows: Rows of cells.
         num_text_columns: Number of leading columns that hold text; the others hold numbers.
+        num_own_rows: Number of leading rows that hold values of the runs, if the rows below them were published by
+            others; a line separates both parts.
     """
 
     title: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     num_text_columns: int
+    num_own_rows: int | None = None
 
 
 def tables(comparison: Comparison, *, full: bool) -> list[Table]:
     """Return the tables of groups and tests; if `full`, also the intervals of each group, and the subgroups."""
     more = [intervals_table(comparison), subgroups_table(comparison)] if full else []
     first = [*claim_tables(comparison), *reinforcement_tables(comparison)]
-    results = (*first, groups_table(comparison), tests_table(comparison, full=full), *more)
+    results = (
+        *first,
+        groups_table(comparison),
+        tests_table(comparison, full=full),
+        *more,
+        *published_tables(comparison),
+    )
     return [table for table in results if table.rows]
 
 
@@ -68,6 +80,30 @@ def groups_table(comparison: Comparison) -> Table:
         return Table(title, headings, rows, 1)
     transposed_headings, *transposed_rows = zip(headings, *rows, strict=True)
     return Table(title, transposed_headings, transposed_rows, 1)
+
+
+def published_tables(comparison: Comparison) -> list[Table]:
+    """Return the groups' means above each table of published results, without intervals and p-values."""
+    return [_published_table(comparison, table) for table in comparison.published]
+
+
+def _published_table(comparison: Comparison, published: PublishedTable) -> Table:
+    names = published.shown_metrics(comparison.options.metrics)
+    own = [
+        [group.label, THIS_COMPARISON, *(_mean(metrics.get(name)) for name in names)]
+        for group, metrics in zip(comparison.groups, comparison.group_metrics, strict=True)
+    ]
+    others = [
+        [method.name, method.source, *(MISSING if name not in row else f"{row[name]:f}" for name in names)]
+        for method, row in zip(published.results.methods, published.values, strict=True)
+    ]
+    results = published.results
+    title = f"{results.title}: means of the groups, and below them values that others published for the {results.split}"
+    return Table(f"{title}; nothing is tested against them", ["", "source", *names], [*own, *others], 2, len(own))
+
+
+def _mean(metric: GroupMetric | None) -> str:
+    return MISSING if metric is None else format_value(metric.seeds.mean)
 
 
 def intervals_table(comparison: Comparison) -> Table:
@@ -294,6 +330,8 @@ def markdown(comparison: Comparison, *, full: bool = False) -> str:
 def _markdown_table(table: Table) -> str:
     rule = ["---"] * table.num_text_columns + ["---:"] * (len(table.headings) - table.num_text_columns)
     headings, *rows = ([_escape_markdown(cell) for cell in row] for row in (table.headings, *table.rows))
+    if table.num_own_rows is not None:
+        rows.insert(table.num_own_rows, ["*published*", *[""] * (len(headings) - 1)])
     lines = [headings, rule, *rows]
     return f"**{_escape_markdown(table.title)}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -312,7 +350,10 @@ def latex(comparison: Comparison, *, full: bool = False) -> str:
 def _latex_table(table: Table) -> str:
     columns = "l" * table.num_text_columns + "r" * (len(table.headings) - table.num_text_columns)
     headings, *rows = ([_escape_latex(cell) for cell in row] for row in (table.headings, *table.rows))
-    lines = "".join(f"    {' & '.join(row)} \\\\\n" for row in rows)
+    lines = "".join(
+        ("    \\midrule\n" if index == table.num_own_rows else "") + f"    {' & '.join(row)} \\\\\n"
+        for index, row in enumerate(rows)
+    )
     return (
         "\\begin{table}\n  \\centering\n"
         f"  \\caption{{{_escape_latex(table.title)}}}\n  \\begin{{tabular}}{{{columns}}}\n    \\toprule\n"

@@ -1,0 +1,1 @@
+"""Published results of benchmarks, for `runner compare --published NAME`: one YAML file for each benchmark."""
