@@ -313,6 +313,7 @@ def merge_predictions(predictions: Mapping[str, Prediction]) -> Prediction:
             summary=next((answer.summary for answer in answers if answer.summary is not None), None),
             pairs=next((answer.pairs for answer in answers if answer.pairs is not None), None),
             mapping=next((answer.mapping for answer in answers if answer.mapping is not None), None),
+            grounded=next((answer.grounded for answer in answers if answer.grounded is not None), None),
         ),
         next(ending for ending in WORST_FIRST if ending in endings),
         tuple(f"{task}: {note}" for task, prediction in predictions.items() for note in prediction.notes),

@@ -18,7 +18,7 @@ from runner.preflight.sent_variables import find_sent_variables
 from runner.prompt_rendering import repeats_images, split_groups, training_texts
 from runner.records import Rendered, Sample, TrainingBudget
 from runner.regime import Regime
-from runner.resolved_plan import PlanResolver, Trial, create_plugin, expand_trials
+from runner.resolved_plan import PlanResolver, Trial, create_adapter, create_plugin, expand_trials, find_box_frame
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.spec.load import LoadedSpec
 from runner.spec.variants import SweepVariants
@@ -195,7 +195,7 @@ class TrainingSplits:
 
     def _render(self, spec: ExperimentSpec) -> TrainingSplit:
         data = self._samples_of(spec)
-        adapter = create_plugin(spec.adapter, data.labels)
+        adapter = create_adapter(spec, data.labels)
         examples = Regime(spec.regime, adapter, spec.seed).training_examples(data.samples, data.groups)
         rendered, groups, number = examples.first, examples.groups(data.groups), examples.num_per_sample
         assert spec.model is not None
@@ -324,6 +324,8 @@ def _estimate_training(
         _get_or_unmet(spec.model_options.exact_revision, unmet)
         model_spec = _get_or_unmet(lambda: create_plugin(model).meta_model(None), unmet)
         return estimate if model_spec is None else estimate | _estimate_resources(spec, model_spec, None, None)
+    if spec.needs_box_frame and _get_or_unmet(lambda: find_box_frame(spec), unmet) is None:
+        return estimate
     split = splits.of(spec)
     estimate["steps_per_trial"] = split.training_budget(spec).steps
     if split.model_spec is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 from runner.records import Answer, Prediction, Rendered, Sample
+from runner.stages.box_frame import BoxFrame
 from runner.stages.options_and_reporter import Options
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ class AdapterOptions(Options):
     def task_names(self) -> Sequence[str]:
         """The tasks that a prompt asks, in the order of the answer; empty if the adapter cannot ask them apart."""
         return ()
+
+    @property
+    def needs_box_frame(self) -> bool:
+        """Whether the adapter writes boxes in the frame of the spec's model; see `BoxAdapter`."""
+        return False
 
 
 class Adapter(Protocol):
@@ -275,6 +281,14 @@ class ModelOptions(Options):
         By default the options as they are; a launch stops if they then identify other weights.
         """
         return self
+
+    def box_frame(self) -> BoxFrame | None:
+        """Return the frame in which the model family writes boxes; None if it is not known.
+
+        Raises:
+            RequirementError: The checkpoint's settings for images are not available on this machine.
+        """
+        return None
 
 
 class Model(Protocol):
