@@ -1,0 +1,29 @@
+"""A trial with two workers on two nodes of a real Slurm cluster on this machine, to its end."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT / "bench"))
+from slurm import Bench, SlurmCluster, finish, missing_programs  # noqa: E402 the path comes first
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing_programs()), reason="Debian's packages slurmctld, slurmd, slurm-client and munge")
+def test_the_shipped_script_trains_on_two_nodes(tmp_path):
+    shared, own = tmp_path / "shared", tmp_path / "slurm"
+    shared.mkdir()
+    own.mkdir()
+    cluster = SlurmCluster(own)
+    try:
+        bench = Bench(cluster, shared, epochs=1)
+        job = finish(bench)
+        output = (shared / f"mmre-runner-{job}.out").read_text()
+    finally:
+        cluster.close()
+    assert bench.num_starts(job) == 1
+    assert bench.results("finish")["metrics"].keys() >= {"ner_f1"}
+    assert "training 12/12" in output
+    assert not list(shared.glob(".ray-*"))
