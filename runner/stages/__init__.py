@@ -27,6 +27,7 @@ from runner.stages.data_and_annotator import (
     Ratios,
     SkippedEntry,
     Source,
+    SourceOptions,
     SourceTweet,
     TokenUsage,
 )
@@ -107,6 +108,7 @@ __all__ = [
     "SelectionMetric",
     "SkippedEntry",
     "Source",
+    "SourceOptions",
     "SourceTweet",
     "Stage",
     "StopRequestedError",
