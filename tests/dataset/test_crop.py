@@ -1,6 +1,7 @@
 """Cropping segments: a segment shows the content of its box, in whatever form the image is stored."""
 
 import io
+import re
 import struct
 import zlib
 
@@ -223,6 +224,37 @@ def test_sixteen_bits_become_eight(corpus, build, data, expected):
     corpus.tweet("1")
     _, (segment,) = segments_of(build().path)
     assert all(abs(actual - target) <= 3 for actual, target in zip(middle(segment.image), expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "reason"),
+    [
+        ("F", 0.5, "image has floating-point pixels, and no rule says which is white"),
+        ("F", 200.0, "image has floating-point pixels"),
+        ("I", 200, "image would become black or white: its pixels have values from 0 to 200, but white is 65535"),
+        ("I", 70_000, "image would become black or white: its pixels have values from 0 to 70000"),
+        ("I", -5, "image would become black or white: its pixels have values from -5 to 0"),
+        ("I;16", 4095, "image would become black or white: its pixels have values from 0 to 4095"),
+    ],
+)
+@pytest.mark.parametrize("box", [(0, 0, 20, 20), None])
+def test_an_image_that_would_turn_black_is_unusable(corpus, build, mode, value, reason, box):
+    image = Image.new(mode, (40, 40), 0)
+    image.paste(value, (0, 0, 20, 40))
+    image.save(corpus.images / "1.tiff")
+    if box:
+        corpus.boxes("1", [("Ada", box)], (40, 40))
+    name = corpus.tweet("1")
+    with pytest.raises(DataError, match=re.escape(f"1: {name}: {reason}")):
+        build(skip=False, keep="all")
+
+
+@pytest.mark.parametrize("mode", ["I", "I;16"])
+def test_an_image_that_is_black_stays_black(corpus, build, mode):
+    Image.new(mode, (40, 40), 0).save(corpus.images / "1.tiff")
+    corpus.boxes("1", [("Ada", (0, 0, 20, 20))], (40, 40))
+    corpus.tweet("1")
+    assert max(middle(segments_of(build(skip=False).path)[0].image)) == 0
 
 
 def test_boxes_are_scaled_with_a_resized_image(corpus, build, painted, colour_at):

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from runner import __version__
+from runner.dataset.answer_files import raise_problems
 from runner.dataset.build.work_folder import WorkFolder
 from runner.dataset.folder_reader import sample_to_row
 from runner.errors import DataError
 from runner.files import stream_jsonl
 from runner.fingerprint_and_provenance import fingerprint
-from runner.records import find_blank_text
+from runner.records import find_text_problem
 from runner.resolved_plan import create_plugin
 from runner.spec.dataset_spec import DatasetSpec, Keep
 from runner.stages import Options, SkippedEntry, Source, SourceTweet
@@ -83,15 +84,17 @@ def import_corpus(spec: DatasetSpec, work: WorkFolder, key: str) -> dict[str, An
 
 
 def _read_tweets(source: Source, left_out: list[dict[str, str]], keep: Keep) -> Iterator[SourceTweet]:
+    problems: list[str] = []
     for entry in source.read():
         if isinstance(entry, SkippedEntry):
             left_out.append({"id": entry.id, "reason": entry.reason})
         elif keep == "grounded" and not entry.sample.segments:
             left_out.append({"id": entry.sample.id, "reason": UNGROUNDED})
-        elif problem := find_blank_text(entry.sample):
-            raise DataError(f"{source.name}: sample {entry.sample.id!r}: {problem}")
-        else:
+        elif problem := find_text_problem(entry.sample):
+            problems.append(f"{entry.location or source.name}: sample {entry.sample.id!r}: {problem}")
+        elif not problems:
             yield entry
+    raise_problems(problems)
 
 
 def _source_files(options: Options, written_folders: tuple[Path, ...]) -> Iterator[Path]:
