@@ -239,8 +239,8 @@ def test_sixteen_bits_become_eight(corpus, build, data, expected):
 )
 @pytest.mark.parametrize("box", [(0, 0, 20, 20), None])
 def test_an_image_that_would_turn_black_is_unusable(corpus, build, mode, value, reason, box):
-    image = Image.new(mode, (40, 40), 0)
-    image.paste(value, (0, 0, 20, 40))
+    image = Image.new(mode, (40, 40), value)
+    image.putpixel((0, 0), 0)
     image.save(corpus.images / "1.tiff")
     if box:
         corpus.boxes("1", [("Ada", box)], (40, 40))
