@@ -23,6 +23,8 @@ NO_ENTITY_RATE = 0.0527
 UNUSUAL_ENTITY_RATE = 0.0043
 UNUSUAL_FORMATS = (": {}", "{} ;", "{} ' s", '" {}', "{} ,", "&amp ; {}")
 SPLIT_RATIOS = {"train": 0.7, "dev": 0.15, "test": 0.15}
+IMAGE_FOLDERS = ("twitter2015_images", "twitter2017_images")
+"""The folders of the archive `IJCAI2019_data` with the images of the published corpus."""
 SYLLABLES = ("ka", "ro", "mi", "tan", "del", "su", "lor", "ven", "bra", "ni", "po", "shi")
 
 
@@ -39,10 +41,18 @@ class CorpusSize:
     with_box: int
 
 
-def write_corpus(folder: Path, tweets: int, seed: int = 0) -> CorpusSize:
-    """Generate a corpus and write `txt/`, `xml/` and `images/` into a folder."""
+def write_corpus(folder: Path, tweets: int, seed: int = 0, *, all_images: bool = False) -> CorpusSize:
+    """Generate a corpus and write `txt/`, `xml/` and images into a folder.
+
+    Args:
+        folder: The folder, which is created.
+        tweets: Number of tweets.
+        seed: Seed of names, texts and images.
+        all_images: Whether tweets without a box have an image too, as their authors publish them: in two folders,
+            `twitter2015_images/` and `twitter2017_images/`. Otherwise the images are in `images/`.
+    """
     rng, with_box, lines = random.Random(seed), 0, {split: list[str]() for split in SPLIT_RATIOS}
-    for name in ("txt", "xml", "images"):
+    for name in ("txt", "xml", *(IMAGE_FOLDERS if all_images else ("images",))):
         (folder / name).mkdir(parents=True)
     for number in range(tweets):
         entities = _draw_entities(rng)
@@ -50,7 +60,12 @@ def write_corpus(folder: Path, tweets: int, seed: int = 0) -> CorpusSize:
         lines[split] += [f"IMGID:{number}", *_tagged_lines(rng, entities), ""]
         if rng.random() < BOX_RATE / (1 - NO_ENTITY_RATE) and entities:
             with_box += 1
-            _write_image(folder, number, rng, [" ".join(tokens) for _, tokens in entities])
+            size = _write_boxes(folder, number, rng, [" ".join(tokens) for _, tokens in entities])
+            _write_image(_image_folder(folder, number, all_images), number, rng, size)
+        elif all_images:
+            # Draws from numbers of its own, so that the corpus is otherwise the same.
+            own_rng = random.Random(f"{seed}-{number}")
+            _write_image(_image_folder(folder, number, all_images), number, own_rng, _draw_size(own_rng))
     for split, split_lines in lines.items():
         (folder / "txt" / f"{split}.txt").write_text("\n".join(split_lines) + "\n", encoding="utf-8")
     return CorpusSize(tweets, with_box)
@@ -77,8 +92,17 @@ def _tagged_lines(rng: random.Random, entities: Sequence[tuple[str, list[str]]])
     return lines
 
 
-def _write_image(folder: Path, number: int, rng: random.Random, names: Sequence[str]) -> None:
-    width, height = rng.choices(SIZES, SIZE_WEIGHTS)[0]
+def _image_folder(folder: Path, number: int, all_images: bool) -> Path:
+    return folder / (IMAGE_FOLDERS[number % len(IMAGE_FOLDERS)] if all_images else "images")
+
+
+def _draw_size(rng: random.Random) -> tuple[int, int]:
+    return rng.choices(SIZES, SIZE_WEIGHTS)[0]
+
+
+def _write_boxes(folder: Path, number: int, rng: random.Random, names: Sequence[str]) -> tuple[int, int]:
+    """Write the XML file of an image, and return the size of the image."""
+    width, height = _draw_size(rng)
     boxes = [names[0], *rng.choices(names, k=rng.choices((0, 1, 2, 3, 26), (790, 125, 50, 34, 1))[0])]
     if rng.random() < 0.05:
         boxes.append("somebody whom no text names")
@@ -88,9 +112,14 @@ def _write_image(folder: Path, number: int, rng: random.Random, names: Sequence[
     filename = f"<filename>{number if rng.random() > 0.08 else 'other'}.jpg</filename>"
     text = f"<annotation>{filename}{size}{objects}</annotation>"
     (folder / "xml" / f"{number}.xml").write_text(text, encoding="utf-8")
-    # Upscaled noise compresses to about the size of photographs.
+    return width, height
+
+
+def _write_image(folder: Path, number: int, rng: random.Random, size: tuple[int, int]) -> None:
+    """Write upscaled noise, which compresses to about the size of photographs."""
+    width, height = size
     coarse = Image.frombytes("RGB", (width // 12, height // 12), rng.randbytes(width // 12 * (height // 12) * 3))
-    coarse.resize((width, height), Image.Resampling.BICUBIC).save(folder / "images" / f"{number}.jpg", quality=85)
+    coarse.resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=85)
 
 
 def _object_xml(rng: random.Random, name: str, width: int, height: int) -> str:

@@ -77,8 +77,12 @@ def replace_lone_surrogates(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def find_blank_text(sample: Sample) -> str | None:
-    """Describe the first text of a sample that shows nothing; None if there is none.
+DELETED_CHARACTERS = frozenset("\U000f0000\U000f0001")
+"""Private-use characters that transformers (`mark_control_tokens`) deletes from every text before it encodes it."""
+
+
+def find_text_problem(sample: Sample) -> str | None:
+    """Describe the first text of a sample that shows nothing or that no model can read whole; None if there is none.
 
     The text and the summary may be empty: the sample then has none. An entity may not be empty.
     """
@@ -90,6 +94,10 @@ def find_blank_text(sample: Sample) -> str | None:
         return "an entity is empty or holds only white space; remove the entity"
     if any(is_blank(segment.entity) for segment in sample.segments):
         return "the entity of a segment is empty or holds only white space; remove the segment"
+    entities = "".join([*(entity.text for entity in sample.entities), *(segment.entity for segment in sample.segments)])
+    for name, text in (("text", sample.text), ("summary", sample.summary or ""), ("entity", entities)):
+        if found := DELETED_CHARACTERS.intersection(text):
+            return f"the {name} contains U+{ord(min(found)):X}, which transformers deletes from every prompt; remove it"
     return None
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from runner.errors import SpecError, StepError
+from runner.errors import DataError, SpecError, StepError
 from runner.prompt_rendering import render_few_shot
 from runner.records import Answer, Ending, ImagePart, Prediction, Rendered, Sample
 from runner.spec.regime_section import RegimeOptions
@@ -95,10 +95,11 @@ class Regime:
             groups: The group of each sample; samples that share a text or an image are in the same group.
 
         Raises:
-            DataError: A sample lacks a field that a task needs.
+            DataError: A sample lacks a field that a task needs, or no sample has an answer to a task.
             SpecError: The context cannot be shuffled, because too many samples share content.
         """
         plain = [self._render_tasks(sample) for sample in samples]
+        self._check_tasks(samples)
         flat = [example for examples in plain for example in examples.values()]
         if not self.options.context:
             return TrainingExamples([flat], flat, len(self.tasks))
@@ -113,6 +114,18 @@ class Regime:
                 ]
             )
         return TrainingExamples(draws, flat, len(self.tasks))
+
+    def _check_tasks(self, samples: Sequence[Sample]) -> None:
+        """Raise if a task has nothing to learn from, such as the matching of segments in a corpus without boxes."""
+        if not isinstance(self.adapter, TaskAdapter):
+            return
+        answered = self.adapter.tasks_of(samples)
+        missing = [task for task in self.adapter.tasks if task not in answered]
+        if missing:
+            raise DataError(
+                f"no sample of the training split has an answer to the task {' or '.join(missing)}: they have no "
+                f"entities or no segments. Write adapter.tasks: [{', '.join(answered)}]"
+            )
 
     def _render_tasks(self, sample: Sample) -> dict[str, Rendered]:
         return {task: _of_task(adapter.render_training(sample), task) for task, adapter in self.adapters.items()}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from plugins.adapter.pfa import PromptFormatAdapter
 from plugins.adapter.pfa_prompt import NEUTRAL_ANSWER, PfaOptions
-from runner.errors import SpecError, StepError
+from runner.errors import DataError, SpecError, StepError
 from runner.records import Answer, Entity, Sample, Segment, TextPart
 from runner.regime import Regime, merge_predictions, parse_row, shuffle_between_groups
 from runner.spec.regime_section import RegimeOptions
@@ -43,6 +43,26 @@ def test_one_pass_is_what_the_adapter_renders():
     assert examples.groups(GROUPS) == GROUPS
     assert one_pass.prompts(SAMPLES, (), 0) == [one_pass.adapter.render_prompt(each) for each in SAMPLES]
     assert one_pass.passes == [[""]]
+
+
+@pytest.mark.parametrize("prompts", ["one_pass", "per_task"])
+def test_a_task_that_no_training_sample_answers_is_refused_by_name(prompts):
+    """As in a corpus without boxes. One sample without segments among others is an example with an empty mapping."""
+    bare = [replace(each, segments=()) for each in SAMPLES]
+    with pytest.raises(DataError, match=r"an answer to the task match: .* Write adapter\.tasks: \[summary, ner\]"):
+        regime(prompts=prompts).training_examples(bare, GROUPS)
+    assert regime(prompts=prompts, tasks=("summary", "ner")).training_examples(bare, GROUPS).first
+    mixed = regime(prompts=prompts).training_examples([*bare[:5], SAMPLES[5]], GROUPS)
+    assert "image entities pair{}" in mixed.first[len(TASKS) - 1 if prompts == "per_task" else 0].target
+
+
+def test_a_sample_without_entities_or_segments_is_an_example_that_parses_back():
+    """As `keep: all` builds."""
+    empty = replace(SAMPLES[0], entities=(), segments=())
+    for tasks in (("ner",), ("ner", "match"), TASKS):
+        adapter = regime(tasks=tasks).adapter
+        parsed = adapter.parse(adapter.render_training(empty).target, "lossless")
+        assert (parsed.answer, parsed.ending) == (adapter.reference(empty), "clean")
 
 
 def test_each_task_of_each_sample_is_an_example_with_the_prompt_of_the_task_alone():

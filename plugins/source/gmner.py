@@ -1,58 +1,54 @@
-"""The source plugin `gmner`: Twitter GMNER, tweets with tagged entities (CoNLL) and boxes (Pascal VOC)."""
+"""The source plugins `gmner`, `fmnerg` and `mner`: tweets with tagged entities (CoNLL), and boxes (Pascal VOC)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
-from xml.etree.ElementTree import Element, ParseError
 
-from defusedxml import ElementTree
-
-from runner.errors import DataError, data_line_error
-from runner.files import describe_decode_error
-from runner.records import Entity, Sample, Segment, is_blank, nfc, segment_letters
-from runner.stages import FilePath, Options, OutsideFingerprint, SkippedEntry, SourceTweet
+from plugins.source.boxes import Box, convert_box, upright_size
+from plugins.source.image_folders import ImageFolders, image_folders
+from plugins.source.pascal_voc import Annotation, read_annotation
+from plugins.source.source_options import BoxOptions, FmnergOptions, GmnerOptions, MnerOptions
+from plugins.source.tagged_tweets import (
+    TagColumn,
+    TaggedTweet,
+    read_tweets,
+    split_blank_entities,
+    tagged_entities,
+)
+from runner.dataset.answer_files import raise_problems
+from runner.errors import DataError
+from runner.records import Sample, Segment, is_blank, nfc, segment_letters
+from runner.stages import SkippedEntry, SourceTweet
 
 SPLITS = ("train", "dev", "test")
 LABELS = {"PER": "person", "LOC": "location", "ORG": "organization", "OTHER": "other", "MISC": "other"}
-TAGS = {"O", *(f"{kind}-{label}" for kind in "BI" for label in LABELS)}
-SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
-
-
-class GmnerOptions(Options):
-    """Twitter GMNER, version 1 or 2, as published by its authors (the repository NUSTM/GMNER), with its images."""
-
-    path: Annotated[FilePath, OutsideFingerprint()]
-    """Folder that contains `txt/` (train.txt, dev.txt, test.txt) and `xml/`."""
-    images: Annotated[FilePath | None, OutsideFingerprint()] = None
-    """Folder of the images. The name of each image file is the IMGID of its tweet. Default: `images` in `path`."""
-
-
-@dataclass
-class _Tweet:
-    """A tweet, filled line by line."""
-
-    image_id: str
-    tokens: list[str] = field(default_factory=list)
-    tags: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Annotation:
-    """Content of an XML file: the size of the image, and name and box of each object."""
-
-    size: tuple[int, int] | None
-    objects: tuple[tuple[str, tuple[int, int, int, int]], ...]
+"""The labels of GMNER and of Twitter-2015 (`OTHER`) and Twitter-2017 (`MISC`)."""
+FINE_LABELS = {
+    "location": ("city", "country", "state", "continent", "location_other", "park", "road"),
+    "building": ("building_other", "cultural_place", "entertainment_place", "sports_facility"),
+    "organization": (
+        *("company", "educational_institution", "band", "government_agency", "news_agency", "organization_other"),
+        *("political_party", "social_organization", "sports_league", "sports_team"),
+    ),
+    "person": (
+        *("politician", "musician", "actor", "artist", "athlete", "author", "businessman", "character", "coach"),
+        *("director", "intellectual", "journalist", "person_other"),
+    ),
+    "other": ("animal", "award", "medical_thing", "website", "ordinance"),
+    "art": ("art_other", "film_and_television_works", "magazine", "music", "written_work"),
+    "event": ("event_other", "festival", "sports_event"),
+    "product": ("brand_name_products", "game", "product_other", "software"),
+}
+"""The 8 coarse and 51 fine labels of FMNERG (ACM MM 2023), as its authors' code lists them."""
+OTHER_SOURCES = {2: "gmner or mner", 3: "fmnerg"}
 
 
 class GmnerSource:
     """Twitter GMNER, in the order of its files.
 
-    A box belongs to the entity whose text equals the box's name; other boxes are skipped. A tweet is used if at least
-    one box shows an entity of its text. The IMGID of the text identifies image and XML, because the file name inside
-    the XML is that of another image in some hundred cases.
+    A box belongs to the entity whose text equals the box's name; other boxes are skipped. The IMGID of the text
+    identifies image and XML, because the file name inside the XML is that of another image in some hundred cases.
     """
 
     name = "Twitter GMNER"
@@ -60,132 +56,148 @@ class GmnerSource:
 
     def __init__(self, options: GmnerOptions) -> None:
         """Store the options; `read` opens the files."""
-        self._text, self._xml = options.path / "txt", options.path / "xml"
-        self._images = options.images or options.path / "images"
+        folders = _Folders(
+            options.path / "txt", options.path / "xml", image_folders(options.images, options.path / "images")
+        )
+        self._reader = _Reader(folders, TagColumn(2, 1, LABELS, OTHER_SOURCES), options)
 
     def read(self) -> Iterator[SourceTweet | SkippedEntry]:
         """Yield each tweet, and an entry for each skipped tweet or box.
 
         Raises:
-            DataError: A folder is missing, or a line of a file is invalid.
+            DataError: A folder is missing, or files are invalid. Up to ten problems are reported after the last tweet.
         """
-        for folder in (self._text, self._xml, self._images):
-            if not folder.is_dir():
-                raise DataError(
-                    f"{folder}: no such folder; source.path is the folder with GMNER's txt/ and xml/ (Twitter10000 or "
-                    "Twitter10000_v2.0 in its authors' repository), source.images the folder with its images"
-                )
-        for split in SPLITS:
-            file = self._text / f"{split}.txt"
-            if not file.is_file():
-                raise DataError(f"{file}: no such file")
-            for number, tweet in enumerate(_tweets(file), start=1):
-                yield from self._entries(f"{split}-{number}-{tweet.image_id}", split, tweet)
+        self._reader.check_folders(
+            "source.path is the folder with GMNER's txt/ and xml/ (Twitter10000 or Twitter10000_v2.0 in its authors' "
+            "repository)"
+        )
+        yield from self._reader.read(SPLITS)
 
-    def _entries(self, name: str, split: str, tweet: _Tweet) -> Iterator[SourceTweet | SkippedEntry]:
-        text = " ".join(filter(None, tweet.tokens))
-        if is_blank(text):
+
+class FmnergSource:
+    """Twitter FMNERG: as `GmnerSource`, with three columns."""
+
+    name = "Twitter FMNERG"
+
+    def __init__(self, options: FmnergOptions) -> None:
+        """Store the options; `read` opens the files."""
+        coarse, fine = list(FINE_LABELS), [label for labels in FINE_LABELS.values() for label in labels]
+        self.labels: Sequence[str] = fine if options.labels == "fine" else coarse
+        column = TagColumn(
+            3, 2 if options.labels == "fine" else 1, {label: label for label in self.labels}, OTHER_SOURCES
+        )
+        boxes = options.boxes or options.path / "xml"
+        images = image_folders(options.images, options.path / "images")
+        folders = _Folders(options.path / "txt_fine", boxes, images)
+        self._reader = _Reader(folders, column, options)
+
+    def read(self) -> Iterator[SourceTweet | SkippedEntry]:
+        """Yield each tweet, and an entry for each skipped tweet or box; errors as in `GmnerSource.read`."""
+        self._reader.check_folders(
+            "source.path is the folder with FMNERG's txt_fine/ (Twitter10000v2 in its authors' repository), "
+            "source.boxes the folder xml/ of GMNER's Twitter10000_v2.0"
+        )
+        yield from self._reader.read(SPLITS)
+
+
+class MnerSource:
+    """Twitter-2015 or Twitter-2017, in the order of its files; no tweet has a segment."""
+
+    name = "Twitter MNER"
+    labels = GmnerSource.labels
+
+    def __init__(self, options: MnerOptions) -> None:
+        """Store the options; `read` opens the files."""
+        folders = _Folders(options.path, None, image_folders(options.images, options.path / "images"))
+        self._reader = _Reader(folders, TagColumn(2, 1, LABELS, OTHER_SOURCES), BoxOptions())
+
+    def read(self) -> Iterator[SourceTweet | SkippedEntry]:
+        """Yield each tweet, and an entry for each skipped tweet; errors as in `GmnerSource.read`."""
+        self._reader.check_folders(
+            "source.path is a folder with train.txt, valid.txt and test.txt (data/twitter2015 or data/twitter2017 in "
+            "the repository jefferyYu/UMT)"
+        )
+        yield from self._reader.read(("train", "valid", "test"))
+
+
+class _Folders:
+    """The folders of a corpus: of the texts, of the XML files (None without boxes), and of the images."""
+
+    def __init__(self, texts: Path, xml: Path | None, images: Sequence[Path]) -> None:
+        self.texts, self.xml, self.images = texts, xml, ImageFolders(images)
+
+
+class _Reader:
+    """Reads the files of a corpus and collects their problems, to report them together."""
+
+    def __init__(self, folders: _Folders, column: TagColumn, options: BoxOptions) -> None:
+        self._folders, self._column, self._options = folders, column, options
+        self._problems: list[str] = []
+
+    def check_folders(self, advice: str) -> None:
+        """Raise a DataError that ends with the advice if a folder is missing."""
+        for folder in (self._folders.texts, self._folders.xml):
+            if folder is not None and not folder.is_dir():
+                raise DataError(f"{folder}: no such folder; {advice}")
+        self._folders.images.check()
+
+    def read(self, splits: Sequence[str]) -> Iterator[SourceTweet | SkippedEntry]:
+        """Yield the entries of each split; after the first problem only look for more problems, and raise them."""
+        self._problems = []
+        files = [self._folders.texts / f"{split}.txt" for split in splits]
+        raise_problems([f"{file}: no such file" for file in files if not file.is_file()])
+        for split, file in zip(splits, files, strict=True):
+            for number, tweet in enumerate(read_tweets(file, self._column, self._problems), start=1):
+                entries = list(self._entries(f"{split}-{number}-{tweet.image_id}", split, tweet))
+                if not self._problems:
+                    yield from entries
+        raise_problems(self._problems)
+
+    def _entries(self, name: str, split: str, tweet: TaggedTweet) -> Iterator[SourceTweet | SkippedEntry]:
+        if is_blank(tweet.text):
             yield SkippedEntry(name, "tweet without text: all tokens are white space")
             return
-        tagged = _entities(tweet)
-        entities = tuple(entity for entity in tagged if not is_blank(entity.text))
-        for entity in tagged:
-            if is_blank(entity.text):
-                yield SkippedEntry(name, f"entity of white space, tagged as {entity.label}")
-        xml = self._xml / f"{tweet.image_id}.xml"
-        if not xml.is_file():
-            yield SkippedEntry(name, "tweet without boxes")
-            return
-        annotation = _annotation(xml)
+        entities, skipped = split_blank_entities(name, tagged_entities(tweet, self._column.labels))
+        yield from skipped
+        image = self._find_image(name, tweet)
+        annotation = self._read_annotation(name, tweet)
         mentions = {nfc(entity.text) for entity in entities}
-        for other in (title for title, _ in annotation.objects if nfc(title) not in mentions):
-            yield SkippedEntry(name, f"box of something that is not an entity of the text: {other}")
-        boxes = [(title, box) for title, box in annotation.objects if nfc(title) in mentions]
-        if not boxes:
-            yield SkippedEntry(name, "tweet without a box of a tagged entity")
-            return
+        boxes: list[tuple[str, Box]] = []
+        for title, values in annotation.objects:
+            if nfc(title) not in mentions:
+                yield SkippedEntry(name, f"box of something that is not an entity of the text: {title}")
+            elif (box := self._convert_box(name, tweet, values, annotation, image)) is not None:
+                boxes.append((title, box))
         segments = tuple(
             Segment(letter, None, title, box) for letter, (title, box) in zip(segment_letters(), boxes, strict=False)
         )
-        sample = Sample(name, text, self._image(tweet.image_id), None, entities, segments)
-        yield SourceTweet(sample, split, annotation.size)
+        sample = Sample(name, tweet.text, image, None, entities, segments)
+        yield SourceTweet(sample, split, annotation.size, tweet.location)
 
-    def _image(self, image_id: str) -> Path:
-        candidates = [self._images / f"{image_id}{suffix}" for suffix in SUFFIXES]
-        return next((path for path in candidates if path.is_file()), candidates[0])
+    def _find_image(self, name: str, tweet: TaggedTweet) -> Path:
+        try:
+            return self._folders.images.find(tweet.image_id)
+        except DataError as error:
+            self._problems.append(f"{tweet.location}: sample {name}: {error}")
+            return Path(tweet.image_id)
 
+    def _read_annotation(self, name: str, tweet: TaggedTweet) -> Annotation:
+        path = self._folders.xml / f"{tweet.image_id}.xml" if self._folders.xml else None
+        if path is None or not path.is_file():
+            return Annotation(None, ())
+        try:
+            return read_annotation(path)
+        except DataError as error:
+            self._problems.append(f"{error} (sample {name})")
+            return Annotation(None, ())
 
-def _tweets(file: Path) -> Iterator[_Tweet]:
-    tweet: _Tweet | None = None
-    for number, line in enumerate(_text(file).split("\n"), start=1):
-        if line.startswith("IMGID:"):
-            if tweet is not None:
-                yield tweet
-            tweet = _Tweet(line.removeprefix("IMGID:").strip())
-            if not tweet.image_id or "/" in tweet.image_id or tweet.image_id in {".", ".."}:
-                raise data_line_error(file, number, f"{line!r} has no image id; write IMGID:<id>")
-        elif line.strip():
-            token, tab, tag = line.rpartition("\t")
-            if tweet is None or not tab or not token:
-                raise data_line_error(file, number, f"{line!r} is neither IMGID:<id> nor token<TAB>tag")
-            tag = tag.strip()
-            if tag not in TAGS:
-                raise data_line_error(file, number, f"the tag {tag!r} is not O, B- or I- with {', '.join(LABELS)}")
-            tweet.tokens.append(" ".join(token.split()))
-            tweet.tags.append(tag)
-    if tweet is not None:
-        yield tweet
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line, _, message = describe_decode_error(error)
-        raise data_line_error(file, line, message) from error
-
-
-def _entities(tweet: _Tweet) -> tuple[Entity, ...]:
-    """Collect entities from BIO tags; as in CoNLL's scorer, an I- that follows no tag of its label starts an entity."""
-    entities: list[tuple[str, list[str]]] = []
-    previous = "O"
-    for token, tag in zip(tweet.tokens, tweet.tags, strict=True):
-        kind, _, label = tag.partition("-")
-        if kind == "B" or (kind == "I" and previous.partition("-")[2] != label):
-            entities.append((LABELS[label], [token]))
-        elif kind == "I":
-            entities[-1][1].append(token)
-        previous = tag
-    return tuple(Entity(label, " ".join(filter(None, tokens))) for label, tokens in entities)
-
-
-def _annotation(path: Path) -> _Annotation:
-    try:
-        root = ElementTree.parse(path).getroot()
-    except (ParseError, ValueError, LookupError) as error:  # Also raised for an entity bomb or an unknown encoding.
-        raise DataError(f"{path}: is not valid XML: {error}") from error
-    assert root is not None
-    sides = ("size/width", "size/height")
-    width, height = (_number(path, root, side) for side in sides) if root.find("size") is not None else (0, 0)
-    objects = tuple((_name(path, element), _box(path, element)) for element in root.iter("object"))
-    return _Annotation((width, height) if width and height else None, objects)
-
-
-def _name(path: Path, element: Element) -> str:
-    name = element.findtext("name")
-    if name is None:
-        raise DataError(f"{path}: an object has no name")
-    return " ".join(name.split())
-
-
-def _box(path: Path, element: Element) -> tuple[int, int, int, int]:
-    left, top, right, bottom = (_number(path, element, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
-    return left, top, right, bottom
-
-
-def _number(path: Path, element: Element, name: str) -> int:
-    text = element.findtext(name) or ""
-    try:
-        return round(float(text))
-    except (ValueError, OverflowError) as error:
-        raise DataError(f"{path}: {name} is {text!r}, not a number of pixels") from error
+    def _convert_box(
+        self, name: str, tweet: TaggedTweet, values: Sequence[float], annotation: Annotation, image: Path
+    ) -> Box | None:
+        try:
+            size = None if self._options.box_unit == "pixels" else annotation.size or upright_size(image)
+            return convert_box(values, self._options, size)
+        except DataError as error:
+            assert self._folders.xml is not None
+            self._problems.append(f"{self._folders.xml / tweet.image_id}.xml: sample {name}: {error}")
+            return None

@@ -9,38 +9,17 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from plugins.source.boxes import convert_box, upright_size
+from plugins.source.image_folders import ImageFolders, image_folders
+from plugins.source.source_options import JsonLinesOptions
 from runner.dataset.answer_files import raise_problems
 from runner.errors import DataError, SpecPath, data_line_error
 from runner.files import HEAD_BYTES, describe_json_error, other_format
 from runner.records import Entity, Sample, Segment, is_blank, nfc, segment_letters
 from runner.spec.check import validation_problems
 from runner.spec.yaml_layers import Mark, Tree
-from runner.stages import FilePath, Options, OutsideFingerprint, SkippedEntry, SourceTweet
+from runner.stages import SkippedEntry, SourceTweet
 from runner.stages.data_and_annotator import RESERVED_NAMES
-
-LABELS = ("person", "location", "organization", "other")
-LABEL_PATTERN = r"^[^\s:;]+(?: [^\s:;]+)*$"
-"""Words separated by one space, without colon or semicolon, which delimit labels in an answer."""
-
-
-class JsonLinesOptions(Options):
-    """Your own images, texts, entities and boxes, one JSON line per sample (docs/datasets.md)."""
-
-    path: Annotated[FilePath, OutsideFingerprint()]
-    """A file of JSON lines, or a folder with one file `<split>.jsonl` for each split. With `split: official`, the
-    samples of each file form one split."""
-    images: Annotated[FilePath | None, OutsideFingerprint()] = None
-    """Folder that the `image` paths are relative to. Default: the folder that contains the file with the lines."""
-    labels: list[Annotated[str, Field(pattern=LABEL_PATTERN)]] = Field(default=list(LABELS), min_length=1)
-    """Allowed entity labels, in order. Default: person, location, organization and other, as in the paper."""
-
-    @field_validator("labels")
-    @classmethod
-    def _distinct(cls, labels: list[str]) -> list[str]:
-        if len(set(labels)) < len(labels):
-            raise ValueError("a label occurs twice; list each label once")
-        return labels
-
 
 Pixels = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -105,35 +84,69 @@ class _Line(_LinePart):
 class JsonLinesSource:
     """Your own samples, in the order of the lines; files of a folder are sorted by name.
 
-    A box whose entity is not one of the line's entities is skipped, and so is a sample without any other box.
+    A box whose entity is not one of the line's entities is skipped.
     """
 
     name = "JSON lines"
 
     def __init__(self, options: JsonLinesOptions) -> None:
         """Store the options; `read` opens the files."""
-        self._path, self._images = options.path, options.images
+        self._options, self._path = options, options.path
         self.labels: Sequence[str] = tuple(options.labels)
 
     def read(self) -> Iterator[SourceTweet | SkippedEntry]:
-        """Yield each sample, and an entry for each skipped box or sample.
+        """Yield each sample, and an entry for each skipped box.
 
         Raises:
             DataError: The file does not exist, or lines are invalid. Up to ten invalid lines are reported after the
                 last line.
         """
         checker = _LineChecker(self.labels)
+        images = ImageFolders(image_folders(self._options.images, _parent(self._path)))
+        if self._options.images is not None:
+            images.check()
         for file in self._files():
-            images = self._images or file.parent
             with file.open("rb") as lines:
                 if problem := other_format(lines.read(HEAD_BYTES)):
                     raise data_line_error(file, 1, problem)
                 lines.seek(0)
                 for number, line in enumerate(lines, start=1):
                     sample = checker.check(file, number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
-                    if sample is not None and not checker.problems:
-                        yield from _entries(sample, file.stem, images)
+                    if sample is not None:
+                        entries = list(self._entries(sample, file, number, images, checker.problems))
+                        if not checker.problems:
+                            yield from entries
         raise_problems(checker.problems)
+
+    def _entries(
+        self, line: _Line, file: Path, number: int, images: ImageFolders, problems: list[str]
+    ) -> Iterator[SourceTweet | SkippedEntry]:
+        location = f"{file}:{number}"
+        try:
+            image = images.find(line.image)
+        except DataError as error:
+            problems.append(f"{location}: image: {error} (sample {line.id})")
+            return
+        entities = tuple(Entity(entity.label, " ".join(entity.text.split())) for entity in line.entities)
+        mentions = {nfc(entity.text) for entity in entities}
+        size = (line.size[0], line.size[1]) if line.size else None
+        boxes = []
+        for index, segment in enumerate(line.segments):
+            name = " ".join(segment.entity.split())
+            if nfc(name) not in mentions:
+                yield SkippedEntry(line.id, f"box of something that is not an entity of the text: {name}")
+                continue
+            try:
+                image_size = None if self._options.box_unit == "pixels" else size or upright_size(image)
+                boxes.append((name, convert_box(segment.box, self._options, image_size)))
+            except DataError as error:
+                problems.append(f"{location}: segments.{index}.box: {error} (sample {line.id})")
+        segments = tuple(
+            Segment(letter, None, name, box) for letter, (name, box) in zip(segment_letters(), boxes, strict=False)
+        )
+        yield SourceTweet(
+            Sample(line.id, line.text, image, line.summary, entities, segments), file.stem, size, location
+        )
 
     def _files(self) -> list[Path]:
         if not self._path.exists():
@@ -214,23 +227,6 @@ def _paths(value: Any, path: SpecPath = ()) -> Iterator[SpecPath]:
         yield from _paths(item, (*path, key))
 
 
-def _entries(sample: _Line, split: str, images: Path) -> Iterator[SourceTweet | SkippedEntry]:
-    entities = tuple(Entity(entity.label, " ".join(entity.text.split())) for entity in sample.entities)
-    mentions = {nfc(entity.text) for entity in entities}
-    boxes = []
-    for segment in sample.segments:
-        name = " ".join(segment.entity.split())
-        if nfc(name) in mentions:
-            left, top, right, bottom = (round(side) for side in segment.box)
-            boxes.append((name, (left, top, right, bottom)))
-        else:
-            yield SkippedEntry(sample.id, f"box of something that is not an entity of the text: {name}")
-    if not boxes:
-        yield SkippedEntry(sample.id, "tweet without a box of a tagged entity")
-        return
-    segments = tuple(
-        Segment(letter, None, name, box) for letter, (name, box) in zip(segment_letters(), boxes, strict=False)
-    )
-    size = (sample.size[0], sample.size[1]) if sample.size else None
-    record = Sample(sample.id, sample.text, images / sample.image, sample.summary, entities, segments)
-    yield SourceTweet(record, split, size)
+def _parent(path: Path) -> Path:
+    """Return the folder that contains the lines: the path itself, or that of the file."""
+    return path if path.is_dir() else path.parent

@@ -97,9 +97,13 @@ def match_outputs(
 def raise_problems(problems: list[str]) -> None:
     """Raise one DataError that lists the problems, if there are any."""
     if problems:
-        more = len(problems) - MAX_LISTED_PROBLEMS
-        listed = problems[:MAX_LISTED_PROBLEMS] + ([f"and {more:,} more"] if more > 0 else [])
-        raise DataError("\n".join(listed))
+        raise DataError("\n".join(listed(problems)))
+
+
+def listed(problems: list[str]) -> list[str]:
+    """Return the first problems, and a line with the number of the others if there are more."""
+    more = len(problems) - MAX_LISTED_PROBLEMS
+    return problems[:MAX_LISTED_PROBLEMS] + ([f"and {more:,} more"] if more > 0 else [])
 
 
 def _read_file(path: Path) -> bytes:

@@ -14,7 +14,7 @@ from runner.errors import DataError, data_line_error
 from runner.files import HEAD_BYTES, describe_json_error, iter_jsonl, other_format
 from runner.fingerprint_and_provenance import canonical_json
 from runner.images import read_image_file
-from runner.records import Entity, Sample, Segment, find_blank_text, segment_letters
+from runner.records import Entity, Sample, Segment, find_text_problem, segment_letters
 from runner.stages import DatasetInfo
 
 
@@ -255,7 +255,7 @@ class DatasetFolder:
         # A path can be too long for the system, or a loop of links (RuntimeError in Python 3.11).
         except (TypeError, ValueError, OSError, RuntimeError) as error:
             raise data_line_error(file, number, str(error)) from error
-        if problem := find_blank_text(sample):
+        if problem := find_text_problem(sample):
             raise data_line_error(file, number, problem)
         return sample
 

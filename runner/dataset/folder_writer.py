@@ -18,7 +18,7 @@ from runner.dataset.dataset_statistics import STATISTIC_NAMES, compute_statistic
 from runner.dataset.folder_reader import DESCRIPTION_FILE, PARQUET_FOLDER, content_fingerprint, sample_to_row
 from runner.errors import DataError
 from runner.files import read_json_object, sync_file, sync_folder, sync_tree
-from runner.records import Sample, find_blank_text
+from runner.records import Sample, find_text_problem
 
 CARD_FILE = "README.md"
 EXTRA_FILES = ("left_out.jsonl", "annotations.jsonl")
@@ -177,11 +177,11 @@ class DatasetWriter:
             license_: The identifier of the licence; None if none is declared.
 
         Raises:
-            DataError: A text of a sample shows nothing; see `find_blank_text`.
+            DataError: A text of a sample cannot be used; see `find_text_problem`.
         """
         for split, samples in splits.items():
             for sample in samples:
-                if problem := find_blank_text(sample):
+                if problem := find_text_problem(sample):
                     raise DataError(f"{name}, split {split}: sample {sample.id!r}: {problem}")
             write_rows(self.path / f"{split}.jsonl", (sample_to_row(sample, self.path) for sample in samples))
         description = {

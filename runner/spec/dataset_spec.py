@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from runner.spec.experiment_spec import Section, SectionOf, Specification
-from runner.stages import FilePath, Name, NearDuplicateBits, Options, Ratios
+from runner.stages import FilePath, Name, NearDuplicateBits, Options, Ratios, SourceOptions
+
+Keep = Literal["grounded", "all"]
+"""The tweets of a corpus that become samples: those with a usable box of an entity, or all."""
 
 
 class CropOptions(Options):
@@ -18,8 +21,12 @@ class CropOptions(Options):
     another aspect ratio than the image on which the boxes were drawn. `refuse`: it stops with an error that counts
     these images. `skip`: it leaves out their tweets and lists these tweets in `left_out.jsonl`."""
     min_side: Annotated[int, Field(ge=1)] = 4
-    """Minimum width and height of a box inside its image, in pixels. The build leaves out smaller boxes, and tweets
-    without any other box, and lists both in `left_out.jsonl`."""
+    """Minimum width and height of a box inside its image, in pixels. The build leaves out smaller boxes, and with
+    `keep: grounded` also tweets without any other box, and lists both in `left_out.jsonl`."""
+    outside_boxes: Literal["refuse", "skip"] = "refuse"
+    """What the build does with boxes of which less than half is inside the image, as of boxes in another unit or of
+    another image. `refuse`: it stops with an error that lists them. `skip`: it leaves out these boxes and lists them in
+    `left_out.jsonl`. The build clips all other boxes to the image."""
 
 
 class DatasetSpec(Specification):
@@ -29,9 +36,12 @@ class DatasetSpec(Specification):
     """The data set's name."""
     source: Annotated[Section, SectionOf("source")]
     """The corpus to read: a published corpus, or your own samples."""
+    keep: Keep = "grounded"
+    """Which tweets the data set contains. `grounded`: those with a usable box of one of their entities, as in the paper
+    on M-MRE. `all`: all tweets, as benchmarks of GMNER count them, also those without an entity or a box."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Maximum number of tweets, to test a spec: the build uses the first tweets that have a box of one of their
-    entities. Null: all tweets."""
+    """Maximum number of tweets, to test a spec: the build uses the first tweets that `keep` selects. Null: all
+    tweets."""
     crop: CropOptions = CropOptions()
     """How segments are cropped."""
     annotator: Annotated[Section | None, SectionOf("annotator")] = None
@@ -55,6 +65,13 @@ class DatasetSpec(Specification):
     `other`."""
     output: FilePath
     """The folder of the data set, which the build creates."""
+
+    @model_validator(mode="after")
+    def _keeps_something(self) -> Self:
+        options = self.source.options
+        if self.keep == "grounded" and isinstance(options, SourceOptions) and not options.has_boxes:
+            raise ValueError(f"keep: the source {self.source.type} has no boxes; write keep: all")
+        return self
 
     @property
     def waits_for_review(self) -> bool:

@@ -28,6 +28,7 @@ from runner.stages.data_and_annotator import (
     Ratios,
     SkippedEntry,
     Source,
+    SourceOptions,
     SourceTweet,
     TokenUsage,
 )
@@ -113,6 +114,7 @@ __all__ = [
     "SelectionMetric",
     "SkippedEntry",
     "Source",
+    "SourceOptions",
     "SourceTweet",
     "Stage",
     "StopRequestedError",

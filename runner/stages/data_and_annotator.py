@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import Field, field_validator
 
@@ -106,19 +106,30 @@ class GeneratedData(Protocol):
         """
 
 
+class SourceOptions(Options):
+    """The base class of the options of source plugins."""
+
+    has_boxes: ClassVar[bool] = True
+    """Whether the corpus has boxes. If not, a data-set spec must say `keep: all`, as no tweet has a segment."""
+
+
 @dataclass(frozen=True)
 class SourceTweet:
     """One entry of a published corpus, before cropping.
 
     Attributes:
-        sample: Its text, entities, image file (which may not exist) and boxes; segment images are None.
+        sample: Its text, entities, image file (which may not exist) and boxes; segment images are None. A tweet
+            without entities or boxes has none in its sample; the option `keep` of the spec decides about it.
         split: The corpus's own split.
         size: Width and height in pixels of the image that the boxes were drawn on; None if the corpus does not say.
+        location: Where the tweet is in the files of the corpus, as `file:line`, for error messages. It is empty if the
+            source does not say.
     """
 
     sample: Sample
     split: str
     size: tuple[int, int] | None
+    location: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,7 +153,8 @@ class Source(Protocol):
         """Yield each entry of the corpus, or the reason why it is left out.
 
         Raises:
-            DataError: A file is missing or broken; with file and line.
+            DataError: A file is missing or broken; with file and line. The error should list everything that is
+                broken, so that it is raised after the last entry.
         """
 
 

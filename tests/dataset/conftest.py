@@ -148,7 +148,7 @@ def build(corpus: Corpus, reporter: RecordingReporter, tmp_path: Path) -> Callab
     """Return a function that builds the corpus; by default with official splits and skipping unusable images."""
 
     def run(output: str = "made", skip: bool = True, dry_run: bool = False, **settings: Any) -> BuildResult:
-        crop = {"unusable_images": "skip" if skip else "refuse"}
+        crop = {"unusable_images": "skip" if skip else "refuse", **settings.pop("crop", {})}
         settings = {"split": "official", "crop": crop, **settings}
         spec = DatasetSpec(
             name="made",

@@ -82,7 +82,9 @@ def spoil(corpus, painted, kind, image_id="bad"):
 def test_unusable_image(corpus, build, painted, read_rows, kind, reason):
     corpus.good("1")
     name = spoil(corpus, painted, kind)
-    with pytest.raises(DataError, match=rf"^the images of 1 tweet\(s\) cannot be used: {name}: {reason}"):
+    with pytest.raises(
+        DataError, match=rf"^the images of 1 tweet\(s\) cannot be used\.[^\n]*\n.*train\.txt:5: {name}: {reason}"
+    ):
         build("refused", skip=False)
     assert not (corpus.path.parent / "refused").exists()
     built = build("skipped")
@@ -99,13 +101,13 @@ def test_image_with_damaged_exif_data_is_used_without_a_warning(corpus, build, p
     assert len(recwarn) == 0
 
 
-def test_error_lists_five_images_and_counts_the_rest(corpus, build, painted):
-    names = [spoil(corpus, painted, missing, f"bad{number}") for number in range(7)]
-    with pytest.raises(DataError, match=r"7 tweet\(s\)") as raised:
+def test_error_lists_ten_images_and_counts_the_rest(corpus, build, painted):
+    names = [spoil(corpus, painted, missing, f"bad{number}") for number in range(12)]
+    with pytest.raises(DataError, match=r"12 tweet\(s\)") as raised:
         build(skip=False)
     message = str(raised.value)
-    assert all(name in message for name in names[:5])
-    assert not any(name in message for name in names[5:])
+    assert all(f"{name}: " in message for name in names[:10])
+    assert not any(f"{name}: " in message for name in names[10:])
     assert "and 2 more" in message
     assert "crop.unusable_images: skip" in message
 
@@ -164,11 +166,11 @@ def test_build_writes_a_description(corpus, build, reporter):
     assert info.fingerprint == built.fingerprint == folder.description["fingerprint"]
     assert info.labels == ("person", "location", "organization", "other")
     assert built.as_json()["statistics"]["segments"] == 1
-    assert built.left_out == {"tweet without boxes": 1}
+    assert built.left_out == {"tweet without a box of a tagged entity": 1}
     assert reporter.done == [(0, 1), (1, 1)]
     provenance = folder.description["provenance"]
     assert provenance["source"] == "Twitter GMNER"
-    assert provenance["spec"]["source"] == {"type": "gmner"}
+    assert provenance["spec"]["source"] == {"type": "gmner", "box_format": "xyxy", "box_unit": "pixels"}
     assert str(corpus.path.parent) not in (built.path / "dataset.json").read_text()
 
 

@@ -35,7 +35,7 @@ def test_build_prints_the_result(workplace, spec):
     assert output["statistics"]["segments"] == 2
     folder = DatasetFolder(path)
     assert output["fingerprint"] == folder.info(folder.load_splits()).fingerprint
-    assert "left out: 1 × tweet without boxes" in done.stderr
+    assert "left out: 1 × tweet without a box of a tagged entity" in done.stderr
     again = workplace.run("build", spec)
     assert again.returncode == 0, again.stderr
     assert f"data set: {path}\nsamples: train 1, test 1\nfingerprint: {output['fingerprint']}\n" == again.stdout

@@ -113,5 +113,5 @@ def test_blank_texts_of_any_source_are_refused_at_the_import(lines, reporter, mo
             yield replace(entry, sample=replace(entry.sample, entities=(Entity("dish", "\u00a0"),)))
 
     monkeypatch.setattr(JsonLinesSource, "read", read)
-    with pytest.raises(DataError, match=r"JSON lines: sample 's8': an entity is empty or holds only white space"):
+    with pytest.raises(DataError, match=r"sample 's8': an entity is empty or holds only white space"):
         build_lines(lines, reporter, "split: official")

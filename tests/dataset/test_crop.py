@@ -1,6 +1,7 @@
 """Cropping segments: a segment shows the content of its box, in whatever form the image is stored."""
 
 import io
+import re
 import struct
 import zlib
 
@@ -12,6 +13,7 @@ from PIL import Image, ImageOps
 from runner.dataset.build.crop_stage import crop_tweet
 from runner.dataset.folder_reader import DatasetFolder
 from runner.dataset.folder_writer import DatasetWriter
+from runner.errors import DataError
 from runner.records import Entity, Sample, Segment
 from runner.stages import SourceTweet
 
@@ -224,6 +226,37 @@ def test_sixteen_bits_become_eight(corpus, build, data, expected):
     assert all(abs(actual - target) <= 3 for actual, target in zip(middle(segment.image), expected, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("mode", "value", "reason"),
+    [
+        ("F", 0.5, "image has floating-point pixels, and no rule says which is white"),
+        ("F", 200.0, "image has floating-point pixels"),
+        ("I", 200, "image would become black or white: its pixels have values from 0 to 200, but white is 65535"),
+        ("I", 70_000, "image would become black or white: its pixels have values from 0 to 70000"),
+        ("I", -5, "image would become black or white: its pixels have values from -5 to 0"),
+        ("I;16", 4095, "image would become black or white: its pixels have values from 0 to 4095"),
+    ],
+)
+@pytest.mark.parametrize("box", [(0, 0, 20, 20), None])
+def test_an_image_that_would_turn_black_is_unusable(corpus, build, mode, value, reason, box):
+    image = Image.new(mode, (40, 40), value)
+    image.putpixel((0, 0), 0)
+    image.save(corpus.images / "1.tiff")
+    if box:
+        corpus.boxes("1", [("Ada", box)], (40, 40))
+    name = corpus.tweet("1")
+    with pytest.raises(DataError, match=re.escape(f"1: {name}: {reason}")):
+        build(skip=False, keep="all")
+
+
+@pytest.mark.parametrize("mode", ["I", "I;16"])
+def test_an_image_that_is_black_stays_black(corpus, build, mode):
+    Image.new(mode, (40, 40), 0).save(corpus.images / "1.tiff")
+    corpus.boxes("1", [("Ada", (0, 0, 20, 20))], (40, 40))
+    corpus.tweet("1")
+    assert max(middle(segments_of(build(skip=False).path)[0].image)) == 0
+
+
 def test_boxes_are_scaled_with_a_resized_image(corpus, build, painted, colour_at):
     painted((200, 150)).save(corpus.images / "1.jpg", quality=95)
     corpus.boxes("1", [("Ada", around(quadrant, SIZE)) for quadrant in range(4)], SIZE)
@@ -244,24 +277,41 @@ def test_boxes_are_clipped_and_too_small_ones_are_listed(corpus, build, painted,
     painted(SIZE).save(corpus.images / "1.jpg")
     boxes = {
         "outside": (90, 10, 120, 30),
-        "beyond the edges": (60, 40, 200, 200),
+        "beyond the edges": (60, 40, 90, 66),
         "too small": (10, 10, 13, 40),
         "barely": (10, 10, 14, 14),
-        "inside out": (40, 40, 10, 10),
-        "before the edges": (-20, -20, 30, 20),
+        "before the edges": (-5, -5, 30, 20),
     }
     corpus.boxes("1", [("Ada", box) for box in boxes.values()], SIZE)
     name = corpus.tweet("1")
-    built = build()
+    with pytest.raises(DataError) as raised:
+        build(crop={"unusable_images": "skip"})
+    outside = "box outside its image: [90, 10, 120, 30] in 80 x 60 pixels"
+    head, line = str(raised.value).splitlines()
+    assert head.startswith("1 box(es) are outside their images. If all boxes have another format or unit, set")
+    assert line == f"{corpus.path / 'txt' / 'train.txt'}:1: {name}: {outside}"
+    built = build(crop={"outside_boxes": "skip"})
     _, segments = segments_of(built.path)
     assert [(segment.letter, segment.box) for segment in segments] == [
         ("a", (60, 40, 80, 60)),
         ("b", (10, 10, 14, 14)),
         ("c", (0, 0, 30, 20)),
     ]
-    reason = "box smaller than 4 pixels inside its image"
-    assert read_rows(built.path / "left_out.jsonl") == [{"id": name, "reason": reason}] * 3
-    assert built.left_out == {reason: 3}
+    small = "box smaller than 4 pixels inside its image"
+    assert read_rows(built.path / "left_out.jsonl") == [{"id": name, "reason": reason} for reason in (outside, small)]
+    assert built.left_out == {"box outside its image": 1, small: 1}
+
+
+@pytest.mark.parametrize(
+    ("box", "is_used"), [((70, 10, 90, 30), True), ((71, 10, 91, 30), False), ((-9, -9, 20, 20), False)]
+)
+def test_at_least_half_of_a_box_must_be_inside(corpus, build, painted, box, is_used):
+    painted(SIZE).save(corpus.images / "1.jpg")
+    corpus.boxes("1", [("Ada", (0, 0, 20, 20)), ("Ada", box)], SIZE)
+    corpus.tweet("1")
+    built = build(crop={"outside_boxes": "skip"})
+    assert len(segments_of(built.path)[1]) == 1 + is_used
+    assert built.left_out == ({} if is_used else {"box outside its image": 1})
 
 
 def test_tweet_without_a_usable_box_is_left_out(corpus, build, painted):
@@ -269,10 +319,13 @@ def test_tweet_without_a_usable_box_is_left_out(corpus, build, painted):
     painted(SIZE).save(corpus.images / "2.jpg")
     corpus.boxes("2", [("Ada", (90, 10, 120, 30))], SIZE)
     corpus.tweet("2")
-    built = build()
+    crop = {"outside_boxes": "skip"}
+    built = build(crop=crop)
     assert built.num_samples == {"train": 1}
     assert built.left_out["tweet without any usable box"] == 1
     assert not (built.path / "images" / "2.jpg").exists()
+    assert build(crop=crop, keep="all").num_samples == {"train": 2}
+    assert (built.path / "images" / "2.jpg").exists()
 
 
 def test_two_tweets_share_one_image(corpus, build, painted, colour_at):
@@ -302,9 +355,9 @@ def test_any_box_is_cropped_inside_its_image_or_left_out(tmp_path_factory, size,
     segments = tuple(Segment(letter, None, "Ada", box) for letter, box in zip("abcde", boxes, strict=False))
     sample = Sample("s", "Ada", folder / "1.png", None, (Entity("person", "Ada"),), segments)
     cropped = crop_tweet(SourceTweet(sample, "train", size), DatasetWriter(folder / "made"), 4)
-    cropped_segments = cropped.sample.segments if cropped.sample else ()
-    small = [each for each in cropped.left_out if each.reason.startswith("box smaller")]
-    assert len(cropped_segments) + len(small) == len(boxes)
+    cropped_segments = cropped.sample.segments
+    assert len(cropped_segments) + len(cropped.left_out) == len(boxes)
+    assert all(each.reason.startswith(("box smaller", "box outside")) for each in cropped.left_out)
     assert [each.letter for each in cropped_segments] == list("abcde"[: len(cropped_segments)])
     for segment in cropped_segments:
         left, top, right, bottom = segment.box
@@ -313,7 +366,6 @@ def test_any_box_is_cropped_inside_its_image_or_left_out(tmp_path_factory, size,
         assert min(right - left, bottom - top) >= 4
         with Image.open(segment.image) as cut:
             assert cut.size == (right - left, bottom - top)
-    assert bool(cropped_segments) == (cropped.sample is not None)
     assert not cropped.unusable
 
 

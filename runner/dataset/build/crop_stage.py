@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import warnings
@@ -16,16 +17,17 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from runner import __version__
+from runner.dataset.answer_files import listed
 from runner.dataset.build.import_stage import file_state
 from runner.dataset.build.work_folder import JsonlStore, WorkFolder
 from runner.dataset.folder_reader import image_digest, sample_from_row, sample_to_row
 from runner.dataset.folder_writer import DatasetWriter
 from runner.errors import DataError
 from runner.files import iter_jsonl, stream_jsonl
-from runner.fingerprint_and_provenance import canonical_json, fingerprint, fingerprinted_options
+from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options
 from runner.images import open_image
 from runner.records import Sample, Segment, segment_letters
-from runner.spec.dataset_spec import CropOptions
+from runner.spec.dataset_spec import CropOptions, Keep
 from runner.stages import Reporter, SkippedEntry, SourceTweet
 
 ORIENTATION = 0x0112
@@ -36,6 +38,15 @@ JPEG_OPTIONS: dict[str, Any] = {"quality": 95, "subsampling": 0}
 COPIED_FORMATS = {"JPEG": ".jpg", "PNG": ".png"}
 """Formats of images that are copied unchanged if they need no conversion."""
 
+MIN_PART_INSIDE = 0.5
+"""The smallest part of the area of a box that is inside its image; annotators draw a little beyond an edge at most."""
+OUTSIDE = "box outside its image"
+"""The reason, without details, for leaving out a box with a smaller part inside."""
+RESULTS_VERSION = 2
+"""Changes with the content of `WorkFolder.crop_results`."""
+MIN_WHITE = 32
+"""The smallest value, of 255, of the brightest pixel of an image of more than 8 bits; below, the image looks black."""
+
 Box = tuple[int, int, int, int]
 
 
@@ -44,7 +55,8 @@ class CropResult:
     """The result of cropping one tweet.
 
     Attributes:
-        sample: The sample with the paths of its written images; None if the tweet is left out.
+        sample: The sample with the paths of its written images, which may have no segment; None if its image cannot be
+            used.
         left_out: The tweet or boxes of it that are left out, with reasons.
         unusable: Whether the tweet is left out because of its image.
     """
@@ -74,18 +86,19 @@ def crop_tweet(tweet: SourceTweet, writer: DatasetWriter, min_side: int) -> Crop
         upright, boxes = _read_image(sample.image, [segment.box for segment in sample.segments], tweet.size)
     except UnusableImageError as error:
         return CropResult(None, (SkippedEntry(sample.id, f"image {error}"),), unusable=True)
-    usable, too_small = [], []
+    usable, left_out = [], []
     for segment, box in zip(sample.segments, boxes, strict=True):
         clipped = _clip_box(box, upright.size)
-        if min(clipped[2] - clipped[0], clipped[3] - clipped[1]) < min_side:
-            too_small.append(SkippedEntry(sample.id, f"box smaller than {min_side} pixels inside its image"))
+        if _part_inside(box, clipped) < MIN_PART_INSIDE:
+            where = f"{list(box)} in {upright.width} x {upright.height} pixels"
+            left_out.append(SkippedEntry(sample.id, f"{OUTSIDE}: {where}"))
+        elif min(clipped[2] - clipped[0], clipped[3] - clipped[1]) < min_side:
+            left_out.append(SkippedEntry(sample.id, f"box smaller than {min_side} pixels inside its image"))
         else:
             usable.append((segment, clipped))
-    if not usable:
-        return CropResult(None, (*too_small, SkippedEntry(sample.id, "tweet without any usable box")))
     segments = _write_segments(sample.id, upright, usable, writer.segments)
     image = writer.images / f"{sample.image.stem}{_target_suffix(sample.image)}"
-    return CropResult(replace(sample, image=image, segments=segments), tuple(too_small))
+    return CropResult(replace(sample, image=image, segments=segments), tuple(left_out))
 
 
 def store_images(images: Sequence[tuple[Path, Path]]) -> None:
@@ -104,24 +117,31 @@ def store_images(images: Sequence[tuple[Path, Path]]) -> None:
 
 
 def _read_image(path: Path, boxes: Sequence[Box], size: tuple[int, int] | None) -> tuple[Image.Image, list[Box]]:
-    """Read an image as upright RGB, with its boxes in the pixels of the upright image."""
+    """Read an image as upright RGB, with its boxes in the pixels of the upright image.
+
+    Without boxes, a JPEG is decoded at an eighth of its size: this finds damage as well, in a third of the time.
+    """
     if not path.is_file():
         raise UnusableImageError("is missing")
     if path.stat().st_size == 0:
         raise UnusableImageError("is an empty file")
     try:
         with open_image(path) as image:
-            image.load()
             orientation = int(image.getexif().get(ORIENTATION, 1))
             raw_size = image.size
+            if not boxes:
+                image.draft(image.mode, (1, 1))
+            image.load()
             upright = _convert_to_rgb(ImageOps.exif_transpose(image))
+    except UnusableImageError:
+        raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UnusableImageError("is too large to be opened safely") from error
     except UnidentifiedImageError as error:
         raise UnusableImageError("has an unknown format") from error
     except Exception as error:  # Damaged files make Pillow's decoders raise many types, including struct.error.
         raise UnusableImageError(f"is damaged or truncated: {error}") from error
-    return upright, _boxes_in_upright(boxes, size, raw_size, upright.size, orientation)
+    return upright, _boxes_in_upright(boxes, size, raw_size, upright.size, orientation) if boxes else []
 
 
 def _boxes_in_upright(
@@ -186,6 +206,12 @@ def _clip_box(box: Box, size: tuple[int, int]) -> Box:
     return max(0, left), max(0, top), min(size[0], right), min(size[1], bottom)
 
 
+def _part_inside(box: Box, clipped: Box) -> float:
+    """Return the part of the area of a box that is inside its image; 1 for a box without an area."""
+    area = max(0, box[2] - box[0]) * max(0, box[3] - box[1])
+    return max(0, clipped[2] - clipped[0]) * max(0, clipped[3] - clipped[1]) / area if area else 1
+
+
 def _write_segments(
     sample_id: str, image: Image.Image, boxes: Sequence[tuple[Segment, Box]], folder: Path
 ) -> tuple[Segment, ...]:
@@ -198,15 +224,33 @@ def _write_segments(
 
 
 def _convert_to_rgb(image: Image.Image) -> Image.Image:
-    """Convert palettes, grey scale and CMYK to RGB; transparent pixels become white, as on a web page."""
+    """Convert palettes, grey scale and CMYK to RGB; transparent pixels become white, as on a web page.
+
+    Raises:
+        UnusableImageError: The image has more than 8 bits per channel, and no rule says which of its values is white.
+    """
+    if image.mode == "F":
+        raise UnusableImageError("has floating-point pixels, and no rule says which is white; save it with 8 bits")
     if image.mode.startswith("I"):
-        # Pillow would clip 16 bits to 8, which turns the image white.
-        return image.convert("I").point(lambda value: value * (1 / 257)).convert("L").convert("RGB")
+        return _convert_wide_grey(image)
     if "transparency" in image.info or image.mode in {"RGBA", "LA", "PA"}:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _convert_wide_grey(image: Image.Image) -> Image.Image:
+    """Convert 16 bits to 8; Pillow would clip them, which turns the image white."""
+    wide = image.convert("I")
+    darkest, brightest = wide.getextrema()
+    assert isinstance(darkest, int | float) and isinstance(brightest, int | float)
+    if darkest < 0 or brightest > 65535 or 0 < brightest / 257 < MIN_WHITE:
+        raise UnusableImageError(
+            f"would become black or white: its pixels have values from {darkest} to {brightest}, but white is 65535. "
+            "Save it with 8 bits"
+        )
+    return wide.point(lambda value: value * (1 / 257)).convert("L").convert("RGB")
 
 
 def _can_copy(image: Image.Image) -> bool:
@@ -220,14 +264,13 @@ def _target_suffix(source: Path) -> str:
         return COPIED_FORMATS[str(image.format)] if _can_copy(image) else ".jpg"
 
 
-MAX_LISTED_IMAGES = 5
 QUEUED_TWEETS_PER_CORE = 4
 """Tweets per core that are submitted at once: enough that no core is idle, few enough that memory does not grow."""
 
 Row = dict[str, Any]
 
 
-def crop_key(work: WorkFolder, import_digest: str, options: CropOptions) -> str:
+def crop_key(work: WorkFolder, import_digest: str, options: CropOptions, keep: Keep) -> str:
     """Hash the inputs of the stage: the tweets, the options, and the state of each image."""
     tweets = hashlib.sha256()
     for tweet in iter_jsonl(work.imported_tweets):
@@ -235,6 +278,7 @@ def crop_key(work: WorkFolder, import_digest: str, options: CropOptions) -> str:
     return fingerprint(
         {
             "import": import_digest,
+            "keep": keep,
             "options": fingerprinted_options(options),
             "runner": __version__,
             "tweets": tweets.hexdigest(),
@@ -242,12 +286,15 @@ def crop_key(work: WorkFolder, import_digest: str, options: CropOptions) -> str:
     )
 
 
-def crop_corpus(work: WorkFolder, options: CropOptions, num_tweets: int, key: str, reporter: Reporter) -> Row:
+def crop_corpus(
+    work: WorkFolder, options: CropOptions, keep: Keep, num_tweets: int, key: str, reporter: Reporter
+) -> Row:
     """Crop the tweets that are not cropped yet, and write `WorkFolder.cropped_samples`.
 
     Args:
         work: The work folder, with imported tweets.
         options: The options of the stage.
+        keep: Whether tweets without any usable box are samples.
         num_tweets: Number of imported tweets.
         key: The stage's key from `crop_key`.
         reporter: Receives the progress.
@@ -256,23 +303,27 @@ def crop_corpus(work: WorkFolder, options: CropOptions, num_tweets: int, key: st
         The stage's result record: `number` of samples and their `digest`.
 
     Raises:
-        DataError: Images cannot be used and the options do not skip them, or no sample is left.
+        DataError: Images or boxes cannot be used and the options do not skip them, or no sample is left.
     """
     _discard_outdated(work, options)
     with JsonlStore(work.crop_results, durable=False) as results:
-        num_cached = num_tweets - sum(1 for _ in _missing_tweets(work, results))
+        tweet_keys = list(map(_tweet_key, iter_jsonl(work.imported_tweets)))
+        missing = {tweet_key for tweet_key in tweet_keys if not _is_cropped(tweet_key, work, results)}
+        num_cached = num_tweets - sum(tweet_key in missing for tweet_key in tweet_keys)
         reporter.progress(num_cached, num_tweets)
-        cropped = _crop_in_parallel(_missing_tweets(work, results), work, options)
+        tweets = zip(tweet_keys, iter_jsonl(work.imported_tweets), strict=True)
+        cropped = _crop_in_parallel((pair for pair in tweets if pair[0] in missing), work, options)
         for num_cropped, (tweet_key, row) in enumerate(cropped, start=1):
             results.add(tweet_key, row)
             reporter.progress(num_cached + num_cropped, num_tweets)
-        return _write_samples(work, results, options, key)
+        return _write_samples(work, tweet_keys, results, options, keep, key)
 
 
 def _crop_version(options: CropOptions) -> str:
-    """Hash what determines the crops of a tweet; `unusable_images` only decides what happens after a failure."""
-    crop_options = {name: value for name, value in fingerprinted_options(options).items() if name != "unusable_images"}
-    return fingerprint([crop_options, __version__])
+    """Hash what determines the crops of a tweet; the other options only decide what happens after a failure."""
+    failures = {"unusable_images", "outside_boxes"}
+    crop_options = {name: value for name, value in fingerprinted_options(options).items() if name not in failures}
+    return fingerprint([crop_options, __version__, RESULTS_VERSION])
 
 
 def _discard_outdated(work: WorkFolder, options: CropOptions) -> None:
@@ -286,17 +337,16 @@ def _discard_outdated(work: WorkFolder, options: CropOptions) -> None:
 
 
 def _tweet_key(tweet: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_json([tweet, file_state(Path(tweet["image"]))]).encode()).hexdigest()
+    content = {name: value for name, value in tweet.items() if name != "location"}
+    state = file_state(Path(tweet["image"]))
+    return hashlib.sha256(json.dumps([content, state], sort_keys=True).encode()).hexdigest()
 
 
-def _missing_tweets(work: WorkFolder, results: JsonlStore) -> Iterator[tuple[str, Row]]:
-    """Yield the tweets that are not cropped yet, or whose written images have changed."""
-    for tweet in iter_jsonl(work.imported_tweets):
-        key = _tweet_key(tweet)
-        if key not in results or any(
-            _file_size(work.image_root / name) != size for name, size in results[key]["sizes"].items()
-        ):
-            yield key, tweet
+def _is_cropped(tweet_key: str, work: WorkFolder, results: JsonlStore) -> bool:
+    """Return whether a tweet is cropped, and its written images have not changed."""
+    return tweet_key in results and all(
+        _file_size(work.image_root / name) == size for name, size in results[tweet_key]["sizes"].items()
+    )
 
 
 def _file_size(path: Path) -> int | None:
@@ -355,34 +405,58 @@ def _crop_row(key: str, tweet: Row, writer: _CropWriter, options: CropOptions) -
     return key, {**result, "sample": row, "sizes": sizes}
 
 
-def _write_samples(work: WorkFolder, results: JsonlStore, options: CropOptions, key: str) -> Row:
+def _write_samples(
+    work: WorkFolder, tweet_keys: Sequence[str], results: JsonlStore, options: CropOptions, keep: Keep, key: str
+) -> Row:
     """Write the samples and the entries left out, in the order of the corpus."""
-    num_samples, left_out, unusable = 0, list[Row](), list[Row]()
+    num_samples, left_out, unusable, outside = 0, list[Row](), list[str](), list[str]()
 
     def rows() -> Iterator[Row]:
         nonlocal num_samples
-        for tweet in iter_jsonl(work.imported_tweets):
-            result = results[_tweet_key(tweet)]
+        for tweet_key, tweet in zip(tweet_keys, iter_jsonl(work.imported_tweets), strict=True):
+            result = results[tweet_key]
             left_out.extend(result["left_out"])
+            problems = [_problem(tweet, entry) for entry in result["left_out"]]
+            outside.extend(problem for problem in problems if OUTSIDE in problem)
             if result["unusable"]:
-                unusable.append(result["left_out"][-1])
-            if result["sample"] is not None:
+                unusable.append(problems[-1])
+            elif keep == "grounded" and not result["sample"]["segments"]:
+                left_out.append({"id": tweet["id"], "reason": "tweet without any usable box"})
+            else:
                 num_samples += 1
                 yield result["sample"]
 
     digest = stream_jsonl(work.cropped_samples, rows())
-    if options.unusable_images == "refuse" and unusable:
-        raise _unusable_images_error(unusable)
+    _raise_refused(
+        unusable if options.unusable_images == "refuse" else [],
+        outside if options.outside_boxes == "refuse" else [],
+    )
     if not num_samples:
         raise DataError("no sample is left. Check the paths in source and the option crop.unusable_images")
     left_out_digest = stream_jsonl(work.left_out("crop"), left_out)
     return dict(work.save_result("crop", key, digest=fingerprint([digest, left_out_digest]), number=num_samples))
 
 
-def _unusable_images_error(unusable: list[Row]) -> DataError:
-    listed = "; ".join(f"{entry['id']}: {entry['reason']}" for entry in unusable[:MAX_LISTED_IMAGES])
-    more = f"; and {len(unusable) - MAX_LISTED_IMAGES} more" if len(unusable) > MAX_LISTED_IMAGES else ""
-    return DataError(
-        f"the images of {len(unusable)} tweet(s) cannot be used: {listed}{more}. Repair them, or leave out these "
-        "tweets with crop.unusable_images: skip, which lists them in left_out.jsonl"
-    )
+def _problem(tweet: Row, entry: Row) -> str:
+    location = f"{tweet['location']}: " if tweet["location"] else ""
+    return f"{location}{entry['id']}: {entry['reason']}"
+
+
+def _raise_refused(unusable: list[str], outside: list[str]) -> None:
+    """Raise one DataError that lists the images and boxes that cannot be used, if there are any."""
+    problems = []
+    if unusable:
+        problems.append(
+            f"the images of {len(unusable)} tweet(s) cannot be used. Repair them, or leave out these tweets with "
+            "crop.unusable_images: skip, which lists them in left_out.jsonl"
+        )
+        problems += listed(unusable)
+    if outside:
+        problems.append(
+            f"{len(outside)} box(es) are outside their images. If all boxes have another format or unit, set "
+            "source.box_format or source.box_unit; otherwise correct them, or leave out these boxes with "
+            "crop.outside_boxes: skip, which lists them in left_out.jsonl"
+        )
+        problems += listed(outside)
+    if problems:
+        raise DataError("\n".join(problems))

@@ -74,7 +74,7 @@ def smoke_spec(spec: DatasetSpec) -> DatasetSpec:
     return spec.model_copy(
         update={
             "limit": SMOKE_TWEETS,
-            "crop": spec.crop.model_copy(update={"unusable_images": "skip"}),
+            "crop": spec.crop.model_copy(update={"unusable_images": "skip", "outside_boxes": "skip"}),
             "annotator": smoke_section(spec.annotator),
             "publish": "everything",
             "leaks": "warn",
@@ -127,8 +127,10 @@ class _Build:
         cropped = self._run_stage(
             "crop",
             "samples",
-            crop_key(work, imported["digest"], spec.crop),
-            lambda key: crop_corpus(work, spec.crop, imported["number"], key, self._listener.reporter("crop")),
+            crop_key(work, imported["digest"], spec.crop, spec.keep),
+            lambda key: crop_corpus(
+                work, spec.crop, spec.keep, imported["number"], key, self._listener.reporter("crop")
+            ),
         )
         annotate_stage = AnnotateStage(work, create_plugin(spec.annotator) if spec.annotator else None)
         num_missing, estimate = annotate_stage.estimate()

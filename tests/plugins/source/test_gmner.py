@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from plugins.source.gmner import GmnerOptions, GmnerSource
+from plugins.source.gmner import FmnergSource, GmnerSource, MnerSource
+from plugins.source.source_options import FmnergOptions, GmnerOptions, MnerOptions
 from runner.errors import DataError
 from runner.records import Entity
+from runner.spec.check import make_section
+from runner.spec.dataset_spec import DatasetSpec
 from runner.stages import SkippedEntry, SourceTweet
 
 BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
@@ -107,14 +110,14 @@ def test_other_white_space_in_the_name_of_a_box(tmp_path):
 def test_skipped_entries_and_reasons(tmp_path):
     tweets = ["IMGID:1\nAda\tB-PER", "IMGID:2\nAda\tB-PER", "IMGID:3\nhello\tO", "IMGID:4\nAda\tB-PER"]
     xml = {"1": annotation("Ada", "Bob"), "3": annotation(), "4": annotation("ada")}
-    kept, *left = sorted(corpus(tmp_path, "\n\n".join(tweets), xml), key=lambda entry: isinstance(entry, SkippedEntry))
-    assert [each.entity for each in kept.sample.segments] == ["Ada"]
-    assert left == [
+    *tweets, first, second = sorted(
+        corpus(tmp_path, "\n\n".join(tweets), xml), key=lambda entry: isinstance(entry, SkippedEntry)
+    )
+    assert [[each.entity for each in tweet.sample.segments] for tweet in tweets] == [["Ada"], [], [], []]
+    assert [len(tweet.sample.entities) for tweet in tweets] == [1, 1, 0, 1]
+    assert [first, second] == [
         SkippedEntry("train-1-1", "box of something that is not an entity of the text: Bob"),
-        SkippedEntry("train-2-2", "tweet without boxes"),
-        SkippedEntry("train-3-3", "tweet without a box of a tagged entity"),
         SkippedEntry("train-4-4", "box of something that is not an entity of the text: ada"),
-        SkippedEntry("train-4-4", "tweet without a box of a tagged entity"),
     ]
 
 
@@ -131,6 +134,12 @@ def test_an_empty_size_is_ignored(tmp_path, size):
         ("IMGID:1\nAda\tPER\n", 2, "the tag 'PER'"),
         ("IMGID:1\nAda\tB\n", 2, "the tag 'B'"),
         ("IMGID:1\nAda\tO-PER\n", 2, "the tag 'O-PER'"),
+        (
+            "IMGID:1\nAda\tB-person\tB-actor\n",
+            2,
+            "has 3 columns and is neither IMGID:<id> nor token<TAB>tag; the source fmnerg",
+        ),
+        ("IMGID:1\nAda\tKing\tx\tB-PER\n", 2, "'Ada\\tKing\\tx\\tB-PER' is neither"),
         ("IMGID:1\nAda B-PER\n", 2, "'Ada B-PER' is neither IMGID:<id> nor token<TAB>tag"),
         ("IMGID:1\n\tO\n", 2, "is neither"),
         ("Ada\tB-PER\n", 1, "is neither"),
@@ -181,11 +190,11 @@ def test_an_error_names_the_line_with_another_encoding(tmp_path):
         list(GmnerSource(GmnerOptions(path=tmp_path)).read())
 
 
-@pytest.mark.parametrize("gone", ["txt", "xml", "images"])
-def test_the_error_for_a_missing_folder_names_the_option(tmp_path, gone):
+@pytest.mark.parametrize(("gone", "option"), [("txt", "path"), ("xml", "path"), ("images", "images")])
+def test_the_error_for_a_missing_folder_names_the_option(tmp_path, gone, option):
     corpus(tmp_path)
     (tmp_path / gone).rename(tmp_path / "moved")
-    with pytest.raises(DataError, match=rf"{gone}: no such folder; source\.path is"):
+    with pytest.raises(DataError, match=rf"{gone}: no such folder; source\.{option} is"):
         list(GmnerSource(GmnerOptions(path=tmp_path)).read())
 
 
@@ -199,7 +208,8 @@ def test_a_missing_split_is_an_error(tmp_path):
 def test_paths_are_not_part_of_the_fingerprint():
     from runner.fingerprint_and_provenance import fingerprinted_options
 
-    assert fingerprinted_options(GmnerOptions(path=Path("a"), images=Path("b"))) == {}
+    options = GmnerOptions(path=Path("a"), images=[Path("b"), Path("c")])
+    assert set(fingerprinted_options(options)) == {"box_format", "box_unit"}
 
 
 def test_a_byte_order_mark_is_ignored(tmp_path):
@@ -223,3 +233,140 @@ def test_tokens_of_white_space_are_left_out_and_their_entities_are_reported(tmp_
     [sample] = [entry.sample for entry in entries if isinstance(entry, SourceTweet)]
     assert sample.text == "Ada King in \u200b"
     assert sample.entities == (Entity("person", "Ada King"),)
+
+
+def test_all_problems_are_reported_together_with_file_line_and_id(tmp_path):
+    xml = {"1": "<annotation>", "2": annotation("Ada", box=BOX.replace("30", "0"))}
+    with pytest.raises(DataError) as raised:
+        corpus(tmp_path, "IMGID:1\nAda\tPER\nBob\tB-PER\n\nIMGID:2\nAda\tB-PER\n", xml, test="IMGID:3\nAda\n")
+    lines = str(raised.value).splitlines()
+    txt, boxes = tmp_path / "txt", tmp_path / "xml"
+    assert [line.split(": ")[0] for line in lines] == [
+        f"{txt / 'train.txt'}:2",
+        f"{boxes / '1.xml'}",
+        f"{boxes / '2.xml'}",
+        f"{txt / 'test.txt'}:2",
+    ]
+    assert lines[1].endswith("(sample train-1-1)")
+    assert lines[2].split(": ")[1] == "sample train-2-2"
+    assert "the box [1, 2, 0, 40] is inverted" in lines[2]
+
+
+def test_boxes_in_other_formats(tmp_path):
+    size = "<size><width>200</width><height>100</height></size>"
+    box = "<bndbox><xmin>0.5</xmin><ymin>0.1</ymin><xmax>0.25</xmax><ymax>0.4</ymax></bndbox>"
+    with pytest.raises(DataError, match=r"set source\.box_unit: fraction"):
+        corpus(tmp_path, xml={"1": annotation("Ada", size=size, box=box)})
+    options = GmnerOptions(path=tmp_path, box_unit="fraction", box_format="corners")
+    [entry] = GmnerSource(options).read()
+    assert entry.sample.segments[0].box == (50, 10, 100, 40)
+
+
+def test_images_of_two_folders(tmp_path):
+    """As IJCAI2019_data holds them; suffixes in capitals, and the same image in both folders."""
+    first, second = tmp_path / "twitter2015_images", tmp_path / "twitter2017_images"
+    for folder in (first, second):
+        folder.mkdir()
+    corpus(tmp_path, "IMGID:1\nAda\tO\n\nIMGID:2\nAda\tO\n\nIMGID:3\nAda\tO\n")
+    (first / "1.JPG").write_bytes(b"x")
+    (second / "2.jpeg").write_bytes(b"y")
+    (first / "3.jpg").write_bytes(b"z")
+    (second / "3.jpg").write_bytes(b"z")
+    source = GmnerSource(GmnerOptions(path=tmp_path, images=[first, second]))
+    images = [entry.sample.image for entry in source.read() if isinstance(entry, SourceTweet)]
+    assert images == [first / "1.JPG", second / "2.jpeg", first / "3.jpg"]
+    (second / "3.jpg").write_bytes(b"other")
+    with pytest.raises(DataError) as raised:
+        list(source.read())
+    assert str(raised.value) == (
+        f"{tmp_path / 'txt' / 'train.txt'}:7: sample train-3-3: the image '3' exists twice with different content, as "
+        f"{first / '3.jpg'} and {second / '3.jpg'}; remove or rename the wrong one"
+    )
+
+
+def test_the_folder_above_the_two_is_refused_with_their_names(tmp_path):
+    corpus(tmp_path)
+    for name in ("twitter2015_images", "twitter2017_images"):
+        (tmp_path / "images" / name).mkdir()
+        (tmp_path / "images" / name / "1.jpg").touch()
+    with pytest.raises(DataError, match=r"images: contains no image, but folders with .*2015.*2017_images; list"):
+        list(GmnerSource(GmnerOptions(path=tmp_path)).read())
+
+
+FINE = """IMGID:1
+Garfield\tB-location\tB-park
+Park\tI-location\tI-park
+by\tO\tO
+Ada\tB-person\tB-person_other
+King\tB-person\tB-author
+"""
+
+
+def fmnerg(path, train=FINE, **options):
+    for name in ("txt_fine", "xml", "images"):
+        (path / name).mkdir(exist_ok=True)
+    for split in ("train", "dev", "test"):
+        (path / "txt_fine" / f"{split}.txt").write_text(train if split == "train" else "")
+    (path / "xml" / "1.xml").write_text(annotation("Garfield Park", "Ada King"))
+    return list(FmnergSource(FmnergOptions(path=path, **options)).read())
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [("coarse", ["location", "person", "person"]), ("fine", ["park", "person_other", "author"])],
+)
+def test_fmnerg(tmp_path, labels, expected):
+    skipped, tweet = fmnerg(tmp_path, labels=labels)
+    assert skipped == SkippedEntry("train-1-1", "box of something that is not an entity of the text: Ada King")
+    assert [each.text for each in tweet.sample.entities] == ["Garfield Park", "Ada", "King"]
+    assert [each.label for each in tweet.sample.entities] == expected
+    assert [(each.entity, each.box) for each in tweet.sample.segments] == [("Garfield Park", (1, 2, 30, 40))]
+    assert tweet.location == f"{tmp_path / 'txt_fine' / 'train.txt'}:1"
+    source = FmnergSource(FmnergOptions(path=tmp_path, labels=labels))
+    assert set(expected) <= set(source.labels)
+    assert len(source.labels) == (51 if labels == "fine" else 8)
+
+
+def test_fmnerg_with_the_boxes_of_gmner(tmp_path):
+    """NUSTM/FMNERG has the texts alone."""
+    fmnerg(tmp_path)
+    (tmp_path / "xml").rename(tmp_path / "of_gmner")
+    with pytest.raises(DataError, match=r"xml: no such folder; .* source\.boxes the folder xml/ of GMNER's"):
+        list(FmnergSource(FmnergOptions(path=tmp_path)).read())
+    options = FmnergOptions(path=tmp_path, boxes=tmp_path / "of_gmner")
+    assert len(list(FmnergSource(options).read())) == 2
+
+
+def test_fmnerg_refuses_files_of_gmner_and_unknown_labels(tmp_path):
+    text = "IMGID:1\nAda\tB-PER\nAda\tB-person\tB-singer\n"
+    with pytest.raises(DataError) as raised:
+        fmnerg(tmp_path, text, labels="fine")
+    first, second = str(raised.value).splitlines()
+    assert "train.txt:2: 'Ada\\tB-PER' has 2 columns and is neither IMGID:<id> nor token<TAB>tag<TAB>tag" in first
+    assert first.endswith("; the source gmner or mner reads such files")
+    assert "train.txt:3: the tag 'B-singer' is not O, B- or I- with city, country" in second
+
+
+def test_mner(tmp_path):
+    """As in the repository of UMT: texts beside each other, valid.txt instead of dev.txt, and no boxes."""
+    for split, label in (("train", "OTHER"), ("valid", "MISC"), ("test", "PER")):
+        (tmp_path / f"{split}.txt").write_text(f"IMGID:1\nAda\tB-{label}\n\nIMGID:2\nin\tO\n")
+    (tmp_path / "images").mkdir()
+    entries = list(MnerSource(MnerOptions(path=tmp_path)).read())
+    assert [entry.split for entry in entries] == ["train", "train", "valid", "valid", "test", "test"]
+    assert [[each.label for each in entry.sample.entities] for entry in entries[::2]] == [
+        ["other"],
+        ["other"],
+        ["person"],
+    ]
+    assert all(entry.sample.segments == () and entry.size is None for entry in entries)
+    (tmp_path / "valid.txt").unlink()
+    with pytest.raises(DataError, match=r"valid\.txt: no such file"):
+        list(MnerSource(MnerOptions(path=tmp_path)).read())
+
+
+def test_a_corpus_without_boxes_needs_all_tweets(tmp_path):
+    section = make_section("source", {"type": "mner", "path": str(tmp_path)})
+    with pytest.raises(ValueError, match="the source mner has no boxes; write keep: all"):
+        DatasetSpec(name="x", source=section, output=tmp_path / "out")
+    assert DatasetSpec(name="x", source=section, output=tmp_path / "out", keep="all").keep == "all"

@@ -5,8 +5,10 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from plugins.source.json_lines import JsonLinesOptions, JsonLinesSource
+from plugins.source.json_lines import JsonLinesSource
+from plugins.source.source_options import JsonLinesOptions
 from runner.errors import DataError
 from runner.records import Entity
 from runner.stages import SkippedEntry, SourceTweet
@@ -41,6 +43,7 @@ def test_a_line(tmp_path):
 
 def test_a_folder_of_splits_with_images_elsewhere(tmp_path):
     (tmp_path / "lines").mkdir()
+    (tmp_path / "pictures").mkdir()
     (tmp_path / "lines" / "train.jsonl").write_text("\ufeff" + json.dumps(GOOD) + "\n\n", encoding="utf-8")
     (tmp_path / "lines" / "test.jsonl").write_text(json.dumps(GOOD | {"id": "s2", "image": "sub/2.png"}))
     options = JsonLinesOptions(path=tmp_path / "lines", images=tmp_path / "pictures")
@@ -67,11 +70,8 @@ def test_labels_that_do_not_fit_the_answer_format_are_refused(tmp_path, labels):
 def test_skipped_entries_and_reasons(tmp_path):
     other = GOOD | {"id": "s2", "segments": [{"entity": "Bob", "box": [0, 0, 9, 9]}]}
     entries = written(tmp_path / "mine.jsonl", other, GOOD | {"id": "s3", "segments": []})
-    assert entries == [
-        SkippedEntry("s2", "box of something that is not an entity of the text: Bob"),
-        SkippedEntry("s2", "tweet without a box of a tagged entity"),
-        SkippedEntry("s3", "tweet without a box of a tagged entity"),
-    ]
+    assert entries[0] == SkippedEntry("s2", "box of something that is not an entity of the text: Bob")
+    assert [(entry.sample.id, entry.sample.segments) for entry in entries[1:]] == [("s2", ()), ("s3", ())]
 
 
 def without(key):
@@ -182,3 +182,39 @@ def test_suffixes_in_capitals_and_other_formats(tmp_path):
     (tmp_path / "train.JSONL").rename(tmp_path / "train.json")
     with pytest.raises(DataError, match=r"contains no <split>\.jsonl.*; the folder contains train\.json"):
         list(JsonLinesSource(JsonLinesOptions(path=tmp_path)).read())
+
+
+def test_boxes_that_do_not_fit_their_format_are_reported_with_line_and_id(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    shares = GOOD | {"segments": [{"entity": "Ada", "box": [0.1, 0.2, 0.5, 0.9]}]}
+    inverted = GOOD | {"id": "s2", "segments": [GOOD["segments"][0], {"entity": "Ada", "box": [30, 2, 10, 40]}]}
+    with pytest.raises(DataError) as raised:
+        written(path, shares, inverted)
+    first, second = str(raised.value).splitlines()
+    assert first.startswith(f"{path}:1: segments.0.box: the box [0.1, 0.2, 0.5, 0.9] is smaller than one pixel; ")
+    assert first.endswith("source.box_unit: fraction (sample s1)")
+    assert second.startswith(f"{path}:2: segments.1.box: the box [30, 2, 10, 40] is inverted: ")
+    assert second.endswith("(sample s2)")
+    assert [each.box for each in written(path, inverted, box_format="xywh")[0].sample.segments] == [
+        (1, 2, 31, 42),
+        (30, 2, 40, 42),
+    ]
+    [entry] = written(path, shares | {"size": [200, 100]}, box_unit="fraction")
+    assert entry.sample.segments[0].box == (20, 20, 100, 90)
+    Image.new("RGB", (400, 200)).save(tmp_path / "1.jpg")
+    [entry] = written(path, shares, box_unit="fraction")
+    assert entry.sample.segments[0].box == (40, 40, 200, 180)
+    assert entry.location == f"{path}:1"
+
+
+def test_images_of_several_folders(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "two" / "1.JPG").write_bytes(b"x")
+    [entry] = written(tmp_path / "mine.jsonl", GOOD, images=[tmp_path / "one", tmp_path / "two"])
+    assert entry.sample.image == tmp_path / "two" / "1.JPG"
+    (tmp_path / "one" / "1.jpg").write_bytes(b"y")
+    with pytest.raises(DataError, match=r"mine\.jsonl:1: image: the image '1\.jpg' exists twice .* \(sample s1\)"):
+        written(tmp_path / "mine.jsonl", GOOD, images=[tmp_path / "one", tmp_path / "two"])
+    with pytest.raises(DataError, match=r"three: no such folder; source\.images"):
+        written(tmp_path / "mine.jsonl", GOOD, images=tmp_path / "three")
