@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from runner.cli import (
     dataset_commands,
+    exchange_commands,
     experiment_commands,
     plugins_schema_and_ui_commands,
     power_command,
@@ -29,6 +30,7 @@ from runner.signals import reliable_interrupts
 __all__ = [
     "app",
     "dataset_commands",
+    "exchange_commands",
     "experiment_commands",
     "main",
     "plugins_schema_and_ui_commands",
