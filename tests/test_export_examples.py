@@ -163,7 +163,7 @@ def test_only_chosen_splits_are_exported_and_an_export_needs_replace(folder):
     ("arguments", "message"),
     [
         (["--to", "ms_swft"], "there is no such format; did you mean 'ms_swift'?"),
-        (["--to", "ms_swift"], "--to ms_swift needs --spec SPEC"),
+        (["--to", "ms_swift"], "--to ms_swift needs --spec SPEC, such as"),
         (["--to", "ms_swift", "--spec", "spec.yaml", "--split", "tran"], "no such split; did you mean 'train'?"),
         (["--spec", "spec.yaml"], "--spec has no effect with --to hub"),
         (["--to", "2u1", "--spec", "spec.yaml", "--set", "adapter.tasks=[summary]"], "has no summary to train on"),

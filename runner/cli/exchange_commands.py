@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,10 +14,24 @@ from runner.cli.dataset_commands import DatasetFolder, Replace, format_num_sampl
 from runner.cli.evaluation_commands import split_list
 from runner.cli.printing import print_json, print_text
 
+if TYPE_CHECKING:
+    from runner.export_answers import AnswerExportOptions
+
 HUB = "hub"
 TRAINERS = ("ms_swift", "llama_factory", "2u1")
-EXPORT_FORMATS = (HUB, *TRAINERS)
+SCORERS = ("seqeval", "coco")
+EXPORT_FORMATS = (HUB, *TRAINERS, *SCORERS)
 """The values of `--to`."""
+OPTION_FORMATS = {
+    "--spec": (*TRAINERS, *SCORERS),
+    "--set": (*TRAINERS, *SCORERS),
+    "--split": (*TRAINERS, *SCORERS),
+    "--predictions": SCORERS,
+    "--marks": TRAINERS,
+}
+"""The formats on which an option has an effect."""
+SCORED_SPLIT = "test"
+"""The split that is exported for a scorer if the user names none."""
 
 
 class Marks(StrEnum):
@@ -38,19 +52,30 @@ def export(
             "--to",
             metavar="FORMAT",
             help="hub: Parquet for the Hugging Face hub and the package `datasets`. ms_swift, llama_factory, 2u1: the "
-            "examples that a spec trains on, for these trainers.",
+            "examples that a spec trains on, for these trainers. seqeval: tokens with tags; coco: boxes; both hold the "
+            "reference answers of a split, and those of --predictions, for these scorers.",
         ),
     ] = HUB,
     spec: Annotated[
         Path | None,
         typer.Option(
             metavar="SPEC",
-            help="The spec whose adapter, regime and seed render the examples. Its data section is not used.",
+            help="The spec whose adapter, regime and seed render the examples, or whose adapter reads the answers. "
+            "Its data section is not used.",
         ),
     ] = None,
     overrides: Overrides = None,
     split: Annotated[
-        list[str] | None, typer.Option(metavar="A,B,…", help="Export only these splits. Default: all splits.")
+        list[str] | None,
+        typer.Option(metavar="A,B,…", help="Export only these splits. Default: all splits; for a scorer, test."),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='For a scorer: the outputs of a model, as JSON lines {"id", "output"}, such as predictions.jsonl of a '
+            "run.",
+        ),
     ] = None,
     marks: Annotated[
         Marks,
@@ -63,15 +88,36 @@ def export(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Export a data set for other programs: as Parquet for the Hugging Face hub, or as examples for other trainers."""
-    _check_options(to, spec=spec, overrides=overrides, split=split, marks=marks)
+    """Export a data set for other programs: Hugging Face datasets, other trainers, other scorers."""
+    given = {
+        "--spec": spec,
+        "--set": overrides,
+        "--split": split,
+        "--predictions": predictions,
+        "--marks": marks is Marks.escape,
+    }
+    _check_options(to, [option for option, value in given.items() if value])
     if to == HUB:
         _export_to_hub(dataset, folder, replace=replace, as_json=as_json)
         return
-    from runner.export_examples import ExportOptions, export_examples
     from runner.spec.load import load_spec
 
     assert spec is not None
+    if to in SCORERS:
+        from runner.errors import SpecError
+        from runner.export_answers import AnswerExportOptions
+
+        chosen = split_list(split) or (SCORED_SPLIT,)
+        if len(chosen) > 1:
+            raise SpecError(f"--to {to}: name one split with --split, not {len(chosen)}")
+        loaded = load_spec(spec, overrides or ()).spec
+        _export_for_scorer(
+            AnswerExportOptions(dataset.resolve(), folder.resolve(), to, loaded, chosen[0], predictions, replace),
+            as_json=as_json,
+        )
+        return
+    from runner.export_examples import ExportOptions, export_examples
+
     options = ExportOptions(
         dataset=dataset.resolve(),
         target=folder.resolve(),
@@ -96,10 +142,8 @@ def export(
     print_text(f"next: {_next_step(to, folder.resolve())}")
 
 
-def _check_options(
-    to: str, *, spec: Path | None, overrides: Sequence[str] | None, split: Sequence[str] | None, marks: Marks
-) -> None:
-    """Refuse an unknown format, and options that have no effect on the format.
+def _check_options(to: str, given: Sequence[str]) -> None:
+    """Refuse an unknown format, a missing spec, and options that have no effect on the format.
 
     Raises:
         SpecError: With what would be right.
@@ -109,15 +153,30 @@ def _check_options(
 
     if to not in EXPORT_FORMATS:
         raise SpecError(f"--to {to}: there is no such format{suggestion(to, EXPORT_FORMATS)}")
-    needs_spec = to in TRAINERS
-    if needs_spec and spec is None:
-        raise SpecError(
-            f"--to {to} needs --spec SPEC, whose adapter renders the examples, such as specs/qwen_mmre.yaml"
-        )
-    given = {"--spec": spec, "--set": overrides, "--split": split, "--marks": marks is Marks.escape}
-    unused = [option for option, value in given.items() if value and to == HUB]
+    used = {option for option, formats in OPTION_FORMATS.items() if to in formats}
+    unused = [option for option in given if option not in used]
     if unused:
         raise SpecError(f"{unused[0]} has no effect with --to {to}; remove it, or name another format with --to")
+    if "--spec" in used and "--spec" not in given:
+        raise SpecError(f"--to {to} needs --spec SPEC, such as specs/qwen_mmre.yaml, for its adapter")
+
+
+def _export_for_scorer(options: AnswerExportOptions, *, as_json: bool) -> None:
+    from runner.export_answers import UNALIGNED_FILE, export_answers
+
+    description = export_answers(options)
+    if as_json:
+        print_json({"path": str(options.target), **description})
+        return
+    print_text(f"export: {options.target}")
+    print_text(format_num_samples({options.split: description["num_samples"]}))
+    for side, number in description.get("num_boxes", {}).items():
+        print_text(f"boxes: {number:,} ({side})")
+    for side, number in description.get("num_unaligned", {}).items():
+        if number:
+            print_text(f"not aligned with tokens: {number:,} mentions ({side}; see {options.target / UNALIGNED_FILE})")
+    if number := description.get("num_without_tokens"):
+        print_text(f"left out: {number:,} samples without text")
 
 
 def _next_step(to: str, folder: Path) -> str:
