@@ -1,4 +1,4 @@
-"""Commands for data sets: build, stats, export, import, review."""
+"""Commands for data sets: build, stats, review."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from getpass import getuser
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -87,7 +87,11 @@ def build(
 
 def _build_summary(result: BuildResult) -> list[str]:
     if result.fingerprint is not None:
-        return [f"data set: {result.path}", _num_samples(result.num_samples), f"fingerprint: {result.fingerprint}"]
+        return [
+            f"data set: {result.path}",
+            format_num_samples(result.num_samples),
+            f"fingerprint: {result.fingerprint}",
+        ]
     if result.review is not None and result.review.undecided:
         number = result.review.undecided
         return [
@@ -101,7 +105,8 @@ DatasetFolder = Annotated[Path, typer.Argument(metavar="DATASET", help="The fold
 
 
 @contextmanager
-def _reporter(stage: str) -> Iterator[Reporter]:
+def stage_reporter(stage: str) -> Iterator[Reporter]:
+    """Show the progress of a stage on standard error."""
     from runner.cli.progress import StageReporter
 
     terminal = open_terminal()
@@ -135,7 +140,7 @@ def stats(
     from runner.dataset_statistics_report import describe_dataset, write_report
 
     set_environment()
-    with _reporter("tokens") as reporter:
+    with stage_reporter("tokens") as reporter:
         statistics = describe_dataset(dataset.resolve(), model, reporter)
     if html is not None:
         write_report(html, statistics)
@@ -147,68 +152,9 @@ def stats(
         print_text(f"page: {html}")
 
 
-@app.command(rich_help_panel=DATASETS)
-def export(
-    dataset: DatasetFolder,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to create.")],
-    replace: Replace = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Export a data set as Parquet with a dataset card, for the Hugging Face hub and the package `datasets`."""
-    huggingface = _import_huggingface()
-    with _reporter("export") as reporter:
-        num_samples = huggingface.export_dataset(dataset.resolve(), folder.resolve(), reporter, replace=replace)
-    if as_json:
-        print_json({"path": str(folder.resolve()), "num_samples": num_samples})
-        return
-    print_text(f"export: {folder}")
-    print_text(_num_samples(num_samples))
-    print_text(f"upload to the hub: hf upload NAME {folder} --repo-type dataset")
-
-
-@app.command("import", rich_help_panel=DATASETS)
-def import_(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A folder that `runner export` has written, or the name of such a data set on the Hugging Face hub.",
-        ),
-    ],
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to create.")],
-    replace: Replace = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Create a data-set folder from an export. The data set has the same fingerprint as the exported data set."""
-    huggingface = _import_huggingface()
-    with _reporter("import") as reporter:
-        description = huggingface.import_dataset(source, folder.resolve(), reporter, replace=replace)
-    if as_json:
-        document = {name: description[name] for name in ("fingerprint", "num_samples", "statistics")}
-        print_json({"path": str(folder.resolve()), **document})
-        return
-    print_text(f"data set: {folder}")
-    print_text(_num_samples(description["num_samples"]))
-    print_text(f"fingerprint: {description['fingerprint']}")
-
-
-def _num_samples(num_samples: Mapping[str, int]) -> str:
-    return f"samples: {', '.join(f'{split} {number:,}' for split, number in num_samples.items())}"
-
-
-def _import_huggingface() -> Any:
-    """Import the module that needs the optional package `datasets`."""
-    from runner.errors import RequirementError
-
-    try:
-        from runner.dataset import huggingface
-    except ImportError as error:
-        raise RequirementError(
-            f"this needs Hugging Face's datasets: pip install 'mmre-runner[hub]' ({error})"
-        ) from error
-    return huggingface
+def format_num_samples(num_samples: Mapping[str, int], kind: str = "samples") -> str:
+    """Format the number of samples, or of examples, by split."""
+    return f"{kind}: {', '.join(f'{split} {number:,}' for split, number in num_samples.items())}"
 
 
 PORT = 8321

@@ -14,6 +14,7 @@ from typing import NoReturn
 from runner.cli import (
     dataset_commands,
     doctor_command,
+    exchange_commands,
     experiment_commands,
     plugins_schema_and_ui_commands,
     power_command,
@@ -31,6 +32,7 @@ __all__ = [
     "app",
     "dataset_commands",
     "doctor_command",
+    "exchange_commands",
     "experiment_commands",
     "main",
     "plugins_schema_and_ui_commands",
