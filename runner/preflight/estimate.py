@@ -168,7 +168,7 @@ class TrainingSplits:
         """
         assert spec.model is not None
         key = json.dumps([part.as_json() for part in (spec.data, spec.adapter, spec.model)], sort_keys=True)
-        seed = spec.seed if spec.regime.context_content == "shuffled" else None
+        seed = spec.seed if spec.training_uses_seed else None
         key += json.dumps([spec.regime.training_settings(), seed], sort_keys=True)
         if key not in self._splits:
             self._splits[key] = self._render(spec)
@@ -179,7 +179,7 @@ class TrainingSplits:
         adapter = create_adapter(spec, data.prepare(self._reporter).labels)
         samples = data.load("train")
         groups = split_groups(samples, spec.max_hash_distance)
-        examples = Regime(spec.regime, adapter, spec.seed).training_examples(samples, groups)
+        examples = Regime(spec.regime, adapter, spec.seed, spec.num_target_draws).training_examples(samples, groups)
         rendered, groups, number = examples.first, examples.groups(groups), examples.num_per_sample
         assert spec.model is not None
         try:
