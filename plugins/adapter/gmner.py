@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
 from PIL import Image
 
+from plugins.adapter.box_jitter import jitter_box
 from plugins.adapter.gmner_parse import parse_answer
 from plugins.adapter.gmner_prompt import (
     LABEL_PATTERN,
@@ -25,7 +27,7 @@ from plugins.adapter.pfa_prompt import CONTEXT_INTRODUCTION, EXTRACTION_MARK, NE
 from plugins.adapter.tasks_and_labels import choose_labels
 from runner.errors import DataError, SpecError
 from runner.images import upright_size
-from runner.records import Answer, GroundedEntity, ImagePart, Prediction, Rendered, Sample, TextPart, nfc
+from runner.records import Answer, Box, GroundedEntity, ImagePart, Prediction, Rendered, Sample, TextPart, nfc
 from runner.stages import BoxFrame
 
 PARSE_MODE = "lossless"
@@ -104,6 +106,18 @@ class GmnerAdapter:
             DataError: The sample lacks an image, a text or a summary that a task requires, or the target cannot be
                 parsed back to the reference.
         """
+        return self._render(sample, None)
+
+    def draw_target(self, sample: Sample, draw: int, seed: int) -> Rendered:
+        """Render the prompt and a target with changed boxes; see `TargetDrawer`.
+
+        Raises:
+            DataError: As in `render_training`.
+        """
+        return self._render(sample, random.Random(f"boxes {seed} {draw} {sample.id}"))
+
+    def _render(self, sample: Sample, rng: random.Random | None) -> Rendered:
+        """Render prompt and target; with random numbers, boxes change as `box_jitter` says."""
         prompt = self.render_prompt(sample)
         reference = self.reference(sample)
         if "summary" in self.tasks and not reference.summary:
@@ -112,13 +126,19 @@ class GmnerAdapter:
                 "or annotate the data set with summaries"
             )
         written = [
-            replace(entity, boxes=chosen_boxes(entity.boxes or (), self._options.boxes))
-            for entity in reference.grounded or ()
+            replace(entity, boxes=self._written_boxes(sample, entity, rng)) for entity in reference.grounded or ()
         ]
         frame = self._frame if "gmner" in self.tasks else BoxFrame()
         target = target_text(self.tasks, reference.summary or "", written, self._options.format, frame)
         self._check_round_trip(sample, target, replace(reference, grounded=tuple(written)))
         return Rendered(sample.id, prompt.content, target)
+
+    def _written_boxes(self, sample: Sample, entity: GroundedEntity, rng: random.Random | None) -> tuple[Box, ...]:
+        boxes, jitter = chosen_boxes(entity.boxes or (), self._options.boxes), self._options.box_jitter
+        if rng is None or jitter is None or not boxes:
+            return boxes
+        limits = self._frame.size(*_image_size(sample))
+        return tuple(jitter_box(box, limits, jitter, rng) for box in boxes)
 
     def for_task(self, task: str) -> GmnerAdapter:
         """Return the adapter of one of the tasks alone."""

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, StringConstraints, field_validator
 
+from plugins.adapter.box_jitter import BoxJitter
 from plugins.adapter.pfa_prompt import (
     CONTEXT_INTRODUCTION,
     EXTRACTION_MARK,
@@ -66,6 +67,9 @@ class GmnerAdapterOptions(AdapterOptions):
     """What the model learns to write for an entity with several boxes: a list of all of them, as in E2E-GMNER, only the
     largest, or only the first of the annotation. References always have all boxes."""
 
+    box_jitter: BoxJitter | None = None
+    """Random changes of the boxes that the model is trained to write. Default: none."""
+
     @field_validator("tasks")
     @classmethod
     def _in_order(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
@@ -85,6 +89,11 @@ class GmnerAdapterOptions(AdapterOptions):
     def needs_box_frame(self) -> bool:
         """Whether boxes are written in the frame of the model."""
         return self.frame == "model" and "gmner" in self.tasks
+
+    @property
+    def num_target_draws(self) -> int:
+        """Number of targets that are drawn for each sample; 0 without jitter."""
+        return self.box_jitter.draws if self.box_jitter is not None and "gmner" in self.tasks else 0
 
     @property
     def own_frame(self) -> BoxFrame | None:

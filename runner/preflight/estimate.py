@@ -178,7 +178,7 @@ class TrainingSplits:
         """
         assert spec.model is not None
         key = json.dumps([part.as_json() for part in (spec.data, spec.adapter, spec.model)], sort_keys=True)
-        seed = spec.seed if spec.regime.context_content == "shuffled" else None
+        seed = spec.seed if spec.training_uses_seed else None
         key += json.dumps([spec.regime.training_settings(), seed], sort_keys=True)
         if key not in self._splits:
             self._splits[key] = self._render(spec)
@@ -196,7 +196,9 @@ class TrainingSplits:
     def _render(self, spec: ExperimentSpec) -> TrainingSplit:
         data = self._samples_of(spec)
         adapter = create_adapter(spec, data.labels)
-        examples = Regime(spec.regime, adapter, spec.seed).training_examples(data.samples, data.groups)
+        examples = Regime(spec.regime, adapter, spec.seed, spec.num_target_draws).training_examples(
+            data.samples, data.groups
+        )
         rendered, groups, number = examples.first, examples.groups(data.groups), examples.num_per_sample
         assert spec.model is not None
         try:

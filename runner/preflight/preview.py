@@ -324,7 +324,7 @@ def load_preview(spec: ExperimentSpec, split: Split, reporter: Reporter) -> Prev
     data = create_plugin(spec.data)
     adapter = create_adapter(spec, data.prepare(reporter).labels)
     training = data.load("train")
-    regime = Regime(spec.regime, adapter, spec.seed)
+    regime = Regime(spec.regime, adapter, spec.seed, spec.num_target_draws)
     examples = regime.training_examples(training, split_groups(training, spec.max_hash_distance))
     try:
         model = create_plugin(spec.model).model_spec(training_texts(examples.distinct))

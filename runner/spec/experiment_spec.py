@@ -372,6 +372,17 @@ class ExperimentSpec(Specification):
         return isinstance(options, AdapterOptions) and options.needs_box_frame
 
     @property
+    def num_target_draws(self) -> int:
+        """Number of targets that the adapter draws at random for each training sample; 0 for none."""
+        options = self.adapter.options
+        return options.num_target_draws if isinstance(options, AdapterOptions) else 0
+
+    @property
+    def training_uses_seed(self) -> bool:
+        """Whether the seed decides what is trained on, beside its order."""
+        return self.regime.context_content == "shuffled" or self.num_target_draws > 0
+
+    @property
     def model_options(self) -> ModelOptions | None:
         """The model's options that the engine uses; None if there is no model."""
         options = self.model.options if self.model else None

@@ -29,6 +29,11 @@ class AdapterOptions(Options):
         """Whether the adapter writes boxes in the frame of the spec's model; see `BoxAdapter`."""
         return False
 
+    @property
+    def num_target_draws(self) -> int:
+        """Number of targets that are drawn at random for each training sample; 0 for none, see `TargetDrawer`."""
+        return 0
+
 
 class Adapter(Protocol):
     """Stage `adapter`: renders samples as prompts and targets, and parses answers."""
@@ -98,6 +103,25 @@ class TaskAdapter(Adapter, Protocol):
 
     def has_context(self, rendered: Rendered) -> bool:
         """Return whether `with_context` added anything to this prompt."""
+
+
+class TargetDrawer(Protocol):
+    """Optional for an adapter: draws targets at random for training, which the epochs use in turn.
+
+    Its options derive from `AdapterOptions`, and their `num_target_draws` says how many there are. The targets of
+    `render_training` stay those of the validation loss and of references.
+    """
+
+    def draw_target(self, sample: Sample, draw: int, seed: int) -> Rendered:
+        """Render the prompt of a sample, and the target of a draw.
+
+        The result depends on nothing but the arguments and the options.
+
+        Args:
+            sample: The sample.
+            draw: The number of the draw, from 0.
+            seed: Random seed of the trial.
+        """
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class TrialContext:
     @cached_property
     def regime(self) -> Regime:
         """How samples become training examples and prompts."""
-        return Regime(self.spec.regime, self.adapter, self.spec.seed)
+        return Regime(self.spec.regime, self.adapter, self.spec.seed, self.spec.num_target_draws)
 
     @cached_property
     def training_examples(self) -> TrainingExamples:

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
-from slurm import Bench, SlurmCluster, finish, missing_programs  # noqa: E402 the path comes first
+from slurm import Bench, SlurmCluster, finish, missing_programs
 
 
 @pytest.mark.slow
