@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -29,7 +30,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "execute"))
-from slurm_cluster import SlurmCluster, missing_programs  # noqa: E402 the path comes first
+from slurm_cluster import SlurmCluster, lacking  # noqa: E402 the path comes first
 
 SCRIPT = ROOT / "docs" / "cluster" / "slurm.sbatch"
 SPEC = """\
@@ -43,7 +44,7 @@ trainer: {type: sft, epochs: EPOCHS, global_batch_size: 4, precision: fp32, save
 generator: {type: transformers, max_new_tokens: 8}
 metrics: [{type: ner_f1}, {type: rouge}]
 tracker: {type: mlflow}
-compute: {workers: 2, gpus_per_worker: 4, cpus_per_worker: 1, cache: none}
+compute: {workers: 2, gpus_per_worker: 4, cpus_per_worker: 1}
 """
 EPOCHS = 30
 """Epochs of the training: enough that it is disturbed before it ends."""
@@ -81,9 +82,19 @@ class Bench:
                 raise TimeoutError(f"{what} within {minutes:g} minutes\n{self.cluster.run('squeue')}\n{outputs}")
             time.sleep(0.5)
 
-    def wait_for_steps(self, case: str) -> None:
-        """Wait until a training has done `STEPS_BEFORE` optimizer steps."""
-        self.wait_until(lambda: self.num_steps(case) >= STEPS_BEFORE, f"{case}: no {STEPS_BEFORE} steps")
+    def wait_for_steps(self, case: str, job: str) -> None:
+        """Wait until the training of a job has done `STEPS_BEFORE` optimizer steps, and not all of them.
+
+        Raises:
+            RuntimeError: The job ended before.
+        """
+
+        def is_reached() -> bool:
+            if self.cluster.job_state(job) not in UNFINISHED:
+                raise RuntimeError(f"{case}: the job ended before it was disturbed; raise EPOCHS")
+            return self.num_steps(case) >= STEPS_BEFORE
+
+        self.wait_until(is_reached, f"{case}: no {STEPS_BEFORE} steps")
 
     def num_steps(self, case: str) -> int:
         """Count the optimizer steps in the log of a case's trial."""
@@ -134,7 +145,7 @@ def limit(bench: Bench) -> str:
 def node(bench: Bench) -> str:
     """Kill the second node, and bring it back."""
     job = bench.submit("node")
-    bench.wait_for_steps("node")
+    bench.wait_for_steps("node", job)
     bench.cluster.kill_node("node2")
     bench.wait_until(lambda: bench.num_starts(job) > 1, "node: the job does not go back into the queue")
     bench.cluster.start_node("node2")
@@ -146,7 +157,7 @@ def node(bench: Bench) -> str:
 def cancel(bench: Bench) -> str:
     """Cancel a launch, and submit it again."""
     job = bench.submit("cancel")
-    bench.wait_for_steps("cancel")
+    bench.wait_for_steps("cancel", job)
     bench.cluster.run("scancel", job)
     bench.wait_until(lambda: bench.cluster.job_state(job) not in UNFINISHED, "cancel: the job does not end")
     again = bench.submit("cancel")
@@ -185,8 +196,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     arguments = parser.parse_args()
-    if missing := missing_programs():
-        sys.exit(f"not installed: {', '.join(missing)}; apt install slurmctld slurmd slurm-client munge")
+    if reason := lacking():
+        sys.exit(reason)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no daemon stays behind
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
         shared, own = Path(folder) / "shared", Path(folder) / "slurm"
         shared.mkdir()

@@ -7,12 +7,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
-from slurm import Bench, SlurmCluster, finish, missing_programs
+from slurm import Bench, SlurmCluster, finish, lacking
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(missing_programs()), reason="Debian's packages slurmctld, slurmd, slurm-client and munge")
 def test_the_shipped_script_trains_on_two_nodes(tmp_path):
+    if reason := lacking():
+        pytest.skip(reason)
     shared, own = tmp_path / "shared", tmp_path / "slurm"
     shared.mkdir()
     own.mkdir()

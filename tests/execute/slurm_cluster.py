@@ -54,9 +54,14 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
-def missing_programs() -> list[str]:
-    """List the programs that the cluster needs and that are not installed here."""
-    return [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
+def lacking() -> str:
+    """Say what this machine lacks for the cluster; empty if it lacks nothing."""
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
+    if missing:
+        return f"not installed: {', '.join(missing)}; apt install slurmctld slurmd slurm-client munge"
+    namespaces = subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False)
+    return "" if namespaces.returncode == 0 else "no namespaces, which need the rights of root"
 
 
 def _free_ports(number: int) -> list[int]:
