@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -35,7 +35,10 @@ Hashes = NDArray[np.uint64]
 
 
 def group_near_duplicates(paths: Iterable[Path], max_distance: int) -> dict[Path, int]:
-    """Group near-duplicate images, including images that are linked only through others.
+    """Group near-duplicate images; any two images of a group are near-duplicates.
+
+    Groups of images that are linked only through others would grow with the data set: unrelated images of text on a
+    plain background then form one group, because each of them resembles some other.
 
     Args:
         paths: Images.
@@ -51,7 +54,7 @@ def group_near_duplicates(paths: Iterable[Path], max_distance: int) -> dict[Path
     images = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL while it decodes.
         hashes = np.array(list(pool.map(_cached_hash, images, map(image_digest, images))), dtype=np.uint64)
-    return dict(zip(images, connected_components(hashes, max_distance).tolist(), strict=True))
+    return dict(zip(images, group_hashes(hashes, max_distance).tolist(), strict=True))
 
 
 def perceptual_hash(path: Path) -> int:
@@ -75,31 +78,47 @@ def _cached_hash(path: Path, _digest: str | None) -> int:
     return perceptual_hash(path)
 
 
-def connected_components(hashes: Hashes, max_distance: int) -> NDArray[np.int64]:
-    """Find the connected components of hashes, where hashes within `max_distance` bits are connected.
+def group_hashes(hashes: Hashes, max_distance: int) -> NDArray[np.int64]:
+    """Group hashes by complete linkage: any two hashes of a group are within `max_distance` bits.
 
-    The time is quadratic in the number of hashes, with numpy counting bits: one second for 10,000 hashes.
+    Pairs are merged in the order of their distance, so that the closest hashes are together. The groups do not depend
+    on the order of the hashes. The time is quadratic in their number, with numpy counting bits: one second for 10,000.
 
     Args:
         hashes: Shape (n,).
         max_distance: Hamming distance in bits.
 
     Returns:
-        Shape (n,): for each hash, the index of the first hash in its component.
+        Shape (n,): for each hash, the index of the first hash in its group.
     """
-    components = np.arange(len(hashes))
+    distinct, first_indices, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    group_of = list(range(len(distinct)))
+    members = {index: [index] for index in group_of}
+    for _, one, other in sorted(_near_pairs(distinct, max_distance)):
+        kept, merged = group_of[one], group_of[other]
+        if kept == merged:
+            continue
+        distances = np.bitwise_count(distinct[members[kept], None] ^ distinct[None, members[merged]])
+        if distances.max() <= max_distance:
+            for index in members[merged]:
+                group_of[index] = kept
+            members[kept] += members.pop(merged)
+    first_of_group = {group: min(first_indices[indices]) for group, indices in members.items()}
+    return np.array([first_of_group[group_of[index]] for index in inverse], dtype=np.int64)
+
+
+def _near_pairs(hashes: Hashes, max_distance: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the distance and the indices, the smaller one first, of each pair within `max_distance` bits."""
     for start in range(0, len(hashes), CHUNK_SIZE):
-        chunk = hashes[start : start + CHUNK_SIZE, None]
-        is_near = np.bitwise_count(chunk ^ hashes[None, start:]) <= max_distance
-        # Every hash is near itself: only rows with another near hash can merge components.
-        for row in np.flatnonzero(is_near.sum(axis=1) > 1):
-            merged = np.unique(components[start:][is_near[row]])
-            if len(merged) > 1:
-                components[np.isin(components, merged)] = merged[0]
-    return components
+        distances = np.bitwise_count(hashes[start : start + CHUNK_SIZE, None] ^ hashes[None, start:])
+        rows, columns = np.nonzero(np.triu(distances <= max_distance, k=1))
+        yield from zip(
+            distances[rows, columns].tolist(), (rows + start).tolist(), (columns + start).tolist(), strict=True
+        )
 
 
 MAX_LISTED_LEAKS = 3
+MAX_LISTED_OCCURRENCES = 4
 
 
 NEAR_DUPLICATE = "near"
@@ -121,7 +140,9 @@ class Leak:
     def __str__(self) -> str:
         """Format the leak, for example `the same text: train/12 and test/7`."""
         item = "nearly the same image" if self.kind == NEAR_DUPLICATE else f"the same {self.kind}"
-        return f"{item}: " + " and ".join(f"{split}/{sample_id}" for split, sample_id in self.occurrences)
+        places = [f"{split}/{sample_id}" for split, sample_id in self.occurrences[:MAX_LISTED_OCCURRENCES]]
+        num_others = len(self.occurrences) - len(places)
+        return f"{item}: " + " and ".join([*places, *([f"{num_others} more"] if num_others else [])])
 
 
 def content_keys(sample: Sample) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Building a data set: unusable images, leaks between splits, and repeated builds."""
 
+import random
 import shutil
 import struct
 import zlib
@@ -211,3 +212,28 @@ def test_corpus_is_never_overwritten(corpus, build):
     with pytest.raises(DataError, match="already exists and is not a data set"):
         build(corpus.path.name)
     assert (corpus.images / "1.jpg").is_file()
+
+
+def test_near_duplicates_are_told_with_their_number_and_kept_for_the_review(corpus, build, reporter, read_rows):
+    for image_id in ("1", "2", "3", "4"):
+        noise = Image.frombytes("L", (8, 8), random.Random(image_id).randbytes(64))
+        noise.resize((80, 60), Image.Resampling.BICUBIC).convert("RGB").save(corpus.images / f"{image_id}.jpg")
+        corpus.boxes(image_id, [("Ada", (2, 2, 30, 20))], (80, 60))
+    with Image.open(corpus.images / "1.jpg") as image:
+        image.resize((160, 120)).save(corpus.images / "5.jpg", quality=60)
+    corpus.boxes("5", [("Ada", (2, 2, 30, 20))], (80, 60))
+    names = [corpus.tweet(image_id) for image_id in ("1", "2", "3", "4", "5", "1")]
+    build(near_images=4)
+    said = [message for message in reporter.messages if message.startswith("near duplicates")]
+    assert said == [
+        f"near duplicates: 1 group(s) of 3 samples; the largest has 3: {names[0]}, {names[4]}, {names[5]}. runner "
+        "review shows the images"
+    ]
+    file = corpus.path.parent / "made.build" / "review" / "near_duplicates.jsonl"
+    assert read_rows(file) == [
+        {"sample": names[0], "near": [names[4]]},
+        {"sample": names[4], "near": [names[0], names[5]]},
+        {"sample": names[5], "near": [names[4]]},
+    ]
+    build()
+    assert not file.exists()

@@ -1,6 +1,7 @@
 """Near-duplicate images are found in any size, format and quality; other images are not."""
 
 import random
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from runner.dataset.leaks import (
-    connected_components,
+    Leak,
     find_leaks,
+    group_hashes,
     group_near_duplicates,
     perceptual_hash,
     without_shared_content,
@@ -114,8 +116,35 @@ def test_hash_is_deterministic(tmp_path):
     assert perceptual_hash(tmp_path / "1.jpg") == perceptual_hash(tmp_path / "1.jpg")
 
 
+def text_card(rng):
+    """Draw one line of text on white: hashes of unrelated cards are near those of some others."""
+    image = Image.new("RGB", (300, 225), "white")
+    words = " ".join("".join(rng.choices("abcdefghijklmnoprstuvw", k=rng.randint(2, 8))) for _ in range(40))
+    for line in range(7):
+        ImageDraw.Draw(image).text((10, 12 + 28 * line), words[line * 30 : line * 30 + 26], fill="black", font_size=19)
+    return image
+
+
+def test_text_cards_are_not_chained_and_copies_are_still_found(tmp_path):
+    """The simulation that decided for complete linkage: single linkage makes one group of half the images."""
+    rng, hashes = random.Random(0), {}
+    for number in range(60):
+        card = text_card(rng)
+        card.save(tmp_path / f"{number}.png")
+        card.resize((600, 450)).save(tmp_path / f"{number}-copy.jpg", quality=80)
+        for path in (tmp_path / f"{number}.png", tmp_path / f"{number}-copy.jpg"):
+            hashes[path] = perceptual_hash(path)
+    distance = 12
+    single = connected_components_by_search(list(hashes.values()), distance)
+    assert max(Counter(single).values()) > 60
+    groups = group_near_duplicates(hashes, distance)
+    assert max(Counter(groups.values()).values()) < 20
+    found = [groups[tmp_path / f"{number}.png"] == groups[tmp_path / f"{number}-copy.jpg"] for number in range(60)]
+    assert sum(found) >= 58
+
+
 def connected_components_by_search(hashes, distance):
-    """Find the components by a graph search, as a reference."""
+    """Find the components by a graph search, as single linkage does."""
     components = []
     for start in range(len(hashes)):
         visited, frontier = {start}, [start]
@@ -129,15 +158,43 @@ def connected_components_by_search(hashes, distance):
     return components
 
 
-@given(st.lists(st.integers(0, 63) | st.integers(0, 2**64 - 1), max_size=30), st.integers(0, 8))
-def test_connected_components(hashes, distance):
-    components = connected_components(np.array(hashes, dtype=np.uint64), distance)
-    assert components.tolist() == connected_components_by_search(hashes, distance)
+hash_lists = st.lists(st.integers(0, 63) | st.integers(0, 2**64 - 1), max_size=30)
 
 
-def test_components_span_chunks(monkeypatch):
-    monkeypatch.setattr("runner.dataset.leaks.CHUNK_SIZE", 4)
+@given(hash_lists, st.integers(0, 8), st.randoms())
+def test_groups_are_complete_maximal_and_independent_of_the_order(hashes, distance, rng):
+    groups = group_hashes(np.array(hashes, dtype=np.uint64), distance).tolist()
+    components = connected_components_by_search(hashes, distance)
+    members = defaultdict(list)
+    for index, group in enumerate(groups):
+        members[group].append(index)
+        assert components[group] == components[index]
+    for group, indices in members.items():
+        assert group == min(indices)
+        assert all((hashes[one] ^ hashes[other]).bit_count() <= distance for one in indices for other in indices)
+    for one in members:
+        for other in members:
+            together = [(hashes[a] ^ hashes[b]).bit_count() for a in members[one] for b in members[other]]
+            assert one == other or max(together) > distance
+    order = list(range(len(hashes)))
+    rng.shuffle(order)
+    shuffled = group_hashes(np.array([hashes[index] for index in order], dtype=np.uint64), distance).tolist()
+    again = defaultdict(set)
+    for position, group in enumerate(shuffled):
+        again[group].add(order[position])
+    assert {frozenset(indices) for indices in members.values()} == {frozenset(each) for each in again.values()}
+
+
+def test_groups_span_chunks(monkeypatch):
     rng = random.Random(0)
-    hashes = [rng.randrange(256) for _ in range(40)]
-    components = connected_components(np.array(hashes, dtype=np.uint64), 1)
-    assert components.tolist() == connected_components_by_search(hashes, 1)
+    hashes = np.array([rng.randrange(256) for _ in range(40)], dtype=np.uint64)
+    whole = group_hashes(hashes, 1).tolist()
+    monkeypatch.setattr("runner.dataset.leaks.CHUNK_SIZE", 4)
+    assert group_hashes(hashes, 1).tolist() == whole
+
+
+def test_a_large_group_is_told_by_its_first_members_and_its_size():
+    places = tuple(("train" if number else "test", f"s{number}") for number in range(59))
+    assert str(Leak("near", places)) == (
+        "nearly the same image: test/s0 and train/s1 and train/s2 and train/s3 and 55 more"
+    )

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from runner.dataset.build.annotate_stage import AnnotateStage
 from runner.dataset.build.crop_stage import crop_corpus, crop_key
 from runner.dataset.build.import_stage import import_corpus, import_key
+from runner.dataset.build.near_duplicates import write_near_duplicates
 from runner.dataset.build.split_and_publish_stage import PublishStage, ReviewProgress, count_decisions
 from runner.dataset.build.work_folder import BuildStage, WorkFolder
 from runner.dataset.folder_writer import NewContent, check_replaceable, exclusive_build
@@ -146,6 +147,8 @@ class _Build:
         annotated = self._run_stage("annotate", "samples", key, annotate_stage.write_samples)
         for flag, count in annotated["flags"].items():
             self._listener.say(f"flagged: {count:,} × {flag}")
+        if message := write_near_duplicates(work, spec.near_images):
+            self._listener.say(message)
         review = count_decisions(work) if spec.waits_for_review else None
         if review is not None and review.undecided:
             return BuildResult(spec.output, stages=self._stages, asked=num_missing, tokens=tokens, review=review)

@@ -140,6 +140,11 @@ class WorkFolder:
         return self.path / "annotate" / "samples.jsonl"
 
     @property
+    def near_duplicates(self) -> Path:
+        """One line per sample with near-duplicate images: `sample`, and `near`, the ids of the samples with these."""
+        return self.path / "review" / "near_duplicates.jsonl"
+
+    @property
     def decisions(self) -> Path:
         """The reviewers' decisions, one per line; append-only."""
         return self.path / "review" / "decisions.jsonl"

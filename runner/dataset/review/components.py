@@ -17,6 +17,8 @@ from runner.images import open_image
 
 NUM_PRELOADED = 2
 """Number of following samples whose images the browser loads in advance."""
+MAX_NEAR = 8
+"""Maximum number of near-duplicate images that the page shows for a sample."""
 MAIN_IMAGE = "main"
 """The name of the main image in a URL; a segment is named by its letter."""
 
@@ -104,6 +106,11 @@ def _template_values(session: Session, image_url: ImageUrl) -> dict[str, Any]:
             }
             for segment in sample.segments
         ],
+        "near": [
+            {"id": near.sample.id, "text": near.sample.text, "image": image_url(near, MAIN_IMAGE)}
+            for near in [item, *session.near_duplicates[:MAX_NEAR]]
+        ],
+        "num_near": len(session.near_duplicates),
     }
 
 

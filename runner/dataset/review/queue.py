@@ -32,11 +32,13 @@ class ReviewItem:
         sample: The sample, with absolute image paths.
         flags: What a reviewer should check, for example `refused`.
         annotation: The key of its summary; decisions about another summary do not apply.
+        near: The ids of the samples with nearly the same image, if the spec says `near_images`.
     """
 
     sample: Sample
     flags: tuple[str, ...]
     annotation: str
+    near: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,14 @@ class ReviewQueue:
     image_root: Path
     review_items: Sequence[ReviewItem]
     log: ReviewLog
+
+    @cached_property
+    def _item_of(self) -> Mapping[str, ReviewItem]:
+        return {item.sample.id: item for item in self.review_items}
+
+    def near_duplicates(self, item: ReviewItem) -> list[ReviewItem]:
+        """Return the samples with nearly the same image as a sample."""
+        return [self._item_of[name] for name in item.near if name in self._item_of]
 
     def current_decision(self, item: ReviewItem) -> Decision | None:
         """Return the current decision about a sample."""
@@ -108,8 +118,13 @@ def open_review(dataset: Path) -> ReviewQueue:
             "`runner build DATASET_SPEC` creates it. To review a data set, name its spec, its folder, or the folder "
             "`<data set>.build` beside it"
         )
+    near = {}
+    if work.near_duplicates.is_file():
+        near = {row["sample"]: tuple(row["near"]) for row in iter_jsonl(work.near_duplicates)}
     items = [
-        ReviewItem(sample_from_row(row, work.image_root), tuple(row["flags"]), row["annotation"])
+        ReviewItem(
+            sample_from_row(row, work.image_root), tuple(row["flags"]), row["annotation"], near.get(row["id"], ())
+        )
         for row in iter_jsonl(work.annotated_samples)
     ]
     return ReviewQueue(work.path, name, work.image_root, items, ReviewLog(work.decisions))

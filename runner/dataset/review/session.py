@@ -84,6 +84,11 @@ class Session:
         indices = () if self.position is None else self._matching_after(self.position)
         return [self._review.review_items[index] for index in islice(indices, number)]
 
+    @property
+    def near_duplicates(self) -> list[ReviewItem]:
+        """The samples with nearly the same image as the current sample."""
+        return [] if self.current is None else self._review.near_duplicates(self.current)
+
     def set_filters(self, state_filter: StateFilter, flag_filter: str) -> None:
         """Change the filters; the current sample becomes the next one that matches, starting with itself."""
         self.state_filter, self.flag_filter = state_filter, flag_filter

@@ -1,5 +1,6 @@
 """The HTML of a sample: complete, escaped, and with boxes at the right positions."""
 
+import json
 import os
 import re
 
@@ -30,6 +31,21 @@ def test_sample_is_rendered_completely(session):
     assert "6 words" in sample_html.summary
     assert re.search(r'"label">person</span> Ada', sample_html.details)
     assert 'src="/1/a"' in sample_html.details
+
+
+def test_near_duplicates_are_shown_with_both_images(six_samples):
+    folder = six_samples.work.near_duplicates.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    groups = ["1", *(f"{number}" for number in range(3, 7)), "gone"]
+    rows = [{"sample": name, "near": [other for other in groups if other != name]} for name in groups]
+    six_samples.work.near_duplicates.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    session = Session(open_review(six_samples.dataset), "ann", start="3")
+    details = render_sample(session, url).details
+    assert "Nearly the same image: a group of 5 samples" in details
+    near = details[details.index("Nearly") :]
+    assert re.findall(r'src="/(\w+)/main"', near) == ["3", "1", "4", "5", "6"]
+    assert "<b>this sample</b>" in near and "<b>1</b>" in near
+    assert "Nearly" not in render_sample(Session(session._review, "ann", start="2"), url).details
 
 
 def test_untrusted_text_is_escaped(session):
