@@ -159,7 +159,8 @@ def render_splits(
         options = spec.regime if split == TRAINING_SPLIT else at_test
         is_shuffled = options.context and options.context_content == "shuffled"
         groups = split_groups(samples, spec.max_hash_distance) if is_shuffled else [sample.id for sample in samples]
-        rendered[split] = Regime(options, adapter, spec.seed).training_examples(samples, groups).first
+        examples = Regime(options, adapter, spec.seed).training_examples(samples, groups)
+        rendered[split] = examples.first if split == TRAINING_SPLIT else examples.plain
     return rendered
 
 
