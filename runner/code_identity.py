@@ -32,6 +32,7 @@ COMPUTING_MODULES = frozenset(
         "runner.spec.regime_section",
         "runner.stages",
         "runner.stages.adapter_and_model",
+        "runner.stages.box_frame",
         "runner.stages.data_and_annotator",
         "runner.stages.generator_and_metric",
         "runner.stages.optimizer_and_trainer",

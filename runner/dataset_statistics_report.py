@@ -23,11 +23,11 @@ from runner.html_page import render_page
 from runner.images import open_image
 from runner.prompt_rendering import training_texts
 from runner.records import Sample
-from runner.resolved_plan import create_plugin
+from runner.resolved_plan import create_adapter, create_plugin
 from runner.spec.check import make_section
 from runner.spec.experiment_spec import Section
 from runner.spec.load import load_spec
-from runner.stages import Reporter, TokenCounts
+from runner.stages import Adapter, Reporter, TokenCounts
 from runner.stages.registry import find_plugin, installed_plugins
 
 ADAPTER = "pfa"
@@ -53,8 +53,7 @@ def count_tokens(
         SpecError: The spec is invalid or has no model, or the architecture of the checkpoint is unknown.
         RequirementError: The tokenizer of the model is not available on this machine.
     """
-    model, adapter_section = _sections(source, splits)
-    adapter = create_plugin(adapter_section, labels)
+    model, adapter = _model_and_adapter(source, splits, labels)
     rendered = {split: [adapter.render_training(sample) for sample in samples] for split, samples in splits.items()}
     model_spec = create_plugin(model).meta_model(training_texts(rendered.get("train", [])))
     counts = []
@@ -65,13 +64,15 @@ def count_tokens(
     return counts
 
 
-def _sections(source: str, splits: Mapping[str, Sequence[Sample]]) -> tuple[Section, Section]:
-    """The `model` and `adapter` sections to render and count samples with."""
+def _model_and_adapter(
+    source: str, splits: Mapping[str, Sequence[Sample]], labels: Sequence[str]
+) -> tuple[Section, Adapter]:
+    """The `model` section and the adapter to render and count samples with."""
     if source.lower().endswith(SPEC_SUFFIXES):
         spec = load_spec(Path(source)).spec
         if spec.model is None:
             raise SpecError(f"--model: {source} has no model whose tokens could be counted")
-        return spec.model, spec.adapter
+        return spec.model, create_adapter(spec, labels)
     folder = Path(source).expanduser()
     checkpoint = str(folder.resolve()) if folder.is_dir() else source
     tasks = (
@@ -81,9 +82,10 @@ def _sections(source: str, splits: Mapping[str, Sequence[Sample]]) -> tuple[Sect
     )
     try:
         model = make_section("model", {"type": _model_plugin(folder, source), "checkpoint": checkpoint})
-        return model, make_section("adapter", {"type": ADAPTER, "tasks": list(tasks)})
+        adapter = create_plugin(make_section("adapter", {"type": ADAPTER, "tasks": list(tasks)}), labels)
     except PluginError as error:
         raise SpecError(f"--model: {error}") from error
+    return model, adapter
 
 
 def _model_plugin(folder: Path, checkpoint: str) -> str:

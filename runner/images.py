@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import stat
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -44,6 +46,48 @@ def read_image_file(path: Path) -> bytes:
     """
     _check_file(path)
     return path.read_bytes()
+
+
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+"""The last chunk of a complete PNG: length zero, type and checksum (PNG specification, 11.2.5)."""
+
+_PNG_EXIF = re.compile(rb"eXIf|Raw profile type |XML:com\.adobe\.xmp")
+"""Marks of orientation data in a PNG: a chunk, or the keyword of a text, which is never compressed."""
+
+_ORIENTATION = 0x0112
+"""EXIF tag of the camera orientation."""
+
+
+def read_upright_size(path: Path) -> tuple[int, int]:
+    """Read width and height of an image in pixels from its header, after correction of the orientation.
+
+    Raises:
+        OSError: The file cannot be read, is not a regular file, is too large, or has another format.
+        Exception: What Pillow raises for a damaged image.
+    """
+    content = read_image_file(path)
+    with open_image(content) as image:
+        width, height = image.size
+        # The EXIF data of a PNG may follow its pixels, and Pillow would decode the pixels first.
+        has_no_exif = content.endswith(_PNG_END) and not _PNG_EXIF.search(content)
+        # Values above 4 are rotations by 90 degrees, which swap width and height.
+        is_rotated = not has_no_exif and image.getexif().get(_ORIENTATION, 1) > 4
+    return (height, width) if is_rotated else (width, height)
+
+
+UPRIGHT_SIZE_CACHE_SIZE = 16_384
+"""Number of cached image sizes, about 8 MB: an adapter needs the size of an image each time it renders or scores it."""
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return what `read_upright_size` reads, cached until the file changes; raises like it."""
+    state = path.stat()
+    return _cached_upright_size(path, (state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(UPRIGHT_SIZE_CACHE_SIZE)
+def _cached_upright_size(path: Path, state: tuple[int, int, int]) -> tuple[int, int]:
+    return read_upright_size(path)
 
 
 def _check_file(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, groupby, product
 from pathlib import Path
 from string import ascii_lowercase
@@ -16,6 +16,9 @@ IGNORED = -100
 
 Ending = Literal["clean", "repaired", "malformed"]
 """The result of parsing an answer."""
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom of a rectangle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +188,29 @@ def _longest_row_of_marks(text: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class GroundedEntity:
+    """An entity with the boxes that show it in the image.
+
+    Attributes:
+        label: Its label.
+        text: Its text.
+        boxes: Its boxes, in the frame of the adapter; empty if no box shows it. None in an answer whose text for the
+            boxes cannot be read.
+        position: Where the text of the sample mentions it, in any unit that orders mentions; None if it is not known.
+    """
+
+    label: str
+    text: str
+    boxes: tuple[Box, ...] | None
+    position: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Convert the entity to plain data."""
+        boxes = None if self.boxes is None else [list(box) for box in self.boxes]
+        return {"label": self.label, "text": self.text, "boxes": boxes}
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """The content of an answer; a part is None if its task was not asked for.
 
@@ -194,11 +220,14 @@ class Answer:
         summary: Task 1: the summary.
         pairs: Task 2: the set of (label, entity) pairs.
         mapping: Task 2: the entity of each segment letter.
+        grounded: The entities with their boxes, in the order of the answer or of the text, for adapters whose answers
+            hold boxes. The pairs are then those of these entities.
     """
 
     summary: str | None
     pairs: frozenset[tuple[str, str]] | None
     mapping: Mapping[str, str] | None
+    grounded: tuple[GroundedEntity, ...] | None = None
 
     def __post_init__(self) -> None:
         """Normalize all texts to NFC."""
@@ -209,6 +238,9 @@ class Answer:
         if self.mapping is not None:
             mapping = {nfc(letter): nfc(entity) for letter, entity in self.mapping.items()}
             object.__setattr__(self, "mapping", mapping)
+        if self.grounded is not None:
+            grounded = tuple(replace(each, label=nfc(each.label), text=nfc(each.text)) for each in self.grounded)
+            object.__setattr__(self, "grounded", grounded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,10 @@ class TrainingExamples:
     """The examples of a training.
 
     Attributes:
-        draws: The examples of each draw of the context, sample by sample; the epochs use the draws in turn. All draws
-            have the same ids and targets in the same order. One draw, unless a shuffled context is drawn anew.
-        plain: The same examples as they are asked at test; equal to the first draw if there is no context.
+        draws: The examples of each draw, sample by sample; the epochs use the draws in turn. All draws have the same
+            ids in the same order. One draw, unless a shuffled context is drawn anew, or the adapter draws targets.
+        plain: The same examples as they are asked at test, with the right targets; equal to the first draw if there is
+            neither a context nor a drawn target.
         num_per_sample: Number of examples of each sample.
     """
 
@@ -61,15 +62,17 @@ class TrainingExamples:
 class Regime:
     """Renders samples and parses answers as the options of a regime say."""
 
-    def __init__(self, options: RegimeOptions, adapter: Adapter, seed: int) -> None:
+    def __init__(self, options: RegimeOptions, adapter: Adapter, seed: int, num_target_draws: int = 0) -> None:
         """Take the adapter of the spec.
 
         Args:
             options: The section `regime`.
             adapter: The adapter; a `TaskAdapter` unless all tasks are in one prompt.
-            seed: Random seed of a shuffled context.
+            seed: Random seed of a shuffled context, and of drawn targets.
+            num_target_draws: Number of targets that the adapter draws for each sample; a `TargetDrawer` if above 0.
         """
         self.options, self.adapter, self._seed = options, adapter, seed
+        self._num_target_draws = num_target_draws
         self.tasks = tuple(self._task_adapter.tasks) if options.is_per_task else ("",)
 
     @cached_property
@@ -100,19 +103,29 @@ class Regime:
         """
         plain = [self._render_tasks(sample) for sample in samples]
         flat = [example for examples in plain for example in examples.values()]
-        if not self.options.context:
+        if not self.options.context and not self._num_target_draws:
             return TrainingExamples([flat], flat, len(self.tasks))
         draws = []
-        for draw in range(self.options.context_draws):
+        for draw in range(max(self.options.context_draws, self._num_target_draws)):
             donors = self._donors(groups, draw)
             draws.append(
                 [
                     self._add_context(example, plain[donor])
-                    for examples, donor in zip(plain, donors, strict=True)
-                    for example in examples.values()
+                    for sample, examples, donor in zip(samples, plain, donors, strict=True)
+                    for example in self._draw_targets(sample, examples, draw).values()
                 ]
             )
         return TrainingExamples(draws, flat, len(self.tasks))
+
+    def _draw_targets(self, sample: Sample, plain: Mapping[str, Rendered], draw: int) -> Mapping[str, Rendered]:
+        """Return the examples of a sample with the targets of a draw; the plain ones if no targets are drawn."""
+        if not self._num_target_draws:
+            return plain
+        number = draw % self._num_target_draws
+        adapters: Mapping[str, Any] = self.adapters
+        return {
+            task: _of_task(adapter.draw_target(sample, number, self._seed), task) for task, adapter in adapters.items()
+        }
 
     def _render_tasks(self, sample: Sample) -> dict[str, Rendered]:
         return {task: _of_task(adapter.render_training(sample), task) for task, adapter in self.adapters.items()}
@@ -121,7 +134,7 @@ class Regime:
         """Return the index of the sample whose annotations each sample's context shows."""
         if self.options.context_content != "shuffled":
             return range(len(groups))
-        return shuffle_between_groups(groups, f"context {draw} {self._seed}")
+        return shuffle_between_groups(groups, f"context {draw % self.options.context_draws} {self._seed}")
 
     def _add_context(self, example: Rendered, donor: Mapping[str, Rendered]) -> Rendered:
         answers = self._context_answers(example.task, donor)
@@ -237,7 +250,9 @@ class Regime:
             for position, (plain, example) in enumerate(zip(examples.plain, drawn, strict=True)):
                 start = donors[position // examples.num_per_sample] * examples.num_per_sample
                 donor = {each.task: each for each in examples.plain[start : start + examples.num_per_sample]}
-                self._check_context(plain, example, self._context_answers(plain.task, donor))
+                sample = samples[position // examples.num_per_sample]
+                expected = self._draw_targets(sample, {plain.task: plain}, draw)[plain.task]
+                self._check_context(expected, example, self._context_answers(plain.task, donor))
 
     def _check_context(self, plain: Rendered, example: Rendered, answers: Mapping[str, str]) -> None:
         """Check that a prompt is the plain one with the adapter's template around the answers.
@@ -313,6 +328,7 @@ def merge_predictions(predictions: Mapping[str, Prediction]) -> Prediction:
             summary=next((answer.summary for answer in answers if answer.summary is not None), None),
             pairs=next((answer.pairs for answer in answers if answer.pairs is not None), None),
             mapping=next((answer.mapping for answer in answers if answer.mapping is not None), None),
+            grounded=next((answer.grounded for answer in answers if answer.grounded is not None), None),
         ),
         next(ending for ending in WORST_FIRST if ending in endings),
         tuple(f"{task}: {note}" for task, prediction in predictions.items() for note in prediction.notes),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from runner.redaction import redact_tree
 from runner.spec.check import check_spec, make_section
 from runner.spec.experiment_spec import NONE, ExperimentSpec, Pins, Section
 from runner.spec.yaml_layers import Tree
-from runner.stages import DatasetInfo, Options, Reporter
+from runner.stages import Adapter, BoxFrame, DatasetInfo, Options, Reporter
 from runner.stages.registry import find_plugin
 
 T = TypeVar("T")
@@ -35,6 +35,9 @@ ENGINE_STEPS = {
     "engine.score": ("runner.trial.score", "score"),
 }
 """Module and name of the function that runs a step of a trial."""
+
+BOX_FRAME_METHODS = ("box_frame",)
+"""Methods of a model's options that only adapters with boxes use."""
 
 PARSING = "parse"
 """The code of an adapter that scoring runs is pinned as `adapter.<name>.parse`, what rendering runs as
@@ -119,7 +122,7 @@ class PlanResolver:
         self._reporter = reporter
         self._datasets: dict[str, DatasetInfo] = {}
         self._revisions: dict[str, str] = {}
-        self._identities: dict[tuple[str, bool], dict[str, str]] = {}
+        self._identities: dict[tuple[str, bool, bool], dict[str, str]] = {}
 
     def resolve(self, spec: ExperimentSpec) -> Plan:
         """Pin a spec to the content of its data and model; see the function of the same name.
@@ -151,8 +154,15 @@ class PlanResolver:
             "plugins": computing_plugins,
             "code": code,
         }
+        frame = self._box_frame(spec, revision)
+        content |= {} if frame is None else {"box_frame": frame}
         pins = Pins(
-            fingerprint=fingerprint(content), data=dataset.fingerprint, model=revision, plugins=plugins, code=code
+            fingerprint=fingerprint(content),
+            data=dataset.fingerprint,
+            model=revision,
+            plugins=plugins,
+            code=code,
+            box_frame=frame,
         )
         if spec.pinned is not None:
             _check_unchanged(spec.pinned, pins)
@@ -178,14 +188,19 @@ class PlanResolver:
         model, options = spec.model, spec.model_options
         return self._cached(self._revisions, model, options.exact_revision) if model and options else NONE
 
+    @staticmethod
+    def _box_frame(spec: ExperimentSpec, revision: str) -> dict[str, Any] | None:
+        frame = find_box_frame(spec, revision)
+        return None if frame is None else frame.as_json()
+
     def _code(self, spec: ExperimentSpec) -> dict[str, dict[str, str]]:
         """Hash the code of the plugins that compute, and of the engine's steps; see `Pins.code`."""
-        generates_validation = _generates_validation(spec)
+        condition = _generates_validation(spec), spec.needs_box_frame
         units = _code_units(spec)
         for name, compute in units.items():
-            if (name, generates_validation) not in self._identities:
-                self._identities[name, generates_validation] = compute()
-        return {name: self._identities[name, generates_validation] for name in units}
+            if (name, *condition) not in self._identities:
+                self._identities[name, *condition] = compute()
+        return {name: self._identities[name, *condition] for name in units}
 
     def _cached(self, cache: dict[str, T], section: Section, compute: Callable[[], T]) -> T:
         key = json.dumps(section.as_json(), sort_keys=True)
@@ -216,7 +231,7 @@ def _code_units(spec: ExperimentSpec) -> dict[str, Callable[[], dict[str, str]]]
     for section in spec.sections():
         name = f"{section.stage}.{section.type}"
         if section.stage != "tracker":
-            units[name] = partial(_plugin_code, section)
+            units[name] = partial(_plugin_code, section, needs_box_frame=spec.needs_box_frame)
         if section.stage == "adapter":
             units[f"{name}.{PARSING}"] = partial(_plugin_code, section, parsing=True)
     return units
@@ -261,9 +276,11 @@ def _engine_code(root: tuple[str, str], *, generates_validation: bool) -> dict[s
     return code_identity([root], without_modules=unused)
 
 
-def _plugin_code(section: Section, *, parsing: bool = False) -> dict[str, str]:
+def _plugin_code(section: Section, *, parsing: bool = False, needs_box_frame: bool = False) -> dict[str, str]:
     plugin = find_plugin(section.stage, section.type)
     left_out: Collection[str] = PLANNING_METHODS.get(section.stage, ())
+    if section.stage == "model" and not needs_box_frame:
+        left_out = (*left_out, *BOX_FRAME_METHODS)
     declared: Collection[str] | None = None
     if section.stage == "adapter" and not parsing:
         declared = getattr(plugin.implementation(), "parsing_methods", None)
@@ -290,6 +307,7 @@ def describe_changes(pinned: Mapping[str, Any], current: Pins) -> list[str]:
         for name, old, new in (
             ("the data set's fingerprint", pinned["data"], current.data),
             ("the model's revision", pinned["model"], current.model),
+            ("the frame of boxes", pinned.get("box_frame"), current.box_frame),
             *((f"plugin {key}", old, current.plugins.get(key)) for key, old in pinned["plugins"].items()),
         )
         if old != new
@@ -333,6 +351,57 @@ def create_plugin(section: Section, *args: Any) -> Any:
         if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
             raise  # It was raised inside of the plugin.
         raise PluginError(f"{plugin}: {plugin.entry.value} cannot be created: {error}") from error
+
+
+def create_adapter(spec: ExperimentSpec, labels: Sequence[str]) -> Adapter:
+    """Create the adapter of a spec, in the frame in which its model writes boxes if the adapter needs one.
+
+    Args:
+        spec: The spec, or the spec of a plan, which pins the revision of the model.
+        labels: The labels of the data set.
+
+    Raises:
+        PluginError: The plugin cannot be imported or created.
+        RequirementError: The checkpoint's settings for images are not available.
+        SpecError: The options contradict the data set, or the frame of the model is not known.
+        StepError: The frame differs from that of the plan.
+    """
+    adapter = create_plugin(spec.adapter, labels)
+    frame = find_box_frame(spec, spec.pinned.model if spec.pinned else None)
+    if frame is None:
+        return adapter  # type: ignore[no-any-return]
+    if spec.pinned is not None and spec.pinned.box_frame != frame.as_json():
+        raise StepError(
+            f"adapter.frame: boxes would be written in the frame {frame.as_json()}, but the plan has "
+            f"{spec.pinned.box_frame}; launch the spec again"
+        )
+    return adapter.in_frame(frame)  # type: ignore[no-any-return]
+
+
+def find_box_frame(spec: ExperimentSpec, revision: str | None = None) -> BoxFrame | None:
+    """Return the frame in which the model of a spec writes boxes; None if the adapter does not need it.
+
+    Args:
+        spec: The spec.
+        revision: The exact revision of the model if it is known.
+
+    Raises:
+        RequirementError: The checkpoint's settings for images are not available.
+        SpecError: The frame of the model family is not known.
+    """
+    if not spec.needs_box_frame:
+        return None
+    options = spec.model_options
+    assert options is not None
+    assert spec.model is not None
+    frame = (options if revision is None else options.pinned_to(revision)).box_frame()
+    if frame is None:
+        raise SpecError(
+            f"the model {spec.model.type!r} does not say in which frame it writes boxes; write `thousand` (0 to 1000 "
+            "of each side) or `original` (pixels of the image), whichever the checkpoint was trained with",
+            path=("adapter", "frame"),
+        )
+    return frame
 
 
 def plan_json(spec: ExperimentSpec) -> str:

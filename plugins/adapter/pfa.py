@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +25,10 @@ from plugins.adapter.pfa_prompt import (
     prompt_text,
     target_text,
 )
-from runner.errors import DataError, SpecError
+from plugins.adapter.tasks_and_labels import choose_labels
+from runner.errors import DataError
 from runner.records import Answer, ImagePart, Prediction, Rendered, Sample, TextPart, nfc
 from runner.stages import TargetProblems
-from runner.stages.registry import suggestion
 
 
 def tasks_of(references: Iterable[Sample | str]) -> tuple[Task, ...]:
@@ -81,22 +80,9 @@ class PromptFormatAdapter:
         """
         self._options = options
         self.tasks = options.tasks
-        self._labels = tuple(labels) if options.labels is None else options.labels
+        self._labels = choose_labels(options.labels, labels, LABEL_PATTERN, "colon and semicolon")
         self._label_set = frozenset(map(nfc, self._labels))
         self.parse_modes: Sequence[str] = (options.parse, *(mode for mode in PARSE_MODES if mode != options.parse))
-        for label in labels:
-            if not re.fullmatch(LABEL_PATTERN, label):
-                raise SpecError(
-                    f"the label {label!r} cannot be read back from an answer; a label is one or more words, separated "
-                    "by one space, without colon and semicolon",
-                    path=("adapter", "labels"),
-                )
-            if nfc(label) not in self._label_set:
-                raise SpecError(
-                    f"the data set's label {label!r} is missing{suggestion(label, self._labels)}; list all of "
-                    f"[{', '.join(labels)}], or omit `labels`",
-                    path=("adapter", "labels"),
-                )
 
     @classmethod
     def tasks_of(cls, references: Iterable[Sample | str]) -> Sequence[str]:

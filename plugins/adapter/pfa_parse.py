@@ -227,13 +227,13 @@ def parse_lossless(output: str, tasks: Sequence[Task], labels: AbstractSet[str])
         labels: The known labels; only these start a pair.
     """
     diagnostics = _check_frame(output, tasks)
-    extraction = _text_after(output, EXTRACTION_MARK)
+    extraction = text_after(output, EXTRACTION_MARK)
     extraction = output if extraction is None else extraction
-    summary = _summary(output, diagnostics) if "summary" in tasks else None
+    summary = parse_summary(output, diagnostics) if "summary" in tasks else None
     pairs = _lossless_pairs(_ner_text(extraction), labels, diagnostics) if "ner" in tasks else None
     mapping = None
     if "match" in tasks:
-        text = _text_after(extraction, MATCH_MARK)
+        text = text_after(extraction, MATCH_MARK)
         mapping = _no_mapping(diagnostics) if text is None else parse_mapping_lossless(text, diagnostics)
     return Prediction(Answer(summary, pairs, mapping), diagnostics.ending, diagnostics.notes)
 
@@ -247,22 +247,24 @@ def parse_published(output: str, tasks: Sequence[Task], labels: AbstractSet[str]
         labels: The known labels; other labels are accepted, with a note.
     """
     diagnostics = _check_frame(output, tasks)
-    summary = _summary(output, diagnostics) if "summary" in tasks else None
+    summary = parse_summary(output, diagnostics) if "summary" in tasks else None
     pairs = _published_pairs(_ner_text(output), labels, diagnostics) if "ner" in tasks else None
     mapping = None
     if "match" in tasks:
-        text = _text_after(output, MATCH_MARK)
+        text = text_after(output, MATCH_MARK)
         mapping = _no_mapping(diagnostics) if text is None else parse_mapping_published(text, diagnostics)
     return Prediction(Answer(summary, pairs, mapping), diagnostics.ending, diagnostics.notes)
 
 
-def _text_after(text: str, mark: str) -> str | None:
+def text_after(text: str, mark: str) -> str | None:
+    """Return the text after the first occurrence of a mark; None if there is none."""
     _, separator, rest = text.partition(mark)
     return rest if separator else None
 
 
-def _summary(output: str, diagnostics: ParseDiagnostics) -> str:
-    text = _text_after(output, SUMMARY_MARK)
+def parse_summary(output: str, diagnostics: ParseDiagnostics) -> str:
+    """Parse the summary: the text between the marks of the first and the second task."""
+    text = text_after(output, SUMMARY_MARK)
     if text is None:
         diagnostics.add_loss(f"no {SUMMARY_MARK!r}")
         return ""
@@ -273,7 +275,7 @@ def _summary(output: str, diagnostics: ParseDiagnostics) -> str:
 
 
 def _ner_text(text: str) -> str | None:
-    ner = _text_after(text, NER_MARK)
+    ner = text_after(text, NER_MARK)
     return None if ner is None else ner.partition(MATCH_MARK)[0]
 
 
@@ -376,7 +378,7 @@ def find_target_problems(prediction: Prediction, target: str, labels: AbstractSe
 
 def _unknown_labels(prediction: Prediction, target: str, labels: AbstractSet[str]) -> Iterator[str]:
     accepted = {label for label, _ in prediction.answer.pairs or ()} | labels
-    extraction = _text_after(target, EXTRACTION_MARK) or target
+    extraction = text_after(target, EXTRACTION_MARK) or target
     for anchor in _ANCHOR.finditer(_ner_text(extraction) or ""):
         if nfc(anchor[1]) not in accepted and _LABEL_LIKE.fullmatch(anchor[1].strip()):
             yield f"{anchor[0]!r} is not a known label ({', '.join(sorted(labels))})"

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, StringConstraints, field_validator
 
+from plugins.adapter.tasks_and_labels import check_distinct_labels, check_task_order
 from runner.stages import AdapterOptions
 
 Task = Literal["summary", "ner", "match"]
@@ -48,10 +49,7 @@ class PfaOptions(AdapterOptions):
     @field_validator("tasks")
     @classmethod
     def _in_order(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
-        ordered = tuple(task for task in TASKS if task in tasks)
-        if tasks != ordered:
-            raise ValueError(f"list each task once, in the order of the answer: [{', '.join(ordered)}]")
-        return tasks
+        return check_task_order(tasks, TASKS)
 
     @property
     def task_names(self) -> Sequence[str]:
@@ -61,9 +59,7 @@ class PfaOptions(AdapterOptions):
     @field_validator("labels")
     @classmethod
     def _distinct(cls, labels: tuple[Label, ...] | None) -> tuple[Label, ...] | None:
-        if labels is not None and len(set(labels)) < len(labels):
-            raise ValueError("a label occurs twice; list each label once")
-        return labels
+        return check_distinct_labels(labels)
 
 
 SUMMARY_MARK = "Task 1 Answer:"
@@ -71,11 +67,11 @@ EXTRACTION_MARK = "Task 2 Answer:"
 NER_MARK = "NER:"
 MATCH_MARK = "image entities pair"
 
-_BOTH = (
+TWO_TASKS = (
     "Please answer the following two image understanding tasks.\nOutput the answers to these two questions in order.\n"
 )
-_ONE = "Please answer the following image understanding task.\n"
-_SUMMARY = "Task 1: What is in this image?"
+ONE_TASK = "Please answer the following image understanding task.\n"
+SUMMARY_QUESTION = "Task 1: What is in this image?"
 _SEGMENTS = "We segment one or more of the smaller images from the full image of task 1. "
 _NER_MATCH = (
     "Based on the provided text, extract their corresponding entities based on the given labels, and then "
@@ -100,9 +96,9 @@ def prompt_text(tasks: Sequence[Task], labels: Sequence[str], text: str) -> str:
         text: The tweet, inserted unchanged.
     """
     if tasks == ("summary",):
-        return _ONE + _SUMMARY
+        return ONE_TASK + SUMMARY_QUESTION
     extraction = f"Task 2: Text: {text}\n{_extraction_question(tasks, labels)}"
-    return f"{_BOTH}{_SUMMARY}\n{extraction}" if "summary" in tasks else _ONE + extraction
+    return f"{TWO_TASKS}{SUMMARY_QUESTION}\n{extraction}" if "summary" in tasks else ONE_TASK + extraction
 
 
 def _extraction_question(tasks: Sequence[Task], labels: Sequence[str]) -> str:

@@ -44,6 +44,10 @@ NumShown = Annotated[int, Field(ge=1, le=3)]
 """Number of entities in an image."""
 
 
+SymbolSide = Annotated[int, Field(ge=4)]
+"""Side of a symbol in pixels."""
+
+
 class SyntheticOptions(Options):
     """Generated M-MRE data: tweets about named entities, with images that show entities as coloured symbols.
 
@@ -88,6 +92,16 @@ class SyntheticOptions(Options):
     test_text_suffix: str = ""
     """Text that follows after the text of each test sample; training samples do not have it. `{summary}` stands for the
     summary of the sample, and `{{` for a brace. Default: no text."""
+    cell_size: Annotated[int, Field(ge=8, le=256)] = 16
+    """Side of a cell in pixels. An image has three by three cells, each for one symbol. Default: the side of a token of
+    the tiny models, so that the edges of boxes are those of tokens."""
+    symbol_size: tuple[SymbolSide, SymbolSide] | None = None
+    """Minimum and maximum side of a symbol in pixels, at most `cell_size`. A smaller symbol has a random place in its
+    cell. Its box is the square that it fills. Default: each symbol fills its cell."""
+    background: Literal["plain", "gradient"] = "plain"
+    """`plain`: the same grey everywhere, with noise. `gradient`: also more red from left to right, and more blue from
+    top to bottom, so that a part of an image shows where it comes from. Small models learn boxes much faster with it:
+    most vision towers know only relative positions."""
     segmented_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training samples that have segments. A lower value gives less training data for `match`. The images
     are the same for every value of this option. In a sample without segments, the correct answer to `match` is
@@ -99,6 +113,15 @@ class SyntheticOptions(Options):
         if limits[0] > limits[1]:
             raise ValueError(f"the minimum comes first: [{limits[1]}, {limits[0]}]")
         return limits
+
+    @model_validator(mode="after")
+    def _symbols_fit_into_cells(self) -> SyntheticOptions:
+        if self.symbol_size is not None and not self.symbol_size[0] <= self.symbol_size[1] <= self.cell_size:
+            raise ValueError(
+                f"symbol_size is {list(self.symbol_size)}; the minimum comes first, and a symbol has at most the "
+                f"{self.cell_size} pixels of cell_size"
+            )
+        return self
 
     @field_validator("test_text_suffix")
     @classmethod

@@ -21,12 +21,12 @@ from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options
 from runner.records import Entity, Sample, Segment, segment_letters
 from runner.stages import DatasetInfo, Reporter
 
-CELL = 16
-"""Side of a grid cell, and of a segment, in pixels: one merged patch of the tiny model's vision tower."""
 GRID = 3
 """Number of rows and columns of the grid."""
 BACKGROUND_GREY = 150
 """Grey level of the background, 0 to 255."""
+GRADIENT_SHARE = 0.6
+"""Share of the gradient in red and in blue; the rest is the grey of the background."""
 NOISE_LEVELS = 8
 """Number of grey levels of the background noise, which makes every image different."""
 SUPERSAMPLING = 8
@@ -62,34 +62,58 @@ class ColoredShape:
 class SceneImage:
     """An image with a grid of cells for symbols."""
 
-    def __init__(self, rng: random.Random) -> None:
-        """Create an image with background noise and no symbols."""
-        side = GRID * CELL
-        noise = Image.frombytes("L", (side, side), rng.randbytes(side * side))
-        background = noise.point(
-            [BACKGROUND_GREY - NOISE_LEVELS // 2 + value * NOISE_LEVELS // 256 for value in range(256)]
-        )
-        self._image = background.convert("RGB")
-        self.cells: list[int] = []
+    def __init__(self, rng: random.Random, cell_size: int, background: Literal["plain", "gradient"]) -> None:
+        """Create an image with background noise and no symbols.
 
-    def place(self, rng: random.Random, symbols: Sequence[ColoredShape], *, visible: bool = True) -> None:
+        Args:
+            rng: Random numbers for the noise.
+            cell_size: Side of a cell in pixels.
+            background: See `SyntheticOptions.background`.
+        """
+        self._cell_size = cell_size
+        side = GRID * cell_size
+        noise = Image.frombytes("L", (side, side), rng.randbytes(side * side))
+        grey = noise.point([BACKGROUND_GREY - NOISE_LEVELS // 2 + value * NOISE_LEVELS // 256 for value in range(256)])
+        self._image = grey.convert("RGB")
+        if background == "gradient":
+            down = Image.linear_gradient("L").resize((side, side))
+            across = down.transpose(Image.Transpose.ROTATE_90)  # its left edge was the top edge
+            red, blue = (Image.blend(grey, gradient, GRADIENT_SHARE) for gradient in (across, down))
+            self._image = Image.merge("RGB", (red, grey, blue))
+        self.cells: list[int] = []
+        self.boxes: list[tuple[int, int, int, int]] = []
+
+    def place(
+        self,
+        rng: random.Random,
+        symbols: Sequence[ColoredShape],
+        sizes: tuple[int, int] | None = None,
+        *,
+        visible: bool = True,
+    ) -> None:
         """Draw symbols in distinct random cells.
 
         Args:
-            rng: Random numbers for the cells.
-            symbols: The symbols. `cells` then has their cell numbers, counted from 0 in reading order.
+            rng: Random numbers for the cells, sizes and places.
+            symbols: The symbols. `cells` then has their cell numbers, from 0 in reading order, and `boxes` their
+                boxes.
+            sizes: Minimum and maximum side of a symbol in pixels; None: each symbol fills its cell.
             visible: Whether to draw the symbols; if false, the cells only show the background.
         """
         self.cells = rng.sample(range(GRID * GRID), len(symbols))
-        for cell, symbol in zip(self.cells, symbols if visible else (), strict=visible):
-            image = _draw(symbol)
-            self._image.paste(image, self.box(cell)[:2], image)
+        self.boxes = [self._box(cell, rng, sizes) for cell in self.cells]
+        for box, symbol in zip(self.boxes, symbols if visible else (), strict=visible):
+            image = _draw(symbol, box[2] - box[0])
+            self._image.paste(image, box[:2], image)
 
-    @staticmethod
-    def box(cell: int) -> tuple[int, int, int, int]:
-        """Return left, top, right and bottom of a cell, in pixels."""
+    def _box(self, cell: int, rng: random.Random, sizes: tuple[int, int] | None) -> tuple[int, int, int, int]:
+        """Draw left, top, right and bottom of a symbol in a cell, in pixels."""
         row, column = divmod(cell, GRID)
-        return column * CELL, row * CELL, (column + 1) * CELL, (row + 1) * CELL
+        left, top, side = column * self._cell_size, row * self._cell_size, self._cell_size
+        if sizes is not None:
+            side = rng.randint(*sizes)
+            left, top = (edge + rng.randint(0, self._cell_size - side) for edge in (left, top))
+        return left, top, left + side, top + side
 
     @staticmethod
     def position(cell: int) -> str:
@@ -107,8 +131,8 @@ class SceneImage:
 
 
 @cache
-def _draw(symbol: ColoredShape) -> Image.Image:
-    side = CELL * SUPERSAMPLING
+def _draw(symbol: ColoredShape, size: int) -> Image.Image:
+    side = size * SUPERSAMPLING
     large = Image.new("RGBA", (side, side), (0, 0, 0, 0))
     draw = ImageDraw.Draw(large)
     low, middle, high = side // 8, side // 2, side - side // 8
@@ -122,7 +146,7 @@ def _draw(symbol: ColoredShape) -> Image.Image:
         arm = side // 8
         draw.rectangle((middle - arm, low, middle + arm, high), fill=COLOURS[symbol.colour])
         draw.rectangle((low, middle - arm, high, middle + arm), fill=COLOURS[symbol.colour])
-    return large.resize((CELL, CELL), Image.Resampling.LANCZOS)
+    return large.resize((size, size), Image.Resampling.LANCZOS)
 
 
 LABELS = ("person", "location", "organization", "other")
@@ -313,9 +337,7 @@ class _SampleGenerator:
     Attributes:
         entity_sampler: Draws the entities of a sample.
         described_entities: The entities whose symbol a summary describes.
-        num_shown: Minimum and maximum number of entities in an image.
-        max_named: Maximum number of entities in a text.
-        match_evidence: What tells which entity a segment shows; see `SyntheticOptions.match_evidence`.
+        options: The options of the data set.
         rng: Random numbers for everything except the choice of samples without segments.
         unfinished: The data set to which images are written.
         texts: Normalized texts of the samples so far.
@@ -323,9 +345,7 @@ class _SampleGenerator:
 
     entity_sampler: EntitySampler
     described_entities: frozenset[NamedEntity]
-    num_shown: tuple[int, int]
-    max_named: int
-    match_evidence: Literal["image", "summary", "text"]
+    options: SyntheticOptions
     rng: random.Random
     unfinished: DatasetWriter
     texts: set[str] = field(default_factory=set)
@@ -343,7 +363,7 @@ class _SampleGenerator:
         """
         rng = self.rng
         for _ in range(MAX_ATTEMPTS):
-            shown = self.entity_sampler.draw(rng, rng.randint(*self.num_shown), unseen_ratio)
+            shown = self.entity_sampler.draw(rng, rng.randint(*self.options.entities_per_image), unseen_ratio)
             extra = self.entity_sampler.draw(rng, self._num_extra(len(shown)), unseen_ratio, exclude=shown)
             mentioned = rng.sample([*shown, *extra], len(shown) + len(extra))
             text = self.entity_sampler.tweet(rng, mentioned)
@@ -355,8 +375,8 @@ class _SampleGenerator:
 
     def _num_extra(self, num_shown: int) -> int:
         if num_shown == 1:
-            return self.max_named - 1
-        return int(num_shown < self.max_named and self.rng.random() < EXTRA_MENTION_PROBABILITY)
+            return self.options.max_entities_per_text - 1
+        return int(num_shown < self.options.max_entities_per_text and self.rng.random() < EXTRA_MENTION_PROBABILITY)
 
     def _build(
         self,
@@ -367,20 +387,22 @@ class _SampleGenerator:
         *,
         has_segments: bool,
     ) -> Sample:
-        scene = SceneImage(self.rng)
-        scene.place(self.rng, [entity.symbol for entity in shown], visible=self.match_evidence == "image")
+        options = self.options
+        scene = SceneImage(self.rng, options.cell_size, options.background)
+        visible = options.match_evidence == "image"
+        scene.place(self.rng, [entity.symbol for entity in shown], options.symbol_size, visible=visible)
         image = self.unfinished.images / f"{name}.png"
         scene.save(image)
         # Cells are numbered in reading order, which is independent of the order in the text.
         by_cell = sorted(zip(scene.cells, shown, strict=True), key=lambda pair: pair[0])
-        if self.match_evidence == "text":
+        if options.match_evidence == "text":
             by_cell = list(zip(sorted(scene.cells), mentioned, strict=False))
+        boxes = dict(zip(scene.cells, scene.boxes, strict=True))
         segments = []
         for letter, (cell, entity) in zip(segment_letters(), by_cell if has_segments else (), strict=False):
             path = self.unfinished.segments / f"{name}-{letter}.png"
-            box = scene.box(cell)
-            scene.crop(box, path)
-            segments.append(Segment(letter, path, entity.name, box))
+            scene.crop(boxes[cell], path)
+            segments.append(Segment(letter, path, entity.name, boxes[cell]))
         entities = tuple(Entity(entity.label, entity.name) for entity in mentioned)
         return Sample(name, text, image, self._summary(by_cell), entities, tuple(segments))
 
@@ -406,9 +428,7 @@ def _generate_samples(options: SyntheticOptions, unfinished: DatasetWriter) -> I
     generator = _SampleGenerator(
         entity_sampler,
         described,
-        options.entities_per_image,
-        options.max_entities_per_text,
-        options.match_evidence,
+        options,
         rng,
         unfinished,
     )

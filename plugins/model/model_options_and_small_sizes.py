@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from plugins.model.qwen2_5_vl_published_sizes import MERGE_SIZE
 from runner.files import resolve_path
-from runner.stages import LocatedStr, ModelOptions, OutsideFingerprint, base_folder
+from runner.stages import LocatedStr, ModelOptions, OutsideFingerprint, RelativeFrame, ResizedFrame, base_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -293,16 +294,46 @@ class QwenVLOptions(PixelOptions):
     )
 
 
+BOX_UNITS = 1000
+"""Units of each side of an image in which Qwen2-VL, Qwen3-VL and InternVL write boxes, by their model cards."""
+
+
 class Qwen2VLOptions(QwenVLOptions):
     """Qwen2-VL, from a checkpoint or in a small size with random weights."""
+
+    def box_frame(self) -> RelativeFrame:
+        """Return parts per thousand of each side."""
+        return RelativeFrame(units=BOX_UNITS)
 
 
 class Qwen25VLOptions(QwenVLOptions):
     """Qwen2.5-VL, from a checkpoint or in a small size with random weights."""
 
+    def box_frame(self) -> ResizedFrame:
+        """Return pixels of the resized image, which depend on `min_pixels`, `max_pixels` and the checkpoint.
+
+        Raises:
+            RequirementError: The checkpoint's settings for images are missing or damaged.
+        """
+        if self.checkpoint is None:
+            assert self.size is not None
+            small = SIZES[self.size]
+            side, min_pixels, max_pixels = small.patch * MERGE_SIZE, small.min_pixels, small.max_pixels
+        else:
+            from plugins.model.chat.resize_settings import find_resize_settings
+
+            side, min_pixels, max_pixels = find_resize_settings(self.checkpoint, self.revision)
+        return ResizedFrame(
+            multiple=side, min_pixels=self.min_pixels or min_pixels, max_pixels=self.max_pixels or max_pixels
+        )
+
 
 class Qwen3VLOptions(QwenVLOptions):
     """Qwen3-VL, from a checkpoint or in a small size with random weights."""
+
+    def box_frame(self) -> RelativeFrame:
+        """Return parts per thousand of each side."""
+        return RelativeFrame(units=BOX_UNITS)
 
 
 LLAVA_IMAGE, LLAVA_VIDEO = "<image>", "<video>"
@@ -334,6 +365,10 @@ class InternVLOptions(ChatModelOptions):
     max_tiles: Annotated[int, Field(gt=0)] | None = None
     """Maximum number of square tiles into which an image is split, not counting the thumbnail; 1 disables splitting. A
     tile has 256 tokens in the published checkpoints. Default: the value of the checkpoint or size."""
+
+    def box_frame(self) -> RelativeFrame:
+        """Return parts per thousand of each side, between the marks of the family."""
+        return RelativeFrame(units=BOX_UNITS, before="<box>", after="</box>", separator=", ")
 
     def smoke(self) -> Mapping[str, Any]:
         """Use the smallest size of the same architecture, without special kernels."""

@@ -18,7 +18,7 @@ from runner.preflight.sent_variables import find_sent_variables
 from runner.prompt_rendering import repeats_images, split_groups, training_texts
 from runner.records import Rendered, TrainingBudget
 from runner.regime import Regime
-from runner.resolved_plan import PlanResolver, Trial, create_plugin, expand_trials
+from runner.resolved_plan import PlanResolver, Trial, create_adapter, create_plugin, expand_trials, find_box_frame
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.spec.load import LoadedSpec
 from runner.spec.variants import SweepVariants
@@ -168,7 +168,7 @@ class TrainingSplits:
         """
         assert spec.model is not None
         key = json.dumps([part.as_json() for part in (spec.data, spec.adapter, spec.model)], sort_keys=True)
-        seed = spec.seed if spec.regime.context_content == "shuffled" else None
+        seed = spec.seed if spec.training_uses_seed else None
         key += json.dumps([spec.regime.training_settings(), seed], sort_keys=True)
         if key not in self._splits:
             self._splits[key] = self._render(spec)
@@ -176,10 +176,10 @@ class TrainingSplits:
 
     def _render(self, spec: ExperimentSpec) -> TrainingSplit:
         data = create_plugin(spec.data)
-        adapter = create_plugin(spec.adapter, data.prepare(self._reporter).labels)
+        adapter = create_adapter(spec, data.prepare(self._reporter).labels)
         samples = data.load("train")
         groups = split_groups(samples, spec.max_hash_distance)
-        examples = Regime(spec.regime, adapter, spec.seed).training_examples(samples, groups)
+        examples = Regime(spec.regime, adapter, spec.seed, spec.num_target_draws).training_examples(samples, groups)
         rendered, groups, number = examples.first, examples.groups(groups), examples.num_per_sample
         assert spec.model is not None
         try:
@@ -307,6 +307,8 @@ def _estimate_training(
         _get_or_unmet(spec.model_options.exact_revision, unmet)
         model_spec = _get_or_unmet(lambda: create_plugin(model).meta_model(None), unmet)
         return estimate if model_spec is None else estimate | _estimate_resources(spec, model_spec, None, None)
+    if spec.needs_box_frame and _get_or_unmet(lambda: find_box_frame(spec), unmet) is None:
+        return estimate
     split = splits.of(spec)
     estimate["steps_per_trial"] = split.training_budget(spec).steps
     if split.model_spec is None:

@@ -17,7 +17,7 @@ from runner.preflight.sample_checker import SampleChecker
 from runner.prompt_rendering import split_groups, training_texts
 from runner.records import IGNORED, Rendered, Sample
 from runner.regime import Regime
-from runner.resolved_plan import create_plugin
+from runner.resolved_plan import create_adapter, create_plugin
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import Adapter, Features, Reporter, VisionLanguageModel
 
@@ -322,9 +322,9 @@ def load_preview(spec: ExperimentSpec, split: Split, reporter: Reporter) -> Prev
             path=("model",),
         )
     data = create_plugin(spec.data)
-    adapter = create_plugin(spec.adapter, data.prepare(reporter).labels)
+    adapter = create_adapter(spec, data.prepare(reporter).labels)
     training = data.load("train")
-    regime = Regime(spec.regime, adapter, spec.seed)
+    regime = Regime(spec.regime, adapter, spec.seed, spec.num_target_draws)
     examples = regime.training_examples(training, split_groups(training, spec.max_hash_distance))
     try:
         model = create_plugin(spec.model).model_spec(training_texts(examples.distinct))

@@ -279,6 +279,9 @@ class Pins(DescribedModel):
     """For each plugin, for the parsing of the adapter, and for the steps of the engine (`engine.train`,
     `engine.generate`, `engine.score`): a hash of the code that can run, by module, and the version of each package that
     this code computes with. Comments, docstrings and formatting are not hashed."""
+    box_frame: Annotated[dict[str, Any] | None, Field(exclude_if=lambda frame: frame is None)] = None
+    """The frame in which answers hold boxes, if the adapter leaves it to the model: its type, and the sizes on which it
+    depends, such as the limits between which the processor resizes images."""
 
 
 class ExperimentSpec(Specification):
@@ -363,6 +366,23 @@ class ExperimentSpec(Specification):
         return options.task_names if isinstance(options, AdapterOptions) else ()
 
     @property
+    def needs_box_frame(self) -> bool:
+        """Whether the adapter writes boxes in the frame of the model."""
+        options = self.adapter.options
+        return isinstance(options, AdapterOptions) and options.needs_box_frame
+
+    @property
+    def num_target_draws(self) -> int:
+        """Number of targets that the adapter draws at random for each training sample; 0 for none."""
+        options = self.adapter.options
+        return options.num_target_draws if isinstance(options, AdapterOptions) else 0
+
+    @property
+    def training_uses_seed(self) -> bool:
+        """Whether the seed decides what is trained on, beside its order."""
+        return self.regime.context_content == "shuffled" or self.num_target_draws > 0
+
+    @property
     def model_options(self) -> ModelOptions | None:
         """The model's options that the engine uses; None if there is no model."""
         options = self.model.options if self.model else None
@@ -400,6 +420,9 @@ class ExperimentSpec(Specification):
             yield Problem(f"training would have no effect, because {no_model}; write `trainer: none`", ("trainer",))
         elif self.model is not None:
             yield Problem(f"would have no effect, because {no_model}; write `model: none`", ("model",))
+        if self.needs_box_frame and self.model is None:
+            message = "there is no model whose frame boxes could be written in; write `thousand` or `original`"
+            yield Problem(message, ("adapter", "frame"))
         yield from self.regime.problems(self.task_names, self.adapter.type)
         yield from sequence_problems(self)
         yield from selection_problems(self)

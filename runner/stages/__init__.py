@@ -10,11 +10,13 @@ from runner.stages.adapter_and_model import (
     ModelOptions,
     ModelSpec,
     TargetChecker,
+    TargetDrawer,
     TargetProblems,
     TaskAdapter,
     TokenCounts,
     VisionLanguageModel,
 )
+from runner.stages.box_frame import BoxAdapter, BoxFrame, RelativeFrame, ResizedFrame, intersection_over_union
 from runner.stages.data_and_annotator import (
     Annotation,
     AnnotationEstimate,
@@ -73,6 +75,8 @@ __all__ = [
     "Annotation",
     "AnnotationEstimate",
     "Annotator",
+    "BoxAdapter",
+    "BoxFrame",
     "BuildsAsStored",
     "Data",
     "DataOptions",
@@ -102,7 +106,9 @@ __all__ = [
     "Ratios",
     "ReferenceChecker",
     "ReferenceWarning",
+    "RelativeFrame",
     "Reporter",
+    "ResizedFrame",
     "ScheduledOptimizer",
     "SelectionMetric",
     "SkippedEntry",
@@ -111,6 +117,7 @@ __all__ = [
     "Stage",
     "StopRequestedError",
     "TargetChecker",
+    "TargetDrawer",
     "TargetProblems",
     "TaskAdapter",
     "TokenCounts",
@@ -126,4 +133,5 @@ __all__ = [
     "Weights",
     "base_folder",
     "field_descriptions",
+    "intersection_over_union",
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 from runner.records import Answer, Prediction, Rendered, Sample
+from runner.stages.box_frame import BoxFrame
 from runner.stages.options_and_reporter import Options
 
 if TYPE_CHECKING:
@@ -22,6 +23,16 @@ class AdapterOptions(Options):
     def task_names(self) -> Sequence[str]:
         """The tasks that a prompt asks, in the order of the answer; empty if the adapter cannot ask them apart."""
         return ()
+
+    @property
+    def needs_box_frame(self) -> bool:
+        """Whether the adapter writes boxes in the frame of the spec's model; see `BoxAdapter`."""
+        return False
+
+    @property
+    def num_target_draws(self) -> int:
+        """Number of targets that are drawn at random for each training sample; 0 for none, see `TargetDrawer`."""
+        return 0
 
 
 class Adapter(Protocol):
@@ -92,6 +103,25 @@ class TaskAdapter(Adapter, Protocol):
 
     def has_context(self, rendered: Rendered) -> bool:
         """Return whether `with_context` added anything to this prompt."""
+
+
+class TargetDrawer(Protocol):
+    """Optional for an adapter: draws targets at random for training, which the epochs use in turn.
+
+    Its options derive from `AdapterOptions`, and their `num_target_draws` says how many there are. The targets of
+    `render_training` stay those of the validation loss and of references.
+    """
+
+    def draw_target(self, sample: Sample, draw: int, seed: int) -> Rendered:
+        """Render the prompt of a sample, and the target of a draw.
+
+        The result depends on nothing but the arguments and the options.
+
+        Args:
+            sample: The sample.
+            draw: The number of the draw, from 0.
+            seed: Random seed of the trial.
+        """
 
 
 @dataclass(frozen=True)
@@ -275,6 +305,14 @@ class ModelOptions(Options):
         By default the options as they are; a launch stops if they then identify other weights.
         """
         return self
+
+    def box_frame(self) -> BoxFrame | None:
+        """Return the frame in which the model family writes boxes; None if it is not known.
+
+        Raises:
+            RequirementError: The checkpoint's settings for images are not available on this machine.
+        """
+        return None
 
 
 class Model(Protocol):

@@ -188,10 +188,10 @@ class TrainingRun:
             differ too. None to store it with the samples.
         profile: Folder for profiles of steps, if the options ask for them. None to write none.
         encoded_bytes: Estimated size of all encoded samples of this training; 0 if it is not known.
-        later_draws: What to train on in later epochs, if prompts change from epoch to epoch: with n lists, epoch e of a
-            training, counted from 0, uses list e mod (n + 1) of the samples of `train` and these. All lists have equal
-            ids and targets. A trainer with the class attribute `uses_later_draws = True` uses them; for another one,
-            a spec that needs them is an error.
+        later_draws: What to train on in later epochs, if prompts or targets change from epoch to epoch: with n lists,
+            epoch e of a training, counted from 0, uses list e mod (n + 1) of the samples of `train` and these. All
+            lists have equal ids. A trainer with the class attribute `uses_later_draws = True` uses them; for another
+            one, a spec that needs them is an error.
         plain: The samples as they are asked at test, for the validation loss; None if they are those of `train`.
         num_per_sample: Number of examples that each sample of the data set has; they follow one another.
     """

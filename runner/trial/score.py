@@ -15,15 +15,17 @@ from PIL import Image, ImageOps
 from runner.dataset.leaks import groups_by_kind
 from runner.files import read_jsonl, write_json, write_jsonl
 from runner.images import open_image
-from runner.records import Answer, Ending, Prediction, Sample, Score
+from runner.records import Answer, Box, Ending, GroundedEntity, Prediction, Sample, Score
 from runner.regime import parse_row
-from runner.stages import Adapter, Metric, MetricCounts, ReferenceChecker, Reporter
+from runner.stages import Adapter, Metric, MetricCounts, ReferenceChecker, Reporter, intersection_over_union
 from runner.trial.trial_components import TrialContext
 
 NUM_MISTAKES = 24
 """How many wrong answers are saved: a number that a person looks through and a tracker takes as small files."""
 THUMBNAIL_HEIGHT = 128
 """The height of the saved pictures in pixels."""
+RIGHT_IOU = 0.5
+"""Intersection over union from which a box of a listed answer counts as right, as in the benchmark of GMNER."""
 SHOWN_CHARACTERS = 200
 """Number of characters of a raw answer that a warning shows."""
 MAX_PIXELS = 50_000_000
@@ -76,14 +78,32 @@ def _selection_key(sample_id: str) -> str:
 
 
 def is_wrong(prediction: Prediction, reference: Answer) -> bool:
-    """Whether an answer is malformed, or its pairs or segments are wrong.
+    """Whether an answer is malformed, or its pairs, segments or boxes are wrong.
 
     If neither was asked for, whether its summary differs from the reference.
     """
     answer = prediction.answer
     if reference.pairs is None and reference.mapping is None:
         return answer.summary != reference.summary
-    return prediction.ending == "malformed" or (answer.pairs, answer.mapping) != (reference.pairs, reference.mapping)
+    if prediction.ending == "malformed" or (answer.pairs, answer.mapping) != (reference.pairs, reference.mapping):
+        return True
+    return not _has_right_boxes(answer.grounded or (), reference.grounded or ())
+
+
+def _has_right_boxes(answer: Sequence[GroundedEntity], reference: Sequence[GroundedEntity]) -> bool:
+    """Whether entities that are equal in number and order each have a right box, or rightly none."""
+    if len(answer) != len(reference):
+        return False
+    return all(
+        found.boxes is not None and _overlap(found.boxes, right.boxes or ()) and found.text == right.text
+        for found, right in zip(answer, reference, strict=True)
+    )
+
+
+def _overlap(found: Sequence[Box], right: Sequence[Box]) -> bool:
+    if not found or not right:
+        return not found and not right
+    return any(intersection_over_union(a, b) >= RIGHT_IOU for a in found for b in right)
 
 
 def _comparison(prediction: Prediction, reference: Answer) -> dict[str, Any]:
@@ -92,6 +112,8 @@ def _comparison(prediction: Prediction, reference: Answer) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if reference.pairs is not None:
         fields |= {"pairs": _pairs(answer.pairs), "right pairs": _pairs(reference.pairs)}
+    if reference.grounded is not None:
+        fields |= {"boxes": _boxes(answer.grounded), "right boxes": _boxes(reference.grounded)}
     if reference.mapping is not None:
         fields |= {"segments": _mapping(answer.mapping), "right segments": _mapping(reference.mapping)}
     if reference.summary is not None:
@@ -101,6 +123,16 @@ def _comparison(prediction: Prediction, reference: Answer) -> dict[str, Any]:
 
 def _pairs(pairs: frozenset[tuple[str, str]] | None) -> str:
     return "; ".join(f"{label}: {entity}" for label, entity in sorted(pairs or ()))
+
+
+def _boxes(entities: Sequence[GroundedEntity] | None) -> str:
+    return "; ".join(f"{each.text}: {_box_text(each.boxes)}" for each in entities or ())
+
+
+def _box_text(boxes: Sequence[Box] | None) -> str:
+    if boxes is None:
+        return "not readable"
+    return ", ".join(str([round(side, 1) for side in box]) for box in boxes) or "none"
 
 
 def _mapping(mapping: Mapping[str, str] | None) -> str:
@@ -330,4 +362,5 @@ def _as_json(answer: Answer) -> dict[str, Any]:
         "summary": answer.summary,
         "pairs": None if answer.pairs is None else sorted(answer.pairs),
         "mapping": None if answer.mapping is None else dict(answer.mapping),
+        **({} if answer.grounded is None else {"grounded": [entity.as_json() for entity in answer.grounded]}),
     }

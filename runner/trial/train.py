@@ -39,7 +39,7 @@ def encoded_folder(context: TrialContext) -> Path:
         engine=spec.pinned.code["engine.train"],
         adapter=plugin_identity(spec, spec.adapter),
         regime=spec.regime.training_settings(),
-        seed=spec.seed if spec.regime.context_content == "shuffled" else None,
+        seed=spec.seed if spec.training_uses_seed else None,
     )
 
 
@@ -99,8 +99,9 @@ def train(context: TrialContext) -> None:
     trainer = create_plugin(context.spec.trainer)
     if examples.draws[1:] and not getattr(trainer, "uses_later_draws", False):
         raise SpecError(
-            f"the trainer {context.spec.trainer.type!r} trains on the same prompts in every epoch; write 1",
-            path=("regime", "context_draws"),
+            f"the trainer {context.spec.trainer.type!r} trains on the same prompts and targets in every epoch; write 1 "
+            "draw",
+            path=("adapter",) if context.spec.num_target_draws > 1 else ("regime", "context_draws"),
         )
     as_stored = builder_as_stored(context.model, trainer)
     build = as_stored.build_as_stored if as_stored else context.model.build
@@ -146,7 +147,7 @@ def _training_run(context: TrialContext, checker: SampleChecker, encoded_bytes: 
         profile=context.run.profile,
         encoded_bytes=encoded_bytes,
         later_draws=examples.draws[1:],
-        plain=examples.plain if context.spec.regime.context else None,
+        plain=None if examples.plain is examples.first else examples.plain,
         num_per_sample=examples.num_per_sample,
     )
 

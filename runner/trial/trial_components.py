@@ -13,7 +13,7 @@ from runner.preflight.check_samples import PromptLimits
 from runner.prompt_rendering import split_groups
 from runner.records import Rendered, Sample
 from runner.regime import Regime, TrainingExamples
-from runner.resolved_plan import create_plugin
+from runner.resolved_plan import create_adapter, create_plugin
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import Adapter, DatasetInfo, Generator, Metric, Model, ModelOptions, Reporter
 from runner.trial.cache_and_mirror import Cache
@@ -69,12 +69,12 @@ class TrialContext:
     @cached_property
     def adapter(self) -> Adapter:
         """The spec's adapter, created with the data set's labels."""
-        return create_plugin(self.spec.adapter, self._data[1].labels)  # type: ignore[no-any-return]
+        return create_adapter(self.spec, self._data[1].labels)
 
     @cached_property
     def regime(self) -> Regime:
         """How samples become training examples and prompts."""
-        return Regime(self.spec.regime, self.adapter, self.spec.seed)
+        return Regime(self.spec.regime, self.adapter, self.spec.seed, self.spec.num_target_draws)
 
     @cached_property
     def training_examples(self) -> TrainingExamples:

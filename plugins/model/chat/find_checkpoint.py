@@ -151,6 +151,19 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+def read_image_settings(folder: Path) -> dict[str, Any]:
+    """Read the settings of a checkpoint's image processor from the file that transformers 5.23 reads.
+
+    Raises:
+        RequirementError: The folder has no such file, or the file is damaged.
+    """
+    processor, images = folder / "processor_config.json", folder / "preprocessor_config.json"
+    nested = read_json(processor).get("image_processor") if processor.is_file() else None
+    if isinstance(nested, dict):
+        return nested
+    return read_json(images)
+
+
 def local_revision(folder: Path, *, pickled: bool) -> str:
     """Hash a local checkpoint.
 

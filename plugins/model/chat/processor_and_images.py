@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -24,22 +23,13 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from plugins.model.chat.find_checkpoint import read_json
 from plugins.model.model_options_and_small_sizes import END_OF_TEXT, TURN_END, ChatFormat
 from runner.errors import DataError, RequirementError
-from runner.images import open_image, read_image_file
+from runner.images import open_image, read_upright_size
 
 ImageSize = tuple[int, int]
 """Height and width in pixels after correction of the orientation, in the order of transformers' image processors."""
 
 _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """Exceptions that Pillow raises for files that are missing, damaged or too large."""
-
-_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-"""The last chunk of a complete PNG: length zero, type and checksum (PNG specification, 11.2.5)."""
-
-_PNG_EXIF = re.compile(rb"eXIf|Raw profile type |XML:com\.adobe\.xmp")
-"""Marks of orientation data in a PNG: a chunk, or the keyword of a text, which is never compressed."""
-
-_ORIENTATION = 0x0112
-"""EXIF tag of the camera orientation."""
 
 
 def load_image(path: Path, sample: str) -> Image.Image:
@@ -63,16 +53,10 @@ def read_image_size(path: Path, sample: str) -> ImageSize:
         DataError: The image cannot be read.
     """
     try:
-        content = read_image_file(path)
-        with open_image(content) as image:
-            width, height = image.size
-            # The EXIF data of a PNG may follow its pixels, and Pillow would decode the pixels first.
-            has_no_exif = content.endswith(_PNG_END) and not _PNG_EXIF.search(content)
-            # Values above 4 are rotations by 90 degrees, which swap width and height.
-            is_rotated = not has_no_exif and image.getexif().get(_ORIENTATION, 1) > 4
+        width, height = read_upright_size(path)
     except _UNREADABLE as error:
         raise unusable_image_error(path, sample, error) from error
-    return (width, height) if is_rotated else (height, width)
+    return height, width
 
 
 def cached_image_size(path: Path, sample: str) -> ImageSize:

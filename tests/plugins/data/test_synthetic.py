@@ -14,11 +14,12 @@ from pydantic import ValidationError
 
 from plugins.data import synthetic
 from plugins.data.data_options import SyntheticOptions
-from plugins.data.synthetic import CELL, COLOURS, ENTITIES_PER_LABEL, LABELS, SHAPES, EntitySampler, SyntheticData
+from plugins.data.synthetic import COLOURS, ENTITIES_PER_LABEL, LABELS, SHAPES, EntitySampler, SyntheticData
 from runner.dataset.leaks import find_leaks
 from runner.errors import DataError
 
 NUM_ENTITIES = ENTITIES_PER_LABEL * len(LABELS)
+CELL = SyntheticOptions().cell_size
 SYMBOL = re.compile(rf"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})")
 
 
@@ -423,3 +424,45 @@ def test_a_smoke_run_uses_few_samples(tmp_path, recorder):
     options = SyntheticOptions(path=tmp_path)
     samples, _ = make(tmp_path, recorder(), **options.smoke())
     assert {split: len(members) for split, members in samples.items()} == {"train": 12, "test": 4}
+
+
+def test_symbols_have_varied_sizes_and_places_in_their_cells(tmp_path, recorder):
+    splits, _ = make(tmp_path, recorder(), train=60, test=4, cell_size=20, symbol_size=(12, 18))
+    boxes = [segment.box for sample in everything(splits) for segment in sample.segments]
+    sides = {right - left for left, _, right, _ in boxes}
+    assert sides == set(range(12, 19))
+    assert len({left % 20 for left, *_ in boxes}) == 9
+    for left, top, right, bottom in boxes:
+        assert right - left == bottom - top
+        assert (left // 20, top // 20) == ((right - 1) // 20, (bottom - 1) // 20)
+    for sample in splits["train"][:8]:
+        with Image.open(sample.image) as image:
+            assert image.size == (60, 60)
+            for segment in sample.segments:
+                inside = image.crop(segment.box).convert("RGB")
+                assert ImageChops.difference(inside, Image.new("RGB", inside.size, (150,) * 3)).getbbox() is not None
+                with Image.open(segment.image) as crop:
+                    assert crop.convert("RGB").tobytes() == inside.tobytes()
+
+
+def test_a_gradient_shows_where_a_part_of_an_image_comes_from(tmp_path, recorder):
+    splits, _ = make(tmp_path, recorder(), train=4, test=2, background="gradient", match_evidence="text")
+    for sample in splits["train"]:
+        with Image.open(sample.image) as image:
+            red, green, blue = image.convert("RGB").split()
+            edges = {"left": (0, 0, 4, 48), "right": (44, 0, 48, 48), "top": (0, 0, 48, 4), "bottom": (0, 44, 48, 48)}
+            level = {
+                (edge, name): fmean(band.crop(box).tobytes())
+                for edge, box in edges.items()
+                for name, band in (("red", red), ("green", green), ("blue", blue))
+            }
+        assert level["right", "red"] > level["left", "red"] + 100
+        assert level["bottom", "blue"] > level["top", "blue"] + 100
+        assert abs(level["top", "red"] - level["bottom", "red"]) < 5
+        assert abs(level["left", "green"] - level["right", "green"]) < 5
+
+
+def test_symbols_larger_than_their_cells_are_refused():
+    for size in ((17, 17), (12, 17), (12, 10)):
+        with pytest.raises(ValidationError, match="at most the 16 pixels of cell_size"):
+            SyntheticOptions(symbol_size=size)
