@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,8 @@ def export_examples(options: ExportOptions, reporter: Reporter) -> ExportedExamp
         exclusive_build(options.target),
         replace_folder(options.target, new, EXPORT_FILE, "an export of this kind") as unfinished,
     ):
-        names, num_turned = _copy_images(examples, folder.path, unfinished, reporter)
+        images = [path for rendered in examples.values() for example in rendered for path in example.images]
+        names, num_turned = copy_images(images, folder.path, unfinished, reporter)
         for split, rendered in examples.items():
             rows = (example_row(example, file_format, names) for example in rendered)
             write_split(unfinished, split, rows, file_format)
@@ -158,7 +159,8 @@ def render_splits(
         options = spec.regime if split == TRAINING_SPLIT else at_test
         is_shuffled = options.context and options.context_content == "shuffled"
         groups = split_groups(samples, spec.max_hash_distance) if is_shuffled else [sample.id for sample in samples]
-        rendered[split] = Regime(options, adapter, spec.seed).training_examples(samples, groups).first
+        examples = Regime(options, adapter, spec.seed).training_examples(samples, groups)
+        rendered[split] = examples.first if split == TRAINING_SPLIT else examples.plain
     return rendered
 
 
@@ -187,12 +189,22 @@ def _refuse_marks(escaped: Mapping[str, tuple[str, list[str]]], file_format: Tra
     )
 
 
-def _copy_images(
-    examples: Mapping[str, Sequence[Rendered]], root: Path, target: Path, reporter: Reporter
-) -> tuple[dict[Path, str], int]:
-    """Copy the images of the examples, upright, and return their names in the export and how many were turned."""
-    paths = dict.fromkeys(path for rendered in examples.values() for example in rendered for path in example.images)
-    names = {path: path.relative_to(root).as_posix() for path in paths}
+def copy_images(paths: Iterable[Path], root: Path, target: Path, reporter: Reporter) -> tuple[dict[Path, str], int]:
+    """Copy images of a data set into an export, each once and upright.
+
+    Args:
+        paths: The images.
+        root: The folder of the data set.
+        target: The folder of the export.
+        reporter: Receives the progress.
+
+    Returns:
+        The name of each image in both folders, and the number of images that were turned upright.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    names = {path: path.relative_to(root).as_posix() for path in dict.fromkeys(paths)}
     num_turned = 0
     for index, (path, name) in enumerate(names.items(), start=1):
         (target / name).parent.mkdir(parents=True, exist_ok=True)

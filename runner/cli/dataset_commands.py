@@ -232,5 +232,6 @@ def _warn_torn_lines(queue: ReviewQueue) -> None:
 
     log = queue.log
     torn = [*log.torn_lines, *([log.num_lines + 1] if log.ends_with_partial_line else [])]
-    if torn:
-        print_text(f"warning: {torn_lines_message(log.path, torn)}", file=sys.stderr)
+    for path, lines in ((log.path, torn), (queue.boxes.path, queue.boxes.torn_lines)):
+        if lines:
+            print_text(f"warning: {torn_lines_message(path, lines)}", file=sys.stderr)

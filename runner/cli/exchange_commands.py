@@ -16,18 +16,23 @@ from runner.cli.printing import print_json, print_text
 
 if TYPE_CHECKING:
     from runner.export_answers import AnswerExportOptions
+    from runner.export_examples import ExportOptions
+    from runner.export_tasks import TaskExportOptions
 
 HUB = "hub"
 TRAINERS = ("ms_swift", "llama_factory", "2u1")
 SCORERS = ("seqeval", "coco")
-EXPORT_FORMATS = (HUB, *TRAINERS, *SCORERS)
+LABEL_STUDIO = "label_studio"
+EXPORT_FORMATS = (HUB, *TRAINERS, *SCORERS, LABEL_STUDIO)
 """The values of `--to`."""
 OPTION_FORMATS = {
     "--spec": (*TRAINERS, *SCORERS),
     "--set": (*TRAINERS, *SCORERS),
-    "--split": (*TRAINERS, *SCORERS),
+    "--split": (*TRAINERS, *SCORERS, LABEL_STUDIO),
     "--predictions": SCORERS,
     "--marks": TRAINERS,
+    "--as": (LABEL_STUDIO,),
+    "--image-prefix": (LABEL_STUDIO,),
 }
 """The formats on which an option has an effect."""
 SCORED_SPLIT = "test"
@@ -39,6 +44,13 @@ class Marks(StrEnum):
 
     refuse = "refuse"
     escape = "escape"
+
+
+class LabelStudioResult(StrEnum):
+    """What the boxes and spans of a task are in Label Studio."""
+
+    predictions = "predictions"
+    annotations = "annotations"
 
 
 @app.command(rich_help_panel=DATASETS)
@@ -53,7 +65,8 @@ def export(
             metavar="FORMAT",
             help="hub: Parquet for the Hugging Face hub and the package `datasets`. ms_swift, llama_factory, 2u1: the "
             "examples that a spec trains on, for these trainers. seqeval: tokens with tags; coco: boxes; both hold the "
-            "reference answers of a split, and those of --predictions, for these scorers.",
+            "reference answers of a split, and those of --predictions, for these scorers. label_studio: tasks with "
+            "boxes and spans for review.",
         ),
     ] = HUB,
     spec: Annotated[
@@ -84,62 +97,96 @@ def export(
             "written after the <."
         ),
     ] = Marks.refuse,
+    regions: Annotated[
+        LabelStudioResult,
+        typer.Option(
+            "--as",
+            help="For label_studio: boxes and spans as predictions, which annotators correct, or as finished "
+            "annotations.",
+        ),
+    ] = LabelStudioResult.predictions,
+    image_prefix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="For label_studio: what precedes images/NAME in the address of an image. Default: the address at "
+            "which Label Studio serves local files.",
+        ),
+    ] = None,
     replace: Replace = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Export a data set for other programs: Hugging Face datasets, other trainers, other scorers."""
+    """Export a data set for other programs: Hugging Face datasets, trainers, scorers, Label Studio."""
     given = {
         "--spec": spec,
         "--set": overrides,
         "--split": split,
         "--predictions": predictions,
         "--marks": marks is Marks.escape,
+        "--as": regions is LabelStudioResult.annotations,
+        "--image-prefix": image_prefix,
     }
     _check_options(to, [option for option, value in given.items() if value])
+    splits = split_list(split)
     if to == HUB:
         _export_to_hub(dataset, folder, replace=replace, as_json=as_json)
-        return
-    from runner.spec.load import load_spec
+    elif to == LABEL_STUDIO:
+        from runner.export_tasks import LOCAL_FILES, TaskExportOptions
 
-    assert spec is not None
-    if to in SCORERS:
-        from runner.errors import SpecError
-        from runner.export_answers import AnswerExportOptions
-
-        chosen = split_list(split) or (SCORED_SPLIT,)
-        if len(chosen) > 1:
-            raise SpecError(f"--to {to}: name one split with --split, not {len(chosen)}")
-        loaded = load_spec(spec, overrides or ()).spec
-        _export_for_scorer(
-            AnswerExportOptions(dataset.resolve(), folder.resolve(), to, loaded, chosen[0], predictions, replace),
+        prefix = LOCAL_FILES if image_prefix is None else image_prefix
+        _export_for_label_studio(
+            TaskExportOptions(dataset.resolve(), folder.resolve(), splits, regions.value, prefix, replace),
             as_json=as_json,
         )
-        return
-    from runner.export_examples import ExportOptions, export_examples
+    else:
+        from runner.spec.load import load_spec
 
-    options = ExportOptions(
-        dataset=dataset.resolve(),
-        target=folder.resolve(),
-        file_format=to,
-        spec=load_spec(spec, overrides or ()).spec,
-        splits=split_list(split),
-        escape_marks=marks is Marks.escape,
-        replace=replace,
-    )
+        assert spec is not None
+        loaded = load_spec(spec, overrides or ()).spec
+        if to in SCORERS:
+            from runner.export_answers import AnswerExportOptions
+
+            scored = _only_split(to, splits)
+            _export_for_scorer(
+                AnswerExportOptions(dataset.resolve(), folder.resolve(), to, loaded, scored, predictions, replace),
+                as_json=as_json,
+            )
+        else:
+            from runner.export_examples import ExportOptions
+
+            escape = marks is Marks.escape
+            _export_for_trainer(
+                ExportOptions(dataset.resolve(), folder.resolve(), to, loaded, splits, escape, replace),
+                as_json=as_json,
+            )
+
+
+def _only_split(to: str, splits: Sequence[str] | None) -> str:
+    from runner.errors import SpecError
+
+    if splits is not None and len(splits) > 1:
+        raise SpecError(f"--to {to}: name one split with --split, not {len(splits)}")
+    return splits[0] if splits else SCORED_SPLIT
+
+
+def _export_for_trainer(options: ExportOptions, *, as_json: bool) -> None:
+    from runner.export_examples import EXPORT_FILE, export_examples
+
     with stage_reporter("export") as reporter:
         result = export_examples(options, reporter)
+    folder, to = options.target, options.file_format
     if as_json:
-        print_json({"path": str(folder.resolve()), "format": to, **result.as_json()})
+        print_json({"path": str(folder), "format": to, **result.as_json()})
         return
     print_text(f"export: {folder}")
     print_text(format_num_samples(result.num_examples, "examples"))
     print_text(f"images: {result.num_images:,}")
     if result.escaped:
-        print_text(f"escaped marks in {len(result.escaped):,} examples (listed in {folder / 'export.json'})")
+        print_text(f"escaped marks in {len(result.escaped):,} examples (listed in {folder / EXPORT_FILE})")
     if result.num_turned:
         print_text(f"turned {result.num_turned:,} images upright, because {to} ignores their EXIF orientation")
-    print_text(f"next: {_next_step(to, folder.resolve())}")
+    print_text(f"next: {_next_step(to, folder)}")
 
 
 def _check_options(to: str, given: Sequence[str]) -> None:
@@ -177,6 +224,25 @@ def _export_for_scorer(options: AnswerExportOptions, *, as_json: bool) -> None:
             print_text(f"not aligned with tokens: {number:,} mentions ({side}; see {options.target / UNALIGNED_FILE})")
     if number := description.get("num_without_tokens"):
         print_text(f"left out: {number:,} samples without text")
+
+
+def _export_for_label_studio(options: TaskExportOptions, *, as_json: bool) -> None:
+    from runner.export_tasks import CONFIGURATION_FILE, INCOMPLETE_FILE, export_tasks
+
+    with stage_reporter("export") as reporter:
+        description = export_tasks(options, reporter)
+    if as_json:
+        print_json({"path": str(options.target), **description})
+        return
+    print_text(f"export: {options.target}")
+    print_text(format_num_samples(description["num_tasks"], "tasks"))
+    if number := description["num_incomplete"]:
+        print_text(f"incomplete: {number:,} tasks lack an entity or a box (see {options.target / INCOMPLETE_FILE})")
+    print_text(
+        f"next: create a project with {CONFIGURATION_FILE}, import the tasks; start Label Studio with "
+        f"LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={options.target}, or "
+        "name another address with --image-prefix"
+    )
 
 
 def _next_step(to: str, folder: Path) -> str:

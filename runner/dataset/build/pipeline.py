@@ -15,6 +15,7 @@ from runner.dataset.build.near_duplicates import write_near_duplicates
 from runner.dataset.build.split_and_publish_stage import PublishStage, ReviewProgress, count_decisions
 from runner.dataset.build.work_folder import BuildStage, WorkFolder
 from runner.dataset.folder_writer import NewContent, check_replaceable, exclusive_build
+from runner.dataset.review.box_flags import WRONG_BOX, count_wrong_boxes
 from runner.errors import StepError
 from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options
 from runner.resolved_plan import create_plugin, smoke_section
@@ -149,6 +150,11 @@ class _Build:
             self._listener.say(f"flagged: {count:,} × {flag}")
         if message := write_near_duplicates(work, spec.near_images):
             self._listener.say(message)
+        if num_wrong := count_wrong_boxes(work):
+            self._listener.say(
+                f"flagged by reviewers: {num_wrong:,} × {WRONG_BOX}; these boxes are published, unless their samples "
+                "are rejected (`runner review DATASET --json` lists them)"
+            )
         review = count_decisions(work) if spec.waits_for_review else None
         if review is not None and review.undecided:
             return BuildResult(spec.output, stages=self._stages, asked=num_missing, tokens=tokens, review=review)

@@ -150,6 +150,11 @@ class WorkFolder:
         return self.path / "review" / "decisions.jsonl"
 
     @property
+    def box_flags(self) -> Path:
+        """The boxes that reviewers flagged as wrong, one per line; append-only."""
+        return self.path / "review" / "box_flags.jsonl"
+
+    @property
     def selected_samples(self) -> Path:
         """The samples to publish, with their final summaries, in the order of `annotated_samples`."""
         return self.path / "review" / "samples.jsonl"

@@ -14,6 +14,7 @@ from PIL import Image
 from runner.dataset.review.queue import ReviewItem, StateFilter
 from runner.dataset.review.session import Session
 from runner.images import open_image
+from runner.records import Sample
 
 NUM_PRELOADED = 2
 """Number of following samples whose images the browser loads in advance."""
@@ -88,11 +89,11 @@ def _template_values(session: Session, image_url: ImageUrl) -> dict[str, Any]:
         "version": session.version,
         "image": image_url(item, MAIN_IMAGE) if size else None,
         "ratio": f"{size[0] / size[1]:.5f}" if size else "1",
-        "boxes": [_box_style(segment.letter, segment.box, size) for segment in sample.segments] if size else [],
+        "boxes": _box_styles(session, sample, size) if size else [],
         "preload": [url for upcoming in session.upcoming(NUM_PRELOADED) for url in _image_urls(upcoming, image_url)],
         "state": session.state,
         "decision": session.decision,
-        "flags": item.flags,
+        "flags": session.flags,
         "num_words": len((summary or "").split()),
         "summary": summary,
         "original": sample.summary if summary != sample.summary else None,
@@ -103,6 +104,7 @@ def _template_values(session: Session, image_url: ImageUrl) -> dict[str, Any]:
                 "letter": segment.letter,
                 "entity": segment.entity,
                 "image": image_url(item, segment.letter) if segment.image else None,
+                "wrong": session.is_wrong_box(segment),
             }
             for segment in sample.segments
         ],
@@ -128,6 +130,26 @@ def _read_image_size(path: Path | None) -> tuple[int, int] | None:
             return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
+
+
+def _box_styles(session: Session, sample: Sample, size: tuple[int, int]) -> list[dict[str, Any]]:
+    """Return the style of each box; a smaller box is above a larger one, so that a click reaches it."""
+    by_area = sorted(sample.segments, key=lambda segment: -_area(segment.box))
+    ranks = {segment.letter: rank for rank, segment in enumerate(by_area, start=1)}
+    return [
+        {
+            **_box_style(segment.letter, segment.box, size),
+            "entity": segment.entity,
+            "wrong": session.is_wrong_box(segment),
+            "rank": ranks[segment.letter],
+        }
+        for segment in sample.segments
+    ]
+
+
+def _area(box: tuple[int, int, int, int]) -> int:
+    left, top, right, bottom = box
+    return (right - left) * (bottom - top)
 
 
 def _box_style(letter: str, box: tuple[int, int, int, int], size: tuple[int, int]) -> dict[str, Any]:

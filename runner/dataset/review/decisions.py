@@ -57,8 +57,13 @@ def utc_now() -> str:
 
 def append_decision(file: Path, decision: Decision) -> None:
     """Append a decision to the log; it is on disk on return. Several processes may write at once."""
+    append_line(file, asdict(decision))
+
+
+def append_line(file: Path, row: Mapping[str, Any]) -> None:
+    """Append a row to a file of JSON lines; it is on disk on return. Several processes may write at once."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(asdict(decision), ensure_ascii=False).encode() + b"\n"
+    line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         # One writer at a time: a line that another process is still writing looks like one truncated by a kill.

@@ -46,6 +46,14 @@ function reviewDiscardDraft(sample) {
   sessionStorage.removeItem(draftKey(sample));
 }
 
+// A click on a box of the image, or on its button, flags the box as wrong, or takes the flag back.
+document.addEventListener("click", (event) => {
+  const box = event.target.closest?.("[data-box]");
+  if (!box) return;
+  box.blur();
+  reviewAction(`box:${box.dataset.box}`);
+});
+
 document.addEventListener("input", (event) => {
   if (event.isTrusted && event.target === editor()) {
     sessionStorage.setItem(draftKey(currentSample().sample), event.target.value);
@@ -64,6 +72,12 @@ document.addEventListener("keydown", (event) => {
   if (isTyping || event.altKey) return;
   const isUndo = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
   if ((event.ctrlKey || event.metaKey) && !isUndo) return;
+  const box = /^[1-9]$/.test(event.key) && document.querySelectorAll(".flag-box")[event.key - 1];
+  if (box) {
+    if (!event.repeat) reviewAction(`box:${box.dataset.box}`);
+    event.preventDefault();
+    return;
+  }
   const action = isUndo ? "undo" : KEYS[event.key] ?? KEYS[event.key.toLowerCase()];
   if (!action || (event.repeat && !MAY_REPEAT.has(action))) return;
   event.preventDefault();

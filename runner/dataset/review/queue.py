@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
 from runner.dataset.build.work_folder import WorkFolder
 from runner.dataset.folder_reader import sample_from_row
+from runner.dataset.review.box_flags import WRONG_BOX, BoxFlagLog
 from runner.dataset.review.decisions import Decision, ReviewLog
 from runner.errors import DataError
 from runner.files import iter_jsonl
@@ -51,6 +51,7 @@ class ReviewQueue:
         image_root: The folder that contains all images.
         review_items: The samples in review order.
         log: The decisions.
+        boxes: The boxes that reviewers flagged as wrong.
     """
 
     path: Path
@@ -58,6 +59,21 @@ class ReviewQueue:
     image_root: Path
     review_items: Sequence[ReviewItem]
     log: ReviewLog
+    boxes: BoxFlagLog
+
+    @property
+    def num_lines(self) -> int:
+        """Number of decisions and flags read so far; it grows with every action of any process."""
+        return self.log.num_lines + self.boxes.num_lines
+
+    def catch_up(self) -> None:
+        """Read what other processes have written.
+
+        Raises:
+            DataError: A line is invalid.
+        """
+        self.log.catch_up()
+        self.boxes.catch_up()
 
     @cached_property
     def _item_of(self) -> Mapping[str, ReviewItem]:
@@ -80,10 +96,15 @@ class ReviewQueue:
         counts = Counter(self.state(item) for item in self.review_items)
         return {state: len(self.review_items) if state == "all" else counts[state] for state in STATE_FILTERS}
 
-    @cached_property
+    def item_flags(self, item: ReviewItem) -> tuple[str, ...]:
+        """Return the flags of a sample, with `WRONG_BOX` if a reviewer flagged one of its boxes."""
+        has_wrong_box = any(self.boxes.flag_of(item.sample.id, segment) for segment in item.sample.segments)
+        return (*item.flags, *([WRONG_BOX] if has_wrong_box else []))
+
+    @property
     def flags(self) -> Mapping[str, int]:
         """The number of samples with each flag, the most frequent flag first."""
-        return dict(Counter(flag for item in self.review_items for flag in item.flags).most_common())
+        return dict(Counter(flag for item in self.review_items for flag in self.item_flags(item)).most_common())
 
     def as_json(self) -> dict[str, object]:
         """Return the JSON form of `review --json`; see docs/interface.md."""
@@ -93,6 +114,17 @@ class ReviewQueue:
             "num_samples": len(self.review_items),
             "decisions": decisions,
             "flags": dict(self.flags),
+            "wrong_boxes": [
+                {
+                    "sample": sample.id,
+                    "letter": segment.letter,
+                    "entity": segment.entity,
+                    "box": list(segment.box),
+                    "who": flag.who,
+                    "when": flag.when,
+                }
+                for sample, segment, flag in self.boxes.wrong_boxes(item.sample for item in self.review_items)
+            ],
         }
 
 
@@ -127,7 +159,7 @@ def open_review(dataset: Path) -> ReviewQueue:
         )
         for row in iter_jsonl(work.annotated_samples)
     ]
-    return ReviewQueue(work.path, name, work.image_root, items, ReviewLog(work.decisions))
+    return ReviewQueue(work.path, name, work.image_root, items, ReviewLog(work.decisions), BoxFlagLog(work.box_flags))
 
 
 def _find_work_folder(dataset: Path) -> tuple[WorkFolder, str]:

@@ -15,6 +15,8 @@ from runner.dataset.review.queue import STATE_FILTERS, ReviewQueue, StateFilter
 from runner.dataset.review.session import ANY_FLAG, CONFLICT_MESSAGE, NO_FLAG_FILTER, Session
 from runner.errors import DataError
 
+BOX_ACTION = "box:"
+"""The beginning of the action that flags a box; the letter of the box follows."""
 POLL_SECONDS = 1.0
 """How often a page checks for decisions of others."""
 
@@ -49,6 +51,7 @@ HELP: tuple[tuple[str, str], ...] = (
     ("← K", "go to the previous sample"),
     ("N", "show undecided samples"),
     ("B", "hide or show the boxes on the image"),
+    ("1 … 9", "flag the first, second … box as wrong, or take the flag back; a click on the box does the same"),
     ("?", "show this help"),
 )
 
@@ -107,11 +110,13 @@ class ReviewPage:
         args: Mapping[str, Any] = event.args
         action, is_editing = str(args.get("action")), self._editor.visible
         try:
-            self._review.log.catch_up()
+            self._review.catch_up()
             if args.get("version") != self._session.version:
                 message = CONFLICT_MESSAGE if args.get("sample") == self._sample_id else None
             elif is_editing:
                 message = self._close_editor(action, str(args.get("text")))
+            elif action.startswith(BOX_ACTION):
+                message = self._session.toggle_box(action.removeprefix(BOX_ACTION))
             else:
                 message = self._actions[action]() if action in self._actions else None
         except DataError as error:
@@ -160,10 +165,10 @@ class ReviewPage:
 
     def _poll(self) -> None:
         try:
-            self._review.log.catch_up()
+            self._review.catch_up()
         except DataError as error:
             ui.notify(str(error), position="top", type="negative")
-        if self._review.log.num_lines != self._num_lines_shown:
+        if self._review.num_lines != self._num_lines_shown:
             self._refresh()
 
     @property
@@ -175,7 +180,7 @@ class ReviewPage:
         if self._session.current is None:
             self._session.forward()  # Another reviewer may have undone a decision.
         counts = self._review.count_states()
-        self._num_lines_shown = self._review.log.num_lines
+        self._num_lines_shown = self._review.num_lines
         self._progress.set_content(render_progress(self._session, counts))
         if self._session.current is None:
             self._image.set_content(render_empty(self._session, counts, self._next_step))
@@ -195,6 +200,8 @@ class ReviewPage:
         flags |= {flag: f"{flag} ({number:,})" for flag, number in self._review.flags.items()}
         if self._review.flags:
             flags[ANY_FLAG] = "any flag"
+        # The last flag of this kind may have been taken back.
+        flags.setdefault(self._session.flag_filter, f"{self._session.flag_filter} (0)")
         self._state_select.set_options(states, value=self._session.state_filter)
         self._flag_select.set_options(flags, value=self._session.flag_filter)
 

@@ -74,7 +74,7 @@ def serve_review(review: ReviewQueue, *, host: str, port: int, token: str, revie
 
     @ui.page("/", title=f"{review.name}: review")
     def page(reviewer: str = "", show: str = "", flag: str = "", sample: str = "") -> None:
-        review.log.catch_up()
+        review.catch_up()
         session = Session(review, reviewer or default_reviewer, state_filter=show, flag_filter=flag, start=sample)
         ReviewPage(review, session, image_url, next_step)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain, islice
 
+from runner.dataset.review.box_flags import WRONG_BOX
 from runner.dataset.review.decisions import Decision, DecisionConflictError, Verdict, utc_now
 from runner.dataset.review.queue import STATE_FILTERS, ReviewItem, ReviewQueue, StateFilter, decision_state
-from runner.records import is_blank, replace_lone_surrogates
+from runner.records import Segment, is_blank, replace_lone_surrogates
 
 NO_FLAG_FILTER, ANY_FLAG = "", "any flag"
 """Values of the flag filter: samples with or without flags; samples with at least one flag."""
@@ -18,7 +19,8 @@ CONFLICT_MESSAGE = "Another reviewer has just decided about this sample. Please 
 class Session:
     """The state of one page of one reviewer.
 
-    The actions `accept`, `edit`, `reject` and `undo` return None, or a message if they were not carried out.
+    The actions `accept`, `edit`, `reject`, `toggle_box` and `undo` return None, or a message if they were not carried
+    out.
 
     Attributes:
         reviewer: The name of the reviewer.
@@ -41,7 +43,7 @@ class Session:
         """
         self._review, self.reviewer = review, reviewer
         self.state_filter: StateFilter = next((state for state in STATE_FILTERS if state == state_filter), "undecided")
-        self.flag_filter = flag_filter if flag_filter in (ANY_FLAG, *review.flags) else NO_FLAG_FILTER
+        self.flag_filter = flag_filter if flag_filter in (ANY_FLAG, WRONG_BOX, *review.flags) else NO_FLAG_FILTER
         self.position = self._find_position(start)
         if self.position is None:
             self.position = next(self._matching_after(-1), None)
@@ -70,6 +72,15 @@ class Session:
         return None if self.current is None else self.current.sample.summary
 
     @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags of the current sample."""
+        return () if self.current is None else self._review.item_flags(self.current)
+
+    def is_wrong_box(self, segment: Segment) -> bool:
+        """Return whether a box of the current sample is flagged as wrong."""
+        return self.current is not None and self._review.boxes.flag_of(self.current.sample.id, segment) is not None
+
+    @property
     def version(self) -> str:
         """A token that changes with the current sample and its decisions.
 
@@ -77,7 +88,8 @@ class Session:
         """
         if self.current is None:
             return ""
-        return f"{self.position}:{self._review.log.revision(self.current.sample.id)}"
+        sample = self.current.sample.id
+        return f"{self.position}:{self._review.log.revision(sample)}:{self._review.boxes.revision(sample)}"
 
     def upcoming(self, number: int) -> list[ReviewItem]:
         """Return the next samples, whose images can be preloaded."""
@@ -120,6 +132,23 @@ class Session:
     def reject(self) -> str | None:
         """Reject the current sample and go to the next one."""
         return self._decide("reject")
+
+    def toggle_box(self, letter: str) -> str | None:
+        """Flag a box of the current sample as wrong, or take the flag back; the sample stays current.
+
+        Args:
+            letter: The letter of its segment.
+        """
+        sample = None if self.current is None else self.current.sample
+        segment = next((each for each in (sample.segments if sample else ()) if each.letter == letter), None)
+        if sample is None or segment is None:
+            return "There is no such box."
+        boxes = self._review.boxes
+        try:
+            boxes.toggle(sample.id, segment, self.reviewer, utc_now(), expected_revision=boxes.revision(sample.id))
+        except DecisionConflictError:
+            return CONFLICT_MESSAGE
+        return None
 
     def undo(self) -> str | None:
         """Revoke the reviewer's last decision and show its sample."""
@@ -183,6 +212,7 @@ class Session:
         item = self._review.review_items[index]
         if self.state_filter not in ("all", self._review.state(item)):
             return False
-        if self.flag_filter == ANY_FLAG:
-            return bool(item.flags)
-        return self.flag_filter == NO_FLAG_FILTER or self.flag_filter in item.flags
+        if self.flag_filter == NO_FLAG_FILTER:
+            return True
+        flags = self._review.item_flags(item)
+        return bool(flags) if self.flag_filter == ANY_FLAG else self.flag_filter in flags

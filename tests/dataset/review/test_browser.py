@@ -395,3 +395,20 @@ def test_page_stays_small_with_thousands_of_samples(tab, review_server):
     assert page.evaluate("document.querySelectorAll('*').length") < 400
     page.keyboard.press("a")
     expect(page.locator(".counts")).to_contain_text("201 of 5,533 decided")
+
+
+def test_a_box_is_flagged_by_click_button_and_key(tab, review_server):
+    page = tab()
+    expect_sample(page, "1")
+    page.locator(".frame .box").click()
+    expect(page.locator(".frame .box.wrong")).to_be_visible()
+    expect(page.locator(".flag-box")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator(".flag")).to_have_text("⚑ wrong box")
+    page.locator(".flag-box").click()
+    expect(page.locator(".frame .box.wrong")).to_have_count(0)
+    page.keyboard.press("1")
+    expect(page.locator(".frame .box.wrong")).to_be_visible()
+    expect_sample(page, "1")
+    lines = review_server.pending_review.work.box_flags.read_text().splitlines()
+    assert [json.loads(line)["wrong"] for line in lines] == [True, False, True]
+    assert review_server.decisions() == {}

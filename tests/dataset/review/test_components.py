@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -24,8 +25,8 @@ def test_sample_is_rendered_completely(session):
     sample_html = render_sample(session, url)
     assert 'src="/1/main"' in sample_html.image
     assert "--ratio: 1.50000" in sample_html.image
-    [box] = re.findall(r'class="box [^"]*" style="([^"]*)"><b>a<', sample_html.image)
-    assert box == "left: 10.000%; top: 25.000%; width: 50.000%; height: 50.000%"
+    [box] = re.findall(r'class="box tint-0" data-box="a" title="Ada[^"]*" style="([^"]*)"><b>a<', sample_html.image)
+    assert box == "left: 10.000%; top: 25.000%; width: 50.000%; height: 50.000%; z-index: 1"
     assert "Picture 1 shows a red square." in sample_html.summary
     assert "undecided" in sample_html.summary
     assert "6 words" in sample_html.summary
@@ -46,6 +47,25 @@ def test_near_duplicates_are_shown_with_both_images(six_samples):
     assert re.findall(r'src="/(\w+)/main"', near) == ["3", "1", "4", "5", "6"]
     assert "<b>this sample</b>" in near and "<b>1</b>" in near
     assert "Nearly" not in render_sample(Session(session._review, "ann", start="2"), url).details
+
+
+def test_a_wrong_box_is_marked_on_the_image_and_at_its_segment(session):
+    assert 'aria-pressed="false"' in render_sample(session, url).details
+    session.toggle_box("a")
+    html = render_sample(session, url)
+    assert 'class="box tint-0 wrong"' in html.image
+    assert '<figure class="tint-0 wrong">' in html.details
+    assert 'data-box="a" aria-pressed="true"' in html.details
+    assert "wrong box</span>" in html.summary
+
+
+def test_a_smaller_box_is_above_a_larger_one(session):
+    sample = session.current.sample
+    inner = replace(sample.segments[0], letter="b", box=(8, 12, 12, 16))
+    both = replace(sample, segments=(inner, sample.segments[0]))
+    session._review.review_items[0] = replace(session.current, sample=both)
+    ranks = re.findall(r'data-box="(.)".*z-index: (\d)', render_sample(session, url).image)
+    assert ranks == [("b", "2"), ("a", "1")]
 
 
 def test_untrusted_text_is_escaped(session):

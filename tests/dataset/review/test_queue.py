@@ -25,6 +25,7 @@ def test_data_set_spec_and_work_folder_open_the_same_review(six_samples, tmp_pat
         "num_samples": 6,
         "decisions": {"undecided": 6, "accepted": 0, "edited": 0, "rejected": 0},
         "flags": {"refused": 1, "more words than expected": 1, "no summary": 1},
+        "wrong_boxes": [],
     }
 
 
