@@ -16,9 +16,8 @@ from runner.export_examples import EXPORT_FILE, check_export_target, choose_spli
 from runner.files import write_json, write_jsonl, write_text
 from runner.records import Answer, Sample
 from runner.regime import parse_row
-from runner.resolved_plan import create_plugin
+from runner.resolved_plan import create_adapter
 from runner.spec.experiment_spec import ExperimentSpec
-from runner.stages import Adapter
 
 UNALIGNED_FILE = "unaligned.jsonl"
 """Lists what a format cannot hold."""
@@ -97,7 +96,7 @@ def export_answers(options: AnswerExportOptions) -> dict[str, Any]:
 
 
 def _read_answers(options: AnswerExportOptions, samples: Sequence[Sample], labels: Sequence[str]) -> _Answers:
-    adapter: Adapter = create_plugin(options.spec.adapter, labels)
+    adapter = create_adapter(options.spec, labels)
     references = [adapter.reference(sample) for sample in samples]
     if options.predictions is None:
         return _Answers(samples, references, None, labels)
@@ -134,7 +133,7 @@ def _write_seqeval(answers: _Answers, split: str, folder: Path) -> dict[str, Any
 
 
 def _write_coco(answers: _Answers, split: str, folder: Path) -> dict[str, Any]:
-    if not any(_grounded(answer) for answer in answers.references):
+    if not any(entity.boxes for answer in answers.references for entity in answer.grounded or ()):
         raise SpecError("--to coco: no reference answer of this adapter has a box; use an adapter such as `gmner`")
     images = [
         {"id": number, "file_name": sample.image.name if sample.image else sample.id, "sample": sample.id}
@@ -149,14 +148,9 @@ def _write_coco(answers: _Answers, split: str, folder: Path) -> dict[str, Any]:
         boxes = [
             (number, entity.label, box)
             for number, answer in enumerate(each, start=1)
-            for entity in _grounded(answer)
+            for entity in answer.grounded or ()
             for box in entity.boxes or ()
         ]
         write_json(folder / f"{split}_{side}s.json", write[side](boxes))
         counts[side] = len(boxes)
     return {"num_boxes": counts}
-
-
-def _grounded(answer: Answer) -> Sequence[Any]:
-    """Return the entities with boxes, for adapters whose answers hold boxes."""
-    return getattr(answer, "grounded", None) or ()

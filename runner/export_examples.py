@@ -26,7 +26,7 @@ from runner.images import open_image, read_image_file
 from runner.prompt_rendering import split_groups
 from runner.records import Rendered, Sample
 from runner.regime import Regime
-from runner.resolved_plan import create_plugin
+from runner.resolved_plan import create_adapter, find_box_frame
 from runner.spec.experiment_spec import ExperimentSpec
 from runner.stages import Reporter
 from runner.stages.registry import suggestion
@@ -152,15 +152,14 @@ def render_splits(
     spec: ExperimentSpec, labels: Sequence[str], splits: Mapping[str, Sequence[Sample]]
 ) -> dict[str, Sequence[Rendered]]:
     """Render the training split as in the first epoch of a training, and the other splits as at test, with answers."""
-    adapter = create_plugin(spec.adapter, labels)
+    adapter = create_adapter(spec, labels)
     at_test = spec.regime.model_copy(update={"context": {}})
     rendered: dict[str, Sequence[Rendered]] = {}
     for split, samples in splits.items():
-        options = spec.regime if split == TRAINING_SPLIT else at_test
+        options, num_draws = (spec.regime, spec.num_target_draws) if split == TRAINING_SPLIT else (at_test, 0)
         is_shuffled = options.context and options.context_content == "shuffled"
         groups = split_groups(samples, spec.max_hash_distance) if is_shuffled else [sample.id for sample in samples]
-        examples = Regime(options, adapter, spec.seed).training_examples(samples, groups)
-        rendered[split] = examples.first if split == TRAINING_SPLIT else examples.plain
+        rendered[split] = Regime(options, adapter, spec.seed, num_draws).training_examples(samples, groups).first
     return rendered
 
 
@@ -235,5 +234,6 @@ def _describe(options: ExportOptions, folder: DatasetFolder, result: ExportedExa
         "adapter": spec.adapter.as_json(),
         "regime": spec.regime.model_dump(mode="json"),
         "seed": spec.seed,
+        "box_frame": frame.as_json() if (frame := find_box_frame(spec)) else None,
         **result.as_json(),
     }

@@ -2,13 +2,9 @@
 
 import json
 import os
-from types import SimpleNamespace
 
 import pytest
 
-from runner.errors import SpecError
-from runner.export_answers import _Answers, _write_coco
-from runner.records import Sample
 from tests.command import run_in_process
 from tests.test_export_examples import SPEC, write_dataset
 
@@ -69,32 +65,33 @@ def test_a_mistake_has_exit_status_2_and_a_remedy(folder, arguments, message):
     assert not (folder / "out").exists()
 
 
-def entity(label, *boxes):
-    return SimpleNamespace(label=label, boxes=boxes)
+def run_coco(folder, *arguments):
+    adapter = ("--set", "adapter={type: gmner, frame: original}")
+    return run(folder, "--to", "coco", *adapter, *arguments)
 
 
-def grounded(*entities):
-    return SimpleNamespace(grounded=entities)
-
-
-def test_boxes_of_references_and_predictions(tmp_path):
-    samples = [Sample(f"s{number}", "text", None, None, (), ()) for number in (1, 2)]
-    references = [grounded(entity("person", (1, 2, 11, 22), (0, 0, 5, 5))), grounded(entity("location"))]
-    predictions = [grounded(entity("person", (1, 2, 11, 20))), SimpleNamespace(grounded=None)]
-    answers = _Answers(samples, references, predictions, ["location", "person"])
-    assert _write_coco(answers, "test", tmp_path) == {"num_boxes": {"reference": 2, "prediction": 1}}
-    document = json.loads((tmp_path / "test_references.json").read_text())
-    assert [image["sample"] for image in document["images"]] == ["s1", "s2"]
-    assert [(each["id"], each["image_id"], each["bbox"]) for each in document["annotations"]] == [
-        (1, 1, [1, 2, 10, 20]),
-        (2, 1, [0, 0, 5, 5]),
+def test_boxes_of_references_and_predictions(folder):
+    output = "Ada|person|[0,0,9,8]\nRome|location|[[1,2,3,4],[0,0,5,5]]"
+    (folder / "predictions.jsonl").write_text(json.dumps({"id": "s3", "output": output}) + "\n")
+    done = run_coco(folder, "--predictions", "predictions.jsonl", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["num_boxes"] == {"reference": 1, "prediction": 3}
+    document = json.loads((folder / "out" / "test_references.json").read_text())
+    assert [(image["id"], image["sample"]) for image in document["images"]] == [(1, "s3")]
+    [annotation] = document["annotations"]
+    assert (annotation["id"], annotation["image_id"], annotation["bbox"]) == (1, 1, [0, 0, 9, 9])
+    assert document["categories"][annotation["category_id"] - 1]["name"] == "person"
+    results = json.loads((folder / "out" / "test_predictions.json").read_text())
+    assert [(result["category_id"], result["bbox"]) for result in results] == [
+        (1, [0, 0, 9, 8]),
+        (2, [1, 2, 2, 2]),
+        (2, [0, 0, 5, 5]),
     ]
-    assert json.loads((tmp_path / "test_predictions.json").read_text()) == [
-        {"image_id": 1, "category_id": 2, "bbox": [1, 2, 10, 18], "score": 1.0}
-    ]
+    assert {(result["image_id"], result["score"]) for result in results} == {(1, 1.0)}
 
 
-def test_references_without_any_box_are_refused(tmp_path):
-    answers = _Answers([], [grounded()], None, ["person"])
-    with pytest.raises(SpecError, match="use an adapter such as `gmner`"):
-        _write_coco(answers, "test", tmp_path)
+def test_references_alone_have_no_file_of_predictions(folder):
+    done = run_coco(folder, "--split", "train")
+    assert done.returncode == 0, done.stderr
+    assert "boxes: 2 (reference)" in done.stdout
+    assert sorted(file.name for file in (folder / "out").iterdir()) == ["export.json", "train_references.json"]

@@ -182,3 +182,27 @@ def test_a_broken_image_is_told_with_its_file(folder):
     done = run(folder, "set", "out", "--to", "2u1", "--spec", "spec.yaml", "--marks", "escape")
     assert done.returncode == 2
     assert "images/1.jpg: the image cannot be exported" in done.stderr
+
+
+def test_boxes_are_written_in_the_frame_of_the_model_and_jittered_in_training_alone(folder):
+    (folder / "spec.yaml").write_text(
+        SPEC.replace("model: none", "model: {type: qwen3_vl, size: tiny}")
+        .replace("adapter: {type: pfa, tasks: [ner, match], images: lettered}", "adapter: {type: gmner}")
+        .replace(
+            "trainer: none", "optimizer: {type: adamw, groups: {all: {match: '*', lr: 1e-3}}}\ntrainer: {type: sft}"
+        )
+        .replace("{type: constant}", "{type: transformers}")
+    )
+
+    def targets(split):
+        rows = [json.loads(line) for line in (folder / "out" / f"{split}.jsonl").read_text().splitlines()]
+        return [row["messages"][1]["content"] for row in rows]
+
+    exported(folder, "ms_swift")
+    plain, test = targets("train"), targets("test")
+    assert plain[0] == "Ada|person|[0,0,300,450]\nRome|location|None"
+    frame = json.loads((folder / "out" / "export.json").read_text())["box_frame"]
+    assert (frame["type"], frame["units"]) == ("RelativeFrame", 1000)
+    exported(folder, "ms_swift", overrides=["adapter.box_jitter={}"], replace=True)
+    assert targets("train") != plain
+    assert targets("test") == test
