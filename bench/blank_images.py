@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from runner.records import ImagePart, Rendered
-from runner.resolved_plan import create_plugin, read_plan
+from runner.resolved_plan import create_adapter, create_plugin, read_plan
 from runner.trial.generate import TrialWeights
 from runner.trial.run_directory_and_events import EventLog, RunDirectory
 from runner.trial.score import score_corpus
@@ -69,7 +69,7 @@ def metrics_with_blank_images(folder: Path) -> dict[str, float | None]:
     data = create_plugin(spec.data)
     info = data.prepare(SilentReporter())
     samples = data.load("test")
-    adapter = create_plugin(spec.adapter, info.labels)
+    adapter = create_adapter(spec, info.labels)
     weights = TrialWeights(TrialContext(spec, run, EventLog(run.events)))
     generator = create_plugin(spec.generator)
     with tempfile.TemporaryDirectory() as image_folder:

@@ -141,7 +141,8 @@ class TripleF1:
     A triple is correct if entity, label and segment match. As in GMNER, an entity that no segment shows has the segment
     None, and the prediction must say so. Unlike GMNER, where any one of an entity's boxes is enough, an entity in
     several segments forms one triple for each: segments are part of the input and do not overlap by chance. A segment
-    whose entity has no label forms no triple.
+    whose entity has no label forms no triple. The score of the benchmark is `gmner_f1`: on the same simulated answers,
+    it was 100 where this metric was 94.25, and 84.3 where this metric was 78.6.
     """
 
     metric_names: Sequence[str] = ("triple_precision", "triple_recall", "triple_f1")
@@ -204,7 +205,7 @@ class ExactMatchOptions(Options):
 class ExactMatch:
     """Share of samples whose pairs and segments are all correct, without extra ones, for the given tasks.
 
-    The summary is not compared, because it can be worded in many correct ways.
+    The summary is not compared, because it can be worded in many correct ways, and neither are boxes.
     """
 
     metric_names: Sequence[str] = ("exact_match",)
