@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from plugins.source.boxes import convert_box, upright_size
 from plugins.source.image_folders import ImageFolders, image_folders
+from plugins.source.sample_ids import MAX_LENGTH, id_problem
 from plugins.source.source_options import JsonLinesOptions
 from runner.dataset.answer_files import raise_problems
 from runner.errors import DataError, SpecPath, data_line_error
@@ -50,7 +51,7 @@ class _Segment(_LinePart):
 class _Line(_LinePart):
     """A line of the file: one sample."""
 
-    id: Annotated[str, Field(min_length=1, max_length=100)]
+    id: Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)]
     text: Text
     image: Text
     entities: list[_Entity]
@@ -61,10 +62,8 @@ class _Line(_LinePart):
     @field_validator("id")
     @classmethod
     def _names_files(cls, name: str) -> str:
-        if name.startswith(".") or not name.isprintable() or set(name) & set("/\\"):
-            raise ValueError(
-                f"{name!r} cannot be used in file names; use printable characters, no slash and no leading dot"
-            )
+        if problem := id_problem(name):
+            raise ValueError(problem)
         return name
 
     @field_validator("image")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from runner.stages import FilePath, OutsideFingerprint, SourceOptions
 
@@ -70,6 +70,17 @@ LABEL_PATTERN = r"^[^\s:;]+(?: [^\s:;]+)*$"
 """Words separated by one space, without colon or semicolon, which delimit labels in an answer."""
 
 
+def _check_distinct(labels: list[str]) -> list[str]:
+    if len(set(labels)) < len(labels):
+        raise ValueError("a label occurs twice; list each label once")
+    return labels
+
+
+Labels = Annotated[
+    list[Annotated[str, Field(pattern=LABEL_PATTERN)]], Field(min_length=1), AfterValidator(_check_distinct)
+]
+
+
 class JsonLinesOptions(BoxOptions):
     """Your own images, texts, entities and boxes, one JSON line per sample (docs/datasets.md)."""
 
@@ -79,12 +90,52 @@ class JsonLinesOptions(BoxOptions):
     images: Images = None
     """Folder that the `image` paths are relative to, or a list of folders. Default: the folder that contains the file
     with the lines."""
-    labels: list[Annotated[str, Field(pattern=LABEL_PATTERN)]] = Field(default=list(LABELS), min_length=1)
+    labels: Labels = Field(default=list(LABELS))
     """Allowed entity labels, in order. Default: person, location, organization and other, as in the paper."""
 
-    @field_validator("labels")
-    @classmethod
-    def _distinct(cls, labels: list[str]) -> list[str]:
-        if len(set(labels)) < len(labels):
-            raise ValueError("a label occurs twice; list each label once")
-        return labels
+
+class LabelStudioOptions(SourceOptions):
+    """Tasks of Label Studio with rectangles on an image and spans in a text, exported in the format JSON."""
+
+    path: Annotated[FilePath, OutsideFingerprint()]
+    """The exported file, or a folder with one file `<split>.json` for each split. A key `split` in the data of a task
+    takes precedence over the name of the file."""
+    images: Images = None
+    """Folder of the images, or a list of folders. The build looks for the name at the end of the address of the image,
+    with and without the eight digits that Label Studio puts before the name of an uploaded file. Default: the folder
+    that contains the exported file."""
+    image_key: str = "image"
+    """The key of the image in the data of a task."""
+    text_key: str = "text"
+    """The key of the text in the data of a task."""
+    labels: Labels = Field(default=list(LABELS))
+    """Allowed entity labels, in order. Default: person, location, organization and other, as in the paper."""
+    join: Literal["relation", "label_and_order"] = "relation"
+    """How rectangles are joined with spans. `relation`: by the relations between them. `label_and_order`: the first
+    rectangle of a label shows the first span of this label, and so on. The build leaves out other rectangles."""
+    rotation: Literal["refuse", "bound"] = "refuse"
+    """What the build does with turned rectangles. `refuse`: it stops with an error that lists them. `bound`: it uses
+    the smallest upright box around them."""
+    several_annotations: Literal["refuse", "last"] = "refuse"
+    """What the build does with tasks that several people have annotated. `refuse`: it stops with an error that lists
+    them. `last`: it uses the last annotation of the task. Cancelled annotations never count."""
+
+
+class CocoOptions(BoxOptions):
+    """Boxes in the format of COCO. Each image has a text, and each annotation names the entity that the box shows."""
+
+    path: Annotated[FilePath, OutsideFingerprint()]
+    """The file, or a folder with one file `<split>.json` for each split. A key `split` of an image takes precedence
+    over the name of the file."""
+    images: Images = None
+    """Folder that the `file_name` of an image is relative to, or a list of folders. Default: the folder that contains
+    the file."""
+    box_format: BoxFormat = "xywh"
+    """The four numbers of a `bbox`. `xywh`: left, top, width, height, as COCO defines it. The others as in the source
+    `json_lines`."""
+    text_key: str = "text"
+    """The key of the text in an image."""
+    entity_key: str = "entity"
+    """The key of the entity in an annotation, or in its `attributes`. The label of the entity is the category."""
+    labels: Labels = Field(default=list(LABELS))
+    """Allowed categories, in order. Default: person, location, organization and other, as in the paper."""
