@@ -16,7 +16,16 @@ from runner.stages.adapter_and_model import (
     TokenCounts,
     VisionLanguageModel,
 )
-from runner.stages.box_frame import BoxAdapter, BoxFrame, RelativeFrame, ResizedFrame, intersection_over_union
+from runner.stages.box_frame import (
+    IOU_ROUNDING,
+    BoxAdapter,
+    BoxFrame,
+    RelativeFrame,
+    ResizedFrame,
+    best_iou,
+    have_same_region,
+    intersection_over_union,
+)
 from runner.stages.data_and_annotator import (
     Annotation,
     AnnotationEstimate,
@@ -70,6 +79,7 @@ from runner.stages.options_and_reporter import (
 from runner.stages.tracker import TrackedRun, Tracker, TrackerOptions
 
 __all__ = [
+    "IOU_ROUNDING",
     "Adapter",
     "AdapterOptions",
     "Annotation",
@@ -132,6 +142,8 @@ __all__ = [
     "VisionLanguageModel",
     "Weights",
     "base_folder",
+    "best_iou",
     "field_descriptions",
+    "have_same_region",
     "intersection_over_union",
 ]
