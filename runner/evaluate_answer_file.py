@@ -13,10 +13,11 @@ from runner.dataset.folder_reader import DatasetFolder
 from runner.errors import DataError, PluginError, SpecError
 from runner.records import Answer, Sample
 from runner.regime import parse_row
-from runner.resolved_plan import create_plugin
+from runner.resolved_plan import create_adapter, create_plugin
 from runner.spec.check import make_section
-from runner.spec.experiment_spec import Section
-from runner.stages import Adapter, Reporter, Stage, TargetChecker
+from runner.spec.experiment_spec import ExperimentSpec, Section
+from runner.spec.load import load_spec
+from runner.stages import Adapter, Metric, Reporter, Stage, TargetChecker
 from runner.stages.registry import find_plugin
 from runner.trial.score import (
     ScoredCorpus,
@@ -37,6 +38,8 @@ SPLIT = "test"
 """The split of a data set that is used if the user names none."""
 METRICS = ("rouge", "bleu", "ner_f1", "image_entity_accuracy")
 """The metric plugins of the paper."""
+PARSE_MODE = "lossless"
+"""The parse mode that is used if the user names none."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,10 @@ class EvaluateOptions:
         split: The split to use if the references are a data set; None for `SPLIT`.
         labels: The known labels if the references are not a data set; None for `LABELS`.
         tasks: The tasks that were asked for; None for those that the references answer.
-        parse: The parse mode whose values come first.
-        metrics: Names of metric plugins.
+        parse: The parse mode whose values come first; None for `PARSE_MODE`, or that of `spec`.
+        metrics: Names of metric plugins; None for `METRICS`, or the metrics of `spec`.
+        spec: A spec or plan, whose adapter parses the answers, in the frame in which its model writes boxes; None for
+            the adapter `ADAPTER`.
         allow_missing: Score a reference without an output as an empty answer, instead of raising an error.
     """
 
@@ -59,9 +64,10 @@ class EvaluateOptions:
     split: str | None = None
     labels: Sequence[str] | None = None
     tasks: Sequence[str] | None = None
-    parse: str = "lossless"
-    metrics: Sequence[str] = METRICS
+    parse: str | None = None
+    metrics: Sequence[str] | None = None
     allow_missing: bool = False
+    spec: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -135,20 +141,20 @@ def evaluate(request: EvaluateOptions, reporter: Reporter) -> Evaluation:
             the error names file and line.
         SpecError: Tasks, labels, metrics or the parse mode are unknown.
     """
-    if not request.metrics:
-        raise SpecError("--metrics: name at least one metric")
-    metrics = {name: create_plugin(_section("--metrics", "metric", name)) for name in dict.fromkeys(request.metrics)}
-    _section("--parse", "adapter", ADAPTER, parse=request.parse)
+    spec = None if request.spec is None else load_spec(request.spec).spec
+    metrics = _create_metrics(request, spec)
+    _check_parse_mode(request)
     references = _read_references(request)
     lines = read_answer_file(request.predictions, "output")
     missing = match_outputs(lines, references.locations, request.predictions, allow_missing=request.allow_missing)
     outputs = {sample_id: lines[sample_id].text if sample_id in lines else "" for sample_id in references.by_id}
-    answered = find_plugin("adapter", ADAPTER).implementation().tasks_of(references.by_id.values())
-    tasks = request.tasks or answered
+    name = ADAPTER if spec is None else spec.adapter.type
+    answered = find_plugin("adapter", name).implementation().tasks_of(references.by_id.values())
+    tasks = request.tasks or (answered if spec is None else [task for task in spec.task_names if task in answered])
     if not tasks:
-        raise DataError(f"{request.references}: the references answer none of the tasks summary, ner and match")
-    section = _section("--tasks", "adapter", ADAPTER, tasks=list(tasks), parse=request.parse)
-    adapter = create_plugin(section, references.labels)
+        listed = "summary, ner and match" if spec is None else ", ".join(spec.task_names)
+        raise DataError(f"{request.references}: the references answer none of the tasks {listed}")
+    adapter = _create_adapter(request, spec, tasks, references.labels)
     if unanswered := [task for task in tasks if task not in answered]:
         raise DataError(
             f"{request.references}: no reference has an answer to the task {unanswered[0]}; omit this task in --tasks"
@@ -164,6 +170,35 @@ def evaluate(request: EvaluateOptions, reporter: Reporter) -> Evaluation:
     )
     warnings += [*modes[0].warnings, *_total_failure_warning(request, modes, outputs)]
     return Evaluation(tasks, references.labels, len(missing), modes, score_rows(modes), warnings)
+
+
+def _create_metrics(request: EvaluateOptions, spec: ExperimentSpec | None) -> dict[str, Metric]:
+    if request.metrics is None and spec is not None:
+        return {section.type: create_plugin(section) for section in spec.metrics}
+    names = METRICS if request.metrics is None else request.metrics
+    if not names:
+        raise SpecError("--metrics: name at least one metric")
+    return {name: create_plugin(_section("--metrics", "metric", name)) for name in dict.fromkeys(names)}
+
+
+def _check_parse_mode(request: EvaluateOptions) -> None:
+    if request.spec is None:
+        _section("--parse", "adapter", ADAPTER, parse=request.parse or PARSE_MODE)
+    elif request.parse is not None:
+        raise SpecError(f"--parse: {request.spec} says how answers are parsed; omit --parse")
+
+
+def _create_adapter(
+    request: EvaluateOptions, spec: ExperimentSpec | None, tasks: Sequence[str], labels: Sequence[str]
+) -> Adapter:
+    """Create the adapter for the tasks: that of the spec, or `ADAPTER`."""
+    if spec is None:
+        parse = request.parse or PARSE_MODE
+        section = _section("--tasks", "adapter", ADAPTER, tasks=list(tasks), parse=parse)
+        return create_plugin(section, labels)  # type: ignore[no-any-return]
+    options = spec.adapter.as_json() | {"tasks": list(tasks)}
+    section = _section("--tasks", "adapter", options.pop("type"), **options)
+    return create_adapter(spec.model_copy(update={"adapter": section}), labels)
 
 
 def _section(option: str, stage: Stage, name: str, **options: Any) -> Section:

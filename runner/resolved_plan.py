@@ -122,6 +122,7 @@ class PlanResolver:
         self._reporter = reporter
         self._datasets: dict[str, DatasetInfo] = {}
         self._revisions: dict[str, str] = {}
+        self._box_frames: dict[str, dict[str, Any] | None] = {}
         self._identities: dict[tuple[str, bool, bool], dict[str, str]] = {}
 
     def resolve(self, spec: ExperimentSpec) -> Plan:
@@ -154,7 +155,7 @@ class PlanResolver:
             "plugins": computing_plugins,
             "code": code,
         }
-        frame = self._box_frame(spec, revision)
+        frame = self._box_frame(spec, revision) if spec.needs_box_frame else None
         content |= {} if frame is None else {"box_frame": frame}
         pins = Pins(
             fingerprint=fingerprint(content),
@@ -188,10 +189,15 @@ class PlanResolver:
         model, options = spec.model, spec.model_options
         return self._cached(self._revisions, model, options.exact_revision) if model and options else NONE
 
-    @staticmethod
-    def _box_frame(spec: ExperimentSpec, revision: str) -> dict[str, Any] | None:
-        frame = find_box_frame(spec, revision)
-        return None if frame is None else frame.as_json()
+    def _box_frame(self, spec: ExperimentSpec, revision: str) -> dict[str, Any] | None:
+        """Describe the frame of boxes of a spec that needs one; see `Pins.box_frame`."""
+
+        def compute() -> dict[str, Any] | None:
+            frame = find_box_frame(spec, revision)
+            return None if frame is None else frame.as_json()
+
+        assert spec.model is not None
+        return self._cached(self._box_frames, spec.model, compute)
 
     def _code(self, spec: ExperimentSpec) -> dict[str, dict[str, str]]:
         """Hash the code of the plugins that compute, and of the engine's steps; see `Pins.code`."""

@@ -48,6 +48,13 @@ def test_only_plans_with_boxes_depend_on_the_code_of_the_frame(load):
     assert "plugins.model.chat.resize_settings" not in code(text=SPEC)
 
 
+def test_an_edit_of_the_parser_scores_again_and_trains_nothing(load):
+    code = resolve(load(), Quiet()).pins.code
+    assert "plugins.adapter.gmner_parse" not in code["adapter.gmner"]
+    assert "plugins.adapter.gmner_parse" in code["adapter.gmner.parse"]
+    assert "plugins.adapter.box_jitter" in code["adapter.gmner"]
+
+
 def test_the_adapter_of_a_plan_writes_in_the_pinned_frame(load):
     spec = resolve(load(), Quiet()).spec
     assert create_adapter(spec, LABELS)._frame.as_json() == spec.pinned.box_frame

@@ -11,10 +11,7 @@ from pydantic import Field
 
 from plugins.metric.extraction import micro_scores
 from runner.records import Answer, Box, GroundedEntity
-from runner.stages import Options, intersection_over_union
-
-IOU_ROUNDING = 1e-9
-"""Boxes are compared in the frame of the answer, where the IoU of a box that just reaches the limit is rounded."""
+from runner.stages import IOU_ROUNDING, Options, best_iou, have_same_region
 
 Entities = Sequence[GroundedEntity]
 
@@ -61,20 +58,6 @@ class EegF1Options(EntityMatchOptions, BoxLimitOptions):
 
 class BoxAccuracyOptions(EntityTextOptions, BoxLimitOptions):
     """How well the boxes of the entities are located that the image shows."""
-
-
-def best_iou(found: Sequence[Box], right: Sequence[Box]) -> float:
-    """Return the largest IoU of a found box with a right one; 0 if there is no box on one side."""
-    return max((intersection_over_union(a, b) for a in found for b in right), default=0.0)
-
-
-def has_right_box(found: GroundedEntity, right: GroundedEntity, min_iou: float) -> bool:
-    """Return whether one of the found boxes has the IoU with one of the right boxes, or both entities have no box."""
-    if found.boxes is None:
-        return False
-    if not found.boxes or not right.boxes:
-        return not found.boxes and not right.boxes
-    return best_iou(found.boxes, right.boxes) >= min_iou - IOU_ROUNDING
 
 
 def key_entities(entities: Entities, options: EntityTextOptions, *, with_label: bool) -> dict[Hashable, GroundedEntity]:
@@ -161,7 +144,7 @@ class _GroundedF1:
     def _is_right(self, found: GroundedEntity, right: GroundedEntity) -> bool:
         if found.text != right.text or (self.compares_labels and found.label != right.label):
             return False
-        return not self.compares_boxes or has_right_box(found, right, self._min_iou)
+        return not self.compares_boxes or have_same_region(found.boxes, right.boxes or (), self._min_iou)
 
     def reduce(self, counts: Sequence[Mapping[str, float]]) -> Mapping[str, float | None]:
         """Sum the counts of all samples, then divide."""

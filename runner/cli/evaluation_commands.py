@@ -39,21 +39,29 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="A,B,…",
-            help="Tasks to score: one or more of summary, ner, match. Default: the tasks for which the references "
-            "have answers.",
+            help="Tasks to score, such as summary, ner, match. Default: the tasks for which the references have "
+            "answers.",
         ),
     ] = None,
     parse: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="How answers are parsed: lossless (an entity may contain a colon) or published (the paper's rule)."
+            help="How answers are parsed: lossless (an entity may contain a colon) or published (the paper's rule). "
+            "Default: lossless."
         ),
-    ] = "lossless",
+    ] = None,
     metrics: Annotated[
         list[str] | None,
         typer.Option(
             metavar="A,B,…",
             help="Names of the metric plugins to use. Default: rouge,bleu,ner_f1,image_entity_accuracy.",
+        ),
+    ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(
+            help="A spec or plan.json: use its adapter and its metrics, and read boxes in the frame of its model. "
+            "Default: the adapter pfa."
         ),
     ] = None,
     allow_missing: Annotated[
@@ -75,7 +83,7 @@ def evaluate(
     """
     from runner.cli.progress import StageReporter
     from runner.cli.results_display import metrics_table, print_tables
-    from runner.evaluate_answer_file import METRICS, EvaluateOptions, evaluate
+    from runner.evaluate_answer_file import EvaluateOptions, evaluate
 
     request = EvaluateOptions(
         predictions=predictions,
@@ -84,7 +92,8 @@ def evaluate(
         labels=split_list(labels),
         tasks=split_list(tasks),
         parse=parse,
-        metrics=METRICS if metrics is None else split_list(metrics) or (),
+        metrics=None if metrics is None else split_list(metrics) or (),
+        spec=spec,
         allow_missing=allow_missing,
     )
     terminal = open_terminal()

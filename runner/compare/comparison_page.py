@@ -27,12 +27,13 @@ from runner.dataset.answer_files import read_answer_file
 from runner.errors import RequirementError, RunnerError
 from runner.files import write_text
 from runner.html_page import page_template
-from runner.records import Answer, Sample
+from runner.records import Answer, GroundedEntity, Sample
 from runner.regime import parse_row
 from runner.resolved_plan import create_plugin
 from runner.spec.check import make_section
-from runner.stages import Adapter, Data, GeneratedData
+from runner.stages import Adapter, Data, GeneratedData, have_same_region
 from runner.trial.run_directory_and_events import RunDirectory
+from runner.trial.score import RIGHT_IOU
 
 MAX_OPEN_ROWS = 40
 """A table of differences with more rows is folded at first."""
@@ -258,11 +259,36 @@ def mark_answer(answer: Answer, reference: Mapping[str, Any]) -> Iterator[Marked
 
     A task that the run did not have has the reference None, and is left out.
     """
-    if reference.get("pairs") is not None:
+    if reference.get("grounded") is not None:
+        yield from _mark_boxes(answer.grounded or (), reference["grounded"])
+    elif reference.get("pairs") is not None:
         expected = {(label, entity) for label, entity in reference["pairs"]}
         yield from _mark(answer.pairs or (), expected, "{}: {}")
     if reference.get("mapping") is not None:
         yield from _mark((answer.mapping or {}).items(), set(reference["mapping"].items()), "{} = {}")
+
+
+def _mark_boxes(found: Iterable[GroundedEntity], expected: Iterable[Mapping[str, Any]]) -> Iterator[MarkedItem]:
+    """Compare entities with their boxes, one to one, with entities of `GroundedEntity.as_json`."""
+    remaining = list(expected)
+    for entity in found:
+        right = next((each for each in remaining if _is_same(entity, each)), None)
+        if right is not None:
+            remaining.remove(right)
+        yield MarkedItem(_with_boxes(entity.as_json()), "wrong" if right is None else "correct")
+    for each in remaining:
+        yield MarkedItem(_with_boxes(each), "missing")
+
+
+def _is_same(found: GroundedEntity, right: Mapping[str, Any]) -> bool:
+    is_named = (found.label, found.text) == (right["label"], right["text"])
+    return is_named and have_same_region(found.boxes, right["boxes"], RIGHT_IOU)
+
+
+def _with_boxes(entity: Mapping[str, Any]) -> str:
+    boxes = entity["boxes"]
+    shown = "no readable box" if boxes is None else ", ".join(str([round(side) for side in box]) for box in boxes)
+    return f"{entity['label']}: {entity['text']} ({shown or 'no box'})"
 
 
 def _mark(items: Iterable[tuple[str, str]], expected: AbstractSet[tuple[str, str]], form: str) -> Iterator[MarkedItem]:

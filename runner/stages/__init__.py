@@ -16,7 +16,16 @@ from runner.stages.adapter_and_model import (
     TokenCounts,
     VisionLanguageModel,
 )
-from runner.stages.box_frame import BoxAdapter, BoxFrame, RelativeFrame, ResizedFrame, intersection_over_union
+from runner.stages.box_frame import (
+    IOU_ROUNDING,
+    BoxAdapter,
+    BoxFrame,
+    RelativeFrame,
+    ResizedFrame,
+    best_iou,
+    have_same_region,
+    intersection_over_union,
+)
 from runner.stages.data_and_annotator import (
     Annotation,
     AnnotationEstimate,
@@ -71,6 +80,7 @@ from runner.stages.options_and_reporter import (
 from runner.stages.tracker import DescribesStore, StoreDescription, TrackedRun, Tracker, TrackerOptions
 
 __all__ = [
+    "IOU_ROUNDING",
     "Adapter",
     "AdapterOptions",
     "Annotation",
@@ -136,6 +146,8 @@ __all__ = [
     "VisionLanguageModel",
     "Weights",
     "base_folder",
+    "best_iou",
     "field_descriptions",
+    "have_same_region",
     "intersection_over_union",
 ]

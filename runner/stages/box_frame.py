@@ -24,6 +24,28 @@ def intersection_over_union(a: Box, b: Box) -> float:
     return shared / (sum(areas) - shared)
 
 
+IOU_ROUNDING = 1e-9
+"""Boxes are compared in the frame of the answer, where the IoU of a box that just reaches a limit is rounded."""
+
+
+def best_iou(found: Sequence[Box], right: Sequence[Box]) -> float:
+    """Return the largest IoU of a found box with a right one; 0 if there is no box on one side."""
+    return max((intersection_over_union(a, b) for a in found for b in right), default=0.0)
+
+
+def have_same_region(found: Sequence[Box] | None, right: Sequence[Box], min_iou: float) -> bool:
+    """Return whether any found box has the IoU with any right one, or there are none on both sides.
+
+    Args:
+        found: The boxes of an entity in an answer; None if they cannot be read.
+        right: The boxes of the entity in the reference.
+        min_iou: Smallest intersection over union of a right box.
+    """
+    if found is None or not found or not right:
+        return found is not None and not found and not right
+    return best_iou(found, right) >= min_iou - IOU_ROUNDING
+
+
 @dataclass(frozen=True)
 class BoxFrame:
     """Pixels of the image as it is stored; the other frames derive from this one.

@@ -17,7 +17,7 @@ from runner.files import read_jsonl, write_json, write_jsonl
 from runner.images import open_image
 from runner.records import Answer, Box, Ending, GroundedEntity, Prediction, Sample, Score
 from runner.regime import parse_row
-from runner.stages import Adapter, Metric, MetricCounts, ReferenceChecker, Reporter, intersection_over_union
+from runner.stages import Adapter, Metric, MetricCounts, ReferenceChecker, Reporter, have_same_region
 from runner.trial.trial_components import TrialContext
 
 NUM_MISTAKES = 24
@@ -95,15 +95,9 @@ def _has_right_boxes(answer: Sequence[GroundedEntity], reference: Sequence[Groun
     if len(answer) != len(reference):
         return False
     return all(
-        found.boxes is not None and _overlap(found.boxes, right.boxes or ()) and found.text == right.text
+        found.text == right.text and have_same_region(found.boxes, right.boxes or (), RIGHT_IOU)
         for found, right in zip(answer, reference, strict=True)
     )
-
-
-def _overlap(found: Sequence[Box], right: Sequence[Box]) -> bool:
-    if not found or not right:
-        return not found and not right
-    return any(intersection_over_union(a, b) >= RIGHT_IOU for a in found for b in right)
 
 
 def _comparison(prediction: Prediction, reference: Answer) -> dict[str, Any]:

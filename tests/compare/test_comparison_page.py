@@ -12,7 +12,7 @@ from runner.compare.comparison_page import mark_answer, write_page
 from runner.compare.comparison_plots import curve_plots
 from runner.compare.resampling import Resampling
 from runner.errors import RequirementError
-from runner.records import Answer
+from runner.records import Answer, GroundedEntity
 from runner.trial.run_directory_and_events import EventLog
 
 FAST = Resampling(100)
@@ -116,6 +116,23 @@ def test_marks_compare_pairs_and_segments_with_the_reference():
         ("b = Bob", "missing"),
     ]
     assert not list(mark_answer(answer, {"summary": "a cross", "pairs": None, "mapping": None}))
+
+
+def test_boxes_of_an_answer_are_marked():
+    def entity(text, *boxes):
+        return GroundedEntity("person", text, boxes)
+
+    found = (entity("Ann", (0, 0, 10, 9)), entity("Bob", (50, 50, 60, 60)), GroundedEntity("person", "Eve", None))
+    right = (entity("Ann", (0, 0, 10, 10), (90, 90, 99, 99)), entity("Bob", (0, 0, 10, 10)), entity("Cid"))
+    reference = {"summary": None, "pairs": [], "mapping": None, "grounded": [each.as_json() for each in right]}
+    items = mark_answer(Answer(None, frozenset(), None, found), reference)
+    assert [(item.text, item.verdict) for item in items] == [
+        ("person: Ann ([0, 0, 10, 9])", "correct"),
+        ("person: Bob ([50, 50, 60, 60])", "wrong"),
+        ("person: Eve (no readable box)", "wrong"),
+        ("person: Bob ([0, 0, 10, 10])", "missing"),
+        ("person: Cid (no box)", "missing"),
+    ]
 
 
 def test_a_loss_has_a_logarithmic_axis_and_other_metrics_do_not(storage):

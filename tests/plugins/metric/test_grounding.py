@@ -16,10 +16,10 @@ from plugins.metric.grounding import (
     GmnerF1Options,
     MnerF1,
     MnerF1Options,
-    best_iou,
     count_matches,
 )
 from runner.records import Answer, GroundedEntity
+from runner.stages import best_iou
 
 PAIRS = {"gmner": (GmnerF1, GmnerF1Options), "mner": (MnerF1, MnerF1Options), "eeg": (EegF1, EegF1Options)}
 LEFT, RIGHT = (0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 30.0, 10.0)
