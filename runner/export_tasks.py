@@ -69,7 +69,8 @@ def export_tasks(options: TaskExportOptions, reporter: Reporter) -> dict[str, An
             rows = []
             for sample in samples:
                 name, size = (None, None) if sample.image is None else (names[sample.image], sizes[sample.image])
-                task = make_task(sample, None if name is None else options.image_prefix + name, size, options.result)
+                url = None if name is None else options.image_prefix + name
+                task = make_task(sample, split, url, size, options.result)
                 rows.append(task.row)
                 incomplete += [{"id": sample.id, "split": split, "problem": problem} for problem in task.problems]
             write_json(unfinished / f"{split}.json", rows)

@@ -45,11 +45,12 @@ def labelling_configuration(labels: Sequence[str]) -> str:
     )
 
 
-def make_task(sample: Sample, image_url: str | None, size: tuple[int, int] | None, result: Result) -> Task:
+def make_task(sample: Sample, split: str, image_url: str | None, size: tuple[int, int] | None, result: Result) -> Task:
     """Convert a sample to a task.
 
     Args:
         sample: The sample.
+        split: Its split, which an export of the project then tells.
         image_url: The address of its image for the browser; None without an image.
         size: Width and height of the image in pixels; None without an image.
         result: Where the rectangles and spans are.
@@ -60,7 +61,7 @@ def make_task(sample: Sample, image_url: str | None, size: tuple[int, int] | Non
     if size is not None:
         for segment in sample.segments:
             regions += _box_regions(sample, segment, size, spans, problems)
-    data = {"id": sample.id, TEXT: sample.text, **({} if image_url is None else {IMAGE: image_url})}
+    data = {"id": sample.id, "split": split, TEXT: sample.text, **({} if image_url is None else {IMAGE: image_url})}
     content = {"result": regions, **({"model_version": MODEL_VERSION} if result == "predictions" else {})}
     return Task({"data": {**data, "summary": sample.summary or ""}, result: [content]}, problems)
 

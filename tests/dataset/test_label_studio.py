@@ -19,7 +19,7 @@ SIZE = (200, 100)
 def task(text, entities, segments=(), result="predictions"):
     named = tuple(Entity(*entity) for entity in entities)
     boxes = tuple(Segment(letter, None, entity, box) for letter, entity, box in segments)
-    return make_task(Sample("s1", text, None, None, named, boxes), "images/1.jpg", SIZE, result)
+    return make_task(Sample("s1", text, None, None, named, boxes), "train", "images/1.jpg", SIZE, result)
 
 
 def regions(made, kind):
@@ -87,8 +87,9 @@ def test_annotations_have_no_model_version():
     made = task("Ada", [("person", "Ada")], result="annotations")
     assert list(made.row) == ["data", "annotations"]
     assert list(made.row["annotations"][0]) == ["result"]
-    assert make_task(Sample("s1", "Ada", None, None, (), ()), None, None, "predictions").row["data"] == {
+    assert make_task(Sample("s1", "Ada", None, None, (), ()), "dev", None, None, "predictions").row["data"] == {
         "id": "s1",
+        "split": "dev",
         "text": "Ada",
         "summary": "",
     }
