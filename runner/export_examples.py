@@ -22,7 +22,7 @@ from runner.dataset.training_files import (
 )
 from runner.errors import DataError, SpecError
 from runner.files import write_json
-from runner.images import open_image, read_image_file
+from runner.images import ORIENTATION, open_image, read_image_file
 from runner.prompt_rendering import split_groups
 from runner.records import Rendered, Sample
 from runner.regime import Regime
@@ -33,8 +33,6 @@ from runner.stages.registry import suggestion
 
 EXPORT_FILE = "export.json"
 """Describes an export; every folder that `runner export --to` writes has it."""
-ORIENTATION = 0x0112
-"""The number of the EXIF tag with the orientation of an image."""
 TRAINING_SPLIT = "train"
 
 

@@ -54,7 +54,7 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _PNG_EXIF = re.compile(rb"eXIf|Raw profile type |XML:com\.adobe\.xmp")
 """Marks of orientation data in a PNG: a chunk, or the keyword of a text, which is never compressed."""
 
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 """EXIF tag of the camera orientation."""
 
 
@@ -71,7 +71,7 @@ def read_upright_size(path: Path) -> tuple[int, int]:
         # The EXIF data of a PNG may follow its pixels, and Pillow would decode the pixels first.
         has_no_exif = content.endswith(_PNG_END) and not _PNG_EXIF.search(content)
         # Values above 4 are rotations by 90 degrees, which swap width and height.
-        is_rotated = not has_no_exif and image.getexif().get(_ORIENTATION, 1) > 4
+        is_rotated = not has_no_exif and image.getexif().get(ORIENTATION, 1) > 4
     return (height, width) if is_rotated else (width, height)
 
 

@@ -29,7 +29,7 @@ from plugins.servers.answers import REFUSAL_CODES, AnswerNotes, Reply, read_repl
 from plugins.servers.bounded_client import BoundedClient, RateLimiter, UnreadableResponseError
 from plugins.servers.openai_generator_and_annotator_options import ChatServerOptions
 from runner.errors import DataError, RequirementError, RunnerError, StepError
-from runner.images import open_image, read_image_file
+from runner.images import ORIENTATION, open_image, read_image_file
 from runner.records import ImagePart, Rendered
 from runner.redaction import redact_passwords
 from runner.stages import Reporter, StopRequestedError
@@ -38,9 +38,6 @@ Message = dict[str, Any]
 
 SUPPORTED_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 """Image formats that servers accept; other files are sent as PNG."""
-
-EXIF_ORIENTATION = 0x0112
-"""The EXIF tag with the rotation of a photo."""
 
 
 def chat_messages(rendered: Rendered) -> list[Message]:
@@ -75,7 +72,7 @@ def _data_url(path: Path, sample: str) -> str:
         content = read_image_file(path)
         with open_image(content) as image:
             media_type = SUPPORTED_FORMATS.get(image.format or "")
-            if media_type is None or image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+            if media_type is None or image.getexif().get(ORIENTATION, 1) != 1:
                 content, media_type = _upright_png(image), "image/png"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"sample {sample}: image {path} cannot be used: {error}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from plugins.source.source_options import BoxFormat, BoxOptions, BoxUnit
 from runner.errors import DataError
-from runner.images import open_image
+from runner.images import read_upright_size
 
 UNITS: dict[BoxUnit, float] = {"fraction": 1, "percent": 100, "thousandths": 1000}
 """The value of the right and of the bottom edge of the image, for units that are relative to the image."""
@@ -45,12 +45,9 @@ def convert_box(values: Sequence[float], options: BoxOptions, size: Size | None)
 def upright_size(path: Path) -> Size | None:
     """Read width and height in pixels of an image after the rotation that its EXIF data state; None if unreadable."""
     try:
-        with open_image(path) as image:
-            orientation = int(image.getexif().get(0x0112, 1))  # The EXIF tag of the camera's orientation.
-            width, height = image.size
+        return read_upright_size(path)
     except Exception:  # Damaged files make Pillow raise many types; the build reports the image with the reason.
         return None
-    return (height, width) if orientation in range(5, 9) else (width, height)
 
 
 def _to_edges(values: Sequence[float], box_format: BoxFormat) -> tuple[float, float, float, float]:

@@ -25,13 +25,11 @@ from runner.dataset.folder_writer import DatasetWriter
 from runner.errors import DataError
 from runner.files import iter_jsonl, stream_jsonl
 from runner.fingerprint_and_provenance import fingerprint, fingerprinted_options
-from runner.images import open_image
+from runner.images import ORIENTATION, open_image
 from runner.records import Sample, Segment, segment_letters
 from runner.spec.dataset_spec import CropOptions, Keep
 from runner.stages import Reporter, SkippedEntry, SourceTweet
 
-ORIENTATION = 0x0112
-"""The EXIF tag of the camera's orientation."""
 SHAPE_TOLERANCE = 0.02
 """Largest relative difference of aspect ratios between an image and the image that its boxes were drawn on."""
 JPEG_OPTIONS: dict[str, Any] = {"quality": 95, "subsampling": 0}
