@@ -28,6 +28,7 @@ from plugins.model.chat.loaded_chat_model import TEXT_FEATURES, LoadedChatModel
 from plugins.model.chat.processor_and_images import Processor, find_processor_class, load_processor
 from plugins.model.model_options_and_small_sizes import IDEFICS3_IMAGE as IMAGE
 from plugins.model.model_options_and_small_sizes import SMALL_TILE_GRID, ImageTextToTextOptions, SmallSize, text_config
+from plugins.model.tested_model_types import refusal
 from runner.errors import RequirementError, SpecError
 from runner.stages import Features
 
@@ -94,6 +95,8 @@ class ImageTextToTextModel(ChatModel[ImageTextToTextOptions]):
                 "image-text-to-text models",
                 path=("model", "checkpoint"),
             )
+        if reason := refusal(config.model_type, untested=self._options.untested):
+            raise SpecError(reason, path=("model", "checkpoint"))
         return config
 
     def _processor(self, folder: Path) -> Processor:

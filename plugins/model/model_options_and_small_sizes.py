@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from plugins.model.qwen2_5_vl_published_sizes import MERGE_SIZE
+from plugins.model.tested_model_types import folder_model_type, refusal
 from runner.files import resolve_path
 from runner.stages import LocatedStr, ModelOptions, OutsideFingerprint, RelativeFrame, ResizedFrame, base_folder
 
@@ -336,6 +337,14 @@ class Qwen3VLOptions(QwenVLOptions):
         return RelativeFrame(units=BOX_UNITS)
 
 
+class Qwen35Options(QwenVLOptions):
+    """Qwen3.5, from a checkpoint or in a small size with random weights."""
+
+
+class Qwen35MoeOptions(QwenVLOptions):
+    """Qwen3.5 with a mixture of experts, from a checkpoint or in a small size with random weights."""
+
+
 LLAVA_IMAGE, LLAVA_VIDEO = "<image>", "<video>"
 
 
@@ -397,3 +406,16 @@ class ImageTextToTextOptions(ChatModelOptions):
         f"{{% endfor %}}{UTTERANCE_END}\n{{% endfor %}}"
         f"{{% if add_generation_prompt %}}{TURN_START}assistant: {{% endif %}}",
     )
+
+    untested: Annotated[bool, OutsideFingerprint()] = False
+    """Whether to use a checkpoint of a model type that the project has not tried; docs/models.md lists the types that
+    passed its test. Types that failed are refused in any case."""
+
+    @model_validator(mode="after")
+    def _is_tested_type(self) -> Self:
+        # The type of a checkpoint on the hub is checked when its configuration is read.
+        folder = Path(self.checkpoint) if self.checkpoint else None
+        model_type = folder_model_type(folder) if folder is not None and folder.is_absolute() else None
+        if model_type is not None and (reason := refusal(model_type, untested=self.untested)):
+            raise ValueError(reason)
+        return self

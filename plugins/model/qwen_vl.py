@@ -1,13 +1,15 @@
-"""The model plugins `qwen2_vl`, `qwen2_5_vl` and `qwen3_vl`."""
+"""The model plugins `qwen2_vl`, `qwen2_5_vl`, `qwen3_vl`, `qwen3_5` and `qwen3_5_moe`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import torch
 from PIL import Image
 from transformers import (
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Qwen2_5_VLConfig,
@@ -15,6 +17,9 @@ from transformers import (
     Qwen2VLConfig,
     Qwen2VLImageProcessorPil,
     Qwen2VLProcessor,
+    Qwen3_5Config,
+    Qwen3_5MoeConfig,
+    Qwen3_5Tokenizer,
     Qwen3VLConfig,
     Qwen3VLProcessor,
 )
@@ -22,6 +27,7 @@ from transformers import (
 from plugins.model.chat.batching import compute_positions, pack_samples
 from plugins.model.chat.chat_model import ChatModel
 from plugins.model.chat.loaded_chat_model import LoadedChatModel
+from plugins.model.chat.packing_check import FULL_ATTENTION, packs_as_alone
 from plugins.model.chat.precomputed_image_features import FrozenVisionTower, to_encoder_outputs
 from plugins.model.chat.processor_and_images import ImageSize, Processor
 from plugins.model.chat.raw_pixels import RawPixels
@@ -34,6 +40,8 @@ from plugins.model.model_options_and_small_sizes import (
     Qwen2VLOptions,
     Qwen3VLOptions,
     Qwen25VLOptions,
+    Qwen35MoeOptions,
+    Qwen35Options,
     QwenVLOptions,
     SmallSize,
     text_config,
@@ -55,12 +63,26 @@ class LoadedQwenVL(LoadedChatModel):
     def __init__(self, module: PreTrainedModel, processor: Processor) -> None:
         """Store module and processor, and prepare the module's attention and vision tower."""
         super().__init__(module, processor)
-        self.supports_packing = prepare_attention(module)
+        self._attention_packs = prepare_attention(module)
         images = processor.image_processor
         self._raw_pixels = RawPixels(images) if type(images) is Qwen2VLImageProcessorPil else None
         self.stores_raw_pixels = self._raw_pixels is not None
         if self._raw_pixels is not None:
             self._raw_pixels.add_to(module.base_model.visual)
+
+    @cached_property
+    def supports_packing(self) -> bool:  # type: ignore[override]  # computed when it is first asked for
+        """Whether packed samples are computed as if alone, found out by doing so for a hybrid model."""
+        return self._attention_packs and packs_as_alone(self.module, self.pack)
+
+    def packing_problem(self) -> str | None:
+        """Return why samples are not packed although the attention could; see `ExplainsPacking`."""
+        if self.supports_packing or not self._attention_packs:
+            return None
+        return (
+            f"samples are padded instead of packed: in a packed row, {type(self.module).__name__} would compute a "
+            "sample differently than alone, because some of its layers carry a state or have windows"
+        )
 
     def pack(self, batch: Sequence[Features]) -> dict[str, Any]:
         """Concatenate encoded samples into one row; see `VisionLanguageModel.pack`."""
@@ -103,7 +125,7 @@ class LoadedQwenVL(LoadedChatModel):
 
 
 class QwenVLModel(ChatModel[QwenOptions]):
-    """Base class of the plugins `qwen2_vl`, `qwen2_5_vl` and `qwen3_vl`."""
+    """Base class of the plugins of Qwen-VL models."""
 
     loaded_class = LoadedQwenVL
 
@@ -237,3 +259,75 @@ class Qwen3VLModel(QwenVLModel[Qwen3VLOptions]):
         return Qwen3VLConfig(
             text_config=text, vision_config=vision, tie_word_embeddings=False, **special_token_ids(tokenizer)
         )
+
+
+LINEAR_ATTENTION = "linear_attention"
+
+Qwen35Family = TypeVar("Qwen35Family", bound=QwenVLOptions)
+
+
+class _Qwen35Model(QwenVLModel[Qwen35Family]):
+    """Base class of the plugins of Qwen3.5: a hybrid decoder, in which most layers have linear attention."""
+
+    processor_class = Qwen3VLProcessor  # as transformers maps the type
+    tokenizer_class = Qwen3_5Tokenizer
+
+    def _small_config(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+        vision = {
+            "hidden_size": small.vision_width,
+            "out_hidden_size": small.text_width,
+            "depth": small.vision_depth,
+            "num_heads": small.vision_heads,
+            "intermediate_size": small.vision_ffn,
+            "initializer_range": small.vision_init,
+            "patch_size": small.patch,
+            "temporal_patch_size": TEMPORAL_PATCH,
+            "num_position_embeddings": SMALL_NUM_POSITIONS,
+        }
+        head = small.text_width // small.text_heads
+        text = mrope_text_config(small, tokenizer)
+        text["rope_parameters"] |= {"partial_rotary_factor": 1.0, "mrope_interleaved": True}
+        linear = {
+            "linear_key_head_dim": head,
+            "linear_value_head_dim": head,
+            "linear_num_key_heads": small.text_heads,
+            "linear_num_value_heads": small.text_heads,
+            "layer_types": [LINEAR_ATTENTION] * (small.text_layers - 1) + [FULL_ATTENTION],
+        }
+        config_class: Any = self.config_class
+        config: PreTrainedConfig = config_class(
+            text_config={**text, **linear, **self._small_experts(small), "head_dim": head},
+            vision_config=vision,
+            tie_word_embeddings=False,
+            **special_token_ids(tokenizer),
+        )
+        return config
+
+    def _small_experts(self, small: SmallSize) -> dict[str, Any]:
+        """Return the settings of the experts of a small size; none by default."""
+        return {}
+
+
+class Qwen35Model(_Qwen35Model[Qwen35Options]):
+    """The plugin `qwen3_5` of the stage `model`."""
+
+    name = "qwen3_5"
+    config_class = Qwen3_5Config
+
+
+SMALL_NUM_EXPERTS = 4
+
+
+class Qwen35MoeModel(_Qwen35Model[Qwen35MoeOptions]):
+    """The plugin `qwen3_5_moe` of the stage `model`: Qwen3.5 with a mixture of experts."""
+
+    name = "qwen3_5_moe"
+    config_class = Qwen3_5MoeConfig
+
+    def _small_experts(self, small: SmallSize) -> dict[str, Any]:
+        return {
+            "num_experts": SMALL_NUM_EXPERTS,
+            "num_experts_per_tok": SMALL_NUM_EXPERTS // 2,
+            "moe_intermediate_size": small.text_ffn // 2,
+            "shared_expert_intermediate_size": small.text_ffn // 2,
+        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,12 @@ FLOAT32_BYTES = 4
 
 ADAPTER_NAME = "default"
 """The name under which peft keeps the adapters of all groups."""
+
+CONVERTED = ("target_modules", "target_parameters", "rank_pattern", "alpha_pattern")
+"""Fields of a configuration that peft converts."""
+
+AS_WRITTEN = "as_written"
+"""Attribute of a configuration with these fields before the conversion."""
 
 
 def add_adapters(module: torch.nn.Module, groups: Sequence[ParamGroup], seed: int) -> LoraModel:
@@ -50,11 +57,23 @@ def add_adapters(module: torch.nn.Module, groups: Sequence[ParamGroup], seed: in
     adapted = [cast(torch.nn.Linear, module.get_submodule(layer)) for _, layers in lora_groups for layer in layers]
     with torch.random.fork_rng(), _float32_placeholders(adapted):
         torch.manual_seed(seed)
-        lora_model = LoraModel(module, _lora_config(lora_groups), ADAPTER_NAME)
+        lora_model = _ExactLoraModel(module, _lora_config(lora_groups), ADAPTER_NAME)
     # peft freezes everything but adapters; groups without `lora` stay trainable.
     for parameter in trainable:
         parameter.requires_grad_(True)
     return lora_model
+
+
+class _ExactLoraModel(LoraModel):
+    """A peft model with adapters on exactly the layers of its configuration.
+
+    For some families with experts, peft takes layers for those of an older version of transformers, and would add
+    adapters to the experts, which have no linear layers.
+    """
+
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
+        vars(peft_config).update(copy.deepcopy(vars(peft_config)[AS_WRITTEN]))
+        return super()._prepare_adapter_config(peft_config, model_config)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -134,11 +153,13 @@ def _merged(layer: Any) -> torch.nn.Linear:
 def _lora_config(lora_groups: Sequence[tuple[ParamGroup, Sequence[str]]]) -> LoraConfig:
     """Return one configuration for all groups, with rank and scale of each layer by its name."""
     options = {layer: group.options.lora for group, layers in lora_groups for layer in layers if group.options.lora}
-    return LoraConfig(
+    config = LoraConfig(
         target_modules=list(options),
         rank_pattern={f"^{re.escape(layer)}": lora.rank for layer, lora in options.items()},
         alpha_pattern={f"^{re.escape(layer)}": lora.alpha for layer, lora in options.items()},
     )
+    vars(config)[AS_WRITTEN] = {name: copy.deepcopy(vars(config)[name]) for name in CONVERTED}
+    return config
 
 
 def _linear_layers(module: torch.nn.Module, group: ParamGroup) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from runner.errors import RequirementError
 from runner.stages import Options
@@ -48,12 +49,18 @@ class LoraOptions(Options):
     trained. Needs the package bitsandbytes and `strategy: ddp`. Default: the weights stay as they are."""
 
 
+MODEL_PARTS = ("vision", "merger", "language")
+"""Names of groups that need no pattern: parts that every family has."""
+
+
 class GroupOptions(Options):
     """A parameter group: a pattern for parameter names, and how these parameters are trained."""
 
-    match: Annotated[str, Field(min_length=1)]
+    match: Annotated[str, Field(min_length=1)] | None = None
     """Pattern for a parameter's full name, with `*`, `?` and `[…]` as in file names (`fnmatch`, case-sensitive). A
-    parameter belongs to the first group whose pattern matches the parameter's name."""
+    parameter belongs to the first group whose pattern matches the parameter's name. Default: a group named `language`
+    has the language model and the output layer, `merger` the layers between vision tower and language model, and
+    `vision` all other parameters, whatever their names in a family."""
 
     lr: Rate | None = None
     """Peak learning rate of the group, reached after the warm-up. Required unless the group is frozen."""
@@ -76,6 +83,17 @@ class GroupOptions(Options):
         if not self.frozen and self.lr is None:
             raise ValueError("needs lr, the peak learning rate; or frozen: true if the group is not to be trained")
         return self
+
+
+def _check_groups(groups: Mapping[str, GroupOptions]) -> Mapping[str, GroupOptions]:
+    unknown = [name for name, options in groups.items() if options.match is None and name not in MODEL_PARTS]
+    if unknown:
+        near = get_close_matches(unknown[0], MODEL_PARTS, 1)
+        raise ValueError(
+            f"the group {unknown[0]!r} needs `match`, a pattern for parameter names; only groups named "
+            f"{', '.join(MODEL_PARTS)} need none{f'. Did you mean {near[0]}?' if near else ''}"
+        )
+    return groups
 
 
 LrSchedule = Literal["cosine", "linear", "constant"]
@@ -121,7 +139,7 @@ class AdamWConstants(Options):
 class AdamWOptions(AdamWConstants, ScheduleOptions):
     """AdamW (Loshchilov and Hutter 2019) with a learning rate for each parameter group."""
 
-    groups: Annotated[dict[str, GroupOptions], Field(min_length=1)]
+    groups: Annotated[dict[str, GroupOptions], Field(min_length=1), AfterValidator(_check_groups)]
     """Parameter groups by name. A parameter belongs to the first group whose pattern matches the parameter's name. A
     group without parameters is an error, and so is a trainable parameter that is in no group."""
 
@@ -146,7 +164,7 @@ class MuonGroupOptions(GroupOptions):
 class MuonOptions(AdamWConstants, ScheduleOptions):
     """Muon (Jordan et al. 2024) for groups with `algorithm: muon`, and AdamW for all other groups."""
 
-    groups: Annotated[dict[str, MuonGroupOptions], Field(min_length=1)]
+    groups: Annotated[dict[str, MuonGroupOptions], Field(min_length=1), AfterValidator(_check_groups)]
     """Parameter groups by name. A parameter belongs to the first group whose pattern matches the parameter's name. A
     group without parameters is an error, and so is a trainable parameter that is in no group."""
 

@@ -95,9 +95,13 @@ def assign_param_groups(
     """
     assigned: dict[str, dict[str, torch.nn.Parameter]] = {name: {} for name in groups}
     unmatched: list[str] = []
+    parts = model_parts(module) if any(options.match is None for options in groups.values()) else {}
     for name, parameter in module.named_parameters():
         original = original_name(name)
-        match = next((group for group, options in groups.items() if fnmatchcase(original, options.match)), None)
+        match = next(
+            (group for group, options in groups.items() if _belongs(original, group, options, parts.get(original))),
+            None,
+        )
         if match is not None:
             assigned[match][name] = parameter
         elif parameter.requires_grad:
@@ -122,6 +126,45 @@ def assign_param_groups(
         )
         for name, options in groups.items()
     ]
+
+
+MERGER_NAMES = (
+    *("merger", "projector", "connector", "aligner", "resampler", "vision_projection", "embed_vision"),
+    *("visual_embeddings_table", "image_newline"),
+)
+"""Words in the names of modules and weights between vision tower and language model, in transformers' families."""
+
+
+def model_parts(module: torch.nn.Module) -> dict[str, str]:
+    """Return the part of each parameter of a model, by its original name: `language`, `merger` or `vision`.
+
+    The language model is the decoder that transformers names, with the embeddings and the output layer. Of the other
+    modules, the merger has one of the usual names, outside the layers of the vision tower.
+    """
+    model: Any = module
+    language = {
+        id(parameter)
+        for part in (model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings())
+        for parameter in part.parameters()
+    }
+    return {
+        original_name(name): "language"
+        if id(parameter) in language
+        else "merger"
+        if _is_merger(original_name(name))
+        else "vision"
+        for name, parameter in module.named_parameters()
+    }
+
+
+def _is_merger(name: str) -> bool:
+    """Return whether a module on the path of a parameter is a merger; a numbered layer of the tower contains none."""
+    outside_layers = re.split(r"\.\d+\.", name)[0]
+    return any(word in outside_layers for word in MERGER_NAMES)
+
+
+def _belongs(name: str, group: str, options: GroupOptions, part: str | None) -> bool:
+    return part == group if options.match is None else fnmatchcase(name, options.match)
 
 
 def original_name(name: str) -> str:
@@ -151,15 +194,17 @@ def _no_decay(module: torch.nn.Module, section: ScheduleOptions) -> frozenset[st
 
 def _empty_group_problem(group: str, options: GroupOptions, module: torch.nn.Module) -> Problem:
     names = [original_name(name) for name, each in module.named_parameters() if each.requires_grad]
-    matched = [name for name in names if fnmatchcase(name, options.match)]
+    parts = model_parts(module) if options.match is None else {}
+    matched = [name for name in names if _belongs(name, group, options, parts.get(name))]
     examples = names[:: max(1, len(names) // MAX_NAMES_LISTED)][:MAX_NAMES_LISTED]
+    what = f"the name {group!r}" if options.match is None else f"the pattern {options.match!r}"
     message = (
-        f"the pattern {options.match!r} matches {format_names(matched)}, but an earlier group matches all of them; "
+        f"{what} matches {format_names(matched)}, but an earlier group matches all of them; "
         "the first match counts, so move this group above the wider one"
         if matched
-        else f"the pattern {options.match!r} matches no trainable parameter; examples of names: {', '.join(examples)}"
+        else f"{what} matches no trainable parameter; examples of names: {', '.join(examples)}"
     )
-    return Problem(message, (*GROUPS_PATH, group, "match"))
+    return Problem(message, (*GROUPS_PATH, group) if options.match is None else (*GROUPS_PATH, group, "match"))
 
 
 def _unmatched_problem(names: Sequence[str]) -> Problem:

@@ -43,6 +43,7 @@ from plugins.trainer.validation_split_and_batches import EpochSampler, Validatio
 from runner.errors import SpecError, StepError
 from runner.records import ImagePart, Rendered, TrainingBudget, TrainingEstimate
 from runner.stages import (
+    ExplainsPacking,
     Features,
     FrozenVisionEncoder,
     ModelSpec,
@@ -206,6 +207,7 @@ class SftTrainer:
         optimizer.check(model.module, train_step.optimizers)
         if accelerator.is_main_process:
             self._warn_of_small_validation_split(split, run)
+            self._warn_of_padding(model, run)
         history = TrainingHistory(self._options.metric_for_best_model)
         state = TrainingState(
             model.module,
@@ -332,6 +334,11 @@ class SftTrainer:
                 f"share a text or an image stay together; each epoch trains on {num_samples - requested} of the other "
                 f"{len(split.training)}, drawn anew for each epoch"
             )
+
+    def _warn_of_padding(self, model: VisionLanguageModel, run: TrainingRun) -> None:
+        problem = model.packing_problem() if isinstance(model, ExplainsPacking) else None
+        if problem and self._options.packing == "auto":
+            run.reporter.warn(problem)
 
 
 @dataclass

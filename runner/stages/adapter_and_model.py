@@ -360,6 +360,14 @@ class Model(Protocol):
 
 
 @runtime_checkable
+class ExplainsPacking(Protocol):
+    """Optional for a `VisionLanguageModel`: says why it does not pack although its attention could."""
+
+    def packing_problem(self) -> str | None:
+        """Return a reason to show to the user; None if samples are packed, or the attention cannot pack them."""
+
+
+@runtime_checkable
 class BuildsAsStored(Model, Protocol):
     """Optional for a model plugin: builds the model to train without converting the weights of a checkpoint.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, ClassVar, Generic, TypeVar, cast
@@ -19,6 +20,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
+    Qwen2Tokenizer,
+    TokenizersBackend,
 )
 from transformers.utils.import_utils import (
     is_flash_attn_2_available,
@@ -31,7 +34,7 @@ from plugins.model.chat.find_checkpoint import check_no_adapter, hub_folder, loc
 from plugins.model.chat.loaded_chat_model import LoadedChatModel
 from plugins.model.chat.processor_and_images import (
     Processor,
-    image_text_processor_class,
+    create_processor,
     load_processor,
     train_tokenizer,
 )
@@ -51,12 +54,14 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         loaded: The family's model in memory.
         config_class: Transformers' configuration class of its checkpoints.
         processor_class: Transformers' processor class of its checkpoints.
+        tokenizer_class: The class of the tokenizers of its small sizes, with which transformers loads them again.
     """
 
     name: ClassVar[str]
     loaded_class: ClassVar[type[LoadedChatModel]]
     config_class: ClassVar[type[PreTrainedConfig]]
     processor_class: ClassVar[type[ProcessorMixin]]
+    tokenizer_class: ClassVar[type[TokenizersBackend]] = Qwen2Tokenizer
 
     def __init__(self, options: FamilyOptions) -> None:
         """Store the options; nothing is loaded yet."""
@@ -227,22 +232,22 @@ class ChatModel(ABC, Generic[FamilyOptions]):
     def _small(self, texts: Iterable[str]) -> tuple[PreTrainedConfig, Processor]:
         assert self._options.size is not None
         small = SIZES[self._options.size]
-        tokenizer = train_tokenizer(texts, small.vocab_size, self._options.chat_format)
+        tokenizer = train_tokenizer(texts, small.vocab_size, self._options.chat_format, self.tokenizer_class)
         return self._small_config(small, tokenizer), self._with_options(self._small_processor(small, tokenizer))
 
     def _assemble(
         self, images: BaseImageProcessor, tokenizer: PreTrainedTokenizerBase, **settings: object
     ) -> Processor:
         """Create the family's processor from its parts."""
-        derived = image_text_processor_class(self.processor_class)
-        return derived(
-            image_processor=images, tokenizer=tokenizer, chat_template=self._options.chat_format.template, **settings
-        )
+        parts = {"image_processor": images, "tokenizer": tokenizer}
+        template = self._options.chat_format.template
+        return create_processor(self.processor_class, parts, chat_template=template, **settings)
 
     def _without_weights(self, config: PreTrainedConfig, processor: Processor, attention: str) -> LoadedChatModel:
-        module = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
-            config, attn_implementation=attention, dtype=torch.float32, trust_remote_code=False
-        )
+        with _attention_errors(config, attention):
+            module = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
+                config, attn_implementation=attention, dtype=torch.float32, trust_remote_code=False
+            )
         tokenizer = processor.tokenizer
         module.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
             eos_token_id=[tokenizer.eos_token_id, tokenizer.pad_token_id],
@@ -264,15 +269,16 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         # A configuration may name a package of the hub whose code computes the attention.
         config._attn_implementation = self._options.attention
         try:
-            loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                folder,
-                config=config,
-                trust_remote_code=False,
-                dtype=dtype,
-                attn_implementation=self._options.attention,
-                use_safetensors=None if self._options.pickled_weights else True,
-                output_loading_info=True,
-            )
+            with _attention_errors(config, self._options.attention):
+                loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                    folder,
+                    config=config,
+                    trust_remote_code=False,
+                    dtype=dtype,
+                    attn_implementation=self._options.attention,
+                    use_safetensors=None if self._options.pickled_weights else True,
+                    output_loading_info=True,
+                )
         except (SafetensorError, UnpicklingError, EOFError) as error:
             raise RequirementError(
                 f"model.checkpoint: the files with weights in {folder} are damaged ({error}); copy the whole checkpoint"
@@ -285,6 +291,24 @@ class ChatModel(ABC, Generic[FamilyOptions]):
                 f"({len(missing)} in all); copy the whole checkpoint, or use one of this architecture"
             )
         return module
+
+
+@contextmanager
+def _attention_errors(config: PreTrainedConfig, attention: str) -> Iterator[None]:
+    """Name the option to change if the model's class does not support an attention implementation.
+
+    Raises:
+        RequirementError: It does not.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "attention" not in str(error) or "does not support" not in str(error):
+            raise
+        raise RequirementError(
+            f"model.attention: models of the type {config.model_type!r} do not support {attention} in transformers; "
+            "use eager"
+        ) from error
 
 
 STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}

@@ -33,7 +33,10 @@ from runner.stages import Features, FrozenVisionEncoder, TokenCounts
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
+EXPERT_TOKEN_TYPES = "moe_mm_token_type_ids"
+"""The argument that selects the experts of Ernie 4.5: 1 for image tokens and the tokens around them, 0 otherwise."""
+
+TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids", EXPERT_TOKEN_TYPES)
 """Arguments of a forward pass for the type of each token: 1 for image tokens, 0 otherwise."""
 
 IMAGE_TEXT_CACHE_SIZE = 4096
@@ -124,8 +127,12 @@ class LoadedChatModel(ABC):
         }
         if self._token_types:
             # An answer is plain text, even if it contains the text of an image token.
-            type_ids = self._type_ids(prompt) + [0] * len(answer)
-            features |= {name: _to_tensor(type_ids) for name in self._token_types}
+            no_image = [0] * len(answer)
+            type_ids = _to_tensor(self._type_ids(prompt) + no_image)
+            features |= dict.fromkeys(self._token_types, type_ids)
+            if EXPERT_TOKEN_TYPES in features:
+                expert_ids = self.processor.create_moe_mm_token_type_ids([prompt])[0]
+                features[EXPERT_TOKEN_TYPES] = _to_tensor([*expert_ids, *no_image])
         return {**features, **image_features}
 
     def _type_ids(self, prompt: Sequence[int]) -> list[int]:
@@ -285,8 +292,9 @@ class LoadedChatModel(ABC):
         self.module.save_pretrained(folder, state_dict=weights)
         # save_pretrained stores the precision of the module, not that of the given weights.
         config = copy.deepcopy(self.module.config)
-        for part in (config, *(getattr(config, name) for name in config.sub_configs)):
-            part.dtype = dtype
+        for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+            if part is not None:  # such as the audio part of a model without one
+                part.dtype = dtype
         config.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         # Versions before transformers 5, and video processors, read this file.

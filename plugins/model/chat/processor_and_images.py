@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedConfig,
     ProcessorMixin,
     Qwen2Tokenizer,
+    TokenizersBackend,
 )
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
@@ -96,8 +97,13 @@ COMMON_LINE_WORDS = 4
 """Minimum number of words of such a line; shorter lines have few tokens anyway."""
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, chat_format: ChatFormat) -> Qwen2Tokenizer:
-    """Train a byte-level BPE tokenizer that splits words like Qwen2's tokenizer.
+def train_tokenizer(
+    texts: Iterable[str],
+    vocab_size: int,
+    chat_format: ChatFormat,
+    tokenizer_class: type[TokenizersBackend] = Qwen2Tokenizer,
+) -> TokenizersBackend:
+    """Train a byte-level BPE tokenizer that splits words like a family's tokenizer.
 
     Merges are selected by count, ties by token id, so the same texts give the same tokenizer. Lines that many texts
     share, which are the fixed instructions of a prompt, become one token each. That halves the length of the published
@@ -107,14 +113,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, chat_format: ChatForm
         texts: Training texts: prompts and answers.
         vocab_size: Maximum number of tokens, including the 256 bytes and the special tokens.
         chat_format: Special tokens of the family, including `END_OF_TEXT` and `TURN_END`, and its template.
+        tokenizer_class: The class with which transformers loads the family's tokenizers. It splits the words.
 
     Returns:
         A tokenizer with these special tokens and this template.
     """
     texts = list(texts)
     lines = _common_lines(texts)
-    untrained = Qwen2Tokenizer(vocab={}, merges=[], eos_token=TURN_END, pad_token=END_OF_TEXT)
-    trained: Qwen2Tokenizer = untrained.train_new_from_iterator(  # type: ignore[no-untyped-call]
+    arguments: dict[str, Any] = {"vocab": {}, "merges": [], "eos_token": TURN_END, "pad_token": END_OF_TEXT}
+    untrained = tokenizer_class(**arguments)
+    trained: TokenizersBackend = untrained.train_new_from_iterator(  # type: ignore[no-untyped-call]
         _in_batches([TEMPLATE_WORDS, *texts]),
         vocab_size=vocab_size - len(lines),
         new_special_tokens=list(chat_format.special_tokens),
@@ -146,7 +154,29 @@ PROCESSOR_NAME_FILES = ("processor_config.json", "preprocessor_config.json", "to
 """Files of a checkpoint that may name its processor, in the order in which transformers reads them."""
 
 PROCESSOR_PARTS = ("image_processor", "tokenizer")
-"""Parts of a processor without video support."""
+"""Parts of a processor without video and audio support."""
+
+
+class _NoPart:
+    """Stands for a part that a processor lacks, and has no settings."""
+
+    font = ""  # the name of a file that Ernie 4.5's processor would copy
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+
+class _ImageTextParts(ProcessorMixin):
+    """Drops the parts for videos and audio that a processor hands to its base class, whatever their order."""
+
+    all_parts: Sequence[str]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        given = dict(zip(self.all_parts, args, strict=False)) | kwargs
+        unused = set(self.all_parts) - set(PROCESSOR_PARTS)
+        kept = {name: value for name, value in given.items() if name not in unused}
+        super().__init__(**kept)  # type: ignore[no-untyped-call]
 
 
 def image_text_processor_class(processor_class: type[ProcessorMixin]) -> Any:
@@ -155,12 +185,28 @@ def image_text_processor_class(processor_class: type[ProcessorMixin]) -> Any:
     The derived class keeps the name of its base, which is written into a saved checkpoint.
     """
     base: Any = processor_class
-    parts = [part for part in base.get_attributes() if part in PROCESSOR_PARTS]  # in the order of the arguments
+    all_parts = base.get_attributes()  # in the order of the arguments
+    parts = [part for part in all_parts if part in PROCESSOR_PARTS]
 
     def get_attributes(cls: type[ProcessorMixin]) -> list[str]:
         return parts
 
-    return type(processor_class.__name__, (processor_class,), {"get_attributes": classmethod(get_attributes)})
+    # Some processors read settings of all their parts. As attributes of the class, these are not saved.
+    placeholders = {part: _NoPart() for part in all_parts if part not in PROCESSOR_PARTS}
+    members = {"get_attributes": classmethod(get_attributes), "all_parts": all_parts, **placeholders}
+    return type(processor_class.__name__, (processor_class, _ImageTextParts), members)
+
+
+def create_processor(processor_class: type[ProcessorMixin], parts: Mapping[str, Any], **settings: Any) -> Processor:
+    """Create a processor without video and audio support from its image processor and tokenizer.
+
+    Args:
+        processor_class: The family's class.
+        parts: `image_processor` and `tokenizer`.
+        settings: Further arguments of the class.
+    """
+    derived = image_text_processor_class(processor_class)
+    return derived(*(parts.get(name) for name in derived.all_parts), **settings)
 
 
 def load_processor(processor_class: type[ProcessorMixin], folder: Path) -> Processor:
@@ -180,7 +226,7 @@ def load_processor(processor_class: type[ProcessorMixin], folder: Path) -> Proce
             "tokenizer": AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
         }
         settings, _ = derived.get_processor_dict(folder)
-        processor = derived.from_args_and_dict([parts[part] for part in derived.get_attributes()], settings)
+        processor = derived.from_args_and_dict([parts.get(name) for name in derived.all_parts], settings)
     except (ImportError, OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
         if isinstance(error, KeyError):

@@ -63,7 +63,7 @@ class ChatTemplate:
         end = self._find_turn_end()
         mark_as_special(tokenizer, image_mark, end)
         self.turn_end = tokenizer.get_added_vocab()[end]
-        self._control_tokens = _match_any(tokenizer.all_special_tokens)
+        self._control_tokens = _match_any(special_tokens(tokenizer))
         self._begin_tokens = self._find_begin_tokens()
 
     def encode_prompt(self, rendered: Rendered, image_texts: Sequence[str]) -> list[int]:
@@ -215,6 +215,15 @@ def _turns(rendered: Rendered) -> list[tuple[ImagePart | TextPart, ...]]:
         assert example.target is not None, "an example has a target"
         turns += [example.content, (TextPart(example.target),)]
     return [*turns, rendered.content]
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Return the texts of all special tokens: those with a role, and those that only the vocabulary flags as special.
+
+    Some published tokenizers, such as Gemma 3's, give the tokens around a turn no role.
+    """
+    flagged = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return flagged.union(tokenizer.all_special_tokens)
 
 
 def mark_as_special(tokenizer: PreTrainedTokenizerBase, *tokens: str) -> None:

@@ -23,6 +23,7 @@ from runner.errors import PluginError, RequirementError
 from runner.records import ImagePart, Rendered, TextPart
 
 SPECIAL = (END_OF_TEXT, TURN_START, TURN_END, "<image>")
+FLAGGED = "<start_of_turn>"  # special in the vocabulary, but not one of `all_special_tokens`, as in Gemma 3's
 TEXTS = ["What is this?\nTell me more of it.", "It is a tree, a house and a boat.", "Victoria ' s Secret : a"]
 BARE = (
     "{% for message in messages %}{% for part in message.content %}"
@@ -30,12 +31,15 @@ BARE = (
 )
 
 plain = st.text(st.characters(max_codepoint=0x2FF), max_size=9)  # what Qwen2's tokenizer does not normalise
-pieces = st.lists(st.one_of(st.sampled_from([*SPECIAL, "\ue0000\ue001", "<|im_", "end|>", "\n"]), plain))
+pieces = st.lists(st.one_of(st.sampled_from([*SPECIAL, FLAGGED, "\ue0000\ue001", "<|im_", "end|>", "\n"]), plain))
 texts = pieces.map("".join)
 
 
 def _tokenizer(template, special=SPECIAL):
-    return train_tokenizer(TEXTS, 400, ChatFormat(special, template))
+    tokenizer = train_tokenizer(TEXTS, 400, ChatFormat(special, template))
+    tokenizer.add_tokens([AddedToken(FLAGGED, special=True, normalized=False)])
+    assert FLAGGED not in tokenizer.all_special_tokens
+    return tokenizer
 
 
 TEMPLATE = ChatTemplate(_tokenizer(chat_template("<image>")), "<image>")
@@ -51,12 +55,12 @@ def test_control_tokens_come_from_the_template_only_for_any_text(parts, answers)
     examples = tuple(_sample(None, answer, target=answer) for answer in answers)
     sample = _sample(*parts, examples=examples)
     ids = TEMPLATE.encode_prompt(sample, ["<image>" * 3] * len(sample.images))
-    spelt = {token: TEMPLATE.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
+    spelt = {token: TEMPLATE.tokenizer.convert_tokens_to_ids(token) for token in (*SPECIAL, FLAGGED)}
     turns = 1 + 2 * len(answers)
     assert ids.count(spelt["<image>"]) == 3 * len(sample.images)
     assert ids.count(spelt[TURN_END]) == 1 + turns  # the system's too
     assert ids.count(spelt[TURN_START]) == 2 + turns  # and that of the answer to come
-    assert ids.count(spelt[END_OF_TEXT]) == 0
+    assert ids.count(spelt[END_OF_TEXT]) == ids.count(spelt[FLAGGED]) == 0
     shown = TEMPLATE.tokenizer.decode(ids)
     content = "".join("<image>" * 3 if part is None else part for part in parts)
     assert shown.endswith(f"{TURN_START}user\n{content}{TURN_END}\n{TURN_START}assistant\n")
@@ -70,6 +74,7 @@ def test_a_control_token_formed_by_two_adjacent_texts_is_plain_text():
 @settings(deadline=None)
 @given(texts)
 def test_an_encoded_answer_decodes_to_the_same_text(text):
+    assert TEMPLATE.tokenizer.convert_tokens_to_ids(FLAGGED) not in TEMPLATE.encode_text(text)
     ids = TEMPLATE.encode_text(text)
     assert not {*ids} & {*TEMPLATE.tokenizer.all_special_ids}
     assert TEMPLATE.tokenizer.decode(ids) == text

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from plugins.generator.generator_options import TransformersOptions
@@ -16,6 +17,7 @@ from plugins.model.image_text_to_text import ImageTextToTextModel
 from plugins.model.model_options_and_small_sizes import ImageTextToTextOptions
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions
+from plugins.optimizer.param_groups import model_parts
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
 from runner.errors import SpecError
@@ -205,6 +207,16 @@ def test_the_images_of_a_sample_change_its_logits(model, pictured):
     assert not torch.allclose(one[0, -1], other[0, -1])
 
 
+def test_groups_named_after_parts_select_the_same_in_every_family(model):
+    parts = model_parts(model.module)
+    decoder = {id(weight) for weight in model.module.get_decoder().parameters()}
+    for name, weight in model.module.named_parameters():
+        assert (parts[name] == "language") == (id(weight) in decoder or name.startswith("lm_head"))
+    assert set(parts.values()) == {"vision", "merger", "language"}
+    towers = {name for name, part in parts.items() if part == "vision"}
+    assert all("vis" in name for name in towers)
+
+
 def test_training_generation_saving_and_loading(family, pictured, tmp_path, recorder):
     model, reporter = family.build(), recorder()
     before = {name: weight.clone() for name, weight in model.module.named_parameters()}
@@ -234,6 +246,9 @@ def _answers(model, prompts, batch_size):
         def stop_requested(self):
             return False
 
+        def warn(self, message):
+            assert "continuous batching" in message  # a hybrid model does not support it
+
     class Held:
         def __init__(self, model):
             self.load = lambda: model
@@ -258,7 +273,9 @@ def test_a_saved_model_loads_here_and_with_transformers(family, model, pictured,
         ours = loaded.module(**batch).logits
         assert ours.equal(plain(**_normalised(model, batch)).logits)
         if precision == "fp32":
-            assert ours.equal(model.module(**batch).logits)
+            # The products of experts are rounded differently if their weights are placed differently in memory.
+            tolerance = 1e-5 if family.name.endswith("_moe") else 0.0
+            torch.testing.assert_close(ours, model.module(**batch).logits, atol=tolerance, rtol=tolerance)
 
 
 def test_a_saved_model_can_be_used_as_checkpoint(family, model, saved, pictured):
@@ -314,12 +331,12 @@ def test_code_in_a_checkpoint_is_not_run(family, saved, tmp_path):
     brought = {"model_type": "internvl_chat", "auto_map": {"AutoConfig": "brought.Config"}}
     (folder / "config.json").write_text(json.dumps(brought))
     (folder / "brought.py").write_text("raise SystemExit('it ran')")
-    with pytest.raises(SpecError, match="not a checkpoint of an architecture in transformers"):
+    with pytest.raises((SpecError, ValidationError), match=r"not a checkpoint of an architecture in|are untested"):
         family.plugin(checkpoint=str(folder)).model_spec([])
 
 
 def test_another_architecture_is_refused(family, saved, tmp_path):
     folder = shutil.copytree(saved, tmp_path / "other")
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(SpecError, match="'llama'"):
+    with pytest.raises((SpecError, ValidationError), match="'llama'"):
         family.plugin(checkpoint=str(folder)).build([], 0)

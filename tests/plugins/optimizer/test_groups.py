@@ -167,3 +167,38 @@ def test_groups_need_a_pattern_and_a_learning_rate():
     ):
         with pytest.raises(ValidationError):
             AdamWOptions(groups=groups)
+
+
+PARTS = {
+    "vision": {"lr": 2e-6},
+    "merger": {"lr": 2e-6},
+    "language": {"lr": 1e-5},
+}
+
+
+def test_groups_named_after_parts_need_no_pattern(module):
+    by_name = _adamw(PARTS).prepare(module, 0)
+    by_pattern = _adamw(PUBLISHED).prepare(module, 0)
+    assert {row.name: row.group for row in by_name} == {row.name: row.group for row in by_pattern}
+
+
+def test_a_part_and_patterns_are_matched_in_order(module):
+    groups = {"heads": {"match": "lm_head*", "lr": 1.0}, "language": {"lr": 0.5}, "rest": {"match": "*", "lr": 0.1}}
+    rows = {row.name: row.group for row in _adamw(groups).prepare(module, 0)}
+    assert rows["lm_head.weight"] == "heads"
+    assert rows["model.language_model.embed_tokens.weight"] == "language"
+    assert {group for name, group in rows.items() if "visual" in name} == {"rest"}
+
+
+def test_a_part_without_parameters_is_an_error_at_the_group(module):
+    groups = {"all": {"match": "*", "lr": 1.0}, "merger": {"lr": 1.0}}
+    problems = _problems(_adamw(groups), module)
+    assert "the name 'merger' matches model.visual.merger" in problems["optimizer", "groups", "merger"]
+
+
+@pytest.mark.parametrize("options", [AdamWOptions, MuonOptions])
+def test_other_names_need_a_pattern(options):
+    with pytest.raises(ValidationError, match=r"the group 'visoin' needs `match`.* Did you mean vision\?"):
+        options(groups={"visoin": {"lr": 1.0}})
+    with pytest.raises(ValidationError, match="the group 'x' needs `match`"):
+        options(groups={"language": {"lr": 1.0}, "x": {"lr": 1.0}})

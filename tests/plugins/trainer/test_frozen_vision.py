@@ -87,6 +87,7 @@ def _build(family, samples, seed=0, **options):
         ("qwen2_5_vl", {}),
         ("qwen3_vl", {}),
         ("qwen3_vl", {"packing": "off"}),
+        ("qwen3_5", {}),
         ("qwen2_5_vl", {"gradient_checkpointing": True}),
         ("qwen2_5_vl", {"precision": "bf16"}),
     ],

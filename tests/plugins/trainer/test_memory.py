@@ -434,7 +434,7 @@ def build(colour_samples):
 @pytest.mark.parametrize(
     ("family", "groups"),
     [
-        *((family, ALL) for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava_onevision")),
+        *((family, ALL) for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "internvl", "llava_onevision")),
         *((family, FROZEN_VISION) for family in ("qwen2_5_vl", "qwen3_vl")),
     ],
 )
