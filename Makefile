@@ -14,8 +14,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
 
+# Three processes, also on two cores: these tests wait for servers and Ray for half of their time.
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15 \
+	$(BIN)/python -m pytest -m slow --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 15 \
 		--ignore tests/execute/test_ray_cluster.py
 	# Ray reads on import whether a cluster requires tokens, so these tests need their own process.
 	$(BIN)/python -m pytest -m slow tests/execute/test_ray_cluster.py
