@@ -199,13 +199,10 @@ def main() -> None:
     if reason := lacking():
         sys.exit(reason)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no daemon stays behind
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
-        shared, own = Path(folder) / "shared", Path(folder) / "slurm"
-        shared.mkdir()
-        own.mkdir()
-        cluster = SlurmCluster(own)
+    with tempfile.TemporaryDirectory(prefix="launches-") as folder:
+        cluster = SlurmCluster()
         try:
-            report = run_cases(Bench(cluster, shared), arguments.cases)
+            report = run_cases(Bench(cluster, Path(folder)), arguments.cases)
         finally:
             cluster.close()
     print(json.dumps(report, indent=2))

@@ -1,7 +1,7 @@
 """A Slurm cluster of several nodes on this machine, with its own munge, as tests and benchmarks use it.
 
 It needs Debian's packages slurmctld, slurmd, slurm-client and munge, and the rights of root: the names of the nodes are
-resolved by a copy of /etc/hosts that only the cluster's processes see (a mount namespace). Nothing outside the given
+resolved by a copy of /etc/hosts that only the cluster's processes see (a mount namespace). Nothing outside a temporary
 folder is changed.
 """
 
@@ -13,6 +13,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -78,15 +79,15 @@ def _free_ports(number: int) -> list[int]:
 class SlurmCluster:
     """Nodes `node1`, `node2` … that claim four GPUs each."""
 
-    def __init__(self, folder: Path, num_nodes: int = 3, memory: int = 4000) -> None:
+    def __init__(self, num_nodes: int = 3, memory: int = 4000) -> None:
         """Start the cluster.
 
         Args:
-            folder: An empty folder for its files.
             num_nodes: Number of nodes.
             memory: Main memory of each node in MiB, as Slurm counts it.
         """
-        self.folder = folder
+        # The path of a socket has at most 107 bytes, and pytest's folders take most of them: Slurm would hold each job.
+        folder = self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
         self.names = [f"node{number + 1}" for number in range(num_nodes)]
         self.hosts = folder / "hosts"
         own = Path("/etc/hosts").read_text(encoding="utf-8")
@@ -161,7 +162,13 @@ class SlurmCluster:
     def job_state(self, job: str) -> str:
         """Return the state of a job, such as `RUNNING`; jobs are remembered for some minutes."""
         shown = self.run("scontrol", "--oneliner", "show", "job", job)
+        if "launch_failed_requeued_held" in shown:
+            raise RuntimeError(f"Slurm could not start job {job} and holds it:\n{self.logs()}")
         return dict(word.partition("=")[::2] for word in shown.split())["JobState"]
+
+    def logs(self) -> str:
+        """Return the ends of the daemons' logs."""
+        return "\n".join(f"{log}:\n{log.read_text()[-2000:]}" for log in sorted(self.folder.glob("*.log")))
 
     def start_node(self, name: str) -> None:
         """Start the daemon of a node, in a process namespace that ends with everything in it."""
@@ -181,6 +188,7 @@ class SlurmCluster:
             self.run("scancel", "--user=root", "--signal=KILL", "--full")
         for name in reversed([*self._daemons]):
             self.kill_node(name)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self, name: str, *arguments: object) -> None:
         self._launch(name, self.command(*arguments))
@@ -195,6 +203,5 @@ class SlurmCluster:
         deadline = time.monotonic() + seconds
         while not is_ready():
             if time.monotonic() > deadline:
-                logs = "\n".join(f"{log}:\n{log.read_text()[-2000:]}" for log in sorted(self.folder.glob("*.log")))
-                raise TimeoutError(f"{what} did not start in {seconds:g} s\n{logs}")
+                raise TimeoutError(f"{what} did not start in {seconds:g} s\n{self.logs()}")
             time.sleep(0.2)
