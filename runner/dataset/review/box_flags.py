@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from runner.dataset.build.work_folder import WorkFolder
 from runner.dataset.folder_reader import sample_from_row
-from runner.dataset.review.decisions import DecisionConflictError, append_line
+from runner.dataset.review.decisions import DecisionConflictError, FollowedLog, append_line
 from runner.errors import DataError, data_line_error
 from runner.files import iter_jsonl
 from runner.records import Sample, Segment
@@ -47,14 +46,8 @@ class BoxFlag:
             raise ValueError(f"`box` is {self.box!r}; it must be [left, top, right, bottom] in pixels")
 
 
-class BoxFlagLog:
-    """The log, held in memory and kept up to date with the file. The last line about a box counts.
-
-    Attributes:
-        path: The file; the first flag creates it.
-        num_lines: Number of lines read so far.
-        torn_lines: Numbers of the lines that a kill truncated, counted from 1.
-    """
+class BoxFlagLog(FollowedLog):
+    """The log of flags. The last line about a box counts."""
 
     def __init__(self, path: Path) -> None:
         """Read the file.
@@ -62,33 +55,8 @@ class BoxFlagLog:
         Raises:
             DataError: A line is complete but no flag of a box.
         """
-        self.path, self.num_lines = path, 0
-        self.torn_lines: list[int] = []
-        self._offset = 0
         self._flags: dict[tuple[str, str, tuple[int, ...]], BoxFlag] = {}
-        self._revisions: Counter[str] = Counter()
-        self.catch_up()
-
-    def catch_up(self) -> None:
-        """Read the lines appended since the last call; an incomplete last line is left for the next call.
-
-        Raises:
-            DataError: A line is complete but no flag of a box.
-        """
-        if not self.path.is_file():
-            return
-        with self.path.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._offset += len(line)
-                self.num_lines += 1
-                self._apply_line(line)
-
-    def revision(self, sample: str) -> int:
-        """Return the number of lines about a sample; `toggle` compares it to detect conflicts."""
-        return self._revisions[sample]
+        super().__init__(path)
 
     def flag_of(self, sample: str, segment: Segment) -> BoxFlag | None:
         """Return the flag of a box; None if the box is not flagged."""

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -168,25 +169,24 @@ class DecisionConflictError(Exception):
     """Another reviewer decided about the sample after it was displayed."""
 
 
-class ReviewLog:
-    """The decision log, held in memory and kept up to date with the file.
+class FollowedLog(ABC):
+    """An append-only log of several processes, held in memory and kept up to date with the file.
 
     Attributes:
-        path: The file; the first decision creates it.
-        num_lines: Number of lines read so far; it grows with every decision of any process.
-        torn_lines: Numbers of the lines that a kill truncated, counted from 1. Their decisions are lost.
+        path: The file; the first line creates it.
+        num_lines: Number of lines read so far; it grows with every line of any process.
+        torn_lines: Numbers of the lines that a kill truncated, counted from 1. What they said is lost.
     """
 
     def __init__(self, path: Path) -> None:
         """Read the file.
 
         Raises:
-            DataError: A line is complete but not a decision.
+            DataError: A line is complete but invalid.
         """
         self.path, self.num_lines = path, 0
         self.torn_lines: list[int] = []
         self._offset = 0
-        self._stacks: dict[str, list[tuple[int, Decision]]] = defaultdict(list)
         self._revisions: Counter[str] = Counter()
         self.catch_up()
 
@@ -194,7 +194,7 @@ class ReviewLog:
         """Read the lines appended since the last call; an incomplete last line is left for the next call.
 
         Raises:
-            DataError: A line is complete but not a decision.
+            DataError: A line is complete but invalid.
         """
         if not self.path.is_file():
             return
@@ -207,6 +207,27 @@ class ReviewLog:
                 self.num_lines += 1
                 self._apply_line(line)
 
+    def revision(self, sample: str) -> int:
+        """Return the number of lines about a sample, which is compared to detect conflicts."""
+        return self._revisions[sample]
+
+    @abstractmethod
+    def _apply_line(self, line: bytes) -> None:
+        """Take over a complete line, or count it as torn."""
+
+
+class ReviewLog(FollowedLog):
+    """The decision log."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file.
+
+        Raises:
+            DataError: A line is complete but not a decision.
+        """
+        self._stacks: dict[str, list[tuple[int, Decision]]] = defaultdict(list)
+        super().__init__(path)
+
     @property
     def ends_with_partial_line(self) -> bool:
         """Whether the last line is incomplete: a kill truncated it, or a process is writing it now."""
@@ -216,10 +237,6 @@ class ReviewLog:
         """Return the current decision about a sample with this summary."""
         stack = self._stacks.get(sample, ())
         return next((decision for _, decision in reversed(stack) if decision.annotation == annotation), None)
-
-    def revision(self, sample: str) -> int:
-        """Return the number of lines about a sample; `add` compares it to detect conflicts."""
-        return self._revisions[sample]
 
     def last_decision_by(self, who: str) -> Decision | None:
         """Return the last decision of a reviewer that no other decision has replaced, which `undo` revokes."""
