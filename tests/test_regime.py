@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.adapter.pfa import PromptFormatAdapter
-from plugins.adapter.pfa_prompt import NEUTRAL_ANSWER, PfaOptions
+from plugins.adapter.pfa_prompt import PfaOptions
+from plugins.adapter.shown_answers import NEUTRAL_ANSWER
 from runner.errors import DataError, SpecError, StepError
 from runner.records import Answer, Entity, Sample, Segment, TextPart
 from runner.regime import Regime, merge_predictions, parse_row, shuffle_between_groups

@@ -12,18 +12,19 @@ from PIL import Image
 from plugins.adapter.box_jitter import jitter_box
 from plugins.adapter.gmner_parse import parse_answer
 from plugins.adapter.gmner_prompt import (
+    CONTEXT_NAMES,
     LABEL_PATTERN,
     TASKS,
     GmnerAdapterOptions,
     Task,
     chosen_boxes,
     context_answer,
-    context_text,
     prompt_text,
     target_text,
 )
 from plugins.adapter.pfa_parse import collapse_whitespace
-from plugins.adapter.pfa_prompt import CONTEXT_INTRODUCTION, EXTRACTION_MARK, NEUTRAL_ANSWER, SUMMARY_MARK
+from plugins.adapter.pfa_prompt import EXTRACTION_MARK, SUMMARY_MARK
+from plugins.adapter.shown_answers import ShowsAnswers
 from plugins.adapter.tasks_and_labels import choose_labels
 from runner.errors import DataError, SpecError
 from runner.images import upright_size
@@ -34,13 +35,14 @@ PARSE_MODE = "lossless"
 """The only parse mode: what is written for an entity is read back exactly."""
 
 
-class GmnerAdapter:
+class GmnerAdapter(ShowsAnswers):
     """Renders and parses entities with labels and boxes.
 
     The prompt contains the main image. A target lists the entities in the order of the text, each with its boxes, or
     with `None` if the image does not show it. The segments of a sample give the boxes: those whose entity has the text.
     """
 
+    context_names: ClassVar[Mapping[str, str]] = CONTEXT_NAMES
     # The check can refuse a sample, but changes no prompt and no target.
     parsing_methods: ClassVar[Sequence[str]] = ("parse", "_check_round_trip")
     parse_modes: Sequence[str] = (PARSE_MODE,)
@@ -146,24 +148,9 @@ class GmnerAdapter:
         adapter._given_frame = self._given_frame
         return adapter
 
-    def with_context(self, rendered: Rendered, answers: Mapping[str, str]) -> Rendered:
-        """Append the answers to other tasks to the text of a prompt; see `TaskAdapter.with_context`."""
-        shown = {task: context_answer(task, answers[task]) for task in TASKS if task in answers}
-        *parts, question = rendered.content
-        assert isinstance(question, TextPart)
-        return replace(rendered, content=(*parts, TextPart(f"{question.text}\n{context_text(shown)}")))
-
     def context_answer(self, task: str, answer: str) -> str:
         """Return an answer without its heading, in one line."""
         return next(context_answer(each, answer) for each in TASKS if each == task)
-
-    def neutral_answer(self, task: str) -> str:
-        """Return the same words for each task."""
-        return NEUTRAL_ANSWER
-
-    def has_context(self, rendered: Rendered) -> bool:
-        """Return whether a line of the prompt opens a context."""
-        return CONTEXT_INTRODUCTION in rendered.prompt
 
     def parse(self, output: str, mode: str) -> Prediction:
         """Parse an answer, whose boxes stay in the frame in which they are written; never raises."""

@@ -9,7 +9,6 @@ from pydantic import Field, StringConstraints, field_validator
 
 from plugins.adapter.box_jitter import BoxJitter
 from plugins.adapter.pfa_prompt import (
-    CONTEXT_INTRODUCTION,
     EXTRACTION_MARK,
     ONE_TASK,
     SUMMARY_MARK,
@@ -166,21 +165,11 @@ def _area(box: Box) -> float:
     return (right - left) * (bottom - top)
 
 
-CONTEXT_NAMES: Mapping[Task, str] = {
+CONTEXT_NAMES: Mapping[str, str] = {
     "summary": "Summary of the image",
     "gmner": "Entities with labels and boxes",
 }
 """What a context calls the answer to a task."""
-
-
-def context_text(answers: Mapping[Task, str]) -> str:
-    """Build the text that shows answers to other tasks, one line each in the order of the tasks.
-
-    Args:
-        answers: The answers as `context_answer` returns them.
-    """
-    lines = [f"{CONTEXT_NAMES[task]}: {answers[task]}" for task in TASKS if task in answers]
-    return "\n".join((CONTEXT_INTRODUCTION, *lines))
 
 
 def context_answer(task: Task, answer: str) -> str:

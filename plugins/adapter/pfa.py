@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 from plugins.adapter.pfa_parse import collapse_whitespace, find_target_problems, parse_lossless, parse_published
 from plugins.adapter.pfa_prompt import (
-    CONTEXT_INTRODUCTION,
+    CONTEXT_NAMES,
     EXTRACTION_MARK,
     LABEL_PATTERN,
     MATCH_MARK,
     NER_MARK,
-    NEUTRAL_ANSWER,
     PARSE_MODES,
     SUMMARY_MARK,
     TASKS,
     PfaOptions,
     Task,
     context_answer,
-    context_text,
     prompt_text,
     target_text,
 )
+from plugins.adapter.shown_answers import ShowsAnswers
 from plugins.adapter.tasks_and_labels import choose_labels
 from runner.errors import DataError
 from runner.records import Answer, ImagePart, Prediction, Rendered, Sample, TextPart, nfc
@@ -61,13 +59,14 @@ def _tasks_of_target(target: str) -> set[Task]:
     return {task for task, answered in is_answered.items() if answered}
 
 
-class PromptFormatAdapter:
+class PromptFormatAdapter(ShowsAnswers):
     """Renders and parses the format of M-MRE (arXiv 2504.17353), for any vision-language model.
 
     A prompt contains the main image if the sample has one, and the segments only if `match` is a task. A pair that
     occurs twice in the text occurs twice in the target; parsing returns the set of pairs.
     """
 
+    context_names: ClassVar[Mapping[str, str]] = CONTEXT_NAMES
     # The check can refuse a sample, but changes no prompt and no target.
     parsing_methods: ClassVar[Sequence[str]] = ("parse", "_parse", "target_problems", "_check_round_trip")
 
@@ -130,24 +129,9 @@ class PromptFormatAdapter:
         """Return the adapter of one of the tasks alone."""
         return PromptFormatAdapter(self._options.model_copy(update={"tasks": (task,)}), self._labels)
 
-    def with_context(self, rendered: Rendered, answers: Mapping[str, str]) -> Rendered:
-        """Append the answers to other tasks to the text of a prompt; see `TaskAdapter.with_context`."""
-        shown = {task: context_answer(task, answers[task]) for task in TASKS if task in answers}
-        *parts, question = rendered.content
-        assert isinstance(question, TextPart)
-        return replace(rendered, content=(*parts, TextPart(f"{question.text}\n{context_text(shown)}")))
-
     def context_answer(self, task: str, answer: str) -> str:
         """Return an answer without its headings, in one line."""
         return next(context_answer(each, answer) for each in TASKS if each == task)
-
-    def neutral_answer(self, task: str) -> str:
-        """Return the same words for each task."""
-        return NEUTRAL_ANSWER
-
-    def has_context(self, rendered: Rendered) -> bool:
-        """Return whether a line of the prompt opens a context."""
-        return CONTEXT_INTRODUCTION in rendered.prompt
 
     def parse(self, output: str, mode: str) -> Prediction:
         """Parse an answer in one of `parse_modes`; never raises, whatever the text."""

@@ -139,31 +139,12 @@ def target_text(
     return "\n".join(lines)
 
 
-CONTEXT_INTRODUCTION = (
-    "Answers to other questions about this image follow. They may be wrong: where the image shows something else, the "
-    "image decides."
-)
-"""Opens a context. The paper has no context; the wording is ours."""
-
-CONTEXT_NAMES: Mapping[Task, str] = {
+CONTEXT_NAMES: Mapping[str, str] = {
     "summary": "Summary of the image",
     "ner": "Label-entities pairs",
     "match": "Image number with entities pairs",
 }
 """What a context calls the answer to a task."""
-
-NEUTRAL_ANSWER = "nothing is said about this here"
-"""Takes the place of each answer in a neutral context."""
-
-
-def context_text(answers: Mapping[Task, str]) -> str:
-    """Build the text that shows answers to other tasks, one line each in the order of the tasks.
-
-    Args:
-        answers: The answers as `context_answer` returns them.
-    """
-    lines = [f"{CONTEXT_NAMES[task]}: {answers[task]}" for task in TASKS if task in answers]
-    return "\n".join((CONTEXT_INTRODUCTION, *lines))
 
 
 def context_answer(task: Task, answer: str) -> str:

@@ -124,7 +124,8 @@ def check_gpus(compute: ComputeOptions) -> Iterator[Finding]:
     if gpus and metadata.version("torch").endswith("+cpu"):
         text = f"torch {metadata.version('torch')} is a build for CPUs"
         level: Level = "problem" if compute.gpus_per_worker else "warning"
-        yield Finding("gpus", level, text, "install a build for CUDA; docs/clusters.md names the extra")
+        remedy = "install a build of the same version for CUDA, as torch's own installation page says"
+        yield Finding("gpus", level, text, remedy)
     links = gpu_links(_topology()) if len(gpus) > 1 else {}
     if links:
         slowest = min(links.values(), key=_link_rank)
