@@ -10,8 +10,7 @@ import torch
 
 from plugins.optimizer.grouped_optimizer import GroupedOptimizer, attach_schedule, make_fused_adamw
 from plugins.optimizer.optimizer_options import MuonGroupOptions, MuonOptions
-from plugins.optimizer.param_groups import GROUPS_PATH, ParamGroup, format_names
-from runner.errors import Problem, SpecError
+from plugins.optimizer.param_groups import ParamGroup
 from runner.stages import ScheduledOptimizer
 
 
@@ -85,17 +84,6 @@ class MuonOptimizer(GroupedOptimizer):
         super().__init__(options.groups, options)
         self._options = options
 
-    def assign_groups(self, module: torch.nn.Module) -> list[ParamGroup]:
-        """Return the groups with their parameters; see `assign_param_groups`.
-
-        Raises:
-            SpecError: A group of Muon has a trainable parameter that is not a matrix.
-        """
-        groups = super().assign_groups(module)
-        if problems := [problem for group in groups for problem in _find_non_matrices(group)]:
-            raise SpecError(problems)
-        return groups
-
     def build(self, module: torch.nn.Module, num_steps: int) -> Sequence[ScheduledOptimizer]:
         """Build an optimizer for each algorithm in use, and their schedules; see `Optimizer.build`."""
         torch_groups: dict[str, list[dict[str, Any]]] = {"muon": [], "adamw": []}
@@ -112,16 +100,3 @@ class MuonOptimizer(GroupedOptimizer):
 def _algorithm(group: ParamGroup) -> str:
     assert isinstance(group.options, MuonGroupOptions)
     return group.options.algorithm
-
-
-def _find_non_matrices(group: ParamGroup) -> list[Problem]:
-    if _algorithm(group) != "muon":
-        return []
-    names = [f"{name} {tuple(parameter.shape)}" for name, parameter in group.trainable.items() if parameter.ndim != 2]
-    if not names:
-        return []
-    message = (
-        f"Muon trains only matrices, but this group also matches {format_names(names)}; "
-        "match them in an earlier group with algorithm: adamw"
-    )
-    return [Problem(message, (*GROUPS_PATH, group.name, "match"))]

@@ -62,6 +62,10 @@ class GroupOptions(Options):
     has the language model and the output layer, `merger` the layers between vision tower and language model, and
     `vision` all other parameters, whatever their names in a family."""
 
+    optional: bool = False
+    """Whether the model may have no parameter for the group, in a spec for several families. Default: a group without
+    parameters is an error, because its pattern may be mistyped."""
+
     lr: Rate | None = None
     """Peak learning rate of the group, reached after the warm-up. Required unless the group is frozen."""
 
@@ -83,6 +87,10 @@ class GroupOptions(Options):
         if not self.frozen and self.lr is None:
             raise ValueError("needs lr, the peak learning rate; or frozen: true if the group is not to be trained")
         return self
+
+    def takes(self, num_dimensions: int) -> bool:
+        """Return whether the group can have a parameter with this number of dimensions."""
+        return True
 
 
 def _check_groups(groups: Mapping[str, GroupOptions]) -> Mapping[str, GroupOptions]:
@@ -141,7 +149,8 @@ class AdamWOptions(AdamWConstants, ScheduleOptions):
 
     groups: Annotated[dict[str, GroupOptions], Field(min_length=1), AfterValidator(_check_groups)]
     """Parameter groups by name. A parameter belongs to the first group whose pattern matches the parameter's name. A
-    group without parameters is an error, and so is a trainable parameter that is in no group."""
+    group without parameters is an error, unless it is `optional`, and so is a trainable parameter that is in no
+    group."""
 
 
 class AdamW8bitOptions(AdamWOptions):
@@ -152,21 +161,30 @@ class AdamW8bitOptions(AdamWOptions):
     """
 
 
+MATRIX = 2
+"""Number of dimensions of a matrix."""
+
+
 class MuonGroupOptions(GroupOptions):
     """A parameter group with its algorithm."""
 
     algorithm: Literal["adamw", "muon"] = "adamw"
-    """Algorithm of the group. A group with `muon` may contain only matrices; anything else is an error. Vectors and
-    convolutions need a group with `adamw`. Embeddings and the output layer are matrices, but should also be in a group
-    with `adamw` (Jordan et al. 2024)."""
+    """Algorithm of the group. A group with `muon` takes only matrices. Vectors, convolutions and stacked experts that
+    match its pattern need a later group with `adamw`. Embeddings and the output layer are matrices, but should be in an
+    earlier group with `adamw` (Jordan et al. 2024)."""
+
+    def takes(self, num_dimensions: int) -> bool:
+        """Return whether the group can have a parameter with this number of dimensions: Muon trains only matrices."""
+        return self.algorithm != "muon" or self.frozen or num_dimensions == MATRIX
 
 
 class MuonOptions(AdamWConstants, ScheduleOptions):
     """Muon (Jordan et al. 2024) for groups with `algorithm: muon`, and AdamW for all other groups."""
 
     groups: Annotated[dict[str, MuonGroupOptions], Field(min_length=1), AfterValidator(_check_groups)]
-    """Parameter groups by name. A parameter belongs to the first group whose pattern matches the parameter's name. A
-    group without parameters is an error, and so is a trainable parameter that is in no group."""
+    """Parameter groups by name. A parameter belongs to the first group whose pattern matches the parameter's name, and
+    that takes parameters of its shape. A group without parameters is an error, unless it is `optional`, and so is a
+    trainable parameter that is in no group."""
 
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
     """Nesterov momentum of Muon. Default: 0.95, as in Jordan et al. 2024."""

@@ -86,12 +86,13 @@ def count_weights(parameter: torch.nn.Parameter) -> int:
 def assign_param_groups(
     module: torch.nn.Module, groups: Mapping[str, GroupOptions], section: ScheduleOptions
 ) -> list[ParamGroup]:
-    """Assign each parameter to the first group whose pattern it matches.
+    """Assign each parameter to the first group whose pattern it matches and that takes parameters of its shape.
 
     An adapter belongs to the group of the weight that it adapts.
 
     Raises:
-        SpecError: A group gets no trainable parameter, or parameters are left over; all problems at once.
+        SpecError: A group that is not optional gets no trainable parameter, or parameters are left over; all problems
+            at once.
     """
     assigned: dict[str, dict[str, torch.nn.Parameter]] = {name: {} for name in groups}
     unmatched: list[str] = []
@@ -99,17 +100,21 @@ def assign_param_groups(
     for name, parameter in module.named_parameters():
         original = original_name(name)
         match = next(
-            (group for group, options in groups.items() if _belongs(original, group, options, parts.get(original))),
+            (
+                group
+                for group, options in groups.items()
+                if options.takes(parameter.ndim) and _matches(original, group, options, parts.get(original))
+            ),
             None,
         )
         if match is not None:
             assigned[match][name] = parameter
         elif parameter.requires_grad:
-            unmatched.append(original)
+            unmatched.append(f"{original} {tuple(parameter.shape)}")
     problems = [
         _empty_group_problem(name, groups[name], module)
         for name, parameters in assigned.items()
-        if not _is_used(groups[name], parameters)
+        if not _is_used(groups[name], parameters) and not groups[name].optional
     ]
     if unmatched:
         problems.append(_unmatched_problem(unmatched))
@@ -163,7 +168,7 @@ def _is_merger(name: str) -> bool:
     return any(word in outside_layers for word in MERGER_NAMES)
 
 
-def _belongs(name: str, group: str, options: GroupOptions, part: str | None) -> bool:
+def _matches(name: str, group: str, options: GroupOptions, part: str | None) -> bool:
     return part == group if options.match is None else fnmatchcase(name, options.match)
 
 
@@ -193,14 +198,18 @@ def _no_decay(module: torch.nn.Module, section: ScheduleOptions) -> frozenset[st
 
 
 def _empty_group_problem(group: str, options: GroupOptions, module: torch.nn.Module) -> Problem:
-    names = [original_name(name) for name, each in module.named_parameters() if each.requires_grad]
+    shapes = {original_name(name): each.ndim for name, each in module.named_parameters() if each.requires_grad}
     parts = model_parts(module) if options.match is None else {}
-    matched = [name for name in names if _belongs(name, group, options, parts.get(name))]
+    names = list(shapes)
+    matched = [name for name in names if _matches(name, group, options, parts.get(name))]
+    taken = [name for name in matched if options.takes(shapes[name])]
     examples = names[:: max(1, len(names) // MAX_NAMES_LISTED)][:MAX_NAMES_LISTED]
     what = f"the name {group!r}" if options.match is None else f"the pattern {options.match!r}"
     message = (
-        f"{what} matches {format_names(matched)}, but an earlier group matches all of them; "
+        f"{what} matches {format_names(taken)}, but an earlier group matches all of them; "
         "the first match counts, so move this group above the wider one"
+        if taken
+        else f"{what} matches {format_names(matched)}, but no matrix, and Muon trains only matrices; use adamw"
         if matched
         else f"{what} matches no trainable parameter; examples of names: {', '.join(examples)}"
     )
@@ -208,7 +217,10 @@ def _empty_group_problem(group: str, options: GroupOptions, module: torch.nn.Mod
 
 
 def _unmatched_problem(names: Sequence[str]) -> Problem:
-    message = f'no group matches {format_names(names)}; add a group for them, such as one with match: "*" at the end'
+    message = (
+        f'no group takes {format_names(names)}; add a group for them, such as one with match: "*" at the end, which '
+        "must have algorithm: adamw for parameters that are not matrices"
+    )
     return Problem(message, GROUPS_PATH)
 
 

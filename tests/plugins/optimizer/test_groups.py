@@ -96,11 +96,29 @@ def test_parameters_frozen_by_the_model_need_no_group():
     assert "matches no trainable" in problems["optimizer", "groups", "b", "match"]
 
 
-def test_muon_group_with_non_matrices_is_an_error(module):
-    greedy = MuonOptimizer(MuonOptions(groups={"all": {"match": "*", "lr": 0.02, "algorithm": "muon"}}))
-    message = _problems(greedy, module)["optimizer", "groups", "all", "match"]
+def test_what_is_no_matrix_needs_a_group_beside_muon(module):
+    muon = {"match": "*", "lr": 0.02, "algorithm": "muon"}
+    message = _problems(MuonOptimizer(MuonOptions(groups={"all": muon})), module)["optimizer", "groups"]
     assert "model.visual.patch_embed.proj.weight (32, 3, 2, 8, 8)" in message
     assert "algorithm: adamw" in message
+    groups = MuonOptimizer(MuonOptions(groups={"matrices": muon, "rest": {"match": "*", "lr": 1e-3}})).assign_groups(
+        module
+    )
+    shapes = {group.name: {weight.ndim for weight in group.parameters.values()} for group in groups}
+    assert shapes == {"matrices": {2}, "rest": {1, 5}}
+    biases = _problems(MuonOptimizer(MuonOptions(groups={"b": muon | {"match": "*.bias"}})), module)
+    assert "but no matrix" in biases["optimizer", "groups", "b", "match"]
+
+
+def test_an_optional_group_may_be_empty(module):
+    groups = PUBLISHED | {"projector": {"match": "*projector*", "lr": 1e-3, "optional": True}}
+    rows = _adamw(groups).prepare(module, 0)
+    assert {row.group for row in rows} == {"merger", "vision", "language"}
+    assert "projector" not in {group["group"] for group in summarize_groups(rows)}
+    (built,) = _adamw(groups).build(module, 10)
+    assert {group["name"] for group in built.optimizer.param_groups} == {"merger", "vision", "language"}
+    groups["projector"]["optional"] = False
+    assert "matches no trainable" in _problems(_adamw(groups), module)["optimizer", "groups", "projector", "match"]
 
 
 def test_muon_and_adamw_train_the_same_module():
