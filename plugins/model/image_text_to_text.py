@@ -26,8 +26,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from plugins.model.chat.chat_model import ChatModel, read_config
 from plugins.model.chat.loaded_chat_model import TEXT_FEATURES, LoadedChatModel
 from plugins.model.chat.processor_and_images import Processor, find_processor_class, load_processor
-from plugins.model.model_options_and_small_sizes import IDEFICS3_IMAGE as IMAGE
-from plugins.model.model_options_and_small_sizes import SMALL_TILE_GRID, ImageTextToTextOptions, SmallSize, text_config
+from plugins.model.family_options import IDEFICS3_IMAGE as IMAGE
+from plugins.model.family_options import SMALL_TILE_GRID, ImageTextToTextOptions
+from plugins.model.model_options_and_small_sizes import SmallSize, text_config
 from plugins.model.tested_model_types import refusal
 from runner.errors import RequirementError, SpecError
 from runner.stages import Features

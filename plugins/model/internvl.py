@@ -15,15 +15,14 @@ from transformers import (
 from plugins.model.chat.chat_model import ChatModel
 from plugins.model.chat.loaded_chat_model import LoadedChatModel
 from plugins.model.chat.processor_and_images import ImageSize, Processor
-from plugins.model.model_options_and_small_sizes import (
+from plugins.model.family_options import (
     INTERNVL_IMAGE_CONTEXT,
     INTERNVL_IMAGE_END,
     INTERNVL_IMAGE_START,
     InternVLOptions,
-    SmallSize,
-    text_config,
 )
-from plugins.model.model_options_and_small_sizes import INTERNVL_VIDEO as VIDEO
+from plugins.model.family_options import INTERNVL_VIDEO as VIDEO
+from plugins.model.model_options_and_small_sizes import SmallSize, text_config
 from runner.stages import Features
 
 DOWNSAMPLE_RATIO = 0.5

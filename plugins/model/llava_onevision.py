@@ -20,9 +20,10 @@ from transformers import (
 from plugins.model.chat.chat_model import ChatModel
 from plugins.model.chat.loaded_chat_model import LoadedChatModel
 from plugins.model.chat.processor_and_images import ImageSize, Processor
-from plugins.model.model_options_and_small_sizes import LLAVA_IMAGE as IMAGE
-from plugins.model.model_options_and_small_sizes import LLAVA_VIDEO as VIDEO
-from plugins.model.model_options_and_small_sizes import LlavaOnevisionOptions, SmallSize, text_config
+from plugins.model.family_options import LLAVA_IMAGE as IMAGE
+from plugins.model.family_options import LLAVA_VIDEO as VIDEO
+from plugins.model.family_options import LlavaOnevisionOptions
+from plugins.model.model_options_and_small_sizes import SmallSize, text_config
 from runner.stages import Features
 
 TILE_GRIDS = ((1, 1), (1, 2), (2, 1), (2, 2))

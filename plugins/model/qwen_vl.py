@@ -32,7 +32,7 @@ from plugins.model.chat.precomputed_image_features import FrozenVisionTower, to_
 from plugins.model.chat.processor_and_images import ImageSize, Processor
 from plugins.model.chat.raw_pixels import RawPixels
 from plugins.model.chat.vision_tower import prepare_attention
-from plugins.model.model_options_and_small_sizes import (
+from plugins.model.family_options import (
     IMAGE_PAD,
     VIDEO_PAD,
     VISION_END,
@@ -43,9 +43,8 @@ from plugins.model.model_options_and_small_sizes import (
     Qwen35MoeOptions,
     Qwen35Options,
     QwenVLOptions,
-    SmallSize,
-    text_config,
 )
+from plugins.model.model_options_and_small_sizes import SmallSize, text_config
 from runner.errors import SpecError
 from runner.stages import Features, ModelSpec
 

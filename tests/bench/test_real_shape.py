@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.model.chat.processor_and_images import train_tokenizer
-from plugins.model.model_options_and_small_sizes import Qwen25VLOptions
+from plugins.model.family_options import Qwen25VLOptions
 from plugins.model.qwen_vl import Qwen25VLModel
 from runner.dataset.folder_reader import DatasetFolder
 

@@ -8,9 +8,9 @@ from plugins.trainer.sft import SftTrainer
 
 ENTRY_POINTS = """\
 [runner.model.options]
-unmasked = plugins.model.model_options_and_small_sizes:Qwen25VLOptions
-endless = plugins.model.model_options_and_small_sizes:Qwen25VLOptions
-miscounted = plugins.model.model_options_and_small_sizes:Qwen25VLOptions
+unmasked = plugins.model.family_options:Qwen25VLOptions
+endless = plugins.model.family_options:Qwen25VLOptions
+miscounted = plugins.model.family_options:Qwen25VLOptions
 [runner.model]
 unmasked = broken:UnmaskedModel
 endless = broken:EndlessModel

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from plugins.model.model_options_and_small_sizes import Qwen25VLOptions
+from plugins.model.family_options import Qwen25VLOptions
 from plugins.model.qwen_vl import Qwen25VLModel
 
 

@@ -69,7 +69,7 @@ def colour_samples(tmp_path_factory: pytest.TempPathFactory) -> list[Rendered]:
 @pytest.fixture(scope="session")
 def build_smoke(colour_samples: list[Rendered]) -> Callable[..., object]:
     """A function that makes the smoke-sized model with a tokenizer of the samples' texts."""
-    from plugins.model.model_options_and_small_sizes import Qwen25VLOptions
+    from plugins.model.family_options import Qwen25VLOptions
     from plugins.model.qwen_vl import Qwen25VLModel
 
     texts = [text for sample in colour_samples for text in (sample.prompt, sample.target or "")]

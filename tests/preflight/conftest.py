@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 from PIL import Image
 
-from plugins.model.model_options_and_small_sizes import Qwen25VLOptions
+from plugins.model.family_options import Qwen25VLOptions
 from plugins.model.qwen_vl import Qwen25VLModel
 from runner.records import ImagePart, Rendered, TextPart
 

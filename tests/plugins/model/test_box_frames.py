@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from plugins.model.chat.resize_settings import parse_resize_settings
-from plugins.model.model_options_and_small_sizes import (
+from plugins.model.family_options import (
     ImageTextToTextOptions,
     InternVLOptions,
     LlavaOnevisionOptions,

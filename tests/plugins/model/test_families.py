@@ -13,8 +13,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 
 from plugins.generator.generator_options import TransformersOptions
 from plugins.generator.transformers import TransformersGenerator
+from plugins.model.family_options import ImageTextToTextOptions
 from plugins.model.image_text_to_text import ImageTextToTextModel
-from plugins.model.model_options_and_small_sizes import ImageTextToTextOptions
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions
 from plugins.optimizer.param_groups import model_parts

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 from plugins.model.chat import find_checkpoint
 from plugins.model.chat.chat_model import read_config
 from plugins.model.chat.processor_and_images import find_processor_class
-from plugins.model.model_options_and_small_sizes import Qwen25VLOptions
+from plugins.model.family_options import Qwen25VLOptions
 from plugins.model.qwen_vl import Qwen25VLModel
 from runner.errors import RequirementError, SpecError
 

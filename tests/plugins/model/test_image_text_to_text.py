@@ -17,15 +17,9 @@ from transformers import (
 )
 
 from plugins.model.chat.processor_and_images import train_tokenizer
+from plugins.model.family_options import ImageTextToTextOptions
 from plugins.model.image_text_to_text import ImageTextToTextModel
-from plugins.model.model_options_and_small_sizes import (
-    END_OF_TEXT,
-    TURN_END,
-    TURN_START,
-    ChatFormat,
-    ImageTextToTextOptions,
-    chat_template,
-)
+from plugins.model.model_options_and_small_sizes import END_OF_TEXT, TURN_END, TURN_START, ChatFormat, chat_template
 from plugins.trainer.loss import AnswerLoss
 from runner.errors import PluginError, RequirementError, SpecError
 from runner.records import Rendered, TextPart

@@ -5,7 +5,7 @@ import torch
 
 from plugins.model.chat import packing_check
 from plugins.model.chat.packing_check import packs_as_alone
-from plugins.model.model_options_and_small_sizes import Qwen25VLOptions, Qwen35MoeOptions, Qwen35Options
+from plugins.model.family_options import Qwen25VLOptions, Qwen35MoeOptions, Qwen35Options
 from plugins.model.qwen_vl import Qwen25VLModel, Qwen35Model, Qwen35MoeModel
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions

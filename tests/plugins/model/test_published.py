@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from plugins.model.model_options_and_small_sizes import Qwen25VLOptions
+from plugins.model.family_options import Qwen25VLOptions
 from plugins.model.published_model_spec import CHARACTERS_PER_TOKEN
 from plugins.model.qwen2_5_vl_published_sizes import PUBLISHED_SIZES
 from plugins.model.qwen_vl import Qwen25VLModel

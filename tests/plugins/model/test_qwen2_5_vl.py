@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from plugins.model.model_options_and_small_sizes import Qwen25VLOptions
+from plugins.model.family_options import Qwen25VLOptions
 from plugins.model.qwen_vl import Qwen25VLModel
 from runner.errors import DataError, RequirementError, SpecError
 from runner.records import ImagePart, Rendered, TextPart

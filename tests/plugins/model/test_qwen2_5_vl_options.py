@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from plugins.model.model_options_and_small_sizes import Qwen25VLOptions
+from plugins.model.family_options import Qwen25VLOptions
 from plugins.model.qwen_vl import Qwen25VLModel
 from runner.errors import RequirementError
 from runner.stages import LocatedStr

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from plugins.model.model_options_and_small_sizes import ImageTextToTextOptions
+from plugins.model.family_options import ImageTextToTextOptions
 from plugins.model.tested_model_types import folder_model_type, refusal, type_results
 from tests.command import run_in_process
 

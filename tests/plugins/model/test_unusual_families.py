@@ -10,8 +10,8 @@ from transformers import SmolVLMProcessor
 from bench.model_matrix.recipes import RECIPES
 from bench.model_matrix.small_checkpoint import write_checkpoint
 from plugins.model.chat.processor_and_images import image_text_processor_class
+from plugins.model.family_options import ImageTextToTextOptions
 from plugins.model.image_text_to_text import ImageTextToTextModel
-from plugins.model.model_options_and_small_sizes import ImageTextToTextOptions
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions
 from runner.errors import RequirementError

@@ -10,7 +10,7 @@ from torch import distributed
 from torch.distributed.tensor import DTensor
 
 from plugins.model.chat.chat_model import stored_dtype
-from plugins.model.model_options_and_small_sizes import Qwen25VLOptions
+from plugins.model.family_options import Qwen25VLOptions
 from plugins.model.qwen_vl import Qwen25VLModel
 from plugins.optimizer.adamw import AdamWOptimizer
 from plugins.optimizer.optimizer_options import AdamWOptions

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from plugins.model.model_options_and_small_sizes import ImageTextToTextOptions
+from plugins.model.family_options import ImageTextToTextOptions
 
 
 class Idefics3Options(ImageTextToTextOptions):
