@@ -124,6 +124,34 @@ class InternVLOptions(ChatModelOptions):
         return {**super().smoke(), "max_tiles": None}
 
 
+GLM_IMAGE, GLM_IMAGE_START, GLM_IMAGE_END = "<|image|>", "<|begin_of_image|>", "<|end_of_image|>"
+GLM_VIDEO, GLM_VIDEO_START, GLM_VIDEO_END = "<|video|>", "<|begin_of_video|>", "<|end_of_video|>"
+
+
+class Glm4vOptions(PixelOptions):
+    """GLM-4.1V, from a checkpoint or in a small size with random weights."""
+
+    chat_format = ChatFormat(
+        (
+            *(END_OF_TEXT, TURN_START, TURN_END, GLM_IMAGE, GLM_IMAGE_START, GLM_IMAGE_END),
+            *(GLM_VIDEO, GLM_VIDEO_START, GLM_VIDEO_END),
+        ),
+        chat_template(f"{GLM_IMAGE_START}{GLM_IMAGE}{GLM_IMAGE_END}"),
+    )
+
+
+GEMMA_IMAGE_START, GEMMA_IMAGE, GEMMA_IMAGE_END = "<start_of_image>", "<image_soft_token>", "<end_of_image>"
+
+
+class Gemma3Options(ChatModelOptions):
+    """Gemma 3, from a checkpoint or in a small size with random weights."""
+
+    chat_format = ChatFormat(
+        (END_OF_TEXT, TURN_START, TURN_END, GEMMA_IMAGE_START, GEMMA_IMAGE, GEMMA_IMAGE_END),
+        chat_template(GEMMA_IMAGE_START),
+    )
+
+
 UTTERANCE_END, FAKE_IMAGE_TOKEN, IDEFICS3_IMAGE = "<end_of_utterance>", "<fake_token_around_image>", "<image>"
 
 SMALL_TILE_GRID = 2
@@ -132,20 +160,38 @@ SMALL_TILE_GRID = 2
 _TILE_NUMBERS = range(1, SMALL_TILE_GRID + 1)
 
 
+IDEFICS3_FORMAT = ChatFormat(
+    (
+        *(END_OF_TEXT, TURN_START, TURN_END, UTTERANCE_END, FAKE_IMAGE_TOKEN, IDEFICS3_IMAGE, "<global-img>"),
+        *(f"<row_{row}_col_{column}>" for row in _TILE_NUMBERS for column in _TILE_NUMBERS),
+    ),
+    f"{{% for message in messages %}}{TURN_START}{{{{ message.role }}}}: "
+    "{% for part in message.content %}"
+    f"{{% if part.type == 'image' %}}{IDEFICS3_IMAGE}{{% else %}}{{{{ part.text }}}}{{% endif %}}"
+    f"{{% endfor %}}{UTTERANCE_END}\n{{% endfor %}}"
+    f"{{% if add_generation_prompt %}}{TURN_START}assistant: {{% endif %}}",
+)
+"""Special tokens and chat template of small Idefics3 models."""
+
+
+class SmolVLMOptions(ChatModelOptions):
+    """SmolVLM or Idefics3, from a checkpoint or in a small size with random weights."""
+
+    chat_format = IDEFICS3_FORMAT
+
+    longest_edge: Annotated[int, Field(gt=0)] | None = None
+    """Length in pixels to which the longer side of an image is scaled before the image is split into tiles. A length of
+    one tile (512 in SmolVLM2) disables splitting. Default: the value of the checkpoint or size."""
+
+    def smoke(self) -> Mapping[str, Any]:
+        """Use the smallest size of the same architecture, without special kernels."""
+        return {**super().smoke(), "longest_edge": None}
+
+
 class ImageTextToTextOptions(ChatModelOptions):
     """Any checkpoint that transformers loads as an image-text-to-text model. The small sizes are Idefics3 models."""
 
-    chat_format = ChatFormat(
-        (
-            *(END_OF_TEXT, TURN_START, TURN_END, UTTERANCE_END, FAKE_IMAGE_TOKEN, IDEFICS3_IMAGE, "<global-img>"),
-            *(f"<row_{row}_col_{column}>" for row in _TILE_NUMBERS for column in _TILE_NUMBERS),
-        ),
-        f"{{% for message in messages %}}{TURN_START}{{{{ message.role }}}}: "
-        "{% for part in message.content %}"
-        f"{{% if part.type == 'image' %}}{IDEFICS3_IMAGE}{{% else %}}{{{{ part.text }}}}{{% endif %}}"
-        f"{{% endfor %}}{UTTERANCE_END}\n{{% endfor %}}"
-        f"{{% if add_generation_prompt %}}{TURN_START}assistant: {{% endif %}}",
-    )
+    chat_format = IDEFICS3_FORMAT
 
     untested: Annotated[bool, OutsideFingerprint()] = False
     """Whether to use a checkpoint of a model type that the project has not tried; docs/models.md lists the types that

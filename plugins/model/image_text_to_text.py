@@ -1,7 +1,7 @@
 """The model plugin `image_text_to_text`: any family that transformers' image-text-to-text classes support.
 
 It has no knowledge of a family, so it runs the processor and the vision tower to count tokens, which takes longer. Its
-small sizes are Idefics3, whose processor marks the rows and columns of tiles.
+small sizes are Idefics3 models.
 """
 
 from __future__ import annotations
@@ -13,28 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    Idefics3Config,
-    Idefics3ImageProcessorPil,
-    Idefics3Processor,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-)
+from transformers import PreTrainedConfig, ProcessorMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from plugins.model.chat.chat_model import ChatModel, read_config
+from plugins.model.chat.chat_model import read_config
 from plugins.model.chat.loaded_chat_model import TEXT_FEATURES, LoadedChatModel
 from plugins.model.chat.processor_and_images import Processor, find_processor_class, load_processor
-from plugins.model.family_options import IDEFICS3_IMAGE as IMAGE
-from plugins.model.family_options import SMALL_TILE_GRID, ImageTextToTextOptions
-from plugins.model.model_options_and_small_sizes import SmallSize, text_config
+from plugins.model.family_options import ImageTextToTextOptions
+from plugins.model.smolvlm import SmallIdefics3
 from plugins.model.tested_model_types import refusal
 from runner.errors import RequirementError, SpecError
 from runner.stages import Features
-
-SCALE_FACTOR = 2
-"""Factor by which each side of a small size's feature map is reduced."""
 
 
 class LoadedImageTextToText(LoadedChatModel):
@@ -72,7 +61,7 @@ class LoadedImageTextToText(LoadedChatModel):
         return tower
 
 
-class ImageTextToTextModel(ChatModel[ImageTextToTextOptions]):
+class ImageTextToTextModel(SmallIdefics3[ImageTextToTextOptions]):
     """The plugin `image_text_to_text` of the stage `model`."""
 
     name = "image_text_to_text"
@@ -111,34 +100,6 @@ class ImageTextToTextModel(ChatModel[ImageTextToTextOptions]):
                 "prompt, which this plugin requires; use a newer family, or one that has its own plugin"
             )
         return processor
-
-    def _small_config(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> Idefics3Config:
-        vision = {
-            "hidden_size": small.vision_width,
-            "num_hidden_layers": small.vision_depth,
-            "num_attention_heads": small.vision_heads,
-            "intermediate_size": small.vision_ffn,
-            "initializer_range": small.vision_init,
-            "image_size": small.tile,
-            "patch_size": small.patch,
-        }
-        return Idefics3Config(
-            text_config={"model_type": "llama", **text_config(small, tokenizer)},
-            vision_config=vision,
-            image_token_id=tokenizer.get_added_vocab()[IMAGE],
-            scale_factor=SCALE_FACTOR,
-            tie_word_embeddings=False,
-        )
-
-    def _small_processor(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> Processor:
-        images = Idefics3ImageProcessorPil(
-            size={"longest_edge": SMALL_TILE_GRID * small.tile}, max_image_size={"longest_edge": small.tile}
-        )
-        num_tokens = (small.tile // small.patch // SCALE_FACTOR) ** 2
-        return self._assemble(images, tokenizer, image_seq_len=num_tokens)
-
-    processor_class = Idefics3Processor  # for the small sizes; a checkpoint names its own
-    config_class = Idefics3Config
 
 
 def _check_head(module: Any, token: int) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import torch
 from PIL import Image
 from transformers import (
     PreTrainedConfig,
@@ -24,12 +22,9 @@ from transformers import (
     Qwen3VLProcessor,
 )
 
-from plugins.model.chat.batching import compute_positions, pack_samples
-from plugins.model.chat.chat_model import ChatModel
-from plugins.model.chat.loaded_chat_model import LoadedChatModel
-from plugins.model.chat.packing_check import FULL_ATTENTION, packs_as_alone
-from plugins.model.chat.precomputed_image_features import FrozenVisionTower, to_encoder_outputs
-from plugins.model.chat.processor_and_images import ImageSize, Processor
+from plugins.model.chat.grid_model import TEMPORAL_PATCH, GridModel, LoadedGridModel, mrope_text_config
+from plugins.model.chat.packing_check import FULL_ATTENTION
+from plugins.model.chat.processor_and_images import Processor
 from plugins.model.chat.raw_pixels import RawPixels
 from plugins.model.chat.vision_tower import prepare_attention
 from plugins.model.family_options import (
@@ -44,70 +39,23 @@ from plugins.model.family_options import (
     Qwen35Options,
     QwenVLOptions,
 )
-from plugins.model.model_options_and_small_sizes import SmallSize, text_config
-from runner.errors import SpecError
+from plugins.model.model_options_and_small_sizes import SmallSize
 from runner.stages import Features, ModelSpec
-
-TEMPORAL_PATCH = 2
-"""Frames of a temporal patch; a still image is duplicated to two frames."""
 
 QwenOptions = TypeVar("QwenOptions", bound=QwenVLOptions)
 
 
-class LoadedQwenVL(LoadedChatModel):
-    """A Qwen-VL model in memory; it has one image feature for each block of merged patches."""
-
-    replaces_pixels = True
+class LoadedQwenVL(LoadedGridModel):
+    """A Qwen-VL model in memory; samples hold the bytes of the pixels, and patches are made on the device."""
 
     def __init__(self, module: PreTrainedModel, processor: Processor) -> None:
         """Store module and processor, and prepare the module's attention and vision tower."""
-        super().__init__(module, processor)
-        self._attention_packs = prepare_attention(module)
+        super().__init__(module, processor, attention_packs=prepare_attention(module))
         images = processor.image_processor
         self._raw_pixels = RawPixels(images) if type(images) is Qwen2VLImageProcessorPil else None
         self.stores_raw_pixels = self._raw_pixels is not None
         if self._raw_pixels is not None:
             self._raw_pixels.add_to(module.base_model.visual)
-
-    @cached_property
-    def supports_packing(self) -> bool:  # type: ignore[override]  # computed when it is first asked for
-        """Whether packed samples are computed as if alone, found out by doing so for a hybrid model."""
-        return self._attention_packs and packs_as_alone(self.module, self.pack)
-
-    def packing_problem(self) -> str | None:
-        """Return why samples are not packed although the attention could; see `ExplainsPacking`."""
-        if self.supports_packing or not self._attention_packs:
-            return None
-        return (
-            f"samples are padded instead of packed: in a packed row, {type(self.module).__name__} would compute a "
-            "sample differently than alone, because some of its layers carry a state or have windows"
-        )
-
-    def pack(self, batch: Sequence[Features]) -> dict[str, Any]:
-        """Concatenate encoded samples into one row; see `VisionLanguageModel.pack`."""
-        return pack_samples(batch, self.module)
-
-    def collate(self, batch: Sequence[Features], padding_side: Literal["left", "right"]) -> dict[str, Any]:
-        """Pad and stack encoded samples that have pixels or image features; see `LoadedChatModel.collate`.
-
-        For training, with padding on the right, the positions are computed here, on the CPU: in its forward pass the
-        model would wait for the device several times for each image. For generation the model computes them.
-        """
-        inputs = super().collate(batch, padding_side)
-        if padding_side == "right" and "image_grid_thw" in inputs:
-            inputs["position_ids"] = compute_positions(inputs, self.module.base_model)
-        return to_encoder_outputs(inputs, self.module.config.get_text_config().hidden_size)
-
-    def frozen_vision(self) -> FrozenVisionTower | None:
-        """Return the vision tower if it is frozen; see `VisionLanguageModel.frozen_vision`."""
-        vision = FrozenVisionTower(self.module)
-        return vision if vision.is_cacheable else None
-
-    def num_image_features(self, features: Features) -> int:
-        """Count the merged blocks in the image grids of a sample."""
-        grid = features.get("image_grid_thw")
-        block_size = self.module.config.vision_config.spatial_merge_size**2
-        return 0 if grid is None else int(grid.prod(dim=1).sum()) // block_size
 
     def _process_images(self, images: Sequence[Image.Image]) -> tuple[Features, Sequence[str]]:
         if self._raw_pixels is not None:
@@ -117,37 +65,12 @@ class LoadedQwenVL(LoadedChatModel):
             features = dict(self.processor.image_processor(images=list(images), return_tensors="pt"))
         return features, self._texts_for_sizes(tuple((image.height, image.width) for image in images))
 
-    def _image_texts(self, sizes: Sequence[ImageSize]) -> list[str]:
-        patches = [self.processor.image_processor.get_number_of_image_patches(*size) for size in sizes]
-        inputs = {"image_grid_thw": torch.tensor([[1, 1, count] for count in patches])}  # only the product is used
-        return [self.processor.replace_image_token(inputs, index) for index in range(len(sizes))]
 
-
-class QwenVLModel(ChatModel[QwenOptions]):
+class QwenVLModel(GridModel[QwenOptions]):
     """Base class of the plugins of Qwen-VL models."""
 
     loaded_class = LoadedQwenVL
-
-    def _small_processor(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> Processor:
-        images = Qwen2VLImageProcessorPil(
-            patch_size=small.patch,
-            temporal_patch_size=TEMPORAL_PATCH,
-            size={"shortest_edge": small.min_pixels, "longest_edge": small.max_pixels},
-        )
-        return self._assemble(images, tokenizer)
-
-    def _with_options(self, processor: Processor) -> Processor:
-        size = dict(processor.image_processor.size)
-        size["shortest_edge"] = self._options.min_pixels or size["shortest_edge"]
-        size["longest_edge"] = self._options.max_pixels or size["longest_edge"]
-        if size["shortest_edge"] > size["longest_edge"]:
-            raise SpecError(
-                f"the minimum of {size['shortest_edge']} pixels exceeds the maximum of "
-                f"{size['longest_edge']} pixels; set both model.min_pixels and model.max_pixels",
-                path=("model",),
-            )
-        processor.image_processor.size = size
-        return processor
+    image_processor_class = Qwen2VLImageProcessorPil
 
 
 def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -159,16 +82,6 @@ def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         "vision_start_token_id": special[VISION_START],
         "vision_end_token_id": special[VISION_END],
     }
-
-
-def mrope_text_config(small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return the configuration of a small language model with multimodal rotary positions (time, height, width)."""
-    # There are half as many frequencies as units in a head; the axes get equal shares as far as possible.
-    frequencies = small.text_width // small.text_heads // 2
-    third = frequencies // 3
-    section = [frequencies - 2 * third, third, third]
-    rotary = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": section}
-    return {**text_config(small, tokenizer), "rope_parameters": rotary}
 
 
 class Qwen2VLModel(QwenVLModel[Qwen2VLOptions]):

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from plugins.model.chat.precomputed_image_features import IMAGE_FEATURES, to_encoder_outputs
+from plugins.model.chat.precomputed_image_features import IMAGE_FEATURES, PIXEL_INPUTS, to_encoder_outputs
 from plugins.model.chat.segment_attention import PACKED_ATTENTION
 from runner.records import IGNORED
 from runner.stages import Features
@@ -53,18 +53,23 @@ def _pad_to(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 
 def pack_samples(batch: Sequence[Features], module: Any) -> dict[str, Any]:
-    """Pack encoded samples into one row without padding, for a model whose positions have three axes.
+    """Pack encoded samples into one row without padding.
 
-    Positions are those of each sample alone. Flash attention recognizes the samples by a fourth axis that restarts with
-    each sample, as defined by transformers; `packed_attention` by `sample_lengths`.
+    Positions are those of each sample alone. Flash attention recognizes the samples by positions that restart with
+    each sample, which are a fourth axis if positions have three, as defined by transformers; `packed_attention` by
+    `sample_lengths`.
 
     Args:
         batch: Samples with `input_ids`, `labels` and `mm_token_type_ids` (length,), and optionally `image_grid_thw` and
             `pixel_values` or image features.
-        module: The model; its base model computes the positions (`get_rope_index`).
+        module: The model; if its positions have three axes, its base model computes them (`get_rope_index`).
     """
     lengths = [len(sample["input_ids"]) for sample in batch]
-    positions = torch.cat([_positions(sample, module.base_model) for sample in batch], dim=-1)
+    restarting = torch.cat([torch.arange(length) for length in lengths])
+    has_axes = hasattr(module.base_model, "get_rope_index")
+    positions = restarting[None]
+    if has_axes:
+        positions = torch.cat([_positions(sample, module.base_model) for sample in batch], dim=-1)
     row: dict[str, Any] = {
         "input_ids": torch.cat([sample["input_ids"] for sample in batch])[None],
         "labels": torch.cat([_labels(sample) for sample in batch])[None],
@@ -72,11 +77,10 @@ def pack_samples(batch: Sequence[Features], module: Any) -> dict[str, Any]:
     if module.config.get_text_config()._attn_implementation == PACKED_ATTENTION:
         row |= {"position_ids": positions, "sample_lengths": lengths}
     else:
-        indices = torch.cat([torch.arange(length) for length in lengths]).expand(1, 1, -1)
-        row["position_ids"] = torch.cat([indices, positions])
-    for name in ("pixel_values", IMAGE_FEATURES, "image_grid_thw"):
+        row["position_ids"] = torch.cat([restarting.expand(1, 1, -1), positions]) if has_axes else positions
+    for name in (*PIXEL_INPUTS, IMAGE_FEATURES):
         if tensors := [sample[name] for sample in batch if name in sample]:
-            row[name] = torch.cat(tensors)
+            row[name] = _concatenate(tensors)
     return to_encoder_outputs(row, module.config.get_text_config().hidden_size)
 
 

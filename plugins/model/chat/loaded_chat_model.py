@@ -18,6 +18,7 @@ from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
 from plugins.model.chat.batching import collate
+from plugins.model.chat.precomputed_image_features import FrozenVisionTower, to_encoder_outputs
 from plugins.model.chat.processor_and_images import (
     ImageSize,
     Processor,
@@ -70,6 +71,9 @@ class LoadedChatModel(ABC):
     needs_right_padding_mask = False
     """Whether padding on the right needs a mask. Causal attention ignores it, and without a mask its kernels skip half
     of the work."""
+
+    takes_features_in_parts = True
+    """Whether the model takes precomputed image features as a sequence of tensors, or as one tensor."""
 
     def __init__(self, module: PreTrainedModel, processor: Processor) -> None:
         """Store module and processor; the tokenizer contains the chat template.
@@ -225,7 +229,7 @@ class LoadedChatModel(ABC):
         target, suffix = self._template.encode_text(rendered.target), self._template.encode_text(target_suffix)
         return [*target, self._template.turn_end, *suffix]
 
-    def collate(self, batch: Sequence[Features], padding_side: Literal["left", "right"]) -> Features:
+    def collate(self, batch: Sequence[Features], padding_side: Literal["left", "right"]) -> dict[str, Any]:
         """Pad and stack encoded samples; see `VisionLanguageModel.collate`.
 
         Returns:
@@ -236,7 +240,10 @@ class LoadedChatModel(ABC):
         # Padding is masked, so a tokenizer without a padding token may use any token.
         padding = self._tokenizer.pad_token_id if self._tokenizer.pad_token is not None else self._template.turn_end
         fills = {"input_ids": padding, "labels": IGNORED, **dict.fromkeys(self._token_types, 0)}
-        return collate(batch, fills, padding_side, masked=padding_side == "left" or self.needs_right_padding_mask)
+        masked = padding_side == "left" or self.needs_right_padding_mask
+        inputs = collate(batch, fills, padding_side, masked=masked)
+        width = self.module.config.get_text_config().hidden_size
+        return to_encoder_outputs(inputs, width, in_parts=self.takes_features_in_parts)
 
     def pack(self, batch: Sequence[Features]) -> dict[str, Any]:
         """Concatenate samples into one row; see `VisionLanguageModel.pack`. Families that pack override this."""
@@ -244,7 +251,8 @@ class LoadedChatModel(ABC):
 
     def frozen_vision(self) -> FrozenVisionEncoder | None:
         """Return the vision encoder if it is frozen; see `VisionLanguageModel.frozen_vision`."""
-        return None
+        vision = FrozenVisionTower(self.module) if self.replaces_pixels else None
+        return vision if vision is not None and vision.is_cacheable else None
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Decode generated tokens without special tokens, and without any other clean-up."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from inspect import signature
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ IMAGE_FEATURES = "image_features"
 """Entry of an encoded sample with features instead of pixels: (image tokens, width); a multiple of the width if inner
 layers get features too."""
 
+PIXEL_INPUTS = ("pixel_values", "pixel_attention_mask", "image_grid_thw")
+"""Entries of an encoded sample from which a vision tower computes features."""
+
 
 class FrozenVisionTower:
     """A copy of a model's vision tower and merger that shares its weights; see `FrozenVisionEncoder`.
@@ -33,6 +37,8 @@ class FrozenVisionTower:
         shared = {id(parameter): parameter for parameter in module.parameters()}
         self._base: Any = copy.deepcopy(module.base_model, {**shared, id(decoder): nn.Identity()}).eval()
         self._device = module.device
+        compute: Any = self._base.get_image_features
+        self._inputs = [name for name in PIXEL_INPUTS if name in signature(compute).parameters]
 
     @property
     def is_cacheable(self) -> bool:
@@ -61,11 +67,13 @@ class FrozenVisionTower:
         """Replace a sample's pixels by features; see `FrozenVisionEncoder.replace_pixels`."""
         if "pixel_values" not in features:
             return features
-        pixels, grid = (features[name].to(self._device) for name in ("pixel_values", "image_grid_thw"))
-        outputs = self._base.get_image_features(pixels, grid, return_dict=True)
+        inputs = {name: features[name].to(self._device) for name in self._inputs if name in features}
+        outputs = self._base.get_image_features(**inputs, return_dict=True)
         levels = [outputs.pooler_output, *getattr(outputs, "deepstack_features", ())]
-        image_features = torch.cat([torch.cat(level) for level in levels], dim=-1)
-        others = {name: tensor for name, tensor in features.items() if name != "pixel_values"}
+        image_features = torch.cat([torch.cat(tuple(level)) for level in levels], dim=-1)
+        # The positions of image tokens depend on the grid.
+        replaced = set(inputs) - {"image_grid_thw"}
+        others = {name: tensor for name, tensor in features.items() if name not in replaced}
         return {**others, IMAGE_FEATURES: image_features.cpu()}
 
 
@@ -75,20 +83,21 @@ def _differs_in_training(layer: nn.Module) -> bool:
     return isinstance(layer, _BatchNorm) or any(rates) or (isinstance(layer, _DropoutNd) and layer.p > 0)
 
 
-def to_encoder_outputs(inputs: dict[str, Any], width: int) -> dict[str, Any]:
+def to_encoder_outputs(inputs: dict[str, Any], width: int, *, in_parts: bool = True) -> dict[str, Any]:
     """Convert precomputed image features to the argument that transformers' models accept.
 
     Args:
         inputs: Arguments of the forward pass, changed in place; may contain the concatenated `IMAGE_FEATURES` of all
             samples.
         width: Hidden size of the language model.
+        in_parts: Whether the model concatenates a sequence of tensors; some families take one tensor instead.
     """
     if IMAGE_FEATURES in inputs:
         first, *inner = torch.split(inputs.pop(IMAGE_FEATURES), width, dim=-1)
         # Transformers annotates single tensors, but concatenates sequences of tensors.
         inputs["mm_encoder_outputs"] = {
             "image": BaseModelOutputWithDeepstackFeatures(
-                pooler_output=(first,),  # type: ignore[arg-type]
+                pooler_output=(first,) if in_parts else first,  # type: ignore[arg-type]
                 deepstack_features=[(level,) for level in inner],  # type: ignore[misc]
             )
         }

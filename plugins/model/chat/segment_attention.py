@@ -11,10 +11,11 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.flash_attention import flash_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.utils.generic import is_flash_attention_requested
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 try:
@@ -68,6 +69,18 @@ def _layout(lengths: tuple[int, ...], device: torch.device) -> _Layout:
         boundaries = torch.tensor(starts, dtype=torch.int32).to(device)
     batches = tuple((number, length) for length, number in numbers.items())
     return _Layout(batches, order, restore, boundaries, max(lengths))
+
+
+def use_packed_attention(module: PreTrainedModel) -> bool:
+    """Let the language model of a model compute attention within the samples of a row, if it uses `sdpa`.
+
+    Returns:
+        Whether the attention implementation supports packing; eager attention does not.
+    """
+    language = module.config.get_text_config()
+    if language._attn_implementation == "sdpa":
+        module.set_attn_implementation({"text_config": PACKED_ATTENTION})
+    return language._attn_implementation == PACKED_ATTENTION or is_flash_attention_requested(language)
 
 
 def segment_attention(

@@ -16,7 +16,7 @@ from transformers.vision_utils import (
     get_vision_window_index,
 )
 
-from plugins.model.chat.segment_attention import PACKED_ATTENTION, VISION_ATTENTION
+from plugins.model.chat.segment_attention import VISION_ATTENTION, use_packed_attention
 
 
 def prepare_attention(module: PreTrainedModel) -> bool:
@@ -29,15 +29,14 @@ def prepare_attention(module: PreTrainedModel) -> bool:
         Whether the attention implementation supports packing; eager attention does not.
     """
     if module.config.get_text_config()._attn_implementation == "sdpa":
-        module.set_attn_implementation({"text_config": PACKED_ATTENTION, "vision_config": VISION_ATTENTION})
-    language = module.config.get_text_config()
+        module.set_attn_implementation({"vision_config": VISION_ATTENTION})
     tower: Any = module.base_model.visual
     if is_flash_attention_requested(tower.config):
         tower.register_forward_pre_hook(_add_host_inputs, with_kwargs=True)
     projection = tower.patch_embed.proj
     assert isinstance(projection, nn.Conv3d)
     projection.__class__ = PatchProjection
-    return language._attn_implementation == PACKED_ATTENTION or is_flash_attention_requested(language)
+    return use_packed_attention(module)
 
 
 def _add_host_inputs(tower: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:

@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 
 from plugins.generator.generator_options import TransformersOptions
 from plugins.generator.transformers import TransformersGenerator
+from plugins.model.chat.loaded_chat_model import LoadedChatModel
 from plugins.model.family_options import ImageTextToTextOptions
 from plugins.model.image_text_to_text import ImageTextToTextModel
 from plugins.optimizer.adamw import AdamWOptimizer
@@ -205,6 +206,43 @@ def test_the_images_of_a_sample_change_its_logits(model, pictured):
     with torch.no_grad():
         one, other = (model.module(**model.collate([model.encode(each)], "right")).logits for each in (sample, swapped))
     assert not torch.allclose(one[0, -1], other[0, -1])
+
+
+def test_packed_samples_are_computed_as_if_alone(model, pictured):
+    encoded = [model.encode(sample) for sample in pictured]
+    if not model.supports_packing:
+        with pytest.raises(NotImplementedError, match="does not support packing"):
+            LoadedChatModel.pack(model, encoded)
+        return
+    batch = [encoded[place] for place in (3, 0, 5, 1)]
+    row = model.pack(batch)
+    assert row["input_ids"].shape == (1, sum(len(each["input_ids"]) for each in batch))
+    del row["labels"]
+    with torch.no_grad():
+        packed = model.module(**row).logits[0].split([len(each["input_ids"]) for each in batch])
+        for logits, each in zip(packed, batch, strict=True):
+            alone = model.collate([each], "right")
+            del alone["labels"]
+            torch.testing.assert_close(logits, model.module(**alone).logits[0], atol=2e-4, rtol=2e-4)
+
+
+def test_features_that_replace_pixels_give_the_same_logits(family, pictured):
+    model = family.build()
+    model.module.eval().requires_grad_(False)
+    tower = model.frozen_vision()
+    assert (tower is not None) == model.replaces_pixels
+    encoded = [model.encode(sample) for sample in pictured]
+    made = [tower.replace_pixels(features) for features in encoded] if tower is not None else encoded
+    for features, replaced in zip(encoded, made, strict=True):
+        if tower is not None and "pixel_values" in features:
+            assert not any(name.startswith("pixel") for name in replaced)
+            assert len(replaced["image_features"]) == model.num_image_features(features)
+    with torch.no_grad():
+        expected, logits = (model.module(**model.collate(each, "right")).logits for each in (encoded, made))
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+        if model.supports_packing:
+            expected, logits = (model.module(**model.pack(each)).logits for each in (encoded, made))
+            torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_groups_named_after_parts_select_the_same_in_every_family(model):
