@@ -37,9 +37,29 @@ GENERIC_MODEL = "image_text_to_text"
 SPEC_SUFFIXES = (".yaml", ".yml", ".json")
 
 
+@dataclass(frozen=True)
+class CountedSample:
+    """A sample with its tokens.
+
+    Attributes:
+        sample: The sample.
+        images: The files of the images in its prompt, in order.
+        count: The tokens of its prompt and answer.
+    """
+
+    sample: Sample
+    images: Sequence[Path]
+    count: TokenCounts
+
+    def tokens_of(self, file: Path | None) -> int | None:
+        """The tokens of an image in the prompt; None if it is not shown, or the model does not tell."""
+        costs = dict(zip(self.images, self.count.by_image, strict=False))
+        return None if file is None else costs.get(file)
+
+
 def count_tokens(
     source: str, splits: Mapping[str, Sequence[Sample]], labels: Sequence[str], reporter: Reporter
-) -> list[TokenCounts]:
+) -> list[CountedSample]:
     """Count the tokens of every sample, prompt and answer, in the same way as `runner plan`.
 
     Args:
@@ -56,12 +76,37 @@ def count_tokens(
     model, adapter = _model_and_adapter(source, splits, labels)
     rendered = {split: [adapter.render_training(sample) for sample in samples] for split, samples in splits.items()}
     model_spec = create_plugin(model).meta_model(training_texts(rendered.get("train", [])))
-    counts = []
-    all_rendered = [sample for samples in rendered.values() for sample in samples]
-    for done, sample in enumerate(all_rendered, start=1):
-        counts.append(model_spec.count(sample))
-        reporter.progress(done, len(all_rendered))
-    return counts
+    counted = []
+    pairs = [pair for split in rendered for pair in zip(splits[split], rendered[split], strict=True)]
+    for done, (sample, prompt) in enumerate(pairs, start=1):
+        counted.append(CountedSample(sample, prompt.images, model_spec.count(prompt)))
+        reporter.progress(done, len(pairs))
+    return counted
+
+
+def costly_segments_warning(counted: Sequence[CountedSample]) -> str | None:
+    """Say how many segments cost more tokens than the main image of their sample; None if there are none.
+
+    Some families enlarge small images, or cut images with a certain ratio of the sides into many tiles.
+    """
+    costs = [
+        (segment_tokens, main_tokens, segment.image, each.sample)
+        for each in counted
+        if (main_tokens := each.tokens_of(each.sample.image)) is not None
+        for segment in each.sample.segments
+        if (segment_tokens := each.tokens_of(segment.image)) is not None
+    ]
+    costly = [cost for cost in costs if cost[0] > cost[1]]
+    if not costly:
+        return None
+    segment_tokens, main_tokens, file, sample = max(costly, key=lambda cost: (cost[0] - cost[1], cost[3].id))
+    assert file is not None
+    width, height = _image_size(file)
+    return (
+        f"{len(costly):,} of {len(costs):,} segments cost more tokens than the main image of their sample. In "
+        f"{sample.id}, a segment of {width} x {height} pixels has {segment_tokens:,} tokens, and the main image "
+        f"{main_tokens:,}. Limit the size of images in the section model (docs/models.md)"
+    )
 
 
 def _model_and_adapter(
@@ -107,7 +152,7 @@ def describe_dataset(path: Path, model: str | None, reporter: Reporter) -> Datas
     Args:
         path: The folder of the data set.
         model: A spec, whose model and adapter are used, or a checkpoint (folder or hub name); None counts no tokens.
-        reporter: Receives the progress of counting tokens.
+        reporter: Receives the progress of counting tokens, and a warning if segments cost more than main images.
 
     Raises:
         DataError: The data set is missing or broken, or one of its images cannot be read.
@@ -120,7 +165,10 @@ def describe_dataset(path: Path, model: str | None, reporter: Reporter) -> Datas
     values: dict[str, Sequence[int]] = {**measure_samples(samples), **_measure_images(samples)}
     provenance = folder.description.get("provenance")
     source = provenance.get("source") if isinstance(provenance, dict) else None
-    tokens = count_tokens(model, splits, folder.labels, reporter) if model is not None else []
+    counted = count_tokens(model, splits, folder.labels, reporter) if model is not None else []
+    tokens = [each.count for each in counted]
+    if warning := costly_segments_warning(counted):
+        reporter.warn(warning)
     return DatasetStatistics(
         name=folder.description["name"],
         path=path,
@@ -128,7 +176,7 @@ def describe_dataset(path: Path, model: str | None, reporter: Reporter) -> Datas
         labels=folder.labels,
         counts={split: _counts(split_samples, folder.labels) for split, split_samples in splits.items()},
         total=_counts(samples, folder.labels),
-        values=values | _token_lengths(tokens),
+        values=values | _token_lengths(counted),
         published=PUBLISHED_STATISTICS.get(source) if isinstance(source, str) else None,
         model=model,
         estimated=any(count.estimated for count in tokens),
@@ -172,12 +220,17 @@ def _image_size(path: Path) -> tuple[int, int]:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
 
 
-def _token_lengths(counts: Sequence[TokenCounts]) -> dict[str, list[int]]:
-    if not counts:
+def _token_lengths(counted: Sequence[CountedSample]) -> dict[str, list[int]]:
+    if not counted:
         return {}
+    counts = [each.count for each in counted]
+    mains = [each.tokens_of(each.sample.image) for each in counted]
+    segments = [each.tokens_of(segment.image) for each in counted for segment in each.sample.segments]
     return {
         "tokens_text": [count.text for count in counts],
         "tokens_image": [count.image for count in counts],
+        "tokens_main_image": [number for number in mains if number is not None],
+        "tokens_segment": [number for number in segments if number is not None],
         "tokens_target": [count.target for count in counts],
         "tokens_total": [count.text + count.image + count.target for count in counts],
     }
@@ -205,6 +258,8 @@ MEASURE_TITLES = {
     "segment_height": "height of a segment, pixels",
     "tokens_text": "tokens of a prompt's text",
     "tokens_image": "tokens of a prompt's images",
+    "tokens_main_image": "tokens of a main image",
+    "tokens_segment": "tokens of a segment",
     "tokens_target": "tokens of an answer",
     "tokens_total": "tokens of a sample",
 }

@@ -24,9 +24,10 @@ import transformers
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from bench.docs_table import write_between
 from bench.model_matrix.checks import GENERAL_PLUGIN, check_type
 from bench.model_matrix.recipes import EXPLANATIONS, NOTES, RECIPES, UNTRIED
-from bench.model_matrix.table import write_table
+from bench.model_matrix.table import TABLE, table
 from plugins.model.tested_model_types import RESULTS_FILE, TypeResult, type_results
 
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"
@@ -78,7 +79,7 @@ def main() -> int:
         results = dict(sorted((dict(type_results()) | results).items())) if options.types else results
         content = {**versions, "types": {name: asdict(result) for name, result in results.items()}}
         RESULTS_FILE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        write_table(DOCS, results, versions)
+        write_between(DOCS, TABLE, table(results, versions))
         return 0
     return int(changed)
 

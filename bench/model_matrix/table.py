@@ -1,27 +1,13 @@
-"""Writes the table of model types into a page of the documentation, between two comments."""
+"""The tables of model types in the documentation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from plugins.model.tested_model_types import TypeResult
 
-BEGIN, END = "<!-- model types: begin -->", "<!-- model types: end -->"
-
-
-def write_table(page: Path, results: Mapping[str, TypeResult], versions: Mapping[str, str]) -> None:
-    """Replace the text between the two comments of a page.
-
-    Raises:
-        ValueError: The page does not have both comments.
-    """
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page} lacks the comments {BEGIN} and {END}")
-    page.write_text(f"{before}{BEGIN}\n{table(results, versions)}{END}{after}", encoding="utf-8")
+TABLE = "model types"
+"""Name of the tables in the comments of docs/models.md."""
 
 
 def table(results: Mapping[str, TypeResult], versions: Mapping[str, str]) -> str:

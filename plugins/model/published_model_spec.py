@@ -93,6 +93,7 @@ class PublishedModelSpec:
             image=sum(patches) // MERGE_SIZE**2,
             target=0 if rendered.target is None else estimate_tokens(rendered.target) + 1,
             estimated=True,
+            by_image=tuple(count // MERGE_SIZE**2 for count in patches),
         )
 
     def _num_patches(self, path: Path, sample: str) -> int:

@@ -159,6 +159,7 @@ class TokenCounts:
         target: Tokens of the answer with its end token: those that contribute to the loss.
         estimated: Whether text and target are estimated from the number of characters, because there is no tokenizer.
         shares_images: Whether an earlier example has the same images, so that what is encoded of them is stored once.
+        by_image: The image tokens of each image, in the order of the prompt; empty if the model does not tell.
     """
 
     text: int
@@ -166,6 +167,7 @@ class TokenCounts:
     target: int
     estimated: bool = False
     shares_images: bool = False
+    by_image: tuple[int, ...] = ()
 
 
 class FrozenVisionEncoder(Protocol):

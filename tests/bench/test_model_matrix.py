@@ -6,10 +6,11 @@ import pytest
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from bench.docs_table import marks, read_between, write_between
 from bench.model_matrix.__main__ import DOCS, check_or_explain
 from bench.model_matrix.checks import check_type
 from bench.model_matrix.recipes import RECIPES
-from bench.model_matrix.table import BEGIN, END, table, write_table
+from bench.model_matrix.table import TABLE, table
 from plugins.model.chat.loaded_chat_model import LoadedChatModel
 from plugins.model.image_text_to_text import LoadedImageTextToText
 from plugins.model.tested_model_types import RESULTS_FILE, TypeResult, type_results
@@ -20,7 +21,7 @@ QUICK = ["aya_vision", "gemma3", "llava_next", "qwen2_5_vl", "qwen3_5"]
 def test_the_results_cover_every_type_of_the_tested_version_and_stand_in_the_docs():
     content = json.loads(RESULTS_FILE.read_text())
     versions = {package: content[package] for package in ("transformers", "torch")}
-    assert table(type_results(), versions) == DOCS.read_text().partition(BEGIN + "\n")[2].partition(END)[0]
+    assert table(type_results(), versions) == read_between(DOCS, TABLE)
     assert sum(each.result == "passes" for each in type_results().values()) >= 30
     assert all(each.detail for each in type_results().values() if each.result != "passes")
     if transformers.__version__ == versions["transformers"]:
@@ -29,14 +30,15 @@ def test_the_results_cover_every_type_of_the_tested_version_and_stand_in_the_doc
 
 def test_a_page_without_the_comments_is_not_written(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    write_table(page, {"llava": TypeResult("refused", "x", "a <b> | c")}, {"torch": "2"})
-    assert page.read_text().startswith(f"before\n{BEGIN}\nTested with torch 2: 0 of 1 types pass.")
+    begin, end = marks(TABLE)
+    page.write_text(f"before\n{begin}old\n{end}\nafter\n")
+    write_between(page, TABLE, table({"llava": TypeResult("refused", "x", "a <b> | c")}, {"torch": "2"}))
+    assert page.read_text().startswith(f"before\n{begin}Tested with torch 2: 0 of 1 types pass.")
     assert "| `llava` | a &lt;b> \\| c |" in page.read_text()
-    assert page.read_text().endswith(f"{END}\nafter\n")
+    assert page.read_text().endswith(f"{end}\nafter\n")
     page.write_text("nothing")
     with pytest.raises(ValueError, match="lacks the comments"):
-        write_table(page, {}, {})
+        write_between(page, TABLE, "")
 
 
 @pytest.mark.slow

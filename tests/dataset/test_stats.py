@@ -107,6 +107,41 @@ def test_tokens_are_those_that_the_plan_counts(folder, reporter):
     assert reporter.done[-1] == (4, 4)
 
 
+@pytest.fixture
+def high_segments(tmp_path):
+    """Two samples with square pictures; the segments of one are twice as high as wide, those of the other square."""
+    path = tmp_path / "high"
+    with publish_atomically(path) as unfinished:
+
+        def sample(number, segment_size):
+            image, cut = unfinished.images / f"{number}.png", unfinished.segments / f"{number}-a.png"
+            Image.new("RGB", (60, 60)).save(image)
+            Image.new("RGB", segment_size).save(cut)
+            segments = (Segment("a", cut, "Ada", (0, 0, *segment_size)),)
+            return Sample(f"s{number}", "Ada in Rome", image, "a word", (Entity("person", "Ada"),), segments)
+
+        splits = {"train": [sample(1, (20, 40)), sample(2, (30, 30))], "test": []}
+        unfinished.write_dataset("mmre", ["person", "location"], splits, {})
+    return path
+
+
+@pytest.mark.parametrize(("family", "number"), [("internvl", 1), ("qwen2_5_vl", 0)])
+def test_segments_that_cost_more_than_their_main_image_are_named(high_segments, reporter, family, number):
+    """InternVL cuts a narrow image into tiles, however small it is."""
+    spec = high_segments.parent / "tiny.yaml"
+    spec.write_text(SPEC.replace("qwen2_5_vl", family))
+    figures = describe_dataset(high_segments, str(spec), reporter)
+    mains, segments = figures.values["tokens_main_image"], figures.values["tokens_segment"]
+    assert sum(mains) + sum(segments) == sum(figures.values["tokens_image"])
+    assert sum(segment > main for segment, main in zip(segments, mains, strict=True)) == number
+    warnings = [
+        f"1 of 2 segments cost more tokens than the main image of their sample. In s1, a segment of 20 x 40 pixels has "
+        f"{segments[0]} tokens, and the main image {mains[0]}. Limit the size of images in the section model "
+        "(docs/models.md)"
+    ]
+    assert reporter.warnings == warnings[:number]
+
+
 def test_tokens_for_a_checkpoint_that_cannot_be_had_are_estimated(folder, reporter, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     figures = describe_dataset(folder, "Qwen/Qwen2.5-VL-7B-Instruct", reporter)

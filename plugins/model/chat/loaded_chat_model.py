@@ -282,7 +282,10 @@ class LoadedChatModel(ABC):
         texts = self._texts_by_size(rendered)
         prompt, run_lengths = self._cached_prompt(replace(rendered, target=None), tuple(texts))
         return TokenCounts(
-            text=len(prompt) - len(run_lengths), image=sum(run_lengths), target=len(self._answer(rendered, ""))
+            text=len(prompt) - len(run_lengths),
+            image=sum(run_lengths),
+            target=len(self._answer(rendered, "")),
+            by_image=tuple(text.count(self._image_token) for text in texts),
         )
 
     def save(self, folder: Path, precision: str) -> None:

@@ -65,7 +65,8 @@ def test_image_tokens_are_the_features_of_the_real_vision_tower(model, pictured)
 def test_tokens_are_counted_without_reading_pixels(model, pictured):
     for sample in pictured:
         features, count = model.encode(sample), model.count(sample)
-        assert count.image == model.num_image_features(features)
+        assert count.image == sum(count.by_image) == model.num_image_features(features)
+        assert len(count.by_image) == len(sample.images)
         assert count.target == int((features["labels"] != -100).sum())
         assert count.text + count.image + count.target == len(features["input_ids"])
 
