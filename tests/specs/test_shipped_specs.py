@@ -7,9 +7,11 @@ import jsonschema
 import pytest
 import yaml
 
+from bench.families import families
+from runner.resolved_plan import create_plugin
 from runner.spec.dataset_spec import DatasetSpec
 from runner.spec.experiment_spec import ExperimentSpec
-from runner.spec.load import load_any
+from runner.spec.load import load_any, load_spec
 from runner.spec.schema import spec_schema
 
 SPECS = Path(__file__).parent.parent.parent / "specs"
@@ -53,3 +55,14 @@ def test_schema_accepts_the_spec_and_rejects_unknown_options(shipped):
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_stored_schemas_match_the_plugins(name):
     assert json.loads((SPECS / name).read_text()) == spec_schema(SCHEMAS[name]), "run `make schema`"
+
+
+@pytest.mark.parametrize("family", families())
+def test_the_groups_of_the_demo_fit_every_family(family):
+    """With `model.type` alone, the demo trains another family; `python -m bench.families` does so."""
+    spec = load_spec(SPECS / "tiny_mmre.yaml", [f"model.type={family}"]).spec
+    module = create_plugin(spec.model).model_spec(["Who is this?"] * 8).module
+    rows = create_plugin(spec.optimizer).prepare(module, 0)
+    assert {row.name for row in rows} == {name for name, _ in module.named_parameters()}
+    assert all(row.trainable for row in rows)
+    assert {"patches", "embeddings", "head", "norms", "biases", "matrices"} <= {row.group for row in rows}
