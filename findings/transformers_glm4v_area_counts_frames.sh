@@ -7,9 +7,9 @@
 # the area of a token, therefore gives half of the tokens. With the files of GLM-4.1V-9B (`longest_edge: 9633792`), an image
 # has at most 6,144 tokens of 28 x 28 pixels, not 12,288. For an image of 4000 x 3000 and three limits, seen on 2026-12-01:
 #
-#     longest_edge 1003520: Qwen2-VL 1258 tokens, GLM-4.1V 609
-#     longest_edge 4816896: Qwen2-VL 6030 tokens, GLM-4.1V 3024
-#     longest_edge 9633792: Qwen2-VL 12160 tokens, GLM-4.1V 6030
+#     longest_edge 1003520: Qwen2-VL 1230 tokens, GLM-4.1V 609
+#     longest_edge 4816896: Qwen2-VL 6030 tokens, GLM-4.1V 3072
+#     longest_edge 9633792: Qwen2-VL 12288 tokens, GLM-4.1V 6030
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -34,8 +34,8 @@ for longest_edge in (1_003_520, 4_816_896, 9_633_792):
 PYTHON
 "$folder/venv/bin/python" "$folder/tokens.py" | tee "$folder/seen"
 cat > "$folder/expected" <<'TEXT'
-longest_edge 1003520: Qwen2-VL 1258 tokens, GLM-4.1V 609
-longest_edge 4816896: Qwen2-VL 6030 tokens, GLM-4.1V 3024
-longest_edge 9633792: Qwen2-VL 12160 tokens, GLM-4.1V 6030
+longest_edge 1003520: Qwen2-VL 1230 tokens, GLM-4.1V 609
+longest_edge 4816896: Qwen2-VL 6030 tokens, GLM-4.1V 3072
+longest_edge 9633792: Qwen2-VL 12288 tokens, GLM-4.1V 6030
 TEXT
 diff "$folder/expected" "$folder/seen"
