@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
@@ -24,13 +23,9 @@ from plugins.model.qwen2_5_vl_published_sizes import (
     PublishedSize,
     published_config,
 )
+from plugins.model.token_estimate import estimate_tokens
 from runner.records import Rendered
 from runner.stages import TokenCounts
-
-CHARACTERS_PER_TOKEN = 4.0
-"""Estimate for a vocabulary of 150,000 tokens: English prose has about 4.5 characters per token; the names, tags and
-links of tweets have about 3. Prompts and answers here are mostly prose."""
-
 
 CONVERSATION_OVERHEAD, EXAMPLE_OVERHEAD = 19, 10
 """Tokens that the published template adds: for prompt and answer with the system message, and for each example."""
@@ -77,7 +72,7 @@ class PublishedModelSpec:
         )
 
     def count(self, rendered: Rendered) -> TokenCounts:
-        """Count image tokens from image sizes, and estimate text tokens from the number of characters.
+        """Count image tokens from image sizes, and estimate text tokens from the characters of each script.
 
         Raises:
             DataError: An image cannot be used.
@@ -120,8 +115,3 @@ def published_model_spec(
         if size is None
         else PublishedModelSpec(size, min_pixels or MIN_PIXELS, max_pixels or MAX_PIXELS, attention)
     )
-
-
-def estimate_tokens(text: str) -> int:
-    """Estimate the number of tokens of a text from its number of characters."""
-    return math.ceil(len(text) / CHARACTERS_PER_TOKEN)

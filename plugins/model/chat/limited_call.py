@@ -27,13 +27,18 @@ class LimitError(Exception):
     """A call failed, or exceeded a limit."""
 
 
+class RaisedError(LimitError):
+    """The function raised an exception, within its limits."""
+
+
 def call_with_limits(function: Callable[[], str]) -> str:
     """Call a function in a fork of this process, and return the text that it returns.
 
     The function must need no locks that other threads of this process may hold, and no GPU.
 
     Raises:
-        LimitError: The function raised an exception, or exceeded a limit; the message says what happened.
+        RaisedError: The function raised an exception; the message contains its name and text.
+        LimitError: The function exceeded a limit; the message says which.
     """
     reader, writer = os.pipe()
     process = os.fork()
@@ -52,7 +57,7 @@ def call_with_limits(function: Callable[[], str]) -> str:
     except ValueError as error:  # the kernel ended the process in the middle
         raise LimitError(f"it takes more than {CPU_SECONDS} seconds, or more memory than it may use") from error
     if kind == "error":
-        raise LimitError(text)
+        raise RaisedError(text)
     return str(text)
 
 

@@ -22,6 +22,7 @@ from transformers import (
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from plugins.model.chat.find_checkpoint import read_json
+from plugins.model.chat.settled_template import settle_template
 from plugins.model.model_options_and_small_sizes import END_OF_TEXT, TURN_END, ChatFormat
 from runner.errors import DataError, RequirementError
 from runner.images import open_image, read_upright_size
@@ -210,7 +211,7 @@ def create_processor(processor_class: type[ProcessorMixin], parts: Mapping[str, 
 
 
 def load_processor(processor_class: type[ProcessorMixin], folder: Path) -> Processor:
-    """Load a checkpoint's processor, and set its chat template in its tokenizer too.
+    """Load a checkpoint's processor, and set its chat template, settled, in its tokenizer too.
 
     Images are always resized by Pillow, because other libraries compute other pixels.
 
@@ -235,6 +236,7 @@ def load_processor(processor_class: type[ProcessorMixin], folder: Path) -> Proce
     template = processor.chat_template or processor.tokenizer.chat_template
     # If there are several templates, the one for plain chats is called `default`.
     default = template.get("default") if isinstance(template, dict) else template
+    default = settle_template(default) if isinstance(default, str) else default
     processor.chat_template = processor.tokenizer.chat_template = default
     return processor
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import count
 
 from transformers import PreTrainedTokenizerBase, TokenizersBackend
 from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
-from plugins.model.chat.limited_call import LimitError, call_with_limits
+from plugins.model.chat.limited_call import LimitError, RaisedError, call_with_limits
 from plugins.model.model_options_and_small_sizes import is_own_template
 from runner.errors import PluginError, RequirementError
 from runner.records import ImagePart, Rendered, TextPart
@@ -24,6 +24,9 @@ _MARKER = re.compile("[\U000f0000\U000f0001]")
 
 TOKEN_CACHE_SIZE = 64
 """Number of cached tokenizations: a sample is encoded several times in a row, to check, count and train."""
+
+_SERIALIZED = re.compile(f"[\"']text[\"']: [\"']{_SLOT.pattern}")
+"""A placeholder in a rendered template that writes the parts of a content as a list, instead of their texts."""
 
 PartKinds = tuple[tuple[bool, ...], ...]
 """For each turn of a conversation, whether its parts are images. User and assistant turns alternate."""
@@ -59,8 +62,9 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self._image_mark = image_mark
         self._templates: dict[PartKinds, str] = {}
+        self._string_roles: frozenset[str] = frozenset()
         self._cached_text_tokens = lru_cache(TOKEN_CACHE_SIZE)(self._text_tokens)
-        end = self._find_turn_end()
+        end = self._find_turn_end(self._render_answered())
         mark_as_special(tokenizer, image_mark, end)
         self.turn_end = tokenizer.get_added_vocab()[end]
         self._control_tokens = _match_any(special_tokens(tokenizer))
@@ -161,17 +165,11 @@ class ChatTemplate:
             RequirementError: The template is not valid, or exceeds a limit.
         """
         slots = (f"{_SLOT_BEGIN}{index}\ue001" for index in range(sum(len(parts) for _, parts in turns)))
-        conversation = [
-            {
-                "role": role,
-                "content": [{"type": "image"} if image else {"type": "text", "text": next(slots)} for image in parts],
-            }
-            for role, parts in turns
-        ]
+        conversation = [{"role": role, "content": self._content(role, parts, slots)} for role, parts in turns]
 
         def render() -> str:
             text = self.tokenizer.apply_chat_template(
-                conversation,  # type: ignore[arg-type]  # parts of a content are dictionaries, not strings
+                conversation,  # type: ignore[arg-type]  # a content may be a list of parts
                 tokenize=False,
                 add_generation_prompt=answer_follows,
             )
@@ -188,8 +186,39 @@ class ChatTemplate:
                 "another checkpoint"
             ) from error
 
-    def _find_turn_end(self) -> str:
-        conversation = self._render((("user", (False,)), ("assistant", (False,))), answer_follows=False)
+    def _content(self, role: str, parts: Sequence[bool], slots: Iterator[str]) -> str | list[dict[str, str]]:
+        """Return the content of a turn: a list of its parts, or one string if the template needs that for the role."""
+        if role in self._string_roles and not any(parts):
+            return "".join(next(slots) for _ in parts)
+        return [{"type": "image"} if image else {"type": "text", "text": next(slots)} for image in parts]
+
+    def _render_answered(self) -> str:
+        """Render a question and its answer, and find out which roles need a string as content.
+
+        The templates of some vision-language models, such as GLM-4.1V's, read the parts of a user's turn, but write
+        the content of an assistant's turn as it is.
+
+        Raises:
+            RequirementError: The template is not valid, or does not write question and answer once.
+        """
+        problem: RequirementError | None = None
+        for roles in ((), ("assistant",), ("user",), ("assistant", "user")):
+            self._string_roles = frozenset(roles)
+            try:
+                conversation = self._render((("user", (False,)), ("assistant", (False,))), answer_follows=False)
+            except RequirementError as error:
+                if not isinstance(error.__cause__, RaisedError):
+                    raise
+                problem = problem or error
+                continue
+            if _SLOT.findall(conversation) == ["0", "1"] and not _SERIALIZED.search(conversation):
+                return conversation
+        raise problem or RequirementError(
+            "model.checkpoint: its chat template drops, repeats or moves the text of a question or of an answer; use "
+            "the template of a chat model"
+        )
+
+    def _find_turn_end(self, conversation: str) -> str:
         after_answer = _SLOT.split(conversation)[-1].lstrip()
         match = _match_any(self.tokenizer.get_added_vocab()).match(after_answer)
         end = match[0] if match else self.tokenizer.eos_token

@@ -182,3 +182,52 @@ def test_only_templates_of_this_project_count_as_own(image):
 def test_a_call_with_limits_returns_the_text():
     text = "é\ue000" * 100_000
     assert limited_call.call_with_limits(lambda: text) == text
+
+
+STRING_ANSWERS = (
+    f"{END_OF_TEXT}{{% for message in messages %}}<{{{{ message.role }}}}>"
+    "{% if message.role == 'assistant' or message.content is string %}{{ message.content }}"
+    "{% else %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+"""As the template of GLM-4.1V: it reads the parts of a user's turn, and writes an assistant's content as it is."""
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        STRING_ANSWERS,
+        STRING_ANSWERS.replace("{{ message.content }}", "{{ message.content + '' }}"),  # a list raises an exception
+        STRING_ANSWERS.replace(
+            "{{ message.content }}", "{{ message.content if message.content is string else message.content | tojson }}"
+        ),
+    ],
+    ids=["written", "added", "serialized"],
+)
+def test_a_template_may_take_answers_as_strings(template):
+    made = ChatTemplate(_tokenizer(template), "<image>")
+    assert made.turn_end == made.tokenizer.eos_token_id  # and not the token at the beginning of the conversation
+    shown = _sample(None, "Who?", examples=(_sample(None, "Who is it?", target="It is Jan."),))
+    ids = made.encode_prompt(shown, ["<image>"] * 2)
+    assert made.tokenizer.decode(ids) == (
+        f"{END_OF_TEXT}<user><image>Who is it?<assistant>It is Jan.<user><image>Who?<assistant>"
+    )
+
+
+def test_a_template_of_a_text_model_takes_texts():
+    template = "{% for message in messages %}{{ message.role + ': ' + message.content + '\\n' }}{% endfor %}"
+    made = ChatTemplate(_tokenizer(template), "<image>")
+    shown = _sample("Who ", "is it?", examples=(_sample("Who?", target="It is Jan."),))
+    assert (
+        made.tokenizer.decode(made.encode_prompt(shown, [])) == "user: Who?\nassistant: It is Jan.\nuser: Who is it?\n"
+    )
+    with pytest.raises(RequirementError, match="cannot be rendered: TypeError"):
+        made.encode_prompt(_sample(None, "Who?"), ["<image>"])
+
+
+@pytest.mark.parametrize("content", ["", "{{ message.content }}{{ message.content }}"])
+def test_a_template_without_the_answer_is_refused(content):
+    template = f"{{% for message in messages %}}{{% if message.role == 'user' %}}x{{% else %}}{content}{{% endif %}}"
+    with pytest.raises(RequirementError, match="drops, repeats or moves"):
+        ChatTemplate(_tokenizer(template + "{% endfor %}"), "<image>")

@@ -4,9 +4,9 @@ import pytest
 from PIL import Image
 
 from plugins.model.family_options import Qwen25VLOptions
-from plugins.model.published_model_spec import CHARACTERS_PER_TOKEN
 from plugins.model.qwen2_5_vl_published_sizes import PUBLISHED_SIZES
 from plugins.model.qwen_vl import Qwen25VLModel
+from plugins.model.token_estimate import LATIN_CHARACTERS_PER_TOKEN
 from runner.errors import DataError, RequirementError
 from runner.records import ImagePart, Rendered, TextPart
 
@@ -46,7 +46,7 @@ def test_images_are_counted_and_text_is_estimated(meta_model, tmp_path):
     assert count.estimated
     plain = model_spec.count(Rendered("1", (TextPart("word" * 100),), None))
     assert count.text - plain.text == 2 * len(images)
-    assert plain.text == pytest.approx(400 / CHARACTERS_PER_TOKEN, abs=25)
+    assert plain.text == pytest.approx(400 / LATIN_CHARACTERS_PER_TOKEN, abs=25)
     assert (count.target, plain.target) == (11, 0)
     shown = Rendered("2", rendered.content, rendered.target, (rendered,))
     assert model_spec.count(shown).image == 2 * count.image
