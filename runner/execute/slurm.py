@@ -32,13 +32,15 @@ RESOURCES = ("--nodes", "--gpus-per-node", "--exclusive")
 """Options in the script's `#SBATCH` lines that the spec decides."""
 
 RAY_BYTES = 2 * 10**9
-"""Main memory that a node needs beside the workers: Ray's processes and the launch took 1.3 GB together."""
+"""Main memory that a node needs beside its workers. `sacct` counted (MaxRSS) 0.3 GB for a launch, and 2.0 GB for Ray on
+the first node together with a small worker, of which the worker has some 0.5 GB."""
 
 GPU_OPTIONS = {"--gpus-per-node", "--gpus", "--gpus-per-task", "--gpus-per-socket", "--gres", "-G"}
 CORE_OPTIONS = {"--cpus-per-task", "--cpus-per-gpu", "--exclusive", "-c"}
 MEMORY_OPTIONS = {"--mem", "--mem-per-cpu", "--mem-per-gpu"}
 NODE_OPTIONS = {"--nodes", "-N"}
-ARRAY_OPTIONS = {"--array", "-a"}
+OWN_OPTIONS = {"--array", "-a", "--output", "-o", "--chdir", "-D", "--wrap"}
+"""Options by which the record of a job would be wrong."""
 
 PENDING, RUNNING, ENDED, UNKNOWN = "pending", "running", "ended", "unknown"
 STATUSES = {
@@ -155,8 +157,11 @@ def submit(
     Raises:
         RequirementError: This machine has no Slurm, or `sbatch` refuses the job.
     """
-    if option_names(given) & ARRAY_OPTIONS:
-        raise RequirementError("--slurm submits one launch, and no job array: use `sbatch --array` with slurm.sbatch")
+    if refused := sorted(option_names(given) & OWN_OPTIONS):
+        raise RequirementError(
+            f"--slurm excludes {refused[0]}, because it submits one launch, whose output stays in the experiment's "
+            "folder; call `sbatch` itself with docs/cluster/slurm.sbatch"
+        )
     folder = storage / experiment / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     copy = folder / f"{experiment}-{secrets.token_hex(4)}.json"

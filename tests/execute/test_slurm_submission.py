@@ -163,7 +163,7 @@ def test_what_cannot_be_submitted_is_an_error_of_one_line(slurm, tmp_path):
         (("--slurm",), "Slurm refuses: sbatch: error: Requested node configuration is not available"),
         (("--slurm", "--local"), "--slurm excludes --local"),
         (("--slurm", "--rerun", "score"), "--slurm excludes --rerun: a job that returns"),
-        (("--slurm", "--", "--array=1-3"), "no job array"),
+        (("--slurm", "--", "--array=1-3"), "--slurm excludes --array"),
         (("--slurm", "--set", "tracker.uri=postgresql://me:secret@host/db"), "holds a password"),
         (("--", "--partition=gpu"), "options of sbatch need --slurm"),
     ]:
