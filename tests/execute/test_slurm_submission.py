@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.execute.slurm import RAY_BYTES, RESOURCES, option_names, resource_options, script_without_resources
+from runner.execute.slurm import (
+    RAY_BYTES,
+    RESOURCES,
+    check_slurm,
+    option_names,
+    resource_options,
+    script_without_resources,
+)
 from runner.spec.experiment_spec import ComputeOptions
 
 COMPUTE = st.builds(
@@ -173,6 +180,26 @@ def test_what_cannot_be_submitted_is_an_error_of_one_line(slurm, tmp_path):
         assert not list(slurm.folder.glob("runs/rack/slurm/*"))
     slurm.environment["PATH"] = str(tmp_path)
     assert "this machine has no `sbatch`" in slurm.run("launch", "rack.yaml", "--slurm").stderr
+
+
+def test_doctor_shows_the_partitions_of_a_login_node(slurm, monkeypatch):
+    monkeypatch.setenv("PATH", str(slurm.folder))
+    assert list(check_slurm()) == []
+    monkeypatch.setenv("PATH", slurm.environment["PATH"])
+    sinfo = slurm.folder / "bin" / "sinfo"
+    for text, level, expected in [
+        (
+            "echo 'gpu* 2 x 64 cores, 500000 MB, gpu:4'; echo 'cpu 9 x 32 cores, 90000 MB, (null)'",
+            "ok",
+            "gpu:4; cpu 9 x 32",
+        ),
+        ("echo 'sinfo: error: Unable to contact slurm controller' >&2; exit 1", "warning", "Unable to contact"),
+    ]:
+        sinfo.write_text(f"#!/bin/bash\n{text}\n")
+        sinfo.chmod(0o755)
+        [finding] = check_slurm()
+        assert (finding.topic, finding.level) == ("slurm", level)
+        assert expected in finding.text
 
 
 def test_the_script_passes_the_number_of_the_task_on(project):
