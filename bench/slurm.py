@@ -1,6 +1,6 @@
 """Disturbs launches on a real Slurm cluster of three nodes on this machine, and compares them with an undisturbed one.
 
-    python bench/slurm.py [--cases finish limit node cancel]
+    python bench/slurm.py [--cases finish limit node cancel stop array]
 
 It needs the rights of root and Debian's packages slurmctld, slurmd, slurm-client and munge; see
 tests/execute/slurm_cluster.py. Each case submits `docs/cluster/slurm.sbatch` as shipped, for a trial with two workers
@@ -10,6 +10,8 @@ on two nodes:
     limit   the time limit comes near in the training: the trial saves, goes back into the queue, and finishes
     node    the second node is killed in the training; Slurm puts the job back into the queue when it misses the node
     cancel  `scancel` in the training; the same launch is then submitted again
+    stop    the launch is submitted with `runner launch --slurm`, stopped with `runner stop`, and submitted again
+    array   two tasks of a job array with other names run at the same time, each on one node
 
 Prints one JSON document: for each case the seconds, how often Slurm started the job, and whether weights and metrics
 are those of the undisturbed launch. Exits with 1 if one differs.
@@ -52,6 +54,8 @@ STEPS_BEFORE = 12
 """Optimizer steps after which a training is disturbed, so that a checkpoint exists."""
 UNFINISHED = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "NODE_FAIL", "SUSPENDED"}
 MINUTES = 60.0
+NUM_TASKS = 2
+"""Tasks of the job array; each takes a node."""
 
 
 class Bench:
@@ -65,9 +69,21 @@ class Bench:
 
     def submit(self, case: str, *settings: str, options: tuple[str, ...] = ()) -> str:
         """Submit a launch; return the number of the job."""
-        sets = (part for setting in (f"compute.storage={self.folder / case}", *settings) for part in ("--set", setting))
-        command = ("sbatch", "--parsable", "--nodes=2", *options, SCRIPT, self.folder / "rack.yaml", *sets)
-        return self.cluster.run(*command, folder=self.folder).strip()
+        command = ("sbatch", "--parsable", "--nodes=2", *options, SCRIPT, self.folder / "rack.yaml")
+        return self.cluster.run(*command, *self._sets(case, settings), folder=self.folder).strip()
+
+    def submit_from_login_node(self, case: str, *settings: str, options: tuple[str, ...] = ()) -> str:
+        """Submit a launch with `runner launch --slurm`; return the number of the job."""
+        sets = self._sets(case, settings)
+        printed = self.runner("launch", self.folder / "rack.yaml", "--slurm", "--json", *sets, "--", *options)
+        return str(json.loads(printed)["job"]).removeprefix("slurm-")
+
+    def runner(self, *arguments: object) -> str:
+        """Run a `runner` command where Slurm's commands are; return what it prints."""
+        return self.cluster.run(Path(sys.prefix) / "bin" / "runner", *arguments, folder=self.folder)
+
+    def _sets(self, case: str, settings: tuple[str, ...]) -> list[str]:
+        return [part for setting in (f"compute.storage={self.folder / case}", *settings) for part in ("--set", setting)]
 
     def wait_until(self, is_reached: Callable[[], bool], what: str, minutes: float = 20) -> None:
         """Wait for a condition.
@@ -78,7 +94,7 @@ class Bench:
         deadline = time.monotonic() + minutes * MINUTES
         while not is_reached():
             if time.monotonic() > deadline:
-                outputs = "\n".join(f"{file.name}:\n{file.read_text()}" for file in self.folder.glob("*.out"))
+                outputs = "\n".join(f"{file.name}:\n{file.read_text()}" for file in self.folder.glob("**/*.out"))
                 raise TimeoutError(f"{what} within {minutes:g} minutes\n{self.cluster.run('squeue')}\n{outputs}")
             time.sleep(0.5)
 
@@ -98,7 +114,7 @@ class Bench:
 
     def num_steps(self, case: str) -> int:
         """Count the optimizer steps in the log of a case's trial."""
-        logs = (self.folder / case).glob("rack/trial-*/events.jsonl")
+        logs = (self.folder / case).glob("rack*/trial-*/events.jsonl")
         return sum(log.read_text(encoding="utf-8").count('"train/loss"') for log in logs)
 
     def finish(self, job: str) -> None:
@@ -109,17 +125,17 @@ class Bench:
         """
         self.wait_until(lambda: self.cluster.job_state(job) not in UNFINISHED, f"job {job} does not end")
         if (state := self.cluster.job_state(job)) != "COMPLETED":
-            output = (self.folder / f"mmre-runner-{job}.out").read_text(encoding="utf-8")
-            raise RuntimeError(f"job {job} ended as {state}\n{output}")
+            outputs = [file.read_text(encoding="utf-8") for file in self.folder.glob(f"**/*{job}.out")]
+            raise RuntimeError(f"job {job} ended as {state}\n{''.join(outputs)}")
 
     def num_starts(self, job: str) -> int:
         """Return how often Slurm has started a job."""
         shown = self.cluster.run("scontrol", "--oneliner", "show", "job", job)
         return 1 + int(dict(word.partition("=")[::2] for word in shown.split())["Restarts"])
 
-    def results(self, case: str) -> dict[str, Any]:
+    def results(self, case: str, experiment: str = "rack") -> dict[str, Any]:
         """Return the metrics of a case's trial, and the hash of its weights."""
-        [run] = (self.folder / case / "rack").glob("trial-*")
+        [run] = (self.folder / case / experiment).glob("trial-*")
         weights = hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
         return {"metrics": json.loads((run / "metrics.json").read_text(encoding="utf-8")), "weights": weights}
 
@@ -165,12 +181,42 @@ def cancel(bench: Bench) -> str:
     return again
 
 
+def stop(bench: Bench) -> str:
+    """Stop a launch so that it saves, and submit it again, without a script."""
+    nodes = ("--nodes=2",)
+    job = bench.submit_from_login_node("stop", options=nodes)
+    bench.wait_for_steps("stop", job)
+    bench.runner("stop", f"slurm-{job}", "--storage", bench.folder / "stop")
+    bench.wait_until(lambda: bench.cluster.job_state(job) not in UNFINISHED, "stop: the job does not end")
+    [shown] = json.loads(bench.runner("status", "--storage", bench.folder / "stop", "--json"))["jobs"]
+    if shown["status"] != "interrupted":
+        raise RuntimeError(f"stop: the job is {shown['status']} after `runner stop`")
+    again = bench.submit_from_login_node("stop", options=nodes)
+    bench.finish(again)
+    return again
+
+
+def array(bench: Bench) -> str:
+    """Run two launches at the same time; their nodes are one machine, so that their ports could clash."""
+    options = ("--nodes=1", f"--array=1-{NUM_TASKS}", "--output=mmre-runner-%A_%a.out")
+    array = bench.submit("array", "name=rack%a", "compute.gpus_per_worker=2", options=options)
+    tasks = [f"{array}_{number + 1}" for number in range(NUM_TASKS)]
+    for task in tasks:
+        bench.finish(task)
+    results = [bench.results("array", f"rack{number + 1}") for number in range(NUM_TASKS)]
+    if any(result != results[0] for result in results):
+        raise RuntimeError("array: the tasks have different results")
+    (bench.folder / "array" / "rack1").rename(bench.folder / "array" / "rack")
+    return tasks[0]
+
+
 def release(bench: Bench, job: str) -> None:
-    """Start a requeued job now: Slurm lets it wait for two minutes."""
+    """Start a requeued job now: Slurm lets it wait for two minutes, from when its last processes have ended."""
+    bench.wait_until(lambda: bench.cluster.job_state(job) in {"PENDING", "RUNNING"}, f"job {job} does not come back")
     bench.cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
-CASES = {case.__name__: case for case in (finish, limit, node, cancel)}
+CASES = {case.__name__: case for case in (finish, limit, node, cancel, stop, array)}
 
 
 def run_cases(bench: Bench, names: list[str]) -> dict[str, Any]:

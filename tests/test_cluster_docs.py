@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import warnings
+from itertools import takewhile
 
 import typer
 
@@ -48,7 +49,9 @@ def test_documented_options_exist(project):
     for words in documented:
         command = roots[words[0]].commands[words[1]]
         known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-        options = {word.partition("=")[0] for word in words[2:] if word.startswith("-")}
+        # After `--` follow options of another program.
+        own = takewhile(lambda word: word != "--", words[2:])
+        options = {word.partition("=")[0] for word in own if word.startswith("-")}
         assert options <= known, words
 
 

@@ -218,6 +218,15 @@ def preview(
 @app.command(rich_help_panel=RUN)
 def launch(
     spec: SpecFile,
+    sbatch_options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[-- SBATCH_OPTION...]",
+            help="Only with --slurm: options of `sbatch`, such as `-- --partition=gpu --time=8:00:00`. They replace "
+            "those that follow from the spec.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     overrides: Overrides = None,
     smoke: Annotated[
@@ -253,6 +262,14 @@ def launch(
             "there.",
         ),
     ] = False,
+    slurm: Annotated[
+        bool,
+        typer.Option(
+            "--slurm",
+            help="Submit the launch to Slurm as a batch job, and exit. The section `compute` of the spec says which "
+            "resources the job gets.",
+        ),
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -264,7 +281,22 @@ def launch(
     from runner.status.running_launches import registered_launch
 
     set_environment()
+    if sbatch_options and not slurm:
+        raise typer.BadParameter(f"unexpected argument {sbatch_options[0]!r}; options of sbatch need --slurm")
     loaded = load_spec(spec, overrides or ())
+    if slurm:
+        from runner.cli.launch_control_commands import launch_with_slurm
+
+        show_sent_variables(loaded, open_terminal())
+        conflicting = {"--detach": detach, "--local": local, "--address": address, "--rerun": rerun}
+        launch_with_slurm(
+            loaded,
+            sbatch_options or (),
+            smoke=smoke,
+            conflicting=[name for name, is_given in conflicting.items() if is_given],
+            as_json=as_json,
+        )
+        return
     address = address or os.environ.get("RAY_ADDRESS")
     if detach:
         from runner.cli.launch_control_commands import launch_detached

@@ -38,6 +38,9 @@ Address = Annotated[
 
 FOLLOW_SECONDS = 0.5
 
+SLURM_FOLLOW_SECONDS = 2.0
+"""Seconds between two questions to Slurm, whose server answers all users of a cluster."""
+
 
 @app.command(rich_help_panel=RUN)
 def status(
@@ -63,7 +66,7 @@ def status(
         experiments = list(_cluster_experiments(jobs, names or (), storage))
         result = {"experiments": experiments, "jobs": [job.as_json() for job in jobs.list_jobs()]}
     else:
-        result = {"experiments": _local_experiments(names or (), storage)}
+        result = _local_status(names or (), storage)
     if as_json:
         print_json(result)
         return
@@ -76,11 +79,21 @@ def status(
         print_text("the cluster has no launches" if address else "no runs here yet")
 
 
-def _local_experiments(names: Sequence[str], storage: Path | None) -> list[dict[str, Any]]:
-    from runner.status.status import experiment_status, find_experiments
+def _local_status(names: Sequence[str], storage: Path | None) -> dict[str, Any]:
+    """The experiments in a folder of all runs, and the launches that were submitted from there to Slurm."""
+    from runner.execute.slurm import list_jobs
+    from runner.status.status import experiment_status, find_experiments, list_experiments
 
-    selections = find_experiments(names, _local_storage(storage))
-    return [experiment_status(selection).as_json() for selection in selections]
+    folder = _local_storage(storage)
+    jobs = [job for job in list_jobs(folder) if not names or {job.name, job.experiment} & set(names)]
+    # An experiment has no trials while its first job waits.
+    with_trials = {experiment.name for experiment in list_experiments(folder)}
+    experiments = {job.name: job.experiment for job in jobs}
+    without = {job.experiment for job in jobs} - with_trials
+    chosen = [name for name in dict.fromkeys(experiments.get(name, name) for name in names) if name not in without]
+    selections = find_experiments(chosen, folder) if chosen or not names else []
+    found = {"experiments": [experiment_status(selection).as_json() for selection in selections]}
+    return found | ({"jobs": [job.as_json() for job in jobs]} if jobs else {})
 
 
 def _cluster_experiments(jobs: Jobs, names: Sequence[str], storage: Path | None) -> Iterator[dict[str, Any]]:
@@ -109,7 +122,8 @@ def logs(
 ) -> None:
     """Print states, metrics, warnings and worker output of a trial, or the output of a job (a launch on a cluster)."""
     if address is None:
-        _print_local_logs(trial, storage, follow=follow)
+        if not _print_slurm_logs(trial, storage, follow=follow):
+            _print_local_logs(trial, storage, follow=follow)
         return
     from runner.execute.ray.jobs import skip_preface
 
@@ -140,6 +154,33 @@ def _print_local_logs(trial: str, storage: Path | None, *, follow: bool) -> None
         time.sleep(FOLLOW_SECONDS)
     for file in sorted(file for file in run.path.glob("*.log") if file.stat().st_size):
         print_text(f"--- {file.name}\n{file.read_text(encoding='utf-8', errors='replace')}", end="")
+
+
+def _print_slurm_logs(name: str, storage: Path | None, *, follow: bool) -> bool:
+    """Print what a launch under Slurm has printed; False if the name is not that of a job."""
+    from runner.errors import RequirementError
+    from runner.execute.slurm import PENDING, RUNNING, find_job
+    from runner.status.running_launches import SLURM_PREFIX
+
+    job = find_job(name, _local_storage(storage)) if name.startswith(SLURM_PREFIX) else None
+    if job is None or not job.output:
+        return False
+    output = Path(job.output)
+    if not follow and not output.exists():
+        raise RequirementError(f"{job.name} has printed nothing yet: it is {job.status} {job.reason}".rstrip())
+    position = 0
+    while True:
+        # This is checked before the file is read, so that the last lines are not missed.
+        is_queued = follow and job is not None and job.status in {PENDING, RUNNING}
+        if output.exists():
+            with output.open(encoding="utf-8", errors="replace") as file:
+                file.seek(position)
+                _print(file.read())
+                position = file.tell()
+        if not is_queued:
+            return True
+        time.sleep(SLURM_FOLLOW_SECONDS)
+        job = find_job(name, _local_storage(storage))
 
 
 def _is_running(run: RunDirectory) -> bool:
@@ -187,8 +228,13 @@ def stop(
 
 
 def _stop_locally(name: str, storage: Path | None, *, now: bool) -> None:
+    from runner.execute.slurm import find_job, stop_job
     from runner.status.status import stop
 
+    job = find_job(name, _local_storage(storage))
+    if job is not None:
+        print_text(stop_job(job, now=now))
+        return
     for line in stop(name, _local_storage(storage), now=now):
         print_text(line)
 
@@ -209,7 +255,7 @@ def launch_detached(
         RequirementError: There is no cluster, or it cannot start the launch.
     """
     from runner.errors import RequirementError
-    from runner.execute.ray.jobs import serialize_spec
+    from runner.execute.submitted_spec import serialize_spec
     from runner.resolved_plan import smoke_spec
 
     if local or not address:
@@ -228,6 +274,59 @@ def launch_detached(
     print_text(f"output: runner logs {job} --follow --address {address}")
     print_text(f"status: runner status {name} --address {address}")
     print_text(f"stop: runner stop {job} --address {address}")
+
+
+def launch_with_slurm(
+    loaded: LoadedSpec[ExperimentSpec],
+    options: Sequence[str],
+    *,
+    smoke: bool,
+    conflicting: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Submit a launch to Slurm, and print the commands that follow it.
+
+    Args:
+        loaded: The spec.
+        options: Options of `sbatch` that the user gives.
+        smoke: Whether it is a smoke run.
+        conflicting: Options that exclude this one.
+        as_json: Whether one JSON document is printed.
+
+    Raises:
+        SpecError: The spec contains a password.
+        RequirementError: Another option excludes this one, there is no Slurm, or it refuses the job.
+    """
+    from runner.errors import RequirementError
+    from runner.execute.slurm import resource_options, submit
+    from runner.execute.submitted_spec import SLURM_REMEDY, serialize_spec
+    from runner.resolved_plan import smoke_spec
+
+    if conflicting:
+        reason = "a job that returns to the queue would run the step again" if "--rerun" in conflicting else ""
+        raise RequirementError(f"--slurm excludes {conflicting[0]}{reason and f': {reason}'}")
+    spec = smoke_spec(loaded.spec) if smoke else loaded.spec
+    storage = loaded.spec.compute.storage or Path("runs").resolve()
+    text = serialize_spec(loaded, SLURM_REMEDY, storage)
+    resources = resource_options(spec.compute, options, is_sweep=spec.sweep is not None)
+    job = submit(spec.name, storage, text, resources, options, ["--smoke"] if smoke else [])
+    if as_json:
+        asked = [*resources, *options]
+        print_json(
+            {
+                "job": job.name,
+                "experiment": job.experiment,
+                "storage": job.storage,
+                "output": job.output,
+                "options": asked,
+            }
+        )
+        return
+    named = f" --storage {storage}" if loaded.spec.compute.storage else ""
+    print_text(f"job: {job.name} ({' '.join([*resources, *options])})")
+    print_text(f"output: runner logs {job.name} --follow{named}")
+    print_text(f"status: runner status {job.experiment}{named}")
+    print_text(f"stop: runner stop {job.name}{named}")
 
 
 def _connect(address: str) -> Jobs:

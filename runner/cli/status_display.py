@@ -71,7 +71,8 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(heading)
     for job in jobs:
         started = datetime.fromtimestamp(job["started"]).strftime("%Y-%m-%d %H:%M:%S") if job["started"] else UNKNOWN
-        table.add_row(job["name"], job["status"], f"{job['storage']}/{job['experiment']}", started)
+        waits_for = f" ({job['reason']})" if job.get("reason") else ""
+        table.add_row(job["name"], job["status"] + waits_for, f"{job['storage']}/{job['experiment']}", started)
     return table
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from runner.errors import RunnerError
+from runner.execute.slurm import check_slurm
 from runner.preflight.doctor import Finding, check_gpus, check_machine, check_software, check_storage
 from runner.resolved_plan import create_plugin
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec, Section
@@ -31,6 +32,7 @@ def examine(spec: ExperimentSpec | None, address: str | None) -> Iterator[Findin
     yield from check_machine()
     if address is None:
         yield from check_gpus(compute)
+        yield from check_slurm()
     yield from check_storage(storage, keeps_database=keeps_database)
     if tracker is not None:
         yield from check_tracker(tracker, storage, keeps_database=keeps_database)

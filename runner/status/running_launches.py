@@ -20,6 +20,9 @@ from runner.files import read_json_object, write_json
 JOB_VARIABLE = "RUNNER_JOB"
 """Environment variable with the job's name, set for a launch that runs as a job of a cluster."""
 
+SLURM_PREFIX = "slurm-"
+"""How the name of a job under Slurm begins; its number follows."""
+
 
 SAME_PROCESS_SECONDS = 2.0
 """A process is the recorded one if its start is this near to the recorded time; the clock is read twice and rounded."""
@@ -80,7 +83,10 @@ class LaunchRecord:
         """
         if not self.is_local:
             job = f" as job {self.job}" if self.job else ""
-            command = f"`runner stop {self.job} --address …`" if self.job else "the same command there"
+            command = "the same command there"
+            if self.job:
+                address = "" if self.job.startswith(SLURM_PREFIX) else " --address …"
+                command = f"`runner stop {self.job}{address}`"
             raise RequirementError(
                 f"the launch runs on {self.host} (process {self.pid}{job}), not on this machine: use {command}"
             )

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from runner.cli.app import COMMANDS
 from runner.cli.main import _escape_unencodable, app
+from runner.execute import slurm
+from runner.execute.slurm import script_without_resources
 from runner.spec import starter_and_shipped_specs as starter
 from runner.spec.starter_and_shipped_specs import copy_shipped_spec, shipped_specs
 from tests.command import run_in_process
@@ -175,7 +177,7 @@ def test_an_unknown_shipped_spec_and_an_existing_file_are_refused(tmp_path):
         assert (wrong.returncode, "is not a file name" in wrong.stderr) == (2, True)
 
 
-def test_the_wheel_holds_the_shipped_specs(tmp_path, monkeypatch):
+def test_the_wheel_holds_the_shipped_specs_and_the_script_for_slurm(tmp_path, monkeypatch):
     [wheel] = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     with ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site", [name for name in archive.namelist() if name.startswith("runner/")])
@@ -187,6 +189,10 @@ def test_the_wheel_holds_the_shipped_specs(tmp_path, monkeypatch):
     assert (installed / "shipped_specs" / "tiny_base.yaml").read_bytes() == (
         ROOT / "specs" / "tiny_base.yaml"
     ).read_bytes()
+    in_checkout = script_without_resources()
+    monkeypatch.setattr(slurm, "__file__", str(installed / "execute" / "slurm.py"))
+    assert script_without_resources() == in_checkout
+    assert (installed / "execute" / "slurm.sbatch").is_file()
 
 
 def test_plan_announces_that_it_generates_a_data_set(tmp_path):

@@ -177,7 +177,8 @@ def test_commands_on_pages_use_existing_options(page):
     for words in commands(page):
         assert words[0] in known_commands, words
         known = {name for option in known_commands[words[0]].params for name in (*option.opts, *option.secondary_opts)}
-        arguments = [word.lstrip("[") for word in words[1:]]
+        # After `--` follow options of another program.
+        arguments = list(takewhile(lambda word: word != "--", (word.lstrip("[") for word in words[1:])))
         used = {re.split(r"[=\]|\\]", word)[0] for word in arguments if word.startswith("-")}
         assert used <= known | {"--help"}, words
 

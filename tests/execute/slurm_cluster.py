@@ -1,8 +1,9 @@
 """A Slurm cluster of several nodes on this machine, with its own munge, as tests and benchmarks use it.
 
 It needs Debian's packages slurmctld, slurmd, slurm-client and munge, and the rights of root: the names of the nodes are
-resolved by a copy of /etc/hosts that only the cluster's processes see (a mount namespace). Nothing outside a temporary
-folder is changed.
+resolved by a copy of /etc/hosts that only the cluster's processes see (a mount namespace). With slurmdbd,
+mariadb-server-core and mariadb-client-core it also has accounting (`sacct`). Nothing outside a temporary folder is
+changed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "unshare")
+ACCOUNTING_PROGRAMS = ("slurmdbd", "mariadbd", "mariadb-install-db", "my_print_defaults")
 
 NUM_GPUS = 4
 """Number of GPUs that each node claims."""
@@ -54,11 +56,51 @@ DefMemPerNode={memory}
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
+ACCOUNTING = """\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={port}
+AccountingStoragePass={folder}/munge.socket
+AccountingStorageTRES=gres/gpu
+JobAcctGatherFrequency=task=2
+"""
+
+DATABASE_CONFIGURATION = """\
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+DbdHost={host}
+DbdAddr=127.0.0.1
+DbdPort={port}
+SlurmUser=root
+LogFile={folder}/slurmdbd.log
+PidFile={folder}/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={database_port}
+StorageUser=slurm
+StoragePass=slurm
+StorageLoc=slurm
+"""
+
+DATABASE_USER = """\
+CREATE USER slurm@'%' IDENTIFIED BY 'slurm';
+GRANT ALL ON slurm.* TO slurm@'%';
+"""
+
+
+def _missing(programs: Sequence[str]) -> list[str]:
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    return [name for name in programs if shutil.which(name, path=path) is None]
+
+
+def has_accounting() -> bool:
+    """Whether this machine has what Slurm's accounting needs; the cluster then uses it."""
+    return not _missing(ACCOUNTING_PROGRAMS)
+
 
 def lacking() -> str:
     """Say what this machine lacks for the cluster; empty if it lacks nothing."""
-    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-    missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
+    missing = _missing(PROGRAMS)
     if missing:
         return f"not installed: {', '.join(missing)}; apt install slurmctld slurmd slurm-client munge"
     namespaces = subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False)
@@ -92,16 +134,18 @@ class SlurmCluster:
         self.hosts = folder / "hosts"
         own = Path("/etc/hosts").read_text(encoding="utf-8")
         self.hosts.write_text(own + "".join(f"127.0.0.1 {name}\n" for name in self.names), encoding="utf-8")
-        port, *ports = _free_ports(num_nodes + 1)
+        port, *accounting_ports = _free_ports(3)
+        ports = _free_ports(num_nodes)
         nodes = "\n".join(
             f"NodeName={name} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={port} CPUs=8 "
             f"RealMemory={memory} Gres=gpu:{NUM_GPUS}"
             for name, port in zip(self.names, ports, strict=True)
         )
-        (folder / "slurm.conf").write_text(
-            CONFIGURATION.format(host=socket.gethostname(), port=port, folder=folder, memory=memory, nodes=nodes),
-            encoding="utf-8",
+        accounting = ACCOUNTING.format(port=accounting_ports[0], folder=folder) if has_accounting() else ""
+        configuration = CONFIGURATION.format(
+            host=socket.gethostname(), port=port, folder=folder, memory=memory, nodes=nodes
         )
+        (folder / "slurm.conf").write_text(configuration + accounting, encoding="utf-8")
         for number in range(NUM_GPUS):
             (folder / f"gpu{number}").touch()  # Slurm counts a device for each file that exists
         (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-{NUM_GPUS - 1}]\n", encoding="utf-8")
@@ -117,13 +161,52 @@ class SlurmCluster:
             "RUNNER_FAKE_GPUS": "1",
         }
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        try:
+            self._start_daemons(key, accounting_ports)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_daemons(self, key: Path, accounting_ports: Sequence[int]) -> None:
+        folder = self.folder
         munge = [f"--{name}={folder}/munge.{name}" for name in ("socket", "pid-file", "seed-file", "log-file")]
         self._start("munged", "munged", "--foreground", "--force", f"--key-file={key}", *munge)
         self._wait((folder / "munge.socket").exists, "munged")
+        if has_accounting():
+            self._start_accounting(*accounting_ports)
         self._start("slurmctld", "slurmctld", "-D")
         for name in self.names:
             self.start_node(name)
-        self._wait(lambda: self.states() == ["idle"] * num_nodes, "the nodes")
+        self._wait(lambda: self.states() == ["idle"] * len(self.names), "the nodes")
+
+    def _start_accounting(self, port: int, database_port: int) -> None:
+        """Start a database, and Slurm's daemon that writes into it."""
+        folder = self.folder
+        (folder / "user.sql").write_text(DATABASE_USER, encoding="utf-8")
+        data = f"--datadir={folder}/database"
+        subprocess.run(
+            ["mariadb-install-db", "--user=root", data, "--auth-root-authentication-method=normal", "--skip-test-db"],
+            env=self.environment,
+            check=True,
+            capture_output=True,
+        )
+        options = [f"--socket={folder}/database.socket", f"--port={database_port}", f"--pid-file={folder}/database.pid"]
+        options += [f"--init-file={folder}/user.sql", "--bind-address=127.0.0.1", "--skip-name-resolve"]
+        self._start("mariadbd", "mariadbd", "--no-defaults", "--user=root", data, *options)
+        configuration = folder / "slurmdbd.conf"
+        configuration.touch(mode=0o600)
+        configuration.write_text(
+            DATABASE_CONFIGURATION.format(
+                folder=folder, host=socket.gethostname(), port=port, database_port=database_port
+            ),
+            encoding="utf-8",
+        )
+        self._start("slurmdbd", "slurmdbd", "-D")  # it tries until the database answers
+        self._wait(lambda: self._succeeds("sacctmgr", "--immediate", "add", "cluster", "runner"), "the accounting")
+
+    def _succeeds(self, *arguments: object) -> bool:
+        done = subprocess.run(self.command(*arguments), env=self.environment, capture_output=True, check=False)
+        return done.returncode == 0
 
     def command(self, *arguments: object) -> list[str]:
         """Return a command that runs with the names of the nodes, which the rest of this machine does not know."""

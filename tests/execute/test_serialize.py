@@ -5,7 +5,7 @@ import json
 import pytest
 
 from runner.errors import SpecError
-from runner.execute.ray.jobs import serialize_spec
+from runner.execute.submitted_spec import serialize_spec
 from runner.spec.load import load_spec
 
 BASE = """\

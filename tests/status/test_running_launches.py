@@ -74,13 +74,22 @@ def test_another_process_with_the_same_id_is_not_the_launch(tmp_path):
         assert not LaunchRecord(**earlier).is_alive
 
 
-def test_a_launch_on_another_machine_counts_as_alive_and_is_not_stopped_from_here(tmp_path):
-    record = {"host": "far", "pid": 1, "born": 0.0, "started": "2026-01-01T00:00:00+00:00", "job": "emoji-12345678"}
+@pytest.mark.parametrize(
+    ("job", "command"),
+    [
+        ("emoji-12345678", "runner stop emoji-12345678 --address …"),
+        ("slurm-7", "runner stop slurm-7`"),
+        (None, "there"),
+    ],
+)
+def test_a_launch_on_another_machine_counts_as_alive_and_is_not_stopped_from_here(tmp_path, job, command):
+    record = {"host": "far", "pid": 1, "born": 0.0, "started": "2026-01-01T00:00:00+00:00", "job": job}
     (tmp_path / ".launch-far-1.json").write_text(json.dumps(record))
     [launch] = launch_records(tmp_path)
     assert launch.is_alive
     assert launch.host != platform.node()
-    with pytest.raises(RequirementError, match=r"far \(process 1 as job emoji-12345678\).*runner stop emoji-12345678"):
+    named = f" as job {job}" if job else ""
+    with pytest.raises(RequirementError, match=rf"far \(process 1{named}\).*{command}"):
         launch.stop(now=False)
 
 

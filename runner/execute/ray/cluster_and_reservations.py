@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.authentication import authentication_token_setup
+from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray._private.state import available_resources_per_node  # no public function lists them by node
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
@@ -43,6 +45,12 @@ from runner.spec.experiment_spec import ComputeOptions
 
 ANSWER_SECONDS = 5.0
 """A head must accept a connection within this time; Ray itself would try for forty seconds."""
+
+MODE = "RAY_AUTH_MODE"
+"""The environment variable that says whether Ray uses a token: `token` or `disabled`."""
+
+OWN_RAY_SWITCH = "enable_token_auth_by_default"
+"""Ray's function that gives a Ray on this machine a token although `RAY_AUTH_MODE` is not set."""
 
 TOKEN_FILE = Path("~/.ray/auth_token")
 """Where Ray looks for a token unless the environment names one."""
@@ -91,9 +99,10 @@ def check_token_present() -> None:
         return
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()
     if not (file.is_file() and file.read_text(encoding="utf-8").strip()):
+        cause = "RAY_AUTH_MODE is token" if os.environ.get(MODE) else f"Ray {ray.__version__} sends a token by default"
         raise RequirementError(
-            f"RAY_AUTH_MODE is token, but {file} holds none: copy the cluster's token there, or set "
-            "RAY_AUTH_TOKEN_PATH to its file"
+            f"{cause}, but {file} holds none: copy the cluster's token there, or set RAY_AUTH_TOKEN_PATH to its file; "
+            f"for a cluster without tokens, set {MODE}=disabled"
         )
 
 
@@ -118,9 +127,20 @@ def is_host_and_port(address: str) -> bool:
     return "://" not in address and address not in {"auto", "local"}
 
 
-def uses_token() -> bool:
-    """Whether this machine sends a token to clusters."""
-    return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+def uses_token(*, of_own_ray: bool = False) -> bool:
+    """Whether Ray uses a token: what `RAY_AUTH_MODE` says, or else Ray's own default.
+
+    Ray is asked for its default, because that depends on the version. Tokens exist since 2.52; since 2.59, a Ray that
+    `ray.init` starts has one by default; Ray's pages announce 2.61 as the version that sends one to every cluster.
+
+    Args:
+        of_own_ray: Ask about a Ray that starts on this machine, not about a cluster at an address.
+    """
+    mode = os.environ.get(MODE)
+    if mode is not None:
+        return mode.lower() == "token"
+    # Ray has no function that says what `ray.init` would do; the one that switches the token on is new in 2.59.
+    return is_token_auth_enabled() or (of_own_ray and hasattr(authentication_token_setup, OWN_RAY_SWITCH))
 
 
 def token_message(address: str) -> str:
@@ -215,7 +235,7 @@ def make_token_private() -> None:
     Ray itself would create a file whose permissions follow the umask. A file that Ray created earlier is made private.
     Nothing is done if Ray uses no token, or a token in the environment.
     """
-    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+    if not uses_token(of_own_ray=True) or os.environ.get("RAY_AUTH_TOKEN"):
         return
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN_FILE).expanduser()
     if file.is_file():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import secrets
@@ -19,61 +18,14 @@ from typing import Any, Self
 from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
-from runner.errors import Problem, RequirementError, SpecError, SpecPath, StepError
+from runner.errors import RequirementError, StepError
 from runner.execute.ray.cluster_and_reservations import (
     check_reachable,
     check_token_present,
     token_message,
     unreachable_message,
 )
-from runner.redaction import has_password
-from runner.spec.experiment_spec import ExperimentSpec
-from runner.spec.load import LoadedSpec
 from runner.status.running_launches import JOB_VARIABLE
-
-
-def serialize_spec(loaded: LoadedSpec[ExperimentSpec]) -> str:
-    """Serialize a spec so that it does not depend on this machine.
-
-    `extends`, `--set`, environment variables and defaults are filled in. Paths are absolute, and refer to files of the
-    cluster.
-
-    Raises:
-        SpecError: It does not name a folder for its runs on the cluster, or it contains a password, which everybody
-            with access to the cluster could read.
-    """
-    content = loaded.spec.as_json()
-    problems = [Problem(_PASSWORD_MESSAGE, path) for path, text in _strings(content, ()) if has_password(text)]
-    if loaded.spec.compute.storage is None:
-        problems.append(
-            Problem(
-                "is missing: a detached launch stores its runs on the cluster; name a folder that all nodes share, "
-                "such as --set compute.storage=/shared/runs",
-                ("compute", "storage"),
-            )
-        )
-    if problems:
-        raise loaded.with_locations(SpecError(problems))
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-_PASSWORD_MESSAGE = (
-    "holds a password, which everybody with access to the cluster could read; remove it here and set it in the "
-    "environment of the head's `ray start` (for MLflow: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
-)
-
-
-def _strings(value: Any, path: SpecPath) -> Iterator[tuple[SpecPath, str]]:
-    """Yield every string of nested data with its path."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _strings(item, (*path, key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _strings(item, (*path, index))
-    elif isinstance(value, str):
-        yield path, value
-
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 """Ray uses this variable before any address that its client is given; so the named address is put there."""
@@ -175,7 +127,7 @@ class Jobs:
         Args:
             experiment: The spec's name.
             storage: The folder of all runs, on the cluster.
-            spec: The spec's text; see `serialize_spec`.
+            spec: The spec's text; see `runner.execute.submitted_spec`.
             flags: Flags of `runner launch`.
 
         Raises:

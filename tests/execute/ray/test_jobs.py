@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +15,14 @@ from hypothesis import strategies as st
 from ray._common.utils import try_to_create_directory
 
 from runner.errors import RequirementError
+from runner.execute.ray import cluster_and_reservations
 from runner.execute.ray.cluster_and_reservations import (
     check_reachable,
     check_token_present,
     connect,
     make_token_private,
     token_message,
+    uses_token,
 )
 from runner.execute.ray.jobs import EXPERIMENT, PREFACE, STORAGE, Job, skip_preface
 
@@ -90,6 +94,56 @@ def test_a_required_token_that_is_missing_is_refused(tmp_path, monkeypatch):
     assert "set RAY_AUTH_MODE=token" in token_message("head:1")
 
 
+ANSWER = """
+import ray
+from ray._private.authentication.authentication_utils import is_token_auth_enabled
+from runner.execute.ray.cluster_and_reservations import uses_token
+expected = [uses_token(), uses_token(of_own_ray=True)]
+at_an_address = is_token_auth_enabled()
+
+def end(*arguments, **options):
+    # Ray has decided, and would start its processes now.
+    print(expected == [at_an_address, is_token_auth_enabled()], *expected)
+    raise SystemExit
+
+ray._private.node.Node = end
+ray.init(address="local", include_dashboard=False)
+"""
+
+
+@pytest.mark.parametrize("mode", [None, "token", "disabled", "Token"])
+def test_what_is_expected_of_ray_is_what_the_installed_version_does(tmp_path, mode):
+    """A process each, as Ray reads the variable once."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    environment |= {"HOME": str(tmp_path), **({} if mode is None else {"RAY_AUTH_MODE": mode})}
+    done = subprocess.run([sys.executable, "-c", ANSWER], env=environment, capture_output=True, text=True, check=False)
+    is_right, *expected = done.stdout.split() or [done.stderr]
+    assert is_right == "True"
+    if mode is not None:
+        assert expected == [str(mode.lower() == "token")] * 2
+
+
+@pytest.mark.parametrize(
+    ("version", "sends_by_default", "has_switch", "expected"),
+    [("2.58", False, False, (False, False)), ("2.59", False, True, (False, True)), ("2.61", True, True, (True, True))],
+)
+def test_without_a_mode_ray_is_asked_for_its_default(
+    ray_home, monkeypatch, version, sends_by_default, has_switch, expected
+):
+    monkeypatch.setattr(cluster_and_reservations, "is_token_auth_enabled", lambda: sends_by_default)
+    setup = SimpleNamespace(**({cluster_and_reservations.OWN_RAY_SWITCH: None} if has_switch else {}))
+    monkeypatch.setattr(cluster_and_reservations, "authentication_token_setup", setup)
+    monkeypatch.setattr(ray, "__version__", version)
+    assert (uses_token(), uses_token(of_own_ray=True)) == expected
+    if sends_by_default:
+        with pytest.raises(RequirementError, match=rf"Ray {version} sends a token by default.*RAY_AUTH_MODE=disabled"):
+            check_token_present()
+    else:
+        check_token_present()
+    make_token_private()
+    assert ray_home.exists() == expected[1]
+
+
 @pytest.fixture
 def ray_home(tmp_path, monkeypatch):
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
@@ -98,7 +152,8 @@ def ray_home(tmp_path, monkeypatch):
     return tmp_path / ".ray"
 
 
-def test_a_token_of_ray_on_this_machine_can_be_read_by_its_user_alone(ray_home):
+def test_a_token_of_ray_on_this_machine_can_be_read_by_its_user_alone(ray_home, monkeypatch):
+    monkeypatch.setattr(cluster_and_reservations, "uses_token", lambda *, of_own_ray: of_own_ray)
     make_token_private()
     file = ray_home / "auth_token"
     token = file.read_text()
