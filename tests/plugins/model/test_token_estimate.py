@@ -1,5 +1,6 @@
 """The estimate of tokens without a tokenizer, and the measurement that it comes from."""
 
+import base64
 import gettext
 import math
 import re
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from plugins.model.token_estimate import (
     LATIN_CHARACTERS_PER_TOKEN,
@@ -55,8 +57,12 @@ def test_scripts_without_a_measurement_are_estimated_high():
 
 
 @pytest.fixture(scope="module")
-def num_tokens(tmp_path_factory):
-    tokenizer = AutoTokenizer.from_pretrained(download_tokenizer("qwen3", tmp_path_factory.mktemp("qwen3")))
+def tokenizer(tmp_path_factory):
+    return AutoTokenizer.from_pretrained(download_tokenizer("qwen3", tmp_path_factory.mktemp("qwen3")))
+
+
+@pytest.fixture(scope="module")
+def num_tokens(tokenizer):
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -75,6 +81,23 @@ def messages(tmp_path_factory):
         return PLACEHOLDERS.sub("", "\n".join(found))
 
     return read
+
+
+@pytest.mark.slow
+def test_the_tokenizer_has_the_vocabulary_of_qwens_own_package(tokenizer, tmp_path):
+    [file] = download_wheel("dashscope==2.0.2", tmp_path).rglob("qwen.tiktoken")
+    lines = [line.split() for line in file.read_bytes().splitlines()]
+    published = {base64.b64decode(token): int(index) for token, index in lines}
+    assert len(published) == 151_643
+    # Byte-level tokenizers write each byte as a printable character, space as "Ġ".
+    as_byte = {character: byte for byte, character in bytes_to_unicode().items()}
+    added = tokenizer.get_added_vocab()
+    ours = {
+        bytes(as_byte[character] for character in token): index
+        for token, index in tokenizer.get_vocab().items()
+        if token not in added
+    }
+    assert ours == published
 
 
 @pytest.mark.slow
