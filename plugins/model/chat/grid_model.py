@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from plugins.model.chat.batching import compute_positions, pack_samples
 from plugins.model.chat.chat_model import ChatModel
@@ -92,7 +92,7 @@ class GridModel(ChatModel[GridOptions]):
     image_processor_class: ClassVar[type[Any]]
     frames_in_area: ClassVar[int] = 1
 
-    def _small_processor(self, small: SmallSize, tokenizer: Any) -> Processor:
+    def _small_processor(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> Processor:
         images = self.image_processor_class(
             patch_size=small.patch,
             temporal_patch_size=TEMPORAL_PATCH,
@@ -119,7 +119,7 @@ class GridModel(ChatModel[GridOptions]):
         return processor
 
 
-def mrope_text_config(small: SmallSize, tokenizer: Any) -> dict[str, Any]:
+def mrope_text_config(small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Return the configuration of a small language model with multimodal rotary positions (time, height, width)."""
     # There are half as many frequencies as units in a head; the axes get equal shares as far as possible.
     frequencies = small.text_width // small.text_heads // 2
