@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.services import find_node_ids  # no public function says whether this machine is a node
 from ray._private.state import available_resources_per_node  # no public function lists them by node
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
@@ -113,6 +114,23 @@ def check_token_accepted(address: str) -> None:
             raise RequirementError(token_message(address)) from error
 
 
+def check_is_node(address: str) -> None:
+    """Check that Ray runs on this machine; `ray.init` would wait for a minute and give no reason.
+
+    Args:
+        address: As for `check_reachable`; only a `host:port` is checked.
+
+    Raises:
+        RequirementError: This machine is no node of a cluster.
+    """
+    if is_host_and_port(address) and not find_node_ids():  # type: ignore[no-untyped-call]
+        raise RequirementError(
+            f"this machine is no node of the cluster at {address}: run the command on a node, or add `--detach "
+            f"--address http://{address.rpartition(':')[0]}:8265`; `ray start --address={address} --num-cpus=0` makes "
+            "this machine a node that runs no trials"
+        )
+
+
 def is_host_and_port(address: str) -> bool:
     """Whether an address is neither a URL nor `auto` or `local`, which Ray interprets itself."""
     return "://" not in address and address not in {"auto", "local"}
@@ -160,6 +178,7 @@ def connect(address: str | None) -> None:
         check_reachable(address)
         check_token_present()
         check_token_accepted(address)
+        check_is_node(address)
     sigterm_handler = signal.getsignal(signal.SIGTERM)
     if token_path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         # Ray reads it in another current folder, see below.
