@@ -12,7 +12,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import chdir, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -306,6 +306,7 @@ class ReservationPool:
         """Initialize the pool without reservations."""
         self._reservations: list[Reservation] = []
         self._nodes: list[Node] = []
+        self._names: dict[str, str] = {}
         self._cached_until = 0.0
         self._history = NodeHistory()
 
@@ -313,9 +314,15 @@ class ReservationPool:
         """The nodes that are alive, from a list that is at most `NODES_CACHE_SECONDS` old."""
         if time.monotonic() > self._cached_until:
             self._nodes = nodes()
+            self._names |= {node.id: node.name for node in self._nodes}
             self._history.update(((node.name, node.total) for node in self._nodes), time.monotonic())
             self._cached_until = time.monotonic() + NODES_CACHE_SECONDS
         return self._nodes
+
+    def gone(self, node_ids: Iterable[str]) -> list[str]:
+        """Return the names of those nodes that are no longer alive."""
+        alive = {node.id for node in self.nodes()}
+        return sorted(self._names.get(node_id, node_id) for node_id in node_ids if node_id not in alive)
 
     def request(self, compute: ComputeOptions, workers: int) -> PlacementRequest:
         """Compute the resources of a trial on the nodes that are alive; if they are too few, also on those away.
