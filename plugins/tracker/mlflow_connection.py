@@ -149,7 +149,13 @@ class Store:
         if existing is None:
             # Without this, MLflow takes a run with a table of answers for a chat assistant's, and hides its curves.
             kind = {"mlflow.experimentKind": "custom_model_development"}
-            return str(self.client.create_experiment(name, artifact_location=location, tags=kind))
+            try:
+                return str(self.client.create_experiment(name, artifact_location=location, tags=kind))
+            except MlflowException:
+                # The lock excludes launches with this folder of all runs. Another launch may have been faster.
+                existing = self.client.get_experiment_by_name(name)
+                if existing is None:
+                    raise
         if existing.lifecycle_stage == "deleted":
             command = f"MLFLOW_TRACKING_URI={self._display_uri} mlflow experiments restore -x {existing.experiment_id}"
             raise RequirementError(

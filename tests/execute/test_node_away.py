@@ -2,11 +2,12 @@
 
 import pytest
 
-from runner.errors import RequirementError
+from runner.errors import LostWorkerError, RequirementError
 from runner.execute.ray import cluster_and_reservations, ray_executor
 from runner.execute.ray.cluster_and_reservations import Node, ReservationPool
-from runner.execute.ray.ray_executor import RayExecutor
+from runner.execute.ray.ray_executor import PlacedAttempt, RayExecutor
 from runner.spec.experiment_spec import ComputeOptions
+from runner.trial.run_trial import Outcome
 
 TOTAL = {"CPU": 8.0, "GPU": 4.0, "accelerator_type:A100": 1.0}
 BOTH = ComputeOptions(workers=8, gpus_per_worker=1, accelerator="A100")
@@ -74,3 +75,30 @@ def test_a_node_that_leaves_again_before_it_has_answered_is_left_out(executor, n
     monkeypatch.setattr(ray_executor, "_start_actor", lambda node, _: Actor(node))
     executor._add_new_nodes()
     assert executor._actors.keys() == {"id-one"}
+
+
+class Attempt:
+    """An attempt whose tasks Ray still waits for, as after the loss of power of a host."""
+
+    def __init__(self, *node_ids, ended=None):
+        self._node_ids, self._ended = set(node_ids), ended
+
+    def outcome(self):
+        return self._ended
+
+    def nodes(self):
+        return self._node_ids
+
+
+def test_an_attempt_is_lost_as_soon_as_ray_knows_that_its_node_is_gone(executor, nodes):
+    def outcome(*node_ids, ended=None):
+        return PlacedAttempt(Attempt(*node_ids, ended=ended), executor._pool, None).outcome()
+
+    assert outcome("id-one", "id-two") is None
+    nodes.pop()
+    lost = outcome("id-one", "id-two")
+    assert isinstance(lost.error, LostWorkerError)
+    assert str(lost.error) == "the node was lost: two (10.0.0.1)"
+    assert outcome("id-one") is None
+    ended = Outcome("finished")
+    assert outcome("id-two", ended=ended) is ended

@@ -1,6 +1,7 @@
-"""The GPUs that a worker sees: those of its trial on its node, or none."""
+"""What a worker sees: the GPUs of its trial on its node, or none, and the network by which it reaches the others."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -65,3 +66,27 @@ def test_a_node_remembers_a_bounded_number_of_groups(node):
     for number in range(node_worker.MAX_STARTING_TRIALS + 5):
         node.register_gpus.remote(str(number), 0, 1, ["0"])
     assert node.num_groups() == node_worker.MAX_STARTING_TRIALS
+
+
+def test_gloo_listens_where_other_nodes_reach_this_one(monkeypatch):
+    """Debian's /etc/hosts gives the host's own name an address of the loopback interface."""
+    interfaces = {"lo": ["127.0.0.1", "127.0.1.1", "::1"], "eth0": ["10.0.0.7"], "eth1": ["10.1.0.7", "fe80::1%eth1"]}
+    found = {name: [SimpleNamespace(address=each) for each in addresses] for name, addresses in interfaces.items()}
+    monkeypatch.setattr(node_worker.psutil, "net_if_addrs", lambda: found)
+    monkeypatch.setattr(node_worker.ray.util, "get_node_ip_address", lambda: "10.1.0.7")
+    group = {"RANK": "1", "MASTER_ADDR": "10.1.0.8"}
+    assert node_worker.gloo_interface(group, {}) == {"GLOO_SOCKET_IFNAME": "eth1"}
+    assert node_worker.gloo_interface(group, {"GLOO_SOCKET_IFNAME": "ib0"}) == {}
+    assert node_worker.gloo_interface({}, {}) == {}
+    monkeypatch.setattr(node_worker.ray.util, "get_node_ip_address", lambda: "192.0.2.1")
+    assert node_worker.gloo_interface(group, {}) == {}
+
+
+def test_workers_of_one_node_keep_the_loopback_interface(node, monkeypatch):
+    requests = []
+    monkeypatch.setattr(node_worker.ray, "get_gpu_ids", list)
+    monkeypatch.setattr(node_worker, "gloo_interface", lambda *_: {"GLOO_SOCKET_IFNAME": "eth0"})
+    monkeypatch.setattr(node_worker, "run_in_fork", lambda _, request: requests.append(request) or Outcome("finished"))
+    for group in ({"GLOO_SOCKET_IFNAME": "lo"}, {"RANK": "0"}):
+        node_worker._run_worker(node, replace(make_task(0, 1), group=group))
+    assert [request.environment["GLOO_SOCKET_IFNAME"] for request in requests] == ["lo", "eth0"]

@@ -1,6 +1,7 @@
 """A trial is retried after a failure that it did not cause, and says so."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -178,3 +179,14 @@ def test_the_training_and_answers_of_local_weights_run_on_all_workers(plan, monk
     assert phases(plan, ["score"], 4) == [(["score"], 1)]
     monkeypatch.setattr(TransformersOptions, "divides_prompts", False)
     assert phases(plan, steps, 2) == [(["train"], 2), (["generate", "score"], 1)]
+
+
+def test_an_attempt_needs_only_the_nodes_of_the_workers_of_its_phase():
+    running = attempt.Attempt.__new__(attempt.Attempt)
+    running._reservation = SimpleNamespace(workers=lambda: [SimpleNamespace(node=node) for node in ("a", "a", "b")])
+    running._phases = [(["train"], 3), (["generate", "score"], 1)]
+    assert running.nodes() == {"a", "b"}
+    running._phases.pop(0)
+    assert running.nodes() == {"a"}
+    running._phases.pop(0)
+    assert running.nodes() == set()

@@ -98,6 +98,11 @@ class Attempt:
         except RayError as error:
             return Outcome("failed", LostWorkerError(f"the worker or its node was lost: {_first_line(error)}"))
 
+    def nodes(self) -> set[str]:
+        """The ids of the nodes on which workers run now."""
+        num_workers = self._phases[0][1] if self._phases else 0
+        return {place.node for place in self._reservation.workers()[:num_workers]}
+
     def _poll(self) -> Outcome | None:
         if not self._phases:  # everything was done before a worker was lost
             return Outcome("finished")

@@ -12,7 +12,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import chdir, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +22,7 @@ from typing import Any
 import ray
 from ray._private.authentication import authentication_token_setup
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
+from ray._private.services import find_node_ids  # no public function says whether this machine is a node
 from ray._private.state import available_resources_per_node  # no public function lists them by node
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
@@ -122,6 +123,23 @@ def check_token_accepted(address: str) -> None:
             raise RequirementError(token_message(address)) from error
 
 
+def check_is_node(address: str) -> None:
+    """Check that Ray runs on this machine; `ray.init` would wait for a minute and give no reason.
+
+    Args:
+        address: As for `check_reachable`; only a `host:port` is checked.
+
+    Raises:
+        RequirementError: This machine is no node of a cluster.
+    """
+    if is_host_and_port(address) and not find_node_ids():  # type: ignore[no-untyped-call]
+        raise RequirementError(
+            f"this machine is no node of the cluster at {address}: run the command on a node, or add `--detach "
+            f"--address http://{address.rpartition(':')[0]}:8265`; `ray start --address={address} --num-cpus=0` makes "
+            "this machine a node that runs no trials"
+        )
+
+
 def is_host_and_port(address: str) -> bool:
     """Whether an address is neither a URL nor `auto` or `local`, which Ray interprets itself."""
     return "://" not in address and address not in {"auto", "local"}
@@ -180,6 +198,7 @@ def connect(address: str | None) -> None:
         check_reachable(address)
         check_token_present()
         check_token_accepted(address)
+        check_is_node(address)
     sigterm_handler = signal.getsignal(signal.SIGTERM)
     if token_path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         # Ray reads it in another current folder, see below.
@@ -307,6 +326,7 @@ class ReservationPool:
         """Initialize the pool without reservations."""
         self._reservations: list[Reservation] = []
         self._nodes: list[Node] = []
+        self._names: dict[str, str] = {}
         self._cached_until = 0.0
         self._history = NodeHistory()
 
@@ -314,9 +334,15 @@ class ReservationPool:
         """The nodes that are alive, from a list that is at most `NODES_CACHE_SECONDS` old."""
         if time.monotonic() > self._cached_until:
             self._nodes = nodes()
+            self._names |= {node.id: node.name for node in self._nodes}
             self._history.update(((node.name, node.total) for node in self._nodes), time.monotonic())
             self._cached_until = time.monotonic() + NODES_CACHE_SECONDS
         return self._nodes
+
+    def gone(self, node_ids: Iterable[str]) -> list[str]:
+        """Return the names of those nodes that are no longer alive."""
+        alive = {node.id for node in self.nodes()}
+        return sorted(self._names.get(node_id, node_id) for node_id in node_ids if node_id not in alive)
 
     def request(self, compute: ComputeOptions, workers: int) -> PlacementRequest:
         """Compute the resources of a trial on the nodes that are alive; if they are too few, also on those away.

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
 from runner.errors import LostWorkerError, RequirementError
 from runner.execute.fork_executor import run_in_fork, server_environment
 from runner.execute.fork_server import ForkRequest, start_server
@@ -61,6 +63,8 @@ LOOPBACK = "127.0.0.1"
 """An address that only this machine can reach."""
 MAX_STARTING_TRIALS = 256
 """For how many groups of workers a node keeps ports reserved and GPUs registered; not more start at the same time."""
+GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
+"""Torch's environment variable with the network interface at which gloo listens."""
 GPUS_SECONDS = 300.0
 """How long a worker waits until Ray has started the other workers of its trial on the node."""
 GPUS_POLL_SECONDS = 0.05
@@ -199,7 +203,8 @@ def _run_worker(node: Any, task: WorkerTask) -> Outcome:
     try:
         gpus = _gpus_of_trial(node, task, own_gpus)
         # An empty value hides all GPUs. Without the variable, a worker without GPUs would use the node's first one.
-        environment: dict[str, str | None] = {**task.group, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+        group = {**gloo_interface(task.group, os.environ), **task.group}
+        environment: dict[str, str | None] = {**group, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
         request = ForkRequest(task.plan, task.folder, task.steps, environment)
         with_cloud = "://" in (compute.cache or "")
         server = ray.get(node.fork_server.remote(task.cores, task.modules, with_cloud=with_cloud, keys=task.keys))
@@ -208,6 +213,28 @@ def _run_worker(node: Any, task: WorkerTask) -> Outcome:
         return Outcome("failed", error)
     except (OSError, RayError) as error:
         return Outcome("failed", LostWorkerError(f"no worker could be started on {socket.gethostname()}: {error}"))
+
+
+def gloo_interface(group: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """Choose the network interface at which gloo listens: that of the address at which other nodes reach this one.
+
+    Without a choice, gloo listens at the address of the host's own name. Debian gives this name an address of the
+    loopback interface, 127.0.1.1: workers on several nodes would then wait for each other until `ddp_timeout`.
+
+    Args:
+        group: Where the workers meet; empty for a single worker.
+        environment: The environment of this node's Ray, whose choice counts.
+
+    Returns:
+        The variable for the worker; empty if there is nothing to choose.
+    """
+    if not group or GLOO_INTERFACE in environment:
+        return {}
+    address = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+    interfaces = psutil.net_if_addrs().items()
+    found = (name for name, addresses in interfaces if address in {each.address for each in addresses})
+    name = next(found, None)
+    return {} if name is None else {GLOO_INTERFACE: name}
 
 
 def _gpus_of_trial(node: Any, task: WorkerTask, own_gpus: Sequence[str]) -> list[str]:

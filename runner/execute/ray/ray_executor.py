@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.errors import RequirementError
+from runner.errors import LostWorkerError, RequirementError
 from runner.execute.ray.attempt import Attempt, RetryingTrial, uses_all_workers
 from runner.execute.ray.cluster_and_reservations import Node, Reservation, ReservationPool, connect, disconnect, nodes
 from runner.execute.ray.node_worker import NodeActor, Versions, software_versions, version_differences
@@ -107,8 +107,15 @@ class PlacedAttempt:
     reservation: Reservation
 
     def outcome(self) -> Outcome | None:
-        """The attempt's outcome; None while it runs."""
-        return self.attempt.outcome()
+        """The attempt's outcome; None while it runs.
+
+        If a host loses its power or its network, no connection ends: Ray knows within a minute that the node is gone,
+        but it waits five minutes or more for the tasks that run there.
+        """
+        outcome = self.attempt.outcome()
+        if outcome is not None or not (gone := self.pool.gone(self.attempt.nodes())):
+            return outcome
+        return Outcome("failed", LostWorkerError(f"the node was lost: {', '.join(gone)}"))
 
     def release(self) -> None:
         """Release the resources; what still runs there is killed."""

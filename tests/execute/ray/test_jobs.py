@@ -17,6 +17,7 @@ from ray._common.utils import try_to_create_directory
 from runner.errors import RequirementError
 from runner.execute.ray import cluster_and_reservations
 from runner.execute.ray.cluster_and_reservations import (
+    check_is_node,
     check_reachable,
     check_token_present,
     connect,
@@ -78,6 +79,17 @@ def test_an_invalid_or_silent_address_is_refused_at_once():
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(RequirementError, match=rf"no cluster answers at {address} \(.*refused\).*http://head:8265"):
             check_reachable(address)
+
+
+def test_a_machine_that_is_no_node_is_refused_at_once_with_both_ways_out(monkeypatch):
+    monkeypatch.setattr(cluster_and_reservations, "find_node_ids", set)
+    detach, join = r"--detach --address http://head:8265", r"ray start --address=head:6379 --num-cpus=0"
+    with pytest.raises(RequirementError, match=rf"no node of the cluster at head:6379.*{detach}.*{join}"):
+        check_is_node("head:6379")
+    check_is_node("auto")
+    check_is_node("http://head:8265")
+    monkeypatch.setattr(cluster_and_reservations, "find_node_ids", lambda: {"4f"})
+    check_is_node("head:6379")
 
 
 def test_a_required_token_that_is_missing_is_refused(tmp_path, monkeypatch):

@@ -48,6 +48,20 @@ def test_all_pages_of_an_experiment_are_downloaded(storage, tmp_path, monkeypatc
     assert [folder.name for folder in folders] == [f"trial-{number:08}" for number in range(5)]
 
 
+def test_an_experiment_that_another_launch_creates_at_the_same_time_is_used(storage, monkeypatch):
+    """Launches with other folders of all runs, on other machines, do not share the lock."""
+    create = MlflowClient.create_experiment
+
+    def create_late(client, name, **options):
+        create(client, name, **options)
+        return create(client, name, **options)
+
+    monkeypatch.setattr(MlflowClient, "create_experiment", create_late)
+    store = open_tracker(storage)._store
+    created = store.experiment("contested")
+    assert created == store.client.get_experiment_by_name("contested").experiment_id
+
+
 @pytest.fixture
 def refusing(request):
     """A server that answers every request with a status and a text."""
