@@ -220,11 +220,12 @@ class NetworkHosts:
     def _release(self, name: str) -> None:
         """End the first process of namespaces, and with it all others."""
         holder = self._holders.pop(name)
-        with suppress(ProcessLookupError):
-            os.kill(self._roots.pop(name), signal.SIGKILL)
-        with suppress(ProcessLookupError):
-            os.killpg(holder.pid, signal.SIGKILL)
-        holder.wait()
+        if name in self._roots:
+            with suppress(ProcessLookupError):
+                os.kill(self._roots.pop(name), signal.SIGKILL)
+        else:
+            holder.kill()
+        holder.wait()  # it ends after all processes of its namespaces
 
     def _in_network(self, name: str) -> list[str]:
         return ["nsenter", f"--target={self._roots[name]}", "--net"]

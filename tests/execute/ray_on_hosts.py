@@ -46,10 +46,14 @@ class RayOnHosts(NetworkHosts):
             file.parent.mkdir(mode=0o700)
             file.touch(mode=0o600)
             file.write_text(token, encoding="utf-8")
-        # One after the other: Ray gives up where it does not start within half a minute.
-        for name in (HEAD, *nodes):
-            self.start_ray(name)
-            self.wait_until(lambda name=name: self.has_ray(name), f"Ray does not start on {name}", START_SECONDS)
+        try:
+            # One after the other: Ray gives up where it does not start within half a minute.
+            for name in (HEAD, *nodes):
+                self.start_ray(name)
+                self.wait_until(lambda name=name: self.has_ray(name), f"Ray does not start on {name}", START_SECONDS)
+        except BaseException:
+            self.close()
+            raise
 
     def start_ray(self, name: str) -> None:
         """Start Ray on a host, and again whenever it has ended, as a service of the system would."""

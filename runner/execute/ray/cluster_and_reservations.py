@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray._private.worker
 from ray._private.authentication import authentication_token_setup
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray._private.services import find_node_ids  # no public function says whether this machine is a node
@@ -174,6 +175,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Ray hides no GPUs from its own processes without GPUs, and warns if this is not set. `run_worker` hides them from the
 # processes that compute.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Ray prints what the programs of a lost node have logged to standard output, where `--json` promises nothing but the
+# result, and no option prevents it. The launch itself says that the node is lost.
+ray._private.worker.listen_error_messages = lambda worker, threads_stopped: None
 # Nothing waits for the result of a worker that is killed; Ray would print that as an error.
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 

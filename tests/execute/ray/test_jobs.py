@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,6 +91,21 @@ def test_a_machine_that_is_no_node_is_refused_at_once_with_both_ways_out(monkeyp
     check_is_node("http://head:8265")
     monkeypatch.setattr(cluster_and_reservations, "find_node_ids", lambda: {"4f"})
     check_is_node("head:6379")
+
+
+def test_ray_does_not_print_the_logs_of_a_lost_node(capsys):
+    """Ray's own function would print the error to standard output, where `--json` promises only the result."""
+    errors = iter([(None, {"job_id": None, "error_message": "Raylet is terminated."})])
+
+    def poll():
+        for error in errors:
+            return error
+        raise ConnectionError
+
+    subscriber = SimpleNamespace(subscribe=lambda: None, poll=poll)
+    driver = SimpleNamespace(gcs_error_subscriber=subscriber, current_job_id=SimpleNamespace(binary=lambda: b"1"))
+    ray._private.worker.listen_error_messages(driver, threading.Event())
+    assert capsys.readouterr().out == ""
 
 
 def test_a_required_token_that_is_missing_is_refused(tmp_path, monkeypatch):
