@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import tomllib
 import warnings
 from itertools import takewhile
 
@@ -73,8 +74,30 @@ def test_slurm_script_parses(project):
     assert "USR1" in re.findall(r"^trap .* (\w+)$", script.read_text(), flags=re.MULTILINE)
 
 
-def test_container_copies_existing_files(project):
+def copied_files(project):
     lines = (project.folder / "docs" / "cluster" / "Containerfile").read_text().splitlines()
-    copied = [word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]]
+    return [word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]]
+
+
+def test_container_copies_existing_files(project):
+    copied = copied_files(project)
     assert copied
     assert all((project.folder / name).exists() for name in copied)
+
+
+def test_container_copies_all_that_the_package_is_built_from(project):
+    settings = tomllib.loads((project.folder / "pyproject.toml").read_text())
+    wheel = settings["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {*wheel["packages"], *wheel["force-include"], settings["project"]["readme"]}
+    assert len(wheel["force-include"]) >= 2
+    assert needed <= set(copied_files(project))
+    assert "gpu" in settings["project"]["optional-dependencies"]
+
+
+def test_container_keeps_gpu_memory_in_segments_that_grow(project):
+    lines = (project.folder / "docs" / "cluster" / "Containerfile").read_text().splitlines()
+    [name, _, setting] = next(line for line in lines if "expandable_segments" in line).split()[1].partition("=")
+    assert (name, setting) == ("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    assert "ARG EXTRAS=gpu" in lines
+    # The last USER decides; root would own the files of the mounted folder.
+    assert [line.split()[1] for line in lines if line.startswith("USER")] == ["runner"]
