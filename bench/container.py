@@ -154,13 +154,13 @@ class Podman:
     def close(self) -> None:
         """Remove the containers, and the folder with the store."""
         self.remove_containers()
-        if self.is_rootless:  # Files of the store belong to subordinate ids.
-            self("unshare", "rm", "-rf", self.folder)
-            return
-        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
+        # Without root, only `podman unshare` sees the store's mounts, and may remove files of subordinate ids.
+        inside = ("podman", "unshare") if self.is_rootless else ()
+        shown = subprocess.run((*inside, "cat", "/proc/mounts"), capture_output=True, text=True, check=True).stdout
+        mounts = [line.split()[1] for line in shown.splitlines()]
         for mount in reversed([mount for mount in mounts if mount.startswith(f"{self.folder}/")]):
-            subprocess.run(["umount", mount], check=False)
-        shutil.rmtree(self.folder)
+            subprocess.run((*inside, "umount", mount), check=False)
+        subprocess.run((*inside, "rm", "-rf", self.folder), check=True)
 
 
 def free_port() -> int:
@@ -311,9 +311,9 @@ def main() -> int:
             document["build"] = try_case(podman, lambda p: build(p, options.torch, options.build_options))
         if "error" not in document.get("build", {}):
             document["cases"] = {name: try_case(podman, CASES[name]) for name in options.cases}
+        print(json.dumps(document, indent=2), flush=True)
     finally:
         podman.close()
-    print(json.dumps(document, indent=2))
     return int(any("error" in part for part in (document.get("build", {}), *document["cases"].values())))
 
 
