@@ -38,7 +38,6 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 CONTAINERFILE = ROOT / "docs" / "cluster" / "Containerfile"
-PROGRAMS = ("podman", "mmdebstrap")
 SUITE = "bookworm"
 """Debian's release of the base: Debian 12, with Python 3.11."""
 PACKAGES = ("python3", "python3-venv", "ca-certificates")
@@ -154,13 +153,13 @@ class Podman:
     def close(self) -> None:
         """Remove the containers, and the folder with the store."""
         self.remove_containers()
-        if self.is_rootless:  # Files of the store belong to subordinate ids.
-            self("unshare", "rm", "-rf", self.folder)
-            return
-        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
+        # Without root, only `podman unshare` sees the store's mounts, and may remove files of subordinate ids.
+        inside = ("podman", "unshare") if self.is_rootless else ()
+        shown = subprocess.run((*inside, "cat", "/proc/mounts"), capture_output=True, text=True, check=True).stdout
+        mounts = [line.split()[1] for line in shown.splitlines()]
         for mount in reversed([mount for mount in mounts if mount.startswith(f"{self.folder}/")]):
-            subprocess.run(["umount", mount], check=False)
-        shutil.rmtree(self.folder)
+            subprocess.run((*inside, "umount", mount), check=False)
+        subprocess.run((*inside, "rm", "-rf", self.folder), check=True)
 
 
 def free_port() -> int:
@@ -291,7 +290,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--torch", default="torch", help="requirement of the build of torch")
     parser.add_argument("--image", help="an image of podman's own store, instead of a new one")
-    parser.add_argument("--runtime", default="runc", help="program that starts containers")
+    parser.add_argument("--runtime", default="runc", help="starts containers; crun refuses cgroups v1 and v2 together")
     parsed = parser.parse_args(arguments[:end])
     parsed.build_options = arguments[end + 1 :]
     return parsed
@@ -300,7 +299,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main() -> int:
     """Build, run the cases, and print the results."""
     options = parse_arguments(sys.argv[1:])
-    if missing := [name for name in (*PROGRAMS, options.runtime) if not shutil.which(name)]:
+    programs = ["podman", options.runtime, *([] if options.image else ["mmdebstrap"])]
+    if missing := [name for name in programs if not shutil.which(name)]:
         sys.exit(f"not installed: {' '.join(missing)}")
     folder = Path(tempfile.mkdtemp(prefix="container-", dir="/var/tmp"))
     store = () if options.image else (f"--root={folder}/store", f"--runroot={folder}/run", "--storage-driver=overlay")
@@ -311,9 +311,9 @@ def main() -> int:
             document["build"] = try_case(podman, lambda p: build(p, options.torch, options.build_options))
         if "error" not in document.get("build", {}):
             document["cases"] = {name: try_case(podman, CASES[name]) for name in options.cases}
+        print(json.dumps(document, indent=2), flush=True)
     finally:
         podman.close()
-    print(json.dumps(document, indent=2))
     return int(any("error" in part for part in (document.get("build", {}), *document["cases"].values())))
 
 
