@@ -10,6 +10,7 @@ gc.disable()
 # Torch reads this on import. Threads that spin while waiting slow each other down on a few cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.command import run_in_process
+from tests.command import SIGNALS, run_in_process
 
 # The duration of an example depends on the machine, so tests do not check it.
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -49,6 +50,16 @@ def pytest_collection_finish(session):
     """Exclude everything loaded so far from garbage collection, and turn the collector on."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def handled_signals():
+    """Restore the handlers of signals: a command ignores them at its end, and later processes would inherit this."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in handlers.items():
+        if handler is not None:  # one that was not installed from Python
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,9 @@ def start(tmp_path, project):
         environment = {"PATH": os.environ["PATH"], "RUNNER_ENVIRONMENT": ".", "SLURM_JOB_ID": "4711"}
         environment |= {"SLURM_JOB_NODELIST": "localhost", **variables}
         script = project.folder / "docs" / "cluster" / "slurm.sbatch"
-        process = subprocess.Popen(
-            ["bash", script, *arguments], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
-        )
+        # With signals as Slurm starts it: a process inherits those that this one ignores.
+        command = ["env", "--default-signal=TERM", "bash", script, *arguments]
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
         started.append(process)
         return process
 
