@@ -18,9 +18,15 @@ def checkpoint(emoji):
     return emoji
 
 
-def test_a_template_that_moves_the_answer_stops_the_launch(checkpoint):
+def _write_more_before_answers(checkpoint):
+    """Let the checkpoint's template write answers of earlier turns in another way than it asks for one."""
     template = checkpoint.folder / "checkpoint" / "chat_template.jinja"
-    template.write_text(template.read_text().replace("in messages", "in messages | reverse"))
+    added = "{% if message.role == 'assistant' %}!{% endif %}{{ part.text }}"
+    template.write_text(template.read_text().replace("{{ part.text }}", added))
+
+
+def test_a_template_that_changes_the_answer_stops_the_launch(checkpoint):
+    _write_more_before_answers(checkpoint)
     done = checkpoint.run("launch", "emoji.yaml", "--local")
     assert done.returncode in {1, 2}
     assert "Traceback" not in done.stderr
@@ -51,8 +57,7 @@ def test_a_prompt_beyond_the_limit_stops_the_launch_and_a_longer_limit_runs(emoj
 
 @pytest.mark.slow
 def test_a_failed_check_in_one_worker_stops_all_workers(checkpoint):
-    template = checkpoint.folder / "checkpoint" / "chat_template.jinja"
-    template.write_text(template.read_text().replace("in messages", "in messages | reverse"))
+    _write_more_before_answers(checkpoint)
     done = checkpoint.run("launch", "emoji.yaml", "--set", "compute.workers=2")
     assert done.returncode in {1, 2}
     assert "Traceback" not in done.stderr

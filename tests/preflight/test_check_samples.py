@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import runner.preflight.check_samples
 from plugins.trainer.sft import SftTrainer
 from plugins.trainer.sft_options import SftOptions
-from runner.errors import DataError, RunnerError, SpecError, StepError
+from runner.errors import DataError, RequirementError, RunnerError, SpecError, StepError
 from runner.preflight.check_samples import (
     NUM_FIRST,
     NUM_LONGEST,
@@ -80,10 +80,16 @@ def test_images_of_the_selected_samples_are_checked(run_checks, faulty_model, sa
         run_checks(faulty_model(_corrupt_images), samples)
 
 
-def test_a_template_that_moves_the_answer_is_an_error_with_the_sample_id(run_checks, with_template, samples):
-    moved = with_template(lambda template: template.replace("in messages", "in messages | reverse"))
+def test_a_template_that_moves_the_answer_is_an_error(with_template):
+    with pytest.raises(RequirementError, match="drops, repeats or moves the text of a question or of an answer"):
+        with_template(lambda template: template.replace("in messages", "in messages | reverse"))
+
+
+def test_a_template_that_changes_the_answer_is_an_error_with_the_sample_id(run_checks, with_template, samples):
+    added = "{% if message.role == 'assistant' %}!{% endif %}{{ part.text }}"
+    changed = with_template(lambda template: template.replace("{{ part.text }}", added))
     with pytest.raises(RunnerError, match=r"^sample s0: the chat template "):
-        run_checks(moved, samples)
+        run_checks(changed, samples)
 
 
 def test_a_sample_beyond_the_limit_is_refused_with_a_remedy(run_checks, model, samples):
