@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from runner.errors import RunnerError
-from runner.execute.slurm import check_slurm
+from runner.execute.slurm import list_partitions
 from runner.preflight.doctor import Finding, check_gpus, check_machine, check_software, check_storage
 from runner.resolved_plan import create_plugin
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec, Section
@@ -38,6 +38,17 @@ def examine(spec: ExperimentSpec | None, address: str | None) -> Iterator[Findin
         yield from check_tracker(tracker, storage, keeps_database=keeps_database)
     if address is not None:
         yield from _check_cluster(address, compute, storage)
+
+
+def check_slurm() -> Iterator[Finding]:
+    """Describe the partitions of Slurm; nothing on a machine without it."""
+    try:
+        partitions = list_partitions()
+    except RunnerError as error:
+        yield Finding("slurm", "warning", str(error), "`runner launch --slurm` needs it")
+        return
+    if partitions:
+        yield Finding("slurm", "ok", "partitions: " + "; ".join(partitions))
 
 
 def check_tracker(tracker: Section, storage: Path, *, keeps_database: bool) -> Iterator[Finding]:

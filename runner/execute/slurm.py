@@ -20,7 +20,6 @@ from typing import Any
 
 from runner.errors import DataError, RequirementError
 from runner.files import read_json_object, write_json
-from runner.preflight.doctor import Finding
 from runner.spec.experiment_spec import ComputeOptions
 from runner.status.running_launches import SLURM_PREFIX
 
@@ -297,13 +296,12 @@ def _run(*command: str) -> str:
     return done.stdout
 
 
-def check_slurm() -> Iterator[Finding]:
-    """Describe the partitions of the Slurm cluster of which this machine is a login node; nothing without Slurm."""
+def list_partitions() -> list[str]:
+    """Describe the partitions of the Slurm cluster of which this machine is a login node; none without Slurm.
+
+    Raises:
+        RequirementError: Slurm does not answer.
+    """
     if shutil.which("sbatch") is None:
-        return
-    try:
-        shown = _run("sinfo", "--noheader", "--format=%P %D x %c cores, %m MB, %G")
-    except RequirementError as error:
-        yield Finding("slurm", "warning", str(error), "`runner launch --slurm` needs it")
-        return
-    yield Finding("slurm", "ok", "partitions: " + "; ".join(shown.splitlines()))
+        return []
+    return _run("sinfo", "--noheader", "--format=%P %D x %c cores, %m MB, %G").splitlines()

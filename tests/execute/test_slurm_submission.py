@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.execute.doctor import check_slurm
 from runner.execute.slurm import (
     RAY_BYTES,
     RESOURCES,
-    check_slurm,
     option_names,
     resource_options,
     script_without_resources,
