@@ -10,20 +10,18 @@ from transformers import (
     Idefics3Config,
     Idefics3ImageProcessorPil,
     Idefics3Processor,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     SmolVLMConfig,
 )
 
 from plugins.model.chat.batching import pack_samples
-from plugins.model.chat.chat_model import ChatModel, read_config
+from plugins.model.chat.chat_model import ChatModel
 from plugins.model.chat.loaded_chat_model import LoadedChatModel
 from plugins.model.chat.processor_and_images import ImageSize, Processor, find_processor_class, load_processor
 from plugins.model.chat.segment_attention import use_packed_attention
 from plugins.model.family_options import IDEFICS3_IMAGE, SMALL_TILE_GRID, SmolVLMOptions
 from plugins.model.model_options_and_small_sizes import ChatModelOptions, SmallSize, text_config
-from runner.errors import SpecError
 from runner.stages import Features
 
 SMALL_SCALE_FACTOR = 2
@@ -99,16 +97,7 @@ class SmolVLMModel(SmallIdefics3[SmolVLMOptions]):
 
     name = "smolvlm"
     loaded_class = LoadedSmolVLM
-
-    def _config(self, folder: Path) -> PreTrainedConfig:
-        config = read_config(folder)
-        if not isinstance(config, SmolVLMConfig | Idefics3Config):
-            raise SpecError(
-                f"{folder} contains a model of type {config.model_type!r}; the plugin {self.name} requires "
-                f"{SmolVLMConfig.model_type!r} or {Idefics3Config.model_type!r}",
-                path=("model", "checkpoint"),
-            )
-        return config
+    other_config_classes = (SmolVLMConfig,)
 
     def _processor(self, folder: Path) -> Processor:
         # The processor of SmolVLM needs the package num2words, and that of Idefics3 does not.

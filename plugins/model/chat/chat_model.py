@@ -53,6 +53,7 @@ class ChatModel(ABC, Generic[FamilyOptions]):
         name: The plugin's name.
         loaded: The family's model in memory.
         config_class: Transformers' configuration class of its checkpoints.
+        other_config_classes: Those of other checkpoints that the plugin loads.
         processor_class: Transformers' processor class of its checkpoints.
         tokenizer_class: The class of the tokenizers of its small sizes, with which transformers loads them again.
     """
@@ -60,6 +61,7 @@ class ChatModel(ABC, Generic[FamilyOptions]):
     name: ClassVar[str]
     loaded_class: ClassVar[type[LoadedChatModel]]
     config_class: ClassVar[type[PreTrainedConfig]]
+    other_config_classes: ClassVar[tuple[type[PreTrainedConfig], ...]] = ()
     processor_class: ClassVar[type[ProcessorMixin]]
     tokenizer_class: ClassVar[type[TokenizersBackend]] = Qwen2Tokenizer
 
@@ -218,10 +220,11 @@ class ChatModel(ABC, Generic[FamilyOptions]):
 
     def _config(self, folder: Path) -> PreTrainedConfig:
         config = read_config(folder)
-        if not isinstance(config, self.config_class):
+        accepted = (self.config_class, *self.other_config_classes)
+        if not isinstance(config, accepted):
             raise SpecError(
                 f"{folder} contains a model of type {config.model_type!r}; the plugin {self.name} requires "
-                f"{self.config_class.model_type!r}",
+                f"{' or '.join(repr(each.model_type) for each in accepted)}",
                 path=("model", "checkpoint"),
             )
         return config
