@@ -140,6 +140,7 @@ def compare(
     metrics: Sequence[str] | None = None,
     mre: bool = False,
     confidence: float = 0.95,
+    cluster: str | None = None,
     published: Sequence[str] = (),
 ) -> Comparison:
     """Compare finished runs on their common test samples, like `runner compare`.
@@ -153,6 +154,8 @@ def compare(
         metrics: The metrics to compare, such as `ner_f1`. None: all.
         mre: Compare runs trained on all tasks with runs of each single task, and of all tasks but one.
         confidence: The confidence level of the intervals.
+        cluster: What the samples have in common that are resampled together: `image`, `text`, `content` or `none`.
+            None: `content` if the runs have recorded any such groups.
         published: Published results to show beside the groups: installed names such as `gmner`, or YAML files.
 
     Returns:
@@ -161,8 +164,8 @@ def compare(
         `warnings`. Its `as_json()` is the output of `runner compare --json`.
 
     Raises:
-        SpecError: No run was found, a run is not finished, test samples or parse modes differ, or a group or metric
-            does not exist.
+        SpecError: No run was found, a run is not finished, test samples or parse modes differ, or a group, metric or
+            kind of cluster does not exist.
         DataError: A file of a run is missing or broken.
         PluginError: A metric of the runs is not installed.
     """
@@ -171,7 +174,9 @@ def compare(
     from runner.compare.resampling import Resampling
 
     resampling = Resampling(confidence=confidence)
-    options = CompareOptions(by, baseline, metrics, mre=mre, resampling=resampling, published=published)
+    options = CompareOptions(
+        by, baseline, metrics, mre=mre, resampling=resampling, cluster=cluster, published=published
+    )
     return compare_runs([name, *names], Path(storage), options)
 
 

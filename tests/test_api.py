@@ -87,6 +87,13 @@ def test_groups_are_compared_over_seeds_and_samples(notebook):
     assert test.difference == pytest.approx(means["wordy"] - means["silent"])
 
 
+def test_the_samples_that_are_resampled_together_can_be_chosen(notebook):
+    by_image, alone = (api.compare("answers", by="arm", cluster=kind).clusters for kind in ("image", "none"))
+    assert (by_image.kind, alone.kind) == ("image", "none")
+    with pytest.raises(SpecError, match=r"--cluster imaeg.*did you mean 'image'"):
+        api.compare("answers", by="arm", cluster="imaeg")
+
+
 def test_results_of_a_launch_are_shown_in_lines_not_in_pages(notebook):
     comparison = api.compare("answers", by="arm")
     assert len(repr(api.load_spec("answers.yaml"))) < 3000

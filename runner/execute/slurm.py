@@ -72,7 +72,7 @@ class SlurmJob:
         experiment: The spec's name.
         storage: The folder of all runs.
         output: The file with what the job prints.
-        submitted: When it was submitted, in ISO 8601.
+        submitted: When it was submitted, in ISO 8601; None if this is not on record.
         status: `pending`, `running`, `finished`, `failed`, `interrupted`; `ended` if Slurm has forgotten it; `unknown`
             if Slurm cannot be asked here.
         reason: Why it waits, in Slurm's words; empty if it does not wait.
@@ -83,7 +83,7 @@ class SlurmJob:
     experiment: str
     storage: str
     output: str
-    submitted: str
+    submitted: str | None
     status: str = UNKNOWN
     reason: str = ""
     started: float | None = None
@@ -174,14 +174,9 @@ def submit(
     except RequirementError:
         copy.unlink()
         raise
-    number = printed.strip().partition(";")[0]
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    job = SlurmJob(number, experiment, str(storage), f"{folder}/{number}.out", now)
-    write_json(folder / f"{number}.json", {name: getattr(job, name) for name in _RECORDED})
-    return job
-
-
-_RECORDED = ("number", "experiment", "storage", "output", "submitted")
+    record = folder / f"{printed.strip().partition(';')[0]}.json"
+    write_json(record, {"submitted": datetime.now(UTC).isoformat(timespec="seconds")})
+    return _read_record(record)
 
 
 def script_without_resources() -> str:
@@ -195,15 +190,19 @@ def script_without_resources() -> str:
 
 def list_jobs(storage: Path) -> list[SlurmJob]:
     """List the launches that were submitted from a folder of all runs, with their states, the oldest first."""
-    jobs = sorted(_read_records(storage), key=lambda job: int(job.number))
+    records = [file for file in storage.absolute().glob(f"*/{FOLDER}/*.json") if file.stem.isdecimal()]
+    jobs = [_read_record(record) for record in sorted(records, key=lambda record: int(record.stem))]
     return list(_with_states(jobs)) if jobs else []
 
 
-def _read_records(storage: Path) -> Iterator[SlurmJob]:
-    for file in storage.glob(f"*/{FOLDER}/*.json"):
-        if file.stem.isdecimal():
-            with suppress(DataError, FileNotFoundError, TypeError):  # damaged, or of another version
-                yield SlurmJob(**read_json_object(file, "remove it"))
+def _read_record(record: Path) -> SlurmJob:
+    """Describe the job of a record; a damaged one does not hide the job, as its path tells what is needed."""
+    submitted = None
+    with suppress(DataError, FileNotFoundError):
+        submitted = read_json_object(record, "").get("submitted")
+    experiment = record.parents[1]
+    output = record.with_suffix(".out")
+    return SlurmJob(record.stem, experiment.name, str(experiment.parent), str(output), submitted)
 
 
 def _with_states(jobs: Sequence[SlurmJob]) -> Iterator[SlurmJob]:
@@ -253,7 +252,7 @@ def find_job(name: str, storage: Path) -> SlurmJob | None:
         raise RequirementError(f"{name!r} has {len(queued)} jobs; name one: {', '.join(job.name for job in queued)}")
     if not queued and re.fullmatch(rf"{SLURM_PREFIX}\d+", name):
         # Submitted with `sbatch` itself, which leaves no record.
-        [job] = _with_states([SlurmJob(name.removeprefix(SLURM_PREFIX), "", str(storage), "", "")])
+        [job] = _with_states([SlurmJob(name.removeprefix(SLURM_PREFIX), "", str(storage), "", None)])
         return job
     return queued[0] if queued else None
 

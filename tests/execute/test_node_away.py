@@ -60,21 +60,37 @@ def test_a_node_that_the_launch_has_never_seen_is_not_waited_for(executor, nodes
         executor.check_placeable(BOTH)
 
 
-def test_a_node_that_leaves_again_before_it_has_answered_is_left_out(executor, nodes, monkeypatch):
-    def get(request, timeout):
-        if request == "id-two":
-            raise ray_executor.RayActorError
-        return ray_executor.software_versions()
+@pytest.fixture
+def answer(executor, nodes, monkeypatch):
+    """A function that sets what the node called two raises when it is asked for its software; the other one answers."""
 
     class Actor:
         def __init__(self, node):
             self.software_versions = self
             self.remote = lambda: node.id
 
-    monkeypatch.setattr(ray_executor.ray, "get", get)
+    def set_answer(error):
+        def get(request, timeout):
+            if request == "id-two":
+                raise error
+            return ray_executor.software_versions()
+
+        monkeypatch.setattr(ray_executor.ray, "get", get)
+
     monkeypatch.setattr(ray_executor, "_start_actor", lambda node, _: Actor(node))
+    return set_answer
+
+
+def test_a_node_that_leaves_again_before_it_has_answered_is_left_out(executor, answer):
+    answer(ray_executor.RayActorError())
     executor._add_new_nodes()
     assert executor._actors.keys() == {"id-one"}
+
+
+def test_a_node_that_stays_but_does_not_answer_is_named(executor, answer):
+    answer(ray_executor.GetTimeoutError("Get timed out"))
+    with pytest.raises(RequirementError, match=r"node two \(10\.0\.0\.1\) has not started a process"):
+        executor._add_new_nodes()
 
 
 class Attempt:

@@ -143,6 +143,16 @@ def test_a_launch_is_submitted_followed_and_stopped(slurm):
     assert (slurm.folder / "scancel.called").read_text() == "--batch --signal=USR2 17\n17\n17\n"
 
 
+def test_a_job_whose_record_is_damaged_is_listed_and_stopped(slurm):
+    slurm.run("init", "rack")
+    slurm.run("launch", "rack.yaml", "--slurm")
+    queue(slurm, "RUNNING")
+    [job] = json.loads(slurm.run("status", "--json").stdout)["jobs"]
+    (slurm.folder / "runs" / "rack" / "slurm" / "17.json").write_text("{")
+    assert json.loads(slurm.run("status", "--json").stdout)["jobs"] == [job | {"submitted": None}]
+    assert "save and end" in slurm.run("stop", "rack").stdout
+
+
 @pytest.mark.parametrize(
     ("line", "status"),
     [

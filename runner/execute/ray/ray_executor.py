@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from runner.trial.run_directory_and_events import RunDirectory, steps_of
 from runner.trial.run_trial import Outcome
 
 import ray  # isort: skip - after cluster.py, which sets what Ray reads when it is imported
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 SOFTWARE_SECONDS = 120.0
@@ -87,12 +86,15 @@ class RayExecutor:
         """Start an actor on each new node, and compare its software with this machine's.
 
         A node that is gone before it has answered is left out; it is new again when it comes back.
+
+        Raises:
+            RequirementError: A node has other software, or does not answer.
         """
         working_folder = None if self._is_remote else str(Path.cwd())
         new = {node.id: node for node in nodes() if node.id not in self._actors}
         actors = {node_id: _start_actor(node, working_folder) for node_id, node in new.items()}
         if self._is_remote:
-            versions = _software_of(actors)
+            versions = _software_of(actors, new)
             _check_software({new[node_id].name: theirs for node_id, theirs in versions.items()})
             actors = {node_id: actors[node_id] for node_id in versions}
         self._actors |= actors
@@ -132,13 +134,24 @@ def _start_actor(node: Node, working_folder: str | None) -> Any:
     return NodeActor.options(scheduling_strategy=strategy).remote(working_folder)  # type: ignore[attr-defined]
 
 
-def _software_of(actors: Mapping[str, Any]) -> dict[str, Versions]:
-    """Ask nodes for their software versions, by id; nodes that are gone are left out."""
+def _software_of(actors: Mapping[str, Any], nodes_by_id: Mapping[str, Node]) -> dict[str, Versions]:
+    """Ask nodes for their software versions, by id; nodes that are gone are left out.
+
+    Raises:
+        RequirementError: A node is there, but does not answer.
+    """
     requests = {node_id: actor.software_versions.remote() for node_id, actor in actors.items()}
     versions: dict[str, Versions] = {}
     for node_id, request in requests.items():
-        with suppress(RayActorError):
+        try:
             versions[node_id] = ray.get(request, timeout=SOFTWARE_SECONDS)
+        except RayActorError:
+            continue
+        except GetTimeoutError as error:
+            raise RequirementError(
+                f"node {nodes_by_id[node_id].name} has not started a process within {SOFTWARE_SECONDS:g} seconds; see "
+                "Ray's logs there, /tmp/ray/session_latest/logs, or take the node out of the cluster"
+            ) from error
     return versions
 
 
