@@ -230,6 +230,9 @@ def _restore_signal_handlers() -> Iterator[None]:
 class _LogDisplay:
     """Writes the progress of a launch to the logger; a `Reporter` and a `LaunchListener`."""
 
+    def __init__(self) -> None:
+        self._told_needs: set[str] = set()
+
     def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
 
     def progress(self, done: int, total: int, **shown: float) -> None: ...
@@ -248,7 +251,11 @@ class _LogDisplay:
         _LOG.info("%s %s in %s", trial.name, "resumes" if resumed else "starts", folder)
 
     def trial_waiting(self, trial: Trial, reason: str) -> None:
-        _LOG.info("%s waits for %s", trial.name, reason)
+        """Say what a trial waits for, once for all trials that need the same."""
+        needed = reason.partition(";")[0]
+        if needed not in self._told_needs:
+            self._told_needs.add(needed)
+            _LOG.info("%s is waiting for %s", trial.name, reason)
 
     def trial_ended(self, result: TrialResult) -> None:
         _LOG.info("%s %s", result.trial.name, result.status)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,6 +77,14 @@ def test_finished_trials_are_reported_and_nothing_is_printed(notebook, capsys, c
     assert [message.split()[-1] for message in messages] == ["finished"] * 4
     [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "all 4 answers are malformed. For example, the answer to sample" in warning
+
+
+def test_a_wait_is_logged_once_for_all_trials_that_need_the_same(caplog):
+    display = api._LogDisplay()
+    with caplog.at_level(logging.INFO, logger="runner"):
+        for name, free in (("trial-1", 1), ("trial-1", 0), ("trial-2", 0)):
+            display.trial_waiting(SimpleNamespace(name=name), f"2 CPUs on one node; free now: {free} CPUs")
+    assert caplog.messages == ["trial-1 is waiting for 2 CPUs on one node; free now: 1 CPUs"]
 
 
 def test_groups_are_compared_over_seeds_and_samples(notebook):

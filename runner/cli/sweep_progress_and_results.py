@@ -88,9 +88,13 @@ class SweepDisplay:
         self._print_line(f"{'resuming' if resumed else 'running'} {trial.name}  {row.label}  {row.parameters}".rstrip())
 
     def trial_waiting(self, trial: Trial, reason: str) -> None:
-        """Show what a trial waits for."""
+        """Show what a trial waits for; without a live table, once for all trials that need the same."""
         with self._lock:
             self._rows[trial.name] = LiveTrial.of(trial, "waiting", progress=f"for {reason}")
+        needed = reason.partition(";")[0]
+        if needed not in self._printed_messages:
+            self._printed_messages.add(needed)
+            self._print_line(f"{trial.name} is waiting for {reason}")
 
     def event(self, trial: str, event: Event) -> None:
         """Show the progress and the latest metrics of a trial."""

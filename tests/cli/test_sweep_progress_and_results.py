@@ -45,8 +45,8 @@ def tell(board):
     board.search_updated({**SUMMARY, "best": BEST})
     board.trial_ended(result(2, "failed", error=StepError("train: out of luck\nmore")))
     board.trial_ended(result(3, "pruned"))
-    for _ in range(3):
-        board.trial_waiting(trial(5), "4 GPUs on one node")
+    for number in range(3):
+        board.trial_waiting(trial(5), f"4 GPUs on one node; free now: {number} GPUs")
 
 
 def test_without_a_terminal_a_sweep_prints_a_line_per_start_and_end():
@@ -60,7 +60,8 @@ def test_without_a_terminal_a_sweep_prints_a_line_per_start_and_end():
     assert "trial-3 pruned" in lines
     assert "best so far: validation/loss 0.25 at optimizer.groups.head.lr = 0.001" in lines
     assert lines.count("point 7 fits no more") == 1
-    assert len(lines) == 9, "steps of trials are not told"
+    assert "trial-5 is waiting for 4 GPUs on one node; free now: 0 GPUs" in lines
+    assert len(lines) == 10, "steps of trials are not told, and a wait is told once"
 
 
 def test_on_a_terminal_a_sweep_is_a_table(monkeypatch):
