@@ -231,7 +231,9 @@ class _LogDisplay:
     """Writes the progress of a launch to the logger; a `Reporter` and a `LaunchListener`."""
 
     def __init__(self) -> None:
-        self._told_needs: set[str] = set()
+        from runner.execute.results_and_interfaces import ToldNeeds
+
+        self._told_needs = ToldNeeds()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -251,10 +253,7 @@ class _LogDisplay:
         _LOG.info("%s %s in %s", trial.name, "resumes" if resumed else "starts", folder)
 
     def trial_waiting(self, trial: Trial, reason: str) -> None:
-        """Say what a trial waits for, once for all trials that need the same."""
-        needed = reason.partition(";")[0]
-        if needed not in self._told_needs:
-            self._told_needs.add(needed)
+        if self._told_needs.is_new(reason):
             _LOG.info("%s is waiting for %s", trial.name, reason)
 
     def trial_ended(self, result: TrialResult) -> None:

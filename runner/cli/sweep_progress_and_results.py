@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.cli.progress import STAGE_TITLES, Terminal, format_duration
-from runner.execute.results_and_interfaces import LaunchResult, TrialResult
+from runner.execute.results_and_interfaces import LaunchResult, ToldNeeds, TrialResult
 from runner.resolved_plan import Trial
 from runner.sweep.sweep_folder import SEED
 from runner.trial.run_directory_and_events import Event
@@ -62,6 +62,7 @@ class SweepDisplay:
         self._lock = threading.RLock()
         self._live: Live | None = None
         self._printed_messages: set[str] = set()
+        self._told_needs = ToldNeeds()
         self._data_progress = ""
 
     def __enter__(self) -> SweepDisplay:
@@ -91,9 +92,7 @@ class SweepDisplay:
         """Show what a trial waits for; without a live table, once for all trials that need the same."""
         with self._lock:
             self._rows[trial.name] = LiveTrial.of(trial, "waiting", progress=f"for {reason}")
-        needed = reason.partition(";")[0]
-        if needed not in self._printed_messages:
-            self._printed_messages.add(needed)
+        if self._told_needs.is_new(reason):
             self._print_line(f"{trial.name} is waiting for {reason}")
 
     def event(self, trial: str, event: Event) -> None:

@@ -138,7 +138,12 @@ class LaunchListener(Protocol):
         """A trial starts, or resumes after an earlier launch."""
 
     def trial_waiting(self, trial: Trial, reason: str) -> None:
-        """A trial waits for resources; this is repeated, since the reason may change."""
+        """A trial waits for resources; this is repeated, since the reason may change.
+
+        Args:
+            trial: The trial.
+            reason: What it needs and, after a semicolon, what is free now.
+        """
 
     def event(self, trial: str, event: Event) -> None:
         """A running trial wrote an event."""
@@ -154,6 +159,21 @@ class LaunchListener(Protocol):
 
     def stopping(self) -> None:
         """The user asked to stop, and the trials save their state."""
+
+
+class ToldNeeds:
+    """What trials are waiting for, as far as lines were printed: one line for all trials that need the same."""
+
+    def __init__(self) -> None:
+        """Start without any line."""
+        self._told: set[str] = set()
+
+    def is_new(self, reason: str) -> bool:
+        """Return whether no earlier reason names the same need; see `LaunchListener.trial_waiting`."""
+        needed = reason.partition(";")[0]
+        is_new = needed not in self._told
+        self._told.add(needed)
+        return is_new
 
 
 class RunningTrial(Protocol):
