@@ -285,7 +285,7 @@ def launch(
         raise typer.BadParameter(f"unexpected argument {sbatch_options[0]!r}; options of sbatch need --slurm")
     loaded = load_spec(spec, overrides or ())
     if slurm:
-        from runner.cli.launch_control_commands import launch_with_slurm
+        from runner.cli.submitted_launches import launch_with_slurm
 
         show_sent_variables(loaded, open_terminal())
         conflicting = {"--detach": detach, "--local": local, "--address": address, "--rerun": rerun}
@@ -299,7 +299,7 @@ def launch(
         return
     address = address or os.environ.get("RAY_ADDRESS")
     if detach:
-        from runner.cli.launch_control_commands import launch_detached
+        from runner.cli.submitted_launches import launch_detached
 
         show_sent_variables(loaded, open_terminal())
         launch_detached(loaded, address, local=local, smoke=smoke, rerun=rerun, as_json=as_json)
