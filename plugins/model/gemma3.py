@@ -19,7 +19,7 @@ from plugins.model.chat.chat_model import ChatModel
 from plugins.model.chat.loaded_chat_model import LoadedChatModel
 from plugins.model.chat.processor_and_images import ImageSize, Processor
 from plugins.model.family_options import GEMMA_IMAGE, GEMMA_IMAGE_END, GEMMA_IMAGE_START, Gemma3Options
-from plugins.model.model_options_and_small_sizes import SmallSize, text_config
+from plugins.model.model_options_and_small_sizes import SmallSize, text_config, vision_config
 from runner.stages import Features
 
 SMALL_POOLING = 2
@@ -65,15 +65,7 @@ class Gemma3Model(ChatModel[Gemma3Options]):
             "sliding_window": SMALL_WINDOW,
             "layer_types": ["sliding_attention"] * (small.text_layers - 1) + ["full_attention"],
         }
-        vision = {
-            "hidden_size": small.vision_width,
-            "num_hidden_layers": small.vision_depth,
-            "num_attention_heads": small.vision_heads,
-            "intermediate_size": small.vision_ffn,
-            "image_size": small.tile,
-            "patch_size": small.patch,
-            "vision_use_head": False,
-        }
+        vision = {**vision_config(small), "vision_use_head": False}
         special = tokenizer.get_added_vocab()
         return Gemma3Config(
             text_config=text,

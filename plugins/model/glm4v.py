@@ -10,7 +10,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from plugins.model.chat.grid_model import TEMPORAL_PATCH, GridModel, LoadedGridModel, mrope_text_config
+from plugins.model.chat.grid_model import (
+    TEMPORAL_PATCH,
+    GridModel,
+    LoadedGridModel,
+    grid_vision_config,
+    mrope_text_config,
+)
 from plugins.model.chat.processor_and_images import Processor
 from plugins.model.chat.segment_attention import use_packed_attention
 from plugins.model.family_options import (
@@ -55,17 +61,7 @@ class Glm4vModel(GridModel[Glm4vOptions]):
     frames_in_area = TEMPORAL_PATCH
 
     def _small_config(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> Glm4vConfig:
-        vision = {
-            "hidden_size": small.vision_width,
-            "out_hidden_size": small.text_width,
-            "depth": small.vision_depth,
-            "num_heads": small.vision_heads,
-            "intermediate_size": small.vision_ffn,
-            "initializer_range": small.vision_init,
-            "image_size": small.tile,
-            "patch_size": small.patch,
-            "temporal_patch_size": TEMPORAL_PATCH,
-        }
+        vision = {**grid_vision_config(small), "image_size": small.tile}
         special = tokenizer.get_added_vocab()
         return Glm4vConfig(
             text_config=mrope_text_config(small, tokenizer),

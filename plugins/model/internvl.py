@@ -22,7 +22,7 @@ from plugins.model.family_options import (
     InternVLOptions,
 )
 from plugins.model.family_options import INTERNVL_VIDEO as VIDEO
-from plugins.model.model_options_and_small_sizes import SmallSize, text_config
+from plugins.model.model_options_and_small_sizes import SmallSize, text_config, vision_config
 from runner.stages import Features
 
 DOWNSAMPLE_RATIO = 0.5
@@ -62,10 +62,7 @@ class InternVLModel(ChatModel[InternVLOptions]):
 
     def _small_config(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> InternVLConfig:
         vision = {
-            "hidden_size": small.vision_width,
-            "num_hidden_layers": small.vision_depth,
-            "num_attention_heads": small.vision_heads,
-            "intermediate_size": small.vision_ffn,
+            **vision_config(small),
             "initializer_range": small.vision_init,
             "image_size": [small.tile, small.tile],
             "patch_size": [small.patch, small.patch],

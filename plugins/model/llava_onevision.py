@@ -23,7 +23,7 @@ from plugins.model.chat.processor_and_images import ImageSize, Processor
 from plugins.model.family_options import LLAVA_IMAGE as IMAGE
 from plugins.model.family_options import LLAVA_VIDEO as VIDEO
 from plugins.model.family_options import LlavaOnevisionOptions
-from plugins.model.model_options_and_small_sizes import SmallSize, text_config
+from plugins.model.model_options_and_small_sizes import SmallSize, text_config, vision_config
 from runner.stages import Features
 
 TILE_GRIDS = ((1, 1), (1, 2), (2, 1), (2, 2))
@@ -68,16 +68,7 @@ class LlavaOnevisionModel(ChatModel[LlavaOnevisionOptions]):
     processor_class = LlavaOnevisionProcessor
 
     def _small_config(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> LlavaOnevisionConfig:
-        vision = {
-            "model_type": "siglip_vision_model",
-            "hidden_size": small.vision_width,
-            "num_hidden_layers": small.vision_depth,
-            "num_attention_heads": small.vision_heads,
-            "intermediate_size": small.vision_ffn,
-            "image_size": small.tile,
-            "patch_size": small.patch,
-            "vision_use_head": False,
-        }
+        vision = {"model_type": "siglip_vision_model", **vision_config(small), "vision_use_head": False}
         special = tokenizer.get_added_vocab()
         return LlavaOnevisionConfig(
             text_config={"model_type": "qwen2", **text_config(small, tokenizer)},

@@ -171,6 +171,18 @@ def text_config(small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> dict[st
     }
 
 
+def vision_config(small: SmallSize) -> dict[str, Any]:
+    """Return the vision tower's configuration of a size, for families that cut images into square tiles."""
+    return {
+        "hidden_size": small.vision_width,
+        "num_hidden_layers": small.vision_depth,
+        "num_attention_heads": small.vision_heads,
+        "intermediate_size": small.vision_ffn,
+        "image_size": small.tile,
+        "patch_size": small.patch,
+    }
+
+
 def _resolve_folder(value: object) -> object:
     """Make the path of a local folder absolute; leave a hub name unchanged."""
     if not isinstance(value, str):

@@ -22,7 +22,13 @@ from transformers import (
     Qwen3VLProcessor,
 )
 
-from plugins.model.chat.grid_model import TEMPORAL_PATCH, GridModel, LoadedGridModel, mrope_text_config
+from plugins.model.chat.grid_model import (
+    TEMPORAL_PATCH,
+    GridModel,
+    LoadedGridModel,
+    grid_vision_config,
+    mrope_text_config,
+)
 from plugins.model.chat.packing_check import FULL_ATTENTION
 from plugins.model.chat.processor_and_images import Processor
 from plugins.model.chat.raw_pixels import RawPixels
@@ -118,17 +124,7 @@ class Qwen25VLModel(QwenVLModel[Qwen25VLOptions]):
     processor_class = Qwen2_5_VLProcessor
 
     def _small_config(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLConfig:
-        vision = {
-            "hidden_size": small.vision_width,
-            "out_hidden_size": small.text_width,
-            "depth": small.vision_depth,
-            "num_heads": small.vision_heads,
-            "intermediate_size": small.vision_ffn,
-            "initializer_range": small.vision_init,
-            "patch_size": small.patch,
-            "temporal_patch_size": TEMPORAL_PATCH,
-            "fullatt_block_indexes": [small.vision_depth - 1],
-        }
+        vision = {**grid_vision_config(small), "fullatt_block_indexes": [small.vision_depth - 1]}
         return Qwen2_5_VLConfig(
             text_config=mrope_text_config(small, tokenizer),
             vision_config=vision,
@@ -156,14 +152,7 @@ class Qwen3VLModel(QwenVLModel[Qwen3VLOptions]):
 
     def _small_config(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
         vision = {
-            "hidden_size": small.vision_width,
-            "out_hidden_size": small.text_width,
-            "depth": small.vision_depth,
-            "num_heads": small.vision_heads,
-            "intermediate_size": small.vision_ffn,
-            "initializer_range": small.vision_init,
-            "patch_size": small.patch,
-            "temporal_patch_size": TEMPORAL_PATCH,
+            **grid_vision_config(small),
             "num_position_embeddings": SMALL_NUM_POSITIONS,
             "deepstack_visual_indexes": [0],
         }
@@ -185,17 +174,7 @@ class _Qwen35Model(QwenVLModel[Qwen35Family]):
     tokenizer_class = Qwen3_5Tokenizer
 
     def _small_config(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
-        vision = {
-            "hidden_size": small.vision_width,
-            "out_hidden_size": small.text_width,
-            "depth": small.vision_depth,
-            "num_heads": small.vision_heads,
-            "intermediate_size": small.vision_ffn,
-            "initializer_range": small.vision_init,
-            "patch_size": small.patch,
-            "temporal_patch_size": TEMPORAL_PATCH,
-            "num_position_embeddings": SMALL_NUM_POSITIONS,
-        }
+        vision = {**grid_vision_config(small), "num_position_embeddings": SMALL_NUM_POSITIONS}
         head = small.text_width // small.text_heads
         text = mrope_text_config(small, tokenizer)
         text["rope_parameters"] |= {"partial_rotary_factor": 1.0, "mrope_interleaved": True}

@@ -21,7 +21,7 @@ from plugins.model.chat.loaded_chat_model import LoadedChatModel
 from plugins.model.chat.processor_and_images import ImageSize, Processor, find_processor_class, load_processor
 from plugins.model.chat.segment_attention import use_packed_attention
 from plugins.model.family_options import IDEFICS3_IMAGE, SMALL_TILE_GRID, SmolVLMOptions
-from plugins.model.model_options_and_small_sizes import ChatModelOptions, SmallSize, text_config
+from plugins.model.model_options_and_small_sizes import ChatModelOptions, SmallSize, text_config, vision_config
 from runner.stages import Features
 
 SMALL_SCALE_FACTOR = 2
@@ -67,15 +67,7 @@ class SmallIdefics3(ChatModel[SmallOptions]):
     processor_class = Idefics3Processor
 
     def _small_config(self, small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> Idefics3Config:
-        vision = {
-            "hidden_size": small.vision_width,
-            "num_hidden_layers": small.vision_depth,
-            "num_attention_heads": small.vision_heads,
-            "intermediate_size": small.vision_ffn,
-            "initializer_range": small.vision_init,
-            "image_size": small.tile,
-            "patch_size": small.patch,
-        }
+        vision = {**vision_config(small), "initializer_range": small.vision_init}
         return Idefics3Config(
             text_config={"model_type": "llama", **text_config(small, tokenizer)},
             vision_config=vision,

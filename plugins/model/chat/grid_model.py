@@ -127,3 +127,17 @@ def mrope_text_config(small: SmallSize, tokenizer: PreTrainedTokenizerBase) -> d
     section = [frequencies - 2 * third, third, third]
     rotary = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": section}
     return {**text_config(small, tokenizer), "rope_parameters": rotary}
+
+
+def grid_vision_config(small: SmallSize) -> dict[str, Any]:
+    """Return the vision tower's configuration of a size, as Qwen2.5-VL and the towers after it name its settings."""
+    return {
+        "hidden_size": small.vision_width,
+        "out_hidden_size": small.text_width,
+        "depth": small.vision_depth,
+        "num_heads": small.vision_heads,
+        "intermediate_size": small.vision_ffn,
+        "initializer_range": small.vision_init,
+        "patch_size": small.patch,
+        "temporal_patch_size": TEMPORAL_PATCH,
+    }
