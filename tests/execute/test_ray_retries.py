@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import NodeDiedError, RayError
 
 from plugins.generator.generator_options import TransformersOptions
 from runner.errors import (
@@ -15,7 +16,7 @@ from runner.errors import (
     StepError,
 )
 from runner.execute.ray import attempt
-from runner.execute.ray.attempt import RetryingTrial, failure_precedence, phases
+from runner.execute.ray.attempt import RetryingTrial, failure_precedence, lost_worker, phases
 from runner.spec.experiment_spec import ComputeOptions
 from runner.spec.load import load_spec
 from runner.trial.run_trial import Outcome
@@ -94,6 +95,24 @@ def test_a_lost_worker_is_replaced_as_soon_as_resources_are_free(plan, tmp_path)
     assert sizes == [None, None, None]
     assert messages[0] == "the node was lost; the trial is retried from its last checkpoint (retry 1 of 3)"
     assert len(messages) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            NodeDiedError(
+                "Task failed because the node it was running on is dead or unavailable. Node IP: 10.83.0.4, node ID: 7."
+                " This can happen if the node was preempted. To see node death information, use `ray list nodes`."
+            ),
+            "the node 10.83.0.4, on which a worker ran, was lost",
+        ),
+        (NodeDiedError("The node is gone.\nAsk Ray."), "the worker or its node was lost: The node is gone."),
+        (RayError("The worker died.\nNode IP: 10.83.0.4"), "the worker or its node was lost: The worker died."),
+    ],
+)
+def test_a_lost_node_is_named_without_rays_advice(error, message):
+    assert str(lost_worker(error)) == message
 
 
 def test_a_lost_connection_is_retried(plan, tmp_path):

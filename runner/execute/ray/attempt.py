@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +22,8 @@ from runner.trial.run_directory_and_events import EventLog, RunDirectory, steps_
 from runner.trial.run_trial import Outcome
 
 import ray  # isort: skip - after cluster.py, which sets what Ray reads when it is imported
+from ray.exceptions import NodeDiedError, RayError, RayTaskError
 from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
-from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 TRAIN = "train"
@@ -96,7 +97,7 @@ class Attempt:
         try:
             return self._poll()
         except RayError as error:
-            return Outcome("failed", LostWorkerError(f"the worker or its node was lost: {_first_line(error)}"))
+            return Outcome("failed", lost_worker(error))
 
     def nodes(self) -> set[str]:
         """The ids of the nodes on which workers run now."""
@@ -192,7 +193,18 @@ def _outcome(task: Any) -> Outcome:
     except RayTaskError as error:
         return Outcome("failed", StepError(f"the worker failed: {str(error).strip().splitlines()[-1]}"), str(error))
     except RayError as error:
-        return Outcome("failed", LostWorkerError(f"the worker or its node was lost: {_first_line(error)}"))
+        return Outcome("failed", lost_worker(error))
+
+
+def lost_worker(error: RayError) -> LostWorkerError:
+    """Say that Ray lost a worker, and which node if Ray names one.
+
+    Ray's own text about a lost node is a paragraph that advises commands of Ray.
+    """
+    node = re.search(r"\bNode IP: ([^\s,]+)", str(error)) if isinstance(error, NodeDiedError) else None
+    if node is not None:
+        return LostWorkerError(f"the node {node[1]}, on which a worker ran, was lost")
+    return LostWorkerError(f"the worker or its node was lost: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:
