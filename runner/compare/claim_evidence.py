@@ -319,6 +319,19 @@ def what_would_decide(parts: Sequence[Evidence], level: float) -> Needed:
     return _needed("refuted", [weakest], level / len(parts))
 
 
+def _undecided_source(verdict: Verdict, parts: Sequence[Evidence], level: float) -> str:
+    """Name what there is too little of: test samples, seeds, or either, if only both together do not decide."""
+
+    def decides(test: OneSided | None) -> bool:
+        return test is None or (test.greater if verdict == "supported" else test.less) <= level
+
+    lacking = {
+        "test samples": not all(decides(part.samples) for part in parts),
+        "seeds": not all(decides(part.seeds) for part in parts if part.depends_on_seeds),
+    }
+    return " or ".join(source for source, lacks in lacking.items() if lacks) or "test samples or seeds"
+
+
 def _needed(verdict: Verdict, parts: Sequence[Evidence], level: float) -> Needed:
     samples, seeds, problems = [0], [0], []
     for part in parts:
@@ -343,6 +356,6 @@ def _needed(verdict: Verdict, parts: Sequence[Evidence], level: float) -> Needed
     more_seeds = max(seeds) if max(seeds) > now[1] else None
     texts = [f"about {more_samples:,} test samples (now {now[0]:,})"] if more_samples else []
     texts += [f"about {more_seeds:,} seeds (now {now[1]:,})"] if more_seeds else []
-    text = " and ".join([*texts, *dict.fromkeys(problems)]) or "a few more test samples or seeds"
+    text = " and ".join([*texts, *dict.fromkeys(problems)]) or f"a few more {_undecided_source(verdict, parts, level)}"
     ending = f"{text}, to be {verdict} with {POWER:.0%} power at the observed difference"
     return Needed(verdict, more_samples, more_seeds, ending)

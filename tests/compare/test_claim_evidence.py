@@ -247,7 +247,10 @@ def test_a_claim_against_the_observed_differences_needs_enough_to_be_refuted():
         (evidence(0.2, STRONG, None, seed_variances=(0.0, 0.0)), "seeds with different results"),
         (evidence(1e-6, STRONG, WEAK, null_error=1e-9), f"more than {MAX_SEEDS:,} seeds"),
         (evidence(0.0, WEAK, WEAK), "equals its threshold"),
-        (evidence(0.5, WEAK, WEAK, null_error=0.001), "a few more test samples or seeds"),
+        (evidence(0.5, WEAK, WEAK, null_error=0.001), "a few more test samples or seeds, to be"),
+        (evidence(0.5, STRONG, WEAK, null_error=0.001), "a few more seeds, to be"),
+        (evidence(0.5, WEAK, STRONG, null_error=0.001), "a few more test samples, to be"),
+        (evidence(-0.5, AGAINST, AGAINST, null_error=0.001), "a few more test samples or seeds, to be refuted"),
     ],
 )
 def test_what_cannot_be_computed_is_said(part, text):
