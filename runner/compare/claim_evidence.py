@@ -319,11 +319,15 @@ def what_would_decide(parts: Sequence[Evidence], level: float) -> Needed:
     return _needed("refuted", [weakest], level / len(parts))
 
 
+def _p_value(verdict: Verdict, test: OneSided) -> float:
+    return test.greater if verdict == "supported" else test.less
+
+
 def _undecided_source(verdict: Verdict, parts: Sequence[Evidence], level: float) -> str:
     """Name what there is too little of: test samples, seeds, or either, if only both together do not decide."""
 
     def decides(test: OneSided | None) -> bool:
-        return test is None or (test.greater if verdict == "supported" else test.less) <= level
+        return test is None or _p_value(verdict, test) <= level
 
     lacking = {
         "test samples": not all(decides(part.samples) for part in parts),
@@ -335,8 +339,7 @@ def _undecided_source(verdict: Verdict, parts: Sequence[Evidence], level: float)
 def _needed(verdict: Verdict, parts: Sequence[Evidence], level: float) -> Needed:
     samples, seeds, problems = [0], [0], []
     for part in parts:
-        p_value = part.combined.greater if verdict == "supported" else part.combined.less
-        if p_value <= level:
+        if _p_value(verdict, part.combined) <= level:
             continue
         if part.depends_on_seeds and part.seed_variances is None:
             problems.append("two or more seeds of each arm, because the effect of the seed is unknown")
