@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from runner.compare.comparison import Comparison
     from runner.execute.launch_context import LaunchContext
-    from runner.execute.results_and_interfaces import Executor, LaunchResult, TrialResult
+    from runner.execute.results_and_interfaces import Executor, LaunchResult, Start, TrialResult
     from runner.resolved_plan import Trial
     from runner.trial.run_directory_and_events import Event
 
@@ -249,8 +249,10 @@ class _LogDisplay:
     def warn(self, message: str) -> None:
         _LOG.warning(message)
 
-    def trial_started(self, trial: Trial, folder: Path, *, resumed: bool) -> None:
-        _LOG.info("%s %s in %s", trial.name, "resumes" if resumed else "starts", folder)
+    def trial_started(self, trial: Trial, folder: Path, start: Start) -> None:
+        from runner.execute.results_and_interfaces import describe_start
+
+        _LOG.info("%s in %s", describe_start(start, trial.name), folder)
 
     def trial_waiting(self, trial: Trial, reason: str) -> None:
         if self._told_needs.is_new(reason):

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 from runner.cli.console import PlainConsole
-from runner.execute.results_and_interfaces import TrialResult
+from runner.execute.results_and_interfaces import Start, TrialResult, describe_start
 from runner.resolved_plan import Trial
 from runner.trial.run_directory_and_events import Event
 
@@ -69,9 +69,9 @@ class Terminal:
         """Print an error in red."""
         self.console.print(message, style="red")
 
-    def trial_started(self, trial: Trial, folder: Path, *, resumed: bool) -> None:
+    def trial_started(self, trial: Trial, folder: Path, start: Start) -> None:
         """Announce a trial that starts or resumes."""
-        self.say(f"{'resuming' if resumed else 'running'} {trial.plan.spec.name}/{trial.name} in {folder}")
+        self.say(f"{describe_start(start, f'{trial.plan.spec.name}/{trial.name}')} in {folder}")
 
     def trial_waiting(self, trial: Trial, reason: str) -> None:
         """Say what a trial waits for, once per reason."""

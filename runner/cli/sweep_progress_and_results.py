@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.cli.progress import STAGE_TITLES, Terminal, format_duration
-from runner.execute.results_and_interfaces import LaunchResult, ToldNeeds, TrialResult
+from runner.execute.results_and_interfaces import LaunchResult, Start, ToldNeeds, TrialResult, describe_start
 from runner.resolved_plan import Trial
 from runner.sweep.sweep_folder import SEED
 from runner.trial.run_directory_and_events import Event
@@ -80,13 +80,13 @@ class SweepDisplay:
             self._live.stop()
             self._live = None
 
-    def trial_started(self, trial: Trial, folder: Path, *, resumed: bool) -> None:
+    def trial_started(self, trial: Trial, folder: Path, start: Start) -> None:
         """Show a trial that starts or resumes."""
         row = LiveTrial.of(trial, "running")
         with self._lock:
             self._rows.pop(trial.name, None)
             self._rows[trial.name] = row
-        self._print_line(f"{'resuming' if resumed else 'running'} {trial.name}  {row.label}  {row.parameters}".rstrip())
+        self._print_line(f"{describe_start(start, trial.name)}  {row.label}  {row.parameters}".rstrip())
 
     def trial_waiting(self, trial: Trial, reason: str) -> None:
         """Show what a trial waits for; without a live table, once for all trials that need the same."""

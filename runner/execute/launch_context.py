@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import DataError
+from runner.execute.results_and_interfaces import Start
 from runner.files import parse_size, read_json_object
 from runner.fingerprint_and_provenance import Provenance, fingerprint
 from runner.resolved_plan import NOT_FINGERPRINTED, Plan, Trial, create_plugin, describe_changes
@@ -188,17 +189,19 @@ class LaunchContext:
         run = tracked_sweep(self.plan.spec, self.plan.dataset, sweep.path)
         self.sweep_sync = RunSync(self._tracker, run, store=tracker_identity(self.plan.spec.tracker))
 
-    def prepare(self, trial: Trial, run: RunDirectory) -> bool:
-        """Prepare a trial's folder, and return whether it continues an earlier launch."""
+    def prepare(self, trial: Trial, run: RunDirectory) -> Start:
+        """Prepare a trial's folder, and return how the trial starts."""
         if self.from_scratch:
             run.clear()
         elif self.rerun is not None:
             run.forget_steps(self.rerun)
-        is_resumed = bool(run.read_record())
+        start: Start = "running"
+        if run.read_record():
+            start = "resuming" if run.has_saved_work() else "restarting"
         text = self.loaded.file.read_text(encoding="utf-8")
         run.create(trial.plan, text, self._overrides, self._provenance)
         run.update_record(status="running")
-        return is_resumed
+        return start
 
     @cached_property
     def _provenance(self) -> Provenance:

@@ -16,6 +16,7 @@ from runner.execute.results_and_interfaces import (
     Executor,
     LaunchListener,
     RunningTrial,
+    Start,
     TrialResult,
     add_tracker_run,
     make_result,
@@ -39,7 +40,7 @@ class ActiveTrial:
         run: Its run directory.
         sync: Uploads it to the tracker.
         lock: Holds the lock of its folder.
-        is_resumed: Whether an earlier launch has started it.
+        start: How it starts in this launch.
         running: The running trial; None while it waits.
         is_pruned: Whether the search asked to stop it.
         wait_reported_at: When the display was last told what it waits for, in seconds of the monotonic clock.
@@ -50,7 +51,7 @@ class ActiveTrial:
     run: RunDirectory
     sync: RunSync
     lock: ExitStack
-    is_resumed: bool
+    start: Start
     running: RunningTrial | None = None
     is_pruned: bool = False
     wait_reported_at: float = -math.inf
@@ -179,7 +180,7 @@ class LaunchLoop:
         if not run.record.exists() and (explanation := self._experiment.explain_new_trial(trial)):
             self._listener.warn(explanation)
         try:
-            is_resumed = self._experiment.prepare(trial, run)
+            start = self._experiment.prepare(trial, run)
             sync = self._experiment.make_sync(trial, run)
             self._upload(sync)
             executor = self._get_executor()
@@ -188,7 +189,7 @@ class LaunchLoop:
                 self._record_status(trial, run, "interrupted")
             lock.close()
             raise
-        active = self._active[trial.name] = ActiveTrial(trial, run, sync, lock, is_resumed)
+        active = self._active[trial.name] = ActiveTrial(trial, run, sync, lock, start)
         try:
             # Requirements of all trials were checked with the first one; this trial may have others.
             trial.plan.spec.generator_options.check_requirements()
@@ -274,7 +275,7 @@ class LaunchLoop:
                 active.wait_reported_at = time.monotonic()
             return False
         self._experiment.record_trial(active.trial, "running", None)
-        self._listener.trial_started(active.trial, active.run.path, resumed=active.is_resumed)
+        self._listener.trial_started(active.trial, active.run.path, active.start)
         self._follower.add(active.trial.name, active.run.events)
         return True
 

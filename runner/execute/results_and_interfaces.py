@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from runner.errors import RunnerError, StepError
 from runner.resolved_plan import Plan, Trial
@@ -16,6 +16,17 @@ from runner.trial.run_trial import Outcome, Status
 
 INTERRUPTED = 130
 """The exit status of a launch that the user stopped."""
+
+Start = Literal["running", "resuming", "restarting"]
+"""How a launch starts a trial: for the first time, from what an earlier launch has saved of it, or from its first step,
+since an earlier launch has saved nothing of it."""
+
+FROM_FIRST_STEP = "from its first step, as nothing of it was saved"
+
+
+def describe_start(start: Start, trial: str) -> str:
+    """Say that a trial starts, and whether work was lost."""
+    return f"{start} {trial} {FROM_FIRST_STEP}" if start == "restarting" else f"{start} {trial}"
 
 
 @dataclass(frozen=True)
@@ -134,8 +145,8 @@ def _exit_status(result: TrialResult) -> int:
 class LaunchListener(Protocol):
     """Displays a launch. Some methods are called from another thread."""
 
-    def trial_started(self, trial: Trial, folder: Path, *, resumed: bool) -> None:
-        """A trial starts, or resumes after an earlier launch."""
+    def trial_started(self, trial: Trial, folder: Path, start: Start) -> None:
+        """A trial starts, or goes on after an earlier launch."""
 
     def trial_waiting(self, trial: Trial, reason: str) -> None:
         """A trial waits for resources; this is repeated, since the reason may change.

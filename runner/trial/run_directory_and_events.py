@@ -374,6 +374,12 @@ class RunDirectory:
         steps = self.read_record().get("steps", {})
         return bool(steps.get(step, {}).get("status") == "finished")
 
+    def has_saved_work(self) -> bool:
+        """Whether a trial that is launched again has something to resume: a finished step, a checkpoint, or answers."""
+        if any(self.is_finished(step) for step in STEPS) or self.all_unfinished_predictions():
+            return True
+        return self.checkpoints.is_dir() and any(not path.name.startswith(".") for path in self.checkpoints.iterdir())
+
     def divergence(self) -> str | None:
         """The error of a training that diverged; None if the record has no such training."""
         train = self.read_record().get("steps", {}).get("train", {})

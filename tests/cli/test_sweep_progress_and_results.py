@@ -37,8 +37,9 @@ def result(number, status="finished", objective=None, error=None, seed=1, **metr
 def tell(board):
     """Report a finished, a failed, a pruned, a running and a waiting trial."""
     board.search_updated(SUMMARY)
+    starts = {2: "resuming", 3: "restarting"}
     for number in (1, 2, 3, 4):
-        board.trial_started(trial(number), Path("runs/x"), resumed=number == 2)
+        board.trial_started(trial(number), Path("runs/x"), starts.get(number, "running"))
     board.event("trial-1", {"kind": "metrics", "step": 1, "values": {"validation/loss": 0.5, "train/loss": 9.0}})
     board.event("trial-4", {"kind": "progress", "stage": "train", "done": 3, "total": 8, "shown": {"loss": 0.75}})
     board.trial_ended(result(1, objective=0.25))
@@ -55,6 +56,7 @@ def test_without_a_terminal_a_sweep_prints_a_line_per_start_and_end():
         tell(board)
     lines = stream.getvalue().splitlines()
     assert "resuming trial-2  seed 1  lr=0.001" in lines
+    assert "restarting trial-3 from its first step, as nothing of it was saved  seed 1  lr=0.001" in lines
     assert "trial-1 finished: validation/loss 0.25" in lines
     assert "trial-2 failed: train: out of luck" in lines
     assert "trial-3 pruned" in lines
@@ -119,7 +121,7 @@ def test_at_100_columns_the_arm_and_the_seed_of_a_trial_are_not_cut_off(monkeypa
     monkeypatch.setenv("COLUMNS", "100")
     with SweepDisplay(Terminal(stream)) as board:
         board.search_updated(SUMMARY)
-        board.trial_started(arm_trial(1), Path("runs/x"), resumed=False)
+        board.trial_started(arm_trial(1), Path("runs/x"), "running")
         values = {"validation/published/ner_f1": 0.25, "validation/ner_f1": 0.5, "validation/loss": 1.5}
         board.event("trial-1", {"kind": "metrics", "step": 1, "values": values})
     row = next(line for line in reversed(stream.getvalue().splitlines()) if "trial-1" in line)

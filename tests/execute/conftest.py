@@ -137,8 +137,8 @@ class Listener:
         self.started, self.waited, self.ended, self.warnings, self.num_stops = [], [], [], [], 0
         self.on_start = self.on_stopping = lambda: None
 
-    def trial_started(self, trial, folder, *, resumed):
-        self.started.append((trial.name, resumed))
+    def trial_started(self, trial, folder, start):
+        self.started.append((trial.name, start))
         self.on_start()
 
     def trial_waiting(self, trial, reason):

@@ -145,5 +145,5 @@ def test_a_smoke_run_of_a_sweep_starts_from_scratch_each_time(tmp_path, swept_at
         listener = make_listener()
         result = swept.launch(listener, from_scratch=True)
         assert [trial.status for trial in result.trials] == ["finished", "finished"]
-        assert [resumed for _, resumed in listener.started] == [False, False]
+        assert [start for _, start in listener.started] == ["running", "running"]
         assert all(trial.trial.plan.spec.name == "searched_smoke" for trial in result.trials)

@@ -72,7 +72,7 @@ def test_a_finished_trial_is_reported_but_not_run_again(launcher):
     assert results["trial-1"].reused and results["trial-1"].objective == 0.25
     assert source.told["trial-1"] == ("finished", {"validation/loss": 0.25})
     assert [step for name, step, _ in source.reported if name == "trial-1"] == [1, 2]
-    assert [name for name, _ in listener.started] == ["trial-2"]
+    assert listener.started == [("trial-2", "restarting")], "it broke before it had saved anything"
     assert launcher.tracker.metrics("trial-1", "validation/loss") == [0.5, 0.25], "nothing twice"
     assert results["trial-1"].tracker_run_id == "id of trial-1"
 
@@ -91,8 +91,9 @@ def test_a_pruned_trial_is_stopped_and_stays_pruned(launcher):
     assert again["trial-2"].status == "pruned" and not listener.started
 
     # Without pruning in the spec, the trial resumes.
+    (again["trial-2"].run_dir / "checkpoints" / "step-1").mkdir(parents=True)
     without, _, listener = launcher.launch(FixedTrials(launcher.trials(1, 2)), {})
-    assert listener.started == [("trial-2", True)]
+    assert listener.started == [("trial-2", "resuming")]
     assert without["trial-2"].status == "finished"
 
 
@@ -165,7 +166,7 @@ def test_ctrl_c_stops_all_running_trials_and_starts_no_more(launcher, listener, 
 
     again, _, listener = launcher.launch(FixedTrials(launcher.trials(1, 2, 3)), {})
     assert {result.status for result in again.values()} == {"finished"}
-    assert listener.started[:2] == [("trial-1", True), ("trial-2", True)]
+    assert listener.started[:2] == [("trial-1", "restarting"), ("trial-2", "restarting")]
 
 
 class Broken(FixedTrials):

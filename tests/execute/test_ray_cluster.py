@@ -216,7 +216,7 @@ def test_a_training_resumes_after_one_of_its_two_workers_has_aborted(rack):
     rack.finish(running)
     assert rack.figures("abort") == undisturbed
     log = run.events.read_text()
-    assert "retried from its last checkpoint (retry 1 of 3)" in log
+    assert "retried from what it has saved (retry 1 of 3)" in log
 
 
 def test_each_worker_answers_its_share_and_a_kill_loses_no_answer(rack):
@@ -252,7 +252,7 @@ def test_each_worker_answers_its_share_and_a_kill_loses_no_answer(rack):
     assert all(set(share) <= set(ids[rank::2]) for rank, share in enumerate(answered))
     assert len(ids) == 40
     assert run.predictions.read_text() == alone.predictions.read_text()
-    assert "retried from its last checkpoint (retry 1 of 3)" in run.events.read_text()
+    assert "retried from what it has saved (retry 1 of 3)" in run.events.read_text()
 
 
 def _writes(process: psutil.Process, file: Path) -> bool:
@@ -284,7 +284,7 @@ def test_a_killed_node_loses_no_finished_trial_and_its_running_one_gets_the_same
     assert rack.figures("disturbed") == undisturbed
     assert rack.figures("undisturbed") == undisturbed
     log = rack.directory("disturbed").events.read_text()
-    assert "retried from its last checkpoint (retry 1 of 3)" in log
+    assert "retried from what it has saved (retry 1 of 3)" in log
 
 
 def test_a_trial_that_needs_a_node_that_is_away_waits_until_it_is_back(rack):

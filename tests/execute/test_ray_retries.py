@@ -93,8 +93,16 @@ def test_a_lost_worker_is_replaced_as_soon_as_resources_are_free(plan, tmp_path)
     outcome, sizes, messages = run(plan, tmp_path, LOST, None, None, LOST, FINISHED)
     assert outcome == FINISHED
     assert sizes == [None, None, None]
-    assert messages[0] == "the node was lost; the trial is retried from its last checkpoint (retry 1 of 3)"
+    assert messages[0] == (
+        "the node was lost; the trial is retried from its first step, as nothing of it was saved (retry 1 of 3)"
+    )
     assert len(messages) == 2
+
+
+def test_a_retry_says_that_it_goes_on_from_a_checkpoint(plan, tmp_path):
+    (tmp_path / "checkpoints" / "step-5").mkdir(parents=True)
+    messages = run(plan, tmp_path, LOST, FINISHED)[2]
+    assert messages == ["the node was lost; the trial is retried from what it has saved (retry 1 of 3)"]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +126,7 @@ def test_a_lost_node_is_named_without_rays_advice(error, message):
 def test_a_lost_connection_is_retried(plan, tmp_path):
     outcome, _, messages = run(plan, tmp_path, DISCONNECTED, FINISHED)
     assert outcome == FINISHED
-    assert "retried from its last checkpoint" in messages[0]
+    assert "; the trial is retried " in messages[0]
 
 
 def test_a_trial_fails_when_its_retries_are_used_up(plan, tmp_path):

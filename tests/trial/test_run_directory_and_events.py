@@ -1,5 +1,6 @@
 """The run directory survives kills and simultaneous launches."""
 
+import json
 from datetime import UTC, datetime
 from threading import Thread
 
@@ -106,3 +107,25 @@ def test_no_change_of_the_record_is_lost_if_launch_and_worker_write_at_once(tmp_
     record = launch.read_record()
     assert [record[f"entry-{number}"] for number in range(50)] == list(range(50))
     assert len(record["steps"]) == 50
+
+
+@pytest.mark.parametrize(
+    ("left", "has_saved"),
+    [
+        ("record.json", False),
+        ("checkpoints/.step-5/course.pt", False),
+        ("checkpoints/step-5/course.pt", True),
+        (".predictions-1.jsonl", True),
+    ],
+)
+def test_a_trial_resumes_only_if_it_has_saved_something(tmp_path, left, has_saved):
+    file = tmp_path / left
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("{}")
+    assert RunDirectory(tmp_path).has_saved_work() == has_saved
+
+
+@pytest.mark.parametrize(("status", "has_saved"), [("finished", True), ("interrupted", False), ("failed", False)])
+def test_a_step_is_saved_work_once_it_has_finished(tmp_path, status, has_saved):
+    (tmp_path / "record.json").write_text(json.dumps({"steps": {"train": {"status": status}}}))
+    assert RunDirectory(tmp_path).has_saved_work() == has_saved

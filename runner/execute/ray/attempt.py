@@ -16,6 +16,7 @@ from runner.execute.fork_executor import needed_keys, plugin_modules
 from runner.execute.ray.cluster_and_reservations import Reservation
 from runner.execute.ray.node_worker import LOOPBACK, WorkerTask, run_worker
 from runner.execute.ray.placement import MEMORY, WorkerPlace
+from runner.execute.results_and_interfaces import FROM_FIRST_STEP
 from runner.resolved_plan import plan_json, with_changed_options
 from runner.spec.experiment_spec import ComputeOptions, ExperimentSpec
 from runner.trial.run_directory_and_events import EventLog, RunDirectory, steps_of
@@ -338,7 +339,7 @@ class RetryingTrial:
         """Return whether another attempt may succeed; if so, count the retry, and change the plan if necessary."""
         if not isinstance(outcome.error, LostWorkerError | OutOfMemoryError) or not self._retries_left:
             return False
-        change = "from its last checkpoint"
+        change = "from what it has saved" if self._run.has_saved_work() else FROM_FIRST_STEP
         if isinstance(outcome.error, OutOfMemoryError):
             options = self._reduced_options()
             if not options:
