@@ -252,7 +252,7 @@ class _LogDisplay:
     def trial_started(self, trial: Trial, folder: Path, start: Start) -> None:
         from runner.execute.results_and_interfaces import describe_start
 
-        _LOG.info("%s in %s", describe_start(start, trial.name), folder)
+        _LOG.info(describe_start(start, f"{trial.name} in {folder}"))
 
     def trial_waiting(self, trial: Trial, reason: str) -> None:
         if self._told_needs.is_new(reason):

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from runner.cli.console import PlainConsole
+from runner.cli.console import OutlastingStream, PlainConsole
 from runner.execute.results_and_interfaces import Start, TrialResult, describe_start
 from runner.resolved_plan import Trial
 from runner.trial.run_directory_and_events import Event
@@ -50,7 +50,7 @@ class Terminal:
             stream: Where to write.
             live: Show progress bars if the stream is a terminal.
         """
-        self.console = PlainConsole(file=stream, soft_wrap=True)
+        self.console = PlainConsole(file=OutlastingStream(stream), soft_wrap=True)
         self.live = live and self.console.is_terminal
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -71,7 +71,7 @@ class Terminal:
 
     def trial_started(self, trial: Trial, folder: Path, start: Start) -> None:
         """Announce a trial that starts or resumes."""
-        self.say(f"{describe_start(start, f'{trial.plan.spec.name}/{trial.name}')} in {folder}")
+        self.say(describe_start(start, f"{trial.plan.spec.name}/{trial.name} in {folder}"))
 
     def trial_waiting(self, trial: Trial, reason: str) -> None:
         """Say what a trial waits for, once per reason."""

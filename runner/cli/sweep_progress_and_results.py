@@ -86,7 +86,7 @@ class SweepDisplay:
         with self._lock:
             self._rows.pop(trial.name, None)
             self._rows[trial.name] = row
-        self._print_line(f"{describe_start(start, trial.name)}  {row.label}  {row.parameters}".rstrip())
+        self._print_line(describe_start(start, f"{trial.name}  {row.label}  {row.parameters}".rstrip()))
 
     def trial_waiting(self, trial: Trial, reason: str) -> None:
         """Show what a trial waits for; without a live table, once for all trials that need the same."""

@@ -25,8 +25,8 @@ FROM_FIRST_STEP = "from its first step, as nothing of it was saved"
 
 
 def describe_start(start: Start, trial: str) -> str:
-    """Say that a trial starts, and whether work was lost."""
-    return f"{start} {trial} {FROM_FIRST_STEP}" if start == "restarting" else f"{start} {trial}"
+    """Say that a trial, as it is described, starts, and whether work was lost."""
+    return f"{start} {trial}" + (f" {FROM_FIRST_STEP}" if start == "restarting" else "")
 
 
 @dataclass(frozen=True)

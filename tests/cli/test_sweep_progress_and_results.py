@@ -56,7 +56,7 @@ def test_without_a_terminal_a_sweep_prints_a_line_per_start_and_end():
         tell(board)
     lines = stream.getvalue().splitlines()
     assert "resuming trial-2  seed 1  lr=0.001" in lines
-    assert "restarting trial-3 from its first step, as nothing of it was saved  seed 1  lr=0.001" in lines
+    assert "restarting trial-3  seed 1  lr=0.001 from its first step, as nothing of it was saved" in lines
     assert "trial-1 finished: validation/loss 0.25" in lines
     assert "trial-2 failed: train: out of luck" in lines
     assert "trial-3 pruned" in lines

@@ -1,9 +1,12 @@
 """The display of a launch: bars on a terminal, a few lines elsewhere, results of both parse modes side by side."""
 
+import errno
 import io
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 
 from runner.cli.plan_and_preview_display import plan_tables
@@ -49,6 +52,34 @@ def test_on_a_terminal_a_stage_is_a_bar_with_its_metrics(monkeypatch):
     assert "training" in stream.getvalue()
     assert "3/4" in stream.getvalue()
     assert "loss 0.25" in stream.getvalue()
+
+
+def test_a_launch_outlasts_the_reader_of_what_it_prints():
+    """As `head` that has read enough, or a terminal that was closed; the process must not end with an error either."""
+    read, write = os.pipe()
+    with os.fdopen(write, "w") as stream:
+        os.close(read)
+        terminal = Terminal(stream)
+        for number in range(1000):
+            terminal.say(f"line {number} with some more text")
+        print("what others print there", file=stream, flush=True)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EPIPE])
+def test_a_line_that_cannot_be_written_is_dropped_and_the_next_one_is_not(number):
+    class Full(io.StringIO):
+        is_full = True
+
+        def write(self, text):
+            if self.is_full:
+                raise OSError(number, os.strerror(number))
+            return super().write(text)
+
+    terminal = Terminal(stream := Full())
+    terminal.say("dropped")
+    stream.is_full = False
+    terminal.say("written")
+    assert stream.getvalue() == "written\n"
 
 
 def test_results_of_both_parse_modes_are_side_by_side():

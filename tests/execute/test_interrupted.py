@@ -65,6 +65,19 @@ def test_a_second_ctrl_c_at_any_time_ends_with_a_message(emoji, undisturbed, mod
     assert trial["metrics"] == undisturbed
 
 
+@pytest.mark.parametrize("mode", [(), ("--local",)], ids=str)
+def test_a_launch_whose_output_nobody_reads_goes_on_and_hears_ctrl_c(emoji, undisturbed, mode):
+    started = emoji.start("launch", "emoji.yaml", *mode)
+    started.stderr.close()
+    _wait(emoji, "train", started)
+    os.killpg(started.pid, signal.SIGINT)
+    started.stderr = None
+    started.communicate(timeout=1800)
+    assert started.returncode == 130
+    _, trial, _ = launch(emoji, "emoji.yaml", "--local")
+    assert trial["metrics"] == undisturbed
+
+
 def _wait(workplace, moment, process):
     """Wait some seconds, or until a step is seen to begin."""
     if isinstance(moment, float):
