@@ -218,7 +218,9 @@ def _add_locations(spec: Spec) -> Iterator[None]:
 @contextmanager
 def _restore_signal_handlers() -> Iterator[None]:
     """Restore the signal handlers after a launch, because this process continues."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    from runner.signals import handled_signals
+
+    handlers = {number: signal.getsignal(number) for number in handled_signals()}
     try:
         yield
     finally:

@@ -14,21 +14,31 @@ if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""Signals that ask to stop: Ctrl-C, and SIGTERM from Slurm, a container runtime or a shutdown."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask to stop: Ctrl-C; SIGTERM from Slurm, a container runtime or a shutdown; SIGHUP from a terminal that
+is closed, such as that of a lost SSH connection."""
 REPEAT_SECONDS = 0.5
 """Seconds after which an interrupt is raised again if it was lost."""
 
 
+def handled_signals() -> tuple[signal.Signals, ...]:
+    """The signals that a command handles: `STOP_SIGNALS`, and SIGALRM, which repeats an interrupt that was lost.
+
+    SIGHUP is left out if it is ignored, as under `nohup`.
+    """
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (*(number for number in STOP_SIGNALS if not (number == signal.SIGHUP and is_ignored)), signal.SIGALRM)
+
+
 @contextmanager
 def reliable_interrupts() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` on Ctrl-C and SIGTERM, and raise it again if it is lost.
+    """Raise `KeyboardInterrupt` on `STOP_SIGNALS`, and raise it again if it is lost.
 
     Python only prints an exception in a weak reference callback, which every import has, and compiled code can drop an
     exception. A launch spends its first seconds on such imports. After the command, Ctrl-C is ignored, because it could
     only add a traceback at the end of the process.
     """
-    for number in (*STOP_SIGNALS, signal.SIGALRM):
+    for number in handled_signals():
         signal.signal(number, _interrupt)
     hook, sys.unraisablehook = sys.unraisablehook, _ignore_lost_interrupts
     try:
@@ -61,9 +71,7 @@ def _ignore_lost_interrupts(unraisable: UnraisableHookArgs) -> None:
 
 
 class StopSignals:
-    """Counts Ctrl-C and SIGTERM from the start of a launch until the process ends.
-
-    Slurm, container runtimes and shutdowns send SIGTERM some time before they kill the process.
+    """Counts `STOP_SIGNALS` from the start of a launch until the process ends.
 
     No exception is raised, so a signal can never end the launch without a message. The exception is a trial that runs
     in this process and does not check the count; see `raising`.
@@ -74,8 +82,7 @@ class StopSignals:
         self._count = 0
         self._raises = False
         if threading.current_thread() is threading.main_thread():
-            # SIGALRM repeats an earlier Ctrl-C that was lost; see `reliable_interrupts`.
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+            for number in handled_signals():
                 signal.signal(number, self._on_signal)
 
     @property

@@ -16,7 +16,7 @@ from pathlib import Path
 from runner.cli.main import main
 from runner.stages import registry
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
 
 def run_in_process(

@@ -59,6 +59,12 @@ def terminated():
     print("waited")
 
 @app.command()
+def hung_up():
+    os.kill(os.getpid(), signal.SIGHUP)
+    time.sleep(0.5)
+    print("went on")
+
+@app.command()
 def cleaning():
     try:
         interrupted(None)
@@ -71,12 +77,19 @@ main()
 
 
 @pytest.mark.parametrize(
-    ("command", "printed"), [("noted", ""), ("dropped", ""), ("terminated", ""), ("cleaning", "cleaned up\n")]
+    ("command", "printed"),
+    [("noted", ""), ("dropped", ""), ("terminated", ""), ("hung-up", ""), ("cleaning", "cleaned up\n")],
 )
 def test_ctrl_c_interrupts_at_any_point_and_lets_clean_up_finish(command, printed):
     done = subprocess.run([sys.executable, "-c", COMMAND, command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (130, printed)
     assert done.stderr == "interrupted; run the same command again to resume\n"
+
+
+def test_a_command_outlasts_its_terminal_under_nohup():
+    words = ["nohup", sys.executable, "-c", COMMAND, "hung-up"]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "went on\n")
 
 
 def command(folder, *arguments):

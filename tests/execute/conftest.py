@@ -10,7 +10,7 @@ from runner.execute.launch_context import LaunchContext
 from runner.execute.loop import LaunchLoop
 from runner.files import write_json
 from runner.resolved_plan import Trial, resolve
-from runner.signals import StopSignals
+from runner.signals import STOP_SIGNALS, StopSignals
 from runner.spec.load import load_spec
 from runner.sweep.sweep_folder import SweepFolder
 from runner.trial.run_directory_and_events import EventLog, RunDirectory
@@ -202,7 +202,7 @@ class Launcher:
 @pytest.fixture
 def launcher(tmp_path, monkeypatch):
     """Launches an experiment with a recording tracker, without Ray; restores the signal handlers afterwards."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    before = {number: signal.getsignal(number) for number in (*STOP_SIGNALS, signal.SIGALRM)}
     yield Launcher(tmp_path, monkeypatch)
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -28,14 +28,15 @@ def undisturbed(tmp_path_factory, emoji_at):
         (("--local",), "train", signal.SIGINT),
         (("--set", "compute.workers=2"), "train", signal.SIGINT),
         ((), "train", signal.SIGTERM),
+        ((), "train", signal.SIGHUP),
     ],
     ids=str,
 )
 def test_ctrl_c_at_any_time_leaves_a_run_that_the_next_launch_resumes(emoji, undisturbed, mode, moment, number):
     started = emoji.start("launch", "emoji.yaml", *mode)
     _wait(emoji, moment, started)
-    # As they come: Ctrl-C to all that the terminal runs, SIGTERM from a scheduler to the command.
-    (os.killpg if number == signal.SIGINT else os.kill)(started.pid, number)
+    # As they come: Ctrl-C and the terminal's end to all that it runs, SIGTERM from a scheduler to the command.
+    (os.kill if number == signal.SIGTERM else os.killpg)(started.pid, number)
     output, errors = started.communicate(timeout=1800)
     # What was nearly done when the signal came may be done before it is heard.
     assert started.returncode == 130 or (moment not in {"train", 0.8} and "(finished)" in output), errors

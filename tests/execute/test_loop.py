@@ -10,6 +10,7 @@ import pytest
 from runner.errors import DivergedError, RequirementError, StepError
 from runner.execute.results_and_interfaces import LaunchResult
 from runner.files import write_json, write_jsonl
+from runner.signals import STOP_SIGNALS
 from runner.sweep.sweep_folder import SweepFolder
 from runner.sweep.trial_source import FixedTrials
 from runner.trial.run_directory_and_events import RunDirectory
@@ -152,7 +153,7 @@ def press(number=signal.SIGINT):
 ENDLESS = [(step, 1.0) for step in range(10_000)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_ctrl_c_stops_all_running_trials_and_starts_no_more(launcher, listener, number):
     listener.on_start = lambda: press(number) if len(listener.started) == 2 else None
     results, executor, _ = launcher.launch(

@@ -204,6 +204,8 @@ def connect(address: str | None) -> None:
         check_token_accepted(address)
         check_is_node(address)
     sigterm_handler = signal.getsignal(signal.SIGTERM)
+    # What Ray starts inherits this, so that a terminal that is closed does not end it while the trials save.
+    signals = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     if token_path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
         # Ray reads it in another current folder, see below.
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(Path(token_path).expanduser().absolute())
@@ -234,6 +236,7 @@ def connect(address: str | None) -> None:
             raise RequirementError(f"Ray does not start on this machine: {error}") from error
         raise RequirementError(unreachable_message(address, str(error))) from error
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         # Ray's handler ends the driver on SIGTERM; ours lets the trials save.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, sigterm_handler)
