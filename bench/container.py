@@ -1,17 +1,19 @@
 """Builds the image of docs/cluster/Containerfile on a base of its own, and launches and starts Ray in containers of it.
 
-    python bench/container.py [--cases versions validate smoke ray memory demo] [--torch torch==2.13.0+cpu] [-- OPTIONS]
+    python bench/container.py [--cases versions validate smoke ray …] [--torch torch==2.13.0+cpu] [-- OPTIONS]
 
 It needs Debian's packages podman, runc (or crun) and mmdebstrap, and about 10 GB in the temporary folder. Run it as a
 user with a range of subordinate ids (/etc/subuid) for containers without root, or as root. OPTIONS are options of
 `podman build`, such as `--volume` for a configuration of pip. Images and containers are stored in a folder that is
 removed at the end. With `--image NAME` it uses that image of podman's own store, and builds nothing. The cases:
 
-    versions  the user, the settings and the versions of packages in the image
+    versions  the user, the settings and the versions of packages in the image; a setting that is removed
     validate  `runner validate`
     smoke     `runner launch specs/tiny_mmre.yaml --smoke`
     ray       a head and a second node, each a container, with a token; a launch with one worker on each
     memory    a head in a container with a limit of memory; Ray must not offer more
+    stop      `podman stop` in the training of a launch, which saves; the same launch again, which resumes
+    save      the image as a file, which Apptainer reads
     demo      `runner launch specs/tiny_mmre.yaml`
 
 Prints one JSON document: for each case the seconds and what came out. Exits with 1 if one failed.
@@ -28,6 +30,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -44,9 +47,14 @@ PACKAGES = ("python3", "python3-venv", "ca-certificates")
 UID = 1000
 """The image's user."""
 SPEC = "specs/tiny_mmre.yaml"
+INTERRUPTED = 130
+"""The exit status of a launch that was asked to stop."""
 SHOWN = ("rouge1", "ner_f1", "image_entity_accuracy")
 MEMORY_LIMIT_GIB = 4
 START_SECONDS = 180
+SAVE_SECONDS = 1800
+"""How long `podman stop` lets a launch save."""
+GPU_MEMORY_SETTING = "PYTORCH_ALLOC_CONF"
 ROOT_LIMITS = ("--ulimit=nofile=16384:16384", "--ulimit=nproc=16384:16384")
 """Limits of open files and processes. For root, Podman would raise them, which a root without that right may not do."""
 QUERY = """
@@ -192,12 +200,17 @@ def versions(podman: Podman) -> dict[str, Any]:
     """Ask the image for its user, settings and versions.
 
     Raises:
-        RuntimeError: It runs as root.
+        RuntimeError: It runs as root, or a setting cannot be removed.
     """
-    found: dict[str, Any] = json.loads(podman.run("-c", QUERY, options=("--rm", "--entrypoint=python")))
+    found, without = (
+        json.loads(podman.run("-c", QUERY, options=("--rm", "--entrypoint=python", *options)))
+        for options in ((), (f"--unsetenv={GPU_MEMORY_SETTING}",))
+    )
     if found["uid"] != UID:
         raise RuntimeError(f"the container runs as user {found['uid']} instead of {UID}")
-    return found
+    if without["settings"] != {**found["settings"], GPU_MEMORY_SETTING: None}:
+        raise RuntimeError(f"--unsetenv leaves {without['settings']}")
+    return dict(found)
 
 
 def validate(podman: Podman) -> dict[str, Any]:
@@ -261,12 +274,61 @@ def memory(podman: Podman) -> dict[str, Any]:
     return {"limit_gib": MEMORY_LIMIT_GIB, "ray_gib": offered}
 
 
+def stop(podman: Podman) -> dict[str, Any]:
+    """Stop a launch in its training, and launch again.
+
+    Raises:
+        RuntimeError: It ended before, or it did not save, or it trained a step twice.
+    """
+    name, settings = "mmre-stopped", ("--set", "trainer.epochs=1", "--set", "compute.storage=/work/stop")
+    podman.names.append(name)
+    podman.run("launch", SPEC, *settings, options=("--detach", f"--name={name}"))
+    deadline = time.monotonic() + START_SECONDS
+    while not (before := trained_steps(podman.work / "stop")):
+        if time.monotonic() > deadline:
+            raise TimeoutError(podman("logs", name))
+        time.sleep(0.5)
+    began = time.monotonic()
+    podman("stop", f"--time={SAVE_SECONDS}", name)
+    seconds, status = time.monotonic() - began, podman("inspect", "--format={{.State.ExitCode}}", name).strip()
+    if status != str(INTERRUPTED):
+        raise RuntimeError(f"the stopped launch ended with {status}\n{podman('logs', name)}")
+    podman.run("launch", SPEC, *settings, options=("--rm",))
+    steps = trained_steps(podman.work / "stop")
+    if steps != list(range(1, len(steps) + 1)) or len(steps) <= len(before):
+        raise RuntimeError(f"the steps are {steps}")
+    return {"seconds_to_save": round(seconds, 1), "steps": len(steps), **results(podman, "stop")}
+
+
+def trained_steps(storage: Path) -> list[int]:
+    """Return the optimizer steps in the event logs of a storage, in their order."""
+    lines = [line for log in storage.glob("*/trial-*/events.jsonl") for line in log.read_bytes().splitlines()]
+    return [json.loads(line)["step"] for line in lines if b'"train/loss"' in line and line.endswith(b"}")]
+
+
+def save(podman: Podman) -> dict[str, Any]:
+    """Save the image as an archive.
+
+    Raises:
+        RuntimeError: The archive is none of the Open Container Initiative.
+    """
+    file = podman.folder / "mmre-runner.tar"
+    podman("save", "--format=oci-archive", f"--output={file}", podman.image)
+    with tarfile.open(file) as archive:
+        names = archive.getnames()
+    if not {"oci-layout", "index.json"} <= set(names):
+        raise RuntimeError(f"the archive holds {names}")
+    return {"archive_gb": round(file.stat().st_size / 1e9, 2)}
+
+
 CASES: dict[str, Callable[[Podman], dict[str, Any]]] = {
     "versions": versions,
     "validate": validate,
     "smoke": smoke,
     "ray": ray,
     "memory": memory,
+    "stop": stop,
+    "save": save,
     "demo": demo,
 }
 

@@ -17,6 +17,7 @@ storage of its own, which all hosts share:
     tracker   the server of MLflow cannot be reached from the first optimizer step to the end; `runner sync` follows
     firewall  `runner doctor` finds nothing, and no host has tried to connect to a port that is closed
     laptop    the laptop that sends a detached launch has another address when it asks for the launch
+    tunnel    the laptop reaches the dashboard by SSH only; needs Debian's openssh-server and openssh-client
     postgres  the tracker is the database itself, not MLflow's server
     sweep     six trials on three nodes; the cable of one of them is out for 60 s
     drill     a number of kills and faults at random moments: a worker, a node or the launch is killed, or a cable,
@@ -33,6 +34,7 @@ import argparse
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -55,6 +57,8 @@ from launches_on_hosts import (
     run_undisturbed,
 )
 from network_hosts import lacking  # `launches_on_hosts` has added its folder to the path
+
+SSH_PORT = 22
 
 
 def calm(bench: Bench, case: str) -> None:
@@ -133,8 +137,32 @@ def laptop(bench: Bench, case: str) -> None:
     cluster = bench.cluster
     cluster.run(LAPTOP, *bench.command(case, "--detach", "--address", cluster.dashboard))
     cluster.set_address(LAPTOP, OTHER_ADDRESS)
-    bench.wait_for_job(case)
+    bench.wait_for_job(case, cluster.dashboard)
     cluster.set_address(LAPTOP, cluster.addresses[LAPTOP])
+
+
+def tunnel(bench: Bench, case: str) -> None:
+    """Send a detached launch through an SSH tunnel, and ask for it there until it has ended."""
+    cluster, dashboard, key = bench.cluster, "http://localhost:8265", bench.folder / "ssh-key"
+    cluster.run(HEAD, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
+    options = (f"-oAuthorizedKeysFile={key}.pub", "-oStrictModes=no", "-oUsePAM=no", "-oPidFile=none", f"-h{key}")
+    serve = shlex.join(["/usr/sbin/sshd", "-D", "-e", "-f/dev/null", *options])
+    # sshd wants a folder in /run, which only this namespace gets.
+    folder = "mount -t tmpfs tmpfs /run && mkdir /run/sshd && exec"
+    server = cluster.start(HEAD, "unshare", "--mount", "sh", "-c", f"{folder} {serve}", log="sshd.log")
+    cluster.close_ports(HEAD, SSH_PORT)
+    trust = ("-Fnone", f"-i{key}", "-oUserKnownHostsFile=/dev/null", "-oStrictHostKeyChecking=no")
+    forward = ("ssh", *trust, "-oConnectionAttempts=10", "-N", "-L", "8265:localhost:8265", HEAD)
+    client = cluster.start(LAPTOP, *forward, log="ssh.log")
+    try:
+        ask = ("python", "-c", "import socket; socket.create_connection(('localhost', 8265), timeout=2)")
+        cluster.wait_until(lambda: cluster.run(LAPTOP, *ask, check=False).returncode == 0, "no tunnel", MINUTES)
+        cluster.run(LAPTOP, *bench.command(case, "--detach", "--address", dashboard))
+        bench.wait_for_job(case, dashboard)
+    finally:
+        for process in (client, server):
+            os.killpg(process.pid, signal.SIGTERM)
+        cluster.close_ports(HEAD)
 
 
 def postgres(bench: Bench, case: str) -> None:
@@ -154,7 +182,8 @@ def sweep(bench: Bench, case: str) -> None:
 
 
 CASES: dict[str, Callable[[Bench, str], None]] = {
-    case.__name__: case for case in (calm, delay, loss, rate, link, tracker, laptop, long, sweep, postgres, firewall)
+    case.__name__: case
+    for case in (calm, delay, loss, rate, link, tracker, laptop, tunnel, long, sweep, postgres, firewall)
 }
 
 

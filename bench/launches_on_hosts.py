@@ -174,15 +174,15 @@ class Bench:
         """Return the last of the nodes that train a case's trial."""
         return max(self.workers(case).values())
 
-    def wait_for_job(self, case: str) -> None:
-        """Ask from the laptop for a detached launch until it has ended.
+    def wait_for_job(self, case: str, dashboard: str) -> None:
+        """Ask from the laptop, at an address of the dashboard, for a detached launch until it has ended.
 
         Raises:
             RuntimeError: It has not finished.
         """
 
         def status() -> str:
-            shown = self.cluster.run(LAPTOP, "runner", "status", "--address", self.cluster.dashboard, "--json")
+            shown = self.cluster.run(LAPTOP, "runner", "status", "--address", dashboard, "--json")
             jobs = json.loads(shown.stdout)["jobs"]
             [found] = [str(job["status"]) for job in jobs if job["storage"] == str(self.folder / case)]
             return found

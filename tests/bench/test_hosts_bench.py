@@ -79,7 +79,7 @@ def test_two_hosts_end_as_one_does_though_a_cable_was_out_and_the_laptop_moved()
         cluster.cut(node)
         time.sleep(3)
         cluster.mend(node)
-        bench.wait_for_job("two hosts")
+        bench.wait_for_job("two hosts", cluster.dashboard)
         assert bench.results("two hosts") == bench.results(alone)
         assert [cluster.rejected_ports(name) for name in (HEAD, "node1", "node2")] == [[], [], []]
     finally:

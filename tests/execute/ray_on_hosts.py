@@ -57,7 +57,7 @@ class RayOnHosts(NetworkHosts):
 
     def start_ray(self, name: str) -> None:
         """Start Ray on a host, and again whenever it has ended, as a service of the system would."""
-        self._close_ports(name)
+        self.close_ports(name)
         options = {**(HEAD_PORTS if name == HEAD else {}), **NODE_PORTS}
         start = "ray start --block --disable-usage-stats --object-store-memory=80000000 "
         start += " ".join(f"{option}={port}" for option, port in options.items())
@@ -71,12 +71,12 @@ class RayOnHosts(NetworkHosts):
         """Whether Ray has started on a host at least once."""
         return "Ray runtime started" in (self.folder / name / "ray.log").read_text(encoding="utf-8")
 
-    def _close_ports(self, name: str) -> None:
-        """Let a host of the cluster accept connections to the ports of docs/clusters.md only."""
+    def close_ports(self, name: str, *but: int) -> None:
+        """Let a host of the cluster accept connections to the ports of docs/clusters.md, and some others, only."""
         workers = f"{NODE_PORTS['--min-worker-port']}-{NODE_PORTS['--max-worker-port']}"
         single = [port for option, port in NODE_PORTS.items() if "worker" not in option]
         head = HEAD_PORTS.values() if name == HEAD else ()
-        self.open_only(name, [*head, *single, workers, "-".join(map(str, FREE_PORTS))])
+        self.open_only(name, [*but, *head, *single, workers, "-".join(map(str, FREE_PORTS))])
 
     def logs(self) -> str:
         """Return the ends of what Ray has printed on each host."""
