@@ -18,6 +18,22 @@ from runner.errors import StepError
 METADATA = ".metadata"
 """The file that torch writes last into a folder of tensors: a pickle that says where each tensor is stored."""
 
+
+def _memory_format(kind: object, name: object) -> metadata._MEM_FORMAT_ENCODING:
+    """Return a memory format that a pickle gives as class and name, for `getattr`.
+
+    Python 3.11.2, which Debian 12 has, pickles the members of an enum so; 3.11.7 pickles class and value. `getattr`
+    itself could reach anything.
+
+    Raises:
+        StepError: It is the attribute of something else.
+    """
+    formats = metadata._MEM_FORMAT_ENCODING
+    if kind is not formats or not isinstance(name, str) or name not in formats.__members__:
+        raise StepError(f"names the attribute {name!r} of {kind!r}, which does not describe tensors")
+    return formats[name]
+
+
 _DESCRIPTIONS = {
     (module.__name__, name): getattr(module, name)
     for module, names in {
@@ -34,6 +50,7 @@ _DESCRIPTIONS = {
     }.items()
     for name in names
 } | {
+    ("builtins", "getattr"): _memory_format,
     ("torch", "Size"): torch.Size,
     ("torch.serialization", "_get_layout"): _get_layout,
     # The path at which the checkpoint was written, which the reader does not use.

@@ -8,7 +8,7 @@ import numpy
 import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, BytesStorageMetadata
 
 from plugins.trainer.training_state import TrainingState, rng_states, set_rng_states
 from runner.errors import StepError
@@ -149,6 +149,46 @@ def test_a_checkpoint_that_describes_more_than_its_own_tensors_is_refused(writte
     if change is not a_huge_moment:
         with pytest.raises(StepError, match=f"{folder}.*does not load"):
             state.read_weights(folder)
+
+
+def test_a_checkpoint_of_a_python_that_pickles_enums_by_name_is_read(written, monkeypatch):
+    """As Python 3.11.2 of Debian 12 does."""
+    trained, folder, _ = written
+    metadata = FileSystemReader(folder).read_metadata()
+    by_name = lambda member, protocol: (getattr, (type(member), member.name))  # noqa: E731
+    monkeypatch.setattr(_MEM_FORMAT_ENCODING, "__reduce_ex__", by_name)
+    content = pickle.dumps(metadata)
+    assert b"getattr" in content
+    (folder / ".metadata").write_bytes(content)
+    fresh = parts(seed=2)
+    TrainingState(*fresh).read(folder)
+    assert fresh[0]["used"].weight.equal(trained[0]["used"].weight)
+
+
+class Attribute:
+    """Pickled as an attribute of a class or module."""
+
+    def __init__(self, owner, name):
+        self.owner, self.name = owner, name
+
+    def __reduce__(self):
+        return getattr, (self.owner, self.name)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (_MEM_FORMAT_ENCODING, "mro"),
+        (_MEM_FORMAT_ENCODING, "_member_map_"),
+        (torch.Size, "numel"),
+        ("text", "upper"),
+        (_MEM_FORMAT_ENCODING, ["TORCH_CONTIGUOUS_FORMAT"]),
+    ],
+)
+def test_no_other_attribute_is_read(tmp_path, owner, name):
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Attribute(owner, name)))
+    with pytest.raises(StepError, match=r"does not load it"):
+        TrainingState(*parts(seed=2)).read_weights(tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, 1, {"state_dict_metadata": {}}, Counter()])
