@@ -28,6 +28,10 @@ settings.register_profile("searching", untimed)
 settings.register_profile("repeatable", untimed, derandomize=True)
 settings.load_profile("repeatable")
 
+# A shell that starts the tests in the background has them ignore Ctrl-C, which the commands of tests would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).parent.parent
 RUNNER = Path(sys.executable).parent / "runner"
 
@@ -60,6 +64,12 @@ def handled_signals():
     for number, handler in handlers.items():
         if handler is not None:  # one that was not installed from Python
             signal.signal(number, handler)
+
+
+@pytest.fixture
+def terminal_that_can_be_lost(handled_signals):
+    """Let the process and its commands hear SIGHUP, also when `nohup` has started the tests."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)

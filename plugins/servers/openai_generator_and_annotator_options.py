@@ -105,13 +105,16 @@ class ChatServerOptions(Options):
     @field_validator("base_url")
     @classmethod
     def _is_plain_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.username is not None or parts.password is not None or parts.query:
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            parts = None
+        if parts is not None and (parts.username is not None or parts.password is not None or parts.query):
             raise ValueError(
                 "must not contain a user, password or query, as it is written into plans and logs; put a key into the "
                 "environment variable that `api_key_env` names"
             )
-        if not PLAIN_URL.fullmatch(url):
+        if parts is None or not PLAIN_URL.fullmatch(url):
             raise ValueError(
                 "must be a URL such as http://127.0.0.1:8000/v1, with a host of ASCII letters and digits (for another "
                 "host, its form with xn--), and without spaces and `#`"

@@ -313,8 +313,15 @@ def _pixels(result: _Result, rotation: Literal["refuse", "bound"]) -> tuple[Box,
 
 
 def _image_name(address: str, images: ImageFolders) -> str:
-    """Return the name of an image file from its address in Label Studio, without the prefix of an upload."""
-    parts = urlsplit(address)
+    """Return the name of an image file from its address in Label Studio, without the prefix of an upload.
+
+    Raises:
+        DataError: The address has the brackets of an IPv6 host in a wrong place.
+    """
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise DataError(f"the image's address {address!r} cannot be read: {error}") from error
     local = parse_qs(parts.query).get("d")
     path = PurePosixPath(unquote(local[0] if local else parts.path))
     shortened = UPLOAD_PREFIX.sub("", path.name, count=1) if UPLOAD_PREFIX.match(path.name) else path.name

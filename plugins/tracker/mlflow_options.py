@@ -6,10 +6,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 
 from runner.files import resolve_path
+from runner.redaction import redact_value
 from runner.stages import OutsideFingerprint, TrackerOptions, base_folder
 
 _RELATIVE_SQLITE = re.compile(r"sqlite:///(?!/)(?P<file>.+)", re.DOTALL)
@@ -33,9 +35,15 @@ ENVIRONMENT = {
 def _checked_uri(value: object) -> object:
     if not isinstance(value, str):
         return value
+    try:
+        urlsplit(value)
+    except ValueError as error:
+        raise ValueError(
+            f"{redact_value(value)!r} is not an address: {error}; in a user or password, write [ as %5B and ] as %5D"
+        ) from error
     if not _SUPPORTED.fullmatch(value):
         raise ValueError(
-            f"{value!r} is not a store of MLflow 3. Name a server (http://host:5000) or a database "
+            f"{redact_value(value)!r} is not a store of MLflow 3. Name a server (http://host:5000) or a database "
             "(sqlite:///runs/mlflow.db), or omit it to use a database in the folder of all runs"
         )
     relative = _RELATIVE_SQLITE.fullmatch(value)

@@ -76,6 +76,7 @@ main()
 """
 
 
+@pytest.mark.usefixtures("terminal_that_can_be_lost")
 @pytest.mark.parametrize(
     ("command", "printed"),
     [("noted", ""), ("dropped", ""), ("terminated", ""), ("hung-up", ""), ("cleaning", "cleaned up\n")],

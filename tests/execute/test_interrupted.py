@@ -21,6 +21,7 @@ def undisturbed(tmp_path_factory, emoji_at):
     return trial["metrics"]
 
 
+@pytest.mark.usefixtures("terminal_that_can_be_lost")
 @pytest.mark.parametrize(
     ("mode", "moment", "number"),
     [

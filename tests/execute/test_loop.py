@@ -153,6 +153,7 @@ def press(number=signal.SIGINT):
 ENDLESS = [(step, 1.0) for step in range(10_000)]
 
 
+@pytest.mark.usefixtures("terminal_that_can_be_lost")
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_ctrl_c_stops_all_running_trials_and_starts_no_more(launcher, listener, number):
     listener.on_start = lambda: press(number) if len(listener.started) == 2 else None

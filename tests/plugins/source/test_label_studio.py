@@ -111,6 +111,11 @@ def test_image_addresses(tmp_path, address, file):
     assert tweet.sample.image == tmp_path / "pictures" / file
 
 
+def test_an_image_whose_address_cannot_be_read(tmp_path):
+    with pytest.raises(DataError, match=r"train\.json:\d+: .*'http://\[a/7\.jpg' cannot be read: Invalid IPv6 URL"):
+        read(tmp_path, task(image="http://[a/7.jpg"))
+
+
 def test_splits_ids_and_keys(tmp_path):
     made = task(split="test", id="mine", words=TEXT, picture="x.png")
     [tweet] = read(tmp_path, made, text_key="words", image_key="picture")

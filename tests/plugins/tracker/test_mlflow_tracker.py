@@ -339,6 +339,19 @@ def test_an_unsupported_uri_is_refused(uri):
         MlflowOptions(uri=uri)
 
 
+@pytest.mark.parametrize("uri", ["http://[::1:5000", "postgresql://me:a[b@host/db"])
+def test_an_address_that_cannot_be_read_is_refused(uri):
+    with pytest.raises(ValidationError, match=r"is not an address: Invalid IPv6 URL; in a user or password, write \["):
+        MlflowOptions(uri=uri)
+
+
+@pytest.mark.parametrize("uri", ["ftp://me:secret@host/db", "http://me:secret@[::1"])
+def test_the_error_of_an_address_does_not_show_its_password(uri):
+    with pytest.raises(ValidationError) as raised:
+        MlflowOptions(uri=uri)
+    assert "secret" not in raised.value.errors()[0]["msg"]
+
+
 def test_relative_database_is_beside_the_spec(tmp_path):
     assert MlflowOptions(uri=LocatedStr("sqlite:///a/m.db", tmp_path)).uri == f"sqlite:///{tmp_path}/a/m.db"
     assert MlflowOptions(uri="sqlite:///m.db").uri == f"sqlite:///{Path.cwd()}/m.db"
