@@ -18,6 +18,8 @@ storage of its own, which all hosts share:
     firewall  `runner doctor` finds nothing, and no host has tried to connect to a port that is closed
     laptop    the laptop that sends a detached launch has another address when it asks for the launch
     tunnel    the laptop reaches the dashboard by SSH only; needs Debian's openssh-server and openssh-client
+    tls       Ray encrypts its traffic, and the laptop reaches the dashboard through a proxy with HTTPS; needs Debian's
+              openssl and stunnel4
     postgres  the tracker is the database itself, not MLflow's server
     sweep     six trials on three nodes; the cable of one of them is out for 60 s
     drill     a number of kills and faults at random moments: a worker, a node or the launch is killed, or a cable,
@@ -58,7 +60,7 @@ from launches_on_hosts import (
 )
 from network_hosts import lacking  # `launches_on_hosts` has added its folder to the path
 
-SSH_PORT = 22
+SSH_PORT, HTTPS_PORT = 22, 8443
 
 
 def calm(bench: Bench, case: str) -> None:
@@ -165,6 +167,49 @@ def tunnel(bench: Bench, case: str) -> None:
         cluster.close_ports(HEAD)
 
 
+def tls(bench: Bench, case: str) -> None:
+    """Let Ray encrypt its traffic, and send a detached launch through a proxy with HTTPS before the dashboard."""
+    cluster, plain = bench.cluster, bench.cluster.environment
+    cluster.environment = plain | make_certificates(cluster)
+    authority, certificate, key = (cluster.environment[name] for name in TLS_FILES)
+    dashboard = f"https://{HEAD}:{HTTPS_PORT}"
+    try:
+        cluster.restart()
+        settings = f"foreground = yes\npid =\n[dashboard]\naccept = {HTTPS_PORT}\nconnect = 127.0.0.1:8265\n"
+        (cluster.folder / HEAD / "stunnel.conf").write_text(f"{settings}cert = {certificate}\nkey = {key}\n")
+        cluster.start(HEAD, "stunnel", cluster.own / "stunnel.conf", log="stunnel.log")
+        cluster.close_ports(HEAD, HTTPS_PORT)
+        verify = shlex.join(["-CAfile", authority, "-cert", certificate, "-key", key])
+        for port in (str(HTTPS_PORT), cluster.address.partition(":")[2]):
+            ask = ("sh", "-c", f"openssl s_client -connect {HEAD}:{port} {verify} </dev/null")
+            # The exit status says nothing, as Ray hangs up after the handshake.
+            is_trusted = lambda ask=ask: TRUSTED in cluster.run(LAPTOP, *ask, check=False).stdout  # noqa: E731
+            cluster.wait_until(is_trusted, f"{case}: no certificate at port {port}", MINUTES)
+        cluster.run(LAPTOP, *bench.command(case, "--detach", "--address", dashboard))
+        bench.wait_for_job(case, dashboard)
+    finally:
+        cluster.environment = plain
+        cluster.restart()
+
+
+TRUSTED = "Verify return code: 0 (ok)"
+TLS_FILES = ("RAY_TLS_CA_CERT", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY")
+
+
+def make_certificates(cluster: RayOnHosts) -> dict[str, str]:
+    """Give each host a certificate of an authority of its own; return the variables with which Ray uses it."""
+    issuer = cluster.folder / "authority"
+    new = ("openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", 2)
+    cluster.run(SERVER, *new, "-subj", "/CN=authority", "-keyout", f"{issuer}.key", "-out", f"{issuer}.pem")
+    for name in (HEAD, *cluster.nodes, LAPTOP):
+        names = f"subjectAltName=DNS:{name},DNS:localhost,IP:{cluster.addresses[name]},IP:127.0.0.1"
+        own = (cluster.own / "tls.key", "-out", cluster.own / "tls.pem", "-subj", f"/CN={name}", "-addext", names)
+        leaf = ("-addext", "basicConstraints=critical,CA:FALSE", "-CA", f"{issuer}.pem", "-CAkey", f"{issuer}.key")
+        cluster.run(name, *new, "-keyout", *own, *leaf)
+    files = (f"{issuer}.pem", str(cluster.own / "tls.pem"), str(cluster.own / "tls.key"))
+    return {"RAY_USE_TLS": "1", **dict(zip(TLS_FILES, files, strict=True))}
+
+
 def postgres(bench: Bench, case: str) -> None:
     """Track in the database itself."""
     bench.finish(case, bench.start(case, "--set", f"tracker.uri={database_uri()}"))
@@ -183,7 +228,7 @@ def sweep(bench: Bench, case: str) -> None:
 
 CASES: dict[str, Callable[[Bench, str], None]] = {
     case.__name__: case
-    for case in (calm, delay, loss, rate, link, tracker, laptop, tunnel, long, sweep, postgres, firewall)
+    for case in (calm, delay, loss, rate, link, tracker, laptop, tunnel, tls, long, sweep, postgres, firewall)
 }
 
 

@@ -24,6 +24,7 @@ NODE_PORTS = {
 HEAD, LAPTOP, SERVER = "head", "laptop", "server"
 NODES = ("node1", "node2", "node3")
 TOKEN = ".ray/auth_token"
+LOG = "ray.log"
 START_SECONDS = 300.0
 
 
@@ -47,13 +48,24 @@ class RayOnHosts(NetworkHosts):
             file.touch(mode=0o600)
             file.write_text(token, encoding="utf-8")
         try:
-            # One after the other: Ray gives up where it does not start within half a minute.
-            for name in (HEAD, *nodes):
-                self.start_ray(name)
-                self.wait_until(lambda name=name: self.has_ray(name), f"Ray does not start on {name}", START_SECONDS)
+            self._start_cluster()
         except BaseException:
             self.close()
             raise
+
+    def restart(self) -> None:
+        """Switch the head and the nodes off and on, with the environment that `environment` now is."""
+        for name in (HEAD, *self.nodes):
+            self.power_off(name)
+            self.power_on(name)
+            (self.folder / name / LOG).unlink()
+        self._start_cluster()
+
+    def _start_cluster(self) -> None:
+        # One after the other: Ray gives up where it does not start within half a minute.
+        for name in (HEAD, *self.nodes):
+            self.start_ray(name)
+            self.wait_until(lambda name=name: self.has_ray(name), f"Ray does not start on {name}", START_SECONDS)
 
     def start_ray(self, name: str) -> None:
         """Start Ray on a host, and again whenever it has ended, as a service of the system would."""
@@ -65,11 +77,11 @@ class RayOnHosts(NetworkHosts):
             start += f" --head --dashboard-host=0.0.0.0 --num-cpus=0 --temp-dir={self.own}/ray"
         else:
             start += f" --address={HEAD}:{HEAD_PORTS['--port']} --num-cpus=1"
-        self.start(name, "sh", "-c", f"while true; do {start}; sleep 2; done", log="ray.log")
+        self.start(name, "sh", "-c", f"while true; do {start}; sleep 2; done", log=LOG)
 
     def has_ray(self, name: str) -> bool:
         """Whether Ray has started on a host at least once."""
-        return "Ray runtime started" in (self.folder / name / "ray.log").read_text(encoding="utf-8")
+        return "Ray runtime started" in (self.folder / name / LOG).read_text(encoding="utf-8")
 
     def close_ports(self, name: str, *but: int) -> None:
         """Let a host of the cluster accept connections to the ports of docs/clusters.md, and some others, only."""
