@@ -189,9 +189,9 @@ class Sweep:
         """Launch the sweep and wait for its end."""
         self.wait(self.start())
 
-    def wait(self, launch: subprocess.Popen[bytes]) -> None:
+    def wait(self, launch: subprocess.Popen[bytes], seconds: float = LAUNCH_TIMEOUT_SECONDS) -> None:
         """Wait for the end of a launch, which must succeed."""
-        if launch.wait(LAUNCH_TIMEOUT_SECONDS):
+        if launch.wait(seconds):
             raise SystemExit((self.folder / "output.txt").read_text()[-3000:])
 
     def trials(self) -> list[dict[str, Any]]:
@@ -271,14 +271,16 @@ def _find_workers(launch: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return workers
 
 
-def _inject_kill(kind: str, sweep: Sweep, launch: subprocess.Popen[bytes], rng: random.Random, count: int) -> None:
+def _inject_kill(kind: str, sweep: Sweep, launch: subprocess.Popen[bytes], rng: random.Random, count: int) -> bool:
+    """Kill, and return whether there was still something to kill."""
     if kind == "driver":
         _kill_process(launch, children=count % 2 == 0)
     elif kind == "worker":
         while launch.poll() is None and not (workers := _find_workers(launch)):
             time.sleep(0.05)
-        if launch.poll() is None:
-            _kill_process(rng.choice(workers))
+        if launch.poll() is not None:
+            return False
+        _kill_process(rng.choice(workers))
     elif kind == "server":
         assert sweep.server is not None
         sweep.server.kill()
@@ -287,40 +289,57 @@ def _inject_kill(kind: str, sweep: Sweep, launch: subprocess.Popen[bytes], rng: 
     else:
         assert sweep.cluster is not None
         _kill_process(sweep.cluster.nodes[rng.choice([1, 2])])
+    return True
 
 
 def run_drill(kind: str, spec: str, count: int, rng: random.Random, reference: tuple[Sweep, float]) -> dict[str, Any]:
-    """Disturb one sweep, and compare its end with the undisturbed one; see the module."""
+    """Disturb one sweep, and compare its end with the undisturbed one; see the module.
+
+    A sweep that has ended before the kill is repeated, with a kill after half the seconds.
+    """
     undisturbed, duration = reference
     num_trials = len(undisturbed.trials())
     trials_begun, seconds = rng.randint(1, num_trials - 1), rng.uniform(0, duration / num_trials)
-    folder = undisturbed.folder.parent / f"{kind}-{count}"
-    folder.mkdir()
+    while (disturbed := _disturb(kind, spec, count, rng, trials_begun, seconds, undisturbed)) is None:
+        seconds /= 2
+    states, errors = disturbed
+    result = {
+        "kill": kind,
+        "trials_begun": trials_begun,
+        "seconds_later": round(seconds, 1),
+        "states": states,
+        "wrong": errors,
+    }
+    print(result, file=sys.stderr, flush=True)
+    return result
+
+
+def _disturb(
+    kind: str, spec: str, count: int, rng: random.Random, trials_begun: int, seconds: float, undisturbed: Sweep
+) -> tuple[list[str], list[str]] | None:
+    """Run a sweep with a kill.
+
+    Returns:
+        The states of the trials at the kill, and what is wrong at the end; None if the sweep had ended before the kill.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f"{kind}-{count}-", dir=undisturbed.folder.parent))
     with _create_services(kind, folder) as (server, cluster):
         sweep = Sweep(folder, spec, server, cluster)
         launch = sweep.start()
         _wait_for_trials(sweep, launch, trials_begun)
         with suppress(subprocess.TimeoutExpired):
-            launch.wait(seconds)
-        states = [trial["status"] for trial in sweep.trials()]
-        was_over = launch.poll() is not None
-        _inject_kill(kind, sweep, launch, rng, count)
+            sweep.wait(launch, seconds)
+            return None
+        states = [str(trial["status"]) for trial in sweep.trials()]
+        if not _inject_kill(kind, sweep, launch, rng, count):
+            return None
         if kind != "driver":
             sweep.wait(launch)
         sweep.finish()  # Finished trials are reported again, and MLflow gets what it missed.
         errors = sweep.check_mlflow()
         if sweep.results() != undisturbed.results():
             errors.append("trials or metrics differ from the undisturbed sweep")
-    result = {
-        "kill": kind,
-        "trials_begun": trials_begun,
-        "seconds_later": round(seconds, 1),
-        "was_over": was_over,
-        "states": states,
-        "wrong": errors,
-    }
-    print(result, file=sys.stderr, flush=True)
-    return result
+    return states, errors
 
 
 def run_undisturbed(spec: str, folder: Path) -> tuple[Sweep, float]:

@@ -126,6 +126,13 @@ def expect_sample(page, sample):
     expect(page.locator(".image-panel")).to_have_attribute("data-sample", sample)
 
 
+def reload(page, sample):
+    """Reload the page when its address, which changes after the content, has the sample."""
+    expect(page).to_have_url(re.compile(rf"[?&]sample={re.escape(sample)}(&|$)"))
+    page.reload()
+    expect_sample(page, sample)
+
+
 def opened_editor(page):
     """Return the text field once it has the focus; the page sets its text and the caret before that."""
     field = page.locator(".editor textarea")
@@ -164,8 +171,7 @@ def test_keyboard_decisions_survive_a_reload(review_server, tab):
         "3": ("reject", None, "ann"),
     }
     assert review_server.decisions() == expected
-    page.reload()
-    expect_sample(page, "4")
+    reload(page, "4")
     expect(page.locator(".counts")).to_contain_text("3 of 6 decided")
     page.keyboard.press("u")
     expect_sample(page, "3")
@@ -193,8 +199,7 @@ def test_mouse_decisions_with_filters(review_server, tab):
     page.get_by_role("button", name="Back").click()
     expect_sample(page, "2")
     expect(page.locator(".summary")).to_have_text("A square.")
-    page.reload()
-    expect_sample(page, "2")
+    reload(page, "2")
     page.keyboard.press("ArrowRight")
     expect_sample(page, "4")
     page.keyboard.press("ArrowRight")
