@@ -159,8 +159,7 @@ def tunnel(bench: Bench, case: str) -> None:
     try:
         ask = ("python", "-c", "import socket; socket.create_connection(('localhost', 8265), timeout=2)")
         cluster.wait_until(lambda: cluster.run(LAPTOP, *ask, check=False).returncode == 0, "no tunnel", MINUTES)
-        cluster.run(LAPTOP, *bench.command(case, "--detach", "--address", dashboard))
-        bench.wait_for_job(case, dashboard)
+        bench.run_detached(case, dashboard)
     finally:
         for process in (client, server):
             os.killpg(process.pid, signal.SIGTERM)
@@ -185,8 +184,7 @@ def tls(bench: Bench, case: str) -> None:
             # The exit status says nothing, as Ray hangs up after the handshake.
             is_trusted = lambda ask=ask: TRUSTED in cluster.run(LAPTOP, *ask, check=False).stdout  # noqa: E731
             cluster.wait_until(is_trusted, f"{case}: no certificate at port {port}", MINUTES)
-        cluster.run(LAPTOP, *bench.command(case, "--detach", "--address", dashboard))
-        bench.wait_for_job(case, dashboard)
+        bench.run_detached(case, dashboard)
     finally:
         cluster.environment = plain
         cluster.restart()

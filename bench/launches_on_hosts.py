@@ -174,6 +174,11 @@ class Bench:
         """Return the last of the nodes that train a case's trial."""
         return max(self.workers(case).values())
 
+    def run_detached(self, case: str, dashboard: str) -> None:
+        """Send a detached launch from the laptop to an address of the dashboard, and wait until it has ended."""
+        self.cluster.run(LAPTOP, *self.command(case, "--detach", "--address", dashboard))
+        self.wait_for_job(case, dashboard)
+
     def wait_for_job(self, case: str, dashboard: str) -> None:
         """Ask from the laptop, at an address of the dashboard, for a detached launch until it has ended.
 

@@ -17,3 +17,4 @@ def test_one_kill_of_each_kind_changes_no_trial_and_no_metric():
     assert done.returncode == 0, done.stdout + done.stderr
     kills = json.loads(done.stdout)["kills"]
     assert [kill["kill"] for kill in kills] == ["driver", "worker", "server", "node"]
+    assert all(kill["states"] for kill in kills), "each kill came after the first trial had begun"
